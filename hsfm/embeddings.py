@@ -1,0 +1,194 @@
+"""Embeddings: the features of one split with the labels of its images, and their Parquet file."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hsfm.files import read_parquet, require, write_parquet
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("y", pa.int32()),
+        ("attribute", pa.int32()),
+        ("group", pa.int32()),
+        ("split", pa.string()),
+        ("feature", pa.list_(pa.float32(), -1)),  # fixed_size_list of any length
+    ]
+)
+METADATA = (
+    "dataset", "split", "backbone", "transform", "d", "class_names", "attribute_names", "checkpoint_sha256",
+    "package_version",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    features: Float[Tensor, "n d"]  # the backbone's pooled output
+    y: Int[Tensor, " n"]  # class
+    attribute: Int[Tensor, " n"]  # spurious attribute, -1 where unknown
+    image_id: tuple[str, ...]
+    class_names: tuple[str, ...]
+    attribute_names: tuple[str, ...] = ()
+    dataset: str = ""
+    split: str = ""
+    checkpoint_sha256: str = ""  # of the network that made the features
+    details: Mapping[str, Any] = field(default_factory=dict)  # backbone, transform
+
+    @property
+    def group(self) -> Int[Tensor, " n"]:
+        """y * n_attributes + attribute, -1 where the attribute is unknown."""
+        return torch.where(self.attribute < 0, -1, self.y * self.n_attributes + self.attribute)
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def n_attributes(self) -> int:
+        return max(len(self.attribute_names), 1)
+
+    @property
+    def n_groups(self) -> int:
+        return self.n_classes * self.n_attributes
+
+    def require_attributes(self, purpose: str) -> None:
+        """Raise ValueError unless the attribute of every row is known."""
+        unknown = (self.attribute < 0).nonzero()
+        if len(unknown):
+            raise ValueError(
+                f"{purpose} needs the attribute of every {self.split or 'given'} image; "
+                f"{len(unknown)} of {len(self.y)} lack it, first {self.image_id[int(unknown[0])]!r}"
+            )
+
+
+@torch.inference_mode()
+def extract(
+    features: Callable[[Tensor], Tensor], batches: Iterable[Tensor], device: torch.device
+) -> Float[Tensor, "n d"]:
+    """Features of all batches `[b 3 h w]`, one after the other, in float32 on the CPU.
+
+    The network behind `features` has to be in eval mode; then the rows do not depend on the batch size, up to the
+    order in which a matrix product sums (about 1e-6 relative).
+    """
+    return torch.cat([features(batch.to(device)).float().cpu() for batch in batches])
+
+
+def check_embeddings(embeddings: Embeddings, source: str | Path) -> Embeddings:
+    """Return sound embeddings; raise ValueError naming `source` and the row otherwise."""
+    bad = (~embeddings.features.isfinite()).any(dim=1).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        raise ValueError(f"{source}: row {row} (image {embeddings.image_id[row]!r}) holds a NaN or an infinity")
+    for name, values, low, names in (
+        ("y", embeddings.y, 0, embeddings.class_names),
+        ("attribute", embeddings.attribute, -1, embeddings.attribute_names),
+    ):
+        bad = ((values < low) | (values >= len(names))).nonzero()
+        if len(bad):
+            row = int(bad[0])
+            raise ValueError(
+                f"{source}: row {row} (image {embeddings.image_id[row]!r}) has {name} {int(values[row])}; "
+                f"allowed are 0 to {len(names) - 1} ({', '.join(names)})"
+            )
+    present = torch.bincount(embeddings.y, minlength=embeddings.n_classes)
+    for y, count in enumerate(present.tolist()):
+        if count == 0:
+            raise ValueError(f"{source}: class {y} ({embeddings.class_names[y]}) has no image")
+    return embeddings
+
+
+def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
+    """Write checked embeddings in the Parquet form that `read_embeddings` reads."""
+    check_embeddings(embeddings, path)
+    n, d = embeddings.features.shape
+    flat = pa.array(embeddings.features.cpu().numpy().astype(np.float32, copy=False).reshape(-1))
+    table = pa.table(
+        [
+            pa.array(embeddings.image_id, pa.string()),
+            pa.array(embeddings.y.numpy(), pa.int32()),
+            _nullable(embeddings.attribute),
+            _nullable(embeddings.group),
+            pa.array([embeddings.split] * n, pa.string()),
+            pa.FixedSizeListArray.from_arrays(flat, d),
+        ],
+        names=SCHEMA.names,
+    )
+    metadata = {
+        "dataset": embeddings.dataset,
+        "split": embeddings.split,
+        "d": d,
+        "class_names": embeddings.class_names,
+        "attribute_names": embeddings.attribute_names,
+        "checkpoint_sha256": embeddings.checkpoint_sha256,
+        "backbone": embeddings.details.get("backbone"),
+        "transform": embeddings.details.get("transform"),
+        "package_version": version("hsfm"),
+    }
+    write_parquet(path, table, metadata)
+
+
+def read_embeddings(path: str | Path) -> Embeddings:
+    """Read embeddings; the features are one `[n d]` tensor over the file's own buffer where it holds one row group.
+
+    Raises ValueError naming file and row for a missing column, a wrong type, a feature of another length than the
+    metadata say, a NaN, a label outside the classes, a class without image, or a file that is not whole.
+    """
+    table, metadata = read_parquet(path, SCHEMA)
+    require(metadata, METADATA, path)
+    feature, d = table["feature"], metadata["d"]
+    if feature.type.list_size != d:
+        raise ValueError(f"{path}: features have length {feature.type.list_size}, but the metadata say d = {d}")
+    if feature.null_count:
+        row = feature.is_null().to_pylist().index(True)
+        raise ValueError(f"{path}: row {row} (image {table['image_id'][row].as_py()!r}) has no feature")
+    chunks = [torch.from_dlpack(chunk.flatten()).view(-1, d) for chunk in feature.chunks if len(chunk)]
+    if not chunks:
+        raise ValueError(f"{path}: holds no row")
+    for column in ("image_id", "y"):
+        if table[column].null_count:
+            raise ValueError(f"{path}: column {column!r} has an empty cell in row "
+                             f"{table[column].is_null().to_pylist().index(True)}")  # fmt: skip
+    return check_embeddings(
+        Embeddings(
+            features=chunks[0] if len(chunks) == 1 else torch.cat(chunks),
+            y=_labels(table["y"]),
+            attribute=_labels(table["attribute"]),
+            image_id=tuple(table["image_id"].to_pylist()),
+            class_names=tuple(metadata["class_names"]),
+            attribute_names=tuple(metadata["attribute_names"]),
+            dataset=metadata["dataset"],
+            split=metadata["split"],
+            checkpoint_sha256=metadata["checkpoint_sha256"],
+            details={key: metadata[key] for key in ("backbone", "transform")},
+        ),
+        path,
+    )
+
+
+def _nullable(labels: Tensor) -> pa.Array:
+    values = labels.numpy()
+    return pa.array(values, pa.int32(), mask=values < 0)
+
+
+def _labels(column: pa.ChunkedArray) -> Int[Tensor, " n"]:
+    return torch.tensor(column.fill_null(-1).to_numpy(), dtype=torch.int64)
+
+
+def check_same_origin(first: Embeddings, second: Embeddings) -> None:
+    """Raise ValueError unless two splits come from one checkpoint and agree on d and the classes."""
+    for what, a, b in (
+        ("d", first.features.shape[1], second.features.shape[1]),
+        ("classes", first.class_names, second.class_names),
+        ("checkpoint", first.checkpoint_sha256, second.checkpoint_sha256),
+    ):
+        if a != b:
+            raise ValueError(f"{first.split or 'first'} and {second.split or 'second'} embeddings differ in {what}: {a} and {b}")

@@ -1,0 +1,141 @@
+"""Files that are whole or absent: atomic writes, hashes, and readers that name what is wrong."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # stages that draw images or tables do not pay for importing torch or pyarrow here
+    import pandas as pd
+    import pyarrow as pa
+    from torch import Tensor
+
+
+@contextmanager
+def write_atomically(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its place when the block ends without an error.
+
+    The invariant: `path` is either what it was before or complete.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False) as handle:
+        temporary = Path(handle.name)
+    try:
+        yield temporary
+        # NamedTemporaryFile is readable by its owner only; a result follows the user's umask like any other file
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """Short hash of a JSON-like value, the same whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_parquet(path: str | Path, table: "pa.Table", metadata: Mapping[str, Any]) -> None:
+    """Write a table with `metadata` in its schema, each value as JSON."""
+    import pyarrow.parquet as pq
+
+    encoded = {**(table.schema.metadata or {}), **{key: json.dumps(value) for key, value in metadata.items()}}
+    with write_atomically(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(encoded), temporary)
+
+
+def read_parquet(path: str | Path, schema: "pa.Schema") -> tuple["pa.Table", dict[str, Any]]:
+    """Read the columns of `schema` and the metadata that `write_parquet` wrote.
+
+    Raises ValueError where the file cannot be read (truncated, say), lacks a column, or holds another type;
+    FileNotFoundError where there is none. A fixed-size list of length -1 in `schema` stands for any length.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            found = file.schema_arrow
+            for field in schema:
+                if field.name not in found.names:
+                    raise ValueError(f"{path}: no column {field.name!r}; the columns are {', '.join(found.names)}")
+                if not _same_type(found.field(field.name).type, field.type):
+                    raise ValueError(
+                        f"{path}: column {field.name!r} holds {found.field(field.name).type}, expected {field.type}"
+                    )
+            table = file.read(schema.names)
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"{path}: not a readable Parquet file, perhaps truncated ({error})") from error
+    metadata = {
+        key.decode(): json.loads(value)
+        for key, value in (table.schema.metadata or {}).items()
+        if key not in (b"pandas", b"ARROW:schema")
+    }
+    return table.select(schema.names), metadata
+
+
+def _same_type(found: "pa.DataType", expected: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_list(expected) and pa.types.is_fixed_size_list(found):
+        return found.value_type == expected.value_type
+    return found == expected
+
+
+def require(metadata: Mapping[str, Any], keys: Iterable[str], path: str | Path) -> None:
+    """Raise ValueError naming the first of `keys` that a file's metadata lacks."""
+    for key in keys:
+        if key not in metadata:
+            raise ValueError(f"{path}: metadata lacks {key!r}; it holds {', '.join(sorted(metadata)) or 'nothing'}")
+
+
+def write_frame(path: str | Path, frame: "pd.DataFrame", metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a data frame without its index."""
+    import pyarrow as pa
+
+    write_parquet(path, pa.Table.from_pandas(frame, preserve_index=False), metadata or {})
+
+
+def write_safetensors(path: str | Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
+    """Write tensors and metadata so that equal content gives equal bytes.
+
+    safetensors keeps its metadata in a hash map, whose order differs from process to process; the header is
+    therefore written again with its keys sorted (eight bytes of length, JSON padded with blanks, then the tensors).
+    """
+    from safetensors.torch import save
+
+    blob = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata=dict(metadata))
+    length = int.from_bytes(blob[:8], "little")
+    header = json.loads(blob[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    ordered += b" " * (-len(ordered) % 8)
+    with write_atomically(path) as temporary, open(temporary, "wb") as handle:
+        handle.write(len(ordered).to_bytes(8, "little"))
+        handle.write(ordered)
+        handle.write(memoryview(blob)[8 + length :])
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+    """Tensors by name, and metadata. Raises ValueError where the file is not whole."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a readable safetensors file, perhaps truncated ({error})") from error

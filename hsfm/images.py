@@ -1,0 +1,105 @@
+"""The image table: one row per image, its labels, its split and where its pixels are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from hsfm.files import read_parquet, require, write_parquet
+
+SPLITS = ("train", "val", "test")
+
+# `path` is relative to the table's folder and names a packed array; `index` is the image's row in it.
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("path", pa.string()),
+        ("index", pa.int64()),
+        ("y", pa.int32()),
+        ("attribute", pa.int32()),
+        ("group", pa.int32()),
+        ("split", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    rows: pd.DataFrame  # image_id, path, index, y, attribute (null where unknown), group (null where unknown), split
+    dataset: str
+    class_names: tuple[str, ...]  # y counts into these
+    attribute_names: tuple[str, ...]  # attribute counts into these
+    pixels_sha256: dict[str, str]  # by `path`: what the packed array held when the table was written
+
+    def split(self, name: str) -> pd.DataFrame:
+        """The rows of one split, in table order."""
+        return self.rows[self.rows["split"] == name].reset_index(drop=True)
+
+
+def group_of(y: pd.Series, attribute: pd.Series, n_attributes: int) -> pd.Series:
+    """`y * n_attributes + attribute`, null where the attribute is unknown."""
+    return (y.astype("Int32") * n_attributes + attribute.astype("Int32")).astype("Int32")
+
+
+def check_images(table: ImageTable, source: str | Path) -> ImageTable:
+    """Return `table` if its labels, groups, splits and ids are sound; else raise ValueError naming `source`."""
+    rows = table.rows
+    for column, names in (("y", table.class_names), ("attribute", table.attribute_names)):
+        if column == "y" and rows["y"].isna().any():
+            raise ValueError(f"{source}: image {rows.loc[rows['y'].isna(), 'image_id'].iloc[0]!r} has no class")
+        wrong = rows[column].notna() & ~rows[column].isin(range(len(names)))
+        if wrong.any():
+            row = rows[wrong].iloc[0]
+            raise ValueError(
+                f"{source}: image {row['image_id']!r} has {column} {row[column]}; "
+                f"allowed are 0 to {len(names) - 1} ({', '.join(names)})"
+            )
+    expected = group_of(rows["y"], rows["attribute"], len(table.attribute_names))
+    wrong = (expected.fillna(-1) != rows["group"].astype("Int32").fillna(-1)).to_numpy()
+    if wrong.any():
+        row = rows[wrong].iloc[0]
+        raise ValueError(
+            f"{source}: image {row['image_id']!r} has group {row['group']}, "
+            f"but y * n_attributes + attribute is {expected[wrong].iloc[0]}"
+        )
+    unknown = set(rows["split"]) - set(SPLITS)
+    if unknown:
+        raise ValueError(f"{source}: unknown split {sorted(unknown)[0]!r}; allowed are {', '.join(SPLITS)}")
+    if rows["image_id"].duplicated().any():
+        raise ValueError(f"{source}: image id {rows.loc[rows['image_id'].duplicated(), 'image_id'].iloc[0]!r} is not unique")
+    counts = pd.crosstab(rows["split"], rows["y"])
+    for split in SPLITS:
+        for y, name in enumerate(table.class_names):
+            if counts.get(y, pd.Series(dtype=int)).get(split, 0) == 0:
+                raise ValueError(f"{source}: class {y} ({name}) has no image in the {split} split")
+    return table
+
+
+def write_images(path: str | Path, table: ImageTable) -> None:
+    """Write a checked image table."""
+    check_images(table, path)
+    metadata = {
+        "dataset": table.dataset,
+        "class_names": table.class_names,
+        "attribute_names": table.attribute_names,
+        "pixels_sha256": table.pixels_sha256,
+    }
+    write_parquet(path, pa.Table.from_pandas(table.rows[SCHEMA.names], SCHEMA, preserve_index=False), metadata)
+
+
+def read_images(path: str | Path) -> ImageTable:
+    """Read and check an image table; every error names the file and the image."""
+    table, metadata = read_parquet(path, SCHEMA)
+    require(metadata, ("dataset", "class_names", "attribute_names", "pixels_sha256"), path)
+    rows = table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
+    return check_images(
+        ImageTable(
+            rows=rows,
+            dataset=metadata["dataset"],
+            class_names=tuple(metadata["class_names"]),
+            attribute_names=tuple(metadata["attribute_names"]),
+            pixels_sha256=metadata["pixels_sha256"],
+        ),
+        path,
+    )
