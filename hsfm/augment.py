@@ -58,9 +58,7 @@ def random_crop(images: Shaped[Tensor, "b 3 h w"], padding: int, generator: Gene
     height, width = images.shape[-2:]
     padded = torch.nn.functional.pad(images, [padding] * 4)
     top, left = torch.randint(0, 2 * padding + 1, (2, len(images)), generator=generator).tolist()
-    return torch.stack(
-        [image[:, t : t + height, w : w + width] for image, t, w in zip(padded, top, left, strict=True)]
-    )
+    return torch.stack([image[:, t : t + height, w : w + width] for image, t, w in zip(padded, top, left, strict=True)])
 
 
 def random_resized_crop(
@@ -79,10 +77,7 @@ def random_resized_crop(
 
     boxes = [sample_box(*images.shape[-2:], scale, ratio, generator) for _ in images]
     return torch.stack(
-        [
-            F.resized_crop(image, *box, size=list(size), antialias=True)
-            for image, box in zip(images, boxes, strict=True)
-        ]
+        [F.resized_crop(image, *box, size=list(size), antialias=True) for image, box in zip(images, boxes, strict=True)]
     )
 
 

@@ -1,7 +1,7 @@
 """Embeddings: the features of one split with the labels of its images, and their Parquet file."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,11 @@ class Embeddings:
     def group(self) -> Int[Tensor, " n"]:
         """y * n_attributes + attribute, -1 where the attribute is unknown."""
         return torch.where(self.attribute < 0, -1, self.y * self.n_attributes + self.attribute)
+
+    def to(self, device: torch.device) -> "Embeddings":
+        """The same rows on another device."""
+        moved = {name: getattr(self, name).to(device) for name in ("features", "y", "attribute")}
+        return replace(self, **moved)
 
     @property
     def n_classes(self) -> int:
@@ -191,4 +196,6 @@ def check_same_origin(first: Embeddings, second: Embeddings) -> None:
         ("checkpoint", first.checkpoint_sha256, second.checkpoint_sha256),
     ):
         if a != b:
-            raise ValueError(f"{first.split or 'first'} and {second.split or 'second'} embeddings differ in {what}: {a} and {b}")
+            raise ValueError(
+                f"{first.split or 'first'} and {second.split or 'second'} embeddings differ in {what}: {a} and {b}"
+            )

@@ -57,12 +57,15 @@ def train(
 
     schedule: `constant`; `cosine` from `lr` to 0 over all steps; `one_cycle` up to `lr` during the first `warmup` share
     of the steps and down to nearly 0. checkpoint: `last` keeps the last epoch's weights, `best_val` those of the first
-    epoch with the best validation average. On CUDA the forward pass runs in mixed precision. resume: a file that holds the
-    state after every epoch; a run that finds it goes on from there and, on the CPU with equal threads, ends with the weights of
-    an undisturbed run. The caller names it after everything the result depends on, and removes it when done.
+    epoch with the best validation average. On CUDA the forward pass runs in mixed precision. resume: a file that
+    holds the state after every epoch; a run that finds it goes on from there and, on the CPU with equal threads, ends
+    with the weights of an undisturbed run. The caller names it after everything the result depends on, and removes it
+    when done.
 
-    History columns: epoch (from 1), lr (of the epoch's last step), train_loss, train_accuracy (of the augmented images, before
-    each step), val_loss, val_average, val_worst_group (NaN where no group is known).
+    History columns: epoch (from 1), lr (of the epoch's last step), train_loss, train_accuracy (of the augmented
+    images, before each step), val_loss, val_average, val_worst_group (NaN where no group is known).
+
+    Raises ValueError for an unknown schedule or checkpoint rule, and when the loss is no longer finite.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule: {schedule!r} is unknown; allowed are {', '.join(SCHEDULES)}")
@@ -81,7 +84,9 @@ def train(
     if history:
         log.info("resuming after epoch %d of %d", len(history), epochs)
 
-    for epoch in tqdm(range(len(history) + 1, epochs + 1), "ERM", epochs, initial=len(history), unit="epoch", disable=None):
+    for epoch in tqdm(
+        range(len(history) + 1, epochs + 1), "ERM", epochs, initial=len(history), unit="epoch", disable=None
+    ):
         network.train()
         loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
         seen = 0
@@ -111,7 +116,9 @@ def train(
         if not row["train_loss"] < float("inf"):
             raise ValueError(f"the training loss is {row['train_loss']} in epoch {epoch}; lower lr (now {lr})")
         history.append(row)
-        if checkpoint == "best_val" and row["val_average"] > max([h["val_average"] for h in history[:-1]], default=-1.0):
+        if checkpoint == "best_val" and row["val_average"] > max(
+            [h["val_average"] for h in history[:-1]], default=-1.0
+        ):
             best = {key: value.detach().clone() for key, value in network.state_dict().items()}
         if resume is not None:
             state.save(resume, history, best)
@@ -129,9 +136,7 @@ def _batches(order: Tensor, size: int) -> Iterator[Tensor]:
     return (batch for batch in order.split(size) if len(batch) > 1 or len(order) == 1)
 
 
-def _schedule(
-    optimiser: torch.optim.Optimizer, name: str, lr: float, steps: int, warmup: float
-) -> LRScheduler:
+def _schedule(optimiser: torch.optim.Optimizer, name: str, lr: float, steps: int, warmup: float) -> LRScheduler:
     if name == "one_cycle":
         return OneCycleLR(optimiser, max_lr=lr, total_steps=steps, pct_start=warmup, cycle_momentum=False)
     if name == "cosine":

@@ -96,12 +96,15 @@ def read_hard_set(path: str | Path, pool: Embeddings) -> HardSet:
     require(metadata, ("checkpoint_sha256",), path)
     if metadata["checkpoint_sha256"] != pool.checkpoint_sha256:
         raise ValueError(
-            f"{path}: built on checkpoint {metadata['checkpoint_sha256']}, the embeddings are of {pool.checkpoint_sha256}"
+            f"{path}: built on checkpoint {metadata['checkpoint_sha256']}, "
+            f"but the embeddings are of {pool.checkpoint_sha256}"
         )
     image_id = tuple(table["image_id"].to_pylist())
     if image_id != pool.image_id:
         row = next((i for i, (a, b) in enumerate(zip(image_id, pool.image_id, strict=False)) if a != b), len(image_id))
-        raise ValueError(f"{path}: lists {len(image_id)} images, the pool {len(pool.image_id)}; they differ from row {row}")
+        raise ValueError(
+            f"{path}: lists {len(image_id)} images, the pool {len(pool.image_id)}; they differ from row {row}"
+        )
     return HardSet(
         image_id=image_id,
         **{name: torch.tensor(table[name].to_numpy()) for name in ("y", "loss", "rank", "chosen")},

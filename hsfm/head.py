@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -29,6 +30,9 @@ class Head:
         """Classes `[*s n]`; the lower class wins a tie."""
         return self.logits(features).argmax(dim=-1)
 
+    def to(self, device: torch.device) -> "Head":
+        return Head(self.weight.to(device), self.bias.to(device))
+
     def __getitem__(self, seed: int) -> "Head":
         return Head(self.weight[seed], self.bias[seed])
 
@@ -36,6 +40,14 @@ class Head:
 def stack(heads: Sequence[Head]) -> Head:
     """Single heads as one `[s c d]`."""
     return Head(torch.stack([h.weight for h in heads]), torch.stack([h.bias for h in heads]))
+
+
+class Described(Protocol):
+    """What heads check before they are used: any features that say where they come from."""
+
+    features: Tensor
+    class_names: tuple[str, ...]
+    checkpoint_sha256: str
 
 
 @dataclass(frozen=True)
@@ -49,15 +61,15 @@ class SavedHeads:
     checkpoint_sha256: str
     group_labels: str  # one of GROUP_LABELS
 
-    def check_fits(self, n_features: int, class_names: Sequence[str], checkpoint_sha256: str, source: str | Path) -> None:
-        """Raise ValueError naming `source` unless the heads belong to features of this size, classes and checkpoint."""
+    def check_fits(self, embeddings: Described, source: str | Path) -> None:
+        """Raise ValueError naming `source`, their file, unless the heads belong to these embeddings."""
         for what, mine, theirs in (
-            ("features per image", self.head.weight.shape[-1], n_features),
-            ("classes", self.class_names, tuple(class_names)),
-            ("checkpoint", self.checkpoint_sha256, checkpoint_sha256),
+            ("features per image", self.head.weight.shape[-1], embeddings.features.shape[1]),
+            ("classes", self.class_names, embeddings.class_names),
+            ("checkpoint", self.checkpoint_sha256, embeddings.checkpoint_sha256),
         ):
             if mine != theirs:
-                raise ValueError(f"{source}: the {self.method} heads do not fit these embeddings: {what} {mine} against {theirs}")
+                raise ValueError(f"{source}: {what} {theirs}, but the {self.method} heads are for {mine}")
 
 
 def write_heads(path: str | Path, saved: SavedHeads) -> None:

@@ -67,7 +67,9 @@ def check_images(table: ImageTable, source: str | Path) -> ImageTable:
     if unknown:
         raise ValueError(f"{source}: unknown split {sorted(unknown)[0]!r}; allowed are {', '.join(SPLITS)}")
     if rows["image_id"].duplicated().any():
-        raise ValueError(f"{source}: image id {rows.loc[rows['image_id'].duplicated(), 'image_id'].iloc[0]!r} is not unique")
+        raise ValueError(
+            f"{source}: image id {rows.loc[rows['image_id'].duplicated(), 'image_id'].iloc[0]!r} is not unique"
+        )
     counts = pd.crosstab(rows["split"], rows["y"])
     for split in SPLITS:
         for y, name in enumerate(table.class_names):

@@ -7,8 +7,10 @@ stand beside the settings of `train`. This is the plain form: one seed at a time
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
@@ -16,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from hsfm.embeddings import Embeddings, check_same_origin
+from hsfm.files import write_parquet
 from hsfm.hard_set import HardSet, choose, losses
 from hsfm.head import Head, stack
 from hsfm.metrics import accuracy_by, worst
@@ -209,9 +212,7 @@ def draw_support(y: Int[Tensor, " n"], per_class: int, n_classes: int, generator
     return torch.cat(chosen)
 
 
-def adapt(
-    head: Head, features: Float[Tensor, "n d"], y: Int[Tensor, " n"], *, steps: int, lr: float
-) -> Head:
+def adapt(head: Head, features: Float[Tensor, "n d"], y: Int[Tensor, " n"], *, steps: int, lr: float) -> Head:
     """The head after `steps` plain gradient-descent steps on mean cross-entropy, differentiable in `features`."""
     weight, bias = head.weight, head.bias
     if not weight.requires_grad:
@@ -255,6 +256,26 @@ def minority_rows(train: Embeddings, val: Embeddings) -> Bool[Tensor, " n"] | No
     # p(a|y) < p(a), multiplied out so that equal shares compare as equal
     rarer = count * count.sum() < count.sum(dim=1, keepdim=True) * count.sum(dim=0, keepdim=True)
     return rarer[val.y, val.attribute]
+
+
+def write_support(path: str | Path, result: MetaResult, train: Embeddings) -> None:
+    """Write the support rows of every seed: seed, image_id, y, before and after the edits (`fixed_size_list[d]`)."""
+    d = result.support_before.shape[-1]
+    n = result.support_rows.shape[1]
+    table = pa.table(
+        {
+            "seed": pa.array([seed for seed in result.seeds for _ in range(n)], pa.int64()),
+            "image_id": pa.array([name for names in result.support_id for name in names], pa.string()),
+            "y": pa.array(result.support_y.flatten().cpu().numpy(), pa.int32()),
+            **{
+                name: pa.FixedSizeListArray.from_arrays(pa.array(values.flatten().cpu().numpy()), d)
+                for name, values in (("before", result.support_before), ("after", result.support_after))
+            },
+        }
+    )
+    metadata = {"dataset": train.dataset, "d": d, "class_names": train.class_names,
+                "checkpoint_sha256": train.checkpoint_sha256}  # fmt: skip
+    write_parquet(path, table, metadata)
 
 
 @torch.no_grad()

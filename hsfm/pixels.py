@@ -28,7 +28,9 @@ class PackedPixels:
     def __init__(self, rows: pd.DataFrame, folder: str | Path):
         names = rows["path"].unique()
         if len(names) != 1:
-            raise ValueError(f"{folder}: the rows name {len(names)} packed arrays, expected one: {', '.join(names[:3])}")
+            raise ValueError(
+                f"{folder}: the rows name {len(names)} packed arrays, expected one: {', '.join(names[:3])}"
+            )
         path = Path(folder) / names[0]
         try:
             self._array = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 def fit_dfr(val: Embeddings, *, seeds: Sequence[int], grid: Sequence[float], fits: int, max_iter: int) -> Head:
     """DFR heads `[s c d]` on raw features, one per seed.
 
-    grid: inverse strengths C of the L1 penalty, tuned by worst-group accuracy. fits: regressions on fresh group-balanced
-    subsamples of val whose coefficients are averaged. max_iter: of liblinear. Raises ValueError naming a group with
-    fewer than two images, and where an attribute of val is unknown.
+    grid: inverse strengths C of the L1 penalty, tuned by worst-group accuracy. fits: regressions on fresh
+    group-balanced subsamples of val whose coefficients are averaged. max_iter: of liblinear. Raises ValueError naming
+    a group with fewer than two images, and where an attribute of val is unknown.
     """
     _check(seeds, grid, fits)
     val.require_attributes("DFR")

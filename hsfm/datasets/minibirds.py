@@ -75,11 +75,7 @@ def _list_split(split: str, size: int, agreement: float, seed: int) -> pd.DataFr
     per_class = size // 2
     agreeing = round(per_class * agreement)
     labels = np.concatenate(
-        [
-            np.repeat([[y, a]], agreeing if y == a else per_class - agreeing, axis=0)
-            for y in (0, 1)
-            for a in (0, 1)
-        ]
+        [np.repeat([[y, a]], agreeing if y == a else per_class - agreeing, axis=0) for y in (0, 1) for a in (0, 1)]
     )
     np.random.default_rng([seed, _SPLIT_STREAM[split]]).shuffle(labels)
     number = np.arange(size)
@@ -103,11 +99,13 @@ def _draw_image(task: tuple[int, int, int, int], *, image_size: int, hardness: f
     canvas = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
     brush = ImageDraw.Draw(canvas)
     for outline, colour in _bird(rng, y, hardness):
-        brush.polygon([tuple(point) for point in outline * side], fill=tuple(round(255 * channel) for channel in colour))
+        brush.polygon(
+            [tuple(point) for point in outline * side], fill=tuple(round(255 * channel) for channel in colour)
+        )
     return np.asarray(canvas.reduce(_OVERSAMPLING))
 
 
-# Scenes ----------------------------------------------------------------------------------------------------------------
+# Scenes ---------------------------------------------------------------------------------------------------------------
 
 
 def _water(rng: np.random.Generator, side: int) -> np.ndarray:
@@ -198,7 +196,7 @@ def _interpolation(cells: int, side: int) -> np.ndarray:
     return weights
 
 
-# Bird ------------------------------------------------------------------------------------------------------------------
+# Bird -----------------------------------------------------------------------------------------------------------------
 
 
 def _bird(rng: np.random.Generator, y: int, hardness: float) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -227,7 +225,9 @@ def _bird(rng: np.random.Generator, y: int, hardness: float) -> list[tuple[np.nd
     leg_colour = _colour(rng.uniform(0.02, 0.14), rng.uniform(0.4, 0.9), rng.uniform(0.3, 0.8))
 
     legs = [
-        outline for x in (-0.03, 0.05) for outline in _leg(x + rng.uniform(-0.01, 0.01), 0.7 * body_y, body_y + leg, foot)
+        outline
+        for x in (-0.03, 0.05)
+        for outline in _leg(x + rng.uniform(-0.01, 0.01), 0.7 * body_y, body_y + leg, foot)
     ]
     neck_x, neck_y = 0.72 * body_x, -0.35 * body_y
     head_x, head_y = neck_x + neck * lean + 0.03, neck_y - neck - 0.04
@@ -245,8 +245,10 @@ def _bird(rng: np.random.Generator, y: int, hardness: float) -> list[tuple[np.nd
         ]
     )
     bill_outline = np.array([[0, -bill_width], [0, bill_width], [bill, bill_width / 4], [bill, -bill_width / 4]])
-    bill_outline = _turn(bill_outline, bill_angle) + [head_x + 0.8 * head, head_y + 0.01]
-    wing = _turn(_ellipse(0, 0, 0.62 * body_x, 0.5 * body_y), rng.uniform(-0.1, 0.25)) + [-0.2 * body_x, -0.1 * body_y]
+    bill_outline = _turn(bill_outline, bill_angle) + np.array([head_x + 0.8 * head, head_y + 0.01])
+    wing = _turn(_ellipse(0, 0, 0.62 * body_x, 0.5 * body_y), rng.uniform(-0.1, 0.25)) + np.array(
+        [-0.2 * body_x, -0.1 * body_y]
+    )
     upper = [
         (tail_outline, wing_colour),
         (_ellipse(0, 0, body_x, body_y), body_colour),
@@ -257,8 +259,9 @@ def _bird(rng: np.random.Generator, y: int, hardness: float) -> list[tuple[np.nd
         (bill_outline, bill_colour),
         (_ellipse(head_x + 0.25 * head, head_y - 0.015, 0.016, 0.016), np.full(3, 0.05)),
     ]
-    parts = [(outline, leg_colour) for outline in legs] + [(_turn(outline, tilt), colour) for outline, colour in upper]
-    return [(centre + unit * mirror * outline, colour) for outline, colour in parts]
+    upper = [(_turn(outline, tilt), colour) for outline, colour in upper]
+    legs = [(outline, leg_colour) for outline in legs]
+    return [(centre + unit * mirror * outline, colour) for outline, colour in (*legs, *upper)]
 
 
 def _leg(x: float, top: float, bottom: float, foot: float) -> list[np.ndarray]:

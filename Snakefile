@@ -1,0 +1,27 @@
+"""From images to tables: ERM training, embeddings, hard sets, HSFM and its rivals, scores, tables, figures."""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+
+
+check_config(config)
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/backbone.smk"
+include: "workflow/rules/heads.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        TABLES,
+        expand("results/figures/{dataset}/{figure}.{suffix}", dataset=DATASETS, figure=FIGURES, suffix=["png", "pdf"]),

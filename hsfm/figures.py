@@ -1,0 +1,166 @@
+"""Figures: data frames and image arrays in, matplotlib figures out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from hsfm.files import write_atomically
+from hsfm.tables import method_label
+
+# Okabe and Ito's palette, told apart by colour-blind readers; a method keeps its colour in every figure.
+COLOURS = {
+    "erm": "#7f7f7f",
+    "dfr": "#0072B2",
+    "llr": "#56B4E9",
+    "hsfm": "#D55E00",
+    "dac": "#009E73",
+    "ddb": "#CC79A7",
+    "afr": "#E69F00",
+}
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 160,
+    "pdf.fonttype": 42,
+}
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write as the suffix says (.png, .pdf), without the date, so that equal figures are equal files."""
+    suffix = Path(path).suffix.removeprefix(".")
+    metadata = {"CreationDate": None} if suffix == "pdf" else {"Software": None}
+    with write_atomically(path) as temporary, mpl.rc_context(STYLE):
+        figure.savefig(temporary, format=suffix, metadata=metadata)
+
+
+def draw_examples(images: Mapping[str, np.ndarray], title: str) -> Figure:
+    """A row of images `uint8 [k h w 3]` per group name."""
+    columns = max(len(row) for row in images.values())
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(0.9 * columns + 1.6, 0.95 * len(images) + 0.3))
+        axes = figure.subplots(len(images), columns, squeeze=False)
+        for row, (name, pictures) in zip(axes, images.items(), strict=True):
+            for axis in row:
+                axis.set_axis_off()
+            for axis, picture in zip(row, pictures, strict=False):
+                axis.imshow(picture, interpolation="nearest")
+            row[0].text(-0.08, 0.5, name.replace(", ", ",\n"), transform=row[0].transAxes, ha="right", va="center")
+        figure.suptitle(title, fontsize=9)
+        return figure
+
+
+def draw_training(
+    erm: pd.DataFrame, hsfm: pd.DataFrame | None, erm_val_worst: Mapping[int, float], title: str
+) -> Figure:
+    """ERM's training curves, and HSFM's validation worst group by epoch with the kept epochs marked.
+
+    erm: history of every run, with a column `run`; hsfm: likewise, or None where HSFM did not run. erm_val_worst: by
+    run, the worst group of ERM's head, where HSFM starts.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.2 if hsfm is not None else 4.2, 3.0))
+        axes = figure.subplots(1, 2 if hsfm is not None else 1, squeeze=False)[0]
+        lines = {
+            "train_accuracy": ("training average", "#000000", "-"),
+            "val_average": ("validation average", COLOURS["erm"], "-"),
+            "val_worst_group": ("validation worst group", COLOURS["erm"], "--"),
+        }
+        for column, (label, colour, dash) in lines.items():
+            for number, (_, part) in enumerate(erm.groupby("run")):
+                axes[0].plot(part["epoch"], 100 * part[column], dash, color=colour, label=None if number else label)
+        _dress(axes[0], "ERM training", "accuracy (%)")
+        if hsfm is not None:
+            for number, (run, part) in enumerate(hsfm.groupby("run")):
+                axes[1].axhline(
+                    100 * erm_val_worst[run], color=COLOURS["erm"], linestyle=":", label=None if number else "ERM head"
+                )
+                for place, (_, seed) in enumerate(part.groupby("seed")):
+                    first = number == place == 0
+                    kept = seed[seed["kept"]]
+                    axes[1].plot(
+                        seed["epoch"], 100 * seed["val_worst_group"], color=COLOURS["hsfm"], alpha=0.6, linewidth=1,
+                        label="HSFM, one line per seed" if first else None,
+                    )  # fmt: skip
+                    axes[1].plot(
+                        kept["epoch"], 100 * kept["val_worst_group"], "o", color=COLOURS["hsfm"], markersize=5,
+                        label="kept epoch" if first else None,
+                    )  # fmt: skip
+            _dress(axes[1], "HSFM meta-training", "validation worst group (%)")
+        figure.suptitle(title, fontsize=9)
+        return figure
+
+
+def draw_groups(scores: pd.DataFrame, title: str) -> Figure:
+    """Test accuracy of every group under every method; bars are means over runs and seeds, points the single heads."""
+    test = scores[(scores["split"] == "test") & (scores["n"] > 0)]
+    groups, methods = list(dict.fromkeys(test["group_name"])), list(dict.fromkeys(test["method"]))
+    width = 0.8 / len(methods)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(1.2 + 1.6 * len(groups), 3.2))
+        axis = figure.subplots()
+        for number, method in enumerate(methods):
+            for place, group in enumerate(groups):
+                part = test[(test["method"] == method) & (test["group_name"] == group)]
+                x = place + (number - (len(methods) - 1) / 2) * width
+                axis.bar(
+                    x, 100 * part["accuracy"].mean(), width * 0.92, color=_colour(method),
+                    label=None if place else method_label(method),
+                )  # fmt: skip
+                if len(part) > 1:
+                    axis.plot(np.full(len(part), x), 100 * part["accuracy"], ".", color="black", markersize=2.5)
+        sizes = test.groupby("group_name")["n"].first()
+        labels = [f"{group.replace(', ', chr(10))}\nn = {sizes[group]}" for group in groups]
+        axis.set_xticks(range(len(groups)), labels)
+        axis.set_ylim(0, 100)
+        axis.set_ylabel("test accuracy (%)")
+        axis.legend(ncols=len(methods), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        figure.suptitle(title, fontsize=9)
+        return figure
+
+
+def draw_hard_set(history: pd.DataFrame, title: str) -> Figure:
+    """Share of minority images in the hard set by epoch, one line per run and seed."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 3.0))
+        axis = figure.subplots()
+        for number, (_, part) in enumerate(history.groupby(["run", "seed"])):
+            axis.plot(
+                part["epoch"], 100 * part["minority_share"], color=COLOURS["hsfm"], alpha=0.7, linewidth=1,
+                label=None if number else "one line per seed",
+            )  # fmt: skip
+        axis.axhline(50, color=COLOURS["erm"], linestyle=":", label="one half")
+        axis.set_ylim(0, 100)
+        _dress(axis, title, "minority images in the hard set (%)")
+        return figure
+
+
+def _dress(axis: Axes, title: str, y_label: str) -> None:
+    axis.set_title(title)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel(y_label)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend()
+
+
+def _colour(method: str) -> str:
+    return COLOURS.get(method, "#000000")
+
+
+def pick_examples(group: Sequence[int], n_groups: int, per_group: int) -> list[list[int]]:
+    """The first `per_group` rows of every group that has any, groups ascending."""
+    picked = [[row for row, value in enumerate(group) if value == g][:per_group] for g in range(n_groups)]
+    return [rows for rows in picked if rows]

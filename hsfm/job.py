@@ -1,0 +1,32 @@
+"""What every stage does first: open its log and turn errors into one line."""
+
+import logging
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+
+def start(log: str | Path) -> None:
+    """Log progress to the file `log`, warnings to the terminal too.
+
+    An error about input (ValueError, FileNotFoundError) ends the process with its one line on the terminal; the
+    traceback is in the log.
+    """
+    handler = logging.FileHandler(log, mode="w")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setLevel(logging.WARNING)
+    terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler, terminal], force=True)
+    logging.captureWarnings(True)
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        with open(log, "a") as file:
+            traceback.print_exception(kind, error, trace, file=file)
+        if issubclass(kind, ValueError | FileNotFoundError):
+            print(f"ERROR: {error}", file=sys.stderr)
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = report

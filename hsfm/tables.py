@@ -1,0 +1,255 @@
+"""Tables from scores: data frames in, data frames and text out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+METRICS = {
+    "worst_group": "worst group",
+    "average": "average",
+    "adjusted_average": "adjusted average",
+    "worst_class": "worst class",
+}
+GROUP_LABELS = {"none": "no", "selection": "val, to select", "training": "val, to train"}
+_LABELS = {"dac": "DaC"}
+
+
+def method_label(method: str) -> str:
+    """How a method is written for readers."""
+    return _LABELS.get(method, method.upper())
+
+
+def summarise(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row per dataset, run, method and seed: the four accuracies of the test split, as fractions.
+
+    average: the plain mean over test images. worst_group: the lowest group accuracy; groups without test images are
+    left out, and null where no group is known. adjusted_average: group accuracies weighted by the groups' shares of
+    the training split; null where a test group has no training image or a training group is unknown. worst_class: the
+    lowest class accuracy.
+    """
+    keys = ["dataset", "run", "method", "seed"]
+    rows = [
+        {**dict(zip(keys, key, strict=True)), "group_labels": part["group_labels"].iloc[0], **_accuracies(part)}
+        for key, part in scores.groupby(keys, sort=False)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _accuracies(scores: pd.DataFrame) -> dict[str, float | None]:
+    test = scores[(scores["split"] == "test") & (scores["n"] > 0)]
+    train = scores[(scores["split"] == "train") & (scores["n"] > 0)]
+    classes = test.groupby("y")[["correct", "n"]].sum()
+    groups_known = test["group"].notna().all()
+    weights = train.set_index("group")["n"] if train["group"].notna().all() else pd.Series(dtype=float)
+    adjustable = groups_known and test["group"].isin(weights.index).all() and len(test)
+    share = test["group"].map(weights) if adjustable else None
+    return {
+        "average": test["correct"].sum() / test["n"].sum(),
+        "worst_group": test["accuracy"].min() if groups_known else None,
+        "adjusted_average": (test["accuracy"] * share).sum() / share.sum() if adjustable else None,
+        "worst_class": (classes["correct"] / classes["n"]).min(),
+    }
+
+
+def aggregate(summary: pd.DataFrame) -> pd.DataFrame:
+    """One row per dataset and method: mean and sample deviation (n - 1) of each accuracy, in percent.
+
+    With one backbone run the deviation is over the method's seeds; with several it is over runs, each run the mean of
+    its seeds, since heads on one backbone are not independent of one another. Null where there is one value only.
+    """
+    rows = []
+    for (dataset, method), part in summary.groupby(["dataset", "method"], sort=False):
+        runs, seeds = part["run"].nunique(), part["seed"].nunique()
+        metrics = list(METRICS)
+        values = part.groupby("run")[metrics].mean() if runs > 1 else part[metrics]
+        values = values.astype(float)
+        row = {
+            "dataset": dataset,
+            "method": method,
+            "group_labels": part["group_labels"].iloc[0],
+            "runs": runs,
+            "seeds": seeds,
+        }
+        for metric in metrics:
+            row[f"{metric}_percent"] = 100 * values[metric].mean()
+            row[f"{metric}_deviation"] = 100 * values[metric].std(ddof=1)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def group_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row per dataset and test group: n of train, val and test, and each method's mean accuracy in percent.
+
+    The mean is over all runs and seeds.
+    """
+    names = ["dataset", "group_name"]
+    sizes = scores.groupby([*names, "split"], sort=False)["n"].first().unstack("split").fillna(0).astype(int)
+    sizes = sizes[[split for split in ("train", "val", "test") if split in sizes]].add_prefix("n_")
+    test = scores[scores["split"] == "test"]
+    accuracy = 100 * test.groupby([*names, "method"], sort=False)["accuracy"].mean().unstack("method")
+    accuracy = accuracy[list(dict.fromkeys(scores["method"]))]
+    order = list(dict.fromkeys(zip(test["dataset"], test["group_name"], strict=True)))
+    return sizes.join(accuracy.add_suffix("_percent")).reindex(order).rename_axis(names).reset_index()
+
+
+# Text -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    bold: bool = False
+    underlined: bool = False
+
+    def markdown(self) -> str:
+        text = f"<u>{self.text}</u>" if self.underlined else self.text
+        return f"**{text}**" if self.bold else text
+
+    def latex(self) -> str:
+        text = _escape(self.text)
+        text = rf"\underline{{{text}}}" if self.underlined else text
+        return rf"\textbf{{{text}}}" if self.bold else text
+
+
+@dataclass(frozen=True)
+class TextTable:
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...]
+
+    def markdown(self) -> str:
+        """A pipe table, then the notes."""
+        first = ["---", "---"]
+        lines = [self.header, first + ["---:"] * (len(self.header) - 2)]
+        lines += [[cell.markdown() for cell in row] for row in self.rows]
+        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return table + "\n\n" + "\n".join(f"{note}  " for note in self.notes).rstrip() + "\n"
+
+    def latex(self, label: str) -> str:
+        """A booktabs table environment; the notes are its caption."""
+        frame = pd.DataFrame(
+            [[cell.latex() for cell in row] for row in self.rows], columns=[_escape(h) for h in self.header]
+        )
+        return frame.to_latex(
+            index=False,
+            escape=False,
+            column_format="ll" + "r" * (len(self.header) - 2),
+            caption=_escape(" ".join(self.notes)),
+            label=label,
+            position="htbp",
+        )
+
+
+def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
+    """The paper's table: a row per method, worst group and average of each dataset."""
+    datasets = list(dict.fromkeys(aggregated["dataset"]))
+    methods = list(dict.fromkeys(aggregated["method"]))
+    columns = [(dataset, metric) for dataset in datasets for metric in ("worst_group", "average")]
+    by_method = aggregated.set_index(["dataset", "method"])
+    labels = {m: by_method.xs(m, level="method")["group_labels"].iloc[0] for m in methods}
+    columns_of_cells = [_column(by_method.loc[dataset], metric, methods) for dataset, metric in columns]
+    return TextTable(
+        header=("Method", "Group labels", *(f"{dataset}: {METRICS[metric]}" for dataset, metric in columns)),
+        rows=tuple(
+            (Cell(method_label(m)), Cell(GROUP_LABELS[labels[m]]), *(column[i] for column in columns_of_cells))
+            for i, m in enumerate(methods)
+        ),
+        notes=(*_notes(aggregated), *_size_notes(scores)),
+    )
+
+
+def metrics_table(aggregated: pd.DataFrame) -> TextTable:
+    """Every accuracy, a row per dataset and method."""
+    rows = []
+    for dataset, part in aggregated.groupby("dataset", sort=False):
+        part = part.set_index("method")
+        columns = [_column(part, metric, list(part.index)) for metric in METRICS]
+        rows += [
+            (Cell(dataset), Cell(method_label(method)), *(column[i] for column in columns))
+            for i, method in enumerate(part.index)
+        ]
+    notes = (
+        *_notes(aggregated),
+        "The adjusted average weights group accuracies by the groups' shares of the training split; it is empty where a test "
+        "group has no training image. Worst class: the lower of the class accuracies, which needs no group labels.",
+    )  # fmt: skip
+    return TextTable(header=("Dataset", "Method", *METRICS.values()), rows=tuple(rows), notes=notes)
+
+
+def groups_text(groups: pd.DataFrame) -> TextTable:
+    """The table of `group_table` for readers."""
+    methods = [c for c in groups.columns if c.endswith("_percent")]
+    sizes = [c for c in groups.columns if c.startswith("n_")]
+    rows = tuple(
+        (
+            Cell(row["dataset"]),
+            Cell(row["group_name"]),
+            *(Cell(str(row[size])) for size in sizes),
+            *(Cell("no test image" if pd.isna(row[m]) else f"{row[m]:.1f}") for m in methods),
+        )
+        for _, row in groups.iterrows()
+    )
+    header = (
+        "Dataset", "Group (class, attribute)", *(size.replace("n_", "n ") for size in sizes),
+        *(method_label(m.removesuffix("_percent")) for m in methods),
+    )  # fmt: skip
+    notes = ("Accuracy on the images of each test group in percent, the mean over all runs and seeds.",)
+    return TextTable(header=header, rows=rows, notes=notes)
+
+
+def _column(part: pd.DataFrame, metric: str, methods: Sequence[str]) -> list[Cell]:
+    """Best in bold; best of those that train without group labels underlined. Equal when shown is equal."""
+    shown = part[f"{metric}_percent"].round(1).reindex(methods)
+    deviation = part[f"{metric}_deviation"].reindex(methods)
+    free = part["group_labels"].reindex(methods) != "training"
+    best, best_free = shown.max(), shown[free].max()
+    cells = []
+    for method in methods:
+        if pd.isna(shown[method]):
+            cells.append(Cell("-"))
+            continue
+        spread = "" if pd.isna(deviation[method]) else f" ± {deviation[method]:.1f}"
+        cells.append(
+            Cell(
+                f"{shown[method]:.1f}{spread}",
+                bold=shown[method] == best,
+                underlined=bool(free[method]) and shown[method] == best_free,
+            )
+        )
+    return cells
+
+
+def _notes(aggregated: pd.DataFrame) -> tuple[str, ...]:
+    runs, seeds = aggregated["runs"].max(), aggregated["seeds"].max()
+    if runs > 1:
+        over = f"{runs} backbone runs, each run the mean of its head seeds (at most {seeds})"
+    else:
+        over = f"{seeds} head seeds on one backbone run; a method with a single head has none"
+    return (
+        "Test accuracy in percent. Bold: best. Underlined: best without group labels in training.",
+        f"Mean ± sample standard deviation over {over}.",
+        "Worst group: the lowest accuracy of a (class, attribute) group. Average: the plain mean over test images.",
+        "Group labels: whether those of the validation split were used, and for what; no method reads those of training.",
+    )
+
+
+def _size_notes(scores: pd.DataFrame) -> tuple[str, ...]:
+    """The size of each dataset's smallest test group, and which groups are empty."""
+    notes = []
+    for dataset, part in scores[scores["split"] == "test"].groupby("dataset", sort=False):
+        sizes = part.groupby("group_name", sort=False)["n"].first()
+        present = sizes[sizes > 0]
+        note = (
+            f"{dataset}: the smallest test group ({present.idxmin()}) has {present.min()} images; "
+            f"one image is {100 / present.min():.2f} points."
+        )
+        empty = list(sizes[sizes == 0].index)
+        notes.append(note + (f" Without test images and left out: {'; '.join(empty)}." if empty else ""))
+    return tuple(notes)
+
+
+def _escape(text: str) -> str:
+    for plain, escaped in (("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("±", r"$\pm$")):
+        text = text.replace(plain, escaped)
+    return text

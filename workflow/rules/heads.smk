@@ -1,0 +1,120 @@
+EMBEDDINGS = "results/{dataset}/run{run}/erm/embeddings"
+
+
+rule read_erm_head:
+    input:
+        checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
+        code=uses("workflow/scripts/read_erm_head.py"),
+    output:
+        heads="results/{dataset}/run{run}/erm/heads.safetensors",
+    log:
+        "logs/{dataset}/run{run}/read_erm_head.log",
+    benchmark:
+        "benchmarks/{dataset}/run{run}/read_erm_head.tsv"
+    message:
+        "Reading ERM's own head of {wildcards.dataset}, run {wildcards.run}"
+    script:
+        "../scripts/read_erm_head.py"
+
+
+rule build_hard_set:
+    input:
+        heads="results/{dataset}/run{run}/erm/heads.safetensors",
+        pool=f"{EMBEDDINGS}/val.parquet",
+        code=uses("workflow/scripts/build_hard_set.py"),
+    output:
+        hard_set="results/{dataset}/run{run}/erm/hard_set.parquet",
+    log:
+        "logs/{dataset}/run{run}/build_hard_set.log",
+    benchmark:
+        "benchmarks/{dataset}/run{run}/build_hard_set.tsv"
+    params:
+        settings=setting("hard_set"),
+    message:
+        "Choosing the hard validation images of {wildcards.dataset}, run {wildcards.run}"
+    script:
+        "../scripts/build_hard_set.py"
+
+
+rule fit_hsfm:
+    input:
+        train=f"{EMBEDDINGS}/train.parquet",
+        val=f"{EMBEDDINGS}/val.parquet",
+        heads="results/{dataset}/run{run}/erm/heads.safetensors",
+        hard_set="results/{dataset}/run{run}/erm/hard_set.parquet",
+        code=uses("workflow/scripts/fit_hsfm.py"),
+    output:
+        heads="results/{dataset}/run{run}/hsfm/heads.safetensors",
+        history="results/{dataset}/run{run}/hsfm/history.parquet",
+        support="results/{dataset}/run{run}/hsfm/support.parquet",
+    log:
+        "logs/{dataset}/run{run}/fit_hsfm.log",
+    benchmark:
+        "benchmarks/{dataset}/run{run}/fit_hsfm.tsv"
+    priority: 50
+    resources:
+        gpu=gpus,
+    params:
+        settings=setting("hsfm"),
+        hard_set=setting("hard_set"),
+        seeds=config["seeds"],
+        device=config["device"],
+    message:
+        "Fitting HSFM on {wildcards.dataset}, run {wildcards.run}"
+    script:
+        "../scripts/fit_hsfm.py"
+
+
+rule fit_dfr:
+    input:
+        val=f"{EMBEDDINGS}/val.parquet",
+        code=uses("workflow/scripts/fit_dfr.py"),
+    output:
+        heads="results/{dataset}/run{run}/dfr/heads.safetensors",
+    log:
+        "logs/{dataset}/run{run}/fit_dfr.log",
+    benchmark:
+        "benchmarks/{dataset}/run{run}/fit_dfr.tsv"
+    params:
+        settings=setting("dfr"),
+        seeds=config["seeds"],
+    message:
+        "Fitting DFR on {wildcards.dataset}, run {wildcards.run}"
+    script:
+        "../scripts/fit_dfr.py"
+
+
+rule fit_llr:
+    input:
+        val=f"{EMBEDDINGS}/val.parquet",
+        code=uses("workflow/scripts/fit_llr.py"),
+    output:
+        heads="results/{dataset}/run{run}/llr/heads.safetensors",
+    log:
+        "logs/{dataset}/run{run}/fit_llr.log",
+    benchmark:
+        "benchmarks/{dataset}/run{run}/fit_llr.tsv"
+    params:
+        settings=setting("llr"),
+        seeds=config["seeds"],
+    message:
+        "Fitting LLR on {wildcards.dataset}, run {wildcards.run}"
+    script:
+        "../scripts/fit_llr.py"
+
+
+rule score_heads:
+    input:
+        heads="results/{dataset}/run{run}/{method}/heads.safetensors",
+        embeddings=expand(f"{EMBEDDINGS}/{{split}}.parquet", split=SPLITS, allow_missing=True),
+        code=uses("workflow/scripts/score_heads.py"),
+    output:
+        scores="results/{dataset}/run{run}/{method}/scores.parquet",
+    log:
+        "logs/{dataset}/run{run}/score_{method}.log",
+    benchmark:
+        "benchmarks/{dataset}/run{run}/score_{method}.tsv"
+    message:
+        "Scoring {wildcards.method} on {wildcards.dataset}, run {wildcards.run}"
+    script:
+        "../scripts/score_heads.py"

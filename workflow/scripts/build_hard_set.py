@@ -1,0 +1,22 @@
+"""Choose the hard samples of the pool under ERM's head."""
+
+from hsfm import job
+from hsfm.embeddings import read_embeddings
+from hsfm.hard_set import build, write_hard_set
+from hsfm.head import read_heads
+
+
+def build_hard_set(heads: str, pool: str, hard_set: str, per_class: int) -> None:
+    embeddings = read_embeddings(pool)
+    saved = read_heads(heads)
+    saved.check_fits(embeddings, pool)
+    write_hard_set(hard_set, build(saved.head[0], embeddings, per_class=per_class), embeddings)
+
+
+job.start(snakemake.log[0])
+build_hard_set(
+    snakemake.input.heads,
+    snakemake.input.pool,
+    snakemake.output.hard_set,
+    snakemake.params.settings["hard_per_class"],
+)

@@ -1,0 +1,50 @@
+"""Draw the figures of one dataset."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hsfm import figures, job
+from hsfm.images import read_images
+
+
+def draw_figures(inputs: dict, outputs: list[str], dataset: str) -> None:
+    scores = pd.concat([pd.read_parquet(path) for path in inputs["scores"]], ignore_index=True)
+    erm, hsfm = histories(inputs["erm"]), histories(inputs["hsfm"])
+    of_erm = scores[(scores["method"] == "erm") & (scores["split"] == "val") & (scores["n"] > 0)]
+    draw: dict[str, Callable[[], Figure]] = {
+        "examples": lambda: examples(inputs["images"], dataset),
+        "training": lambda: figures.draw_training(
+            erm, hsfm, of_erm.groupby("run")["accuracy"].min().to_dict(), dataset
+        ),
+        "groups": lambda: figures.draw_groups(scores, f"{dataset}: test accuracy by group"),
+        "hard_set": lambda: figures.draw_hard_set(hsfm, f"{dataset}: what HSFM's hard set holds"),
+    }
+    for path in map(Path, outputs):
+        figures.save(draw[path.stem](), path)
+
+
+def histories(paths: list[str]) -> pd.DataFrame | None:
+    """The histories of all runs; the run is in the path."""
+    frames = [pd.read_parquet(path).assign(run=int(Path(path).parts[-3].removeprefix("run"))) for path in paths]
+    return pd.concat(frames, ignore_index=True) if frames else None
+
+
+def examples(images: str, dataset: str) -> Figure:
+    table = read_images(images)
+    rows = table.split("train")
+    array = np.load(Path(images).parent / rows["path"].iloc[0], mmap_mode="r", allow_pickle=False)
+    pictures = {}
+    for picked in figures.pick_examples(rows["group"].tolist(), len(table.class_names) * len(table.attribute_names), 8):
+        first = rows.iloc[picked[0]]
+        share = (rows["group"] == first["group"]).mean()
+        name = f"{table.class_names[first['y']]}, {table.attribute_names[first['attribute']]}, {100 * share:.1f} %"
+        pictures[name] = array[rows["index"].iloc[picked].to_numpy()]
+    return figures.draw_examples(pictures, f"{dataset}: training images by class and attribute, with the group's share")
+
+
+job.start(snakemake.log[0])
+draw_figures(dict(snakemake.input.items()), snakemake.output, snakemake.wildcards.dataset)

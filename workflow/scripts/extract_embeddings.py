@@ -1,0 +1,57 @@
+"""Embed every image of one dataset with a trained backbone."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from hsfm import job
+from hsfm.augment import transform
+from hsfm.backbone import read_checkpoint
+from hsfm.device import choose_device
+from hsfm.embeddings import Embeddings, extract, write_embeddings
+from hsfm.files import sha256
+from hsfm.images import read_images
+from hsfm.pixels import PackedPixels
+
+
+def extract_embeddings(
+    images: str, checkpoint: str, outputs: list[str], transform_settings: dict, batch_size: int, device: torch.device
+) -> None:
+    table = read_images(images)
+    trained = read_checkpoint(checkpoint)
+    if trained.class_names != table.class_names:
+        raise ValueError(f"{checkpoint}: classes {trained.class_names}, but {images} has {table.class_names}")
+    if trained.metadata.get("transform") != json.dumps(transform_settings):
+        raise ValueError(f"{checkpoint}: was trained with transform {trained.metadata.get('transform')}")
+    network = trained.network.to(device).eval()
+    digest = sha256(checkpoint)
+    for path in outputs:
+        split = Path(path).stem
+        rows = table.split(split)
+        pixels = PackedPixels(rows, Path(images).parent)
+        batches = (pixels.batch(positions) for positions in torch.arange(len(rows)).split(batch_size))
+        embeddings = Embeddings(
+            features=extract(lambda batch: network.features(transform(batch, transform_settings)), batches, device),
+            y=torch.tensor(rows["y"].astype("int64").to_numpy()),
+            attribute=torch.tensor(rows["attribute"].fillna(-1).astype("int64").to_numpy()),
+            image_id=tuple(rows["image_id"]),
+            class_names=table.class_names,
+            attribute_names=table.attribute_names,
+            dataset=table.dataset,
+            split=split,
+            checkpoint_sha256=digest,
+            details={"backbone": trained.name, "transform": transform_settings},
+        )
+        write_embeddings(path, embeddings)
+
+
+job.start(snakemake.log[0])
+extract_embeddings(
+    snakemake.input.images,
+    snakemake.input.checkpoint,
+    snakemake.output,
+    snakemake.params.transform,
+    snakemake.params.settings["batch_size"],
+    choose_device(snakemake.params.device),
+)

@@ -1,0 +1,40 @@
+"""Fit HSFM's heads, all seeds."""
+
+from hsfm import job, meta
+from hsfm.device import choose_device
+from hsfm.embeddings import read_embeddings
+from hsfm.files import write_frame
+from hsfm.hard_set import read_hard_set
+from hsfm.head import SavedHeads, read_heads, write_heads
+
+
+def fit_hsfm(inputs: dict[str, str], outputs: dict[str, str], seeds: list[int], settings: dict, device: str) -> None:
+    train, val = read_embeddings(inputs["train"]), read_embeddings(inputs["val"])
+    erm = read_heads(inputs["heads"])
+    erm.check_fits(train, inputs["train"])
+    first_hard_set = read_hard_set(inputs["hard_set"], val)
+    place = choose_device(device)
+    result = meta.train(
+        train.to(place), val.to(place), erm.head[0].to(place), seeds=seeds, **settings, first_hard_set=first_hard_set
+    )
+    write_frame(outputs["history"], result.history)
+    meta.write_support(outputs["support"], result, train)
+    saved = SavedHeads(
+        head=result.head,
+        method="hsfm",
+        seeds=result.seeds,
+        class_names=train.class_names,
+        checkpoint_sha256=train.checkpoint_sha256,
+        group_labels="selection" if settings["select_by"] == "worst_group" else "none",
+    )
+    write_heads(outputs["heads"], saved)
+
+
+job.start(snakemake.log[0])
+fit_hsfm(
+    dict(snakemake.input.items()),
+    dict(snakemake.output.items()),
+    snakemake.params.seeds,
+    {**snakemake.params.settings, **snakemake.params.hard_set},
+    snakemake.params.device,
+)

@@ -1,0 +1,32 @@
+"""Group all scores into the tables."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from hsfm import job, tables
+from hsfm.files import write_atomically
+
+
+def make_tables(score_files: list[str], outputs: list[str]) -> None:
+    scores = pd.concat([pd.read_parquet(path) for path in score_files], ignore_index=True)
+    aggregated = tables.aggregate(tables.summarise(scores))
+    groups = tables.group_table(scores)
+    frames = {"main": aggregated, "metrics": aggregated, "groups": groups}
+    texts = {
+        "main": tables.main_table(aggregated, scores),
+        "metrics": tables.metrics_table(aggregated),
+        "groups": tables.groups_text(groups),
+    }
+    for path in map(Path, outputs):
+        text = {
+            ".csv": lambda name: frames[name].to_csv(index=False, float_format="%.4f"),
+            ".md": lambda name: texts[name].markdown(),
+            ".tex": lambda name: texts[name].latex(f"tab:{name}"),
+        }[path.suffix](path.stem)
+        with write_atomically(path) as temporary:
+            temporary.write_text(text)
+
+
+job.start(snakemake.log[0])
+make_tables(snakemake.input.scores, snakemake.output)

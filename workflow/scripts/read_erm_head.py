@@ -1,0 +1,24 @@
+"""Read ERM's own head out of a trained network; apart from the training, so that work on heads leaves that valid."""
+
+from hsfm import job
+from hsfm.backbone import read_checkpoint
+from hsfm.files import sha256
+from hsfm.head import Head, SavedHeads, stack, write_heads
+
+
+def read_erm_head(checkpoint: str, heads: str, run: int) -> None:
+    trained = read_checkpoint(checkpoint)
+    fc = trained.network.fc
+    saved = SavedHeads(
+        head=stack([Head(fc.weight.detach(), fc.bias.detach())]),
+        method="erm",
+        seeds=(run,),
+        class_names=trained.class_names,
+        checkpoint_sha256=sha256(checkpoint),
+        group_labels="none",
+    )
+    write_heads(heads, saved)
+
+
+job.start(snakemake.log[0])
+read_erm_head(snakemake.input.checkpoint, snakemake.output.heads, int(snakemake.wildcards.run))

@@ -1,0 +1,59 @@
+"""Train a network by ERM on the training images of one dataset."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from hsfm import job
+from hsfm.backbone import build_network, write_checkpoint
+from hsfm.device import choose_device
+from hsfm.erm import LabelledImages, train
+from hsfm.files import fingerprint, sha256, write_frame
+from hsfm.images import ImageTable, read_images
+from hsfm.pixels import PackedPixels
+
+
+def train_erm(images: str, checkpoint: str, history: str, run: int, settings: dict) -> None:
+    table = read_images(images)
+    network = build_network(**settings["backbone"], n_classes=len(table.class_names), seed=run)
+    folder = Path(images).parent
+    # The name says all that the result depends on, so that a changed setting starts from the beginning.
+    key = fingerprint({**settings, "run": run, "images": sha256(images), "torch": torch.__version__})
+    resume = Path(checkpoint).with_name(f".resume-{key}.safetensors")
+    frame = train(
+        network,
+        labelled(table, "train", folder),
+        labelled(table, "val", folder),
+        **settings["training"],
+        transform_settings=settings["transform"],
+        augment_settings=settings["augmentation"],
+        seed=run,
+        device=choose_device(settings["device"]),
+        resume=resume,
+    )
+    write_frame(history, frame)
+    metadata = {"dataset": table.dataset, "transform": json.dumps(settings["transform"])}
+    write_checkpoint(
+        checkpoint, network, name=settings["backbone"]["name"], class_names=table.class_names, metadata=metadata
+    )
+    for leftover in resume.parent.glob(".resume-*.safetensors"):
+        leftover.unlink()
+
+
+def labelled(table: ImageTable, split: str, folder: Path) -> LabelledImages:
+    rows = table.split(split)
+    group = rows["group"].fillna(-1).astype("int64")
+    return LabelledImages(
+        PackedPixels(rows, folder), torch.tensor(rows["y"].astype("int64").to_numpy()), torch.tensor(group.to_numpy())
+    )
+
+
+job.start(snakemake.log[0])
+train_erm(
+    snakemake.input.images,
+    snakemake.output.checkpoint,
+    snakemake.output.history,
+    int(snakemake.wildcards.run),
+    dict(snakemake.params.items()),
+)
