@@ -142,7 +142,9 @@ def draw_hard_set(history: pd.DataFrame, title: str) -> Figure:
                 part["epoch"], 100 * part["minority_share"], color=COLOURS["hsfm"], alpha=0.7, linewidth=1,
                 label=None if number else "one line per seed",
             )  # fmt: skip
-        axis.axhline(50, color=COLOURS["erm"], linestyle=":", label="one half")
+        for number, share in enumerate(history["pool_minority_share"].unique()):
+            label = None if number else "share in the whole pool"
+            axis.axhline(100 * share, color=COLOURS["erm"], linestyle=":", label=label)
         axis.set_ylim(0, 100)
         _dress(axis, title, "minority images in the hard set (%)")
         return figure

@@ -10,6 +10,7 @@ from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # stages that draw images or tables do not pay for importing torch or pyarrow here
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
     from torch import Tensor
@@ -108,6 +109,14 @@ def write_frame(path: str | Path, frame: "pd.DataFrame", metadata: Mapping[str, 
     import pyarrow as pa
 
     write_parquet(path, pa.Table.from_pandas(frame, preserve_index=False), metadata or {})
+
+
+def write_array(path: str | Path, array: "np.ndarray") -> None:
+    """Write one array in numpy's own format, which can be memory-mapped."""
+    import numpy as np
+
+    with write_atomically(path) as temporary, open(temporary, "wb") as handle:
+        np.save(handle, array, allow_pickle=False)
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -42,6 +42,7 @@ def stack(heads: Sequence[Head]) -> Head:
     return Head(torch.stack([h.weight for h in heads]), torch.stack([h.bias for h in heads]))
 
 
+@runtime_checkable
 class Described(Protocol):
     """What heads check before they are used: any features that say where they come from."""
 

@@ -92,7 +92,8 @@ def train(
 
     The history holds per seed and epoch: outer_loss (mean over the epoch's meta-gradient steps, natural log; NaN
     without any), hard_loss (of the epoch's head on its own hard set), val_average, val_worst_group (NaN without
-    groups), val_worst_class, minority_share (of the epoch's hard set; NaN where attributes are unknown) and kept.
+    groups), val_worst_class, minority_share (of the epoch's hard set; NaN where attributes are unknown),
+    pool_minority_share (the same of all of val) and kept.
 
     Raises ValueError for a setting out of range, embeddings or a head that do not belong together, and missing groups
     where they select.
@@ -188,7 +189,8 @@ def _train_one(
                 "epoch": epoch,
                 "outer_loss": float(torch.stack(outer_losses).mean()) if outer_losses else float("nan"),
                 **scores,
-                "minority_share": float("nan") if minority is None else float(minority[hard].float().mean()),
+                "minority_share": float("nan") if minority is None else float(minority[hard].double().mean()),
+                "pool_minority_share": float("nan") if minority is None else float(minority.double().mean()),
             }
         )
     epoch, weight, bias, edited = kept

@@ -8,15 +8,6 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from hsfm.files import sha256, write_atomically
-
-
-def write_packed(path: str | Path, pixels: UInt8[np.ndarray, "n h w 3"]) -> str:
-    """Write all images of a dataset as one array; returns the file's SHA-256."""
-    with write_atomically(path) as temporary, open(temporary, "wb") as handle:
-        np.save(handle, pixels, allow_pickle=False)
-    return sha256(path)
-
 
 class PackedPixels:
     """Images of some table rows, read from one memory-mapped array `uint8 [N h w 3]`.

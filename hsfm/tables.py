@@ -117,11 +117,11 @@ class TextTable:
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...]
+    text_columns: int = 2  # the first ones; the others hold numbers and are aligned to the right
 
     def markdown(self) -> str:
         """A pipe table, then the notes."""
-        first = ["---", "---"]
-        lines = [self.header, first + ["---:"] * (len(self.header) - 2)]
+        lines = [self.header, ["---" if i < self.text_columns else "---:" for i in range(len(self.header))]]
         lines += [[cell.markdown() for cell in row] for row in self.rows]
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return table + "\n\n" + "\n".join(f"{note}  " for note in self.notes).rstrip() + "\n"
@@ -134,7 +134,7 @@ class TextTable:
         return frame.to_latex(
             index=False,
             escape=False,
-            column_format="ll" + "r" * (len(self.header) - 2),
+            column_format="l" * self.text_columns + "r" * (len(self.header) - self.text_columns),
             caption=_escape(" ".join(self.notes)),
             label=label,
             position="htbp",
@@ -166,15 +166,21 @@ def metrics_table(aggregated: pd.DataFrame) -> TextTable:
         part = part.set_index("method")
         columns = [_column(part, metric, list(part.index)) for metric in METRICS]
         rows += [
-            (Cell(dataset), Cell(method_label(method)), *(column[i] for column in columns))
+            (
+                Cell(dataset),
+                Cell(method_label(method)),
+                Cell(GROUP_LABELS[part.loc[method, "group_labels"]]),
+                *(column[i] for column in columns),
+            )
             for i, method in enumerate(part.index)
         ]
     notes = (
         *_notes(aggregated),
-        "The adjusted average weights group accuracies by the groups' shares of the training split; it is empty where a test "
-        "group has no training image. Worst class: the lower of the class accuracies, which needs no group labels.",
-    )  # fmt: skip
-    return TextTable(header=("Dataset", "Method", *METRICS.values()), rows=tuple(rows), notes=notes)
+        "Adjusted average: group accuracies weighted by the groups' shares of the training split; empty where a test "
+        "group has no training image. Worst class: the lowest class accuracy, which needs no group labels.",
+    )
+    header = ("Dataset", "Method", "Group labels", *METRICS.values())
+    return TextTable(header=header, rows=tuple(rows), notes=notes, text_columns=3)
 
 
 def groups_text(groups: pd.DataFrame) -> TextTable:
@@ -230,7 +236,7 @@ def _notes(aggregated: pd.DataFrame) -> tuple[str, ...]:
         "Test accuracy in percent. Bold: best. Underlined: best without group labels in training.",
         f"Mean ± sample standard deviation over {over}.",
         "Worst group: the lowest accuracy of a (class, attribute) group. Average: the plain mean over test images.",
-        "Group labels: whether those of the validation split were used, and for what; no method reads those of training.",
+        "Group labels: whether those of the validation split were used, and for what; none reads those of training.",
     )
 
 

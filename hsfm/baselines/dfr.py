@@ -6,7 +6,7 @@ is the method and how much is the validation data.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -147,7 +147,7 @@ def _fold(coefficients: np.ndarray, intercepts: np.ndarray, scaler: StandardScal
     return Head(torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32))
 
 
-def _progress(seeds: Sequence[int], name: str) -> Callable:
+def _progress(seeds: Sequence[int], name: str) -> Iterable[int]:
     return tqdm(seeds, name, unit="seed", disable=None)
 
 

@@ -246,12 +246,12 @@ def _bird(rng: np.random.Generator, y: int, hardness: float) -> list[tuple[np.nd
     )
     bill_outline = np.array([[0, -bill_width], [0, bill_width], [bill, bill_width / 4], [bill, -bill_width / 4]])
     bill_outline = _turn(bill_outline, bill_angle) + np.array([head_x + 0.8 * head, head_y + 0.01])
-    wing = _turn(_ellipse(0, 0, 0.62 * body_x, 0.5 * body_y), rng.uniform(-0.1, 0.25)) + np.array(
+    wing = _turn(_ellipse(0.0, 0.0, 0.62 * body_x, 0.5 * body_y), rng.uniform(-0.1, 0.25)) + np.array(
         [-0.2 * body_x, -0.1 * body_y]
     )
     upper = [
         (tail_outline, wing_colour),
-        (_ellipse(0, 0, body_x, body_y), body_colour),
+        (_ellipse(0.0, 0.0, body_x, body_y), body_colour),
         (_ellipse(0.03, 0.35 * body_y, 0.75 * body_x, 0.6 * body_y), belly_colour),
         (wing, wing_colour),
         (neck_outline, body_colour),

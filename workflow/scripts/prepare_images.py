@@ -2,19 +2,19 @@
 
 from hsfm import job
 from hsfm.datasets import minibirds
+from hsfm.files import sha256, write_array
 from hsfm.images import ImageTable, group_of, write_images
-from hsfm.pixels import write_packed
 
 
 def prepare_images(dataset: str, images: str, pixels: str, settings: dict, workers: int) -> None:
     settings = {key: value for key, value in settings.items() if key != "source"}
     drawn = minibirds.draw(**settings, workers=workers)
-    digest = write_packed(pixels, drawn.pixels)
+    write_array(pixels, drawn.pixels)
     rows = drawn.rows.assign(
         path="pixels.npy",
         group=group_of(drawn.rows["y"], drawn.rows["attribute"], len(minibirds.ATTRIBUTE_NAMES)),
     )
-    table = ImageTable(rows, dataset, minibirds.CLASS_NAMES, minibirds.ATTRIBUTE_NAMES, {"pixels.npy": digest})
+    table = ImageTable(rows, dataset, minibirds.CLASS_NAMES, minibirds.ATTRIBUTE_NAMES, {"pixels.npy": sha256(pixels)})
     write_images(images, table)
 
 

@@ -1,0 +1,62 @@
+"""Small embeddings on which a head trained the usual way leans on a spurious feature."""
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from hsfm.embeddings import Embeddings
+from hsfm.head import Head
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny tensors gain nothing from threads, and sums keep their order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def planted(split: str, counts: list[int], *, seed: int, d: int = 12, classes: int = 2, shift: float = 1.0) -> Embeddings:
+    """Features whose first coordinate shows the attribute strongly, the second ones the class weakly, the rest noise.
+
+    counts: images per group, `classes * 2` of them, group = 2 y + attribute.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    group = torch.repeat_interleave(torch.arange(2 * classes), torch.tensor(counts))
+    group = group[torch.randperm(len(group), generator=generator)]
+    y, attribute = group // 2, group % 2
+    features = torch.randn(len(group), d, generator=generator)
+    features[:, 0] = 0.5 * features[:, 0] + 6.0 * (attribute - 0.5)
+    features[torch.arange(len(y)), 1 + y] += 2.5 * shift
+    return Embeddings(
+        features=features,
+        y=y,
+        attribute=attribute,
+        image_id=tuple(f"{split}-{i:04d}" for i in range(len(y))),
+        class_names=tuple(f"class {i}" for i in range(classes)),
+        attribute_names=("left", "right"),
+        dataset="planted",
+        split=split,
+        checkpoint_sha256="a" * 64,
+        details={"backbone": "none", "transform": {}},
+    )
+
+
+@pytest.fixture(scope="session")
+def splits() -> dict[str, Embeddings]:
+    return {
+        "train": planted("train", [390, 10, 10, 390], seed=0),
+        "val": planted("val", [60, 60, 60, 60], seed=1),
+        "test": planted("test", [150, 150, 150, 150], seed=2),
+    }
+
+
+@pytest.fixture(scope="session")
+def erm_head(splits) -> Head:
+    """Logistic regression on train: what ERM's head is on frozen features."""
+    train = splits["train"]
+    model = LogisticRegression(C=1.0).fit(train.features.numpy(), train.y.numpy())
+    weight = torch.tensor(model.coef_, dtype=torch.float32)
+    bias = torch.tensor(model.intercept_, dtype=torch.float32)
+    return Head(torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2)

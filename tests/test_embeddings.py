@@ -1,0 +1,152 @@
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from hsfm.augment import normalise
+from hsfm.backbone import build_network
+from hsfm.embeddings import Embeddings, check_same_origin, extract, read_embeddings, write_embeddings
+from hsfm.head import Head
+
+
+@pytest.fixture
+def embeddings() -> Embeddings:
+    return Embeddings(
+        features=torch.randn(5, 4, generator=torch.Generator().manual_seed(0)),
+        y=torch.tensor([0, 1, 1, 0, 1]),
+        attribute=torch.tensor([0, 1, -1, 1, 0]),
+        image_id=("a", "b", "c", "d", "e"),
+        class_names=("cat", "dog"),
+        attribute_names=("in", "out"),
+        dataset="toy",
+        split="val",
+        checkpoint_sha256="f" * 64,
+        details={"backbone": "small_resnet", "transform": {"mean": [0.5]}},
+    )
+
+
+def rewrite(path, change):
+    """Change the table of a file that is there, past the writer's own checks."""
+    pq.write_table(change(pq.read_table(path)), path)
+
+
+def test_round_trip(tmp_path, embeddings):
+    path = tmp_path / "val.parquet"
+    write_embeddings(path, embeddings)
+    read = read_embeddings(path)
+    for name in ("features", "y", "attribute", "group"):
+        assert torch.equal(getattr(read, name), getattr(embeddings, name)), name
+    assert read.group.tolist() == [0, 3, -1, 1, 2]
+    for name in ("image_id", "class_names", "attribute_names", "dataset", "split", "checkpoint_sha256", "details"):
+        assert getattr(read, name) == getattr(embeddings, name), name
+
+
+def test_the_file_is_what_design_says(tmp_path, embeddings):
+    path = tmp_path / "val.parquet"
+    write_embeddings(path, embeddings)
+    schema = pq.read_schema(path)
+    assert [f"{f.name} {f.type}" for f in schema] == [
+        "image_id string",
+        "y int32",
+        "attribute int32",
+        "group int32",
+        "split string",
+        "feature fixed_size_list<element: float>[4]",
+    ]
+    keys = {"dataset", "split", "backbone", "transform", "d", "class_names", "attribute_names", "checkpoint_sha256"}
+    assert keys | {"package_version"} <= {key.decode() for key in schema.metadata}
+    assert pq.read_table(path)["attribute"].null_count == 1
+
+
+def test_several_row_groups_read_as_one(tmp_path, embeddings):
+    path = tmp_path / "val.parquet"
+    write_embeddings(path, embeddings)
+    table = pq.read_table(path)
+    pq.write_table(table, path, row_group_size=2)
+    assert torch.equal(read_embeddings(path).features, embeddings.features)
+
+
+def test_features_and_logits_do_not_depend_on_the_batch_size():
+    network = build_network("small_resnet", 3, seed=0)
+    images = torch.randint(0, 256, (23, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    network.train()(normalise(images, [0.5] * 3, [0.5] * 3))  # running statistics that are not the initial ones
+    network.eval()
+
+    def features(batch):
+        return network.features(normalise(batch, [0.5] * 3, [0.5] * 3))
+
+    whole = extract(features, [images], torch.device("cpu"))
+    assert whole.shape == (23, 128)
+    for size in (1, 7, 22):
+        torch.testing.assert_close(extract(features, images.split(size), torch.device("cpu")), whole, rtol=1e-4, atol=1e-6)
+    with torch.inference_mode():
+        logits = network(normalise(images, [0.5] * 3, [0.5] * 3))
+    head = Head(network.fc.weight.detach(), network.fc.bias.detach())
+    torch.testing.assert_close(head.logits(whole), logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": "nan"}, r"row 2 \(image 'c'\) holds a NaN or an infinity"),
+        ({"y": torch.tensor([0, 1, 1, 0, 2])}, r"row 4 \(image 'e'\) has y 2; allowed are 0 to 1 \(cat, dog\)"),
+        ({"attribute": torch.tensor([0, 1, 2, 0, 0])}, r"row 2 \(image 'c'\) has attribute 2"),
+        ({"y": torch.zeros(5, dtype=torch.int64)}, r"class 1 \(dog\) has no image"),
+    ],
+)
+def test_unsound_embeddings_are_not_written(tmp_path, embeddings, change, message):
+    if change.get("features") == "nan":
+        features = embeddings.features.clone()
+        features[2, 3] = float("nan")
+        change = {"features": features}
+    with pytest.raises(ValueError, match=f"val.parquet: {message}"):
+        write_embeddings(tmp_path / "val.parquet", replace(embeddings, **change))
+    assert not list(tmp_path.iterdir())
+
+
+def test_unsound_files_are_refused(tmp_path, embeddings):
+    path = tmp_path / "val.parquet"
+
+    def refuses(change, message):
+        write_embeddings(path, embeddings)
+        rewrite(path, change)
+        with pytest.raises(ValueError, match=f"val.parquet: {message}"):
+            read_embeddings(path)
+
+    import pyarrow as pa
+
+    def with_nan(table):
+        features = embeddings.features.clone()
+        features[4, 0] = float("nan")
+        column = pa.FixedSizeListArray.from_arrays(pa.array(features.flatten().numpy()), 4)
+        return table.set_column(5, "feature", column)
+
+    def other_d(table):
+        column = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.features[:, :3].flatten().numpy()), 3)
+        return table.set_column(5, "feature", column)
+
+    def missing_cell(table):
+        return table.set_column(5, "feature", pa.array([None, *table["feature"].to_pylist()[1:]], table["feature"].type))
+
+    refuses(with_nan, r"row 4 \(image 'e'\) holds a NaN or an infinity")
+    refuses(other_d, r"features have length 3, but the metadata say d = 4")
+    refuses(missing_cell, r"row 0 \(image 'a'\) has no feature")
+    refuses(lambda t: t.drop_columns(["attribute"]), r"no column 'attribute'; the columns are image_id, y")
+    refuses(lambda t: t.set_column(1, "y", pa.array(["0"] * 5)), r"column 'y' holds string, expected int32")
+    refuses(lambda t: t.set_column(1, "y", pa.array([0, 1, None, 0, 1], pa.int32())), r"column 'y' has an empty cell in row 2")
+    refuses(lambda t: t.slice(0, 0), "holds no row")
+    refuses(lambda t: t.replace_schema_metadata({}), "metadata lacks 'dataset'")
+
+
+def test_splits_of_different_origin_are_told_apart(embeddings):
+    check_same_origin(embeddings, replace(embeddings, split="test"))
+    with pytest.raises(ValueError, match="val and test embeddings differ in checkpoint: f+ and 0+"):
+        check_same_origin(embeddings, replace(embeddings, split="test", checkpoint_sha256="0" * 64))
+    with pytest.raises(ValueError, match="differ in d: 4 and 3"):
+        check_same_origin(embeddings, replace(embeddings, features=embeddings.features[:, :3]))
+
+
+def test_missing_attributes_are_counted(embeddings):
+    with pytest.raises(ValueError, match=r"DFR needs the attribute of every val image; 1 of 5 lack it, first 'c'"):
+        embeddings.require_attributes("DFR")

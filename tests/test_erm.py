@@ -1,0 +1,205 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hsfm import erm
+from hsfm.backbone import build_network
+from hsfm.erm import LabelledImages, train
+from hsfm.files import read_safetensors, write_array
+from hsfm.pixels import PackedPixels
+
+SETTINGS = {
+    "epochs": 3,
+    "batch_size": 16,
+    "lr": 0.02,
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 5e-4,
+    "schedule": "one_cycle",
+    "warmup": 0.2,
+    "checkpoint": "last",
+    "transform_settings": {"resize": None, "crop": None, "mean": [0.5] * 3, "std": [0.5] * 3},
+    "augment_settings": {"random_resized_crop": None, "random_crop": {"padding": 1}, "flip": True},
+    "seed": 0,
+    "device": torch.device("cpu"),
+}
+
+
+def bright_and_dark(folder, n=48, seed=0) -> LabelledImages:
+    """Class 1 is brighter than class 0; group = class."""
+    y = np.arange(n) % 2
+    rng = np.random.default_rng(seed)
+    array = rng.integers(0, 120, (n, 16, 16, 3)) + 60 * y[:, None, None, None]
+    write_array(folder / f"pixels{seed}.npy", array.astype(np.uint8))
+    rows = pd.DataFrame({"path": f"pixels{seed}.npy", "index": np.arange(n)})
+    return LabelledImages(PackedPixels(rows, folder), torch.tensor(y), torch.tensor(y))
+
+
+@pytest.fixture
+def data(tmp_path):
+    return bright_and_dark(tmp_path, 48, 0), bright_and_dark(tmp_path, 24, 1)
+
+
+def weights(network) -> list[torch.Tensor]:
+    return [value.clone() for value in network.state_dict().values()]
+
+
+def test_it_learns_and_records_every_epoch(data):
+    network = build_network("small_resnet", 2)
+    history = train(network, *data, **{**SETTINGS, "epochs": 8})
+    assert history["epoch"].tolist() == list(range(1, 9))
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0] / 2
+    assert history["val_average"].iloc[-1] > 0.9
+    assert (history["val_worst_group"] <= history["val_average"]).all()
+
+
+def test_one_seed_gives_the_same_weights_and_another_does_not(data):
+    results = []
+    for seed in (0, 0, 1):
+        network = build_network("small_resnet", 2)
+        train(network, *data, **{**SETTINGS, "epochs": 1, "seed": seed})
+        results.append(weights(network))
+    assert all(torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(results[0], results[2], strict=True))
+
+
+def test_one_epoch_is_what_torch_does_by_hand(data):
+    """Plain SGD without augmentation, against a loop in the test."""
+    training, validation = data
+    settings = {
+        **SETTINGS,
+        "epochs": 1,
+        "schedule": "constant",
+        "augment_settings": {"random_resized_crop": None, "random_crop": None, "flip": False},
+    }
+    ours = build_network("small_resnet", 2)
+    train(ours, training, validation, **settings)
+
+    theirs = build_network("small_resnet", 2).train()
+    optimiser = torch.optim.SGD(theirs.parameters(), lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    for rows in torch.randperm(48, generator=torch.Generator().manual_seed(0)).split(16):
+        optimiser.zero_grad()
+        images = training.pixels.batch(rows).float() / 127.5 - 1
+        torch.nn.functional.cross_entropy(theirs(images), training.y[rows]).backward()
+        optimiser.step()
+    for a, b in zip(weights(ours), weights(theirs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("schedule", "shape"), [("constant", "flat"), ("cosine", "down"), ("one_cycle", "up and down")])
+def test_schedules(data, schedule, shape):
+    lr = train(build_network("small_resnet", 2), *data, **{**SETTINGS, "epochs": 5, "schedule": schedule, "warmup": 0.5})["lr"]
+    if shape == "flat":
+        assert (lr == 0.02).all()
+    elif shape == "down":
+        assert (lr.diff().dropna() < 0).all()
+        assert lr.iloc[-1] < 0.001
+    else:
+        assert lr.idxmax() in (1, 2)
+        assert lr.iloc[-1] < 0.001
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "best_val"])
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
+def test_an_interrupted_run_ends_with_the_same_weights(data, tmp_path, monkeypatch, schedule, checkpoint):
+    settings = {**SETTINGS, "schedule": schedule, "checkpoint": checkpoint}
+    undisturbed = build_network("small_resnet", 2)
+    expected = train(undisturbed, *data, **settings)
+
+    resume = tmp_path / "resume.safetensors"
+    validate, calls = erm._validate, []
+
+    def stop_in_the_third_epoch(*args):
+        calls.append(None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return validate(*args)
+
+    monkeypatch.setattr(erm, "_validate", stop_in_the_third_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        train(build_network("small_resnet", 2), *data, **settings, resume=resume)
+    monkeypatch.setattr(erm, "_validate", validate)
+    assert len(read_safetensors(resume)[0]) > 0
+
+    # another initialisation: everything has to come from the file
+    resumed = build_network("small_resnet", 2, seed=99)
+    history = train(resumed, *data, **settings, resume=resume)
+    pd.testing.assert_frame_equal(history, expected)
+    assert all(torch.equal(a, b) for a, b in zip(weights(resumed), weights(undisturbed), strict=True))
+
+
+KILLED = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_erm import SETTINGS, bright_and_dark
+from hsfm.backbone import build_network
+from hsfm.erm import train
+from hsfm.files import write_safetensors
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+network = build_network("small_resnet", 2)
+train(network, bright_and_dark(folder, 96, 0), bright_and_dark(folder, 24, 1), **{{**SETTINGS, "epochs": 40}},
+      resume=folder / "resume.safetensors" if sys.argv[2] == "resume" else None)
+write_safetensors(folder / "weights.safetensors", network.state_dict(), {{}})
+"""
+
+
+def test_a_process_killed_without_warning_is_resumed(tmp_path):
+    command = [sys.executable, "-c", KILLED.format(tests=os.path.dirname(__file__)), str(tmp_path)]
+    process = subprocess.Popen([*command, "resume"])
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "resume.safetensors").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
+    assert not (tmp_path / "weights.safetensors").exists()
+    subprocess.run([*command, "resume"], check=True)
+    resumed = (tmp_path / "weights.safetensors").read_bytes()
+    subprocess.run([*command, "undisturbed"], check=True)
+    assert (tmp_path / "weights.safetensors").read_bytes() == resumed
+
+
+def test_best_val_keeps_the_first_best_epoch(data, monkeypatch):
+    scores = iter([0.5, 0.9, 0.9, 0.7])
+    snapshots = []
+
+    def scripted(network, *rest):
+        snapshots.append(weights(network))
+        return {"val_loss": 0.0, "val_average": next(scores), "val_worst_group": 0.0}
+
+    monkeypatch.setattr(erm, "_validate", scripted)
+    network = build_network("small_resnet", 2)
+    train(network, *data, **{**SETTINGS, "epochs": 4, "checkpoint": "best_val"})
+    assert all(torch.equal(a, b) for a, b in zip(weights(network), snapshots[1], strict=True))
+
+
+def test_a_last_batch_of_one_image_is_left_out(data):
+    assert [len(b) for b in erm._batches(torch.arange(33), 16)] == [16, 16]
+    assert [len(b) for b in erm._batches(torch.arange(34), 16)] == [16, 16, 2]
+
+
+def test_unknown_settings_and_a_diverging_loss_are_named(data):
+    network = build_network("small_resnet", 2)
+    with pytest.raises(ValueError, match="schedule: 'linear' is unknown; allowed are constant, cosine, one_cycle"):
+        train(network, *data, **{**SETTINGS, "schedule": "linear"})
+    with pytest.raises(ValueError, match="checkpoint: 'best' is unknown"):
+        train(network, *data, **{**SETTINGS, "checkpoint": "best"})
+    with pytest.raises(ValueError, match=r"the training loss is nan in epoch 1; lower lr \(now 1e\+30\)"):
+        train(network, *data, **{**SETTINGS, "lr": 1e30, "schedule": "constant"})
+
+
+def test_unknown_groups_leave_the_worst_group_empty(data):
+    training, validation = data
+    unknown = LabelledImages(validation.pixels, validation.y, torch.full_like(validation.group, -1))
+    history = train(build_network("small_resnet", 2), training, unknown, **{**SETTINGS, "epochs": 1})
+    assert history["val_worst_group"].isna().all()

@@ -1,0 +1,90 @@
+import subprocess
+import sys
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+
+from hsfm.files import (
+    fingerprint,
+    read_parquet,
+    read_safetensors,
+    sha256,
+    write_atomically,
+    write_frame,
+    write_safetensors,
+)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "kept.txt"
+    path.write_text("old")
+
+    def fail_half_way():
+        with write_atomically(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fail_half_way()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_a_write_replaces_the_file_and_follows_the_umask(tmp_path):
+    path, ordinary = tmp_path / "new" / "file.txt", tmp_path / "ordinary.txt"
+    ordinary.write_text("")
+    with write_atomically(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert path.stat().st_mode == ordinary.stat().st_mode
+
+
+def test_safetensors_are_the_same_bytes_in_every_process(tmp_path):
+    program = (
+        "import sys, torch; from hsfm.files import write_safetensors; "
+        "write_safetensors(sys.argv[1], {'b': torch.arange(6.).view(2, 3), 'a': torch.ones(1, dtype=torch.uint8)}, "
+        "{key: key * 3 for key in 'qwertyuiop'})"
+    )
+    hashes = set()
+    for number in range(3):
+        path = tmp_path / f"{number}.safetensors"
+        subprocess.run([sys.executable, "-c", program, path], check=True)
+        hashes.add(sha256(path))
+    assert len(hashes) == 1
+    tensors, metadata = read_safetensors(path)
+    assert torch.equal(tensors["b"], torch.arange(6.0).view(2, 3))
+    assert tensors["a"].dtype == torch.uint8
+    assert metadata == {key: key * 3 for key in "qwertyuiop"}
+
+
+@pytest.mark.parametrize("kept", [0, 7, 60, -1])
+def test_a_truncated_file_is_named(tmp_path, kept):
+    tensors, table = tmp_path / "x.safetensors", tmp_path / "x.parquet"
+    write_safetensors(tensors, {"a": torch.ones(100)}, {})
+    write_frame(table, pd.DataFrame({"a": range(100)}))
+    for path, read in (
+        (tensors, lambda: read_safetensors(tensors)),
+        (table, lambda: read_parquet(table, pa.schema([("a", pa.int64())]))),
+    ):
+        path.write_bytes(path.read_bytes()[:kept])
+        with pytest.raises(ValueError, match=rf"{path.name}: not a readable .* truncated"):
+            read()
+
+
+def test_columns_are_checked(tmp_path):
+    path = tmp_path / "x.parquet"
+    write_frame(path, pd.DataFrame({"a": [1, 2]}))
+    with pytest.raises(ValueError, match=r"x.parquet: no column 'b'; the columns are a"):
+        read_parquet(path, pa.schema([("b", pa.int64())]))
+    with pytest.raises(ValueError, match=r"x.parquet: column 'a' holds int64, expected string"):
+        read_parquet(path, pa.schema([("a", pa.string())]))
+    with pytest.raises(FileNotFoundError):
+        read_parquet(tmp_path / "absent.parquet", pa.schema([("a", pa.int64())]))
+
+
+def test_fingerprint_ignores_order_and_sees_values():
+    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})

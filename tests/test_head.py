@@ -1,0 +1,79 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+import hsfm
+from hsfm.head import Head, SavedHeads, read_heads, stack, write_heads
+
+
+@pytest.fixture
+def saved(splits) -> SavedHeads:
+    g = torch.Generator().manual_seed(0)
+    return SavedHeads(
+        head=Head(torch.randn(3, 2, 12, generator=g), torch.randn(3, 2, generator=g)),
+        method="hsfm",
+        seeds=(0, 5, 7),
+        class_names=splits["val"].class_names,
+        checkpoint_sha256=splits["val"].checkpoint_sha256,
+        group_labels="selection",
+    )
+
+
+def test_stacked_logits_are_torch_linear(splits, saved):
+    x = splits["val"].features
+    logits = saved.head.logits(x)
+    assert logits.shape == (3, len(x), 2)
+    for s in range(3):
+        expected = torch.nn.functional.linear(x, saved.head.weight[s], saved.head.bias[s])
+        torch.testing.assert_close(logits[s], expected)
+        torch.testing.assert_close(saved.head[s].logits(x), expected)
+    assert torch.equal(saved.head.predict(x), logits.argmax(-1))
+    again = stack([saved.head[s] for s in range(3)])
+    assert torch.equal(again.weight, saved.head.weight)
+
+
+def test_round_trip(tmp_path, saved):
+    path = tmp_path / "heads.safetensors"
+    write_heads(path, saved)
+    read = read_heads(path)
+    assert torch.equal(read.head.weight, saved.head.weight)
+    assert torch.equal(read.head.bias, saved.head.bias)
+    assert replace(read, head=saved.head) == saved
+
+
+def test_unsound_heads_are_not_written(tmp_path, saved):
+    path = tmp_path / "heads.safetensors"
+    weight = saved.head.weight.clone()
+    weight[1, 0, 0] = float("nan")
+    for change, message in (
+        ({"head": Head(weight, saved.head.bias)}, "the hsfm head of seed 5 holds a NaN"),
+        ({"seeds": (0, 1)}, r"weight \[3, 2, 12\] and bias \[3, 2\] do not fit 2 seeds and 2 classes"),
+        ({"group_labels": "some"}, "group_labels 'some' is none of none, selection, training"),
+    ):
+        with pytest.raises(ValueError, match=f"heads.safetensors: {message}"):
+            write_heads(path, replace(saved, **change))
+    assert not list(tmp_path.iterdir())
+
+
+def test_heads_refuse_embeddings_that_are_not_theirs(splits, saved):
+    val = splits["val"]
+    saved.check_fits(val, "val.parquet")
+    for change, message in (
+        ({"features": val.features[:, :5]}, "features per image 5, but the hsfm heads are for 12"),
+        ({"checkpoint_sha256": "b" * 64}, "checkpoint b+, but the hsfm heads are for a+"),
+        ({"class_names": ("x", "y")}, r"classes \('x', 'y'\), but"),
+    ):
+        with pytest.raises(ValueError, match=f"val.parquet: {message}"):
+            saved.check_fits(replace(val, **change), "val.parquet")
+
+
+def test_public_names_load_lazily():
+    import subprocess
+    import sys
+
+    assert hsfm.Head is Head
+    with pytest.raises(AttributeError, match="has no attribute 'Haed'"):
+        _ = hsfm.Haed
+    program = "import hsfm, sys; assert 'torch' not in sys.modules; hsfm.Head; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
