@@ -5,6 +5,8 @@ Public names load their module when first used, so that importing one module doe
 
 from importlib import import_module
 
+__version__ = "0.1.0"
+
 _WHERE = {
     "Embeddings": "embeddings",
     "Head": "head",

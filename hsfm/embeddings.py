@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hsfm import __version__
 from hsfm.files import read_parquet, require, write_parquet
 
 SCHEMA = pa.schema(
@@ -136,7 +136,7 @@ def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
         "checkpoint_sha256": embeddings.checkpoint_sha256,
         "backbone": embeddings.details.get("backbone"),
         "transform": embeddings.details.get("transform"),
-        "package_version": version("hsfm"),
+        "package_version": __version__,
     }
     write_parquet(path, table, metadata)
 

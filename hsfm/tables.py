@@ -219,8 +219,8 @@ def _column(part: pd.DataFrame, metric: str, methods: Sequence[str]) -> list[Cel
         cells.append(
             Cell(
                 f"{shown[method]:.1f}{spread}",
-                bold=shown[method] == best,
-                underlined=bool(free[method]) and shown[method] == best_free,
+                bold=bool(shown[method] == best),
+                underlined=bool(free[method] and shown[method] == best_free),
             )
         )
     return cells

@@ -17,7 +17,9 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def planted(split: str, counts: list[int], *, seed: int, d: int = 12, classes: int = 2, shift: float = 1.0) -> Embeddings:
+def planted(
+    split: str, counts: list[int], *, seed: int, d: int = 12, classes: int = 2, shift: float = 1.0
+) -> Embeddings:
     """Features whose first coordinate shows the attribute strongly, the second ones the class weakly, the rest noise.
 
     counts: images per group, `classes * 2` of them, group = 2 y + attribute.

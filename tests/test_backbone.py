@@ -12,7 +12,9 @@ def images():
     return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(("name", "d"), [("small_resnet", 128), ("resnet18", 512), ("resnet34", 512), ("resnet50", 2048)])
+@pytest.mark.parametrize(
+    ("name", "d"), [("small_resnet", 128), ("resnet18", 512), ("resnet34", 512), ("resnet50", 2048)]
+)
 def test_logits_are_the_head_on_the_features(images, name, d):
     network = build_network(name, 5, seed=1).eval()
     with torch.no_grad():
@@ -63,7 +65,9 @@ def test_checkpoints_that_do_not_fit_name_the_tensor(tmp_path):
 
 
 def test_names_are_checked():
-    with pytest.raises(ValueError, match="unknown name 'resnet19'; allowed are small_resnet, resnet18, resnet34, resnet50"):
+    with pytest.raises(
+        ValueError, match="unknown name 'resnet19'; allowed are small_resnet, resnet18, resnet34, resnet50"
+    ):
         build_network("resnet19", 2)
     with pytest.raises(ValueError, match="small_resnet has no pretrained weights"):
         build_network("small_resnet", 2, pretrained=True)

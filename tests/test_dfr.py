@@ -3,12 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import planted
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from conftest import planted
 from hsfm.baselines.dfr import balanced_rows, fit_dfr, fit_llr, halves, regress, tune
 from hsfm.metrics import accuracy_by, worst
 
@@ -52,21 +52,23 @@ def test_more_than_two_classes_are_one_against_the_rest():
     head = fit_llr(val, seeds=[0], grid=[0.3], max_iter=1000)
     scaled = StandardScaler().fit_transform(x)
     theirs = OneVsRestClassifier(model(0.3)).fit(scaled, y)
-    np.testing.assert_allclose(head[0].logits(val.features).numpy(), theirs.decision_function(scaled), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        head[0].logits(val.features).numpy(), theirs.decision_function(scaled), rtol=1e-3, atol=1e-4
+    )
     assert (head[0].predict(val.features).numpy() == theirs.predict(scaled)).all()
     dfr = fit_dfr(val, seeds=[0], grid=[0.3], fits=2, max_iter=1000)
     assert dfr.weight.shape == (1, 3, 12)
 
 
-def test_the_heads_are_the_mean_over_fits(splits):
-    val = splits["val"]
-    x, y, group = val.features.numpy(), val.y.numpy(), val.group.numpy()
+def test_the_heads_are_the_mean_over_fits():
     uneven = planted("val", [60, 20, 20, 60], seed=5)
     x, y, group = uneven.features.numpy(), uneven.y.numpy(), uneven.group.numpy()
     rng = np.random.default_rng(7)
     c = tune(x, y, group, rng, GRID, 1000, balance=True)
     scaler = StandardScaler().fit(x)
-    models = [model(c).fit(scaler.transform(x)[rows], y[rows]) for rows in (balanced_rows(group, rng) for _ in range(3))]
+    models = [
+        model(c).fit(scaler.transform(x)[rows], y[rows]) for rows in (balanced_rows(group, rng) for _ in range(3))
+    ]
     w = np.mean([m.coef_[0] for m in models], axis=0)
     b = np.mean([m.intercept_[0] for m in models])
     head = fit_dfr(uneven, seeds=[7], grid=GRID, fits=3, max_iter=1000)[0]

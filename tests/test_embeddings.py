@@ -79,7 +79,9 @@ def test_features_and_logits_do_not_depend_on_the_batch_size():
     whole = extract(features, [images], torch.device("cpu"))
     assert whole.shape == (23, 128)
     for size in (1, 7, 22):
-        torch.testing.assert_close(extract(features, images.split(size), torch.device("cpu")), whole, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            extract(features, images.split(size), torch.device("cpu")), whole, rtol=1e-4, atol=1e-6
+        )
     with torch.inference_mode():
         logits = network(normalise(images, [0.5] * 3, [0.5] * 3))
     head = Head(network.fc.weight.detach(), network.fc.bias.detach())
@@ -127,21 +129,26 @@ def test_unsound_files_are_refused(tmp_path, embeddings):
         return table.set_column(5, "feature", column)
 
     def missing_cell(table):
-        return table.set_column(5, "feature", pa.array([None, *table["feature"].to_pylist()[1:]], table["feature"].type))
+        return table.set_column(
+            5, "feature", pa.array([None, *table["feature"].to_pylist()[1:]], table["feature"].type)
+        )
 
     refuses(with_nan, r"row 4 \(image 'e'\) holds a NaN or an infinity")
     refuses(other_d, r"features have length 3, but the metadata say d = 4")
     refuses(missing_cell, r"row 0 \(image 'a'\) has no feature")
     refuses(lambda t: t.drop_columns(["attribute"]), r"no column 'attribute'; the columns are image_id, y")
     refuses(lambda t: t.set_column(1, "y", pa.array(["0"] * 5)), r"column 'y' holds string, expected int32")
-    refuses(lambda t: t.set_column(1, "y", pa.array([0, 1, None, 0, 1], pa.int32())), r"column 'y' has an empty cell in row 2")
+    refuses(
+        lambda t: t.set_column(1, "y", pa.array([0, 1, None, 0, 1], pa.int32())),
+        r"column 'y' has an empty cell in row 2",
+    )
     refuses(lambda t: t.slice(0, 0), "holds no row")
     refuses(lambda t: t.replace_schema_metadata({}), "metadata lacks 'dataset'")
 
 
 def test_splits_of_different_origin_are_told_apart(embeddings):
     check_same_origin(embeddings, replace(embeddings, split="test"))
-    with pytest.raises(ValueError, match="val and test embeddings differ in checkpoint: f+ and 0+"):
+    with pytest.raises(ValueError, match=r"val and test embeddings differ in checkpoint: f+ and 0+"):
         check_same_origin(embeddings, replace(embeddings, split="test", checkpoint_sha256="0" * 64))
     with pytest.raises(ValueError, match="differ in d: 4 and 3"):
         check_same_origin(embeddings, replace(embeddings, features=embeddings.features[:, :3]))

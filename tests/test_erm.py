@@ -93,9 +93,13 @@ def test_one_epoch_is_what_torch_does_by_hand(data):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("schedule", "shape"), [("constant", "flat"), ("cosine", "down"), ("one_cycle", "up and down")])
+@pytest.mark.parametrize(
+    ("schedule", "shape"), [("constant", "flat"), ("cosine", "down"), ("one_cycle", "up and down")]
+)
 def test_schedules(data, schedule, shape):
-    lr = train(build_network("small_resnet", 2), *data, **{**SETTINGS, "epochs": 5, "schedule": schedule, "warmup": 0.5})["lr"]
+    lr = train(
+        build_network("small_resnet", 2), *data, **{**SETTINGS, "epochs": 5, "schedule": schedule, "warmup": 0.5}
+    )["lr"]
     if shape == "flat":
         assert (lr == 0.02).all()
     elif shape == "down":

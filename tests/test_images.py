@@ -36,9 +36,15 @@ def test_round_trip_keeps_unknown_attributes(tmp_path):
         ({"y": [0, 1, 0, 1, 0, 2]}, r"image 'i5' has y 2; allowed are 0 to 1 \(cat, dog\)"),
         ({"attribute": pd.array([0, -1, 0, 0, 0, 0], dtype="Int32")}, "image 'i1' has attribute -1"),
         ({"group": pd.array([0, 2, None, None, 1, 2], dtype="Int32")}, "image 'i1' has group 2, but .* is 3"),
-        ({"split": ["train", "train", "val", "val", "test", "dev"]}, "unknown split 'dev'; allowed are train, val, test"),
+        (
+            {"split": ["train", "train", "val", "val", "test", "dev"]},
+            "unknown split 'dev'; allowed are train, val, test",
+        ),
         ({"image_id": ["a", "b", "c", "d", "e", "a"]}, "image id 'a' is not unique"),
-        ({"split": ["train", "train", "val", "train", "test", "test"]}, r"class 1 \(dog\) has no image in the val split"),
+        (
+            {"split": ["train", "train", "val", "train", "test", "test"]},
+            r"class 1 \(dog\) has no image in the val split",
+        ),
         ({"y": pd.array([0, 1, None, 1, 0, 1], dtype="Int32")}, "image 'i2' has no class"),
     ],
 )

@@ -4,9 +4,9 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import planted
 from torch.nn.functional import cross_entropy
 
-from conftest import planted
 from hsfm import meta
 from hsfm.hard_set import build, choose, losses
 from hsfm.head import Head
@@ -192,7 +192,9 @@ def test_inputs_are_left_alone(splits, erm_head):
 def test_groups_only_choose_the_epoch(splits, erm_head):
     """Other attributes may change which epoch is kept, and nothing else; without groups nothing changes at all."""
     tr, val = splits["train"], splits["val"]
-    shuffled = replace(val, attribute=val.attribute[torch.randperm(len(val.y), generator=torch.Generator().manual_seed(0))])
+    shuffled = replace(
+        val, attribute=val.attribute[torch.randperm(len(val.y), generator=torch.Generator().manual_seed(0))]
+    )
     unknown = replace(val, attribute=torch.full_like(val.attribute, -1))
     blind_train = replace(tr, attribute=torch.full_like(tr.attribute, -1))
     settings = {**SETTINGS, "epochs": 4, "select_by": "worst_class"}

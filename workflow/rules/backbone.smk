@@ -11,6 +11,8 @@ rule train_erm:
     benchmark:
         "benchmarks/{dataset}/run{run}/train_erm.tsv"
     priority: 50
+    conda:
+        "../../environment.yml"
     threads: config["training_threads"]
     resources:
         gpu=gpus,
@@ -39,6 +41,8 @@ rule extract_embeddings:
     benchmark:
         "benchmarks/{dataset}/run{run}/extract_embeddings.tsv"
     priority: 50
+    conda:
+        "../../environment.yml"
     threads: config["training_threads"]
     resources:
         gpu=gpus,

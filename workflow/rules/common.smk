@@ -21,8 +21,10 @@ ROOT = Path(workflow.basedir)
 
 def check_config(config):
     """Stop with one line per mistake before any rule is read."""
-    schema = yaml.safe_load((ROOT / "config" / "schema.yaml").read_text())
-    errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path)))
+    validator = Draft202012Validator(yaml.safe_load((ROOT / "config" / "schema.yaml").read_text()))
+    for error in list(validator.iter_errors(config)):
+        read_scalar(config, error)
+    errors = sorted(validator.iter_errors(config), key=lambda error: list(map(str, error.path)))
     mistakes = [line for error in errors for line in describe(error)]
     if not mistakes:
         mistakes = list(cross_check(config))
@@ -32,6 +34,27 @@ def check_config(config):
             logger.error(f"ERROR: configuration ({files}): {line}")
         # not a WorkflowError, which adds a traceback through the Snakefile
         sys.exit(1)
+
+
+def read_scalar(config, error):
+    """Read a text as the number, truth value or null that the schema expects in its place.
+
+    Snakemake hands over `--config 'runs=[0, 1]'` as ['0', '1'], and YAML reads 5e-4 as a text.
+    """
+    text = error.instance
+    if not isinstance(text, str) or error.validator not in ("type", "oneOf"):
+        return
+    words = {"null": None, "true": True, "false": False}
+    value = words.get(text, text)
+    for number in (float, int):  # an integer stays one
+        try:
+            value = number(text)
+        except ValueError:
+            continue
+    *parents, last = error.absolute_path
+    for key in parents:
+        config = config[key]
+    config[last] = value
 
 
 def describe(error):
@@ -51,6 +74,10 @@ def describe(error):
                 yield f"{prefix}missing key {key!r}"
     elif error.validator == "enum":
         yield f"{prefix}unknown value {error.instance!r}; allowed are {', '.join(map(str, error.validator_value))}"
+    elif error.validator == "oneOf":  # null, or what the second schema says
+        for part in error.context:
+            if part.schema_path[0] == 1:
+                yield from (f"{line}, or null" for line in describe(part))
     else:
         yield f"{prefix}{error.message}"
 
@@ -69,13 +96,25 @@ def cross_check(config):
             yield f"settings/{dataset}/backbone: small_resnet has no pretrained weights"
 
 
+def in_order(value):
+    """The same settings with sorted keys: Snakemake compares params as text, and their order means nothing."""
+    if isinstance(value, dict):
+        return {key: in_order(value[key]) for key in sorted(value)}
+    return value
+
+
+def setting(section):
+    """The settings of one stage for the dataset of a job."""
+    return lookup(dpath=f"settings/{{dataset}}/{section}", within=SETTINGS)
+
+
 # What a script depends on ----------------------------------------------------------------------------------------------
 
 
 def uses(script):
     """The script and every module of hsfm that it imports, directly or not.
 
-    As inputs they make a rule run again when its code changes: Snakemake compares files of this size by checksum.
+    As inputs they make jobs run again when their code changes, since Snakemake compares small files by checksum.
     hsfm/__init__.py only names where things are and is left out, or one more public name would make all stale.
     """
     found, waiting = [], [ROOT / script]
@@ -124,6 +163,7 @@ def gpus(wildcards):
 DATASETS = config["datasets"]
 RUNS = config["runs"]
 METHODS = config["methods"]
+SETTINGS = {"settings": in_order(config["settings"])}
 SPLITS = ["train", "val", "test"]
 TABLES = expand("results/tables/{table}.{suffix}", table=["main", "metrics", "groups"], suffix=["csv", "md", "tex"])
 FIGURES = ["examples", "training", "groups"] + (["hard_set"] if "hsfm" in METHODS else [])
@@ -133,8 +173,3 @@ wildcard_constraints:
     dataset="[a-z][a-z0-9_]*",
     run="[0-9]+",
     method="[a-z][a-z0-9_]*",
-
-
-def setting(section):
-    """The settings of one stage for a rule's dataset."""
-    return lookup(dpath=f"settings/{{dataset}}/{section}", within=config)

@@ -8,6 +8,8 @@ rule prepare_images:
         "logs/{dataset}/prepare_images.log",
     benchmark:
         "benchmarks/{dataset}/prepare_images.tsv"
+    conda:
+        "../../environment.yml"
     threads: 2
     params:
         settings=setting("images"),

@@ -11,6 +11,8 @@ rule read_erm_head:
         "logs/{dataset}/run{run}/read_erm_head.log",
     benchmark:
         "benchmarks/{dataset}/run{run}/read_erm_head.tsv"
+    conda:
+        "../../environment.yml"
     message:
         "Reading ERM's own head of {wildcards.dataset}, run {wildcards.run}"
     script:
@@ -28,6 +30,8 @@ rule build_hard_set:
         "logs/{dataset}/run{run}/build_hard_set.log",
     benchmark:
         "benchmarks/{dataset}/run{run}/build_hard_set.tsv"
+    conda:
+        "../../environment.yml"
     params:
         settings=setting("hard_set"),
     message:
@@ -52,6 +56,8 @@ rule fit_hsfm:
     benchmark:
         "benchmarks/{dataset}/run{run}/fit_hsfm.tsv"
     priority: 50
+    conda:
+        "../../environment.yml"
     resources:
         gpu=gpus,
     params:
@@ -75,6 +81,8 @@ rule fit_dfr:
         "logs/{dataset}/run{run}/fit_dfr.log",
     benchmark:
         "benchmarks/{dataset}/run{run}/fit_dfr.tsv"
+    conda:
+        "../../environment.yml"
     params:
         settings=setting("dfr"),
         seeds=config["seeds"],
@@ -94,6 +102,8 @@ rule fit_llr:
         "logs/{dataset}/run{run}/fit_llr.log",
     benchmark:
         "benchmarks/{dataset}/run{run}/fit_llr.tsv"
+    conda:
+        "../../environment.yml"
     params:
         settings=setting("llr"),
         seeds=config["seeds"],
@@ -114,6 +124,8 @@ rule score_heads:
         "logs/{dataset}/run{run}/score_{method}.log",
     benchmark:
         "benchmarks/{dataset}/run{run}/score_{method}.tsv"
+    conda:
+        "../../environment.yml"
     message:
         "Scoring {wildcards.method} on {wildcards.dataset}, run {wildcards.run}"
     script:

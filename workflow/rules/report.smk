@@ -8,6 +8,8 @@ rule make_tables:
         "logs/make_tables.log",
     benchmark:
         "benchmarks/make_tables.tsv"
+    conda:
+        "../../environment.yml"
     message:
         "Making the tables"
     script:
@@ -30,6 +32,8 @@ rule draw_figures:
         "logs/{dataset}/draw_figures.log",
     benchmark:
         "benchmarks/{dataset}/draw_figures.tsv"
+    conda:
+        "../../environment.yml"
     message:
         "Drawing the figures of {wildcards.dataset}"
     script:

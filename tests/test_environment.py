@@ -1,0 +1,21 @@
+"""environment.yml and pyproject.toml name the same packages, with the same bounds."""
+
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+# where conda-forge has another name
+CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+
+
+def test_conda_and_pip_install_the_same():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pip = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    expected = {f"python{project['requires-python']}"}
+    for requirement in pip:
+        name, bound = requirement.split(">=")
+        expected.add(f"{CONDA.get(name, name)}>={bound}")
+    conda = set(yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"])
+    assert conda - {"pip"} == expected

@@ -1,0 +1,139 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from hsfm import tables
+
+
+def scores(method, labels, seeds, *, run=0, test=None, dataset="toy", val_n=(5, 5, 5, 5)) -> pd.DataFrame:
+    """Scores of two classes and two attributes. test: per seed, the correct counts of four groups of 10, 20, 30, 40."""
+    rows = []
+    for seed, correct in zip(seeds, test, strict=True):
+        for split, sizes in (("train", (70, 10, 10, 110)), ("val", val_n), ("test", (10, 20, 30, 40))):
+            for group, n in enumerate(sizes):
+                hits = correct[group] if split == "test" else n
+                rows.append(
+                    {
+                        "dataset": dataset, "run": run, "method": method, "group_labels": labels, "seed": seed,
+                        "split": split, "y": group // 2, "attribute": group % 2, "group": group,
+                        "group_name": f"{'ab'[group // 2]}, {'xy'[group % 2]}", "n": n, "correct": hits,
+                        "accuracy": hits / n if n else np.nan,
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def three_methods() -> pd.DataFrame:
+    return pd.concat(
+        [
+            scores("erm", "none", [0], test=[(10, 10, 15, 40)]),
+            scores("dfr", "training", [0, 1], test=[(9, 18, 27, 36), (10, 18, 27, 36)]),
+            scores("hsfm", "selection", [0, 1], test=[(8, 18, 27, 38), (8, 18, 27, 36)]),
+        ],
+        ignore_index=True,
+    )
+
+
+def test_summary_by_hand(three_methods):
+    erm = tables.summarise(three_methods).set_index(["method", "seed"]).loc[("erm", 0)]
+    assert erm["average"] == pytest.approx(75 / 100)
+    assert erm["worst_group"] == pytest.approx(0.5)
+    assert erm["adjusted_average"] == pytest.approx((70 * 1.0 + 10 * 0.5 + 10 * 0.5 + 110 * 1.0) / 200)
+    assert erm["worst_class"] == pytest.approx(20 / 30)
+
+
+def test_groups_without_test_images_are_left_out_and_said(three_methods):
+    empty = (three_methods["split"] == "test") & (three_methods["group"] == 2)
+    three_methods.loc[empty, ["n", "correct", "accuracy"]] = [0, 0, np.nan]
+    summary = tables.summarise(three_methods).set_index(["method", "seed"])
+    assert summary.loc[("erm", 0), "worst_group"] == pytest.approx(0.5)
+    assert summary.loc[("hsfm", 0), "average"] == pytest.approx(64 / 70)
+    text = tables.main_table(tables.aggregate(tables.summarise(three_methods)), three_methods).markdown()
+    assert "Without test images and left out: b, x." in text
+    assert "no test image" in tables.groups_text(tables.group_table(three_methods)).markdown()
+
+
+def test_adjusted_average_is_empty_where_a_test_group_was_not_trained_on(three_methods):
+    untrained = (three_methods["split"] == "train") & (three_methods["group"] == 1)
+    three_methods.loc[untrained, ["n", "correct", "accuracy"]] = [0, 0, np.nan]
+    aggregated = tables.aggregate(tables.summarise(three_methods))
+    assert aggregated["adjusted_average_percent"].isna().all()
+    assert "| - |" in tables.metrics_table(aggregated).markdown()
+
+
+def test_unknown_groups_leave_class_and_average(three_methods):
+    unknown = three_methods.assign(group=pd.NA, attribute=pd.NA)
+    summary = tables.summarise(unknown)
+    assert summary["worst_group"].isna().all()
+    assert summary["adjusted_average"].isna().all()
+    assert summary["average"].notna().all()
+    assert summary["worst_class"].notna().all()
+
+
+def test_deviation_over_seeds_of_one_run(three_methods):
+    row = tables.aggregate(tables.summarise(three_methods)).set_index("method").loc["hsfm"]
+    assert row["average_percent"] == pytest.approx(90.0)
+    assert row["average_deviation"] == pytest.approx(np.std([91, 89], ddof=1))
+    assert np.isnan(
+        tables.aggregate(tables.summarise(three_methods)).set_index("method").loc["erm", "average_deviation"]
+    )
+
+
+def test_deviation_over_runs_of_the_mean_over_seeds():
+    frame = pd.concat(
+        [
+            scores("dfr", "training", [0, 1], run=0, test=[(10, 20, 30, 40), (10, 20, 30, 30)]),
+            scores("dfr", "training", [0, 1], run=1, test=[(10, 20, 30, 20), (10, 20, 30, 20)]),
+        ]
+    )
+    aggregated = tables.aggregate(tables.summarise(frame))
+    assert aggregated.loc[0, "average_percent"] == pytest.approx((95 + 80) / 2)
+    assert aggregated.loc[0, "average_deviation"] == pytest.approx(np.std([95, 80], ddof=1))
+    assert (
+        "over 2 backbone runs, each run the mean of its head seeds (at most 2)"
+        in tables.main_table(aggregated, frame).markdown()
+    )
+
+
+def test_best_is_bold_and_best_without_training_labels_underlined(three_methods):
+    table = tables.main_table(tables.aggregate(tables.summarise(three_methods)), three_methods)
+    erm, dfr, hsfm = ([cell.markdown() for cell in row] for row in table.rows)
+    assert erm == ["ERM", "no", "50.0", "75.0"]
+    assert dfr == ["DFR", "val, to train", "**90.0 ± 0.0**", "**90.5 ± 0.7**"]
+    assert hsfm == ["HSFM", "val, to select", "<u>80.0 ± 0.0</u>", "<u>90.0 ± 1.4</u>"]
+
+
+def test_equal_as_shown_is_equally_best(three_methods):
+    frame = three_methods[three_methods["method"] != "erm"].copy()
+    frame.loc[frame["split"] == "test", "correct"] = frame["n"]
+    frame.loc[frame["split"] == "test", "accuracy"] = 1.0
+    table = tables.main_table(tables.aggregate(tables.summarise(frame)), frame)
+    assert [row[2].markdown() for row in table.rows] == ["**100.0 ± 0.0**", "**<u>100.0 ± 0.0</u>**"]
+
+
+def test_markdown_and_latex_hold_the_same_cells(three_methods):
+    table = tables.main_table(tables.aggregate(tables.summarise(three_methods)), three_methods)
+    lines = table.markdown().splitlines()
+    assert lines[0] == "| Method | Group labels | toy: worst group | toy: average |"
+    assert lines[1] == "| --- | --- | ---: | ---: |"
+    assert "the smallest test group (a, x) has 10 images; one image is 10.00 points." in table.markdown()
+    latex = table.latex("tab:main")
+    assert r"\textbf{90.5 $\pm$ 0.7}" in latex
+    assert r"\underline{90.0 $\pm$ 1.4}" in latex
+    assert r"\toprule" in latex
+    assert "±" not in latex
+    assert not any(" % " in line for line in latex.splitlines())
+
+
+def test_group_table(three_methods):
+    groups = tables.group_table(three_methods)
+    assert groups["group_name"].tolist() == ["a, x", "a, y", "b, x", "b, y"]
+    assert groups["n_test"].tolist() == [10, 20, 30, 40]
+    assert groups["n_train"].tolist() == [70, 10, 10, 110]
+    assert groups["hsfm_percent"].tolist() == pytest.approx([80, 90, 90, 92.5])
+    assert [c for c in groups if c.endswith("_percent")] == ["erm_percent", "dfr_percent", "hsfm_percent"]
+
+
+def test_names_for_readers():
+    assert [tables.method_label(m) for m in ("erm", "dac", "hsfm")] == ["ERM", "DaC", "HSFM"]

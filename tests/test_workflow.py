@@ -1,0 +1,310 @@
+"""The workflow as a user runs it: Snakemake on config/minimal.yaml in a copy of the repository."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from hsfm.embeddings import read_embeddings
+from hsfm.head import read_heads
+
+ROOT = Path(__file__).parent.parent
+MINIMAL = ["--configfile", "config/minimal.yaml"]
+RUN = Path("results/minibirds/run0")
+EVERYTHING = {
+    "prepare_images": 1,
+    "train_erm": 1,
+    "extract_embeddings": 1,
+    "read_erm_head": 1,
+    "build_hard_set": 1,
+    "fit_hsfm": 1,
+    "fit_dfr": 1,
+    "fit_llr": 1,
+    "score_heads": 4,
+    "make_tables": 1,
+    "draw_figures": 1,
+}
+
+
+def copy_repository(folder: Path) -> Path:
+    """What a clone holds, without results."""
+    folder.mkdir(parents=True)
+    for name in ("Snakefile", "environment.yml", "hsfm", "workflow", "config", "profiles"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+def snakemake(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+    """Run Snakemake on the code of `folder`, not on an installed one; stdout and stderr together."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
+    )
+    assert not check or done.returncode == 0, done.stdout
+    return done
+
+
+def planned(folder: Path, *arguments: str) -> dict[str, int]:
+    """Jobs by rule that a dry run lists, without `all`."""
+    out = snakemake(folder, *MINIMAL, "--dry-run", *arguments).stdout
+    if "Nothing to be done" in out:
+        return {}
+    table = out[out.rindex("Job stats:") :].split("total")[0]
+    return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE) if rule != "all"}
+
+
+def results(folder: Path) -> dict[str, str]:
+    """Hash of every file under results/."""
+    files = sorted(p for p in (folder / "results").rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A copy in which the minimal workflow has run from nothing. Tests that change it put everything back."""
+    folder = copy_repository(tmp_path_factory.mktemp("first") / "hsfm")
+    assert planned(folder) == EVERYTHING
+    snakemake(folder, *MINIMAL)
+    return folder
+
+
+@pytest.fixture
+def edited(finished):
+    """Change files of the finished copy, and have them back afterwards."""
+    before = {}
+
+    def edit(path: str, change) -> None:
+        file = finished / path
+        before.setdefault(file, file.read_bytes())
+        file.write_text(change(file.read_text()))
+
+    yield edit
+    for file, content in before.items():
+        file.write_bytes(content)
+
+
+def test_everything_is_there_and_nothing_half_written(finished):
+    files = set(results(finished))
+    expected = {
+        "results/minibirds/images.parquet",
+        "results/minibirds/pixels.npy",
+        *(f"{RUN}/erm/{name}" for name in ("backbone.safetensors", "history.parquet", "heads.safetensors")),
+        *(f"{RUN}/erm/embeddings/{split}.parquet" for split in ("train", "val", "test")),
+        f"{RUN}/erm/hard_set.parquet",
+        f"{RUN}/hsfm/history.parquet",
+        f"{RUN}/hsfm/support.parquet",
+        *(f"{RUN}/{method}/heads.safetensors" for method in ("hsfm", "dfr", "llr")),
+        *(f"{RUN}/{method}/scores.parquet" for method in ("erm", "hsfm", "dfr", "llr")),
+        *(f"results/tables/{t}.{s}" for t in ("main", "metrics", "groups") for s in ("csv", "md", "tex")),
+        *(
+            f"results/figures/minibirds/{f}.{s}"
+            for f in ("examples", "training", "groups", "hard_set")
+            for s in ("png", "pdf")
+        ),
+    }
+    assert files == expected
+    for log in (finished / "logs").rglob("*.log"):
+        assert "Traceback" not in log.read_text()
+
+
+def test_files_fit_together(finished):
+    val = read_embeddings(finished / RUN / "erm/embeddings/val.parquet")
+    assert val.checkpoint_sha256 == hashlib.sha256((finished / RUN / "erm/backbone.safetensors").read_bytes()).hexdigest()
+    for method, labels, seeds in (
+        ("erm", "none", (0,)),
+        ("dfr", "training", (0, 1)),
+        ("llr", "none", (0, 1)),
+        ("hsfm", "selection", (0, 1)),
+    ):
+        saved = read_heads(finished / RUN / method / "heads.safetensors")
+        saved.check_fits(val, "val.parquet")
+        assert (saved.group_labels, saved.seeds) == (labels, seeds)
+        scores = pd.read_parquet(finished / RUN / method / "scores.parquet")
+        predictions = saved.head.predict(val.features)
+        part = scores[(scores["split"] == "val") & (scores["seed"] == seeds[-1])]
+        correct = predictions[-1] == val.y
+        assert part["correct"].tolist() == [int(correct[val.group == g].sum()) for g in range(4)]
+    chosen = pq.read_table(finished / RUN / "erm/hard_set.parquet")
+    assert chosen.num_rows == 48
+    assert sum(chosen["chosen"].to_pylist()) == 16
+
+
+def test_the_table_groups_the_scores(finished):
+    table = pd.read_csv(finished / "results/tables/main.csv").set_index("method")
+    assert table.index.tolist() == ["erm", "dfr", "llr", "hsfm"]
+    scores = pd.read_parquet(finished / RUN / "dfr/scores.parquet")
+    worst = scores[scores["split"] == "test"].groupby("seed")["accuracy"].min()
+    assert table.loc["dfr", "worst_group_percent"] == pytest.approx(100 * worst.mean(), abs=1e-4)
+    assert table.loc["dfr", "worst_group_deviation"] == pytest.approx(100 * worst.std(), abs=1e-4)
+    assert (finished / "results/tables/main.md").read_text().startswith("| Method | Group labels |")
+
+
+def test_nothing_to_do_the_second_time(finished):
+    assert planned(finished) == {}
+
+
+def test_a_touched_module_reruns_nothing(finished):
+    for module in ("hsfm/files.py", "hsfm/meta.py", "workflow/scripts/train_erm.py"):
+        (finished / module).touch()
+    assert planned(finished) == {}
+
+
+HSFM_ONLY = {"fit_hsfm": 1, "score_heads": 1, "make_tables": 1, "draw_figures": 1}
+HEADS = {"read_erm_head": 1, "build_hard_set": 1, "fit_hsfm": 1, "fit_dfr": 1, "fit_llr": 1, "score_heads": 4,
+         "make_tables": 1, "draw_figures": 1}  # fmt: skip
+
+
+def with_setting(section: str, key: str, value):
+    def change(text: str) -> str:
+        config = yaml.safe_load(text)
+        config["settings"]["minibirds"].setdefault(section, {})[key] = value
+        return yaml.safe_dump(config)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "jobs"),
+    [
+        ("hsfm", "inner_lr", 0.002, HSFM_ONLY),
+        ("hsfm", "select_by", "worst_class", HSFM_ONLY),
+        ("hard_set", "hard_per_class", 9, {"build_hard_set": 1, **HSFM_ONLY}),
+        ("dfr", "fits", 3, {"fit_dfr": 1, "score_heads": 1, "make_tables": 1, "draw_figures": 1}),
+        ("erm", "epochs", 3, {rule: n for rule, n in EVERYTHING.items() if rule != "prepare_images"}),
+        ("images", "seed", 5, EVERYTHING),
+    ],
+)
+def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, section, key, value, jobs):
+    edited("config/minimal.yaml", with_setting(section, key, value))
+    assert planned(finished) == jobs
+
+
+@pytest.mark.parametrize(
+    ("module", "jobs"),
+    [
+        ("hsfm/meta.py", HSFM_ONLY),
+        ("hsfm/hard_set.py", {"build_hard_set": 1, **HSFM_ONLY}),
+        ("hsfm/baselines/dfr.py", {"fit_dfr": 1, "fit_llr": 1, "score_heads": 2, "make_tables": 1, "draw_figures": 1}),
+        ("hsfm/head.py", HEADS),
+        ("hsfm/tables.py", {"make_tables": 1, "draw_figures": 1}),
+        ("hsfm/figures.py", {"draw_figures": 1}),
+        ("hsfm/erm.py", {rule: n for rule, n in EVERYTHING.items() if rule != "prepare_images"}),
+        ("hsfm/datasets/minibirds.py", EVERYTHING),
+        ("hsfm/__init__.py", {}),
+        ("workflow/scripts/fit_hsfm.py", HSFM_ONLY),
+    ],
+)
+def test_a_changed_module_reruns_the_rules_that_import_it_and_what_follows(finished, edited, module, jobs):
+    edited(module, lambda text: text + "\n# changed\n")
+    assert planned(finished) == jobs
+
+
+def test_a_changed_hsfm_setting_leaves_all_else_as_it_was(finished, tmp_path):
+    """Really run it, in a copy that keeps Snakemake's records."""
+    folder = tmp_path / "hsfm"
+    shutil.copytree(finished, folder)
+    before = results(folder)
+    minimal = folder / "config/minimal.yaml"
+    minimal.write_text(with_setting("hsfm", "inner_lr", 0.02)(minimal.read_text()))
+    out = snakemake(folder, *MINIMAL).stdout
+    ran = re.findall(r"^(?:local)?(?:rule|Finished jobid: \d+ \(Rule:) ?(\w+)", out, re.MULTILINE)
+    assert set(ran) == {*HSFM_ONLY, "all"}
+    after = results(folder)
+    changed = {path for path in before if after[path] != before[path]}
+    assert f"{RUN}/hsfm/heads.safetensors" in changed
+    assert not any(path.startswith((f"{RUN}/erm", f"{RUN}/dfr", f"{RUN}/llr", "results/minibirds/images")) for path in changed)
+
+
+def test_two_runs_from_nothing_are_the_same_bytes(finished, tmp_path):
+    second = copy_repository(tmp_path / "hsfm")
+    snakemake(second, *MINIMAL)
+    assert results(second) == results(finished)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("settings={minibirds: {hsfm: {inner_stpes: 3}}}", "settings/minibirds/hsfm: unknown key 'inner_stpes'; did you mean 'inner_steps'?"),
+        ("settings={minibirds: {hsfm: {epochs: 0}}}", "settings/minibirds/hsfm/epochs: 0 is less than the minimum of 1"),
+        ("settings={minibirds: {backbone: {name: resnet51}}}", "settings/minibirds/backbone/name: unknown value 'resnet51'; allowed are small_resnet, resnet18, resnet34, resnet50"),
+        ("settings={minibirds: {backbone: {pretrained: true}}}", "settings/minibirds/backbone: small_resnet has no pretrained weights"),
+        ("settings={minibirds: {images: {source: birds}}}", "settings/minibirds/images/source: unknown value 'birds'; allowed are minibirds"),
+        ("datasets=[waterbird]", "datasets: unknown dataset 'waterbird'; settings has minibirds"),
+        ("methods=[erm, dfrr]", "methods/1: unknown value 'dfrr'; allowed are erm, dfr, llr, hsfm"),
+        ("device=gpu", "device: 'gpu' does not match"),
+        ("settings={minibirds: {augmentation: {random_crop: 4}}}", "settings/minibirds/augmentation/random_crop: '4' is not of type 'object', or null"),
+        ("settings={minibirds: {hsfm: {inner_lr: fast}}}", "settings/minibirds/hsfm/inner_lr: 'fast' is not of type 'number'"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_configuration_is_one_line_before_anything_runs(finished, setting, message):
+    done = snakemake(finished, "--dry-run", "--config", setting, check=False)
+    assert done.returncode != 0
+    lines = [line for line in done.stdout.splitlines() if "ERROR" in line or "Error" in line]
+    assert len(lines) == 1, done.stdout
+    assert lines[0].startswith(f"ERROR: configuration (config/config.yaml): {message}")
+    assert "Traceback" not in done.stdout
+
+
+def test_numbers_on_the_command_line_and_in_short_form_are_read(finished, edited):
+    """Snakemake hands over texts in nested values, and YAML reads 5e-4 as one; both mean the number."""
+    edited("config/minimal.yaml", with_setting("hsfm", "inner_lr", "5e-4"))
+    assert planned(finished) == {}
+    assert planned(finished, "--config", "runs=[0, 1]")["train_erm"] == 1
+
+
+def test_the_order_of_settings_means_nothing(finished, edited):
+    edited("config/config.yaml", lambda text: yaml.safe_dump(yaml.safe_load(text), sort_keys=True))
+    assert planned(finished) == {}
+
+
+def test_a_missing_key_is_named(finished, edited):
+    edited("config/config.yaml", lambda text: re.sub(r"^ +outer_lr:.*\n", "", text, flags=re.MULTILINE))
+    done = snakemake(finished, "--dry-run", check=False)
+    assert done.returncode != 0
+    assert "settings/minibirds/hsfm: missing key 'outer_lr'" in done.stdout
+
+
+def test_a_truncated_file_stops_its_stage_with_one_line_and_nothing_half_written(finished, tmp_path):
+    folder = tmp_path / "hsfm"
+    shutil.copytree(finished, folder)
+    val = folder / RUN / "erm/embeddings/val.parquet"
+    val.write_bytes(val.read_bytes()[:-50])
+    target = f"{RUN}/dfr/heads.safetensors"
+    done = snakemake(folder, *MINIMAL, "--forcerun", "fit_dfr", "--", target, check=False)
+    assert done.returncode != 0
+    errors = [line for line in done.stdout.splitlines() if line.startswith("ERROR: ")]
+    assert len(errors) == 1, done.stdout
+    assert "val.parquet: not a readable Parquet file, perhaps truncated" in errors[0]
+    assert "Traceback (most recent call last)" not in done.stdout
+    assert "Traceback" in (folder / "logs/minibirds/run0/fit_dfr.log").read_text()
+    assert not list((folder / RUN / "dfr").glob("*heads*"))
+
+
+def test_embeddings_of_another_checkpoint_are_refused(finished, tmp_path):
+    folder = tmp_path / "hsfm"
+    shutil.copytree(finished, folder)
+    path = folder / RUN / "erm/embeddings/val.parquet"
+    table = pq.read_table(path)
+    metadata = {**table.schema.metadata, b"checkpoint_sha256": b'"' + b"0" * 64 + b'"'}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    done = snakemake(folder, *MINIMAL, "--forcerun", "build_hard_set", "--", f"{RUN}/erm/hard_set.parquet", check=False)
+    assert done.returncode != 0
+    (error,) = [line for line in done.stdout.splitlines() if line.startswith("ERROR: ")]
+    assert re.search(r"val.parquet: checkpoint 0{64}, but the erm heads are for [0-9a-f]{64}", error)
+
+
+def test_lint_finds_nothing(finished):
+    done = snakemake(finished, "--lint", check=False)
+    assert done.returncode == 0, done.stdout
