@@ -244,7 +244,7 @@ def test_two_runs_from_nothing_are_the_same_bytes(finished, tmp_path):
         ("datasets=[waterbird]", "datasets: unknown dataset 'waterbird'; settings has minibirds"),
         ("methods=[erm, dfrr]", "methods/1: unknown value 'dfrr'; allowed are erm, dfr, llr, hsfm"),
         ("device=gpu", "device: 'gpu' does not match"),
-        ("settings={minibirds: {augmentation: {random_crop: 4}}}", "settings/minibirds/augmentation/random_crop: '4' is not of type 'object', or null"),
+        ("settings={minibirds: {augmentation: {random_crop: 4}}}", "settings/minibirds/augmentation/random_crop: 4 is not of type 'object', or null"),
         ("settings={minibirds: {hsfm: {inner_lr: fast}}}", "settings/minibirds/hsfm/inner_lr: 'fast' is not of type 'number'"),
     ],
 )  # fmt: skip
