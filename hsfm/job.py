@@ -18,7 +18,8 @@ def start(log: str | Path) -> None:
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setLevel(logging.WARNING)
     terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler, terminal], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler, terminal], force=True)
+    logging.getLogger("hsfm").setLevel(logging.INFO)
     logging.captureWarnings(True)
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

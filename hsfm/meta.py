@@ -102,6 +102,10 @@ def train(
         support_per_class, inner_steps, inner_lr, outer_lr, support_steps, hard_per_class, epochs, refresh, select_by
     )
     _check(train, val, head, seeds, settings)
+    for label, count in enumerate(torch.bincount(train.y, minlength=train.n_classes).tolist()):
+        if count < support_per_class:
+            name = train.class_names[label]
+            log.warning("support_per_class is %d; class %s has %d images: taking all", support_per_class, name, count)
     minority = minority_rows(train, val)
     runs = [
         _train_one(train, val, head, seed, settings, first_hard_set, minority)
@@ -200,15 +204,13 @@ def _train_one(
 
 
 def draw_support(y: Int[Tensor, " n"], per_class: int, n_classes: int, generator: Generator) -> Int[Tensor, " k"]:
-    """Rows of up to `per_class` random images of each class, classes ascending; `generator` is on the CPU."""
+    """Rows of `per_class` random images of each class, or all of a smaller one; `generator` is on the CPU.
+
+    Classes ascend; within each, one permutation of its rows in table order is drawn and cut.
+    """
     chosen = []
     for label in range(n_classes):
         members = (y == label).nonzero().squeeze(1)
-        if len(members) < per_class:
-            log.warning(
-                "support_per_class is %d, but class %d has %d training images: taking all of them",
-                per_class, label, len(members),
-            )  # fmt: skip
         order = torch.randperm(len(members), generator=generator)
         chosen.append(members[order[:per_class].to(members.device)])
     return torch.cat(chosen)

@@ -91,12 +91,21 @@ def test_support_is_drawn_class_by_class_in_table_order(splits):
     assert rows.tolist() == expected
 
 
-def test_a_small_class_gives_all_it_has_and_it_is_logged(caplog):
-    y = torch.tensor([0, 0, 0, 1, 0])
+def test_a_small_class_gives_all_it_has_and_it_is_logged_once(splits, erm_head, caplog):
+    rows = draw_support(torch.tensor([0, 0, 0, 1, 0]), 2, 2, torch.Generator().manual_seed(0))
+    assert 3 in rows.tolist()
+    assert len(rows) == 3
+    few = replace(
+        splits["val"], image_id=splits["val"].image_id[:50], **{
+            name: getattr(splits["val"], name)[:50] for name in ("features", "y", "attribute")
+        }
+    )  # fmt: skip
+    counts = torch.bincount(few.y)
     with caplog.at_level(logging.WARNING, "hsfm"):
-        rows = draw_support(y, 2, 2, torch.Generator().manual_seed(0))
-    assert sorted(y[rows].tolist()) == [0, 0, 1]
-    assert "support_per_class is 2, but class 1 has 1 training images" in caplog.text
+        result = train(few, splits["val"], erm_head, **{**SETTINGS, "support_per_class": 40, "epochs": 1})
+    assert result.support_rows.shape == (2, 50)
+    small = [m for m in caplog.messages if "taking all" in m]
+    assert small == [f"support_per_class is 40; class class {i} has {counts[i]} images: taking all" for i in (0, 1)]
 
 
 def by_the_book(splits, erm_head, seed, s):

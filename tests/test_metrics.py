@@ -2,7 +2,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, recall_score
 
-from hsfm.metrics import accuracy_by, count_by, score, worst
+from hsfm.metrics import accuracy_by, count_by, worst
 
 
 @pytest.fixture
@@ -38,27 +38,3 @@ def test_unknown_parts_count_nowhere():
     hits, images = count_by(torch.tensor([True, True, False]), torch.tensor([-1, 1, 1]), 2)
     assert hits.tolist() == [0, 1]
     assert images.tolist() == [0, 2]
-
-
-def test_score_rows(data):
-    predictions, y, attribute = data
-    names = {"class_names": ("a", "b", "c"), "attribute_names": ("x", "y")}
-    frame = score(predictions, y, attribute, seeds=[3, 4, 5, 6], **names)
-    assert len(frame) == 4 * 6
-    for s, seed in enumerate([3, 4, 5, 6]):
-        part = frame[frame["seed"] == seed]
-        assert part["n"].sum() == 200
-        assert part["correct"].sum() / 200 == accuracy_score(y, predictions[s])
-        assert part["group"].tolist() == list(range(6))
-        assert part["group_name"].tolist()[:2] == ["a, x", "a, y"]
-    assert (frame["accuracy"] == frame["correct"] / frame["n"]).all()
-
-
-def test_score_keeps_empty_groups_and_unknown_attributes():
-    y, attribute = torch.tensor([0, 0, 1]), torch.tensor([0, -1, 1])
-    frame = score(
-        torch.tensor([[0, 1, 1]]), y, attribute, seeds=[0], class_names=("a", "b"), attribute_names=("x", "y")
-    ).set_index("group_name")
-    assert frame["n"].to_dict() == {"a, x": 1, "a, y": 0, "a, unknown": 1, "b, x": 0, "b, y": 1}
-    assert frame["accuracy"].isna().tolist() == [False, True, False, True, False]
-    assert frame["group"].isna().tolist() == [False, False, True, False, False]

@@ -121,7 +121,9 @@ def test_everything_is_there_and_nothing_half_written(finished):
 
 def test_files_fit_together(finished):
     val = read_embeddings(finished / RUN / "erm/embeddings/val.parquet")
-    assert val.checkpoint_sha256 == hashlib.sha256((finished / RUN / "erm/backbone.safetensors").read_bytes()).hexdigest()
+    assert (
+        val.checkpoint_sha256 == hashlib.sha256((finished / RUN / "erm/backbone.safetensors").read_bytes()).hexdigest()
+    )
     for method, labels, seeds in (
         ("erm", "none", (0,)),
         ("dfr", "training", (0, 1)),
@@ -198,6 +200,7 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
         ("hsfm/hard_set.py", {"build_hard_set": 1, **HSFM_ONLY}),
         ("hsfm/baselines/dfr.py", {"fit_dfr": 1, "fit_llr": 1, "score_heads": 2, "make_tables": 1, "draw_figures": 1}),
         ("hsfm/head.py", HEADS),
+        ("hsfm/scores.py", {"score_heads": 4, "make_tables": 1, "draw_figures": 1}),
         ("hsfm/tables.py", {"make_tables": 1, "draw_figures": 1}),
         ("hsfm/figures.py", {"draw_figures": 1}),
         ("hsfm/erm.py", {rule: n for rule, n in EVERYTHING.items() if rule != "prepare_images"}),
@@ -224,7 +227,9 @@ def test_a_changed_hsfm_setting_leaves_all_else_as_it_was(finished, tmp_path):
     after = results(folder)
     changed = {path for path in before if after[path] != before[path]}
     assert f"{RUN}/hsfm/heads.safetensors" in changed
-    assert not any(path.startswith((f"{RUN}/erm", f"{RUN}/dfr", f"{RUN}/llr", "results/minibirds/images")) for path in changed)
+    assert not any(
+        path.startswith((f"{RUN}/erm", f"{RUN}/dfr", f"{RUN}/llr", "results/minibirds/images")) for path in changed
+    )
 
 
 def test_two_runs_from_nothing_are_the_same_bytes(finished, tmp_path):
@@ -233,21 +238,34 @@ def test_two_runs_from_nothing_are_the_same_bytes(finished, tmp_path):
     assert results(second) == results(finished)
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("settings={minibirds: {hsfm: {inner_stpes: 3}}}", "settings/minibirds/hsfm: unknown key 'inner_stpes'; did you mean 'inner_steps'?"),
-        ("settings={minibirds: {hsfm: {epochs: 0}}}", "settings/minibirds/hsfm/epochs: 0 is less than the minimum of 1"),
-        ("settings={minibirds: {backbone: {name: resnet51}}}", "settings/minibirds/backbone/name: unknown value 'resnet51'; allowed are small_resnet, resnet18, resnet34, resnet50"),
-        ("settings={minibirds: {backbone: {pretrained: true}}}", "settings/minibirds/backbone: small_resnet has no pretrained weights"),
-        ("settings={minibirds: {images: {source: birds}}}", "settings/minibirds/images/source: unknown value 'birds'; allowed are minibirds"),
-        ("datasets=[waterbird]", "datasets: unknown dataset 'waterbird'; settings has minibirds"),
-        ("methods=[erm, dfrr]", "methods/1: unknown value 'dfrr'; allowed are erm, dfr, llr, hsfm"),
-        ("device=gpu", "device: 'gpu' does not match"),
-        ("settings={minibirds: {augmentation: {random_crop: 4}}}", "settings/minibirds/augmentation/random_crop: 4 is not of type 'object', or null"),
-        ("settings={minibirds: {hsfm: {inner_lr: fast}}}", "settings/minibirds/hsfm/inner_lr: 'fast' is not of type 'number'"),
-    ],
-)  # fmt: skip
+MISTAKES = {
+    "settings={minibirds: {hsfm: {inner_stpes: 3}}}": (
+        "settings/minibirds/hsfm: unknown key 'inner_stpes'; did you mean 'inner_steps'?"
+    ),
+    "settings={minibirds: {hsfm: {epochs: 0}}}": "settings/minibirds/hsfm/epochs: 0 is less than the minimum of 1",
+    "settings={minibirds: {hsfm: {inner_lr: fast}}}": (
+        "settings/minibirds/hsfm/inner_lr: 'fast' is not of type 'number'"
+    ),
+    "settings={minibirds: {backbone: {name: resnet51}}}": (
+        "settings/minibirds/backbone/name: unknown value 'resnet51'; "
+        "allowed are small_resnet, resnet18, resnet34, resnet50"
+    ),
+    "settings={minibirds: {backbone: {pretrained: true}}}": (
+        "settings/minibirds/backbone: small_resnet has no pretrained weights"
+    ),
+    "settings={minibirds: {images: {source: birds}}}": (
+        "settings/minibirds/images/source: unknown value 'birds'; allowed are minibirds"
+    ),
+    "settings={minibirds: {augmentation: {random_crop: 4}}}": (
+        "settings/minibirds/augmentation/random_crop: 4 is not of type 'object', or null"
+    ),
+    "datasets=[waterbird]": "datasets: unknown dataset 'waterbird'; settings has minibirds",
+    "methods=[erm, dfrr]": "methods/1: unknown value 'dfrr'; allowed are erm, dfr, llr, hsfm",
+    "device=gpu": "device: 'gpu' does not match",
+}
+
+
+@pytest.mark.parametrize(("setting", "message"), MISTAKES.items())
 def test_a_mistake_in_the_configuration_is_one_line_before_anything_runs(finished, setting, message):
     done = snakemake(finished, "--dry-run", "--config", setting, check=False)
     assert done.returncode != 0
@@ -303,6 +321,15 @@ def test_embeddings_of_another_checkpoint_are_refused(finished, tmp_path):
     assert done.returncode != 0
     (error,) = [line for line in done.stdout.splitlines() if line.startswith("ERROR: ")]
     assert re.search(r"val.parquet: checkpoint 0{64}, but the erm heads are for [0-9a-f]{64}", error)
+
+
+def test_the_python_example_of_the_readme_runs(finished):
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=finished, env={**os.environ, "PYTHONPATH": str(finished)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert re.fullmatch(r"ERM: worst group [0-9.]+ %\nHSFM: worst group [0-9.]+ %\n", done.stdout)
 
 
 def test_lint_finds_nothing(finished):

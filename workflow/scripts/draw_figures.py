@@ -20,7 +20,7 @@ def draw_figures(inputs: dict, outputs: list[str], dataset: str) -> None:
         "training": lambda: figures.draw_training(
             erm, hsfm, of_erm.groupby("run")["accuracy"].min().to_dict(), dataset
         ),
-        "groups": lambda: figures.draw_groups(scores, f"{dataset}: test accuracy by group"),
+        "groups": lambda: figures.draw_groups(scores, f"{dataset}: test accuracy by group (dots: single heads)"),
         "hard_set": lambda: figures.draw_hard_set(hsfm, f"{dataset}: what HSFM's hard set holds"),
     }
     for path in map(Path, outputs):

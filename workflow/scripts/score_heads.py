@@ -6,7 +6,7 @@ from hsfm import job
 from hsfm.embeddings import read_embeddings
 from hsfm.files import write_frame
 from hsfm.head import read_heads
-from hsfm.metrics import score
+from hsfm.scores import score
 
 
 def score_heads(heads: str, embeddings: list[str], scores: str, run: int, method: str) -> None:
