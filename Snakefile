@@ -26,3 +26,10 @@ rule all:
     input:
         TABLES,
         expand("results/figures/{dataset}/{figure}.{suffix}", dataset=DATASETS, figure=FIGURES, suffix=["png", "pdf"]),
+
+
+onsuccess:
+    if Path("results/tables/main.md").exists():
+        logger.info(
+            f"\n{Path('results/tables/main.md').read_text()}\nTables: results/tables, figures: results/figures"
+        )

@@ -125,6 +125,11 @@ def train(
         head_change=torch.stack([(run.head.weight - head.weight).norm() / head.weight.norm() for run in runs]),
         moved=torch.stack([(run.head.predict(val.features) != erm_predictions).float().mean() for run in runs]),
     )
+    kept = result.history[result.history["kept"]]
+    for seed, epoch, average, worst_group in zip(
+        kept["seed"], kept["epoch"], 100 * kept["val_average"], 100 * kept["val_worst_group"], strict=True
+    ):
+        log.info("seed %d: kept epoch %d, validation average %.1f, worst group %.1f", seed, epoch, average, worst_group)
     for seed, moved, change in zip(seeds, result.moved.tolist(), result.head_change.tolist(), strict=True):
         if moved < DEAD_SHARE:
             log.warning(
