@@ -1,5 +1,6 @@
 """The hard set: per class, the pool images on which a head's loss is highest."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,9 +53,14 @@ def rank_in_class(loss: Float[Tensor, " n"], y: Int[Tensor, " n"]) -> Int[Tensor
     return rank
 
 
-def choose(loss: Float[Tensor, " n"], y: Int[Tensor, " n"], per_class: int) -> Bool[Tensor, " n"]:
-    """The `per_class` rows of highest loss in each class, or all of a class that has fewer."""
-    return rank_in_class(loss, y) <= per_class
+def hardest(loss: Float[Tensor, "r n"], class_rows: Sequence[Int[Tensor, " _"]], per_class: int) -> Int[Tensor, "r m"]:
+    """Rows of the `per_class` highest losses of each class, or all of a smaller class; classes ascend.
+
+    class_rows: the rows of each class, ascending. The choice is that of `rank_in_class`, for r lists of losses at once.
+    """
+    return torch.cat(
+        [rows[loss[:, rows].argsort(dim=1, descending=True, stable=True)[:, :per_class]] for rows in class_rows], dim=1
+    )
 
 
 def build(head: Head, pool: Embeddings, *, per_class: int) -> HardSet:

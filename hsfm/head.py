@@ -24,7 +24,9 @@ class Head:
     bias: Float[Tensor, "*s c"]
 
     def logits(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "*s n c"]:
-        return features @ self.weight.mT + self.bias.unsqueeze(-2)
+        # one product for the whole stack, where broadcasting would copy the features for each head
+        flat = features @ self.weight.flatten(0, -2).mT
+        return flat.unflatten(1, self.bias.shape).movedim(0, -2) + self.bias.unsqueeze(-2)
 
     def predict(self, features: Float[Tensor, "n d"]) -> Tensor:
         """Classes `[*s n]`; the lower class wins a tie."""

@@ -1,7 +1,8 @@
 """HSFM: learn edits of a few support features so that a head adapted on them does well on hard samples.
 
-Source: arXiv 2603.29313. Letters: n support rows, d features, c classes, m hard samples, s seeds. The paper's symbols
-stand beside the settings of `train`. This is the plain form: one seed at a time, the inner loop in autograd's graph.
+Source: arXiv 2603.29313. Letters: r runs, n support rows, d features, c classes, m hard samples, e epochs. The paper's
+symbols stand beside the settings of `train`. All runs go side by side as one more tensor axis, and nothing inside an
+epoch waits for the device; benchmarks/autograd_loop.py is the same procedure one run at a time, in autograd.
 """
 
 import logging
@@ -14,13 +15,15 @@ import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
+from torch.optim.adam import adam
 from tqdm import tqdm
 
 from hsfm.embeddings import Embeddings, check_same_origin
 from hsfm.files import write_parquet
-from hsfm.hard_set import HardSet, choose, losses
-from hsfm.head import Head, stack
+from hsfm.hard_set import HardSet, hardest
+from hsfm.head import Head
+from hsfm.meta_gradient import meta_gradient
 from hsfm.metrics import accuracy_by, worst
 
 log = logging.getLogger(__name__)
@@ -29,34 +32,49 @@ REFRESH = ("epoch", "never")
 SELECT_BY = ("worst_group", "worst_class", "hard_loss")
 CLIP_NORM = 10.0
 DEAD_SHARE = 0.005  # a kept head that changes fewer validation predictions than this has hardly moved
+MEMORY_BUDGET = 4 * 2**30  # bytes
+
+
+@dataclass(frozen=True)
+class Run:
+    """What may differ between runs that go side by side."""
+
+    seed: int
+    inner_lr: float  # alpha
+    outer_lr: float  # eta
+    clip_norm: float = CLIP_NORM
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What runs that go side by side have in common: everything that sets the shape of their tensors."""
+
+    support_per_class: int
+    inner_steps: int  # T
+    support_steps: int  # K_H
+    hard_per_class: int  # K_hard
+    epochs: int
+    refresh: str = "epoch"
+    select_by: str = "worst_group"
 
 
 @dataclass(frozen=True)
 class MetaResult:
-    head: Head  # the kept heads, weight [s c d], bias [s c]
-    seeds: tuple[int, ...]
-    kept_epoch: Int[Tensor, " s"]  # from 1
-    history: pd.DataFrame  # one row per seed and epoch, see `train`
-    support_rows: Int[Tensor, "s n"]  # rows of the training embeddings
-    support_id: tuple[tuple[str, ...], ...]  # their image ids, per seed
-    support_y: Int[Tensor, "s n"]
-    support_before: Float[Tensor, "s n d"]  # the training features
-    support_after: Float[Tensor, "s n d"]  # as edited at the kept epoch
-    head_change: Float[Tensor, " s"]  # |W - W0| / |W0| of the kept head
-    moved: Float[Tensor, " s"]  # share of validation predictions that differ from the ERM head's
+    head: Head  # the kept heads, weight [r c d], bias [r c]
+    runs: tuple[Run, ...]
+    kept_epoch: Int[Tensor, " r"]  # from 1
+    history: pd.DataFrame  # one row per run and epoch, see `train`
+    support_rows: Int[Tensor, "r n"]  # rows of the training embeddings
+    support_id: tuple[tuple[str, ...], ...]  # their image ids, per run
+    support_y: Int[Tensor, "r n"]
+    support_before: Float[Tensor, "r n d"]  # the training features
+    support_after: Float[Tensor, "r n d"]  # as edited at the kept epoch
+    head_change: Float[Tensor, " r"]  # |W - W0| / |W0| of the kept head
+    moved: Float[Tensor, " r"]  # share of validation predictions that differ from the ERM head's
 
-
-@dataclass(frozen=True)
-class _Settings:
-    support_per_class: int
-    inner_steps: int
-    inner_lr: float
-    outer_lr: float
-    support_steps: int
-    hard_per_class: int
-    epochs: int
-    refresh: str
-    select_by: str
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(run.seed for run in self.runs)
 
 
 def train(
@@ -74,7 +92,9 @@ def train(
     epochs: int,
     refresh: str = "epoch",
     select_by: str = "worst_group",
+    clip_norm: float = CLIP_NORM,
     first_hard_set: HardSet | None = None,
+    memory_budget: int = MEMORY_BUDGET,
 ) -> MetaResult:
     """Meta-train the support of each seed and return the heads adapted on it.
 
@@ -87,8 +107,9 @@ def train(
     meta-gradient steps per epoch; 0 leaves the support as drawn. hard_per_class (K_hard): hard samples per class.
     refresh: choose the hard set anew each `epoch` (the paper) or `never`. select_by: keep the epoch with the best
     validation `worst_group` (the paper) or `worst_class` accuracy, or the lowest mean loss on the head's own hard set
-    (`hard_loss`); the later epoch wins a tie. first_hard_set: the choice of the first epoch, which is otherwise made
-    here by the same rule.
+    (`hard_loss`); the later epoch wins a tie. clip_norm: longest meta-gradient of a run's support. first_hard_set: the
+    choice of the first epoch, which is otherwise made here by the same rule. memory_budget: bytes that runs side by
+    side may take; more runs go one batch after the other.
 
     The history holds per seed and epoch: outer_loss (mean over the epoch's meta-gradient steps, natural log; NaN
     without any), hard_loss (of the epoch's head on its own hard set), val_average, val_worst_group (NaN without
@@ -98,114 +119,230 @@ def train(
     Raises ValueError for a setting out of range, embeddings or a head that do not belong together, and missing groups
     where they select.
     """
-    settings = _Settings(
-        support_per_class, inner_steps, inner_lr, outer_lr, support_steps, hard_per_class, epochs, refresh, select_by
-    )
-    _check(train, val, head, seeds, settings)
-    for label, count in enumerate(torch.bincount(train.y, minlength=train.n_classes).tolist()):
-        if count < support_per_class:
-            name = train.class_names[label]
-            log.warning("support_per_class is %d; class %s has %d images: taking all", support_per_class, name, count)
-    minority = minority_rows(train, val)
-    runs = [
-        _train_one(train, val, head, seed, settings, first_hard_set, minority)
-        for seed in tqdm(seeds, "HSFM", unit="seed", disable=None)
-    ]
-    erm_predictions = head.predict(val.features)
-    result = MetaResult(
-        head=stack([run.head for run in runs]),
-        seeds=tuple(seeds),
-        kept_epoch=torch.tensor([run.epoch for run in runs]),
-        history=pd.concat([run.history for run in runs], ignore_index=True),
-        support_rows=torch.stack([run.rows for run in runs]),
-        support_id=tuple(tuple(train.image_id[i] for i in run.rows.tolist()) for run in runs),
-        support_y=torch.stack([train.y[run.rows] for run in runs]),
-        support_before=torch.stack([train.features[run.rows] for run in runs]),
-        support_after=torch.stack([run.support for run in runs]),
-        head_change=torch.stack([(run.head.weight - head.weight).norm() / head.weight.norm() for run in runs]),
-        moved=torch.stack([(run.head.predict(val.features) != erm_predictions).float().mean() for run in runs]),
-    )
-    kept = result.history[result.history["kept"]]
-    for seed, epoch, average, worst_group in zip(
-        kept["seed"], kept["epoch"], 100 * kept["val_average"], 100 * kept["val_worst_group"], strict=True
-    ):
-        log.info("seed %d: kept epoch %d, validation average %.1f, worst group %.1f", seed, epoch, average, worst_group)
-    for seed, moved, change in zip(seeds, result.moved.tolist(), result.head_change.tolist(), strict=True):
-        if moved < DEAD_SHARE:
-            log.warning(
-                "seed %d: the head hardly moved (%.1f %% of the validation predictions differ from ERM's, the weights "
-                "changed by %.1f %%). The support may be dead: it holds no minority image, or ERM fits it already. "
-                "Raise support_per_class or inner_lr.",
-                seed, 100 * moved, 100 * change,
-            )  # fmt: skip
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds: {list(seeds)} is empty or repeats a seed")
+    runs = [Run(seed, inner_lr, outer_lr, clip_norm) for seed in seeds]
+    shared = Shared(support_per_class, inner_steps, support_steps, hard_per_class, epochs, refresh, select_by)
+    result = train_runs(train, val, head, runs, shared, first_hard_set=first_hard_set, memory_budget=memory_budget)
+    _report(result)
     return result
 
 
+def train_runs(
+    train: Embeddings,
+    val: Embeddings,
+    head: Head,
+    runs: Sequence[Run],
+    shared: Shared,
+    *,
+    first_hard_set: HardSet | None = None,
+    memory_budget: int = MEMORY_BUDGET,
+) -> MetaResult:
+    """Meta-train many runs side by side; settings, history and errors as in `train`, whose `seed` may repeat here.
+
+    The history's column `number` counts the runs. Each run is what it would be alone, up to rounding.
+    """
+    _check(train, val, head, runs, shared)
+    for label, count in enumerate(torch.bincount(train.y, minlength=train.n_classes).tolist()):
+        if count < shared.support_per_class:
+            log.warning(
+                "support_per_class is %d; class %s has %d images: taking all",
+                shared.support_per_class, train.class_names[label], count,
+            )  # fmt: skip
+    rows = torch.stack(
+        [
+            draw_support(train.y, shared.support_per_class, train.n_classes, Generator().manual_seed(run.seed))
+            for run in runs
+        ]
+    )
+    size = max(1, memory_budget // _bytes_per_run(train, val, rows.shape[1], shared))
+    progress = tqdm(total=shared.epochs * len(range(0, len(runs), size)), desc="HSFM", unit="epoch", disable=None)
+    with progress:
+        batches = [
+            _train_batch(train, val, head, runs[i : i + size], shared, rows[i : i + size], first_hard_set, progress)
+            for i in range(0, len(runs), size)
+        ]
+    kept_head = Head(torch.cat([b.head.weight for b in batches]), torch.cat([b.head.bias for b in batches]))
+    moved = kept_head.predict(val.features) != head.predict(val.features)
+    return MetaResult(
+        head=kept_head,
+        runs=tuple(runs),
+        kept_epoch=torch.cat([b.kept_epoch for b in batches]).cpu(),
+        history=_history(batches, runs),
+        support_rows=rows,
+        support_id=tuple(tuple(train.image_id[i] for i in chosen) for chosen in rows.tolist()),
+        support_y=train.y[rows],
+        support_before=train.features[rows],
+        support_after=torch.cat([b.support for b in batches]),
+        head_change=(kept_head.weight - head.weight).flatten(1).norm(dim=1) / head.weight.norm(),
+        moved=moved.float().mean(dim=1),
+    )
+
+
 @dataclass(frozen=True)
-class _Run:
+class _Batch:
     head: Head
-    epoch: int
-    history: pd.DataFrame
-    rows: Int[Tensor, " n"]
-    support: Float[Tensor, "n d"]
+    support: Float[Tensor, "r n d"]
+    kept_epoch: Int[Tensor, " r"]
+    history: dict[str, Float[Tensor, "e r"]]
 
 
-def _train_one(
+def _train_batch(
     train: Embeddings,
     val: Embeddings,
     erm: Head,
-    seed: int,
-    settings: _Settings,
+    runs: Sequence[Run],
+    shared: Shared,
+    rows: Int[Tensor, "r n"],
     first_hard_set: HardSet | None,
-    minority: Bool[Tensor, " n"] | None,
-) -> _Run:
-    """The outer loop of one seed: methods and order as in the paper's Algorithm 1."""
-    rows = draw_support(train.y, settings.support_per_class, train.n_classes, Generator().manual_seed(seed))
-    support = train.features[rows].clone().requires_grad_()
-    support_y = train.y[rows]
-    head = Head(erm.weight.clone().requires_grad_(), erm.bias.clone().requires_grad_())
-    edit = torch.optim.Adam([support], lr=settings.outer_lr)
-    adapt_head = torch.optim.Adam([head.weight, head.bias], lr=settings.inner_lr)
+    progress: tqdm,
+) -> _Batch:
+    """The outer loop of some runs, in the order of the paper's Algorithm 1."""
+    support = train.features[rows]  # [r n d], edited in place
+    support_y = train.y[rows[0]]  # the same for every run: rows are drawn class by class
+    weight, bias = (t.expand(len(runs), *t.shape).clone() for t in (erm.weight, erm.bias))
+    edit = _Adam([support], [run.outer_lr for run in runs])
+    adapt = _Adam([weight, bias], [run.inner_lr for run in runs])
+    inner_lr, clip_norm = (
+        torch.tensor([getattr(run, name) for run in runs], dtype=support.dtype, device=support.device)
+        for name in ("inner_lr", "clip_norm")
+    )
+    judge = _Judge(train, val, shared)
+    scores = judge(Head(weight, bias))
+    hard_rows = scores.hard_rows if first_hard_set is None else judge.chosen(first_hard_set, len(runs))
 
-    hard = None if first_hard_set is None else first_hard_set.chosen
-    history, kept, best = [], None, None
-    for epoch in range(1, settings.epochs + 1):
-        if hard is None or (settings.refresh == "epoch" and epoch > 1):
-            hard = _hard_rows(head, val, settings.hard_per_class)
+    best = torch.full((len(runs),), -torch.inf, dtype=torch.float64, device=support.device)
+    kept_epoch = torch.zeros(len(runs), dtype=torch.int64, device=support.device)
+    kept = (weight.clone(), bias.clone(), support.clone())
+    history: dict[str, list[Tensor]] = {}
+    hard = None
+    for epoch in range(1, shared.epochs + 1):
+        if epoch > 1 and shared.refresh == "epoch":
+            hard_rows, hard = scores.hard_rows, None
+        if hard is None:
+            hard, hard_y = val.features[hard_rows], val.y[hard_rows[0]]
         outer_losses = []
-        for _ in range(settings.support_steps):
-            outer_loss, gradient = meta_gradient(
-                head, support, support_y, val.features[hard], val.y[hard],
-                steps=settings.inner_steps, lr=settings.inner_lr,
-            )  # fmt: skip
-            support.grad = gradient
-            torch.nn.utils.clip_grad_norm_([support], CLIP_NORM)
-            edit.step()
-            outer_losses.append(outer_loss)
-        fixed = support.detach()
-        for _ in range(settings.inner_steps):
-            adapt_head.zero_grad()
-            cross_entropy(head.logits(fixed), support_y).backward()
-            adapt_head.step()
+        for _ in range(shared.support_steps):
+            outer = meta_gradient(weight, bias, support, support_y, hard, hard_y, steps=shared.inner_steps, lr=inner_lr)
+            edit.step(_clip(outer.support, clip_norm))
+            outer_losses.append(outer.loss)
+        for _ in range(shared.inner_steps):
+            adapt.step(*_head_gradient(weight, bias, support, support_y))
 
-        scores = _validate(head, val, settings.hard_per_class)
-        value = -scores["hard_loss"] if settings.select_by == "hard_loss" else scores[f"val_{settings.select_by}"]
-        if best is None or value >= best:
-            best, kept = value, (epoch, head.weight.detach().clone(), head.bias.detach().clone(), fixed.clone())
-        history.append(
-            {
-                "seed": seed,
-                "epoch": epoch,
-                "outer_loss": float(torch.stack(outer_losses).mean()) if outer_losses else float("nan"),
-                **scores,
-                "minority_share": float("nan") if minority is None else float(minority[hard].double().mean()),
-                "pool_minority_share": float("nan") if minority is None else float(minority.double().mean()),
-            }
+        scores = judge(Head(weight, bias))
+        better = scores.value >= best  # a later tie wins
+        best = torch.where(better, scores.value, best)
+        kept_epoch = torch.where(better, epoch, kept_epoch)
+        kept = tuple(
+            torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
+            for new, old in zip((weight, bias, support), kept, strict=True)
         )
-    epoch, weight, bias, edited = kept
-    frame = pd.DataFrame(history)
-    frame["kept"] = frame["epoch"] == epoch
-    return _Run(head=Head(weight, bias), epoch=epoch, history=frame, rows=rows, support=edited)
+        record = {
+            "outer_loss": torch.stack(outer_losses).mean(0) if outer_losses else torch.full_like(inner_lr, torch.nan),
+            **scores.measures,
+            "minority_share": judge.minority[hard_rows].mean(dim=1),
+            "pool_minority_share": judge.minority.mean().expand(len(runs)),
+        }
+        for name, value in record.items():
+            history.setdefault(name, []).append(value.double())
+        progress.update()
+    return _Batch(
+        head=Head(kept[0], kept[1]),
+        support=kept[2],
+        kept_epoch=kept_epoch,
+        history={name: torch.stack(values) for name, values in history.items()},
+    )
+
+
+class _Adam:
+    """torch's Adam on tensors `[r ...]` whose runs have learning rates of their own; edits the tensors in place.
+
+    Through torch's functional form: `Optimizer.step` spends as long on bookkeeping as a small step takes.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], rates: Sequence[float]):
+        self._together = len(set(rates)) == 1  # runs with one rate are one tensor: fewer, larger operations
+        self._rates = rates[:1] if self._together else rates
+        self._tensors = self._by_rate(tensors)
+        self._first = self._by_rate([torch.zeros_like(t) for t in tensors])
+        self._second = self._by_rate([torch.zeros_like(t) for t in tensors])
+        self._steps = [[torch.zeros((), device=t.device) for t in tensors] for _ in self._rates]
+
+    def step(self, *gradients: Tensor) -> None:
+        for rate, *lists in zip(
+            self._rates, self._tensors, self._by_rate(gradients), self._first, self._second, self._steps, strict=True
+        ):
+            adam(
+                *lists[:-1], max_exp_avg_sqs=[], state_steps=lists[-1], fused=True, amsgrad=False,
+                lr=rate, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, maximize=False,
+            )  # fmt: skip
+
+    def _by_rate(self, tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+        """For every rate the parts of all tensors that it moves; they share the tensors' memory."""
+        if self._together:
+            return [list(tensors)]
+        return [list(parts) for parts in zip(*(t.unbind() for t in tensors), strict=True)]
+
+
+@dataclass(frozen=True)
+class _Scores:
+    value: Float[Tensor, " r"]  # what the epoch is chosen by; higher is better
+    hard_rows: Int[Tensor, "r m"]  # the head's hard set
+    measures: dict[str, Float[Tensor, " r"]]
+
+
+class _Judge:
+    """Scores heads on val and finds their hard sets; what does not change between epochs is prepared once."""
+
+    def __init__(self, train: Embeddings, val: Embeddings, shared: Shared):
+        self._val, self._shared = val, shared
+        self._class_rows = [(val.y == label).nonzero().squeeze(1) for label in range(val.n_classes)]
+        self._grouped = bool((val.group >= 0).any())
+        minority = minority_rows(train, val)
+        unknown = torch.full(val.y.shape, torch.nan, dtype=torch.float64, device=val.y.device)
+        self.minority = unknown if minority is None else minority.double()
+
+    def __call__(self, head: Head) -> _Scores:
+        val, shared = self._val, self._shared
+        logits = head.logits(val.features)  # [r n c]
+        y = val.y.expand(logits.shape[:-1])
+        loss = cross_entropy(logits.flatten(0, -2), y.flatten(), reduction="none").view(y.shape)
+        correct = logits.argmax(-1) == y
+        rows = hardest(loss, self._class_rows, shared.hard_per_class)
+        groups = accuracy_by(correct, val.group, val.n_groups)
+        measures = {
+            "hard_loss": loss.gather(1, rows).double().mean(1),
+            "val_average": correct.double().mean(1),
+            "val_worst_group": worst(groups) if self._grouped else torch.full_like(groups[:, 0], torch.nan),
+            "val_worst_class": worst(accuracy_by(correct, val.y, val.n_classes)),
+        }
+        if shared.select_by == "hard_loss":
+            return _Scores(-measures["hard_loss"], rows, measures)
+        return _Scores(measures[f"val_{shared.select_by}"], rows, measures)
+
+    def chosen(self, hard_set: HardSet, n_runs: int) -> Int[Tensor, "r m"]:
+        """The rows that a hard set chose, class by class, the same for every run."""
+        chosen = hard_set.chosen.to(self._val.y.device)
+        rows = torch.cat([members[chosen[members]] for members in self._class_rows])
+        return rows.expand(n_runs, -1)
+
+
+def _head_gradient(
+    weight: Float[Tensor, "r c d"], bias: Float[Tensor, "r c"], support: Float[Tensor, "r n d"], y: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, "r c d"], Float[Tensor, "r c"]]:
+    """Of the mean cross-entropy on the support, in weight and bias."""
+    probabilities = torch.baddbmm(bias.unsqueeze(1), support, weight.mT).softmax(-1)
+    residual = (probabilities - one_hot(y, weight.shape[1])) / len(y)
+    return residual.mT @ support, residual.sum(1)
+
+
+def _clip(gradient: Float[Tensor, "r n d"], norm: Float[Tensor, " r"]) -> Float[Tensor, "r n d"]:
+    """Each run's gradient scaled to at most its norm, as `torch.nn.utils.clip_grad_norm_` does."""
+    factor = (norm / (gradient.flatten(1).norm(dim=1) + 1e-6)).clamp(max=1)
+    # On the CPU one may look, and save two passes over the gradient; elsewhere looking would wait for the device.
+    if gradient.device.type == "cpu" and bool((factor == 1).all()):
+        return gradient
+    return gradient * factor.view(-1, 1, 1)
 
 
 def draw_support(y: Int[Tensor, " n"], per_class: int, n_classes: int, generator: Generator) -> Int[Tensor, " k"]:
@@ -219,39 +356,6 @@ def draw_support(y: Int[Tensor, " n"], per_class: int, n_classes: int, generator
         order = torch.randperm(len(members), generator=generator)
         chosen.append(members[order[:per_class].to(members.device)])
     return torch.cat(chosen)
-
-
-def adapt(head: Head, features: Float[Tensor, "n d"], y: Int[Tensor, " n"], *, steps: int, lr: float) -> Head:
-    """The head after `steps` plain gradient-descent steps on mean cross-entropy, differentiable in `features`."""
-    weight, bias = head.weight, head.bias
-    if not weight.requires_grad:
-        weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
-    for _ in range(steps):
-        loss = cross_entropy(Head(weight, bias).logits(features), y)
-        weight_gradient, bias_gradient = torch.autograd.grad(loss, (weight, bias), create_graph=True)
-        weight, bias = weight - lr * weight_gradient, bias - lr * bias_gradient
-    return Head(weight, bias)
-
-
-def meta_gradient(
-    head: Head,
-    support: Float[Tensor, "n d"],
-    support_y: Int[Tensor, " n"],
-    hard: Float[Tensor, "m d"],
-    hard_y: Int[Tensor, " m"],
-    *,
-    steps: int,
-    lr: float,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "n d"]]:
-    """Mean cross-entropy on the hard samples of the head adapted on the support, and its gradient in the support.
-
-    The gradient goes through all `steps` of the adaptation (arXiv 2603.29313, the outer problem of its bilevel form).
-    """
-    support = support.detach().requires_grad_()
-    adapted = adapt(Head(head.weight.detach(), head.bias.detach()), support, support_y, steps=steps, lr=lr)
-    outer_loss = cross_entropy(adapted.logits(hard), hard_y)
-    (gradient,) = torch.autograd.grad(outer_loss, support)
-    return outer_loss.detach(), gradient
 
 
 def minority_rows(train: Embeddings, val: Embeddings) -> Bool[Tensor, " n"] | None:
@@ -287,41 +391,65 @@ def write_support(path: str | Path, result: MetaResult, train: Embeddings) -> No
     write_parquet(path, table, metadata)
 
 
-@torch.no_grad()
-def _hard_rows(head: Head, val: Embeddings, per_class: int) -> Bool[Tensor, " n"]:
-    return choose(losses(head, val.features, val.y), val.y, per_class)
+def _bytes_per_run(train: Embeddings, val: Embeddings, n: int, shared: Shared) -> int:
+    """An upper estimate: support, gradient, Adam's moments, the kept and first copies, hard features, val logits."""
+    d, item = train.features.shape[1], train.features.element_size()
+    m = shared.hard_per_class * val.n_classes
+    return item * (9 * n * d + 2 * m * d + 6 * len(val.y) * val.n_classes + 2 * n * n)
 
 
-@torch.no_grad()
-def _validate(head: Head, val: Embeddings, hard_per_class: int) -> dict[str, float]:
-    loss = losses(head, val.features, val.y)
-    correct = head.predict(val.features) == val.y
-    groups = accuracy_by(correct, val.group, val.n_groups)
-    return {
-        "hard_loss": float(loss[choose(loss, val.y, hard_per_class)].mean()),
-        "val_average": float(correct.double().mean()),
-        "val_worst_group": float("nan") if groups.isnan().all() else float(worst(groups)),
-        "val_worst_class": float(worst(accuracy_by(correct, val.y, val.n_classes))),
-    }
+def _history(batches: Sequence[_Batch], runs: Sequence[Run]) -> pd.DataFrame:
+    """A row per run and epoch, run after run."""
+    columns = {name: torch.cat([b.history[name] for b in batches], dim=1).T for name in batches[0].history}  # [r e]
+    kept_epoch = torch.cat([b.kept_epoch for b in batches])
+    n_runs, epochs = columns["val_average"].shape
+    epoch = torch.arange(1, epochs + 1, device=kept_epoch.device).expand(n_runs, -1)
+    return pd.DataFrame(
+        {
+            "number": torch.arange(n_runs).repeat_interleave(epochs).numpy(),
+            "seed": [run.seed for run in runs for _ in range(epochs)],
+            "epoch": epoch.flatten().cpu().numpy(),
+            **{name: values.flatten().cpu().numpy() for name, values in columns.items()},
+            "kept": (epoch == kept_epoch.unsqueeze(1)).flatten().cpu().numpy(),
+        }
+    )
 
 
-def _check(train: Embeddings, val: Embeddings, head: Head, seeds: Sequence[int], settings: _Settings) -> None:
+def _report(result: MetaResult) -> None:
+    """One line per seed for the log, and a warning for a head that hardly moved."""
+    kept = result.history[result.history["kept"]]
+    for row, moved, change in zip(kept.itertuples(), result.moved.tolist(), result.head_change.tolist(), strict=True):
+        log.info(
+            "seed %d: kept epoch %d, validation average %.1f, worst group %.1f",
+            row.seed, row.epoch, 100 * row.val_average, 100 * row.val_worst_group,
+        )  # fmt: skip
+        if moved < DEAD_SHARE:
+            log.warning(
+                "seed %d: the head hardly moved (%.1f %% of the validation predictions differ from ERM's, the weights "
+                "changed by %.1f %%). The support may be dead: it holds no minority image, or ERM fits it already. "
+                "Raise support_per_class or inner_lr.",
+                row.seed, 100 * moved, 100 * change,
+            )  # fmt: skip
+
+
+def _check(train: Embeddings, val: Embeddings, head: Head, runs: Sequence[Run], shared: Shared) -> None:
     check_same_origin(train, val)
     expected = (train.n_classes, train.features.shape[1])
     if head.weight.shape != expected:
         raise ValueError(f"head: weight is {list(head.weight.shape)}, expected {list(expected)} (classes, features)")
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise ValueError(f"seeds: {list(seeds)} is empty or repeats a seed")
+    if not runs:
+        raise ValueError("runs: there is none")
     for name in ("support_per_class", "inner_steps", "hard_per_class", "epochs"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name}: {getattr(settings, name)} is not a positive whole number")
-    if settings.support_steps < 0:
-        raise ValueError(f"support_steps: {settings.support_steps} is negative; 0 leaves the support as drawn")
-    for name in ("inner_lr", "outer_lr"):
-        if not 0 < getattr(settings, name) < float("inf"):
-            raise ValueError(f"{name}: {getattr(settings, name)} is not a positive number")
+        if getattr(shared, name) < 1:
+            raise ValueError(f"{name}: {getattr(shared, name)} is not a positive whole number")
+    if shared.support_steps < 0:
+        raise ValueError(f"support_steps: {shared.support_steps} is negative; 0 leaves the support as drawn")
+    for name in ("inner_lr", "outer_lr", "clip_norm"):
+        for run in runs:
+            if not 0 < getattr(run, name) < float("inf"):
+                raise ValueError(f"{name}: {getattr(run, name)} is not a positive number")
     for name, allowed in (("refresh", REFRESH), ("select_by", SELECT_BY)):
-        if getattr(settings, name) not in allowed:
-            raise ValueError(f"{name}: {getattr(settings, name)!r} is unknown; allowed are {', '.join(allowed)}")
-    if settings.select_by == "worst_group":
+        if getattr(shared, name) not in allowed:
+            raise ValueError(f"{name}: {getattr(shared, name)!r} is unknown; allowed are {', '.join(allowed)}")
+    if shared.select_by == "worst_group":
         val.require_attributes('select_by="worst_group"')

@@ -4,14 +4,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from hsfm.hard_set import build, choose, rank_in_class, read_hard_set, write_hard_set
+from hsfm.hard_set import build, hardest, rank_in_class, read_hard_set, write_hard_set
 
 
 def test_order_and_ties():
     y = torch.tensor([0, 1, 0, 1, 0, 0])
     loss = torch.tensor([1.0, 2.0, 3.0, 2.0, 1.0, 0.5])
     assert rank_in_class(loss, y).tolist() == [2, 1, 1, 2, 3, 4]
-    assert choose(loss, y, 2).tolist() == [True, True, True, True, False, False]
+    rows = [(y == label).nonzero().squeeze(1) for label in (0, 1)]
+    assert hardest(loss.unsqueeze(0), rows, 2).tolist() == [[2, 0, 1, 3]]
 
 
 def test_ranks_against_sorting_each_class_by_hand():
@@ -26,9 +27,20 @@ def test_ranks_against_sorting_each_class_by_hand():
         assert sorted(rank[i] for i in rows) == list(range(1, len(rows) + 1))
 
 
+def test_hardest_is_the_ranking_for_many_heads_at_once():
+    g = torch.Generator().manual_seed(1)
+    y = torch.randint(0, 3, (200,), generator=g)
+    loss = torch.randint(0, 12, (5, 200), generator=g) / 4  # many ties
+    chosen = hardest(loss, [(y == label).nonzero().squeeze(1) for label in range(3)], 9)
+    for i in range(5):
+        rank = rank_in_class(loss[i], y)
+        assert sorted(chosen[i].tolist()) == (rank <= 9).nonzero().squeeze(1).tolist()
+        assert rank[chosen[i]].tolist() == [*range(1, 10)] * 3
+
+
 def test_a_small_class_gives_all_it_has():
-    y = torch.tensor([0, 1, 1, 1])
-    assert choose(torch.tensor([0.1, 0.2, 0.3, 0.4]), y, 2).tolist() == [True, False, True, True]
+    rows = [torch.tensor([0]), torch.tensor([1, 2, 3])]
+    assert hardest(torch.tensor([[0.1, 0.2, 0.3, 0.4]]), rows, 2).tolist() == [[0, 3, 2]]
 
 
 def test_losses_are_cross_entropy_under_the_head(splits, erm_head):

@@ -9,7 +9,7 @@ rule train_erm:
     log:
         "logs/{dataset}/run{run}/train_erm.log",
     benchmark:
-        "benchmarks/{dataset}/run{run}/train_erm.tsv"
+        "logs/{dataset}/run{run}/train_erm.tsv"
     priority: 50
     conda:
         "../../environment.yml"
@@ -39,7 +39,7 @@ rule extract_embeddings:
     log:
         "logs/{dataset}/run{run}/extract_embeddings.log",
     benchmark:
-        "benchmarks/{dataset}/run{run}/extract_embeddings.tsv"
+        "logs/{dataset}/run{run}/extract_embeddings.tsv"
     priority: 50
     conda:
         "../../environment.yml"

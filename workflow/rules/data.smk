@@ -7,7 +7,7 @@ rule prepare_images:
     log:
         "logs/{dataset}/prepare_images.log",
     benchmark:
-        "benchmarks/{dataset}/prepare_images.tsv"
+        "logs/{dataset}/prepare_images.tsv"
     conda:
         "../../environment.yml"
     threads: 2

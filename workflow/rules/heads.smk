@@ -10,7 +10,7 @@ rule read_erm_head:
     log:
         "logs/{dataset}/run{run}/read_erm_head.log",
     benchmark:
-        "benchmarks/{dataset}/run{run}/read_erm_head.tsv"
+        "logs/{dataset}/run{run}/read_erm_head.tsv"
     conda:
         "../../environment.yml"
     message:
@@ -29,7 +29,7 @@ rule build_hard_set:
     log:
         "logs/{dataset}/run{run}/build_hard_set.log",
     benchmark:
-        "benchmarks/{dataset}/run{run}/build_hard_set.tsv"
+        "logs/{dataset}/run{run}/build_hard_set.tsv"
     conda:
         "../../environment.yml"
     params:
@@ -54,7 +54,7 @@ rule fit_hsfm:
     log:
         "logs/{dataset}/run{run}/fit_hsfm.log",
     benchmark:
-        "benchmarks/{dataset}/run{run}/fit_hsfm.tsv"
+        "logs/{dataset}/run{run}/fit_hsfm.tsv"
     priority: 50
     conda:
         "../../environment.yml"
@@ -80,7 +80,7 @@ rule fit_dfr:
     log:
         "logs/{dataset}/run{run}/fit_dfr.log",
     benchmark:
-        "benchmarks/{dataset}/run{run}/fit_dfr.tsv"
+        "logs/{dataset}/run{run}/fit_dfr.tsv"
     conda:
         "../../environment.yml"
     params:
@@ -101,7 +101,7 @@ rule fit_llr:
     log:
         "logs/{dataset}/run{run}/fit_llr.log",
     benchmark:
-        "benchmarks/{dataset}/run{run}/fit_llr.tsv"
+        "logs/{dataset}/run{run}/fit_llr.tsv"
     conda:
         "../../environment.yml"
     params:
@@ -123,7 +123,7 @@ rule score_heads:
     log:
         "logs/{dataset}/run{run}/score_{method}.log",
     benchmark:
-        "benchmarks/{dataset}/run{run}/score_{method}.tsv"
+        "logs/{dataset}/run{run}/score_{method}.tsv"
     conda:
         "../../environment.yml"
     message:

@@ -7,7 +7,7 @@ rule make_tables:
     log:
         "logs/make_tables.log",
     benchmark:
-        "benchmarks/make_tables.tsv"
+        "logs/make_tables.tsv"
     conda:
         "../../environment.yml"
     message:
@@ -31,7 +31,7 @@ rule draw_figures:
     log:
         "logs/{dataset}/draw_figures.log",
     benchmark:
-        "benchmarks/{dataset}/draw_figures.tsv"
+        "logs/{dataset}/draw_figures.tsv"
     conda:
         "../../environment.yml"
     message:

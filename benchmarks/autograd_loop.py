@@ -1,0 +1,83 @@
+"""HSFM as the paper writes it: one run at a time, the inner loop in autograd's graph.
+
+Written for clarity, and kept as the oracle of the tests and the yardstick of benchmarks/meta.py. Scoring and the
+choice of the hard set use the package's vectorised code, so that only the training differs from `hsfm.meta`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import cross_entropy
+
+from hsfm.embeddings import Embeddings
+from hsfm.hard_set import rank_in_class
+from hsfm.head import Head
+from hsfm.meta import Run, Shared, draw_support
+from hsfm.metrics import accuracy_by, worst
+
+
+@dataclass(frozen=True)
+class Trained:
+    head: Head  # kept
+    support: Tensor  # [n d], as edited at the kept epoch
+    kept_epoch: int
+    outer_loss: list[float]  # mean per epoch
+    worst_group: list[float]  # on validation, per epoch
+    heads: list[Head]  # after each epoch
+
+
+def train(train: Embeddings, val: Embeddings, erm: Head, run: Run, shared: Shared) -> Trained:
+    rows = draw_support(train.y, shared.support_per_class, train.n_classes, Generator().manual_seed(run.seed))
+    support, support_y = train.features[rows].clone().requires_grad_(), train.y[rows]
+    head = Head(erm.weight.clone().requires_grad_(), erm.bias.clone().requires_grad_())
+    edit = torch.optim.Adam([support], lr=run.outer_lr)
+    adapt_head = torch.optim.Adam([head.weight, head.bias], lr=run.inner_lr)
+    best, kept, outer_loss, worst_group, heads = -1.0, None, [], [], []
+    for epoch in range(1, shared.epochs + 1):
+        with torch.no_grad():
+            loss = cross_entropy(head.logits(val.features), val.y, reduction="none")
+            hard = rank_in_class(loss, val.y) <= shared.hard_per_class
+        losses = []
+        for _ in range(shared.support_steps):
+            loss, support.grad = meta_gradient(
+                head, support, support_y, val.features[hard], val.y[hard], steps=shared.inner_steps, lr=run.inner_lr
+            )
+            torch.nn.utils.clip_grad_norm_([support], run.clip_norm)
+            edit.step()
+            losses.append(loss)
+        fixed = support.detach()
+        for _ in range(shared.inner_steps):
+            adapt_head.zero_grad()
+            cross_entropy(head.logits(fixed), support_y).backward()
+            adapt_head.step()
+        with torch.no_grad():
+            correct = head.predict(val.features) == val.y
+            score = float(worst(accuracy_by(correct, val.group, val.n_groups)))
+        heads.append(Head(head.weight.detach().clone(), head.bias.detach().clone()))
+        if score >= best:
+            best, kept = score, (heads[-1], fixed.clone(), epoch)
+        outer_loss.append(float(torch.stack(losses).mean()) if losses else float("nan"))
+        worst_group.append(score)
+    return Trained(*kept, outer_loss, worst_group, heads)
+
+
+def adapt(head: Head, features: Tensor, y: Tensor, *, steps: int, lr: float) -> Head:
+    """The head after `steps` plain gradient-descent steps on mean cross-entropy, differentiable in `features`."""
+    weight, bias = head.weight, head.bias
+    for _ in range(steps):
+        loss = cross_entropy(Head(weight, bias).logits(features), y)
+        weight_gradient, bias_gradient = torch.autograd.grad(loss, (weight, bias), create_graph=True)
+        weight, bias = weight - lr * weight_gradient, bias - lr * bias_gradient
+    return Head(weight, bias)
+
+
+def meta_gradient(
+    head: Head, support: Tensor, support_y: Tensor, hard: Tensor, hard_y: Tensor, *, steps: int, lr: float
+) -> tuple[Tensor, Tensor]:
+    """Outer loss and its gradient in the support `[n d]`, through all steps of the adaptation."""
+    support = support.detach().requires_grad_()
+    start = Head(head.weight.detach().requires_grad_(), head.bias.detach().requires_grad_())
+    loss = cross_entropy(adapt(start, support, support_y, steps=steps, lr=lr).logits(hard), hard_y)
+    (gradient,) = torch.autograd.grad(loss, support)
+    return loss.detach(), gradient

@@ -1,0 +1,184 @@
+"""HSFM's meta-gradient in closed form: no graph, a few matrix products per outer step.
+
+The outer loss is the mean cross-entropy on hard samples of a head adapted by T gradient steps on the support
+(arXiv 2603.29313, its bilevel problem). Its gradient in the support features goes through all T steps. With softmax
+regression these steps are explicit, so that the reverse pass can be written down.
+
+Letters. r runs side by side, n support rows, d features, c classes, m hard samples. H [n d] support features, Y [n c]
+their labels, X [m d] hard features, Y' [m c] theirs, W [c d] and b [c] the head, alpha the inner learning rate,
+s = alpha / n. P_t [n c] is the softmax of the support logits Z_t, R_t = P_t - Y, J_t the Jacobian of the softmax.
+
+Forward. A step moves W by -s R_t' H and b by -s R_t' 1 (' transposes), hence the logits by
+
+    Z_0 = H W' + b,     Z_{t+1} = Z_t - s K R_t,     K = H H' + 1,
+
+and after T steps, with S = R_0 + ... + R_{T-1},
+
+    W_T = W - s S' H,     b_T = b - s S' 1,     O = X W_T' + b_T,     L = mean CE(O, Y').
+
+Backward. E = dL/dO = (softmax(O) - Y') / m. Let V = E' X = dL/dW_T and v = E' 1 = dL/db_T. Each R_t enters L through
+S and through Z_{t+1}; with A_t = dL/dZ_t and A_T = 0,
+
+    A_t = A_{t+1} + J_t [-s (H V' + v) - s K A_{t+1}],     t = T-1 ... 0.
+
+H enters through Z_0, through K (with dL/dK = D = -s sum_t A_{t+1} R_t') and through W_T:
+
+    dL/dH = A_0 W + (D + D') H - s S V.
+
+That is the *dual* form: T steps among n rows, and two products with the n x n matrix of the rows. The *primal* form
+keeps W_t instead of K: with V_T = V, v_T = v and a_t = J_t [-s (H V_{t+1}' + v_{t+1})],
+
+    V_t = V_{t+1} + a_t' H,     v_t = v_{t+1} + a_t' 1,     dL/dH = sum_t [a_t W_t - s R_t V_{t+1}].
+
+Two classes need one column: only the difference z of the two logits matters, its softmax is sigmoid(z), and since the
+two rows of the head move by opposite amounts, z moves as above with 2 alpha in place of alpha.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+
+
+@dataclass(frozen=True)
+class MetaGradient:
+    loss: Float[Tensor, " r"]  # mean cross-entropy on the hard samples, natural log
+    support: Float[Tensor, "r n d"]  # its gradient in the support features
+
+
+def meta_gradient(
+    weight: Float[Tensor, "r c d"],
+    bias: Float[Tensor, "r c"],
+    support: Float[Tensor, "r n d"],
+    support_y: Int[Tensor, " n"],
+    hard: Float[Tensor, "r m d"],
+    hard_y: Int[Tensor, " m"],
+    *,
+    steps: int,
+    lr: Float[Tensor, " r"],
+    form: str = "auto",
+) -> MetaGradient:
+    """Loss and gradient of r runs whose support and hard rows have the same labels, row for row.
+
+    steps: T, at least 1. lr: alpha of each run. form: `dual`, `primal`, or `auto`, the one with fewer operations.
+    """
+    n_classes, d = weight.shape[1:]
+    n = support.shape[1]
+    if n_classes == 2:
+        weight, bias = weight[:, 1:] - weight[:, :1], bias[:, 1:] - bias[:, :1]
+        labels, hard_labels = support_y.to(support).unsqueeze(1), hard_y.to(support).unsqueeze(1)
+        rate = 2 * lr
+    else:
+        labels, hard_labels = (one_hot(y, n_classes).to(support) for y in (support_y, hard_y))
+        rate = lr
+    step = (rate / n).to(support).view(-1, 1, 1)
+    if form == "auto":
+        k = weight.shape[1]
+        form = "dual" if 2 * n * d + 4 * steps * n * k < 6 * steps * k * d else "primal"
+    solve = {"dual": _dual, "primal": _primal}[form]
+    return solve(weight, bias, support, labels, hard, hard_labels, steps, step)
+
+
+def _dual(
+    weight: Float[Tensor, "r k d"],
+    bias: Float[Tensor, "r k"],
+    support: Float[Tensor, "r n d"],
+    labels: Float[Tensor, "n k"],
+    hard: Float[Tensor, "r m d"],
+    hard_labels: Float[Tensor, "m k"],
+    steps: int,
+    step: Float[Tensor, "r 1 1"],
+) -> MetaGradient:
+    kernel = (support @ support.mT + 1) * step  # s K
+    logits = torch.baddbmm(bias.unsqueeze(1), support, weight.mT)
+    probabilities = []
+    for t in range(steps):
+        probabilities.append(_softmax(logits))
+        if t + 1 < steps:  # Z_T enters nothing
+            logits.baddbmm_(kernel, probabilities[-1] - labels, alpha=-1)
+    stacked = torch.stack(probabilities)  # [T r n k]
+    residuals = stacked - labels
+    total = residuals.sum(0) * step  # s S
+    adapted = torch.baddbmm(weight, total.mT, support, alpha=-1)
+    loss, by_weight, by_bias = _outer(adapted, bias - total.sum(1), hard, hard_labels)
+
+    through_sum = torch.baddbmm(by_bias.unsqueeze(1), support, by_weight.mT) * -step
+    slope = stacked * (1 - stacked) if stacked.shape[-1] == 1 else None
+    sensitivity = torch.zeros_like(through_sum)  # A_{t+1}
+    sensitivities = [sensitivity]
+    for t in reversed(range(steps)):
+        incoming = torch.baddbmm(through_sum, kernel, sensitivity, alpha=-1)
+        if slope is not None:
+            sensitivity = torch.addcmul(sensitivity, slope[t], incoming)
+        else:
+            sensitivity = sensitivity + _jacobian(stacked[t], incoming)
+        sensitivities.append(sensitivity)
+    # A_T is zero and R_{T-1} stands beside it: both drop out of D
+    later = torch.cat(sensitivities[1:-1], dim=-1) if steps > 1 else through_sum[..., :0]  # A_{T-1} ... A_1
+    earlier = torch.cat(list(residuals[: steps - 1].flip(0)), dim=-1) if steps > 1 else later  # R_{T-2} ... R_0
+    by_kernel = (later * -step) @ earlier.mT
+    left = torch.cat([by_kernel + by_kernel.mT, sensitivity, -total], dim=-1)
+    right = torch.cat([support, weight, by_weight], dim=1)
+    return MetaGradient(loss=loss, support=left @ right)
+
+
+def _primal(
+    weight: Float[Tensor, "r k d"],
+    bias: Float[Tensor, "r k"],
+    support: Float[Tensor, "r n d"],
+    labels: Float[Tensor, "n k"],
+    hard: Float[Tensor, "r m d"],
+    hard_labels: Float[Tensor, "m k"],
+    steps: int,
+    step: Float[Tensor, "r 1 1"],
+) -> MetaGradient:
+    weights, probabilities, residuals = [], [], []
+    for _ in range(steps):
+        weights.append(weight)
+        probabilities.append(_softmax(torch.baddbmm(bias.unsqueeze(1), support, weight.mT)))
+        residuals.append((probabilities[-1] - labels) * step)
+        weight = torch.baddbmm(weight, residuals[-1].mT, support, alpha=-1)
+        bias = bias - residuals[-1].sum(1)
+    loss, by_weight, by_bias = _outer(weight, bias, hard, hard_labels)
+
+    left, right = [], []
+    for t in reversed(range(steps)):
+        left.append(residuals[t])
+        right.append(-by_weight)
+        incoming = torch.baddbmm(by_bias.unsqueeze(1), support, by_weight.mT) * -step
+        sensitivity = _jacobian(probabilities[t], incoming)
+        left.append(sensitivity)
+        right.append(weights[t])
+        by_weight = torch.baddbmm(by_weight, sensitivity.mT, support)
+        by_bias = by_bias + sensitivity.sum(1)
+    return MetaGradient(loss=loss, support=torch.cat(left, dim=-1) @ torch.cat(right, dim=1))
+
+
+def _outer(
+    weight: Float[Tensor, "r k d"],
+    bias: Float[Tensor, "r k"],
+    hard: Float[Tensor, "r m d"],
+    labels: Float[Tensor, "m k"],
+) -> tuple[Float[Tensor, " r"], Float[Tensor, "r k d"], Float[Tensor, "r k"]]:
+    """L, dL/dW_T and dL/db_T."""
+    logits = torch.baddbmm(bias.unsqueeze(1), hard, weight.mT)
+    if logits.shape[-1] == 1:
+        loss = binary_cross_entropy_with_logits(logits, labels.expand_as(logits), reduction="none").mean((1, 2))
+    else:
+        classes = labels.argmax(1).expand(len(logits), -1)
+        loss = cross_entropy(logits.mT, classes, reduction="none").mean(1)
+    residual = (_softmax(logits) - labels) / len(labels)
+    return loss, residual.mT @ hard, residual.sum(1)
+
+
+def _softmax(logits: Float[Tensor, "r n k"]) -> Float[Tensor, "r n k"]:
+    return logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)
+
+
+def _jacobian(probabilities: Float[Tensor, "r n k"], x: Float[Tensor, "r n k"]) -> Float[Tensor, "r n k"]:
+    """J x, row by row: p (1 - p) x for one column, else p (x - <p, x>)."""
+    if probabilities.shape[-1] == 1:
+        return probabilities * (1 - probabilities) * x
+    return probabilities * (x - (probabilities * x).sum(-1, keepdim=True))
