@@ -85,8 +85,21 @@ def build_network(name: str, n_classes: int, *, pretrained: bool = False, seed: 
         if name == "small_resnet":
             body = SmallResNet()
         else:
-            body = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
+            body = _pretrained(name) if pretrained else torchvision.models.get_model(name, weights=None)
         return Network(body, n_classes)
+
+
+def _pretrained(name: str) -> nn.Module:
+    """torchvision's model with its ImageNet-1k (V1) weights; ValueError where they cannot be had."""
+    weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+    try:
+        return torchvision.models.get_model(name, weights=weights)
+    except OSError as error:  # no network, no space, no permission
+        folder = Path(torch.hub.get_dir(), "checkpoints")
+        raise ValueError(
+            f"backbone: cannot load the ImageNet weights of {name} ({error}); "
+            f"without a network, put {weights.url} into {folder}"
+        ) from error
 
 
 @dataclass(frozen=True)

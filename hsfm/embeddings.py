@@ -1,5 +1,6 @@
 """Embeddings: the features of one split with the labels of its images, and their Parquet file."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -65,6 +66,11 @@ class Embeddings:
     def n_groups(self) -> int:
         return self.n_classes * self.n_attributes
 
+    def refuse_test(self, purpose: str) -> None:
+        """Raise ValueError where these are the test split, which nothing may train on."""
+        if self.split == "test":
+            raise ValueError(f"{purpose} was given the test split of {self.dataset}; it trains on train and val")
+
     def require_attributes(self, purpose: str) -> None:
         """Raise ValueError unless the attribute of every row is known."""
         unknown = (self.attribute < 0).nonzero()
@@ -104,6 +110,9 @@ def check_embeddings(embeddings: Embeddings, source: str | Path) -> Embeddings:
                 f"{source}: row {row} (image {embeddings.image_id[row]!r}) has {name} {int(values[row])}; "
                 f"allowed are 0 to {len(names) - 1} ({', '.join(names)})"
             )
+    repeated = sorted(name for name, count in Counter(embeddings.image_id).items() if count > 1)
+    if repeated:
+        raise ValueError(f"{source}: image id {repeated[0]!r} is not unique")
     present = torch.bincount(embeddings.y, minlength=embeddings.n_classes)
     for y, count in enumerate(present.tolist()):
         if count == 0:
@@ -141,14 +150,18 @@ def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
     write_parquet(path, table, metadata)
 
 
-def read_embeddings(path: str | Path) -> Embeddings:
+def read_embeddings(path: str | Path, *, split: str | None = None) -> Embeddings:
     """Read embeddings; the features are one `[n d]` tensor over the file's own buffer where it holds one row group.
 
-    Raises ValueError naming file and row for a missing column, a wrong type, a feature of another length than the
-    metadata say, a NaN, a label outside the classes, a class without image, or a file that is not whole.
+    split: which one it has to be. Raises ValueError naming file and row for another split, a missing column, a wrong
+    type, a feature of another length than the metadata say, a NaN, a label outside the classes, a class without image,
+    a repeated id, or a file that is not whole.
     """
     table, metadata = read_parquet(path, SCHEMA)
     require(metadata, METADATA, path)
+    for found in (metadata["split"], *table["split"].unique().to_pylist()):
+        if found != (split or metadata["split"]):
+            raise ValueError(f"{path}: holds the {found} split, expected {split or metadata['split']}")
     feature, d = table["feature"], metadata["d"]
     if feature.type.list_size != d:
         raise ValueError(f"{path}: features have length {feature.type.list_size}, but the metadata say d = {d}")

@@ -1,6 +1,6 @@
 """Figures: data frames and image arrays in, matplotlib figures out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib as mpl
@@ -160,9 +160,3 @@ def _dress(axis: Axes, title: str, y_label: str) -> None:
 
 def _colour(method: str) -> str:
     return COLOURS.get(method, "#000000")
-
-
-def pick_examples(group: Sequence[int], n_groups: int, per_group: int) -> list[list[int]]:
-    """The first `per_group` rows of every group that has any, groups ascending."""
-    picked = [[row for row, value in enumerate(group) if value == g][:per_group] for g in range(n_groups)]
-    return [rows for rows in picked if rows]

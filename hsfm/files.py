@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -80,13 +80,17 @@ def read_parquet(path: str | Path, schema: "pa.Schema") -> tuple["pa.Table", dic
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise ValueError(f"{path}: not a readable Parquet file, perhaps truncated ({error})") from error
+        raise _unreadable(path, error) from error
     metadata = {
         key.decode(): json.loads(value)
         for key, value in (table.schema.metadata or {}).items()
         if key not in (b"pandas", b"ARROW:schema")
     }
     return table.select(schema.names), metadata
+
+
+def _unreadable(path: str | Path, error: Exception) -> ValueError:
+    return ValueError(f"{path}: not a readable Parquet file, perhaps truncated ({error})")
 
 
 def _same_type(found: "pa.DataType", expected: "pa.DataType") -> bool:
@@ -109,6 +113,21 @@ def write_frame(path: str | Path, frame: "pd.DataFrame", metadata: Mapping[str, 
     import pyarrow as pa
 
     write_parquet(path, pa.Table.from_pandas(frame, preserve_index=False), metadata or {})
+
+
+def read_frame(path: str | Path, columns: Sequence[str]) -> "pd.DataFrame":
+    """Read these columns of a data frame. Raises ValueError where one is missing or the file is not whole."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise _unreadable(path, error) from error
+    wanted = [schema.field(name) if name in schema.names else pa.field(name, pa.null()) for name in columns]
+    return read_parquet(path, pa.schema(wanted))[0].to_pandas()
 
 
 def write_array(path: str | Path, array: "np.ndarray") -> None:

@@ -95,8 +95,11 @@ def write_hard_set(path: str | Path, hard_set: HardSet, pool: Embeddings) -> Non
     write_parquet(path, pa.Table.from_pandas(frame, SCHEMA, preserve_index=False), metadata)
 
 
-def read_hard_set(path: str | Path, pool: Embeddings) -> HardSet:
-    """Read the hard set of `pool`. Raises ValueError where it was built on another checkpoint or other images."""
+def read_hard_set(path: str | Path, pool: Embeddings, *, per_class: int) -> HardSet:
+    """Read the hard set of `pool` with `per_class` images a class.
+
+    Raises ValueError where it was built on another checkpoint or other images, or chose others than the highest ranks.
+    """
     columns = pa.schema([field for field in SCHEMA if field.name != "group"])  # nothing that trains may read it
     table, metadata = read_parquet(path, columns)
     require(metadata, ("checkpoint_sha256",), path)
@@ -111,7 +114,20 @@ def read_hard_set(path: str | Path, pool: Embeddings) -> HardSet:
         raise ValueError(
             f"{path}: lists {len(image_id)} images, the pool {len(pool.image_id)}; they differ from row {row}"
         )
-    return HardSet(
+    for name in columns.names:
+        if table[name].null_count:
+            row = table[name].is_null().to_pylist().index(True)
+            raise ValueError(f"{path}: column {name!r} has an empty cell in row {row}")
+    read = HardSet(
         image_id=image_id,
         **{name: torch.tensor(table[name].to_numpy()) for name in ("y", "loss", "rank", "chosen")},
     )
+    if not torch.equal(read.y.long(), pool.y.cpu()):
+        raise ValueError(f"{path}: has other classes than the pool")
+    if not read.loss.isfinite().all():
+        raise ValueError(f"{path}: row {int((~read.loss.isfinite()).nonzero()[0])} has loss NaN or infinity")
+    if not torch.equal(read.chosen, read.rank <= per_class):
+        row = int((read.chosen != (read.rank <= per_class)).nonzero()[0])
+        raise ValueError(f"{path}: row {row} has rank {read.rank[row]} and chosen {bool(read.chosen[row])}, "
+                         f"which is not the choice of {per_class} per class")  # fmt: skip
+    return read

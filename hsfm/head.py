@@ -1,10 +1,10 @@
 """Linear heads on features, and their file."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -63,6 +63,9 @@ class SavedHeads:
     class_names: tuple[str, ...]
     checkpoint_sha256: str
     group_labels: str  # one of GROUP_LABELS
+    chosen_by: str  # what picked the epoch or the strength of a penalty, in words
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the method
+    remarks: tuple[str, ...] = ()  # what a reader must know about each seed; empty, or one text per seed
 
     def check_fits(self, embeddings: Described, source: str | Path) -> None:
         """Raise ValueError naming `source`, their file, unless the heads belong to these embeddings."""
@@ -75,42 +78,55 @@ class SavedHeads:
                 raise ValueError(f"{source}: {what} {theirs}, but the {self.method} heads are for {mine}")
 
 
-def write_heads(path: str | Path, saved: SavedHeads) -> None:
-    """Write heads. Raises ValueError for a NaN, or where tensors and description disagree."""
+def check_heads(saved: SavedHeads, source: str | Path) -> SavedHeads:
+    """Return sound heads; raise ValueError naming `source` for a NaN, or where tensors and description disagree."""
     weight, bias = saved.head.weight, saved.head.bias
-    expected = (len(saved.seeds), len(saved.class_names))
-    if weight.ndim != 3 or weight.shape[:2] != expected or bias.shape != expected:
-        raise ValueError(
-            f"{path}: weight {list(weight.shape)} and bias {list(bias.shape)} do not fit {expected[0]} seeds and "
-            f"{expected[1]} classes"
-        )
+    _check_shapes(weight, bias, saved.seeds, saved.class_names, source)
     if saved.group_labels not in GROUP_LABELS:
-        raise ValueError(f"{path}: group_labels {saved.group_labels!r} is none of {', '.join(GROUP_LABELS)}")
+        raise ValueError(f"{source}: group_labels {saved.group_labels!r} is none of {', '.join(GROUP_LABELS)}")
+    if len(saved.remarks) not in (0, len(saved.seeds)):
+        raise ValueError(f"{source}: {len(saved.remarks)} remarks for {len(saved.seeds)} seeds")
     for seed, w, b in zip(saved.seeds, weight, bias, strict=True):
         if not (w.isfinite().all() and b.isfinite().all()):
-            raise ValueError(f"{path}: the {saved.method} head of seed {seed} holds a NaN or an infinity")
-    metadata = {
-        "method": saved.method,
-        "seeds": json.dumps(saved.seeds),
-        "classes": json.dumps(saved.class_names),
-        "checkpoint_sha256": saved.checkpoint_sha256,
-        "group_labels": saved.group_labels,
-    }
-    write_safetensors(path, {"weight": weight, "bias": bias}, metadata)
+            raise ValueError(f"{source}: the {saved.method} head of seed {seed} holds a NaN or an infinity")
+    return saved
+
+
+def _check_shapes(
+    weight: Tensor, bias: Tensor, seeds: Sequence[int], class_names: Sequence[str], source: str | Path
+) -> None:
+    expected = (len(seeds), len(class_names))
+    if weight.ndim != 3 or weight.shape[:2] != expected or bias.shape != expected:
+        raise ValueError(
+            f"{source}: weight {list(weight.shape)} and bias {list(bias.shape)} do not fit {expected[0]} seeds and "
+            f"{expected[1]} classes"
+        )
+
+
+_TEXTS = ("method", "checkpoint_sha256", "group_labels", "chosen_by")
+_LISTS = {"seeds": "seeds", "classes": "class_names", "settings": "settings", "remarks": "remarks"}  # in file: field
+
+
+def write_heads(path: str | Path, saved: SavedHeads) -> None:
+    """Write checked heads: tensors `weight` and `bias`, everything else as metadata."""
+    check_heads(saved, path)
+    metadata = {key: getattr(saved, key) for key in _TEXTS}
+    metadata |= {key: json.dumps(getattr(saved, name)) for key, name in _LISTS.items()}
+    write_safetensors(path, {"weight": saved.head.weight, "bias": saved.head.bias}, metadata)
 
 
 def read_heads(path: str | Path) -> SavedHeads:
-    """Read what `write_heads` wrote."""
+    """Read and check what `write_heads` wrote."""
     tensors, metadata = read_safetensors(path)
-    require(metadata, ("method", "seeds", "classes", "checkpoint_sha256", "group_labels"), path)
+    require(metadata, (*_TEXTS, *_LISTS), path)
     for name in ("weight", "bias"):
         if name not in tensors:
             raise ValueError(f"{path}: no tensor {name!r}; the tensors are {', '.join(sorted(tensors))}")
-    return SavedHeads(
+    fields = {name: json.loads(metadata[key]) for key, name in _LISTS.items()}
+    _check_shapes(tensors["weight"], tensors["bias"], fields["seeds"], fields["class_names"], path)
+    saved = SavedHeads(
         head=Head(tensors["weight"], tensors["bias"]),
-        method=metadata["method"],
-        seeds=tuple(json.loads(metadata["seeds"])),
-        class_names=tuple(json.loads(metadata["classes"])),
-        checkpoint_sha256=metadata["checkpoint_sha256"],
-        group_labels=metadata["group_labels"],
+        **{key: metadata[key] for key in _TEXTS},
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()},
     )
+    return check_heads(saved, path)

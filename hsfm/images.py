@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from hsfm.files import read_parquet, require, write_parquet
+from hsfm.files import read_parquet, require, sha256, write_parquet
 
 SPLITS = ("train", "val", "test")
 
@@ -105,3 +105,13 @@ def read_images(path: str | Path) -> ImageTable:
         ),
         path,
     )
+
+
+def check_pixels(table: ImageTable, folder: str | Path) -> None:
+    """Raise ValueError naming a packed array that is not what it was when the table was written."""
+    for name, expected in table.pixels_sha256.items():
+        found = sha256(Path(folder, name))
+        if found != expected:
+            raise ValueError(
+                f"{Path(folder, name)}: has SHA-256 {found}, but the image table was written for {expected}"
+            )

@@ -73,6 +73,11 @@ class MetaResult:
     moved: Float[Tensor, " r"]  # share of validation predictions that differ from the ERM head's
 
     @property
+    def dead(self) -> Bool[Tensor, " r"]:
+        """Runs whose kept head hardly moved."""
+        return self.moved < DEAD_SHARE
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(run.seed for run in self.runs)
 
@@ -142,7 +147,7 @@ def train_runs(
 
     The history's column `number` counts the runs. Each run is what it would be alone, up to rounding.
     """
-    _check(train, val, head, runs, shared)
+    _check(train, val, head, runs, shared, first_hard_set)
     for label, count in enumerate(torch.bincount(train.y, minlength=train.n_classes).tolist()):
         if count < shared.support_per_class:
             log.warning(
@@ -418,12 +423,14 @@ def _history(batches: Sequence[_Batch], runs: Sequence[Run]) -> pd.DataFrame:
 def _report(result: MetaResult) -> None:
     """One line per seed for the log, and a warning for a head that hardly moved."""
     kept = result.history[result.history["kept"]]
-    for row, moved, change in zip(kept.itertuples(), result.moved.tolist(), result.head_change.tolist(), strict=True):
+    for row, dead, moved, change in zip(
+        kept.itertuples(), result.dead.tolist(), result.moved.tolist(), result.head_change.tolist(), strict=True
+    ):
         log.info(
             "seed %d: kept epoch %d, validation average %.1f, worst group %.1f",
             row.seed, row.epoch, 100 * row.val_average, 100 * row.val_worst_group,
         )  # fmt: skip
-        if moved < DEAD_SHARE:
+        if dead:
             log.warning(
                 "seed %d: the head hardly moved (%.1f %% of the validation predictions differ from ERM's, the weights "
                 "changed by %.1f %%). The support may be dead: it holds no minority image, or ERM fits it already. "
@@ -432,18 +439,33 @@ def _report(result: MetaResult) -> None:
             )  # fmt: skip
 
 
-def _check(train: Embeddings, val: Embeddings, head: Head, runs: Sequence[Run], shared: Shared) -> None:
+def _check(
+    train: Embeddings,
+    val: Embeddings,
+    head: Head,
+    runs: Sequence[Run],
+    shared: Shared,
+    first_hard_set: HardSet | None,
+) -> None:
     check_same_origin(train, val)
     expected = (train.n_classes, train.features.shape[1])
     if head.weight.shape != expected:
         raise ValueError(f"head: weight is {list(head.weight.shape)}, expected {list(expected)} (classes, features)")
+    for what, dtype in (("val features", val.features.dtype), ("head", head.weight.dtype)):
+        if dtype != train.features.dtype:
+            raise ValueError(f"{what}: {dtype}, but the train features are {train.features.dtype}")
+    for embeddings in (train, val):
+        embeddings.refuse_test("HSFM")
+    if first_hard_set is not None and first_hard_set.image_id != val.image_id:
+        raise ValueError("first_hard_set: lists other images than val")
     if not runs:
         raise ValueError("runs: there is none")
-    for name in ("support_per_class", "inner_steps", "hard_per_class", "epochs"):
-        if getattr(shared, name) < 1:
-            raise ValueError(f"{name}: {getattr(shared, name)} is not a positive whole number")
-    if shared.support_steps < 0:
-        raise ValueError(f"support_steps: {shared.support_steps} is negative; 0 leaves the support as drawn")
+    for name, least in (
+        ("support_per_class", 1), ("inner_steps", 1), ("hard_per_class", 1), ("epochs", 1), ("support_steps", 0)
+    ):  # fmt: skip
+        value = getattr(shared, name)
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}: {value} is not a whole number from {least}")
     for name in ("inner_lr", "outer_lr", "clip_norm"):
         for run in runs:
             if not 0 < getattr(run, name) < float("inf"):

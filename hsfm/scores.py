@@ -1,22 +1,46 @@
-"""Scores: correct predictions of heads by seed and group, as a tidy table.
+"""Scores: correct predictions of heads by seed and group, a tidy table and its file.
 
-Apart from `metrics`, which ERM training uses too, so that work on scores does not make a trained network stale.
+Knows no torch, so that tables and figures load quickly, and nothing that trains a network depends on it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
-import torch
+import pyarrow as pa
 from jaxtyping import Int
-from torch import Tensor
 
-from hsfm.metrics import count_by
+from hsfm.files import read_parquet, require, write_parquet
+
+SCHEMA = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("run", pa.int64()),
+        ("method", pa.string()),
+        ("group_labels", pa.string()),
+        ("chosen_by", pa.string()),
+        ("seed", pa.int64()),
+        ("remark", pa.string()),
+        ("split", pa.string()),
+        ("y", pa.int32()),
+        ("attribute", pa.int32()),
+        ("group", pa.int32()),
+        ("group_name", pa.string()),
+        ("n", pa.int64()),
+        ("correct", pa.int64()),
+        ("accuracy", pa.float64()),
+    ]
+)
+NULLABLE = ("attribute", "group", "accuracy")
+SPLITS = ("train", "val", "test")
 
 
 def score(
-    predictions: Int[Tensor, "s n"],
-    y: Int[Tensor, " n"],
-    attribute: Int[Tensor, " n"],
+    predictions: Int[np.ndarray, "s n"],
+    y: Int[np.ndarray, " n"],
+    attribute: Int[np.ndarray, " n"],
     *,
     seeds: Sequence[int],
     class_names: Sequence[str],
@@ -24,16 +48,19 @@ def score(
 ) -> pd.DataFrame:
     """One row per seed and group: seed, y, attribute, group, group_name, n, correct, accuracy (a fraction).
 
-    A group without images has n = 0 and a null accuracy. Images whose attribute is unknown are counted by class
-    alone, in rows with a null attribute and group; there are such rows only where there are such images.
+    attribute: -1 where unknown. A group without images has n = 0 and a null accuracy. Images whose attribute is unknown
+    are counted by class alone, in rows with a null attribute and group; there are such rows only where there are such
+    images.
     """
     # one part more per class than there are attributes: the unknown ones
     n_attributes = len(attribute_names)
-    part = y * (n_attributes + 1) + torch.where(attribute < 0, n_attributes, attribute)
-    hits, images = count_by(predictions == y, part, len(class_names) * (n_attributes + 1))
+    part = y * (n_attributes + 1) + np.where(attribute < 0, n_attributes, attribute)
+    n_parts = len(class_names) * (n_attributes + 1)
+    images = np.bincount(part, minlength=n_parts)
     rows = []
-    for seed, seed_hits in zip(seeds, hits.tolist(), strict=True):
-        for number, (correct, n) in enumerate(zip(seed_hits, images.tolist(), strict=True)):
+    for seed, predicted in zip(seeds, predictions, strict=True):
+        hits = np.bincount(part[predicted == y], minlength=n_parts)
+        for number, (correct, n) in enumerate(zip(hits.tolist(), images.tolist(), strict=True)):
             label, a = divmod(number, n_attributes + 1)
             known = a < n_attributes
             if not known and n == 0:
@@ -52,3 +79,36 @@ def score(
             )
     frame = pd.DataFrame(rows)
     return frame.astype({"attribute": "Int32", "group": "Int32", "accuracy": "float64"})
+
+
+def write_scores(path: str | Path, scores: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
+    """Write checked scores, the columns of SCHEMA. metadata has to name `checkpoint_sha256`."""
+    require(metadata, ["checkpoint_sha256"], path)
+    table = pa.Table.from_pandas(check_scores(scores, path)[SCHEMA.names], SCHEMA, preserve_index=False)
+    write_parquet(path, table, metadata)
+
+
+def read_scores(path: str | Path) -> pd.DataFrame:
+    """Read and check scores; every error names the file."""
+    table, metadata = read_parquet(path, SCHEMA)
+    require(metadata, ["checkpoint_sha256"], path)
+    return check_scores(table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get), path)
+
+
+def check_scores(scores: pd.DataFrame, source: str | Path) -> pd.DataFrame:
+    """Return complete and consistent scores; raise ValueError naming `source` otherwise."""
+    for column in SCHEMA.names:
+        if column not in NULLABLE and scores[column].isna().any():
+            raise ValueError(f"{source}: column {column!r} has an empty cell in row {scores[column].isna().argmax()}")
+    for split in SPLITS:
+        if not (scores["split"] == split).any():
+            raise ValueError(f"{source}: no row of the {split} split")
+    share = (scores["correct"] / scores["n"]).where(scores["n"] > 0)
+    inconsistent = share.fillna(-1) != scores["accuracy"].fillna(-1)
+    wrong = (scores["correct"] < 0) | (scores["correct"] > scores["n"]) | inconsistent
+    if wrong.any():
+        row = scores[wrong].iloc[0]
+        raise ValueError(
+            f"{source}: row {wrong.argmax()} says {row['correct']} of {row['n']} correct, accuracy {row['accuracy']}"
+        )
+    return scores

@@ -60,7 +60,7 @@ def aggregate(summary: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (dataset, method), part in summary.groupby(["dataset", "method"], sort=False):
-        runs, seeds = part["run"].nunique(), part["seed"].nunique()
+        runs, seeds = part["run"].nunique(), part.groupby("run")["seed"].nunique().max()
         metrics = list(METRICS)
         values = part.groupby("run")[metrics].mean() if runs > 1 else part[metrics]
         values = values.astype(float)
@@ -147,15 +147,18 @@ def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
     methods = list(dict.fromkeys(aggregated["method"]))
     columns = [(dataset, metric) for dataset in datasets for metric in ("worst_group", "average")]
     by_method = aggregated.set_index(["dataset", "method"])
-    labels = {m: by_method.xs(m, level="method")["group_labels"].iloc[0] for m in methods}
     columns_of_cells = [_column(by_method.loc[dataset], metric, methods) for dataset, metric in columns]
     return TextTable(
         header=("Method", "Group labels", *(f"{dataset}: {METRICS[metric]}" for dataset, metric in columns)),
         rows=tuple(
-            (Cell(method_label(m)), Cell(GROUP_LABELS[labels[m]]), *(column[i] for column in columns_of_cells))
+            (
+                Cell(method_label(m)),
+                Cell(_labels_used(aggregated[aggregated["method"] == m])),
+                *(column[i] for column in columns_of_cells),
+            )
             for i, m in enumerate(methods)
         ),
-        notes=(*_notes(aggregated), *_size_notes(scores)),
+        notes=(*_notes(aggregated), *_choice_notes(scores), *_size_notes(scores)),
     )
 
 
@@ -229,21 +232,47 @@ def _column(part: pd.DataFrame, metric: str, methods: Sequence[str]) -> list[Cel
 def _notes(aggregated: pd.DataFrame) -> tuple[str, ...]:
     runs, seeds = aggregated["runs"].max(), aggregated["seeds"].max()
     if runs > 1:
-        over = f"{runs} backbone runs, each run the mean of its head seeds (at most {seeds})"
+        each = f", each the mean of its head seeds (at most {seeds})" if seeds > 1 else ""
+        spread = f"Mean ± sample standard deviation over {runs} backbone runs{each}."
+    elif seeds > 1:
+        spread = (
+            f"Mean ± sample standard deviation over {seeds} head seeds on one backbone run; a single head has none."
+        )
     else:
-        over = f"{seeds} head seeds on one backbone run; a method with a single head has none"
+        spread = "One head on one backbone run: no deviation."
     return (
         "Test accuracy in percent. Bold: best. Underlined: best without group labels in training.",
-        f"Mean ± sample standard deviation over {over}.",
+        spread,
         "Worst group: the lowest accuracy of a (class, attribute) group. Average: the plain mean over test images.",
-        "Group labels: whether those of the validation split were used, and for what; none reads those of training.",
+        "Group labels: whether those of validation were used, and for what; none trains on or picks by those of train.",
     )
+
+
+def _labels_used(aggregated: pd.DataFrame) -> str:
+    """For what a method used group labels; by dataset where that differs."""
+    used = {row.dataset: GROUP_LABELS[row.group_labels] for row in aggregated.itertuples()}
+    if len(set(used.values())) == 1:
+        return next(iter(used.values()))
+    return "; ".join(f"{dataset}: {label}" for dataset, label in used.items())
+
+
+def _choice_notes(scores: pd.DataFrame) -> tuple[str, ...]:
+    """What picked each head, and what a reader must know about single ones."""
+    rules = scores.groupby("method", sort=False)["chosen_by"].unique()
+    picked = "; ".join(f"{method_label(method)}: {' or '.join(rule)}" for method, rule in rules.items())
+    heads = scores[scores["remark"] != ""].drop_duplicates(["dataset", "method", "run", "seed"])
+    remarks = []
+    for (dataset, method, remark), part in heads.groupby(["dataset", "method", "remark"], sort=False):
+        which = ", ".join(f"run {row.run} seed {row.seed}" for row in part.itertuples())
+        remarks.append(f"{dataset}, {method_label(method)}: {remark} ({which}).")
+    return (f"What picked the head: {picked}.", *remarks)
 
 
 def _size_notes(scores: pd.DataFrame) -> tuple[str, ...]:
     """The size of each dataset's smallest test group, and which groups are empty."""
     notes = []
-    for dataset, part in scores[scores["split"] == "test"].groupby("dataset", sort=False):
+    known = scores[(scores["split"] == "test") & scores["group"].notna()]
+    for dataset, part in known.groupby("dataset", sort=False):
         sizes = part.groupby("group_name", sort=False)["n"].first()
         present = sizes[sizes > 0]
         note = (

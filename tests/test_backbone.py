@@ -1,3 +1,5 @@
+from urllib.error import URLError
+
 import pytest
 import torch
 import torchvision
@@ -82,5 +84,28 @@ def test_pretrained_asks_torchvision_for_its_first_imagenet_weights(monkeypatch)
 
     monkeypatch.setattr(torchvision.models, "get_model", get_model)
     assert isinstance(build_network("resnet18", 2, pretrained=True), Network)
-    assert asked == {"name": "resnet18", "weights": "IMAGENET1K_V1"}
-    assert torchvision.models.ResNet18_Weights["IMAGENET1K_V1"]
+    assert asked == {"name": "resnet18", "weights": torchvision.models.ResNet18_Weights.IMAGENET1K_V1}
+
+
+def test_weights_that_cannot_be_had_are_named_with_where_to_put_them(monkeypatch):
+    def get_model(name, weights):
+        raise URLError("no network")
+
+    monkeypatch.setattr(torchvision.models, "get_model", get_model)
+    message = r"cannot load the ImageNet weights of resnet50 \(.*no network.*put .*resnet50-.*pth into .*checkpoints"
+    with pytest.raises(ValueError, match=message):
+        build_network("resnet50", 2, pretrained=True)
+
+
+def test_the_small_network_is_the_one_described(images):
+    """Stem with stride 2, batch norm and ReLU; blocks of 16, 32, 64, 128 channels; global average."""
+    network = build_network("small_resnet", 2, seed=0).eval()
+    body = network.body
+    x = torch.relu(body.bn1(torch.nn.functional.conv2d(images, body.conv1.weight, stride=2, padding=1)))
+    shapes = [tuple(x.shape[1:])]
+    for layer in (body.layer1, body.layer2, body.layer3, body.layer4):
+        x = layer(x)
+        shapes.append(tuple(x.shape[1:]))
+    assert shapes == [(16, 16, 16), (16, 16, 16), (32, 8, 8), (64, 4, 4), (128, 2, 2)]
+    with torch.no_grad():
+        torch.testing.assert_close(network.features(images), x.mean((2, 3)))

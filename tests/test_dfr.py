@@ -1,3 +1,4 @@
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -89,8 +90,38 @@ def test_c_is_the_first_best_on_the_judging_half(splits):
         correct = model(c).fit(scaler.transform(x[fit]), y[fit]).predict(scaler.transform(x[judge])) == y[judge]
         scores.append(min(correct[group[judge] == g].mean() for g in range(4)))
     assert chosen == GRID[scores.index(max(scores))]
-    # a grid of equals: the first wins
-    assert tune(x, y, group, np.random.default_rng(0), [chosen, chosen], 1000, balance=True) == chosen
+
+
+def test_the_first_of_equal_cs_wins():
+    rng = np.random.default_rng(0)
+    y = np.arange(80) % 2
+    x = np.concatenate([10.0 * y[:, None], rng.normal(size=(80, 2))], axis=1)  # every C gets all of it right
+    assert tune(x, y, y, np.random.default_rng(0), [0.3, 1.0, 0.1], 1000, balance=False) == 0.3
+    assert tune(x, y, y, np.random.default_rng(0), [1.0, 0.1, 0.3], 1000, balance=False) == 1.0
+
+
+def test_the_second_half_of_a_shuffle_trains():
+    order = np.random.default_rng(3).permutation(41)
+    fit, judge = halves(np.arange(41) % 2, np.random.default_rng(3))
+    assert judge.tolist() == order[:20].tolist()
+    assert fit.tolist() == order[20:].tolist()
+
+
+def test_small_and_empty_groups_are_named(caplog):
+    kw = {"seeds": [0], "grid": [0.1], "fits": 1, "max_iter": 1000}
+    one = planted("val", [30, 1, 30, 30], seed=0)
+    with pytest.raises(ValueError, match="DFR: group 'class 0, right' has 1 image in planted val; tuning C needs"):
+        fit_dfr(one, **kw)
+    with caplog.at_level(logging.WARNING, "hsfm"):
+        fit_dfr(planted("val", [30, 0, 30, 30], seed=0), **kw)
+    assert "DFR: group 'class 0, right' has no image in planted val and is left out" in caplog.text
+
+
+def test_nothing_fits_on_the_test_split(splits):
+    with pytest.raises(ValueError, match="DFR was given the test split"):
+        fit_dfr(splits["test"], seeds=[0], grid=[0.1], fits=1, max_iter=10)
+    with pytest.raises(ValueError, match="LLR was given the test split"):
+        fit_llr(splits["test"], seeds=[0], grid=[0.1], max_iter=10)
 
 
 def test_halves_part_the_rows_and_hold_every_part():

@@ -143,6 +143,12 @@ def test_unsound_files_are_refused(tmp_path, embeddings):
         r"column 'y' has an empty cell in row 2",
     )
     refuses(lambda t: t.slice(0, 0), "holds no row")
+    refuses(lambda t: t.set_column(4, "split", pa.array(["val"] * 4 + ["test"])), "holds the test split, expected val")
+    refuses(lambda t: t.set_column(0, "image_id", pa.array(list("abcda"))), "image id 'a' is not unique")
+    write_embeddings(path, embeddings)
+    assert read_embeddings(path, split="val").split == "val"
+    with pytest.raises(ValueError, match=r"val.parquet: holds the val split, expected train"):
+        read_embeddings(path, split="train")
     refuses(lambda t: t.replace_schema_metadata({}), "metadata lacks 'dataset'")
 
 

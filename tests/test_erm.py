@@ -140,8 +140,9 @@ def test_an_interrupted_run_ends_with_the_same_weights(data, tmp_path, monkeypat
 
 
 KILLED = """
-import sys, torch
+import logging, sys, torch
 from pathlib import Path
+logging.basicConfig(level=logging.INFO)
 sys.path.insert(0, {tests!r})
 from test_erm import SETTINGS, bright_and_dark
 from hsfm.backbone import build_network
@@ -167,7 +168,8 @@ def test_a_process_killed_without_warning_is_resumed(tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
     assert not (tmp_path / "weights.safetensors").exists()
-    subprocess.run([*command, "resume"], check=True)
+    out = subprocess.run([*command, "resume"], check=True, capture_output=True, text=True)
+    assert "resuming after epoch" in out.stderr
     resumed = (tmp_path / "weights.safetensors").read_bytes()
     subprocess.run([*command, "undisturbed"], check=True)
     assert (tmp_path / "weights.safetensors").read_bytes() == resumed

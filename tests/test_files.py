@@ -8,6 +8,7 @@ import torch
 
 from hsfm.files import (
     fingerprint,
+    read_frame,
     read_parquet,
     read_safetensors,
     sha256,
@@ -83,6 +84,17 @@ def test_columns_are_checked(tmp_path):
         read_parquet(path, pa.schema([("a", pa.string())]))
     with pytest.raises(FileNotFoundError):
         read_parquet(tmp_path / "absent.parquet", pa.schema([("a", pa.int64())]))
+
+
+def test_frames_are_read_by_column(tmp_path):
+    path = tmp_path / "history.parquet"
+    write_frame(path, pd.DataFrame({"epoch": [1, 2], "loss": [0.5, 0.25], "kept": [True, False]}))
+    assert read_frame(path, ["loss", "epoch"]).to_dict("list") == {"loss": [0.5, 0.25], "epoch": [1, 2]}
+    with pytest.raises(ValueError, match=r"history.parquet: no column 'seed'; the columns are epoch, loss, kept"):
+        read_frame(path, ["epoch", "seed"])
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"history.parquet: not a readable Parquet file"):
+        read_frame(path, ["epoch"])
 
 
 def test_fingerprint_ignores_order_and_sees_values():

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_file_holds_every_pool_row_and_its_group_for_diagnosis_only(tmp_path, sp
     table = pq.read_table(path)
     assert table.column_names == ["image_id", "y", "loss", "rank", "chosen", "group"]
     assert table["group"].to_pylist() == val.group.tolist()
-    read = read_hard_set(path, val)
+    read = read_hard_set(path, val, per_class=10)
     assert not hasattr(read, "group")
     for name in ("y", "loss", "rank", "chosen"):
         assert torch.equal(getattr(read, name).to(getattr(hard, name).dtype), getattr(hard, name))
@@ -71,9 +72,18 @@ def test_a_hard_set_of_other_images_or_another_checkpoint_is_refused(tmp_path, s
     val, path = splits["val"], tmp_path / "hard_set.parquet"
     write_hard_set(path, build(erm_head, val, per_class=10), val)
     with pytest.raises(ValueError, match=r"hard_set.parquet: built on checkpoint a+, but the embeddings are of b+"):
-        read_hard_set(path, replace(val, checkpoint_sha256="b" * 64))
+        read_hard_set(path, replace(val, checkpoint_sha256="b" * 64), per_class=10)
     swapped = (val.image_id[1], val.image_id[0], *val.image_id[2:])
     with pytest.raises(ValueError, match=r"hard_set.parquet: lists 240 images, the pool 240; they differ from row 0"):
-        read_hard_set(path, replace(val, image_id=swapped))
+        read_hard_set(path, replace(val, image_id=swapped), per_class=10)
+    with pytest.raises(ValueError, match="has other classes than the pool"):
+        read_hard_set(path, replace(val, y=1 - val.y), per_class=10)
+    with pytest.raises(ValueError, match=r"row \d+ has rank 10 and chosen True, which is not .* 9 per class"):
+        read_hard_set(path, val, per_class=9)
+    table = pq.read_table(path)
+    loss = pa.array([None, *table["loss"].to_pylist()[1:]], pa.float32())
+    pq.write_table(table.set_column(2, "loss", loss), path)
+    with pytest.raises(ValueError, match=r"hard_set.parquet: column 'loss' has an empty cell in row 0"):
+        read_hard_set(path, val, per_class=10)
     with pytest.raises(ValueError, match="per_class: 0 is not a positive number"):
         build(erm_head, val, per_class=0)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import hsfm
+from hsfm.files import read_safetensors, write_safetensors
 from hsfm.head import Head, SavedHeads, read_heads, stack, write_heads
 
 
@@ -17,6 +18,9 @@ def saved(splits) -> SavedHeads:
         class_names=splits["val"].class_names,
         checkpoint_sha256=splits["val"].checkpoint_sha256,
         group_labels="selection",
+        chosen_by="the epoch with the best validation worst group",
+        settings={"inner_lr": 0.5, "kept_epoch": [1, 2, 3]},
+        remarks=("", "hardly moved", ""),
     )
 
 
@@ -54,6 +58,24 @@ def test_unsound_heads_are_not_written(tmp_path, saved):
         with pytest.raises(ValueError, match=f"heads.safetensors: {message}"):
             write_heads(path, replace(saved, **change))
     assert not list(tmp_path.iterdir())
+
+
+def test_unsound_files_are_refused(tmp_path, saved):
+    path = tmp_path / "heads.safetensors"
+    for change, message in (
+        ({"weight": saved.head.weight * float("nan")}, "the hsfm head of seed 0 holds a NaN"),
+        ({"bias": saved.head.bias[:2]}, r"weight \[3, 2, 12\] and bias \[2, 2\] do not fit 3 seeds"),
+        ({"weight": None}, "no tensor 'weight'; the tensors are bias"),
+    ):
+        write_heads(path, saved)
+        tensors, metadata = read_safetensors(path)
+        tensors = {name: tensor for name, tensor in {**tensors, **change}.items() if tensor is not None}
+        write_safetensors(path, tensors, metadata)
+        with pytest.raises(ValueError, match=f"heads.safetensors: {message}"):
+            read_heads(path)
+    write_safetensors(path, tensors, {"method": "hsfm"})
+    with pytest.raises(ValueError, match=r"heads.safetensors: metadata lacks 'checkpoint_sha256'"):
+        read_heads(path)
 
 
 def test_heads_refuse_embeddings_that_are_not_theirs(splits, saved):

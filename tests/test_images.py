@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
-from hsfm.images import ImageTable, group_of, read_images, write_images
+from hsfm.files import sha256
+from hsfm.images import ImageTable, check_pixels, group_of, read_images, write_images
 
 
 def table(**columns) -> ImageTable:
@@ -28,6 +31,15 @@ def test_round_trip_keeps_unknown_attributes(tmp_path):
     assert read.class_names == ("cat", "dog")
     assert read.pixels_sha256 == {"pixels.npy": "0" * 64}
     assert read.split("val")["image_id"].tolist() == ["i2", "i3"]
+
+
+def test_a_packed_array_that_has_changed_is_named(tmp_path):
+    (tmp_path / "pixels.npy").write_bytes(b"some pixels")
+    good = replace(table(), pixels_sha256={"pixels.npy": sha256(tmp_path / "pixels.npy")})
+    check_pixels(good, tmp_path)
+    (tmp_path / "pixels.npy").write_bytes(b"some pixelz")
+    with pytest.raises(ValueError, match=r"pixels.npy: has SHA-256 [0-9a-f]{64}, but the image table was written for"):
+        check_pixels(good, tmp_path)
 
 
 @pytest.mark.parametrize(

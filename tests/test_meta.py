@@ -317,11 +317,11 @@ def test_the_support_file(tmp_path, splits, erm_head):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"support_per_class": 0}, "support_per_class: 0 is not a positive whole number"),
+        ({"support_per_class": 0}, "support_per_class: 0 is not a whole number from 1"),
         ({"inner_steps": 0}, "inner_steps: 0"),
         ({"epochs": -1}, "epochs: -1"),
         ({"hard_per_class": 0}, "hard_per_class: 0"),
-        ({"support_steps": -1}, "support_steps: -1 is negative"),
+        ({"support_steps": -1}, "support_steps: -1 is not a whole number from 0"),
         ({"inner_lr": 0.0}, "inner_lr: 0.0 is not a positive number"),
         ({"outer_lr": float("nan")}, "outer_lr: nan"),
         ({"refresh": "step"}, "refresh: 'step' is unknown; allowed are epoch, never"),
@@ -344,3 +344,39 @@ def test_inputs_that_do_not_belong_together_are_named(splits, erm_head):
     blind = replace(val, attribute=torch.where(val.attribute == 1, -1, val.attribute))
     with pytest.raises(ValueError, match=r'select_by="worst_group" needs the attribute of every val image; 120 of 240'):
         train(tr, blind, erm_head, **SETTINGS)
+
+
+def test_the_published_constants():
+    """methods.md: the meta-gradient is clipped to norm 10."""
+    assert Run(0, 1.0, 1.0).clip_norm == 10.0
+
+
+def test_clipping_is_torchs():
+    gradient = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    norms = torch.tensor([0.5, 100.0, 2.0])
+    clipped = meta._clip(gradient, norms)
+    for piece, norm, ours in zip(gradient, norms, clipped, strict=True):
+        parameter = torch.nn.Parameter(torch.zeros(4, 5))
+        parameter.grad = piece.clone()
+        torch.nn.utils.clip_grad_norm_([parameter], float(norm))
+        torch.testing.assert_close(ours, parameter.grad)
+
+
+def test_hardly_moved_is_less_than_half_a_percent(splits, erm_head):
+    result = train(splits["train"], splits["val"], erm_head, **{**SETTINGS, "epochs": 1})
+    assert replace(result, moved=torch.tensor([0.0049, 0.0051])).dead.tolist() == [True, False]
+
+
+def test_nothing_trains_on_the_test_split(splits, erm_head):
+    with pytest.raises(ValueError, match="HSFM was given the test split of planted"):
+        train(splits["train"], splits["test"], erm_head, **SETTINGS)
+    with pytest.raises(ValueError, match="HSFM was given the test split"):
+        train(splits["test"], splits["val"], erm_head, **SETTINGS)
+
+
+def test_mismatched_types_and_hard_sets_are_named(splits, erm_head):
+    tr, val = splits["train"], splits["val"]
+    with pytest.raises(ValueError, match=r"val features: torch.float64, but the train features are torch.float32"):
+        train(tr, in_double(val), erm_head, **SETTINGS)
+    with pytest.raises(ValueError, match="first_hard_set: lists other images than val"):
+        train(tr, val, erm_head, **SETTINGS, first_hard_set=build(erm_head, tr, per_class=3))

@@ -1,38 +1,86 @@
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
-import torch
 from sklearn.metrics import accuracy_score
 
-from hsfm.scores import score
+from hsfm.scores import read_scores, score, write_scores
 
 
 @pytest.fixture
 def data():
-    g = torch.Generator().manual_seed(0)
-    y = torch.randint(0, 3, (200,), generator=g)
-    attribute = torch.randint(0, 2, (200,), generator=g)
-    predictions = torch.where(torch.rand(4, 200, generator=g) < 0.7, y, torch.randint(0, 3, (4, 200), generator=g))
+    rng = np.random.default_rng(0)
+    y, attribute = rng.integers(0, 3, 200), rng.integers(0, 2, 200)
+    predictions = np.where(rng.random((4, 200)) < 0.7, y, rng.integers(0, 3, (4, 200)))
     return predictions, y, attribute
 
 
-def test_score_rows(data):
+def test_rows_are_scikit_learns_accuracies(data):
     predictions, y, attribute = data
-    names = {"class_names": ("a", "b", "c"), "attribute_names": ("x", "y")}
-    frame = score(predictions, y, attribute, seeds=[3, 4, 5, 6], **names)
+    frame = score(
+        predictions, y, attribute, seeds=[3, 4, 5, 6], class_names=("a", "b", "c"), attribute_names=("x", "y")
+    )
     assert len(frame) == 4 * 6
     for s, seed in enumerate([3, 4, 5, 6]):
         part = frame[frame["seed"] == seed]
         assert part["n"].sum() == 200
-        assert part["correct"].sum() / 200 == accuracy_score(y, predictions[s])
         assert part["group"].tolist() == list(range(6))
         assert part["group_name"].tolist()[:2] == ["a, x", "a, y"]
-    assert (frame["accuracy"] == frame["correct"] / frame["n"]).all()
+        for row in part.itertuples():
+            members = (y == row.y) & (attribute == row.attribute)
+            assert row.n == members.sum()
+            assert row.accuracy == accuracy_score(y[members], predictions[s][members])
 
 
-def test_score_keeps_empty_groups_and_unknown_attributes():
-    y, attribute = torch.tensor([0, 0, 1]), torch.tensor([0, -1, 1])
+def test_empty_groups_and_unknown_attributes_are_kept():
+    y, attribute = np.array([0, 0, 1]), np.array([0, -1, 1])
     frame = score(
-        torch.tensor([[0, 1, 1]]), y, attribute, seeds=[0], class_names=("a", "b"), attribute_names=("x", "y")
+        np.array([[0, 1, 1]]), y, attribute, seeds=[0], class_names=("a", "b"), attribute_names=("x", "y")
     ).set_index("group_name")
     assert frame["n"].to_dict() == {"a, x": 1, "a, y": 0, "a, unknown": 1, "b, x": 0, "b, y": 1}
     assert frame["accuracy"].isna().tolist() == [False, True, False, True, False]
     assert frame["group"].isna().tolist() == [False, False, True, False, False]
+
+
+@pytest.fixture
+def complete(data) -> pd.DataFrame:
+    parts = [
+        score(*data, seeds=[0, 1, 2, 3], class_names=("a", "b", "c"), attribute_names=("x", "y")).assign(split=split)
+        for split in ("train", "val", "test")
+    ]
+    return pd.concat(parts, ignore_index=True).assign(
+        dataset="toy", run=0, method="hsfm", group_labels="none", chosen_by="nothing", remark=""
+    )
+
+
+def test_round_trip(tmp_path, complete):
+    path = tmp_path / "scores.parquet"
+    write_scores(path, complete, {"checkpoint_sha256": "0" * 64})
+    read = read_scores(path)
+    pd.testing.assert_frame_equal(read[complete.columns], complete, check_dtype=False)
+
+
+def test_unsound_scores_are_refused(tmp_path, complete):
+    path = tmp_path / "scores.parquet"
+    metadata = {"checkpoint_sha256": "0" * 64}
+
+    def changed(column, value):
+        frame = complete.copy()
+        frame.loc[5, column] = value
+        return frame
+
+    for frame, message in (
+        (complete[complete["split"] != "test"], "no row of the test split"),
+        (changed("correct", 10**6), "row 5 says 1000000 of"),
+        (changed("accuracy", np.nan), "row 5 says .* accuracy nan"),
+        (changed("method", None), "column 'method' has an empty cell in row 5"),
+    ):
+        with pytest.raises(ValueError, match=f"scores.parquet: {message}"):
+            write_scores(path, frame, metadata)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="metadata lacks 'checkpoint_sha256'"):
+        write_scores(path, complete, {})
+    write_scores(path, complete, metadata)
+    pq.write_table(pq.read_table(path).drop_columns(["correct"]), path)
+    with pytest.raises(ValueError, match=r"scores.parquet: no column 'correct'; the columns are"):
+        read_scores(path)

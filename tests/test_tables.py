@@ -15,6 +15,7 @@ def scores(method, labels, seeds, *, run=0, test=None, dataset="toy", val_n=(5, 
                 rows.append(
                     {
                         "dataset": dataset, "run": run, "method": method, "group_labels": labels, "seed": seed,
+                        "chosen_by": f"the rule of {method}", "remark": "",
                         "split": split, "y": group // 2, "attribute": group % 2, "group": group,
                         "group_name": f"{'ab'[group // 2]}, {'xy'[group % 2]}", "n": n, "correct": hits,
                         "accuracy": hits / n if n else np.nan,
@@ -91,7 +92,7 @@ def test_deviation_over_runs_of_the_mean_over_seeds():
     assert aggregated.loc[0, "average_percent"] == pytest.approx((95 + 80) / 2)
     assert aggregated.loc[0, "average_deviation"] == pytest.approx(np.std([95, 80], ddof=1))
     assert (
-        "over 2 backbone runs, each run the mean of its head seeds (at most 2)"
+        "over 2 backbone runs, each the mean of its head seeds (at most 2)."
         in tables.main_table(aggregated, frame).markdown()
     )
 
@@ -137,3 +138,30 @@ def test_group_table(three_methods):
 
 def test_names_for_readers():
     assert [tables.method_label(m) for m in ("erm", "dac", "hsfm")] == ["ERM", "DaC", "HSFM"]
+
+
+def test_seeds_are_counted_within_a_run():
+    """ERM's seed is its run: three runs do not make three heads on one backbone."""
+    frame = pd.concat([scores("erm", "none", [run], run=run, test=[(10, 10, 15, 40)]) for run in range(3)])
+    aggregated = tables.aggregate(tables.summarise(frame))
+    assert aggregated[["runs", "seeds"]].to_numpy().tolist() == [[3, 1]]
+    assert "over 3 backbone runs." in tables.main_table(aggregated, frame).markdown()
+    one = frame[frame["run"] == 0]
+    text = tables.main_table(tables.aggregate(tables.summarise(one)), one).markdown()
+    assert "One head on one backbone run: no deviation." in text
+
+
+def test_group_labels_are_said_by_dataset_where_they_differ(three_methods):
+    other = scores("hsfm", "none", [0], test=[(10, 20, 30, 40)], dataset="other")
+    frame = pd.concat([three_methods, other], ignore_index=True)
+    table = tables.main_table(tables.aggregate(tables.summarise(frame)), frame)
+    assert table.rows[2][1].text == "toy: val, to select; other: no"
+    assert table.rows[1][1].text == "val, to train"
+
+
+def test_notes_say_what_picked_the_head_and_which_hardly_moved(three_methods):
+    dead = (three_methods["method"] == "hsfm") & (three_methods["seed"] == 1)
+    three_methods.loc[dead, "remark"] = "hardly moved from ERM's head"
+    text = tables.main_table(tables.aggregate(tables.summarise(three_methods)), three_methods).markdown()
+    assert "ERM: the rule of erm; DFR: the rule of dfr; HSFM: the rule of hsfm." in text
+    assert "toy, HSFM: hardly moved from ERM's head (run 0 seed 1)." in text

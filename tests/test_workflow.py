@@ -4,17 +4,27 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
+from hsfm import meta
+from hsfm.backbone import read_checkpoint
+from hsfm.device import accelerator_present
 from hsfm.embeddings import read_embeddings
+from hsfm.hard_set import read_hard_set, write_hard_set
 from hsfm.head import read_heads
+from hsfm.images import read_images
+from hsfm.pixels import PackedPixels
 
 ROOT = Path(__file__).parent.parent
 MINIMAL = ["--configfile", "config/minimal.yaml"]
@@ -197,6 +207,7 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
     ("module", "jobs"),
     [
         ("hsfm/meta.py", HSFM_ONLY),
+        ("hsfm/meta_gradient.py", HSFM_ONLY),
         ("hsfm/hard_set.py", {"build_hard_set": 1, **HSFM_ONLY}),
         ("hsfm/baselines/dfr.py", {"fit_dfr": 1, "fit_llr": 1, "score_heads": 2, "make_tables": 1, "draw_figures": 1}),
         ("hsfm/head.py", HEADS),
@@ -262,6 +273,10 @@ MISTAKES = {
     "datasets=[waterbird]": "datasets: unknown dataset 'waterbird'; settings has minibirds",
     "methods=[erm, dfrr]": "methods/1: unknown value 'dfrr'; allowed are erm, dfr, llr, hsfm",
     "device=gpu": "device: 'gpu' does not match",
+    "settings={minibirds: {hsfm: {outer_lr: nan}}}": "settings/minibirds/hsfm/outer_lr: nan is not a finite number",
+    "settings={minibirds: {erm: {momentum: 0}}}": "settings/minibirds/erm: nesterov is true, which needs a momentum",
+    "settings={minibirds: {transform: {std: [0, 1, 1]}}}": "settings/minibirds/transform/std/0: 0 is less than",
+    "settings={mine: {}}": "settings/mine: missing keys 'images', 'backbone', 'transform', 'augmentation', 'erm'",
 }
 
 
@@ -285,6 +300,15 @@ def test_numbers_on_the_command_line_and_in_short_form_are_read(finished, edited
 def test_the_order_of_settings_means_nothing(finished, edited):
     edited("config/config.yaml", lambda text: yaml.safe_dump(yaml.safe_load(text), sort_keys=True))
     assert planned(finished) == {}
+
+
+def test_a_gpu_that_is_not_there_is_said_before_anything_runs(finished):
+    if accelerator_present():
+        assert "gpu=1" in snakemake(finished, "--dry-run", "--forceall", "--config", "device=cuda").stdout
+        return
+    done = snakemake(finished, "--dry-run", "--config", "device=cuda", check=False)
+    assert done.returncode != 0
+    assert "device: 'cuda' was asked for, but this machine has no CUDA device" in done.stdout
 
 
 def test_a_missing_key_is_named(finished, edited):
@@ -330,6 +354,88 @@ def test_the_python_example_of_the_readme_runs(finished):
         cwd=finished, env={**os.environ, "PYTHONPATH": str(finished)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert re.fullmatch(r"ERM: worst group [0-9.]+ %\nHSFM: worst group [0-9.]+ %\n", done.stdout)
+
+
+def test_a_killed_job_goes_on_and_ends_with_the_same_weights(tmp_path):
+    folder = copy_repository(tmp_path / "killed")
+    target = f"{RUN}/erm/backbone.safetensors"
+    more = with_setting("erm", "epochs", 40)((folder / "config/minimal.yaml").read_text())
+    (folder / "config/minimal.yaml").write_text(more)
+    undisturbed = tmp_path / "undisturbed"
+    shutil.copytree(folder, undisturbed)
+
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *MINIMAL, "--", target]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    with open(tmp_path / "out", "w") as out:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while not list((folder / RUN).glob("erm/.resume-*.safetensors")):
+            assert process.poll() is None, (tmp_path / "out").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (folder / target).exists()
+    snakemake(folder, *MINIMAL, "--unlock")
+    snakemake(folder, *MINIMAL, "--", target)
+    assert "resuming after epoch" in (folder / "logs/minibirds/run0/train_erm.log").read_text()
+    assert not list((folder / RUN).glob("erm/.resume-*"))
+    snakemake(undisturbed, *MINIMAL, "--", target)
+    assert results(folder) == results(undisturbed)
+
+
+def test_logits_of_the_network_are_the_head_on_the_embeddings(finished):
+    """From the files: the checkpoint on the stored images, against ERM's head on the stored features."""
+    network = read_checkpoint(finished / RUN / "erm/backbone.safetensors").network.eval()
+    table = read_images(finished / "results/minibirds/images.parquet")
+    rows = table.split("test")
+    images = PackedPixels(rows, finished / "results/minibirds").batch(torch.arange(len(rows)))
+    with torch.no_grad():
+        logits = network(images.float() / 127.5 - 1)
+    test = read_embeddings(finished / RUN / "erm/embeddings/test.parquet", split="test")
+    head = read_heads(finished / RUN / "erm/heads.safetensors").head[0]
+    assert test.image_id == tuple(rows["image_id"])
+    torch.testing.assert_close(head.logits(test.features), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_hsfm_starts_from_the_hard_set_in_the_file(finished, tmp_path):
+    """Another choice in the file, ranks turned round, gives the heads that the library gives for it."""
+    folder = tmp_path / "hsfm"
+    shutil.copytree(finished, folder)
+    train, val = (read_embeddings(folder / RUN / f"erm/embeddings/{split}.parquet") for split in ("train", "val"))
+    path = folder / RUN / "erm/hard_set.parquet"
+    found = read_hard_set(path, val, per_class=8)
+    other = replace(found, rank=25 - found.rank, chosen=25 - found.rank <= 8)  # 24 images per class
+    write_hard_set(path, other, val)
+    settings = yaml.safe_load((folder / "config/config.yaml").read_text())["settings"]["minibirds"]["hsfm"]
+    settings.update(yaml.safe_load((folder / "config/minimal.yaml").read_text())["settings"]["minibirds"]["hsfm"])
+    head = read_heads(folder / RUN / "erm/heads.safetensors").head[0]
+    before = read_heads(folder / RUN / "hsfm/heads.safetensors").head
+    expected = meta.train(train, val, head, seeds=[0, 1], hard_per_class=8, first_hard_set=other, **settings).head
+    target = f"{RUN}/hsfm/heads.safetensors"
+    snakemake(folder, *MINIMAL, "--allowed-rules", "fit_hsfm", "--forcerun", "fit_hsfm", "--", target)
+    after = read_heads(folder / target).head
+    torch.testing.assert_close(after.weight, expected.weight)
+    assert not torch.allclose(before.weight, expected.weight)
+
+
+def test_heads_and_scores_say_how_they_came_about(finished):
+    saved = read_heads(finished / RUN / "hsfm/heads.safetensors")
+    assert saved.chosen_by == "the epoch with the best validation worst group"
+    assert saved.settings["inner_steps"] == 2
+    assert len(saved.settings["kept_epoch"]) == len(saved.remarks) == 2
+    checkpoint = read_checkpoint(finished / RUN / "erm/backbone.safetensors")
+    assert checkpoint.metadata["run"] == "0"
+    assert '"epochs": 2' in checkpoint.metadata["settings"]
+    table = (finished / "results/tables/main.md").read_text()
+    assert "What picked the head: ERM: the last epoch; DFR: C by the worst group" in table
+
+
+def test_a_name_that_hides_its_module_is_refused(finished, edited):
+    edited("workflow/scripts/fit_llr.py", lambda text: "from hsfm import read_heads\n" + text)
+    done = snakemake(finished, *MINIMAL, "--dry-run", check=False)
+    assert done.returncode != 0
+    assert "fit_llr.py: import read_heads from its module" in done.stdout
 
 
 def test_lint_finds_nothing(finished):

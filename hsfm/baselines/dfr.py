@@ -30,7 +30,15 @@ def fit_dfr(val: Embeddings, *, seeds: Sequence[int], grid: Sequence[float], fit
     a group with fewer than two images, and where an attribute of val is unknown.
     """
     _check(seeds, grid, fits)
+    val.refuse_test("DFR")
     val.require_attributes("DFR")
+    for group, count in enumerate(torch.bincount(val.group, minlength=val.n_groups).tolist()):
+        label, attribute = divmod(group, val.n_attributes)
+        name = f"{val.class_names[label]}, {val.attribute_names[attribute]}"
+        if count == 1:
+            raise ValueError(f"DFR: group {name!r} has 1 image in {val.dataset} {val.split}; tuning C needs at least 2")
+        if count == 0:
+            log.warning("DFR: group '%s' has no image in %s %s and is left out", name, val.dataset, val.split)
     return stack([_fit_dfr(val, np.random.default_rng(seed), grid, fits, max_iter) for seed in _progress(seeds, "DFR")])
 
 
@@ -40,6 +48,7 @@ def fit_llr(val: Embeddings, *, seeds: Sequence[int], grid: Sequence[float], max
     The seed shuffles only the halves that tune C, so heads of different seeds are equal where they agree on C.
     """
     _check(seeds, grid, 1)
+    val.refuse_test("LLR")
     x, y = val.features.numpy(), val.y.numpy()
 
     def fit(seed: int) -> Head:
@@ -154,7 +163,7 @@ def _progress(seeds: Sequence[int], name: str) -> Iterable[int]:
 def _check(seeds: Sequence[int], grid: Sequence[float], fits: int) -> None:
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds: {list(seeds)} is empty or repeats a seed")
-    if not grid or min(grid) <= 0:
-        raise ValueError(f"grid: {list(grid)} is empty or holds a C that is not positive")
+    if not grid or not all(0 < c < float("inf") for c in grid):
+        raise ValueError(f"grid: {list(grid)} is empty or holds a C that is not a positive number")
     if fits < 1:
         raise ValueError(f"fits: {fits} is not a positive whole number")

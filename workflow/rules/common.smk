@@ -1,6 +1,7 @@
 import ast
 import os
 
+from snakemake.exceptions import WorkflowError
 
 from hsfm.device import accelerator_present
 
@@ -26,23 +27,29 @@ def uses(script):
         if path in found:
             continue
         found.append(path)
-        for name in imported(path):
-            candidate = ROOT.joinpath(*name.split(".")).with_suffix(".py")
-            if candidate.exists():
-                waiting.append(candidate)
+        waiting += imported(path)
     return sorted(os.path.relpath(path) for path in found)
 
 
 def imported(path):
-    """Dotted names under hsfm that a file imports."""
+    """The modules of hsfm that a file imports."""
     for node in ast.walk(ast.parse(path.read_text(), path)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        yield from (name for name in names if name and name.startswith("hsfm."))
+            yield from (module(alias.name) for alias in node.names if alias.name.startswith("hsfm."))
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "hsfm":
+            if module(node.module).exists():
+                yield module(node.module)
+                continue
+            for alias in node.names:  # modules of a package
+                found = module(f"{node.module}.{alias.name}")
+                if found.exists():
+                    yield found
+                elif alias.name != "__version__":
+                    raise WorkflowError(f"{path}: import {alias.name} from its module, so that jobs depend on that")
+
+
+def module(name):
+    return ROOT.joinpath(*name.split(".")).with_suffix(".py")
 
 
 # Resources -------------------------------------------------------------------------------------------------------------
@@ -56,7 +63,9 @@ def gpus(wildcards):
     """
     if config["device"] == "cpu":
         return 0
-    if config["device"] == "auto" and workflow.local_exec and not accelerator_present():
+    if workflow.local_exec and not accelerator_present():
+        if config["device"] != "auto":
+            raise WorkflowError(f"device: {config['device']!r} was asked for, but this machine has no CUDA device")
         return 0
     return 1
 

@@ -2,6 +2,7 @@
 
 import difflib
 import sys
+from math import isfinite
 
 import yaml
 from jsonschema import Draft202012Validator
@@ -35,8 +36,8 @@ def read_scalar(config, error):
     text = error.instance
     if not isinstance(text, str) or error.validator not in ("type", "oneOf"):
         return
-    words = {"null": None, "true": True, "false": False}
-    value = words.get(text, text)
+    words = {"null": None, "true": True, "yes": True, "false": False, "no": False}
+    value = words.get(text.lower(), text)
     for number in (float, int):  # an integer stays one
         try:
             value = number(text)
@@ -60,9 +61,8 @@ def describe(error):
                 hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(known)}"
                 yield f"{prefix}unknown key {key!r}; {hint}"
     elif error.validator == "required":
-        for key in error.validator_value:
-            if key not in error.instance:
-                yield f"{prefix}missing key {key!r}"
+        missing = [repr(key) for key in error.validator_value if key not in error.instance]
+        yield f"{prefix}missing key{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
     elif error.validator == "enum":
         yield f"{prefix}unknown value {error.instance!r}; allowed are {', '.join(map(str, error.validator_value))}"
     elif error.validator == "oneOf":  # null, or what the second schema says
@@ -83,8 +83,25 @@ def cross_check(config):
         for section in config["methods"]:
             if section not in settings and section != "erm":
                 yield f"settings/{dataset}: missing key {section!r}, which methods asks for"
+        yield from not_finite(settings, f"settings/{dataset}")
+        if settings["erm"]["nesterov"] and settings["erm"]["momentum"] == 0:
+            yield f"settings/{dataset}/erm: nesterov is true, which needs a momentum above 0"
+        crop = settings["augmentation"]["random_resized_crop"]
+        for key in ("scale", "ratio") if crop else ():
+            if crop[key][0] > crop[key][1]:
+                where = f"settings/{dataset}/augmentation/random_resized_crop/{key}"
+                yield f"{where}: {list(crop[key])} is not the lowest, then the highest"
         if settings["backbone"]["pretrained"] and settings["backbone"]["name"] == "small_resnet":
             yield f"settings/{dataset}/backbone: small_resnet has no pretrained weights"
+
+
+def not_finite(value, where):
+    """NaN and infinity, which a schema's bounds let through."""
+    if isinstance(value, (dict, list)):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from not_finite(part, f"{where}/{key}")
+    elif isinstance(value, float) and not isfinite(value):
+        yield f"{where}: {value} is not a finite number"
 
 
 def in_order(value):

@@ -7,7 +7,7 @@ from hsfm.head import read_heads
 
 
 def build_hard_set(heads: str, pool: str, hard_set: str, per_class: int) -> None:
-    embeddings = read_embeddings(pool)
+    embeddings = read_embeddings(pool, split="val")
     saved = read_heads(heads)
     saved.check_fits(embeddings, pool)
     write_hard_set(hard_set, build(saved.head[0], embeddings, per_class=per_class), embeddings)

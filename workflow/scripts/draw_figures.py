@@ -8,12 +8,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hsfm import figures, job
+from hsfm.files import read_frame
 from hsfm.images import read_images
+from hsfm.scores import read_scores
+
+ERM = ["epoch", "train_accuracy", "val_average", "val_worst_group"]
+HSFM = ["seed", "epoch", "val_worst_group", "minority_share", "pool_minority_share", "kept"]
 
 
 def draw_figures(inputs: dict, outputs: list[str], dataset: str) -> None:
-    scores = pd.concat([pd.read_parquet(path) for path in inputs["scores"]], ignore_index=True)
-    erm, hsfm = histories(inputs["erm"]), histories(inputs["hsfm"])
+    scores = pd.concat([read_scores(path) for path in inputs["scores"]], ignore_index=True)
+    erm, hsfm = histories(inputs["erm"], ERM), histories(inputs["hsfm"], HSFM)
     of_erm = scores[(scores["method"] == "erm") & (scores["split"] == "val") & (scores["n"] > 0)]
     draw: dict[str, Callable[[], Figure]] = {
         "examples": lambda: examples(inputs["images"], dataset),
@@ -27,9 +32,9 @@ def draw_figures(inputs: dict, outputs: list[str], dataset: str) -> None:
         figures.save(draw[path.stem](), path)
 
 
-def histories(paths: list[str]) -> pd.DataFrame | None:
+def histories(paths: list[str], columns: list[str]) -> pd.DataFrame | None:
     """The histories of all runs; the run is in the path."""
-    frames = [pd.read_parquet(path).assign(run=int(Path(path).parts[-3].removeprefix("run"))) for path in paths]
+    frames = [read_frame(path, columns).assign(run=int(Path(path).parts[-3].removeprefix("run"))) for path in paths]
     return pd.concat(frames, ignore_index=True) if frames else None
 
 
@@ -38,11 +43,11 @@ def examples(images: str, dataset: str) -> Figure:
     rows = table.split("train")
     array = np.load(Path(images).parent / rows["path"].iloc[0], mmap_mode="r", allow_pickle=False)
     pictures = {}
-    for picked in figures.pick_examples(rows["group"].tolist(), len(table.class_names) * len(table.attribute_names), 8):
-        first = rows.iloc[picked[0]]
-        share = (rows["group"] == first["group"]).mean()
-        name = f"{table.class_names[first['y']]}, {table.attribute_names[first['attribute']]}, {100 * share:.1f} %"
-        pictures[name] = array[rows["index"].iloc[picked].to_numpy()]
+    for _, part in rows.fillna({"attribute": -1}).groupby(["y", "attribute"]):
+        y, a = part["y"].iloc[0], part["attribute"].iloc[0]
+        attribute = "unknown" if a < 0 else table.attribute_names[a]
+        name = f"{table.class_names[y]}, {attribute}, {100 * len(part) / len(rows):.1f} %"
+        pictures[name] = array[part["index"].iloc[:8].to_numpy()]
     return figures.draw_examples(pictures, f"{dataset}: training images by class and attribute, with the group's share")
 
 

@@ -11,7 +11,7 @@ from hsfm.backbone import read_checkpoint
 from hsfm.device import choose_device
 from hsfm.embeddings import Embeddings, extract, write_embeddings
 from hsfm.files import sha256
-from hsfm.images import read_images
+from hsfm.images import check_pixels, read_images
 from hsfm.pixels import PackedPixels
 
 
@@ -19,6 +19,7 @@ def extract_embeddings(
     images: str, checkpoint: str, outputs: list[str], transform_settings: dict, batch_size: int, device: torch.device
 ) -> None:
     table = read_images(images)
+    check_pixels(table, Path(images).parent)
     trained = read_checkpoint(checkpoint)
     if trained.class_names != table.class_names:
         raise ValueError(f"{checkpoint}: classes {trained.class_names}, but {images} has {table.class_names}")

@@ -6,7 +6,7 @@ from hsfm.embeddings import read_embeddings
 from hsfm.head import SavedHeads, write_heads
 
 job.start(snakemake.log[0])
-val = read_embeddings(snakemake.input.val)
+val = read_embeddings(snakemake.input.val, split="val")
 head = fit_llr(val, seeds=snakemake.params.seeds, **snakemake.params.settings)
 write_heads(
     snakemake.output.heads,
@@ -17,5 +17,7 @@ write_heads(
         class_names=val.class_names,
         checkpoint_sha256=val.checkpoint_sha256,
         group_labels="none",
+        chosen_by="C by the worst class of one half of validation",
+        settings=snakemake.params.settings,
     ),
 )

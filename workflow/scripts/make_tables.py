@@ -6,10 +6,11 @@ import pandas as pd
 
 from hsfm import job, tables
 from hsfm.files import write_atomically
+from hsfm.scores import read_scores
 
 
 def make_tables(score_files: list[str], outputs: list[str]) -> None:
-    scores = pd.concat([pd.read_parquet(path) for path in score_files], ignore_index=True)
+    scores = pd.concat([read_scores(path) for path in score_files], ignore_index=True)
     aggregated = tables.aggregate(tables.summarise(scores))
     groups = tables.group_table(scores)
     frames = {"main": aggregated, "metrics": aggregated, "groups": groups}

@@ -1,14 +1,18 @@
 """Read ERM's own head out of a trained network; apart from the training, so that work on heads leaves that valid."""
 
+import json
+
 from hsfm import job
 from hsfm.backbone import read_checkpoint
-from hsfm.files import sha256
+from hsfm.files import require, sha256
 from hsfm.head import Head, SavedHeads, stack, write_heads
 
 
 def read_erm_head(checkpoint: str, heads: str, run: int) -> None:
     trained = read_checkpoint(checkpoint)
     fc = trained.network.fc
+    require(trained.metadata, ["settings"], checkpoint)
+    settings = json.loads(trained.metadata["settings"])
     saved = SavedHeads(
         head=stack([Head(fc.weight.detach(), fc.bias.detach())]),
         method="erm",
@@ -16,6 +20,10 @@ def read_erm_head(checkpoint: str, heads: str, run: int) -> None:
         class_names=trained.class_names,
         checkpoint_sha256=sha256(checkpoint),
         group_labels="none",
+        chosen_by={"last": "the last epoch", "best_val": "the best validation average"}[
+            settings["training"]["checkpoint"]
+        ],
+        settings=settings,
     )
     write_heads(heads, saved)
 

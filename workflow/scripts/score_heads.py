@@ -4,33 +4,30 @@ import pandas as pd
 
 from hsfm import job
 from hsfm.embeddings import read_embeddings
-from hsfm.files import write_frame
 from hsfm.head import read_heads
-from hsfm.scores import score
+from hsfm.scores import SPLITS, score, write_scores
 
 
 def score_heads(heads: str, embeddings: list[str], scores: str, run: int, method: str) -> None:
     saved = read_heads(heads)
     frames = []
-    for path in embeddings:
-        part = read_embeddings(path)
+    for split, path in zip(SPLITS, embeddings, strict=True):
+        part = read_embeddings(path, split=split)
         saved.check_fits(part, path)
         frame = score(
-            saved.head.predict(part.features),
-            part.y,
-            part.attribute,
+            saved.head.predict(part.features).numpy(),
+            part.y.numpy(),
+            part.attribute.numpy(),
             seeds=saved.seeds,
             class_names=part.class_names,
             attribute_names=part.attribute_names,
         )
-        frame.insert(1, "split", part.split)
-        frames.append(frame)
-    frame = pd.concat(frames, ignore_index=True)
-    for place, (name, value) in enumerate(
-        (("dataset", part.dataset), ("run", run), ("method", method), ("group_labels", saved.group_labels))
-    ):
-        frame.insert(place, name, value)
-    write_frame(scores, frame)
+        frames.append(frame.assign(split=split, dataset=part.dataset))
+    frame = pd.concat(frames, ignore_index=True).assign(
+        run=run, method=method, group_labels=saved.group_labels, chosen_by=saved.chosen_by
+    )
+    frame["remark"] = frame["seed"].map(dict(zip(saved.seeds, saved.remarks or [""] * len(saved.seeds), strict=True)))
+    write_scores(scores, frame, {"checkpoint_sha256": saved.checkpoint_sha256})
 
 
 job.start(snakemake.log[0])

@@ -10,16 +10,28 @@ from hsfm.backbone import build_network, write_checkpoint
 from hsfm.device import choose_device
 from hsfm.erm import LabelledImages, train
 from hsfm.files import fingerprint, sha256, write_frame
-from hsfm.images import ImageTable, read_images
+from hsfm.images import ImageTable, check_pixels, read_images
 from hsfm.pixels import PackedPixels
 
 
-def train_erm(images: str, checkpoint: str, history: str, run: int, settings: dict) -> None:
+def train_erm(images: str, checkpoint: str, history: str, run: int, settings: dict, code: list[str]) -> None:
     table = read_images(images)
+    check_pixels(table, Path(images).parent)
+    device = choose_device(settings["device"])
     network = build_network(**settings["backbone"], n_classes=len(table.class_names), seed=run)
     folder = Path(images).parent
-    # The name says all that the result depends on, so that a changed setting starts from the beginning.
-    key = fingerprint({**settings, "run": run, "images": sha256(images), "torch": torch.__version__})
+    # The name says all that the result depends on, so that whatever has changed starts from the beginning.
+    key = fingerprint(
+        {
+            **settings,
+            "run": run,
+            "images": sha256(images),
+            "code": [sha256(path) for path in code],
+            "torch": torch.__version__,
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+        }
+    )
     resume = Path(checkpoint).with_name(f".resume-{key}.safetensors")
     frame = train(
         network,
@@ -29,11 +41,16 @@ def train_erm(images: str, checkpoint: str, history: str, run: int, settings: di
         transform_settings=settings["transform"],
         augment_settings=settings["augmentation"],
         seed=run,
-        device=choose_device(settings["device"]),
+        device=device,
         resume=resume,
     )
     write_frame(history, frame)
-    metadata = {"dataset": table.dataset, "transform": json.dumps(settings["transform"])}
+    metadata = {
+        "dataset": table.dataset,
+        "run": str(run),
+        "transform": json.dumps(settings["transform"]),
+        "settings": json.dumps(settings),
+    }
     write_checkpoint(
         checkpoint, network, name=settings["backbone"]["name"], class_names=table.class_names, metadata=metadata
     )
@@ -56,4 +73,5 @@ train_erm(
     snakemake.output.history,
     int(snakemake.wildcards.run),
     dict(snakemake.params.items()),
+    snakemake.input.code,
 )
