@@ -18,7 +18,7 @@ def test_unknown_and_absent_devices_are_named(monkeypatch):
     with pytest.raises(ValueError, match="device: 'gpu' is unknown; allowed are auto, cpu, cuda"):
         choose_device("gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="device: 'cuda:1' was asked for, but torch .* finds no CUDA device"):
+    with pytest.raises(ValueError, match=r"device: 'cuda:1' was asked for, but torch .* finds no CUDA device"):
         choose_device("cuda:1")
 
 
