@@ -167,12 +167,18 @@ def train_runs(
             _train_batch(train, val, head, runs[i : i + size], shared, rows[i : i + size], first_hard_set, progress)
             for i in range(0, len(runs), size)
         ]
+    kept_epoch = torch.cat([b.kept_epoch for b in batches]).cpu()
+    for run, epoch in zip(runs, kept_epoch.tolist(), strict=True):
+        if epoch == 0:  # NaN is never the best
+            raise ValueError(
+                f"inner_lr {run.inner_lr}, outer_lr {run.outer_lr}: seed {run.seed} has a NaN in every epoch"
+            )
     kept_head = Head(torch.cat([b.head.weight for b in batches]), torch.cat([b.head.bias for b in batches]))
     moved = kept_head.predict(val.features) != head.predict(val.features)
     return MetaResult(
         head=kept_head,
         runs=tuple(runs),
-        kept_epoch=torch.cat([b.kept_epoch for b in batches]).cpu(),
+        kept_epoch=kept_epoch,
         history=_history(batches, runs),
         support_rows=rows,
         support_id=tuple(tuple(train.image_id[i] for i in chosen) for chosen in rows.tolist()),

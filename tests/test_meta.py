@@ -380,3 +380,8 @@ def test_mismatched_types_and_hard_sets_are_named(splits, erm_head):
         train(tr, in_double(val), erm_head, **SETTINGS)
     with pytest.raises(ValueError, match="first_hard_set: lists other images than val"):
         train(tr, val, erm_head, **SETTINGS, first_hard_set=build(erm_head, tr, per_class=3))
+
+
+def test_a_run_that_is_nan_throughout_is_an_error(splits, erm_head):
+    with pytest.raises(ValueError, match=r"inner_lr 1e\+38, outer_lr 0.1: seed 0 has a NaN in every epoch"):
+        train(splits["train"], splits["val"], erm_head, **{**SETTINGS, "inner_lr": 1e38}, select_by="hard_loss")

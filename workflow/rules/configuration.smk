@@ -66,9 +66,8 @@ def describe(error):
     elif error.validator == "enum":
         yield f"{prefix}unknown value {error.instance!r}; allowed are {', '.join(map(str, error.validator_value))}"
     elif error.validator == "oneOf":  # null, or what the second schema says
-        for part in error.context:
-            if part.schema_path[0] == 1:
-                yield from (f"{line}, or null" for line in describe(part))
+        lines = [line for part in error.context if part.schema_path[0] == 1 for line in describe(part)]
+        yield from (f"{line}, or null" for line in lines or [f"{prefix}{error.message}"])
     else:
         yield f"{prefix}{error.message}"
 
