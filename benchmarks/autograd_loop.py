@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from hsfm.embeddings import Embeddings
 from hsfm.hard_set import rank_in_class
 from hsfm.head import Head
-from hsfm.meta import Run, Shared, draw_support
+from hsfm.meta import Run, Shared, draw_per_class
 from hsfm.metrics import accuracy_by, worst
 
 
@@ -28,7 +28,7 @@ class Trained:
 
 
 def train(train: Embeddings, val: Embeddings, erm: Head, run: Run, shared: Shared) -> Trained:
-    rows = draw_support(train.y, shared.support_per_class, train.n_classes, Generator().manual_seed(run.seed))
+    rows = draw_per_class(train.y, shared.support_per_class, train.n_classes, Generator().manual_seed(run.seed))
     support, support_y = train.features[rows].clone().requires_grad_(), train.y[rows]
     head = Head(erm.weight.clone().requires_grad_(), erm.bias.clone().requires_grad_())
     edit = torch.optim.Adam([support], lr=run.outer_lr)
@@ -62,22 +62,35 @@ def train(train: Embeddings, val: Embeddings, erm: Head, run: Run, shared: Share
     return Trained(*kept, outer_loss, worst_group, heads)
 
 
-def adapt(head: Head, features: Tensor, y: Tensor, *, steps: int, lr: float) -> Head:
-    """The head after `steps` plain gradient-descent steps on mean cross-entropy, differentiable in `features`."""
+def adapt(head: Head, features: Tensor, y: Tensor, *, steps: int, lr: float, first_order: bool = False) -> Head:
+    """The head after `steps` plain gradient-descent steps on mean cross-entropy, differentiable in `features`.
+
+    first_order: every step's gradient is taken at a head that counts as a constant.
+    """
     weight, bias = head.weight, head.bias
     for _ in range(steps):
-        loss = cross_entropy(Head(weight, bias).logits(features), y)
-        weight_gradient, bias_gradient = torch.autograd.grad(loss, (weight, bias), create_graph=True)
+        at = [t.detach().requires_grad_() for t in (weight, bias)] if first_order else [weight, bias]
+        loss = cross_entropy(Head(*at).logits(features), y)
+        weight_gradient, bias_gradient = torch.autograd.grad(loss, at, create_graph=True)
         weight, bias = weight - lr * weight_gradient, bias - lr * bias_gradient
     return Head(weight, bias)
 
 
 def meta_gradient(
-    head: Head, support: Tensor, support_y: Tensor, hard: Tensor, hard_y: Tensor, *, steps: int, lr: float
+    head: Head,
+    support: Tensor,
+    support_y: Tensor,
+    hard: Tensor,
+    hard_y: Tensor,
+    *,
+    steps: int,
+    lr: float,
+    first_order: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Outer loss and its gradient in the support `[n d]`, through all steps of the adaptation."""
     support = support.detach().requires_grad_()
     start = Head(head.weight.detach().requires_grad_(), head.bias.detach().requires_grad_())
-    loss = cross_entropy(adapt(start, support, support_y, steps=steps, lr=lr).logits(hard), hard_y)
+    adapted = adapt(start, support, support_y, steps=steps, lr=lr, first_order=first_order)
+    loss = cross_entropy(adapted.logits(hard), hard_y)
     (gradient,) = torch.autograd.grad(loss, support)
     return loss.detach(), gradient

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hsfm import __version__
@@ -212,3 +212,16 @@ def check_same_origin(first: Embeddings, second: Embeddings) -> None:
             raise ValueError(
                 f"{first.split or 'first'} and {second.split or 'second'} embeddings differ in {what}: {a} and {b}"
             )
+
+
+def minority_rows(train: Embeddings, val: Embeddings) -> Bool[Tensor, " n"] | None:
+    """Which rows of val are minority: their attribute is rarer within their class than in all of train.
+
+    None where an attribute of train or val is unknown.
+    """
+    if (train.attribute < 0).any() or (val.attribute < 0).any():
+        return None
+    count = torch.bincount(train.group, minlength=train.n_groups).view(train.n_classes, train.n_attributes)
+    # p(a|y) < p(a), multiplied out so that equal shares compare as equal
+    rarer = count * count.sum() < count.sum(dim=1, keepdim=True) * count.sum(dim=0, keepdim=True)
+    return rarer[val.y, val.attribute]

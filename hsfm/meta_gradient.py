@@ -30,6 +30,9 @@ keeps W_t instead of K: with V_T = V, v_T = v and a_t = J_t [-s (H V_{t+1}' + v_
 
     V_t = V_{t+1} + a_t' H,     v_t = v_{t+1} + a_t' 1,     dL/dH = sum_t [a_t W_t - s R_t V_{t+1}].
 
+*First order* takes the head of every step as a constant in H but for the step's own gradient. Then V_t = V for all t,
+that is A_t = A_{t+1} + J_t [-s (H V' + v)], and D' drops out.
+
 Two classes need one column: only the difference z of the two logits matters, its softmax is sigmoid(z), and since the
 two rows of the head move by opposite amounts, z moves as above with 2 alpha in place of alpha.
 """
@@ -52,23 +55,26 @@ def meta_gradient(
     weight: Float[Tensor, "r c d"],
     bias: Float[Tensor, "r c"],
     support: Float[Tensor, "r n d"],
-    support_y: Int[Tensor, " n"],
+    support_y: Int[Tensor, "*r n"],
     hard: Float[Tensor, "r m d"],
     hard_y: Int[Tensor, " m"],
     *,
     steps: int,
     lr: Float[Tensor, " r"],
+    first_order: bool = False,
     form: str = "auto",
 ) -> MetaGradient:
-    """Loss and gradient of r runs whose support and hard rows have the same labels, row for row.
+    """Loss and gradient of r runs whose hard rows have the same labels, row for row.
 
-    steps: T, at least 1. lr: alpha of each run. form: `dual`, `primal`, or `auto`, the one with fewer operations.
+    support_y: of each run, or the same for all. steps: T, at least 1. lr: alpha of each run. first_order: leave out
+    how a step's head depends on the support through the steps before. form: `dual`, `primal`, or `auto`, the one with
+    fewer operations.
     """
     n_classes, d = weight.shape[1:]
     n = support.shape[1]
     if n_classes == 2:
         weight, bias = weight[:, 1:] - weight[:, :1], bias[:, 1:] - bias[:, :1]
-        labels, hard_labels = support_y.to(support).unsqueeze(1), hard_y.to(support).unsqueeze(1)
+        labels, hard_labels = support_y.to(support).unsqueeze(-1), hard_y.to(support).unsqueeze(-1)
         rate = 2 * lr
     else:
         labels, hard_labels = (one_hot(y, n_classes).to(support) for y in (support_y, hard_y))
@@ -78,18 +84,19 @@ def meta_gradient(
         k = weight.shape[1]
         form = "dual" if 2 * n * d + 4 * steps * n * k < 6 * steps * k * d else "primal"
     solve = {"dual": _dual, "primal": _primal}[form]
-    return solve(weight, bias, support, labels, hard, hard_labels, steps, step)
+    return solve(weight, bias, support, labels, hard, hard_labels, steps, step, first_order)
 
 
 def _dual(
     weight: Float[Tensor, "r k d"],
     bias: Float[Tensor, "r k"],
     support: Float[Tensor, "r n d"],
-    labels: Float[Tensor, "n k"],
+    labels: Float[Tensor, "*r n k"],
     hard: Float[Tensor, "r m d"],
     hard_labels: Float[Tensor, "m k"],
     steps: int,
     step: Float[Tensor, "r 1 1"],
+    first_order: bool,
 ) -> MetaGradient:
     kernel = (support @ support.mT + 1) * step  # s K
     logits = torch.baddbmm(bias.unsqueeze(1), support, weight.mT)
@@ -109,7 +116,7 @@ def _dual(
     sensitivity = torch.zeros_like(through_sum)  # A_{t+1}
     sensitivities = [sensitivity]
     for t in reversed(range(steps)):
-        incoming = torch.baddbmm(through_sum, kernel, sensitivity, alpha=-1)
+        incoming = through_sum if first_order else torch.baddbmm(through_sum, kernel, sensitivity, alpha=-1)
         if slope is not None:
             sensitivity = torch.addcmul(sensitivity, slope[t], incoming)
         else:
@@ -119,7 +126,9 @@ def _dual(
     later = torch.cat(sensitivities[1:-1], dim=-1) if steps > 1 else through_sum[..., :0]  # A_{T-1} ... A_1
     earlier = torch.cat(list(residuals[: steps - 1].flip(0)), dim=-1) if steps > 1 else later  # R_{T-2} ... R_0
     by_kernel = (later * -step) @ earlier.mT
-    left = torch.cat([by_kernel + by_kernel.mT, sensitivity, -total], dim=-1)
+    if not first_order:
+        by_kernel = by_kernel + by_kernel.mT
+    left = torch.cat([by_kernel, sensitivity, -total], dim=-1)
     right = torch.cat([support, weight, by_weight], dim=1)
     return MetaGradient(loss=loss, support=left @ right)
 
@@ -128,11 +137,12 @@ def _primal(
     weight: Float[Tensor, "r k d"],
     bias: Float[Tensor, "r k"],
     support: Float[Tensor, "r n d"],
-    labels: Float[Tensor, "n k"],
+    labels: Float[Tensor, "*r n k"],
     hard: Float[Tensor, "r m d"],
     hard_labels: Float[Tensor, "m k"],
     steps: int,
     step: Float[Tensor, "r 1 1"],
+    first_order: bool,
 ) -> MetaGradient:
     weights, probabilities, residuals = [], [], []
     for _ in range(steps):
@@ -151,8 +161,9 @@ def _primal(
         sensitivity = _jacobian(probabilities[t], incoming)
         left.append(sensitivity)
         right.append(weights[t])
-        by_weight = torch.baddbmm(by_weight, sensitivity.mT, support)
-        by_bias = by_bias + sensitivity.sum(1)
+        if not first_order:
+            by_weight = torch.baddbmm(by_weight, sensitivity.mT, support)
+            by_bias = by_bias + sensitivity.sum(1)
     return MetaGradient(loss=loss, support=torch.cat(left, dim=-1) @ torch.cat(right, dim=1))
 
 

@@ -9,11 +9,17 @@ import torch
 from conftest import planted
 
 from benchmarks import autograd_loop
-from hsfm import meta
+from hsfm import meta, meta_loop
+from hsfm.embeddings import minority_rows
 from hsfm.hard_set import build, losses, rank_in_class
 from hsfm.head import Head
-from hsfm.meta import Run, Shared, draw_support, minority_rows, train, train_runs
+from hsfm.meta import Run, Shared, draw_per_class, train
 from hsfm.metrics import accuracy_by, worst
+
+
+def train_runs(*arguments, **settings):
+    return meta.train_runs(*arguments, **settings)["worst_group"]
+
 
 SETTINGS = {
     "seeds": [0, 1],
@@ -29,7 +35,7 @@ SETTINGS = {
 
 def test_support_is_drawn_class_by_class_in_table_order(splits):
     y = splits["train"].y
-    rows = draw_support(y, 5, 2, torch.Generator().manual_seed(60))
+    rows = draw_per_class(y, 5, 2, torch.Generator().manual_seed(60))
     g = torch.Generator().manual_seed(60)
     expected = []
     for label in (0, 1):
@@ -39,7 +45,7 @@ def test_support_is_drawn_class_by_class_in_table_order(splits):
 
 
 def test_a_small_class_gives_all_it_has_and_it_is_logged_once(splits, erm_head, caplog):
-    rows = draw_support(torch.tensor([0, 0, 0, 1, 0]), 2, 2, torch.Generator().manual_seed(0))
+    rows = draw_per_class(torch.tensor([0, 0, 0, 1, 0]), 2, 2, torch.Generator().manual_seed(0))
     assert 3 in rows.tolist()
     assert len(rows) == 3
     few = replace(
@@ -67,7 +73,7 @@ SHARED = Shared(support_per_class=24, inner_steps=5, support_steps=5, hard_per_c
 @pytest.mark.parametrize(("runs", "steps"), [(RUNS, 5), (RUNS[:2], 12), (RUNS[2:3], 1)])
 def test_trajectories_are_those_of_plain_autograd(splits, erm_head, runs, steps, form, monkeypatch):
     """Side by side, with rates and clipping of their own, by both forms of the gradient: to 1e-9 in float64."""
-    monkeypatch.setattr(meta, "meta_gradient", partial(meta.meta_gradient, form=form))
+    monkeypatch.setattr(meta_loop, "meta_gradient", partial(meta_loop.meta_gradient, form=form))
     tr, val = in_double(splits["train"]), in_double(splits["val"])
     erm = Head(erm_head.weight.double(), erm_head.bias.double())
     shared = replace(SHARED, inner_steps=steps)
@@ -111,17 +117,17 @@ def test_each_run_is_what_it_would_be_alone(splits, erm_head):
 
 def test_runs_beyond_the_memory_budget_go_one_after_the_other(splits, erm_head, monkeypatch):
     sizes = []
-    original = meta._train_batch
+    original = meta.Loop
 
-    def record(*arguments):
+    def record(*arguments, **settings):
         sizes.append(len(arguments[3]))
-        return original(*arguments)
+        return original(*arguments, **settings)
 
-    monkeypatch.setattr(meta, "_train_batch", record)
+    monkeypatch.setattr(meta, "Loop", record)
     tr, val = splits["train"], splits["val"]
-    per_run = meta._bytes_per_run(tr, val, 48, SHARED)
+    budget = next(b for b in range(1, 10**9, 1000) if meta.runs_that_fit(tr, val, SHARED, memory_budget=b) == 3)
     whole = train_runs(tr, val, erm_head, RUNS, SHARED)
-    cut = train_runs(tr, val, erm_head, RUNS, SHARED, memory_budget=3 * per_run)
+    cut = train_runs(tr, val, erm_head, RUNS, SHARED, memory_budget=budget)
     least = train_runs(tr, val, erm_head, RUNS, SHARED, memory_budget=1)
     assert sizes == [4, 3, 1, 1, 1, 1, 1]
     for other in (cut, least):
@@ -130,12 +136,32 @@ def test_runs_beyond_the_memory_budget_go_one_after_the_other(splits, erm_head, 
         assert other.runs == whole.runs
 
 
+def test_an_epoch_edits_in_place_what_it_keeps(splits, erm_head):
+    """What lets an accelerator record one epoch and replay it: the same objects in the same memory."""
+    tr, val = splits["train"], splits["val"]
+    rows = torch.stack([draw_per_class(tr.y, 24, 2, torch.Generator().manual_seed(run.seed)) for run in RUNS])
+    loop = meta_loop.Loop(
+        tr, val, erm_head, RUNS, SHARED, rows=rows, outer_rows=None, select_by=["worst_group", "hard_loss"]
+    )
+
+    def places():
+        tensors = {name: value for name, value in vars(loop).items() if isinstance(value, torch.Tensor)}
+        tensors |= {f"{rule} {name}": value for rule, kept in loop.kept.items() for name, value in vars(kept).items()}
+        tensors |= loop.history
+        return {name: (id(value), value.data_ptr()) for name, value in tensors.items()}
+
+    before, epochs = places(), []
+    loop.train(lambda: epochs.append(int(loop._epoch)))
+    assert places() == before
+    assert epochs == [1, 2, 3]
+
+
 def test_adam_is_torchs(splits):
     g = torch.Generator().manual_seed(0)
     start, rates = torch.randn(3, 4, 5, generator=g), [0.1, 0.01, 0.1]
     for chosen in (rates, [0.1, 0.1, 0.1]):
         ours = start.clone()
-        optimiser = meta._Adam([ours], chosen)
+        optimiser = meta_loop.Adam([ours], chosen)
         theirs = [torch.nn.Parameter(t.clone()) for t in start]
         others = [torch.optim.Adam([p], lr=rate) for p, rate in zip(theirs, chosen, strict=True)]
         for _ in range(5):
@@ -209,13 +235,13 @@ def test_groups_only_choose_the_epoch(splits, erm_head):
 def recorded(monkeypatch):
     """Heads and hard features of every meta-gradient that is taken."""
     calls = []
-    original = meta.meta_gradient
+    original = meta_loop.meta_gradient
 
     def record(weight, bias, support, support_y, hard, hard_y, **settings):
-        calls.append((Head(weight.clone(), bias.clone()), hard))
+        calls.append((Head(weight.clone(), bias.clone()), hard.clone()))
         return original(weight, bias, support, support_y, hard, hard_y, **settings)
 
-    monkeypatch.setattr(meta, "meta_gradient", record)
+    monkeypatch.setattr(meta_loop, "meta_gradient", record)
     return calls
 
 
@@ -261,6 +287,56 @@ def test_the_kept_epoch_is_the_last_of_the_best(splits, erm_head, rule):
     history = train(splits["train"], splits["val"], erm_head, **{**SETTINGS, "seeds": [3]}, select_by=rule).history
     value = -history["hard_loss"] if rule == "hard_loss" else history[f"val_{rule}"]
     assert history.loc[history["kept"], "epoch"].tolist() == [history.loc[value == value.max(), "epoch"].max()]
+
+
+def test_one_training_serves_several_rules(splits, erm_head):
+    tr, val = splits["train"], splits["val"]
+    rules = ["worst_group", "worst_class", "hard_loss"]
+    together = meta.train_runs(tr, val, erm_head, RUNS, SHARED, select_by=rules)
+    assert list(together) == rules
+    for rule in rules:
+        alone = meta.train_runs(tr, val, erm_head, RUNS, SHARED, select_by=[rule])[rule]
+        assert torch.equal(together[rule].head.weight, alone.head.weight)
+        assert torch.equal(together[rule].support_after, alone.support_after)
+        assert together[rule].history.equals(alone.history)
+    assert not torch.equal(together["worst_group"].kept_epoch, together["hard_loss"].kept_epoch)
+
+
+@pytest.mark.parametrize("refresh", ["epoch", "never"])
+def test_a_random_outer_set_is_drawn_class_by_class(splits, erm_head, recorded, refresh):
+    val = splits["val"]
+    settings = {**SETTINGS, "epochs": 3, "support_steps": 1, "outer_set": "random", "refresh": refresh}
+    train(splits["train"], val, erm_head, **settings)
+    first = list(recorded)
+    for _, hard in recorded:
+        for r in range(2):
+            rows = (hard[r].unsqueeze(1) == val.features).all(2).nonzero()[:, 1]
+            assert len(rows.unique()) == 60
+            assert val.y[rows].tolist() == [0] * 30 + [1] * 30
+    assert as_a_set(first[0][1][0]) != as_a_set(first[0][1][1]), "every seed draws its own"
+    assert (as_a_set(first[0][1][0]) == as_a_set(first[1][1][0])) is (refresh == "never")
+    recorded.clear()
+    train(splits["train"], val, erm_head, **settings)
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(first, recorded, strict=True))
+
+
+def test_a_uniform_support_takes_classes_as_they_come(splits, erm_head):
+    tr = planted("train", [300, 10, 10, 80], seed=0)
+    result = train(tr, splits["val"], erm_head, **{**SETTINGS, "epochs": 2, "support_draw": "uniform"})
+    assert result.support_rows.shape == (2, 48)
+    assert torch.equal(result.support_y, tr.y[result.support_rows])
+    assert result.support_y.float().mean() < 0.4, "310 of 400 images are of class 0"
+    assert not torch.equal(result.support_y[0], result.support_y[1])
+    oracle_like = train_runs(tr, splits["val"], erm_head, RUNS[1:2], replace(SHARED, support_draw="uniform"))
+    side_by_side = train_runs(tr, splits["val"], erm_head, RUNS[:2], replace(SHARED, support_draw="uniform"))
+    torch.testing.assert_close(side_by_side.head.weight[1], oracle_like.head.weight[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_order_gradient_is_taken_when_asked_for(splits, erm_head, recorded):
+    settings = {**SETTINGS, "epochs": 1, "support_steps": 1}
+    full = train(splits["train"], splits["val"], erm_head, **settings)
+    first = train(splits["train"], splits["val"], erm_head, **settings, gradient="first_order")
+    assert not torch.equal(full.support_after, first.support_after)
 
 
 def test_without_meta_steps_the_support_stays_as_drawn(splits, erm_head):
@@ -325,6 +401,9 @@ def test_the_support_file(tmp_path, splits, erm_head):
         ({"inner_lr": 0.0}, "inner_lr: 0.0 is not a positive number"),
         ({"outer_lr": float("nan")}, "outer_lr: nan"),
         ({"refresh": "step"}, "refresh: 'step' is unknown; allowed are epoch, never"),
+        ({"outer_set": "easy"}, "outer_set: 'easy' is unknown; allowed are hard, random"),
+        ({"gradient": "third"}, "gradient: 'third' is unknown; allowed are full, first_order"),
+        ({"support_draw": "all"}, "support_draw: 'all' is unknown; allowed are per_class, uniform"),
         ({"select_by": "loss"}, "select_by: 'loss' is unknown; allowed are worst_group, worst_class, hard_loss"),
         ({"seeds": [1, 1]}, r"seeds: \[1, 1\] is empty or repeats"),
         ({"seeds": []}, r"seeds: \[\] is empty"),
@@ -354,7 +433,7 @@ def test_the_published_constants():
 def test_clipping_is_torchs():
     gradient = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
     norms = torch.tensor([0.5, 100.0, 2.0])
-    clipped = meta._clip(gradient, norms)
+    clipped = meta_loop.clip(gradient, norms)
     for piece, norm, ours in zip(gradient, norms, clipped, strict=True):
         parameter = torch.nn.Parameter(torch.zeros(4, 5))
         parameter.grad = piece.clone()
@@ -380,6 +459,9 @@ def test_mismatched_types_and_hard_sets_are_named(splits, erm_head):
         train(tr, in_double(val), erm_head, **SETTINGS)
     with pytest.raises(ValueError, match="first_hard_set: lists other images than val"):
         train(tr, val, erm_head, **SETTINGS, first_hard_set=build(erm_head, tr, per_class=3))
+    hard_set = build(erm_head, val, per_class=3)
+    with pytest.raises(ValueError, match="first_hard_set: is given, but outer_set is 'random'"):
+        train(tr, val, erm_head, **SETTINGS, outer_set="random", first_hard_set=hard_set)
 
 
 def test_a_run_that_is_nan_throughout_is_an_error(splits, erm_head):

@@ -25,19 +25,45 @@ def problem(classes: int, sizes: list[int], *, runs: int = 3, d: int = 6, m: int
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("steps", [1, 2, 9])
 @pytest.mark.parametrize(("classes", "sizes"), CASES)
-def test_against_autograd(classes, sizes, steps, form):
+def test_against_autograd(classes, sizes, steps, form, first_order):
     *tensors, lr = problem(classes, sizes)
     weight, bias, support, support_y, hard, hard_y = tensors
-    result = meta_gradient(*tensors, steps=steps, lr=lr, form=form)
+    result = meta_gradient(*tensors, steps=steps, lr=lr, form=form, first_order=first_order)
     for i in range(3):
         loss, gradient = autograd_loop.meta_gradient(
-            Head(weight[i], bias[i]), support[i], support_y, hard[i], hard_y, steps=steps, lr=float(lr[i])
-        )
+            Head(weight[i], bias[i]), support[i], support_y, hard[i], hard_y,
+            steps=steps, lr=float(lr[i]), first_order=first_order,
+        )  # fmt: skip
         assert float(result.loss[i]) == pytest.approx(float(loss), rel=1e-12)
         assert float((result.support[i] - gradient).norm() / gradient.norm()) < 1e-12
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("classes", "sizes"), [CASES[1], CASES[3]])
+def test_runs_may_have_support_labels_of_their_own(classes, sizes, form):
+    weight, bias, support, support_y, hard, hard_y, lr = problem(classes, sizes)
+    own = torch.stack([support_y, support_y.flip(0), (support_y + 1) % classes])
+    together = meta_gradient(weight, bias, support, own, hard, hard_y, steps=4, lr=lr, form=form)
+    for i in range(3):
+        each = slice(i, i + 1)
+        alone = meta_gradient(
+            weight[each], bias[each], support[each], own[i], hard[each], hard_y, steps=4, lr=lr[each], form=form
+        )
+        torch.testing.assert_close(together.support[each], alone.support, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(together.loss[each], alone.loss, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_first_order_is_the_whole_with_one_step_and_not_with_more(form, classes):
+    *tensors, lr = problem(classes, [3] * classes)
+    for steps, same in ((1, True), (2, False)):
+        full, first = (meta_gradient(*tensors, steps=steps, lr=lr, form=form, first_order=f) for f in (False, True))
+        assert torch.allclose(full.support, first.support, rtol=1e-12, atol=1e-14) is same
 
 
 @pytest.mark.parametrize("form", FORMS)
