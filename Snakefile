@@ -19,13 +19,21 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/backbone.smk"
 include: "workflow/rules/heads.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/studies.smk"
+include: "workflow/rules/export.smk"
 
 
 rule all:
     default_target: True
     input:
         TABLES,
-        expand("results/figures/{dataset}/{figure}.{suffix}", dataset=DATASETS, figure=FIGURES, suffix=["png", "pdf"]),
+        TABLES_OF_STUDIES,
+        expand(
+            "results/figures/{dataset}/{figure}.{suffix}",
+            dataset=DATASETS,
+            figure=FIGURES + FIGURES_OF_STUDIES,
+            suffix=["png", "pdf"],
+        ),
 
 
 onsuccess:

@@ -9,7 +9,10 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "Embeddings": "embeddings",
+    "HSFMClassifier": "estimator",
     "Head": "head",
+    "export_model": "export",
+    "predict_folder": "predict",
     "read_embeddings": "embeddings",
     "read_heads": "head",
     "write_embeddings": "embeddings",

@@ -54,6 +54,11 @@ class Embeddings:
         moved = {name: getattr(self, name).to(device) for name in ("features", "y", "attribute")}
         return replace(self, **moved)
 
+    def take(self, rows: Int[Tensor, " k"]) -> "Embeddings":
+        """These rows alone, in this order."""
+        picked = {name: getattr(self, name)[rows] for name in ("features", "y", "attribute")}
+        return replace(self, **picked, image_id=tuple(self.image_id[i] for i in rows.tolist()))
+
     @property
     def n_classes(self) -> int:
         return len(self.class_names)

@@ -30,7 +30,12 @@ CHOICES = {
     "gradient": ("full", "first_order"),
     "support_draw": ("per_class", "uniform"),
 }
-SELECT_BY = ("worst_group", "worst_class", "hard_loss")
+SELECT_BY = {  # in words
+    "worst_group": "the epoch with the best validation worst group",
+    "worst_class": "the epoch with the best validation worst class",
+    "hard_loss": "the epoch with the lowest loss on its hard set",
+}
+DEAD = "hardly moved from ERM's head"
 DEAD_SHARE = 0.005  # a kept head that changes fewer validation predictions than this has hardly moved
 MEMORY_BUDGET = 4 * 2**30  # bytes
 
@@ -53,6 +58,11 @@ class MetaResult:
     def dead(self) -> Bool[Tensor, " r"]:
         """Runs whose kept head hardly moved."""
         return self.moved < DEAD_SHARE
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader must know about each run's head; empty where there is nothing."""
+        return tuple(DEAD if dead else "" for dead in self.dead.tolist())
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -80,6 +90,7 @@ def train(
     clip_norm: float = CLIP_NORM,
     first_hard_set: HardSet | None = None,
     memory_budget: int = MEMORY_BUDGET,
+    progress: bool = True,
 ) -> MetaResult:
     """Meta-train the support of each seed and return the heads adapted on it.
 
@@ -96,7 +107,8 @@ def train(
     the epoch with the best validation `worst_group` (the paper) or `worst_class` accuracy, or the lowest mean loss on
     the head's own hard set (`hard_loss`); the later epoch wins a tie. clip_norm: longest meta-gradient of a run's
     support. first_hard_set: the choice of the first epoch, which is otherwise made here by the same rule.
-    memory_budget: bytes that runs side by side may take; more runs go one batch after the other.
+    memory_budget: bytes that runs side by side may take; more runs go one batch after the other. progress: show a bar
+    on a terminal.
 
     The history holds per seed and epoch: outer_loss (mean over the epoch's meta-gradient steps, natural log; NaN
     without any), hard_loss (of the epoch's head on its own hard set), val_average, val_worst_group (NaN without
@@ -122,7 +134,7 @@ def train(
     )
     result = train_runs(
         train, val, head, runs, shared,
-        select_by=[select_by], first_hard_set=first_hard_set, memory_budget=memory_budget,
+        select_by=[select_by], first_hard_set=first_hard_set, memory_budget=memory_budget, progress=progress,
     )[select_by]  # fmt: skip
     _report(result)
     return result

@@ -36,6 +36,11 @@ class PackedPixels:
     def __len__(self) -> int:
         return len(self._index)
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self._array.shape[1:3]
+
     def batch(self, positions: Tensor) -> UInt8[Tensor, "b 3 h w"]:
         """The images at `positions` [b], in that order."""
         return torch.from_numpy(self._array[self._index[positions.numpy()]]).permute(0, 3, 1, 2)

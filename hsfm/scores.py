@@ -81,6 +81,25 @@ def score(
     return frame.astype({"attribute": "Int32", "group": "Int32", "accuracy": "float64"})
 
 
+def score_splits(head: Any, splits: Sequence[Any], *, seeds: Sequence[int]) -> pd.DataFrame:
+    """`score` of some heads on several splits, with columns split and dataset.
+
+    head: with `predict`, from features `[n d]` to classes `[s n]`; splits: embeddings.
+    """
+    frames = [
+        score(
+            head.predict(part.features).numpy(),
+            part.y.numpy(),
+            part.attribute.numpy(),
+            seeds=seeds,
+            class_names=part.class_names,
+            attribute_names=part.attribute_names,
+        ).assign(split=part.split, dataset=part.dataset)
+        for part in splits
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
 def write_scores(path: str | Path, scores: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
     """Write checked scores, the columns of SCHEMA. metadata has to name `checkpoint_sha256`."""
     require(metadata, ["checkpoint_sha256"], path)

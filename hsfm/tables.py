@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
+
+from hsfm.files import write_atomically
 
 METRICS = {
     "worst_group": "worst group",
@@ -61,9 +64,7 @@ def aggregate(summary: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (dataset, method), part in summary.groupby(["dataset", "method"], sort=False):
         runs, seeds = part["run"].nunique(), part.groupby("run")["seed"].nunique().max()
-        metrics = list(METRICS)
-        values = part.groupby("run")[metrics].mean() if runs > 1 else part[metrics]
-        values = values.astype(float)
+        values = independent(part, list(METRICS))
         row = {
             "dataset": dataset,
             "method": method,
@@ -71,11 +72,17 @@ def aggregate(summary: pd.DataFrame) -> pd.DataFrame:
             "runs": runs,
             "seeds": seeds,
         }
-        for metric in metrics:
+        for metric in METRICS:
             row[f"{metric}_percent"] = 100 * values[metric].mean()
             row[f"{metric}_deviation"] = 100 * values[metric].std(ddof=1)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def independent(part: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The values that a mean and a deviation are over: means per backbone run, or with one run every row's own."""
+    values = part.groupby("run")[columns].mean() if len(part["run"].unique()) > 1 else part[columns]
+    return values.astype(float)
 
 
 def group_table(scores: pd.DataFrame) -> pd.DataFrame:
@@ -91,6 +98,18 @@ def group_table(scores: pd.DataFrame) -> pd.DataFrame:
     accuracy = accuracy[list(dict.fromkeys(scores["method"]))]
     order = list(dict.fromkeys(zip(test["dataset"], test["group_name"], strict=True)))
     return sizes.join(accuracy.add_suffix("_percent")).reindex(order).rename_axis(names).reset_index()
+
+
+def write_table(path: str | Path, frame: pd.DataFrame, text: "TextTable") -> None:
+    """Write the numbers (.csv) or the table for readers (.md, .tex), as the suffix says."""
+    path = Path(path)
+    content = {
+        ".csv": lambda: frame.to_csv(index=False, float_format="%.4f"),
+        ".md": text.markdown,
+        ".tex": lambda: text.latex(f"tab:{path.stem}"),
+    }[path.suffix]()
+    with write_atomically(path) as temporary:
+        temporary.write_text(content)
 
 
 # Text -----------------------------------------------------------------------------------------------------------------
@@ -158,7 +177,7 @@ def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
             )
             for i, m in enumerate(methods)
         ),
-        notes=(*_notes(aggregated), *_choice_notes(scores), *_size_notes(scores)),
+        notes=(*_notes(aggregated), *_choice_notes(scores), *size_notes(scores)),
     )
 
 
@@ -216,12 +235,11 @@ def _column(part: pd.DataFrame, metric: str, methods: Sequence[str]) -> list[Cel
     cells = []
     for method in methods:
         if pd.isna(shown[method]):
-            cells.append(Cell("-"))
+            cells.append(Cell(percent(shown[method], deviation[method])))
             continue
-        spread = "" if pd.isna(deviation[method]) else f" ± {deviation[method]:.1f}"
         cells.append(
             Cell(
-                f"{shown[method]:.1f}{spread}",
+                percent(shown[method], deviation[method]),
                 bold=bool(shown[method] == best),
                 underlined=bool(free[method] and shown[method] == best_free),
             )
@@ -229,20 +247,29 @@ def _column(part: pd.DataFrame, metric: str, methods: Sequence[str]) -> list[Cel
     return cells
 
 
-def _notes(aggregated: pd.DataFrame) -> tuple[str, ...]:
-    runs, seeds = aggregated["runs"].max(), aggregated["seeds"].max()
+def percent(value: float, deviation: float) -> str:
+    """A mean with its deviation, or alone where there is none; a dash where there is no mean."""
+    if pd.isna(value):
+        return "-"
+    return f"{value:.1f}" + ("" if pd.isna(deviation) else f" ± {deviation:.1f}")
+
+
+def spread_note(summary: pd.DataFrame, repeated: str = "seeds", each: str = "head seed") -> str:
+    """What the deviations of a table are over. repeated: the column that counts what is repeated on one backbone."""
+    runs, seeds = summary["runs"].max(), summary[repeated].max()
     if runs > 1:
-        each = f", each the mean of its head seeds (at most {seeds})" if seeds > 1 else ""
-        spread = f"Mean ± sample standard deviation over {runs} backbone runs{each}."
-    elif seeds > 1:
-        spread = (
-            f"Mean ± sample standard deviation over {seeds} head seeds on one backbone run; a single head has none."
-        )
-    else:
-        spread = "One head on one backbone run: no deviation."
+        within = f", each the mean of its {each}s (at most {seeds})" if seeds > 1 else ""
+        return f"Mean ± sample standard deviation over {runs} backbone runs{within}."
+    if seeds > 1:
+        alone = "; a single head has none." if each == "head seed" else "."
+        return f"Mean ± sample standard deviation over {seeds} {each}s on one backbone run{alone}"
+    return f"One {each.removesuffix(' seed')} on one backbone run: no deviation."
+
+
+def _notes(aggregated: pd.DataFrame) -> tuple[str, ...]:
     return (
         "Test accuracy in percent. Bold: best. Underlined: best without group labels in training.",
-        spread,
+        spread_note(aggregated),
         "Worst group: the lowest accuracy of a (class, attribute) group. Average: the plain mean over test images.",
         "Group labels: whether those of validation were used, and for what; none trains on or picks by those of train.",
     )
@@ -268,7 +295,7 @@ def _choice_notes(scores: pd.DataFrame) -> tuple[str, ...]:
     return (f"What picked the head: {picked}.", *remarks)
 
 
-def _size_notes(scores: pd.DataFrame) -> tuple[str, ...]:
+def size_notes(scores: pd.DataFrame) -> tuple[str, ...]:
     """The size of each dataset's smallest test group, and which groups are empty."""
     notes = []
     known = scores[(scores["split"] == "test") & scores["group"].notna()]

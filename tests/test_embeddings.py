@@ -3,10 +3,11 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import planted
 
 from hsfm.augment import normalise
 from hsfm.backbone import build_network
-from hsfm.embeddings import Embeddings, check_same_origin, extract, read_embeddings, write_embeddings
+from hsfm.embeddings import Embeddings, check_same_origin, extract, minority_rows, read_embeddings, write_embeddings
 from hsfm.head import Head
 
 
@@ -163,3 +164,19 @@ def test_splits_of_different_origin_are_told_apart(embeddings):
 def test_missing_attributes_are_counted(embeddings):
     with pytest.raises(ValueError, match=r"DFR needs the attribute of every val image; 1 of 5 lack it, first 'c'"):
         embeddings.require_attributes("DFR")
+
+
+def test_rows_are_taken_in_the_order_given(embeddings):
+    taken = embeddings.take(torch.tensor([3, 0, 2]))
+    assert taken.image_id == ("d", "a", "c")
+    assert torch.equal(taken.features, embeddings.features[[3, 0, 2]])
+    assert taken.y.tolist() == [0, 0, 1]
+    assert taken.attribute.tolist() == [1, 0, -1]
+    assert taken.class_names == embeddings.class_names
+
+
+def test_minority_is_rarer_in_the_class_than_in_train(splits):
+    val = splits["val"]
+    assert torch.equal(minority_rows(splits["train"], val), val.y != val.attribute)
+    balanced = planted("train", [10, 20, 30, 60], seed=0)
+    assert not minority_rows(balanced, val).any(), "equal shares make no minority"

@@ -10,7 +10,6 @@ from conftest import planted
 
 from benchmarks import autograd_loop
 from hsfm import meta, meta_loop
-from hsfm.embeddings import minority_rows
 from hsfm.hard_set import build, losses, rank_in_class
 from hsfm.head import Head
 from hsfm.meta import Run, Shared, draw_per_class, train
@@ -371,13 +370,6 @@ def test_more_than_two_classes():
     assert result.head.weight.shape == (2, 3, 12)
     accuracy = accuracy_by(result.head.predict(val.features) == val.y, val.y, 3)
     assert (accuracy > 0.6).all()
-
-
-def test_minority_is_rarer_in_the_class_than_in_train(splits):
-    val = splits["val"]
-    assert torch.equal(minority_rows(splits["train"], val), val.y != val.attribute)
-    balanced = planted("train", [10, 20, 30, 60], seed=0)
-    assert not minority_rows(balanced, val).any(), "equal shares make no minority"
 
 
 def test_the_support_file(tmp_path, splits, erm_head):

@@ -11,11 +11,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from hsfm import meta
 from hsfm.backbone import read_checkpoint
@@ -276,6 +278,11 @@ MISTAKES = {
     "settings={minibirds: {hsfm: {outer_lr: nan}}}": "settings/minibirds/hsfm/outer_lr: nan is not a finite number",
     "settings={minibirds: {erm: {momentum: 0}}}": "settings/minibirds/erm: nesterov is true, which needs a momentum",
     "settings={minibirds: {transform: {std: [0, 1, 1]}}}": "settings/minibirds/transform/std/0: 0 is less than",
+    "settings={minibirds: {sweep: {values: {inner_lrs: [1]}}}}": (
+        "settings/minibirds/sweep/values: unknown key 'inner_lrs'; did you mean 'inner_lr'?"
+    ),
+    "settings={minibirds: {sweep: {values: {inner_lr: []}}}}": "settings/minibirds/sweep/values/inner_lr: [] ",
+    "studies=[sweeps]": "studies/0: unknown value 'sweeps'; allowed are sweep, ablations, validation_bias",
     "settings={mine: {}}": "settings/mine: missing keys 'images', 'backbone', 'transform', 'augmentation', 'erm'",
 }
 
@@ -382,6 +389,94 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_weights(tmp_path):
     assert not list((folder / RUN).glob("erm/.resume-*"))
     snakemake(undisturbed, *MINIMAL, "--", target)
     assert results(folder) == results(undisturbed)
+
+
+STUDIES = "studies=[sweep, ablations, validation_bias]"
+OF_STUDIES = {"sweep_hsfm": 2, "gather_sweep": 1, "ablate_hsfm": 1, "bias_validation": 1, "tabulate_study": 3,
+              "draw_study": 2}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def studied(finished, tmp_path_factory) -> Path:
+    """A copy in which the studies have run too."""
+    folder = tmp_path_factory.mktemp("studied") / "hsfm"
+    shutil.copytree(finished, folder)
+    assert planned(folder, "--config", STUDIES) == OF_STUDIES
+    snakemake(folder, *MINIMAL, "--config", STUDIES)
+    return folder
+
+
+def test_the_studies_end_in_tables_and_figures(studied):
+    for study in ("sweep", "ablations", "validation_bias"):
+        text = (studied / f"results/tables/{study}.md").read_text()
+        assert text.startswith("| Dataset |")
+        assert "nan" not in text
+        assert "begin{table}" in (studied / f"results/tables/{study}.tex").read_text()
+        assert len(pd.read_csv(studied / f"results/tables/{study}.csv"))
+    for study in ("sweep", "validation_bias"):
+        assert (studied / f"results/figures/minibirds/{study}.png").read_bytes().startswith(b"\x89PNG")
+    assert planned(studied, "--config", STUDIES) == {}
+    assert planned(studied) == {}, "the rest does not depend on them"
+
+
+def test_the_sweep_holds_the_settings_drawn_and_the_configured_one(studied, finished):
+    sweep = pd.read_parquet(studied / RUN / "studies/sweep.parquet")
+    assert sorted(sweep["setting"].unique()) == [0, 1, 2, 3, 4]
+    assert set(sweep["rule"]) == {"worst_group", "worst_class"}
+    assert not list((studied / RUN / "studies").glob("sweep_part*"))
+    configured = sweep[(sweep["setting"] == 0) & (sweep["rule"] == "worst_group")].iloc[0]
+    scores = pd.read_parquet(finished / RUN / "hsfm/scores.parquet")
+    test = scores[(scores["split"] == "test") & (scores["seed"] == 0)]
+    assert configured["test_worst_group"] == pytest.approx(test["accuracy"].min())
+    assert configured["test_average"] == pytest.approx(test["correct"].sum() / test["n"].sum())
+
+
+def test_the_first_ablation_is_hsfm_itself(studied, finished):
+    ablations = pd.read_parquet(studied / RUN / "studies/ablations.parquet")
+    scores = pd.read_parquet(finished / RUN / "hsfm/scores.parquet")
+    whole = ablations[ablations["method"] == "hsfm"].reset_index(drop=True)
+    assert whole[["seed", "split", "group", "correct"]].equals(scores[["seed", "split", "group", "correct"]])
+    assert ablations["method"].nunique() == 6
+
+
+def test_a_changed_sweep_reruns_the_sweep_alone(studied):
+    changed = "settings={minibirds: {sweep: {draws: 3}}}"
+    assert planned(studied, "--config", STUDIES, changed) == {
+        "sweep_hsfm": 2, "gather_sweep": 1, "tabulate_study": 1, "draw_study": 1
+    }  # fmt: skip
+
+
+def test_a_model_is_exported_when_asked_for(finished, tmp_path):
+    folder = tmp_path / "hsfm"
+    shutil.copytree(finished, folder)
+    target = RUN / "hsfm/model_seed1.safetensors"
+    snakemake(folder, *MINIMAL, "--", str(target))
+    exported = read_checkpoint(folder / target)
+    head = read_heads(folder / RUN / "hsfm/heads.safetensors").head[1]
+    assert torch.equal(exported.network.fc.weight, head.weight)
+    assert exported.metadata["method"] == "hsfm"
+    assert planned(folder) == {}
+    images = np.load(folder / "results/minibirds/pixels.npy")[:5]
+    (folder / "pictures").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"pictures/{number}.png")
+    done = subprocess.run(
+        [sys.executable, "-m", "hsfm.predict", "pictures", "--model", str(target), "--out", "out.parquet"],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("out.parquet: 5 images (")
+    table = pd.read_parquet(folder / "out.parquet")
+    with torch.no_grad():
+        logits = exported.network.eval()(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1)
+    assert table["class"].tolist() == [exported.class_names[i] for i in logits.argmax(1)]
+    other = Image.fromarray(np.zeros((40, 40, 3), np.uint8))
+    other.save(folder / "pictures/9.png")
+    refused = subprocess.run(
+        [sys.executable, "-m", "hsfm.predict", "pictures", "--model", str(target)],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert refused.returncode == 1
+    assert "9.png: is 40 x 40 pixels (width x height), expected 32 x 32 like the training images" in refused.stderr
 
 
 def test_logits_of_the_network_are_the_head_on_the_embeddings(finished):

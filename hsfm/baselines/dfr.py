@@ -22,12 +22,14 @@ from hsfm.head import Head, stack
 log = logging.getLogger(__name__)
 
 
-def fit_dfr(val: Embeddings, *, seeds: Sequence[int], grid: Sequence[float], fits: int, max_iter: int) -> Head:
+def fit_dfr(
+    val: Embeddings, *, seeds: Sequence[int], grid: Sequence[float], fits: int, max_iter: int, progress: bool = True
+) -> Head:
     """DFR heads `[s c d]` on raw features, one per seed.
 
     grid: inverse strengths C of the L1 penalty, tuned by worst-group accuracy. fits: regressions on fresh
-    group-balanced subsamples of val whose coefficients are averaged. max_iter: of liblinear. Raises ValueError naming
-    a group with fewer than two images, and where an attribute of val is unknown.
+    group-balanced subsamples of val whose coefficients are averaged. max_iter: of liblinear. progress: show a bar on a
+    terminal. Raises ValueError naming a group with fewer than two images, and where an attribute of val is unknown.
     """
     _check(seeds, grid, fits)
     val.refuse_test("DFR")
@@ -39,10 +41,14 @@ def fit_dfr(val: Embeddings, *, seeds: Sequence[int], grid: Sequence[float], fit
             raise ValueError(f"DFR: group {name!r} has 1 image in {val.dataset} {val.split}; tuning C needs at least 2")
         if count == 0:
             log.warning("DFR: group '%s' has no image in %s %s and is left out", name, val.dataset, val.split)
-    return stack([_fit_dfr(val, np.random.default_rng(seed), grid, fits, max_iter) for seed in _progress(seeds, "DFR")])
+    return stack(
+        [_fit_dfr(val, np.random.default_rng(seed), grid, fits, max_iter) for seed in _bar(seeds, "DFR", progress)]
+    )
 
 
-def fit_llr(val: Embeddings, *, seeds: Sequence[int], grid: Sequence[float], max_iter: int) -> Head:
+def fit_llr(
+    val: Embeddings, *, seeds: Sequence[int], grid: Sequence[float], max_iter: int, progress: bool = True
+) -> Head:
     """LLR heads `[s c d]`: one regression on all of val, C tuned by worst-class accuracy; no group label is read.
 
     The seed shuffles only the halves that tune C, so heads of different seeds are equal where they agree on C.
@@ -56,7 +62,7 @@ def fit_llr(val: Embeddings, *, seeds: Sequence[int], grid: Sequence[float], max
         scaler = StandardScaler().fit(x)
         return _fold(*regress(scaler.transform(x), y, c, max_iter), scaler)
 
-    return stack([fit(seed) for seed in _progress(seeds, "LLR")])
+    return stack([fit(seed) for seed in _bar(seeds, "LLR", progress)])
 
 
 def _fit_dfr(val: Embeddings, rng: np.random.Generator, grid: Sequence[float], fits: int, max_iter: int) -> Head:
@@ -156,8 +162,8 @@ def _fold(coefficients: np.ndarray, intercepts: np.ndarray, scaler: StandardScal
     return Head(torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32))
 
 
-def _progress(seeds: Sequence[int], name: str) -> Iterable[int]:
-    return tqdm(seeds, name, unit="seed", disable=None)
+def _bar(seeds: Sequence[int], name: str, progress: bool) -> Iterable[int]:
+    return tqdm(seeds, name, unit="seed", disable=None if progress else True)
 
 
 def _check(seeds: Sequence[int], grid: Sequence[float], fits: int) -> None:

@@ -79,6 +79,9 @@ SETTINGS = {"settings": in_order(config["settings"])}
 SPLITS = ["train", "val", "test"]
 TABLES = expand("results/tables/{table}.{suffix}", table=["main", "metrics", "groups"], suffix=["csv", "md", "tex"])
 FIGURES = ["examples", "training", "groups"] + (["hard_set"] if "hsfm" in METHODS else [])
+STUDIES = config["studies"]
+TABLES_OF_STUDIES = expand("results/tables/{study}.{suffix}", study=STUDIES, suffix=["csv", "md", "tex"])
+FIGURES_OF_STUDIES = [study for study in STUDIES if study != "ablations"]
 
 
 wildcard_constraints:
@@ -90,3 +93,19 @@ wildcard_constraints:
 def setting(section):
     """The settings of one stage for the dataset of a job."""
     return lookup(dpath=f"settings/{{dataset}}/{section}", within=SETTINGS)
+
+
+def settings_of(*sections):
+    """Several sections of a dataset's settings as one dict."""
+    return lambda wildcards: {key: SETTINGS["settings"][wildcards.dataset][key] for key in sorted(sections)}
+
+
+def sweep_parts(wildcards):
+    """The files that hold a dataset's sweep, part by part."""
+    parts = SETTINGS["settings"][wildcards.dataset]["sweep"]["parts"]
+    return expand(
+        "results/{dataset}/run{run}/studies/sweep_part{part}.parquet",
+        dataset=wildcards.dataset,
+        run=wildcards.run,
+        part=range(parts),
+    )

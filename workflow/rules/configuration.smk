@@ -8,6 +8,12 @@ import yaml
 from jsonschema import Draft202012Validator
 from snakemake.logging import logger
 
+STUDY_SECTIONS = {
+    "sweep": ["sweep", "hsfm"],
+    "ablations": ["hsfm"],
+    "validation_bias": ["validation_bias", "hsfm", "dfr", "llr"],
+}
+
 
 def check_config(config):
     """Stop with one line per mistake before any rule is read."""
@@ -82,6 +88,10 @@ def cross_check(config):
         for section in config["methods"]:
             if section not in settings and section != "erm":
                 yield f"settings/{dataset}: missing key {section!r}, which methods asks for"
+        for study in config["studies"]:
+            for section in STUDY_SECTIONS[study]:
+                if section not in settings:
+                    yield f"settings/{dataset}: missing key {section!r}, which the study {study} asks for"
         yield from not_finite(settings, f"settings/{dataset}")
         if settings["erm"]["nesterov"] and settings["erm"]["momentum"] == 0:
             yield f"settings/{dataset}/erm: nesterov is true, which needs a momentum above 0"

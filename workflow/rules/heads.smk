@@ -1,4 +1,6 @@
 EMBEDDINGS = "results/{dataset}/run{run}/erm/embeddings"
+ERM_FEATURES = {split: f"{EMBEDDINGS}/{split}.parquet" for split in SPLITS}
+ERM_FEATURES["heads"] = "results/{dataset}/run{run}/erm/heads.safetensors"
 
 
 rule read_erm_head:

@@ -7,12 +7,6 @@ from hsfm.files import write_frame
 from hsfm.hard_set import read_hard_set
 from hsfm.head import SavedHeads, read_heads, write_heads
 
-CHOSEN_BY = {
-    "worst_group": "the epoch with the best validation worst group",
-    "worst_class": "the epoch with the best validation worst class",
-    "hard_loss": "the epoch with the lowest loss on its hard set",
-}
-
 
 def fit_hsfm(inputs: dict[str, str], outputs: dict[str, str], seeds: list[int], settings: dict, device: str) -> None:
     train, val = (read_embeddings(inputs[split], split=split) for split in ("train", "val"))
@@ -20,6 +14,8 @@ def fit_hsfm(inputs: dict[str, str], outputs: dict[str, str], seeds: list[int], 
     for split, embeddings in (("train", train), ("val", val)):
         erm.check_fits(embeddings, inputs[split])
     first_hard_set = read_hard_set(inputs["hard_set"], val, per_class=settings["hard_per_class"])
+    if settings["outer_set"] == "random":
+        first_hard_set = None
     place = choose_device(device)
     result = meta.train(
         train.to(place), val.to(place), erm.head[0].to(place), seeds=seeds, **settings, first_hard_set=first_hard_set
@@ -33,9 +29,9 @@ def fit_hsfm(inputs: dict[str, str], outputs: dict[str, str], seeds: list[int], 
         class_names=train.class_names,
         checkpoint_sha256=train.checkpoint_sha256,
         group_labels="selection" if settings["select_by"] == "worst_group" else "none",
-        chosen_by=CHOSEN_BY[settings["select_by"]],
+        chosen_by=meta.SELECT_BY[settings["select_by"]],
         settings={**settings, "kept_epoch": result.kept_epoch.tolist(), "moved": result.moved.tolist()},
-        remarks=tuple("hardly moved from ERM's head" if dead else "" for dead in result.dead.tolist()),
+        remarks=result.remarks,
     )
     write_heads(outputs["heads"], saved)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from hsfm import job, tables
-from hsfm.files import write_atomically
 from hsfm.scores import read_scores
+from hsfm.tables import write_table
 
 
 def make_tables(score_files: list[str], outputs: list[str]) -> None:
@@ -19,14 +19,8 @@ def make_tables(score_files: list[str], outputs: list[str]) -> None:
         "metrics": tables.metrics_table(aggregated),
         "groups": tables.groups_text(groups),
     }
-    for path in map(Path, outputs):
-        text = {
-            ".csv": lambda name: frames[name].to_csv(index=False, float_format="%.4f"),
-            ".md": lambda name: texts[name].markdown(),
-            ".tex": lambda name: texts[name].latex(f"tab:{name}"),
-        }[path.suffix](path.stem)
-        with write_atomically(path) as temporary:
-            temporary.write_text(text)
+    for path in outputs:
+        write_table(path, frames[Path(path).stem], texts[Path(path).stem])
 
 
 job.start(snakemake.log[0])

@@ -33,9 +33,10 @@ def train_erm(images: str, checkpoint: str, history: str, run: int, settings: di
         }
     )
     resume = Path(checkpoint).with_name(f".resume-{key}.safetensors")
+    training = labelled(table, "train", folder)
     frame = train(
         network,
-        labelled(table, "train", folder),
+        training,
         labelled(table, "val", folder),
         **settings["training"],
         transform_settings=settings["transform"],
@@ -49,6 +50,7 @@ def train_erm(images: str, checkpoint: str, history: str, run: int, settings: di
         "dataset": table.dataset,
         "run": str(run),
         "transform": json.dumps(settings["transform"]),
+        "image_size": json.dumps(training.pixels.image_size),
         "settings": json.dumps(settings),
     }
     write_checkpoint(

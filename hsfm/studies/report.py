@@ -1,0 +1,350 @@
+"""Tables and figures of the studies: data frames in, text and matplotlib figures out. Knows no torch."""
+
+import itertools
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hsfm.figures import COLOURS, STYLE
+from hsfm.tables import (
+    METRICS,
+    Cell,
+    TextTable,
+    aggregate,
+    independent,
+    method_label,
+    percent,
+    size_notes,
+    spread_note,
+    summarise,
+)
+
+SYMBOLS = {
+    "inner_steps": "T",
+    "inner_lr": "alpha",
+    "outer_lr": "eta",
+    "support_steps": "K_H",
+    "hard_per_class": "K_hard",
+    "support_per_class": "support",
+}
+RULES = {"worst_group": "worst group", "worst_class": "worst class (no group labels)"}
+VARIANTS = {
+    "hsfm": "HSFM",
+    "fixed_support": "support not edited (K_H = 0)",
+    "random_outer_set": "random instead of hard validation images",
+    "hard_set_once": "hard set chosen once, under ERM's head",
+    "first_order": "first-order meta-gradient",
+    "unbalanced_support": "support drawn without class balance",
+}
+BIAS_METHODS = {  # and what of validation each sees
+    "erm": "nothing",
+    "llr": "classes",
+    "dfr": "classes, groups",
+    "hsfm": "classes; groups choose the epoch",
+}
+SWEEP_COLUMNS = [
+    "dataset", "run", "setting", *SYMBOLS, "seed", "rule", "val_average", "val_worst_group", "val_worst_class",
+    "test_average", "test_worst_group", "test_worst_class",
+]  # fmt: skip
+BIAS_COLUMNS = [
+    "dataset", "run", "method", "agreement", "draw", "n", "n_minority", "test_average", "test_worst_group",
+]  # fmt: skip
+
+
+# Sweep ----------------------------------------------------------------------------------------------------------------
+
+
+def summarise_sweep(sweep: pd.DataFrame) -> pd.DataFrame:
+    """Per dataset and rule the setting as configured (number 0) and the best on validation, with their test accuracies.
+
+    sweep: as `hsfm.studies.sweep.run_sweep` makes it, with columns dataset and run. The best has the highest mean over
+    runs and seeds of the validation measure that the rule names; a tie goes to the higher validation average, then to
+    the lower number. Test accuracies play no part in it.
+    """
+    rows = []
+    for dataset, rule in itertools.product(sweep["dataset"].unique(), RULES):
+        part = sweep[(sweep["dataset"] == dataset) & (sweep["rule"] == rule)]
+        judged = part.groupby("setting")[[f"val_{rule}", "val_average"]].mean()
+        if part.empty:  # no groups to pick by
+            continue
+        best = judged.sort_values([f"val_{rule}", "val_average"], ascending=False, kind="stable").index[0]
+        for choice, number in (("as configured", 0), ("best on validation", best)):
+            chosen = part[part["setting"] == number]
+            rows.append(
+                {
+                    "dataset": dataset,
+                    "rule": rule,
+                    "choice": choice,
+                    "settings": len(judged),
+                    "setting": number,
+                    **chosen[list(SYMBOLS)].iloc[0].to_dict(),
+                    "val_percent": 100 * judged.loc[number, f"val_{rule}"],
+                    **_test_columns(chosen),
+                    "test_worst_group_lowest": 100 * part["test_worst_group"].min(),
+                    "test_worst_group_median": 100 * part["test_worst_group"].median(),
+                    "test_worst_group_highest": 100 * part["test_worst_group"].max(),
+                    "runs": part["run"].nunique(),
+                    "seeds": part["seed"].nunique(),
+                }
+            )
+    return pd.DataFrame(rows).astype(
+        dict.fromkeys(("inner_steps", "support_steps", "hard_per_class", "support_per_class"), int)
+    )
+
+
+def _test_columns(part: pd.DataFrame) -> dict[str, float]:
+    """Mean and deviation in percent of every test measure."""
+    names = [name for name in part.columns if name.startswith("test_")]
+    values = independent(part, names)
+    return {
+        f"{name}_{what}": 100 * number
+        for name in names
+        for what, number in (("percent", values[name].mean()), ("deviation", values[name].std(ddof=1)))
+    }
+
+
+def sweep_table(summary: pd.DataFrame) -> TextTable:
+    """The rows of `summarise_sweep` for readers."""
+    rows = [
+        (
+            Cell(row["dataset"]),
+            Cell(RULES[row["rule"]]),
+            Cell(row["choice"]),
+            *(Cell(f"{row[name]:g}") for name in SYMBOLS),
+            Cell(f"{row['val_percent']:.1f}"),
+            *(
+                Cell(percent(row[f"{name}_percent"], row[f"{name}_deviation"]))
+                for name in ("test_worst_group", "test_average", "test_worst_class")
+            ),
+        )
+        for _, row in summary.iterrows()
+    ]
+    notes = [
+        "The rule picks the epoch of every run and, by its mean over runs and seeds, the setting; both on validation. "
+        "`val` is that measure. Test accuracies choose nothing. " + spread_note(summary)
+    ]
+    for (dataset, rule), part in summary.groupby(["dataset", "rule"], sort=False):
+        row = part.iloc[0]
+        if pd.isna(row["test_worst_group_median"]):
+            continue
+        notes.append(
+            f"{dataset}, {RULES[rule]}: over all {row['settings']} settings the test worst group is between "
+            f"{row['test_worst_group_lowest']:.1f} and {row['test_worst_group_highest']:.1f}, median "
+            f"{row['test_worst_group_median']:.1f}."
+        )
+    header = (
+        "Dataset", "Epoch and setting by", "Setting", *SYMBOLS.values(), "val", "test: worst group", "test: average",
+        "test: worst class",
+    )  # fmt: skip
+    return TextTable(header=header, rows=tuple(rows), notes=tuple(notes), text_columns=3)
+
+
+def draw_sweep(sweep: pd.DataFrame, title: str) -> Figure:
+    """Test accuracy of every setting against each value that was swept, a panel per setting of HSFM.
+
+    Lines are medians; the star is the setting that is best on validation.
+    """
+    rule = next(rule for rule in RULES if (sweep["rule"] == rule).any())
+    part = sweep[sweep["rule"] == rule]
+    swept = [name for name in SYMBOLS if len(part[name].unique()) > 1]
+    summary = summarise_sweep(part)
+    best = part[part["setting"] == summary.loc[summary["choice"] == "best on validation", "setting"].iloc[0]]
+    columns = min(3, max(1, len(swept)))
+    lines = -(-max(1, len(swept)) // columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2.7 * columns + 0.5, 2.4 * lines + 0.5))
+        axes = figure.subplots(lines, columns, squeeze=False, sharey=True).flat
+        for axis, name in zip(axes, swept, strict=False):
+            _panel(axis, part, best, name, rule)
+        for axis in list(axes)[len(swept) :]:
+            axis.set_axis_off()
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, ncols=3, loc="outside lower center")
+        figure.suptitle(title, fontsize=9)
+        return figure
+
+
+def _panel(axis: Axes, part: pd.DataFrame, best: pd.DataFrame, name: str, rule: str) -> None:
+    values = sorted(part[name].unique())
+    rng = np.random.default_rng(0)  # of the dots' sideways shifts
+    for measure, colour in (("average", COLOURS["erm"]), (rule, COLOURS["hsfm"])):
+        column = f"test_{measure}"
+        for place, value in enumerate(values):
+            scores = 100 * part.loc[part[name] == value, column]
+            x = place + rng.uniform(-0.18, 0.18, len(scores))
+            axis.plot(x, scores, ".", color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
+        medians = [100 * part.loc[part[name] == value, column].median() for value in values]
+        axis.plot(range(len(values)), medians, color=colour, linewidth=1.5, label=f"test {METRICS[measure]}, median")
+    axis.plot(
+        values.index(best[name].iloc[0]), 100 * best[f"test_{rule}"].mean(), "*", color="black", markersize=9,
+        label="best on validation",
+    )  # fmt: skip
+    axis.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+    axis.set_xlabel(f"{name} ({SYMBOLS[name]})" if SYMBOLS[name] != "support" else name)
+    if axis.get_subplotspec().is_first_col():
+        axis.set_ylabel("accuracy (%)")
+
+
+# Ablations ------------------------------------------------------------------------------------------------------------
+
+
+def summarise_ablations(scores: pd.DataFrame) -> pd.DataFrame:
+    """`hsfm.tables.aggregate` of scores whose method is a variant, and the difference of each to HSFM.
+
+    worst_group_difference and its deviation, in points, are over pairs of the same run and seed.
+    """
+    summary = summarise(scores)
+    aggregated = aggregate(summary)
+    for dataset, part in summary.groupby("dataset", sort=False):
+        whole = part[part["method"] == "hsfm"].set_index(["run", "seed"])["worst_group"]
+        for method, variant in part.groupby("method", sort=False):
+            pairs = variant.set_index(["run", "seed"])["worst_group"].astype(float) - whole.astype(float)
+            values = independent(pairs.rename("difference").reset_index(), ["difference"])["difference"]
+            row = (aggregated["dataset"] == dataset) & (aggregated["method"] == method)
+            aggregated.loc[row, "worst_group_difference"] = 100 * values.mean()
+            aggregated.loc[row, "worst_group_difference_deviation"] = 100 * values.std(ddof=1)
+    return aggregated
+
+
+def ablations_table(summary: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
+    """The rows of `summarise_ablations` for readers."""
+    rows = [
+        (
+            Cell(row["dataset"]),
+            Cell(VARIANTS[row["method"]]),
+            Cell(percent(row["worst_group_percent"], row["worst_group_deviation"])),
+            Cell(
+                ""
+                if row["method"] == "hsfm"
+                else signed(row["worst_group_difference"], row["worst_group_difference_deviation"])
+            ),
+            Cell(percent(row["average_percent"], row["average_deviation"])),
+        )
+        for _, row in summary.iterrows()
+    ]
+    notes = (
+        "HSFM with one part at a time changed; test accuracy in percent. The difference is in points of worst group, "
+        "paired by backbone and seed. " + spread_note(summary),
+        *size_notes(scores),
+    )
+    header = ("Dataset", "Variant", "worst group", "difference", "average")
+    return TextTable(header=header, rows=tuple(rows), notes=notes)
+
+
+# Validation bias ------------------------------------------------------------------------------------------------------
+
+
+def summarise_bias(bias: pd.DataFrame) -> pd.DataFrame:
+    """One row per dataset, agreement and method: mean and deviation of test worst group and average, in percent.
+
+    bias: as `hsfm.studies.validation_bias.run_validation_bias` makes it, with columns dataset and run. The columns
+    `gain` and `over_control` are the worst group's differences to ERM and to LLR in points, with deviations, over pairs
+    of the same run and draw.
+    """
+    rows = []
+    for (dataset, agreement), part in bias.groupby(["dataset", "agreement"]):
+        by_method = {m: of.set_index(["run", "draw"]).sort_index() for m, of in part.groupby("method", sort=False)}
+        for method, of in by_method.items():
+            row = {
+                "dataset": dataset,
+                "agreement": agreement,
+                "method": method,
+                "n": round(of["n"].mean()),
+                "n_minority": round(of["n_minority"].mean()),
+                **_test_columns(of.reset_index() if method != "erm" else of.groupby("run").head(1).reset_index()),
+                "runs": part["run"].nunique(),
+                "draws": part["draw"].nunique(),
+            }
+            for name, other in (("gain", "erm"), ("over_control", "llr")):
+                pairs = (of["test_worst_group"] - by_method[other]["test_worst_group"]).rename(name).reset_index()
+                values = independent(pairs, [name])[name]
+                row |= {name: 100 * values.mean(), f"{name}_deviation": 100 * values.std(ddof=1)}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def bias_table(summary: pd.DataFrame) -> TextTable:
+    """A row per dataset and agreement: test worst group of each method, and HSFM's lead over the control."""
+    rows = []
+    for (dataset, agreement), part in summary.groupby(["dataset", "agreement"], sort=False):
+        part = part.set_index("method")
+        rows.append(
+            (
+                Cell(dataset),
+                Cell(f"{100 * agreement:g}"),
+                Cell(f"{part['n'].iloc[0]} ({part['n_minority'].iloc[0]})"),
+                *(
+                    Cell(percent(part.loc[m, "test_worst_group_percent"], part.loc[m, "test_worst_group_deviation"]))
+                    for m in BIAS_METHODS
+                ),
+                Cell(signed(part.loc["hsfm", "over_control"], part.loc["hsfm", "over_control_deviation"])),
+            )
+        )
+    notes = (
+        "Test worst group in percent after fitting on subsamples of validation of one size, whose share of majority "
+        "images is the agreement; n counts all images and, in brackets, those of minority groups. "
+        + "".join(f"{method_label(m)} sees of validation: {seen}. " for m, seen in BIAS_METHODS.items())
+        + spread_note(summary, "draws", "draw"),
+        *_verdicts(summary),
+    )
+    header = (
+        "Dataset", "Agreement (%)", "n", *(method_label(m) for m in BIAS_METHODS), "HSFM - LLR",
+    )  # fmt: skip
+    return TextTable(header=header, rows=tuple(rows), notes=notes, text_columns=1)
+
+
+def _verdicts(summary: pd.DataFrame) -> list[str]:
+    """In words: where HSFM helps, and where it beats the control, taking a lead of two standard errors as one."""
+    texts = []
+    for dataset, part in summary[summary["method"] == "hsfm"].groupby("dataset", sort=False):
+        helps, beats = (_where(part, name) for name in ("gain", "over_control"))
+        texts.append(
+            f"{dataset}: HSFM's worst group is above ERM's at {helps}, and above that of the control LLR, which has "
+            f"its supervision, at {beats} (mean paired difference above two standard errors)."
+        )
+    return texts
+
+
+def _where(part: pd.DataFrame, name: str) -> str:
+    count = part["runs"].where(part["runs"] > 1, part["draws"])
+    clear = part[part[name] > 2 * part[f"{name}_deviation"].fillna(np.inf) / np.sqrt(count)]
+    if clear.empty:
+        return "none of the agreements"
+    if len(clear) == len(part):
+        return "every agreement"
+    return "an agreement of " + ", ".join(f"{100 * a:g} %" for a in clear["agreement"])
+
+
+def draw_bias(summary: pd.DataFrame, title: str) -> Figure:
+    """Worst group and average on test against the agreement of the validation subsample, a line per method."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.2, 3.4))
+        axes = figure.subplots(1, 2)
+        for axis, measure in zip(axes, ("worst_group", "average"), strict=True):
+            for method in BIAS_METHODS:
+                part = summary[summary["method"] == method]
+                x, y = 100 * part["agreement"], part[f"test_{measure}_percent"]
+                spread = part[f"test_{measure}_deviation"].fillna(0)
+                axis.plot(
+                    x,
+                    y,
+                    "o-",
+                    color=COLOURS[method],
+                    markersize=3.5,
+                    label=f"{method_label(method)} ({BIAS_METHODS[method]})",
+                )
+                axis.fill_between(x, y - spread, y + spread, color=COLOURS[method], alpha=0.15, linewidth=0)
+            axis.set_xticks(100 * summary["agreement"].unique())
+            axis.set_xlabel("majority images in validation (%)")
+            axis.set_ylabel(f"test {METRICS[measure]} (%)")
+        figure.legend(*axes[0].get_legend_handles_labels(), ncols=4, loc="outside lower center")
+        figure.suptitle(title, fontsize=9)
+        return figure
+
+
+def signed(value: float, deviation: float) -> str:
+    """A difference in points, with its deviation where there is one."""
+    return f"{value:+.1f}" + ("" if pd.isna(deviation) else f" ± {deviation:.1f}")

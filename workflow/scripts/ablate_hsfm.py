@@ -1,0 +1,43 @@
+"""Fit and score HSFM with one part at a time taken away."""
+
+import pandas as pd
+
+from hsfm import job, meta
+from hsfm.device import choose_device
+from hsfm.embeddings import read_embeddings
+from hsfm.head import read_heads
+from hsfm.scores import SPLITS, score_splits, write_scores
+from hsfm.studies.ablations import fit_variants
+
+
+def ablate_hsfm(inputs: dict, output: str, run: int, seeds: list[int], settings: dict, device: str) -> None:
+    splits = {split: read_embeddings(inputs[split], split=split) for split in SPLITS}
+    erm = read_heads(inputs["heads"])
+    for name, split in splits.items():
+        erm.check_fits(split, inputs[name])
+    place = choose_device(device)
+    results = fit_variants(
+        splits["train"].to(place), splits["val"].to(place), erm.head[0].to(place), seeds=seeds, settings=settings
+    )
+    frames = []
+    for name, result in results.items():
+        frame = score_splits(result.head.to("cpu"), list(splits.values()), seeds=seeds)
+        frame["remark"] = frame["seed"].map(dict(zip(seeds, result.remarks, strict=True)))
+        frames.append(frame.assign(method=name))
+    whole = pd.concat(frames, ignore_index=True).assign(
+        run=run,
+        group_labels="selection" if settings["select_by"] == "worst_group" else "none",
+        chosen_by=meta.SELECT_BY[settings["select_by"]],
+    )
+    write_scores(output, whole, {"checkpoint_sha256": erm.checkpoint_sha256})
+
+
+job.start(snakemake.log[0])
+ablate_hsfm(
+    dict(snakemake.input.items()),
+    snakemake.output[0],
+    int(snakemake.wildcards.run),
+    snakemake.params.seeds,
+    {**snakemake.params.settings, **snakemake.params.hard_set},
+    snakemake.params.device,
+)

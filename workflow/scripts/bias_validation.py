@@ -1,0 +1,32 @@
+"""Fit the methods on validation splits of more and more bias."""
+
+from hsfm import job
+from hsfm.embeddings import read_embeddings
+from hsfm.files import write_frame
+from hsfm.head import read_heads
+from hsfm.scores import SPLITS
+from hsfm.studies.validation_bias import run_validation_bias
+
+
+def bias_validation(inputs: dict, output: str, dataset: str, run: int, settings: dict) -> None:
+    splits = [read_embeddings(inputs[split], split=split) for split in SPLITS]
+    erm = read_heads(inputs["heads"])
+    for split in splits:
+        erm.check_fits(split, inputs[split.split])
+    of_methods = {
+        "hsfm": {**settings["hsfm"], **settings["hard_set"]},
+        "dfr": settings["dfr"],
+        "llr": settings["llr"],
+    }
+    frame = run_validation_bias(*splits, erm.head[0], **settings["validation_bias"], settings=of_methods)
+    write_frame(output, frame.assign(dataset=dataset, run=run), {"checkpoint_sha256": erm.checkpoint_sha256})
+
+
+job.start(snakemake.log[0])
+bias_validation(
+    dict(snakemake.input.items()),
+    snakemake.output[0],
+    snakemake.wildcards.dataset,
+    int(snakemake.wildcards.run),
+    snakemake.params.settings,
+)

@@ -1,0 +1,12 @@
+"""Merge a trained network and one head into a file that torchvision loads."""
+
+from hsfm import job
+from hsfm.export import export_model
+
+job.start(snakemake.log[0])
+export_model(
+    snakemake.output.model,
+    checkpoint=snakemake.input.checkpoint,
+    heads=snakemake.input.heads,
+    seed=int(snakemake.wildcards.seed),
+)

@@ -1,0 +1,41 @@
+"""Write the table of one study over all datasets and backbones."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from hsfm import job
+from hsfm.files import read_frame
+from hsfm.scores import read_scores
+from hsfm.studies import report
+from hsfm.tables import TextTable, write_table
+
+
+def tabulate_study(paths: list[str], outputs: list[str], study: str) -> None:
+    frame, text = {"sweep": sweep, "ablations": ablations, "validation_bias": bias}[study](paths)
+    for path in outputs:
+        write_table(path, frame, text)
+
+
+def sweep(paths: list[str]) -> tuple[pd.DataFrame, TextTable]:
+    summary = report.summarise_sweep(
+        pd.concat([read_frame(path, report.SWEEP_COLUMNS) for path in paths], ignore_index=True)
+    )
+    return summary, report.sweep_table(summary)
+
+
+def ablations(paths: list[str]) -> tuple[pd.DataFrame, TextTable]:
+    scores = pd.concat([read_scores(path) for path in paths], ignore_index=True)
+    summary = report.summarise_ablations(scores)
+    return summary, report.ablations_table(summary, scores)
+
+
+def bias(paths: list[str]) -> tuple[pd.DataFrame, TextTable]:
+    summary = report.summarise_bias(
+        pd.concat([read_frame(path, report.BIAS_COLUMNS) for path in paths], ignore_index=True)
+    )
+    return summary, report.bias_table(summary)
+
+
+job.start(snakemake.log[0])
+tabulate_study(snakemake.input.results, snakemake.output, Path(snakemake.output[0]).stem)
