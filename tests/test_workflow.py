@@ -354,13 +354,31 @@ def test_embeddings_of_another_checkpoint_are_refused(finished, tmp_path):
     assert re.search(r"val.parquet: checkpoint 0{64}, but the erm heads are for [0-9a-f]{64}", error)
 
 
-def test_the_python_example_of_the_readme_runs(finished):
-    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def run_python(program: str, folder: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=finished, env={**os.environ, "PYTHONPATH": str(finished)}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert re.fullmatch(r"ERM: worst group [0-9.]+ %\nHSFM: worst group [0-9.]+ %\n", done.stdout)
+        [sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_python_examples_of_the_readme_run(finished):
+    classifier, library = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert re.fullmatch(r"ERM: worst group [0-9.]+ %\nHSFM: worst group [0-9.]+ %\n", run_python(library, finished))
+
+    splits = {
+        split: read_embeddings(finished / RUN / f"erm/embeddings/{split}.parquet") for split in ("train", "val", "test")
+    }
+    arrays = {}
+    for split, e in splits.items():
+        suffix = "" if split == "train" else f"_{split}"
+        arrays |= {f"X{suffix}": e.features.numpy(), f"y{suffix}": e.y.numpy()}
+        arrays[f"background{suffix}"] = np.array(e.attribute_names)[e.attribute.numpy()]
+    np.savez(finished / "features.npz", **arrays)
+    out = run_python(classifier, finished)
+    (finished / "features.npz").unlink()
+    assert re.fullmatch(r"land: accuracy [01]\.[0-9]{3}\nwater: accuracy [01]\.[0-9]{3}\n", out)
 
 
 def test_a_killed_job_goes_on_and_ends_with_the_same_weights(tmp_path):
