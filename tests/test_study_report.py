@@ -135,12 +135,15 @@ def test_bias_differences_are_paired_by_draw():
     assert np.isnan(summary.loc[(0.9, "erm"), "test_worst_group_deviation"]), "one head, whatever the draw"
 
 
-@pytest.mark.parametrize(("lead", "verdict"), [(0.1, "every agreement"), (-0.1, "none of the agreements")])
-def test_the_bias_table_says_whether_hsfm_beats_the_control(lead, verdict):
+@pytest.mark.parametrize(
+    ("lead", "above", "below"),
+    [(0.1, "every agreement", "none of the agreements"), (-0.1, "none of the agreements", "every agreement")],
+)
+def test_the_bias_table_says_whether_hsfm_beats_the_control(lead, above, below):
     table = report.bias_table(report.summarise_bias(bias_frame(lead)))
     text = table.markdown()
     assert "HSFM's worst group is above ERM's at every agreement" in text
-    assert f"its supervision, at {verdict} (mean" in text
+    assert f"its supervision, at {above}, and below it at {below} (mean" in text
     assert text.splitlines()[2].startswith("| birds | 50 | 100 (50) | 50.0 | 71.5 ± 1.3 | 91.5 ± 1.3 |")
 
 
@@ -148,13 +151,16 @@ def test_an_agreement_where_it_is_clear_is_named():
     frame = bias_frame(0.1)
     worse = (frame["method"] == "hsfm") & (frame["agreement"] == 0.5)
     frame.loc[worse, "test_worst_group"] -= 0.2
-    assert "at an agreement of 90 % (mean" in report.bias_table(report.summarise_bias(frame)).markdown()
+    assert (
+        "its supervision, at 90 %, and below it at 50 % (mean"
+        in report.bias_table(report.summarise_bias(frame)).markdown()
+    )
 
 
 def test_one_draw_claims_nothing():
     frame = bias_frame(0.1)
     text = report.bias_table(report.summarise_bias(frame[frame["draw"] == 0])).markdown()
-    assert text.count("none of the agreements") == 2
+    assert text.count("none of the agreements") == 3
     assert "One draw on one backbone run: no deviation." in text
 
 

@@ -297,25 +297,24 @@ def bias_table(summary: pd.DataFrame) -> TextTable:
 
 
 def _verdicts(summary: pd.DataFrame) -> list[str]:
-    """In words: where HSFM helps, and where it beats the control, taking a lead of two standard errors as one."""
+    """In words where HSFM helps and where it beats the control; a lead counts from two standard errors."""
     texts = []
     for dataset, part in summary[summary["method"] == "hsfm"].groupby("dataset", sort=False):
-        helps, beats = (_where(part, name) for name in ("gain", "over_control"))
         texts.append(
-            f"{dataset}: HSFM's worst group is above ERM's at {helps}, and above that of the control LLR, which has "
-            f"its supervision, at {beats} (mean paired difference above two standard errors)."
+            f"{dataset}: HSFM's worst group is above ERM's at {_where(part, 'gain', 1)}; above that of the control "
+            f"LLR, which has its supervision, at {_where(part, 'over_control', 1)}, and below it at "
+            f"{_where(part, 'over_control', -1)} (mean paired difference beyond two standard errors)."
         )
     return texts
 
 
-def _where(part: pd.DataFrame, name: str) -> str:
+def _where(part: pd.DataFrame, name: str, sign: int) -> str:
+    """The agreements at which a difference is clearly of that sign."""
     count = part["runs"].where(part["runs"] > 1, part["draws"])
-    clear = part[part[name] > 2 * part[f"{name}_deviation"].fillna(np.inf) / np.sqrt(count)]
-    if clear.empty:
-        return "none of the agreements"
-    if len(clear) == len(part):
-        return "every agreement"
-    return "an agreement of " + ", ".join(f"{100 * a:g} %" for a in clear["agreement"])
+    clear = part[sign * part[name] > 2 * part[f"{name}_deviation"].fillna(np.inf) / np.sqrt(count)]
+    if len(clear) in (0, len(part)):
+        return "none of the agreements" if clear.empty else "every agreement"
+    return " and ".join(f"{100 * a:g} %" for a in clear["agreement"])
 
 
 def draw_bias(summary: pd.DataFrame, title: str) -> Figure:
@@ -347,4 +346,4 @@ def draw_bias(summary: pd.DataFrame, title: str) -> Figure:
 
 def signed(value: float, deviation: float) -> str:
     """A difference in points, with its deviation where there is one."""
-    return f"{value:+.1f}" + ("" if pd.isna(deviation) else f" ± {deviation:.1f}")
+    return f"{round(value, 1) + 0.0:+.1f}" + ("" if pd.isna(deviation) else f" ± {deviation:.1f}")
