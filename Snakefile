@@ -28,12 +28,7 @@ rule all:
     input:
         TABLES,
         TABLES_OF_STUDIES,
-        expand(
-            "results/figures/{dataset}/{figure}.{suffix}",
-            dataset=DATASETS,
-            figure=FIGURES + FIGURES_OF_STUDIES,
-            suffix=["png", "pdf"],
-        ),
+        FIGURES,
 
 
 onsuccess:

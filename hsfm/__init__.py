@@ -8,6 +8,9 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _WHERE = {
+    "build_network": "backbone",
+    "embed_images": "embed",
+    "save_model": "export",
     "Embeddings": "embeddings",
     "HSFMClassifier": "estimator",
     "Head": "head",

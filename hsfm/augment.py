@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Generator, Tensor
 
+Images = UInt8[Tensor, "b 3 _h _w"] | list[UInt8[Tensor, "3 _h _w"]]  # of one size, or of several
+
 
 def normalise(
     images: UInt8[Tensor, "b 3 h w"], mean: Sequence[float], std: Sequence[float]
@@ -17,8 +19,20 @@ def normalise(
     return (images.float() / 255 - mean) / std
 
 
-def transform(images: UInt8[Tensor, "b 3 h w"], settings: Mapping[str, Any]) -> Float[Tensor, "b 3 h2 w2"]:
-    """The evaluation transform: `resize` [h w] or null, centre `crop` [h w] or null, then `mean` and `std`."""
+def transform(images: Images, settings: Mapping[str, Any]) -> Float[Tensor, "b 3 _h2 _w2"]:
+    """The evaluation transform: `resize` [h w] or null, centre `crop` [h w] or null, then `mean` and `std`.
+
+    Raises ValueError where images of several sizes are still of several sizes then.
+    """
+    if isinstance(images, list):
+        views = [transform(image.unsqueeze(0), settings) for image in images]
+        sizes = sorted({tuple(view.shape[-2:]) for view in views})
+        if len(sizes) > 1:
+            raise ValueError(
+                f"transform: the images differ in size, {list(sizes[0])} and {list(sizes[-1])} (height, width); "
+                "set resize to [height, width], or resize and crop"
+            )
+        return torch.cat(views)
     if settings["resize"] is not None or settings["crop"] is not None:
         # imported here: torchvision takes as long to load as torch, and images of the right size do not need it
         from torchvision.transforms.v2 import functional as F
@@ -30,14 +44,14 @@ def transform(images: UInt8[Tensor, "b 3 h w"], settings: Mapping[str, Any]) -> 
     return normalise(images, settings["mean"], settings["std"])
 
 
-def augment(
-    images: UInt8[Tensor, "b 3 h w"], settings: Mapping[str, Any], generator: Generator
-) -> UInt8[Tensor, "b 3 h2 w2"]:
+def augment(images: Images, settings: Mapping[str, Any], generator: Generator) -> Images:
     """Random training views; all randomness comes from `generator`, a CPU generator.
 
     settings: `random_resized_crop` {size [h w], scale, ratio} or null, `random_crop` {padding} or null, `flip` (with
-    probability one half).
+    probability one half). Images of several sizes are treated one by one.
     """
+    if isinstance(images, list):
+        return [augment(image.unsqueeze(0), settings, generator).squeeze(0) for image in images]
     if (crop := settings["random_resized_crop"]) is not None:
         images = random_resized_crop(images, crop["size"], crop["scale"], crop["ratio"], generator)
     if (crop := settings["random_crop"]) is not None:

@@ -1,7 +1,6 @@
 """Where tensors live: the one place that knows about accelerators."""
 
 import ctypes
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -48,36 +47,3 @@ def mixed_precision(device: "torch.device") -> tuple[AbstractContextManager, "to
     bfloat16 = not on or torch.cuda.is_bf16_supported(including_emulation=False)
     autocast = torch.autocast(device.type, dtype=torch.bfloat16 if bfloat16 else torch.float16, enabled=on)
     return autocast, torch.amp.GradScaler(device.type, enabled=on and not bfloat16)
-
-
-def repeat(
-    step: Callable[[], object], times: int, device: "torch.device", after: Callable[[], object] = lambda: None
-) -> None:
-    """Call `step` `times` times, and `after` behind each.
-
-    On CUDA the second call is recorded as a graph and replayed from there on, which spares the launch of its many
-    small operations. Therefore `step` does the same operations on the same tensors each time, edits in place whatever
-    outlives it, and never waits for the device.
-    """
-    if device.type == "cpu":
-        for _ in range(times):
-            step()
-            after()
-        return
-    import torch
-
-    # a recording admits no library that sets itself up: the first call is an ordinary one, beside the current stream
-    current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-    side.wait_stream(current)
-    with torch.cuda.stream(side):
-        step()
-    current.wait_stream(side)
-    after()
-    if times == 1:
-        return
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph):
-        step()
-    for _ in range(times - 1):
-        graph.replay()
-        after()

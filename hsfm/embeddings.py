@@ -87,15 +87,13 @@ class Embeddings:
 
 
 @torch.inference_mode()
-def extract(
-    features: Callable[[Tensor], Tensor], batches: Iterable[Tensor], device: torch.device
-) -> Float[Tensor, "n d"]:
-    """Features of all batches `[b 3 h w]`, one after the other, in float32 on the CPU.
+def extract(features: Callable[[Any], Tensor], batches: Iterable[Any]) -> Float[Tensor, "n d"]:
+    """Features of all batches, which lie on the network's device, one after the other, in float32 on the CPU.
 
     The network behind `features` has to be in eval mode; then the rows do not depend on the batch size, up to the
     order in which a matrix product sums (about 1e-6 relative).
     """
-    return torch.cat([features(batch.to(device)).float().cpu() for batch in batches])
+    return torch.cat([features(batch).float().cpu() for batch in batches])
 
 
 def check_embeddings(embeddings: Embeddings, source: str | Path) -> Embeddings:

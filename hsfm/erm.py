@@ -19,7 +19,7 @@ from hsfm.backbone import Network
 from hsfm.device import mixed_precision
 from hsfm.files import read_safetensors, write_safetensors
 from hsfm.metrics import accuracy_by, worst
-from hsfm.pixels import PackedPixels
+from hsfm.pixels import ImageFiles, PackedPixels
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ SCHEDULES = ("constant", "cosine", "one_cycle")
 
 @dataclass(frozen=True)
 class LabelledImages:
-    pixels: PackedPixels
+    pixels: PackedPixels | ImageFiles
     y: Int[Tensor, " n"]
     group: Int[Tensor, " n"]  # -1 where unknown; recorded in the history, never trained on
 
@@ -92,7 +92,7 @@ def train(
         seen = 0
         order = torch.randperm(len(training.y), generator=generator)
         for rows in tqdm(_batches(order, batch_size), f"epoch {epoch}", steps, unit="batch", leave=False, disable=None):
-            images = augment(training.pixels.batch(rows).to(device), augment_settings, generator)
+            images = augment(training.pixels.batch(rows, device), augment_settings, generator)
             y = training.y[rows].to(device)
             with autocast:
                 logits = network(transform(images, transform_settings))
@@ -151,7 +151,7 @@ def _validate(
     network.eval()
     logits = torch.cat(
         [
-            network(transform(validation.pixels.batch(rows).to(device), transform_settings)).cpu()
+            network(transform(validation.pixels.batch(rows, device), transform_settings)).cpu()
             for rows in torch.arange(len(validation.y)).split(batch_size)
         ]
     )

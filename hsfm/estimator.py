@@ -71,6 +71,7 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
     ----------
     classes_ [c] : the sorted labels.
     coef_ [1 d] or [c d], intercept_ [1] or [c] : the learned head, in scikit-learn's form (one row for two classes).
+    head_ : the same as an `hsfm.Head`, weight [c d] and bias [c] in float32, one row per class.
     start_coef_, start_intercept_ : the head it started from, in the same form.
     kept_epoch_ : the epoch whose head was kept, from 1.
     history_ : DataFrame, one row per epoch: outer_loss, hard_loss (natural log), val_average, val_worst_group,
@@ -168,6 +169,7 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
         )
         self.start_coef_, self.start_intercept_ = _fold(start, shift, scale)
         self.coef_, self.intercept_ = _fold(result.head[0], shift, scale)
+        self.head_ = _rows(self.coef_, self.intercept_)
         self.kept_epoch_ = int(result.kept_epoch[0])
         self.history_ = result.history[HISTORY]
         self.support_indices_ = rows[result.support_rows[0].cpu().numpy()]
@@ -260,9 +262,7 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
             weight, bias = self._check_head(X.shape[1])
             # w . x + b = (w * scale) . (x - shift) / scale + (b + w . shift)
             weight, bias = weight * scale, bias + weight @ shift
-        if len(weight) == 1:  # the softmax of these two rows is the sigmoid of the one
-            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-        return Head(*(torch.from_numpy(part.astype(X.dtype)) for part in (weight, bias)))
+        return _rows(weight, bias, X.dtype)
 
     def _check_head(self, d: int) -> tuple[Float[np.ndarray, "_ d"], Float[np.ndarray, " _"]]:
         """Weight and bias of the given head, in float64."""
@@ -315,6 +315,13 @@ def _column(name: str, labels: Any, n: int) -> np.ndarray:
     if labels.shape not in ((n,), (n, 1)):
         raise ValueError(f"{name}: has shape {labels.shape}; expected ({n},), one label for each row of X_val")
     return labels.reshape(n)
+
+
+def _rows(weight: np.ndarray, bias: np.ndarray, dtype: Any = np.float32) -> Head:
+    """One row per class: the softmax of -w/2 and +w/2 is the sigmoid of a single row w."""
+    if len(weight) == 1:
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return Head(*(torch.from_numpy(part.astype(dtype)) for part in (weight, bias)))
 
 
 def _standardisation(X: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:

@@ -1,6 +1,6 @@
 """Figures: data frames and image arrays in, matplotlib figures out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -19,6 +19,7 @@ COLOURS = {
     "dfr": "#0072B2",
     "llr": "#56B4E9",
     "hsfm": "#D55E00",
+    "hsfm_capped": "#8B3E00",
     "dac": "#009E73",
     "ddb": "#CC79A7",
     "afr": "#E69F00",
@@ -47,8 +48,8 @@ def save(figure: Figure, path: str | Path) -> None:
         figure.savefig(temporary, format=suffix, metadata=metadata)
 
 
-def draw_examples(images: Mapping[str, np.ndarray], title: str) -> Figure:
-    """A row of images `uint8 [k h w 3]` per group name."""
+def draw_examples(images: Mapping[str, Sequence[np.ndarray]], title: str) -> Figure:
+    """A row of images, each `uint8 [h w 3]`, per group name."""
     columns = max(len(row) for row in images.values())
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(0.9 * columns + 1.6, 0.95 * len(images) + 0.3))
@@ -64,44 +65,54 @@ def draw_examples(images: Mapping[str, np.ndarray], title: str) -> Figure:
 
 
 def draw_training(
-    erm: pd.DataFrame, hsfm: pd.DataFrame | None, erm_val_worst: Mapping[int, float], title: str
+    erm: pd.DataFrame | None, hsfm: pd.DataFrame | None, erm_val_worst: Mapping[int, float], title: str
 ) -> Figure:
     """ERM's training curves, and HSFM's validation worst group by epoch with the kept epochs marked.
 
-    erm: history of every run, with a column `run`; hsfm: likewise, or None where HSFM did not run. erm_val_worst: by
-    run, the worst group of ERM's head, where HSFM starts.
+    erm: history of every run, with a column `run`, or None where no network was trained; hsfm: likewise, or None where
+    HSFM did not run. erm_val_worst: by run, the worst group of ERM's head, where HSFM starts.
     """
+    panels = [name for name, history in (("erm", erm), ("hsfm", hsfm)) if history is not None]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.2 if hsfm is not None else 4.2, 3.0))
-        axes = figure.subplots(1, 2 if hsfm is not None else 1, squeeze=False)[0]
-        lines = {
-            "train_accuracy": ("training average", "#000000", "-"),
-            "val_average": ("validation average", COLOURS["erm"], "-"),
-            "val_worst_group": ("validation worst group", COLOURS["erm"], "--"),
-        }
-        for column, (label, colour, dash) in lines.items():
-            for number, (_, part) in enumerate(erm.groupby("run")):
-                axes[0].plot(part["epoch"], 100 * part[column], dash, color=colour, label=None if number else label)
-        _dress(axes[0], "ERM training", "accuracy (%)")
+        figure = Figure(figsize=(0.2 + 4.0 * len(panels), 3.0))
+        axes = dict(zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True))
+        if erm is not None:
+            _erm_curves(axes["erm"], erm)
         if hsfm is not None:
-            for number, (run, part) in enumerate(hsfm.groupby("run")):
-                axes[1].axhline(
-                    100 * erm_val_worst[run], color=COLOURS["erm"], linestyle=":", label=None if number else "ERM head"
-                )
-                for place, (_, seed) in enumerate(part.groupby("seed")):
-                    first = number == place == 0
-                    kept = seed[seed["kept"]]
-                    axes[1].plot(
-                        seed["epoch"], 100 * seed["val_worst_group"], color=COLOURS["hsfm"], alpha=0.6, linewidth=1,
-                        label="HSFM, one line per seed" if first else None,
-                    )  # fmt: skip
-                    axes[1].plot(
-                        kept["epoch"], 100 * kept["val_worst_group"], "o", color=COLOURS["hsfm"], markersize=5,
-                        label="kept epoch" if first else None,
-                    )  # fmt: skip
-            _dress(axes[1], "HSFM meta-training", "validation worst group (%)")
+            _hsfm_curves(axes["hsfm"], hsfm, erm_val_worst)
         figure.suptitle(title, fontsize=9)
         return figure
+
+
+def _erm_curves(axis: Axes, erm: pd.DataFrame) -> None:
+    lines = {
+        "train_accuracy": ("training average", "#000000", "-"),
+        "val_average": ("validation average", COLOURS["erm"], "-"),
+        "val_worst_group": ("validation worst group", COLOURS["erm"], "--"),
+    }
+    for column, (label, colour, dash) in lines.items():
+        for number, (_, part) in enumerate(erm.groupby("run")):
+            axis.plot(part["epoch"], 100 * part[column], dash, color=colour, label=None if number else label)
+    _dress(axis, "ERM training", "accuracy (%)")
+
+
+def _hsfm_curves(axis: Axes, hsfm: pd.DataFrame, erm_val_worst: Mapping[int, float]) -> None:
+    for number, (run, part) in enumerate(hsfm.groupby("run")):
+        axis.axhline(
+            100 * erm_val_worst[run], color=COLOURS["erm"], linestyle=":", label=None if number else "ERM head"
+        )
+        for place, (_, seed) in enumerate(part.groupby("seed")):
+            first = number == place == 0
+            kept = seed[seed["kept"]]
+            axis.plot(
+                seed["epoch"], 100 * seed["val_worst_group"], color=COLOURS["hsfm"], alpha=0.6, linewidth=1,
+                label="HSFM, one line per seed" if first else None,
+            )  # fmt: skip
+            axis.plot(
+                kept["epoch"], 100 * kept["val_worst_group"], "o", color=COLOURS["hsfm"], markersize=5,
+                label="kept epoch" if first else None,
+            )  # fmt: skip
+    _dress(axis, "HSFM meta-training", "validation worst group (%)")
 
 
 def draw_groups(scores: pd.DataFrame, title: str) -> Figure:

@@ -1,8 +1,10 @@
 """The image table: one row per image, its labels, its split and where its pixels are."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -10,7 +12,8 @@ from hsfm.files import read_parquet, require, sha256, write_parquet
 
 SPLITS = ("train", "val", "test")
 
-# `path` is relative to the table's folder and names a packed array; `index` is the image's row in it.
+# `path` is an image file, relative to the table's `folder`; or, where `index` is not null, a packed array beside the
+# table, of which the image is that row.
 SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -20,16 +23,38 @@ SCHEMA = pa.schema(
         ("attribute", pa.int32()),
         ("group", pa.int32()),
         ("split", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
     ]
 )
 
 
 @dataclass(frozen=True)
+class Listing:
+    """What a dataset's folder says it holds; no image has been opened."""
+
+    rows: pd.DataFrame  # image_id, path (relative to the folder), y, attribute (null where unknown), split
+    class_names: tuple[str, ...]  # y counts into these
+    attribute_names: tuple[str, ...]  # attribute counts into these
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A dataset as one array."""
+
+    pixels: np.ndarray  # uint8 [n h w 3]
+    rows: pd.DataFrame  # image_id, index (row of pixels), y, attribute (null where unknown), split
+    class_names: tuple[str, ...]
+    attribute_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ImageTable:
-    rows: pd.DataFrame  # image_id, path, index, y, attribute (null where unknown), group (null where unknown), split
+    rows: pd.DataFrame  # the columns of SCHEMA; attribute and group null where unknown; height and width in pixels
     dataset: str
     class_names: tuple[str, ...]  # y counts into these
     attribute_names: tuple[str, ...]  # attribute counts into these
+    folder: str  # where image files lie; empty where the images are packed beside the table
     pixels_sha256: dict[str, str]  # by `path`: what the packed array held when the table was written
 
     def split(self, name: str) -> pd.DataFrame:
@@ -40,6 +65,13 @@ class ImageTable:
 def group_of(y: pd.Series, attribute: pd.Series, n_attributes: int) -> pd.Series:
     """`y * n_attributes + attribute`, null where the attribute is unknown."""
     return (y.astype("Int32") * n_attributes + attribute.astype("Int32")).astype("Int32")
+
+
+def complete(rows: pd.DataFrame, attribute_names: Sequence[str]) -> pd.DataFrame:
+    """Rows with every column of SCHEMA: group from class and attribute, null in what is not there."""
+    rows = rows.assign(group=group_of(rows["y"], rows["attribute"], len(attribute_names)))
+    absent = {name: pd.array([pd.NA] * len(rows), "Int64") for name in SCHEMA.names if name not in rows}
+    return rows.assign(**absent)[SCHEMA.names]
 
 
 def check_images(table: ImageTable, source: str | Path) -> ImageTable:
@@ -85,6 +117,7 @@ def write_images(path: str | Path, table: ImageTable) -> None:
         "dataset": table.dataset,
         "class_names": table.class_names,
         "attribute_names": table.attribute_names,
+        "folder": table.folder,
         "pixels_sha256": table.pixels_sha256,
     }
     write_parquet(path, pa.Table.from_pandas(table.rows[SCHEMA.names], SCHEMA, preserve_index=False), metadata)
@@ -93,14 +126,15 @@ def write_images(path: str | Path, table: ImageTable) -> None:
 def read_images(path: str | Path) -> ImageTable:
     """Read and check an image table; every error names the file and the image."""
     table, metadata = read_parquet(path, SCHEMA)
-    require(metadata, ("dataset", "class_names", "attribute_names", "pixels_sha256"), path)
-    rows = table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
+    require(metadata, ("dataset", "class_names", "attribute_names", "folder", "pixels_sha256"), path)
+    rows = table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype()}.get)
     return check_images(
         ImageTable(
             rows=rows,
             dataset=metadata["dataset"],
             class_names=tuple(metadata["class_names"]),
             attribute_names=tuple(metadata["attribute_names"]),
+            folder=metadata["folder"],
             pixels_sha256=metadata["pixels_sha256"],
         ),
         path,

@@ -7,6 +7,7 @@ symbols stand beside the settings of `train`; hsfm/meta_loop.py is the loop itse
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from hsfm.embeddings import Embeddings, check_same_origin
+from hsfm.embeddings import Embeddings, check_embeddings, check_same_origin
 from hsfm.files import write_parquet
 from hsfm.hard_set import HardSet
 from hsfm.head import Head
@@ -42,15 +43,16 @@ MEMORY_BUDGET = 4 * 2**30  # bytes
 
 @dataclass(frozen=True)
 class MetaResult:
-    head: Head  # the kept heads, weight [r c d], bias [r c]
+    """All tensors lie on the CPU."""
+
+    head: Head  # the kept heads, weight [r c d], bias [r c]; NaN where kept_epoch is 0
     runs: tuple[Run, ...]
-    kept_epoch: Int[Tensor, " r"]  # from 1
+    kept_epoch: Int[Tensor, " r"]  # from 1; 0 where every epoch had a loss that is not finite
     history: pd.DataFrame  # one row per run and epoch, see `train`
     support_rows: Int[Tensor, "r n"]  # rows of the training embeddings
     support_id: tuple[tuple[str, ...], ...]  # their image ids, per run
     support_y: Int[Tensor, "r n"]
-    support_before: Float[Tensor, "r n d"]  # the training features
-    support_after: Float[Tensor, "r n d"]  # as edited at the kept epoch
+    support_after: Float[Tensor, "r n d"]  # those rows' features as edited at the kept epoch
     head_change: Float[Tensor, " r"]  # |W - W0| / |W0| of the kept head
     moved: Float[Tensor, " r"]  # share of validation predictions that differ from the ERM head's
 
@@ -103,7 +105,7 @@ def train(
     meta-gradient steps per epoch; 0 leaves the support as drawn. hard_per_class (K_hard): hard samples per class.
     refresh: choose the outer set anew each `epoch` (the paper) or `never`. outer_set: the `hard` samples (the paper)
     or as many `random` ones per class. gradient: through all inner steps, `full` (the paper), or `first_order`.
-    support_draw: as many rows `per_class` (the paper), or the same number in all, `uniform` over train. select_by: keep
+    support_draw: as many rows `per_class` (the paper), or that number in all, `uniform` over train. select_by: keep
     the epoch with the best validation `worst_group` (the paper) or `worst_class` accuracy, or the lowest mean loss on
     the head's own hard set (`hard_loss`); the later epoch wins a tie. clip_norm: longest meta-gradient of a run's
     support. first_hard_set: the choice of the first epoch, which is otherwise made here by the same rule.
@@ -118,7 +120,7 @@ def train(
     Raises ValueError for a setting out of range, embeddings or a head that do not belong together, and missing groups
     where they select.
     """
-    if not seeds or len(set(seeds)) != len(seeds):
+    if not len(seeds) or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds: {list(seeds)} is empty or repeats a seed")
     runs = [Run(seed, inner_lr, outer_lr, clip_norm) for seed in seeds]
     shared = Shared(
@@ -136,6 +138,12 @@ def train(
         train, val, head, runs, shared,
         select_by=[select_by], first_hard_set=first_hard_set, memory_budget=memory_budget, progress=progress,
     )[select_by]  # fmt: skip
+    for run, epoch in zip(runs, result.kept_epoch.tolist(), strict=True):
+        if epoch == 0:
+            raise ValueError(
+                f"inner_lr {inner_lr}, outer_lr {outer_lr}: seed {run.seed} diverged, no epoch has a finite loss; "
+                "lower one of them"
+            )
     _report(result)
     return result
 
@@ -155,8 +163,11 @@ def train_runs(
     """Meta-train many runs side by side; settings, history and errors as in `train`, whose `seed` may repeat here.
 
     The training is the same whatever rule chooses the epoch, so that the results of several rules, by their names, cost
-    one. The history's column `number` counts the runs. Each run is what it would be alone, up to rounding.
+    one. The history's column `number` counts the runs. Each run is what it would be alone, up to rounding. A run whose
+    every epoch diverged is no error here: its kept_epoch is 0 and its head NaN. The results, which are not part of
+    `memory_budget`, are gathered on the CPU.
     """
+    head = Head(head.weight.detach(), head.bias.detach())
     _check(train, val, head, runs, shared, select_by, first_hard_set)
     _say_small_classes(train, shared)
     generators = [Generator().manual_seed(run.seed) for run in runs]
@@ -164,7 +175,8 @@ def train_runs(
     outer_rows = _outer_rows(val, shared, first_hard_set, generators)
     size = runs_that_fit(train, val, shared, rules=len(select_by), memory_budget=memory_budget)
     batches = [slice(i, i + size) for i in range(0, len(runs), size)]
-    loops = []
+    parts: dict[str, list[_Part]] = {rule: [] for rule in select_by}
+    histories = []
     with tqdm(total=shared.epochs * len(batches), desc="HSFM", unit="epoch", disable=None if progress else True) as bar:
         for batch in batches:
             loop = Loop(
@@ -172,17 +184,44 @@ def train_runs(
                 rows=rows[batch], outer_rows=None if outer_rows is None else outer_rows[:, batch], select_by=select_by,
             )  # fmt: skip
             loop.train(bar.update)
-            loops.append((loop.kept, loop.history))
-    history = {name: torch.cat([h[name] for _, h in loops], dim=1).T.cpu() for name in loops[0][1]}  # [r e]
-    return {
-        rule: _result(train, val, head, runs, rows, [kept[rule] for kept, _ in loops], history) for rule in select_by
-    }
+            histories.append(loop.history)
+            for rule, kept in loop.kept.items():
+                parts[rule].append(_part(kept, head, val))
+    history = {name: torch.cat([h[name] for h in histories], dim=1).T.cpu() for name in histories[0]}  # [r e]
+    return {rule: _result(train, runs, rows, parts[rule], history) for rule in select_by}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one batch of runs adds to a result, on the CPU."""
+
+    head: Head
+    kept_epoch: Int[Tensor, " r"]
+    support: Float[Tensor, "r n d"]
+    head_change: Float[Tensor, " r"]
+    moved: Float[Tensor, " r"]
+
+
+def _part(kept: Kept, erm: Head, val: Embeddings) -> _Part:
+    diverged = kept.epoch == 0
+    head = Head(
+        kept.weight.masked_fill(diverged.view(-1, 1, 1), torch.nan),
+        kept.bias.masked_fill(diverged.view(-1, 1), torch.nan),
+    )
+    moved = (head.predict(val.features) != erm.predict(val.features)).float().mean(dim=1)
+    return _Part(
+        head=head.to(torch.device("cpu")),
+        kept_epoch=kept.epoch.cpu(),
+        support=kept.support.cpu(),
+        head_change=((head.weight - erm.weight).flatten(1).norm(dim=1) / erm.weight.norm()).cpu(),
+        moved=moved.masked_fill(diverged, torch.nan).cpu(),
+    )
 
 
 def _draw(train: Embeddings, shared: Shared, generator: Generator) -> Int[Tensor, " n"]:
     if shared.support_draw == "per_class":
         return draw_per_class(train.y, shared.support_per_class, train.n_classes, generator)
-    size = shared.support_per_class * train.n_classes
+    size = int(torch.bincount(train.y, minlength=train.n_classes).clamp(max=shared.support_per_class).sum())
     return torch.randperm(len(train.y), generator=generator)[:size].to(train.y.device)
 
 
@@ -202,32 +241,23 @@ def _outer_rows(
 
 def _result(
     train: Embeddings,
-    val: Embeddings,
-    erm: Head,
     runs: Sequence[Run],
     rows: Int[Tensor, "r n"],
-    kept: Sequence[Kept],
+    parts: Sequence[_Part],
     history: dict[str, Float[Tensor, "r e"]],
 ) -> MetaResult:
-    epoch = torch.cat([k.epoch for k in kept]).cpu()
-    for run, number in zip(runs, epoch.tolist(), strict=True):
-        if number == 0:  # NaN is never the best
-            raise ValueError(
-                f"inner_lr {run.inner_lr}, outer_lr {run.outer_lr}: seed {run.seed} has a NaN in every epoch"
-            )
-    head = Head(torch.cat([k.weight for k in kept]), torch.cat([k.bias for k in kept]))
+    kept_epoch = torch.cat([part.kept_epoch for part in parts])
     return MetaResult(
-        head=head,
+        head=Head(torch.cat([part.head.weight for part in parts]), torch.cat([part.head.bias for part in parts])),
         runs=tuple(runs),
-        kept_epoch=epoch,
-        history=_history(history, runs, epoch),
-        support_rows=rows,
+        kept_epoch=kept_epoch,
+        history=_history(history, runs, kept_epoch),
+        support_rows=rows.cpu(),
         support_id=tuple(tuple(train.image_id[i] for i in chosen) for chosen in rows.tolist()),
-        support_y=train.y[rows],
-        support_before=train.features[rows],
-        support_after=torch.cat([k.support for k in kept]),
-        head_change=(head.weight - erm.weight).flatten(1).norm(dim=1) / erm.weight.norm(),
-        moved=(head.predict(val.features) != erm.predict(val.features)).float().mean(dim=1),
+        support_y=train.y[rows].cpu(),
+        support_after=torch.cat([part.support for part in parts]),
+        head_change=torch.cat([part.head_change for part in parts]),
+        moved=torch.cat([part.moved for part in parts]),
     )
 
 
@@ -246,16 +276,16 @@ def draw_per_class(y: Int[Tensor, " n"], per_class: int, n_classes: int, generat
 
 def write_support(path: str | Path, result: MetaResult, train: Embeddings) -> None:
     """Write the support rows of every seed: seed, image_id, y, before and after the edits (`fixed_size_list[d]`)."""
-    d = result.support_before.shape[-1]
-    n = result.support_rows.shape[1]
+    n, d = result.support_after.shape[1:]
+    before = train.features.cpu()[result.support_rows]
     table = pa.table(
         {
             "seed": pa.array([seed for seed in result.seeds for _ in range(n)], pa.int64()),
             "image_id": pa.array([name for names in result.support_id for name in names], pa.string()),
-            "y": pa.array(result.support_y.flatten().cpu().numpy(), pa.int32()),
+            "y": pa.array(result.support_y.flatten().numpy(), pa.int32()),
             **{
-                name: pa.FixedSizeListArray.from_arrays(pa.array(values.flatten().cpu().numpy()), d)
-                for name, values in (("before", result.support_before), ("after", result.support_after))
+                name: pa.FixedSizeListArray.from_arrays(pa.array(values.flatten().numpy()), d)
+                for name, values in (("before", before), ("after", result.support_after))
             },
         }
     )
@@ -333,34 +363,58 @@ def _check(
     select_by: Sequence[str],
     first_hard_set: HardSet | None,
 ) -> None:
+    for embeddings in (train, val):
+        embeddings.refuse_test("HSFM")
+        check_embeddings(embeddings, embeddings.split or "embeddings")
     check_same_origin(train, val)
-    expected = (train.n_classes, train.features.shape[1])
-    if head.weight.shape != expected:
-        raise ValueError(f"head: weight is {list(head.weight.shape)}, expected {list(expected)} (classes, features)")
+    if train.n_classes < 2:
+        raise ValueError(f"classes: {', '.join(train.class_names)} is one class only; expected at least two")
+    for name, tensor, expected in (
+        ("weight", head.weight, (train.n_classes, train.features.shape[1])), ("bias", head.bias, (train.n_classes,))
+    ):  # fmt: skip
+        if tensor.shape != expected:
+            raise ValueError(f"head: {name} is {list(tensor.shape)}, expected {list(expected)} (classes, features)")
+        if not tensor.isfinite().all():
+            raise ValueError(f"head: {name} holds a NaN or an infinity")
     for what, dtype in (("val features", val.features.dtype), ("head", head.weight.dtype)):
         if dtype != train.features.dtype:
             raise ValueError(f"{what}: {dtype}, but the train features are {train.features.dtype}")
-    for embeddings in (train, val):
-        embeddings.refuse_test("HSFM")
-    if first_hard_set is not None and first_hard_set.image_id != val.image_id:
-        raise ValueError("first_hard_set: lists other images than val")
-    if first_hard_set is not None and shared.outer_set == "random":
-        raise ValueError("first_hard_set: is given, but outer_set is 'random'")
     if not runs:
         raise ValueError("runs: there is none")
     for name, least in (
         ("support_per_class", 1), ("inner_steps", 1), ("hard_per_class", 1), ("epochs", 1), ("support_steps", 0)
     ):  # fmt: skip
         value = getattr(shared, name)
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: {value} is not a whole number from {least}")
-    for name in ("inner_lr", "outer_lr", "clip_norm"):
-        for run in runs:
-            if not 0 < getattr(run, name) < float("inf"):
-                raise ValueError(f"{name}: {getattr(run, name)} is not a positive number")
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name}: {value!r} is not a whole number from {least}")
+    for run in runs:
+        if not isinstance(run.seed, Integral) or run.seed < 0:
+            raise ValueError(f"seed: {run.seed!r} is not a whole number from 0")
+        for name in ("inner_lr", "outer_lr", "clip_norm"):
+            value = getattr(run, name)
+            if not isinstance(value, Real) or not 0 < value < float("inf"):
+                raise ValueError(f"{name}: {value!r} is not a positive number")
+    _check_first_hard_set(first_hard_set, val, shared)
     named = [(name, getattr(shared, name), allowed) for name, allowed in CHOICES.items()]
     for name, value, allowed in [*named, *(("select_by", rule, SELECT_BY) for rule in select_by)]:
         if value not in allowed:
             raise ValueError(f"{name}: {value!r} is unknown; allowed are {', '.join(allowed)}")
     if "worst_group" in select_by:
         val.require_attributes('select_by="worst_group"')
+
+
+def _check_first_hard_set(first_hard_set: HardSet | None, val: Embeddings, shared: Shared) -> None:
+    if first_hard_set is None:
+        return
+    if shared.outer_set == "random":
+        raise ValueError("first_hard_set: is given, but outer_set is 'random'")
+    if first_hard_set.image_id != val.image_id:
+        raise ValueError("first_hard_set: lists other images than val")
+    chosen = torch.bincount(val.y.cpu()[first_hard_set.chosen.cpu()], minlength=val.n_classes).tolist()
+    sizes = torch.bincount(val.y, minlength=val.n_classes).tolist()
+    for name, found, size in zip(val.class_names, chosen, sizes, strict=True):
+        if found != min(size, shared.hard_per_class):
+            raise ValueError(
+                f"first_hard_set: chooses {found} images of class {name}, but hard_per_class is "
+                f"{shared.hard_per_class} of {size}"
+            )

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 from torch.optim.adam import adam
 
-from hsfm.device import repeat
 from hsfm.embeddings import Embeddings, minority_rows
 from hsfm.hard_set import HardSet, hardest
 from hsfm.head import Head
 from hsfm.meta_gradient import meta_gradient
 from hsfm.metrics import accuracy_by, worst
+from hsfm.replay import repeat
 
 CLIP_NORM = 10.0
 
@@ -54,7 +54,7 @@ class Kept:
     """The state of each run at the epoch that one rule chose."""
 
     value: Float[Tensor, " r"]  # of the rule's measure, higher is better
-    epoch: Int[Tensor, " r"]  # from 1; 0 where the measure was NaN throughout
+    epoch: Int[Tensor, " r"]  # from 1; 0 where every epoch had a loss that is not finite
     weight: Float[Tensor, "r c d"]
     bias: Float[Tensor, "r c"]
     support: Float[Tensor, "r n d"]
@@ -204,7 +204,9 @@ class Judge:
             "val_worst_group": worst(groups) if self._grouped else torch.full_like(groups[:, 0], torch.nan),
             "val_worst_class": worst(accuracy_by(correct, val.y, val.n_classes)),
         }
-        return Scores(rows, measures)
+        # a head that is NaN predicts the first class everywhere, which would count as an accuracy
+        sound = loss.isfinite().all(1)
+        return Scores(rows, {name: values.where(sound, torch.nan) for name, values in measures.items()})
 
 
 def chosen_rows(hard_set: HardSet, val: Embeddings) -> Int[Tensor, " m"]:

@@ -1,6 +1,6 @@
 """Tables from scores: data frames in, data frames and text out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ METRICS = {
     "worst_class": "worst class",
 }
 GROUP_LABELS = {"none": "no", "selection": "val, to select", "training": "val, to train"}
-_LABELS = {"dac": "DaC"}
+_LABELS = {"dac": "DaC", "hsfm_capped": "HSFM, K_hard capped"}
 
 
 def method_label(method: str) -> str:
@@ -177,7 +177,7 @@ def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
             )
             for i, m in enumerate(methods)
         ),
-        notes=(*_notes(aggregated), *_choice_notes(scores), *size_notes(scores)),
+        notes=(*_notes(aggregated), *choice_notes(scores), *size_notes(scores)),
     )
 
 
@@ -261,7 +261,8 @@ def spread_note(summary: pd.DataFrame, repeated: str = "seeds", each: str = "hea
         within = f", each the mean of its {each}s (at most {seeds})" if seeds > 1 else ""
         return f"Mean ± sample standard deviation over {runs} backbone runs{within}."
     if seeds > 1:
-        alone = "; a single head has none." if each == "head seed" else "."
+        # of a method that has one head, such as ERM
+        alone = "; a single head has none." if summary[repeated].min() == 1 else "."
         return f"Mean ± sample standard deviation over {seeds} {each}s on one backbone run{alone}"
     return f"One {each.removesuffix(' seed')} on one backbone run: no deviation."
 
@@ -283,15 +284,17 @@ def _labels_used(aggregated: pd.DataFrame) -> str:
     return "; ".join(f"{dataset}: {label}" for dataset, label in used.items())
 
 
-def _choice_notes(scores: pd.DataFrame) -> tuple[str, ...]:
-    """What picked each head, and what a reader must know about single ones."""
+def choice_notes(scores: pd.DataFrame, label: Callable[[str], str] = method_label) -> tuple[str, ...]:
+    """What picked each head, and what a reader must know about single ones. label: of a method, for readers."""
     rules = scores.groupby("method", sort=False)["chosen_by"].unique()
-    picked = "; ".join(f"{method_label(method)}: {' or '.join(rule)}" for method, rule in rules.items())
+    picked = "; ".join(f"{label(method)}: {' or '.join(rule)}" for method, rule in rules.items())
+    if len(rules) > 1 and len({tuple(rule) for rule in rules}) == 1:
+        picked = " or ".join(rules.iloc[0])
     heads = scores[scores["remark"] != ""].drop_duplicates(["dataset", "method", "run", "seed"])
     remarks = []
     for (dataset, method, remark), part in heads.groupby(["dataset", "method", "remark"], sort=False):
         which = ", ".join(f"run {row.run} seed {row.seed}" for row in part.itertuples())
-        remarks.append(f"{dataset}, {method_label(method)}: {remark} ({which}).")
+        remarks.append(f"{dataset}, {label(method)}: {remark} ({which}).")
     return (f"What picked the head: {picked}.", *remarks)
 
 

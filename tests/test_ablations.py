@@ -21,6 +21,12 @@ def test_each_variant_is_training_with_its_own_setting(splits, erm_head):
         assert not torch.equal(results[name].support_after, results["hsfm"].support_after), name
 
 
+def test_a_variant_that_the_settings_are_already_is_left_out(splits, erm_head):
+    settings = {**SETTINGS, "refresh": "never", "epochs": 1}
+    results = fit_variants(splits["train"], splits["val"], erm_head, seeds=[0], settings=settings)
+    assert list(results) == [name for name in VARIANTS if name != "hard_set_once"]
+
+
 def test_every_variant_is_a_change_of_the_default_and_has_words():
     defaults = {name: p.default for name, p in inspect.signature(meta.train).parameters.items()}
     for changes in VARIANTS.values():

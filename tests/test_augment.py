@@ -92,3 +92,24 @@ def test_augmentation_comes_from_its_generator_alone(images):
     assert not torch.equal(augment(images, settings, generator(4)), first)
     nothing = {"random_resized_crop": None, "random_crop": None, "flip": False}
     assert torch.equal(augment(images, nothing, generator()), images)
+
+
+def test_images_of_several_sizes_are_treated_one_by_one():
+    g = torch.Generator().manual_seed(0)
+    images = [torch.randint(0, 256, (3, h, w), dtype=torch.uint8, generator=g) for h, w in ((20, 30), (24, 16))]
+    settings = {"resize": [12, 12], "crop": [8, 8], "mean": [0.5] * 3, "std": [0.5] * 3}
+    views = transform(images, settings)
+    for image, view in zip(images, views, strict=True):
+        assert torch.equal(transform(image[None], settings)[0], view)
+    settings = {"random_resized_crop": {"size": [9, 7], "scale": [0.5, 1.0], "ratio": [0.7, 1.4]},
+                "random_crop": None, "flip": True}  # fmt: skip
+    first, again = (augment(images, settings, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert [tuple(view.shape) for view in first] == [(3, 9, 7)] * 2
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_images_that_stay_of_several_sizes_are_named():
+    images = [torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(3, 8, 9, dtype=torch.uint8)]
+    settings = {"resize": None, "crop": None, "mean": [0.5] * 3, "std": [0.5] * 3}
+    with pytest.raises(ValueError, match=r"the images differ in size, \[8, 8\] and \[8, 9\].*; set resize to"):
+        transform(images, settings)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hsfm.device import accelerator_present, choose_device, mixed_precision, repeat
+from hsfm.device import accelerator_present, choose_device, mixed_precision
 
 
 def test_auto_takes_what_there_is():
@@ -38,21 +38,3 @@ def test_cuda_trains_in_bfloat16_where_it_has_it(monkeypatch, has_bfloat16, dtyp
     monkeypatch.setattr(torch.amp, "GradScaler", lambda kind, enabled: asked.update(scaler=enabled))
     mixed_precision(torch.device("cuda"))
     assert asked == {"kind": "cuda", "dtype": dtype, "enabled": True, "scaler": not has_bfloat16}
-
-
-def test_a_repeated_step_is_called_that_often():
-    calls = []
-    repeat(lambda: calls.append("step"), 3, torch.device("cpu"), lambda: calls.append("after"))
-    assert calls == ["step", "after"] * 3
-
-
-@pytest.mark.skipif(not accelerator_present(), reason="needs a CUDA device")
-@pytest.mark.parametrize("times", [1, 2, 5])
-def test_a_replayed_step_does_what_it_did(times):
-    device = choose_device("cuda")
-    x = torch.ones(4, 4, device=device)
-    repeat(lambda: x.copy_(x @ x / 2), times, device)
-    expected = torch.ones(4, 4)
-    for _ in range(times):
-        expected = expected @ expected / 2
-    torch.testing.assert_close(x.cpu(), expected)

@@ -77,12 +77,10 @@ def test_features_and_logits_do_not_depend_on_the_batch_size():
     def features(batch):
         return network.features(normalise(batch, [0.5] * 3, [0.5] * 3))
 
-    whole = extract(features, [images], torch.device("cpu"))
+    whole = extract(features, [images])
     assert whole.shape == (23, 128)
     for size in (1, 7, 22):
-        torch.testing.assert_close(
-            extract(features, images.split(size), torch.device("cpu")), whole, rtol=1e-4, atol=1e-6
-        )
+        torch.testing.assert_close(extract(features, images.split(size)), whole, rtol=1e-4, atol=1e-6)
     with torch.inference_mode():
         logits = network(normalise(images, [0.5] * 3, [0.5] * 3))
     head = Head(network.fc.weight.detach(), network.fc.bias.detach())

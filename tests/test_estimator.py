@@ -406,3 +406,13 @@ def test_a_class_too_small_to_hold_out_is_named(data):
     y = np.array(["rare", *["common"] * 799])
     with pytest.raises(ValueError, match=r"y: class 'rare' has 1 row, and holding out takes 2; give X_val"):
         HSFMClassifier(**FEW).fit(data["X"], y)
+
+
+def test_the_head_gives_the_same_predictions(data, splits):
+    model = fitted(data)
+    test = splits["test"]
+    assert model.head_.weight.dtype == torch.float32
+    assert np.array_equal(model.head_.predict(test.features).numpy(), model.predict(test.features.double().numpy()))
+    X, y, background = three_classes("train", 0)
+    three = HSFMClassifier(**FEW).fit(X, y, X, y, background)
+    assert np.array_equal(three.head_.predict(torch.from_numpy(X)).numpy(), three.predict(X))

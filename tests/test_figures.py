@@ -48,6 +48,8 @@ def test_training_curves_show_both_trainings(erm, hsfm):
     assert curves(right)["ERM head"] == [35, 35]
     assert curves(right)["kept epoch"] == [pytest.approx(70)]
     assert len(figures.draw_training(erm, None, {0: 0.35}, "toy").axes) == 1
+    (only,) = figures.draw_training(None, hsfm, {0: 0.35}, "toy").axes
+    assert curves(only)["ERM head"] == [35, 35]
 
 
 def test_bars_are_mean_accuracies():
@@ -71,7 +73,7 @@ def test_the_hard_set_stands_against_the_pool(hsfm):
 
 
 def test_examples_show_every_picture():
-    images = {"a, x": np.zeros((2, 8, 8, 3), np.uint8), "b, y": np.full((1, 8, 8, 3), 255, np.uint8)}
+    images = {"a, x": [np.zeros((8, 8, 3), np.uint8)] * 2, "b, y": [np.full((9, 7, 3), 255, np.uint8)]}
     figure = figures.draw_examples(images, "toy")
     assert sum(len(axis.images) for axis in figure.axes) == 3
 

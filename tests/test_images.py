@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from hsfm.files import sha256
-from hsfm.images import ImageTable, check_pixels, group_of, read_images, write_images
+from hsfm.images import SCHEMA, ImageTable, check_pixels, complete, group_of, read_images, write_images
 
 
 def table(**columns) -> ImageTable:
@@ -16,11 +16,13 @@ def table(**columns) -> ImageTable:
             "y": [0, 1] * 3,
             "attribute": pd.array([0, 1, None, None, 1, 0], dtype="Int32"),
             "split": ["train", "train", "val", "val", "test", "test"],
+            "height": 64,
+            "width": 64,
         }
     ).assign(**columns)
     if "group" not in rows:
         rows["group"] = group_of(rows["y"], rows["attribute"], 2)
-    return ImageTable(rows, "toy", ("cat", "dog"), ("in", "out"), {"pixels.npy": "0" * 64})
+    return ImageTable(rows, "toy", ("cat", "dog"), ("in", "out"), "", {"pixels.npy": "0" * 64})
 
 
 def test_round_trip_keeps_unknown_attributes(tmp_path):
@@ -66,3 +68,20 @@ def test_bad_tables_are_refused_and_not_written(tmp_path, columns, message):
         write_images(path, table(**columns))
     assert str(path) in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_are_completed():
+    rows = complete(table().rows[["image_id", "path", "y", "attribute", "split"]], ("in", "out"))
+    assert rows.columns.tolist() == SCHEMA.names
+    assert rows["group"].tolist() == [0, 3, pd.NA, pd.NA, 1, 2]
+    assert rows[["index", "height", "width"]].isna().all(axis=None)
+
+
+def test_image_files_need_no_index_and_keep_their_folder(tmp_path):
+    rows = complete(table().rows.drop(columns=["index", "height"]), ("in", "out"))
+    write_images(tmp_path / "listed.parquet", replace(table(), rows=rows, folder="photos", pixels_sha256={}))
+    read = read_images(tmp_path / "listed.parquet")
+    assert read.folder == "photos"
+    assert read.rows["index"].isna().all()
+    assert read.rows["height"].isna().all()
+    assert read.rows["width"].tolist() == [64] * 6

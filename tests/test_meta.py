@@ -188,10 +188,11 @@ def test_the_result_says_what_was_edited(splits, erm_head):
     result = train(tr, splits["val"], erm_head, **{**SETTINGS, "epochs": 3})
     assert result.head.weight.shape == (2, 2, 12)
     assert result.support_after.shape == (2, 48, 12)
-    assert torch.equal(result.support_before, tr.features[result.support_rows])
+    before = tr.features[result.support_rows]
+    assert result.support_after.shape == before.shape
     assert torch.equal(result.support_y, tr.y[result.support_rows])
     assert result.support_id[1][7] == tr.image_id[int(result.support_rows[1, 7])]
-    assert not torch.equal(result.support_after, result.support_before)
+    assert not torch.equal(result.support_after, before)
     assert (result.head_change > 0).all()
 
 
@@ -340,7 +341,7 @@ def test_the_first_order_gradient_is_taken_when_asked_for(splits, erm_head, reco
 
 def test_without_meta_steps_the_support_stays_as_drawn(splits, erm_head):
     result = train(splits["train"], splits["val"], erm_head, **{**SETTINGS, "support_steps": 0, "epochs": 2})
-    assert torch.equal(result.support_after, result.support_before)
+    assert torch.equal(result.support_after, splits["train"].features[result.support_rows])
     assert result.history["outer_loss"].isna().all()
 
 
@@ -399,6 +400,7 @@ def test_the_support_file(tmp_path, splits, erm_head):
         ({"select_by": "loss"}, "select_by: 'loss' is unknown; allowed are worst_group, worst_class, hard_loss"),
         ({"seeds": [1, 1]}, r"seeds: \[1, 1\] is empty or repeats"),
         ({"seeds": []}, r"seeds: \[\] is empty"),
+        ({"seeds": [-1]}, "seed: -1 is not a whole number from 0"),
     ],
 )
 def test_settings_out_of_range_are_named(splits, erm_head, change, message):
@@ -456,6 +458,91 @@ def test_mismatched_types_and_hard_sets_are_named(splits, erm_head):
         train(tr, val, erm_head, **SETTINGS, outer_set="random", first_hard_set=hard_set)
 
 
-def test_a_run_that_is_nan_throughout_is_an_error(splits, erm_head):
-    with pytest.raises(ValueError, match=r"inner_lr 1e\+38, outer_lr 0.1: seed 0 has a NaN in every epoch"):
-        train(splits["train"], splits["val"], erm_head, **{**SETTINGS, "inner_lr": 1e38}, select_by="hard_loss")
+@pytest.mark.parametrize("rule", meta.SELECT_BY)
+def test_a_run_that_diverges_throughout_is_an_error(splits, erm_head, rule):
+    """A NaN head predicts the first class everywhere; that is no accuracy."""
+    settings = {**SETTINGS, "inner_lr": 1e38}
+    with pytest.raises(ValueError, match=r"inner_lr 1e\+38, outer_lr 0.1: seed 0 diverged, no epoch has a finite loss"):
+        train(splits["train"], splits["val"], erm_head, **settings, select_by=rule)
+    runs = [Run(0, 1e-2, 0.1), Run(0, 1e38, 0.1)]
+    result = meta.train_runs(splits["train"], splits["val"], erm_head, runs, SHARED, select_by=[rule])[rule]
+    assert (result.kept_epoch > 0).tolist() == [True, False]
+    assert result.head.weight.isfinite().all(2).all(1).tolist() == [True, False]
+    assert result.moved.isnan().tolist() == [False, True]
+    assert result.dead.tolist() == [False, False]
+
+
+def test_an_epoch_that_diverged_is_never_kept(splits, erm_head):
+    """Even where its accuracy would be a later tie."""
+    tr, val = splits["train"], splits["val"]
+    rows = torch.stack([draw_per_class(tr.y, 24, 2, torch.Generator().manual_seed(0))])
+    loop = meta_loop.Loop(tr, val, erm_head, RUNS[:1], SHARED, rows=rows, outer_rows=None, select_by=["worst_group"])
+    epochs = []
+
+    def after():
+        epochs.append(loop.weight.clone())
+        if len(epochs) == 2:
+            loop.weight.fill_(torch.nan)
+
+    loop.train(after)
+    assert loop.history["val_worst_group"].isnan().flatten().tolist() == [False, False, True]
+    assert loop.kept["worst_group"].epoch.tolist() <= [2]
+    assert loop.kept["worst_group"].weight.isfinite().all()
+
+
+def damaged(embeddings, **changes):
+    return replace(embeddings, **{name: change(getattr(embeddings, name).clone()) for name, change in changes.items()})
+
+
+def set_first(value):
+    def change(tensor):
+        tensor[0] = value
+        return tensor
+
+    return change
+
+
+BAD = {
+    "NaN features": (lambda s, h: (damaged(s["train"], features=set_first(torch.nan)), s["val"], h),
+                     r"train: row 0 \(image 'train-0000'\) holds a NaN"),
+    "NaN in val": (lambda s, h: (s["train"], damaged(s["val"], features=set_first(torch.inf)), h), "val: row 0"),
+    "a class out of range": (lambda s, h: (damaged(s["train"], y=set_first(2)), s["val"], h),
+                             r"train: row 0 .* has y 2; allowed are 0 to 1 \(class 0, class 1\)"),
+    "val lacks a class": (lambda s, h: (s["train"], s["val"].take((s["val"].y == 0).nonzero().squeeze(1)), h),
+                          r"val: class 1 \(class 1\) has no image"),
+    "one class": (lambda s, h: (*(replace(e.take((e.y == 0).nonzero().squeeze(1)), class_names=("a",))
+                                  for e in (s["train"], s["val"])), Head(h.weight[:1], h.bias[:1])),
+                  "classes: a is one class only; expected at least two"),
+    "a NaN head": (lambda s, h: (s["train"], s["val"], Head(h.weight * torch.nan, h.bias)), "head: weight holds a NaN"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_data_are_named(splits, erm_head, name):
+    make, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        train(*make(splits, erm_head), **SETTINGS)
+
+
+def test_a_head_with_a_gradient_is_taken(splits, erm_head):
+    learning = Head(erm_head.weight.clone().requires_grad_(), erm_head.bias.clone().requires_grad_())
+    settings = {**SETTINGS, "epochs": 2}
+    first = train(splits["train"], splits["val"], learning, **settings)
+    assert not first.head.weight.requires_grad
+
+
+def test_a_hard_set_of_another_size_is_named(splits, erm_head):
+    val = splits["val"]
+    hard_set = build(erm_head, val, per_class=5)
+    message = "first_hard_set: chooses 5 images of class class 0, but hard_per_class is 30 of 120"
+    with pytest.raises(ValueError, match=message):
+        train(splits["train"], val, erm_head, **SETTINGS, first_hard_set=hard_set)
+
+
+def test_a_uniform_support_is_as_large_as_a_balanced_one(splits, erm_head):
+    tr = planted("train", [300, 3, 2, 3], seed=0)
+    sizes = [
+        train(tr, splits["val"], erm_head, **{**SETTINGS, "epochs": 1}, support_draw=draw).support_rows.shape
+        for draw in ("per_class", "uniform")
+    ]
+    assert sizes == [(2, 29)] * 2

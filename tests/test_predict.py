@@ -84,7 +84,7 @@ def test_predictions_are_those_from_the_embeddings(tmp_path, settings):
     frame = predict_folder(tmp_path / "images", path, batch_size=5, device="cpu")
     network = read_checkpoint(checkpoint).network.eval()
     batches = torch.from_numpy(pixels).permute(0, 3, 1, 2).split(8)
-    features = extract(lambda batch: network.features(transform(batch, settings)), batches, torch.device("cpu"))
+    features = extract(lambda batch: network.features(transform(batch, settings)), batches)
     expected = head.logits(features).softmax(dim=1).numpy()
     assert list(frame.columns) == COLUMNS
     assert frame["path"].tolist() == names

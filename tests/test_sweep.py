@@ -7,7 +7,7 @@ from hsfm import meta
 from hsfm.meta import Run, Shared, train
 from hsfm.metrics import accuracy_by, worst
 from hsfm.studies import sweep
-from hsfm.studies.sweep import SETTINGS, accuracies, combinations, run_sweep, trials
+from hsfm.studies.sweep import SETTINGS, accuracies, combinations, run_sweep, share_out, trials
 
 BASE = {"inner_steps": 5, "inner_lr": 1e-2, "outer_lr": 0.1, "support_steps": 3, "hard_per_class": 20,
         "support_per_class": 16}  # fmt: skip
@@ -51,10 +51,10 @@ def test_a_sweep_that_makes_no_sense_is_named(change, message):
 
 def test_runs_go_together_where_they_share_their_shapes():
     groups = trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=[0, 1], fixed=FIXED)
-    assert sorted(shared.inner_steps for shared in groups) == [2, 5]
-    for shared, group in groups.items():
+    assert sorted(group[0].shared.inner_steps for group in groups) == [2, 5]
+    for group in groups:
         assert len(group) == 8
-        assert {trial.shared for trial in group} == {shared}
+        assert len({trial.shared for trial in group}) == 1
         assert {(t.run.inner_lr, t.run.outer_lr, t.run.seed) for t in group} == {
             (a, e, s) for a in (1e-2, 3e-2) for e in (0.1, 0.5) for s in (0, 1)
         }
@@ -63,7 +63,7 @@ def test_runs_go_together_where_they_share_their_shapes():
 @pytest.fixture(scope="module")
 def swept(splits, erm_head):
     groups = trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=[0, 1], fixed=FIXED)
-    return run_sweep(splits["train"], splits["val"], splits["test"], erm_head, list(groups.values()))
+    return run_sweep(splits["train"], splits["val"], splits["test"], erm_head, groups)
 
 
 def test_each_row_is_what_training_that_setting_alone_gives(splits, erm_head, swept):
@@ -90,14 +90,12 @@ def test_a_sweep_that_does_not_fit_is_cut(splits, erm_head, swept, monkeypatch):
     original = sweep.train_runs
     monkeypatch.setattr(sweep, "train_runs", lambda *a, **k: sizes.append(len(a[3])) or original(*a, **k))
     groups = trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=[0, 1], fixed=FIXED)
-    shared = next(iter(groups))
+    shared = groups[0][0].shared
     budget = next(
         b for b in range(1000, 10**8, 1000)
         if meta.runs_that_fit(splits["train"], splits["val"], shared, rules=2, memory_budget=b) == 3
     )  # fmt: skip
-    cut = run_sweep(
-        splits["train"], splits["val"], splits["test"], erm_head, list(groups.values()), memory_budget=budget
-    )
+    cut = run_sweep(splits["train"], splits["val"], splits["test"], erm_head, groups, memory_budget=budget)
     assert sizes == [3, 3, 2] * 2
     assert cut.drop(columns=["moved"]).round(1).equals(swept.drop(columns=["moved"]).round(1))
 
@@ -110,3 +108,39 @@ def test_accuracies_without_groups(splits, erm_head):
 
 def test_a_run_and_a_shape_hold_everything_that_a_sweep_may_change():
     assert {*Run.__dataclass_fields__, *Shared.__dataclass_fields__} >= set(SETTINGS)
+
+
+def test_jobs_get_equal_work_and_every_trial_once():
+    groups = trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=range(5), fixed=FIXED)
+    everything = sorted((t.number, t.run.seed) for group in groups for t in group)
+    for parts in (1, 2, 3, 7):
+        jobs = share_out(groups, parts)
+        assert len(jobs) == parts
+        assert sorted((t.number, t.run.seed) for job in jobs for piece in job for t in piece) == everything
+        assert all(len({t.shared for t in piece}) == 1 for job in jobs for piece in job)
+    alone = trials([BASE, {**BASE, "inner_lr": 0.5}], seeds=[0], fixed=FIXED)
+    assert [sum(map(len, job)) for job in share_out(alone, 2)] == [1, 1], "one shape for two jobs is cut"
+    assert [sum(map(len, job)) for job in share_out(alone, 3)] == [1, 1, 0]
+
+
+def test_a_job_without_work_gives_an_empty_table(splits, erm_head, swept):
+    empty = run_sweep(splits["train"], splits["val"], splits["test"], erm_head, [])
+    assert empty.empty
+    assert empty.columns.tolist() == swept.columns.tolist()
+
+
+def test_a_setting_that_diverges_is_a_row_of_nan(splits, erm_head):
+    groups = trials([BASE, {**BASE, "inner_lr": 1e38}], seeds=[0], fixed=FIXED)
+    frame = run_sweep(splits["train"], splits["val"], splits["test"], erm_head, groups).set_index(["setting", "rule"])
+    measures = [name for name in frame if name.startswith(("val_", "test_"))]
+    assert frame.loc[0, measures].notna().all(axis=None)
+    assert frame.loc[1, measures].isna().all(axis=None)
+    assert frame.loc[1, "kept_epoch"].tolist() == [0, 0]
+
+
+def test_a_list_may_be_taken_back_and_seeds_may_not():
+    assert combinations(BASE, {**VALUES, "outer_lr": None}, draws=None, seed=0) == combinations(
+        BASE, {name: VALUES[name] for name in ("inner_steps", "inner_lr")}, draws=None, seed=0
+    )
+    with pytest.raises(ValueError, match=r"seeds: \[\] is empty or repeats a seed"):
+        trials([BASE], seeds=[], fixed=FIXED)

@@ -48,7 +48,7 @@ def test_draws_differ(splits):
 def test_rows_are_what_the_methods_give_on_the_subsample(splits, erm_head):
     tr, val, test = splits["train"], splits["val"], splits["test"]
     frame = run_validation_bias(tr, val, test, erm_head, agreement=[0.5, 0.9], draws=2, settings=SETTINGS)
-    assert frame[["method", "agreement", "draw"]].drop_duplicates().shape == (16, 3)
+    assert frame[["method", "agreement", "draw"]].drop_duplicates().shape == (20, 3)
     assert set(frame["n"]) == {132}
     assert frame.groupby("agreement")["n_minority"].unique().map(list).to_dict() == {0.5: [66], 0.9: [14]}
     minority = minority_rows(tr, val)
@@ -58,6 +58,7 @@ def test_rows_are_what_the_methods_give_on_the_subsample(splits, erm_head):
         "llr": fit_llr(part, seeds=[1], **SETTINGS["llr"])[0],
         "dfr": fit_dfr(part, seeds=[1], **SETTINGS["dfr"])[0],
         "hsfm": train(tr, part, erm_head, seeds=[1], **SETTINGS["hsfm"]).head[0],
+        "hsfm_capped": train(tr, part, erm_head, seeds=[1], **{**SETTINGS["hsfm"], "hard_per_class": 7}).head[0],
     }
     rows = frame[(frame["agreement"] == 0.9) & (frame["draw"] == 1)].set_index("method")
     assert list(rows.index) == list(METHODS)
@@ -67,6 +68,10 @@ def test_rows_are_what_the_methods_give_on_the_subsample(splits, erm_head):
         assert rows.loc[method, "test_average"] == float(correct.double().mean())
     erm = frame[frame["method"] == "erm"]
     assert erm["test_average"].nunique() == 1, "ERM sees no validation image"
+    assert rows.loc["hsfm", "sees"] == "classes; groups choose the epoch"
+    by_class = {**SETTINGS, "hsfm": {**SETTINGS["hsfm"], "select_by": "worst_class"}}
+    other = run_validation_bias(tr, val, test, erm_head, agreement=[0.5], draws=1, settings=by_class)
+    assert other.set_index("method").loc["hsfm", "sees"] == "classes"
 
 
 def test_what_cannot_be_subsampled_is_named(splits, erm_head):
@@ -74,9 +79,27 @@ def test_what_cannot_be_subsampled_is_named(splits, erm_head):
     with pytest.raises(ValueError, match=r"agreement: 1\.5 is not between 0 and 1"):
         run_validation_bias(tr, val, test, erm_head, agreement=[1.5], draws=1, settings=SETTINGS)
     blind = replace(val, attribute=torch.full_like(val.attribute, -1))
-    with pytest.raises(ValueError, match="validation_bias needs the attribute of every image of train and val"):
+    with pytest.raises(ValueError, match="validation_bias needs the attribute of every val image; 240 of 240 lack it"):
         run_validation_bias(tr, blind, test, erm_head, agreement=[0.5], draws=1, settings=SETTINGS)
     pure = planted("val", [60, 60, 0, 60], seed=1)
     message = r"agreement: \[0.5\] cannot be had from 60 majority and 0 minority images of class class 1"
     with pytest.raises(ValueError, match=message):
         run_validation_bias(tr, pure, test, erm_head, agreement=[0.5], draws=1, settings=SETTINGS)
+    for change, message in (
+        ({"draws": 0}, "draws: 0 is not a positive whole number"),
+        ({"agreement": []}, r"agreement: \[\] is empty or repeats a share"),
+        ({"agreement": [0.5, 0.5]}, r"agreement: \[0\.5, 0\.5\] is empty or repeats"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_validation_bias(
+                tr, val, test, erm_head, settings=SETTINGS, **{"agreement": [0.5], "draws": 1, **change}
+            )
+
+
+def test_a_group_that_would_keep_one_image_is_named_before_any_fit(splits, erm_head):
+    few = planted("val", [28, 2, 2, 28], seed=1)
+    message = r"agreement: 0\.95 leaves 1 of 2 images of group class 0, right in planted val \(draw 0\); at least 2"
+    with pytest.raises(ValueError, match=message):
+        run_validation_bias(
+            splits["train"], few, splits["test"], erm_head, agreement=[0.9, 0.95], draws=1, settings=SETTINGS
+        )

@@ -11,7 +11,6 @@ from the middle of the body, facing right.
 import colorsys
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from multiprocessing import get_context
 
@@ -20,6 +19,8 @@ import pandas as pd
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from hsfm.images import Packed
+
 CLASS_NAMES = ("land bird", "water bird")
 ATTRIBUTE_NAMES = ("land", "water")
 
@@ -27,15 +28,9 @@ _OVERSAMPLING = 3  # birds are drawn this much larger and box-reduced, which smo
 _SPLIT_STREAM = {"train": 0, "val": 1, "test": 2}
 
 
-@dataclass(frozen=True)
-class Minibirds:
-    pixels: np.ndarray  # uint8 [n side side 3]
-    rows: pd.DataFrame  # image_id, index, y, attribute, split
-
-
 def draw(
     *, sizes: dict[str, int], agreement: dict[str, float], image_size: int, hardness: float, seed: int, workers: int = 1
-) -> Minibirds:
+) -> Packed:
     """Draw the dataset.
 
     sizes: images per split, each divisible by two (the classes are balanced). agreement: share of each split's images
@@ -59,7 +54,7 @@ def draw(
             pixels = _collect(pool.map(draw_one, tasks, chunksize=100), len(tasks))
     else:
         pixels = _collect(map(draw_one, tasks), len(tasks))
-    return Minibirds(pixels=pixels, rows=rows.drop(columns="number"))
+    return Packed(pixels, rows.drop(columns="number"), CLASS_NAMES, ATTRIBUTE_NAMES)
 
 
 def _collect(images: Iterable[np.ndarray], total: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """HSFM with one part at a time taken away."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,8 @@ from hsfm.embeddings import Embeddings
 from hsfm.head import Head
 from hsfm.meta import MetaResult
 from hsfm.meta import train as fit_hsfm
+
+log = logging.getLogger(__name__)
 
 # the settings that differ; hsfm/studies/report.py has each in words
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -22,7 +25,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def fit_variants(
     train: Embeddings, val: Embeddings, head: Head, *, seeds: Sequence[int], settings: Mapping[str, Any]
 ) -> dict[str, MetaResult]:
-    """HSFM under every one of VARIANTS, by name; settings are those of `hsfm.meta.train`."""
-    return {
-        name: fit_hsfm(train, val, head, seeds=seeds, **{**settings, **changes}) for name, changes in VARIANTS.items()
-    }
+    """HSFM under every one of VARIANTS that the settings, those of `hsfm.meta.train`, are not already; by name."""
+    results = {}
+    for name, changes in VARIANTS.items():
+        if changes and all(settings.get(key) == value for key, value in changes.items()):
+            continue
+        log.info("variant %s", name)
+        results[name] = fit_hsfm(train, val, head, seeds=seeds, **{**settings, **changes})
+    return results

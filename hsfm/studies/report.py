@@ -14,6 +14,7 @@ from hsfm.tables import (
     Cell,
     TextTable,
     aggregate,
+    choice_notes,
     independent,
     method_label,
     percent,
@@ -30,27 +31,23 @@ SYMBOLS = {
     "hard_per_class": "K_hard",
     "support_per_class": "support",
 }
+SPREAD = {"lowest": "min", "median": "median", "highest": "max"}  # over settings
 RULES = {"worst_group": "worst group", "worst_class": "worst class (no group labels)"}
 VARIANTS = {
     "hsfm": "HSFM",
     "fixed_support": "support not edited (K_H = 0)",
     "random_outer_set": "random instead of hard validation images",
-    "hard_set_once": "hard set chosen once, under ERM's head",
+    "hard_set_once": "validation images chosen once, at the start",
     "first_order": "first-order meta-gradient",
     "unbalanced_support": "support drawn without class balance",
 }
-BIAS_METHODS = {  # and what of validation each sees
-    "erm": "nothing",
-    "llr": "classes",
-    "dfr": "classes, groups",
-    "hsfm": "classes; groups choose the epoch",
-}
+OURS = ("hsfm", "hsfm_capped")  # of the validation-bias study
 SWEEP_COLUMNS = [
     "dataset", "run", "setting", *SYMBOLS, "seed", "rule", "val_average", "val_worst_group", "val_worst_class",
     "test_average", "test_worst_group", "test_worst_class",
 ]  # fmt: skip
 BIAS_COLUMNS = [
-    "dataset", "run", "method", "agreement", "draw", "n", "n_minority", "test_average", "test_worst_group",
+    "dataset", "run", "method", "sees", "agreement", "draw", "n", "n_minority", "test_average", "test_worst_group",
 ]  # fmt: skip
 
 
@@ -67,7 +64,10 @@ def summarise_sweep(sweep: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for dataset, rule in itertools.product(sweep["dataset"].unique(), RULES):
         part = sweep[(sweep["dataset"] == dataset) & (sweep["rule"] == rule)]
-        judged = part.groupby("setting")[[f"val_{rule}", "val_average"]].mean()
+        # a setting of which one run diverged is no candidate
+        judged = part.groupby("setting")[[f"val_{rule}", "val_average"]].agg(lambda values: values.mean(skipna=False))
+        each = part.groupby("setting")["test_worst_group"].agg(lambda values: values.mean(skipna=False))
+        grouped = part["test_worst_group"].notna().any()
         if part.empty:  # no groups to pick by
             continue
         best = judged.sort_values([f"val_{rule}", "val_average"], ascending=False, kind="stable").index[0]
@@ -83,9 +83,8 @@ def summarise_sweep(sweep: pd.DataFrame) -> pd.DataFrame:
                     **chosen[list(SYMBOLS)].iloc[0].to_dict(),
                     "val_percent": 100 * judged.loc[number, f"val_{rule}"],
                     **_test_columns(chosen),
-                    "test_worst_group_lowest": 100 * part["test_worst_group"].min(),
-                    "test_worst_group_median": 100 * part["test_worst_group"].median(),
-                    "test_worst_group_highest": 100 * part["test_worst_group"].max(),
+                    **{f"test_worst_group_{name}": 100 * getattr(each, of)() for name, of in SPREAD.items()},
+                    "diverged": int(each.isna().sum()) if grouped else 0,
                     "runs": part["run"].nunique(),
                     "seeds": part["seed"].nunique(),
                 }
@@ -134,6 +133,7 @@ def sweep_table(summary: pd.DataFrame) -> TextTable:
             f"{dataset}, {RULES[rule]}: over all {row['settings']} settings the test worst group is between "
             f"{row['test_worst_group_lowest']:.1f} and {row['test_worst_group_highest']:.1f}, median "
             f"{row['test_worst_group_median']:.1f}."
+            + (f" {row['diverged']} settings diverged." if row["diverged"] else "")
         )
     header = (
         "Dataset", "Epoch and setting by", "Setting", *SYMBOLS.values(), "val", "test: worst group", "test: average",
@@ -228,6 +228,7 @@ def ablations_table(summary: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
     notes = (
         "HSFM with one part at a time changed; test accuracy in percent. The difference is in points of worst group, "
         "paired by backbone and seed. " + spread_note(summary),
+        *choice_notes(scores, VARIANTS.__getitem__),
         *size_notes(scores),
     )
     header = ("Dataset", "Variant", "worst group", "difference", "average")
@@ -245,13 +246,14 @@ def summarise_bias(bias: pd.DataFrame) -> pd.DataFrame:
     of the same run and draw.
     """
     rows = []
-    for (dataset, agreement), part in bias.groupby(["dataset", "agreement"]):
+    for (dataset, agreement), part in bias.groupby(["dataset", "agreement"], sort=False):
         by_method = {m: of.set_index(["run", "draw"]).sort_index() for m, of in part.groupby("method", sort=False)}
         for method, of in by_method.items():
             row = {
                 "dataset": dataset,
                 "agreement": agreement,
                 "method": method,
+                "sees": of["sees"].iloc[0],
                 "n": round(of["n"].mean()),
                 "n_minority": round(of["n_minority"].mean()),
                 **_test_columns(of.reset_index() if method != "erm" else of.groupby("run").head(1).reset_index()),
@@ -268,6 +270,7 @@ def summarise_bias(bias: pd.DataFrame) -> pd.DataFrame:
 
 def bias_table(summary: pd.DataFrame) -> TextTable:
     """A row per dataset and agreement: test worst group of each method, and HSFM's lead over the control."""
+    methods = list(dict.fromkeys(summary["method"]))
     rows = []
     for (dataset, agreement), part in summary.groupby(["dataset", "agreement"], sort=False):
         part = part.set_index("method")
@@ -278,20 +281,24 @@ def bias_table(summary: pd.DataFrame) -> TextTable:
                 Cell(f"{part['n'].iloc[0]} ({part['n_minority'].iloc[0]})"),
                 *(
                     Cell(percent(part.loc[m, "test_worst_group_percent"], part.loc[m, "test_worst_group_deviation"]))
-                    for m in BIAS_METHODS
+                    for m in methods
                 ),
-                Cell(signed(part.loc["hsfm", "over_control"], part.loc["hsfm", "over_control_deviation"])),
+                *(Cell(signed(part.loc[m, "over_control"], part.loc[m, "over_control_deviation"])) for m in OURS),
             )
         )
+    sees = summary.groupby("method", sort=False)["sees"].unique()
     notes = (
         "Test worst group in percent after fitting on subsamples of validation of one size, whose share of majority "
         "images is the agreement; n counts all images and, in brackets, those of minority groups. "
-        + "".join(f"{method_label(m)} sees of validation: {seen}. " for m, seen in BIAS_METHODS.items())
+        "Of validation each method sees: "
+        + "; ".join(f"{method_label(m)} {' or '.join(seen)}" for m, seen in sees.items())
+        + ". LLR and DFR choose C on every subsample; HSFM's settings are the configured ones throughout, but that "
+        "`K_hard capped` takes at most as many hard images of a class as there are minority images. "
         + spread_note(summary, "draws", "draw"),
         *_verdicts(summary),
     )
     header = (
-        "Dataset", "Agreement (%)", "n", *(method_label(m) for m in BIAS_METHODS), "HSFM - LLR",
+        "Dataset", "Agreement (%)", "n", *map(method_label, methods), *(f"{method_label(m)} - LLR" for m in OURS),
     )  # fmt: skip
     return TextTable(header=header, rows=tuple(rows), notes=notes, text_columns=1)
 
@@ -299,13 +306,15 @@ def bias_table(summary: pd.DataFrame) -> TextTable:
 def _verdicts(summary: pd.DataFrame) -> list[str]:
     """In words where HSFM helps and where it beats the control; a lead counts from two standard errors."""
     texts = []
-    for dataset, part in summary[summary["method"] == "hsfm"].groupby("dataset", sort=False):
+    for dataset, method in itertools.product(summary["dataset"].unique(), OURS):
+        part = summary[(summary["dataset"] == dataset) & (summary["method"] == method)]
         texts.append(
-            f"{dataset}: HSFM's worst group is above ERM's at {_where(part, 'gain', 1)}; above that of the control "
-            f"LLR, which has its supervision, at {_where(part, 'over_control', 1)}, and below it at "
-            f"{_where(part, 'over_control', -1)} (mean paired difference beyond two standard errors)."
+            f"{dataset}, {method_label(method)}: worst group above ERM's at {_where(part, 'gain', 1)}; above that of "
+            f"the control LLR, which fits on class labels too, at {_where(part, 'over_control', 1)}, and below it at "
+            f"{_where(part, 'over_control', -1)}."
         )
-    return texts
+    basis = "backbones" if summary["runs"].max() > 1 else "draws, which share images and the test split"
+    return [*texts, f"Above and below: the mean paired difference is beyond two standard errors over {basis}."]
 
 
 def _where(part: pd.DataFrame, name: str, sign: int) -> str:
@@ -320,30 +329,27 @@ def _where(part: pd.DataFrame, name: str, sign: int) -> str:
 def draw_bias(summary: pd.DataFrame, title: str) -> Figure:
     """Worst group and average on test against the agreement of the validation subsample, a line per method."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.2, 3.4))
+        figure = Figure(figsize=(8.2, 3.6))
         axes = figure.subplots(1, 2)
         for axis, measure in zip(axes, ("worst_group", "average"), strict=True):
-            for method in BIAS_METHODS:
-                part = summary[summary["method"] == method]
+            for method, part in summary.groupby("method", sort=False):
                 x, y = 100 * part["agreement"], part[f"test_{measure}_percent"]
                 spread = part[f"test_{measure}_deviation"].fillna(0)
                 axis.plot(
-                    x,
-                    y,
-                    "o-",
-                    color=COLOURS[method],
-                    markersize=3.5,
-                    label=f"{method_label(method)} ({BIAS_METHODS[method]})",
-                )
-                axis.fill_between(x, y - spread, y + spread, color=COLOURS[method], alpha=0.15, linewidth=0)
+                    x, y, "o--" if method == "hsfm_capped" else "o-", color=COLOURS[method], markersize=3.5,
+                    label=f"{method_label(method)} ({part['sees'].iloc[0]})",
+                )  # fmt: skip
+                axis.fill_between(x, y - spread, y + spread, color=COLOURS[method], alpha=0.12, linewidth=0)
             axis.set_xticks(100 * summary["agreement"].unique())
             axis.set_xlabel("majority images in validation (%)")
             axis.set_ylabel(f"test {METRICS[measure]} (%)")
-        figure.legend(*axes[0].get_legend_handles_labels(), ncols=4, loc="outside lower center")
+        figure.legend(*axes[0].get_legend_handles_labels(), ncols=3, loc="outside lower center")
         figure.suptitle(title, fontsize=9)
         return figure
 
 
 def signed(value: float, deviation: float) -> str:
-    """A difference in points, with its deviation where there is one."""
+    """A difference in points, with its deviation where there is one; a dash where there is no difference."""
+    if pd.isna(value):
+        return "-"
     return f"{round(value, 1) + 0.0:+.1f}" + ("" if pd.isna(deviation) else f" ± {deviation:.1f}")

@@ -21,6 +21,11 @@ from hsfm.metrics import accuracy_by, worst
 OF_SHARED = ("inner_steps", "support_steps", "hard_per_class", "support_per_class")
 OF_RUN = ("inner_lr", "outer_lr")
 SETTINGS = (*OF_SHARED, *OF_RUN)  # what may be swept
+MEASURES = ("average", "worst_group", "worst_class")
+COLUMNS = [
+    "setting", *SETTINGS, "seed", "rule", "kept_epoch", "moved",
+    *(f"{split}_{measure}" for split in ("val", "test") for measure in MEASURES),
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,15 +38,16 @@ class Trial:
 
 
 def combinations(
-    base: Mapping[str, Any], values: Mapping[str, Sequence[int | float]], *, draws: int | None, seed: int
+    base: Mapping[str, Any], values: Mapping[str, Sequence[int | float] | None], *, draws: int | None, seed: int
 ) -> list[dict[str, int | float]]:
     """Settings to try: `base` first, then every combination of `values`, or `draws` different random ones.
 
-    base: all of SETTINGS; values: lists for some of them, the others stay at base. A combination that is base itself
-    is not tried twice. draws: None, or a number at or above that of the combinations, means all of them.
+    base: all of SETTINGS; values: lists for some of them; the others, and those with None, stay at base. A combination
+    that is base itself is not tried twice. draws: None, or a number at or above that of the combinations, means all.
 
     Raises ValueError for an unknown setting, an empty or repeating list, and fewer than one draw.
     """
+    values = {name: listed for name, listed in values.items() if listed is not None}
     for name, listed in values.items():
         if name not in SETTINGS:
             raise ValueError(f"values: unknown setting {name!r}; allowed are {', '.join(SETTINGS)}")
@@ -64,18 +70,40 @@ def combinations(
 
 def trials(
     combined: Sequence[Mapping[str, int | float]], *, seeds: Sequence[int], fixed: Mapping[str, Any]
-) -> dict[Shared, list[Trial]]:
+) -> list[list[Trial]]:
     """The runs of all settings and seeds, in groups that can go side by side.
 
-    fixed: what HSFM is told besides SETTINGS: epochs, refresh, outer_set, gradient, support_draw.
+    fixed: what HSFM is told besides SETTINGS: epochs, refresh, outer_set, gradient, support_draw. Raises ValueError for
+    no seed or a repeated one.
     """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds: {list(seeds)} is empty or repeats a seed")
     groups: dict[Shared, list[Trial]] = {}
     for number, setting in enumerate(combined):
         shared = Shared(**{name: setting[name] for name in OF_SHARED}, **fixed)
         for seed in seeds:
             run = Run(seed, **{name: float(setting[name]) for name in OF_RUN})
             groups.setdefault(shared, []).append(Trial(number, run, shared))
-    return groups
+    return list(groups.values())
+
+
+def share_out(groups: Sequence[Sequence[Trial]], parts: int) -> list[list[list[Trial]]]:
+    """Groups for each of some jobs that then take about as long; a group too long for one job is cut."""
+    fair = -(-sum(map(len, groups)) // parts)
+    pieces = [list(group[i : i + fair]) for group in groups for i in range(0, len(group), fair)]
+    jobs: list[list[list[Trial]]] = [[] for _ in range(parts)]
+    work = [0] * parts
+    for piece in sorted(pieces, key=_work, reverse=True):
+        least = work.index(min(work))
+        jobs[least].append(piece)
+        work[least] += _work(piece)
+    return jobs
+
+
+def _work(group: Sequence[Trial]) -> int:
+    """In meta-gradients times their steps, the first run counting for three: most of its time is the same for more."""
+    shared = group[0].shared
+    return (2 + len(group)) * (1 + shared.support_steps) * shared.inner_steps
 
 
 def run_sweep(
@@ -92,7 +120,8 @@ def run_sweep(
 
     groups: lists of trials that share their `shared`. Columns: setting (its number), the six SETTINGS, seed, rule,
     kept_epoch, moved, and {val, test}_{average, worst_group, worst_class}; worst_group is NaN without groups. Nothing
-    is chosen on test. Trials that do not fit into `memory_budget` bytes side by side go one batch after the other.
+    is chosen on test. A trial of which every epoch diverged has kept_epoch 0 and NaN. Trials that do not fit into
+    `memory_budget` bytes side by side go one batch after the other.
     """
     rows = []
     with tqdm(total=sum(map(len, groups)), desc="sweep", unit="run", disable=None) as bar:
@@ -107,14 +136,15 @@ def run_sweep(
                 for rule, result in results.items():
                     rows += _rows(batch, rule, result, val, test)
                 bar.update(len(batch))
-    return pd.DataFrame(rows).sort_values(["setting", "seed", "rule"], kind="stable", ignore_index=True)
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    return frame.sort_values(["setting", "seed", "rule"], kind="stable", ignore_index=True)
 
 
 def _rows(batch: Sequence[Trial], rule: str, result: MetaResult, val: Embeddings, test: Embeddings) -> list[dict]:
     measures = {
         f"{split}_{name}": values.tolist()
         for split, embeddings in (("val", val), ("test", test))
-        for name, values in accuracies(result.head, embeddings).items()
+        for name, values in accuracies(result.head.to(embeddings.y.device), embeddings).items()
     }
     measures |= {"kept_epoch": result.kept_epoch.tolist(), "moved": result.moved.tolist()}
     return [
@@ -131,12 +161,14 @@ def _rows(batch: Sequence[Trial], rule: str, result: MetaResult, val: Embeddings
 
 
 def accuracies(head: Head, embeddings: Embeddings) -> dict[str, Float[Tensor, "*s"]]:
-    """average, worst_group (NaN where a group is unknown) and worst_class of each head, as fractions."""
+    """MEASURES of each head, as fractions; NaN for a head that is, and worst_group where a group is unknown."""
     correct = head.predict(embeddings.features) == embeddings.y
-    unknown = torch.full(correct.shape[:-1], torch.nan, dtype=torch.float64, device=correct.device)
-    grouped = bool((embeddings.group >= 0).all())
-    return {
+    values = {
         "average": correct.double().mean(-1),
-        "worst_group": worst(accuracy_by(correct, embeddings.group, embeddings.n_groups)) if grouped else unknown,
+        "worst_group": worst(accuracy_by(correct, embeddings.group, embeddings.n_groups)),
         "worst_class": worst(accuracy_by(correct, embeddings.y, embeddings.n_classes)),
     }
+    if (embeddings.group < 0).any():
+        values["worst_group"] = torch.full_like(values["average"], torch.nan)
+    sound = head.weight.isfinite().all(-1).all(-1) & head.bias.isfinite().all(-1)
+    return {name: value.where(sound, torch.nan) for name, value in values.items()}

@@ -19,7 +19,7 @@ from hsfm.head import Head, stack
 from hsfm.meta import train as fit_hsfm
 from hsfm.studies.sweep import accuracies
 
-METHODS = ("erm", "llr", "dfr", "hsfm")
+METHODS = ("erm", "llr", "dfr", "hsfm", "hsfm_capped")
 
 
 def run_validation_bias(
@@ -36,36 +36,73 @@ def run_validation_bias(
 
     agreement: shares of majority images, see `subsample`. draws: subsamples of each; the number of a draw is also the
     method's seed. head: ERM's, which sees no validation image and gives the same row everywhere. settings: of `hsfm`,
-    `dfr` and `llr`, as their functions take them.
+    `dfr` and `llr`, as their functions take them; they are the same at every agreement. `hsfm_capped` is HSFM with
+    hard_per_class at most the number of minority images per class, so that the hard set need not fill up with others.
 
-    Columns: method, agreement, draw, n (images of the subsample), n_minority (of them), test_average,
-    test_worst_group, test_worst_class. Raises ValueError as `class_sizes` does.
+    Columns: method, sees (what of validation), agreement, draw, n (images of the subsample), n_minority (of them),
+    test_average, test_worst_group, test_worst_class. Raises ValueError before any fit for an agreement that cannot be
+    had, a group that would keep a single image, unknown attributes, and fewer than one draw.
     """
+    for split in (train, val, test):
+        split.require_attributes("validation_bias")
+    if draws < 1:
+        raise ValueError(f"draws: {draws} is not a positive whole number")
     minority = minority_rows(train, val)
-    if minority is None:
-        raise ValueError("validation_bias needs the attribute of every image of train and val")
     sizes = class_sizes(val, minority, agreement)
+    parts = {
+        (share, draw): subsample(val, minority, sizes, share, Generator().manual_seed(draw))
+        for share in agreement
+        for draw in range(draws)
+    }
+    for (share, draw), part in parts.items():
+        _check_groups(part, val, share, draw)
+    sees = dict(zip(METHODS, ("nothing", "classes", "classes, groups", *[_sees(settings["hsfm"])] * 2), strict=True))
     rows = []
-    for share, draw in tqdm([(a, d) for a in agreement for d in range(draws)], "validation bias", disable=None):
-        part = subsample(val, minority, sizes, share, Generator().manual_seed(draw))
-        heads = {
-            "erm": head,
-            "llr": fit_llr(part, seeds=[draw], progress=False, **settings["llr"])[0],
-            "dfr": fit_dfr(part, seeds=[draw], progress=False, **settings["dfr"])[0],
-            "hsfm": fit_hsfm(train, part, head, seeds=[draw], progress=False, **settings["hsfm"]).head[0],
-        }
+    for (share, draw), part in tqdm(parts.items(), "validation bias", unit="fit", disable=None):
+        n_minority = int(minority_rows(train, part).sum())
+        heads = _fit(train, part, head, draw, n_minority // part.n_classes, settings)
         scores = accuracies(stack([heads[method] for method in METHODS]), test)
-        about = {
-            "agreement": share,
-            "draw": draw,
-            "n": len(part.y),
-            "n_minority": int(minority_rows(train, part).sum()),
-        }
+        about = {"agreement": share, "draw": draw, "n": len(part.y), "n_minority": n_minority}
         rows += [
-            {"method": method, **about, **{f"test_{name}": float(values[i]) for name, values in scores.items()}}
+            {
+                "method": method, "sees": sees[method], **about,
+                **{f"test_{name}": float(values[i]) for name, values in scores.items()},
+            }
             for i, method in enumerate(METHODS)
-        ]
+        ]  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _fit(
+    train: Embeddings, part: Embeddings, erm: Head, seed: int, most: int, settings: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Head]:
+    """Every method's head; most: hard images per class of `hsfm_capped`."""
+    hsfm = dict(settings["hsfm"])
+    capped = hsfm | {"hard_per_class": max(1, min(hsfm["hard_per_class"], most))}
+    return {
+        "erm": erm,
+        "llr": fit_llr(part, seeds=[seed], progress=False, **settings["llr"])[0],
+        "dfr": fit_dfr(part, seeds=[seed], progress=False, **settings["dfr"])[0],
+        "hsfm": fit_hsfm(train, part, erm, seeds=[seed], progress=False, **hsfm).head[0],
+        "hsfm_capped": fit_hsfm(train, part, erm, seeds=[seed], progress=False, **capped).head[0],
+    }
+
+
+def _sees(hsfm: Mapping[str, Any]) -> str:
+    by_group = hsfm.get("select_by", "worst_group") == "worst_group"
+    return "classes; groups choose the epoch" if by_group else "classes"
+
+
+def _check_groups(part: Embeddings, val: Embeddings, agreement: float, draw: int) -> None:
+    """DFR tunes on halves, and needs two images of each group that it sees."""
+    before, after = (torch.bincount(e.group, minlength=e.n_groups).tolist() for e in (val, part))
+    for group, (n, left) in enumerate(zip(before, after, strict=True)):
+        if n and left < 2 and not (left == 0 and agreement in (0, 1)):
+            label, attribute = divmod(group, val.n_attributes)
+            raise ValueError(
+                f"agreement: {agreement} leaves {left} of {n} images of group {val.class_names[label]}, "
+                f"{val.attribute_names[attribute]} in {val.dataset} {val.split} (draw {draw}); at least 2 are needed"
+            )
 
 
 def class_sizes(val: Embeddings, minority: Bool[Tensor, " n"], agreement: Sequence[float]) -> list[int]:
@@ -74,6 +111,8 @@ def class_sizes(val: Embeddings, minority: Bool[Tensor, " n"], agreement: Sequen
     The classes keep their proportions: the largest share of val at which no class runs out of majority or minority
     images. Raises ValueError for an agreement outside 0..1, and where a class has too few of either.
     """
+    if not len(agreement) or len(set(agreement)) != len(agreement):
+        raise ValueError(f"agreement: {list(agreement)} is empty or repeats a share")
     for share in agreement:
         if not 0 <= share <= 1:
             raise ValueError(f"agreement: {share} is not between 0 and 1")

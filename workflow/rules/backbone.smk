@@ -1,7 +1,12 @@
+EMBEDDINGS = "results/{dataset}/run{run}/erm/embeddings"
+EMBEDDINGS_OF_SPLITS = {split: f"{EMBEDDINGS}/{split}.parquet" for split in SPLITS}
+
+
 rule train_erm:
     input:
         images="results/{dataset}/images.parquet",
-        pixels="results/{dataset}/pixels.npy",
+        pixels=packed,
+        weights=files_in("backbone", "weights"),
         code=uses("workflow/scripts/train_erm.py"),
     output:
         checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
@@ -10,6 +15,8 @@ rule train_erm:
         "logs/{dataset}/run{run}/train_erm.log",
     benchmark:
         "logs/{dataset}/run{run}/train_erm.tsv"
+    wildcard_constraints:
+        dataset=one_of(TRAINED),
     priority: 50
     conda:
         "../../environment.yml"
@@ -28,18 +35,45 @@ rule train_erm:
         "../scripts/train_erm.py"
 
 
+rule take_backbone:
+    input:
+        images="results/{dataset}/images.parquet",
+        files=files_in("backbone", "weights", "checkpoint"),
+        code=uses("workflow/scripts/take_backbone.py"),
+    output:
+        checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
+    log:
+        "logs/{dataset}/run{run}/take_backbone.log",
+    benchmark:
+        "logs/{dataset}/run{run}/take_backbone.tsv"
+    wildcard_constraints:
+        dataset=one_of(TAKEN),
+    conda:
+        "../../environment.yml"
+    params:
+        backbone=setting("backbone"),
+        transform=setting("transform"),
+    message:
+        "Taking the backbone of {wildcards.dataset} as it is"
+    script:
+        "../scripts/take_backbone.py"
+
+
 rule extract_embeddings:
     input:
         images="results/{dataset}/images.parquet",
-        pixels="results/{dataset}/pixels.npy",
+        pixels=packed,
         checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
         code=uses("workflow/scripts/extract_embeddings.py"),
     output:
-        expand("results/{{dataset}}/run{{run}}/erm/embeddings/{split}.parquet", split=SPLITS),
+        **EMBEDDINGS_OF_SPLITS,
+        standardisation="results/{dataset}/run{run}/erm/standardisation.safetensors",
     log:
         "logs/{dataset}/run{run}/extract_embeddings.log",
     benchmark:
         "logs/{dataset}/run{run}/extract_embeddings.tsv"
+    wildcard_constraints:
+        dataset=one_of(PACKED + IN_FILES),
     priority: 50
     conda:
         "../../environment.yml"
@@ -54,3 +88,25 @@ rule extract_embeddings:
         "Embedding {wildcards.dataset}, run {wildcards.run}"
     script:
         "../scripts/extract_embeddings.py"
+
+
+rule import_embeddings:
+    input:
+        files=files_in("embeddings", *SPLITS),
+        code=uses("workflow/scripts/import_embeddings.py"),
+    output:
+        **EMBEDDINGS_OF_SPLITS,
+    log:
+        "logs/{dataset}/run{run}/import_embeddings.log",
+    benchmark:
+        "logs/{dataset}/run{run}/import_embeddings.tsv"
+    wildcard_constraints:
+        dataset=one_of(GIVEN),
+    conda:
+        "../../environment.yml"
+    params:
+        settings=setting("embeddings"),
+    message:
+        "Importing the embeddings of {wildcards.dataset}"
+    script:
+        "../scripts/import_embeddings.py"

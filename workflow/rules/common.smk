@@ -75,13 +75,11 @@ def gpus(wildcards):
 DATASETS = config["datasets"]
 RUNS = config["runs"]
 METHODS = config["methods"]
+STUDIES = config["studies"]
 SETTINGS = {"settings": in_order(config["settings"])}
 SPLITS = ["train", "val", "test"]
 TABLES = expand("results/tables/{table}.{suffix}", table=["main", "metrics", "groups"], suffix=["csv", "md", "tex"])
-FIGURES = ["examples", "training", "groups"] + (["hard_set"] if "hsfm" in METHODS else [])
-STUDIES = config["studies"]
 TABLES_OF_STUDIES = expand("results/tables/{study}.{suffix}", study=STUDIES, suffix=["csv", "md", "tex"])
-FIGURES_OF_STUDIES = [study for study in STUDIES if study != "ablations"]
 
 
 wildcard_constraints:
@@ -98,6 +96,128 @@ def setting(section):
 def settings_of(*sections):
     """Several sections of a dataset's settings as one dict."""
     return lambda wildcards: {key: SETTINGS["settings"][wildcards.dataset][key] for key in sorted(sections)}
+
+
+# Kinds of datasets -----------------------------------------------------------------------------------------------------
+
+
+def kind(test):
+    """The datasets whose settings pass a test."""
+    return [name for name, settings in SETTINGS["settings"].items() if test(settings)]
+
+
+def one_of(names):
+    """A wildcard constraint: these names, or none."""
+    return "|".join(names) or "(?!)"
+
+
+def source(settings):
+    return settings["images"]["source"] if "images" in settings else None
+
+
+PACKED = kind(lambda s: source(s) in ("minibirds", "dominoes"))  # images in one array
+IN_FILES = kind(lambda s: source(s) in ("waterbirds", "celeba", "metashift", "metadata"))
+GIVEN = kind(lambda s: source(s) is None)  # embeddings that the user has
+TRAINED = kind(lambda s: source(s) and s["backbone"]["train"] and s["backbone"]["checkpoint"] is None)
+TAKEN = [name for name in PACKED + IN_FILES if name not in TRAINED]
+WITH_HEAD = kind(lambda s: source(s) and (s["backbone"]["train"] or s["backbone"]["checkpoint"] is not None))
+WITHOUT_HEAD = [name for name in SETTINGS["settings"] if name not in WITH_HEAD]
+
+
+WITH_IMAGES = [name for name in DATASETS if name not in GIVEN]
+
+
+def packed(wildcards):
+    """The array of a dataset's images, where there is one."""
+    return [f"results/{wildcards.dataset}/pixels.npy"] if wildcards.dataset in PACKED else []
+
+
+def files_in(section, *keys):
+    """Those of some settings that name a file."""
+
+    def files(wildcards):
+        settings = SETTINGS["settings"][wildcards.dataset].get(section, {})
+        values = [settings.get(key) for key in keys]
+        return [value for value in values if value is not None and not value.startswith("package:")]
+
+    return files
+
+
+# Data on disk ----------------------------------------------------------------------------------------------------------
+
+# What says that the data are there.
+FILES_OF_SOURCES = {
+    "waterbirds": ["metadata.csv"],
+    "dominoes": [
+        "MNIST/raw/train-images-idx3-ubyte",
+        "MNIST/raw/train-labels-idx1-ubyte",
+        "MNIST/raw/t10k-images-idx3-ubyte",
+        "MNIST/raw/t10k-labels-idx1-ubyte",
+        "cifar-10-batches-py/batches.meta",
+    ],
+}
+DATA_FILES = {
+    name: [f"{SETTINGS['settings'][name]['images']['folder']}/{file}" for file in FILES_OF_SOURCES[source(s)]]
+    for name, s in SETTINGS["settings"].items()
+    if source(s) in FILES_OF_SOURCES
+}
+
+
+def absent_data():
+    """Datasets that can be downloaded and of which nothing is there."""
+    return [
+        name
+        for name, files in DATA_FILES.items()
+        if name in DATASETS and not Path(SETTINGS["settings"][name]["images"]["folder"]).exists()
+    ]
+
+
+def raw_data(wildcards):
+    """The files in a user's folder that a dataset is made of, as far as one can list them."""
+    settings = SETTINGS["settings"][wildcards.dataset]["images"]
+    if wildcards.dataset in absent_data():
+        return DATA_FILES[wildcards.dataset]
+    if settings["source"] == "metadata":
+        return settings["metadata"]
+    return []
+
+
+# Figures ---------------------------------------------------------------------------------------------------------------
+
+
+def figures_of(dataset):
+    """The names of a dataset's figures."""
+    figures = ["groups"]
+    if dataset not in GIVEN:
+        figures.append("examples")
+    if dataset in TRAINED or "hsfm" in METHODS:
+        figures.append("training")
+    if "hsfm" in METHODS:
+        figures.append("hard_set")
+    return figures + [study for study in STUDIES if study != "ablations"]
+
+
+def inputs_of_figure(wildcards):
+    """What one figure of a dataset is drawn from, by name."""
+    folder = f"results/{wildcards.dataset}"
+    methods = dict.fromkeys(["erm", *METHODS])
+    scores = expand(f"{folder}/run{{run}}/{{method}}/scores.parquet", run=RUNS, method=methods)
+    erm = expand(f"{folder}/run{{run}}/erm/history.parquet", run=RUNS if wildcards.dataset in TRAINED else [])
+    hsfm = expand(f"{folder}/run{{run}}/hsfm/history.parquet", run=RUNS if "hsfm" in METHODS else [])
+    return {
+        "examples": {"images": f"{folder}/images.parquet", "pixels": packed(wildcards)},
+        "training": {"scores": scores, "erm": erm, "hsfm": hsfm},
+        "groups": {"scores": scores},
+        "hard_set": {"hsfm": hsfm},
+    }[wildcards.figure]
+
+
+FIGURES = [
+    f"results/figures/{dataset}/{figure}.{suffix}"
+    for dataset in DATASETS
+    for figure in figures_of(dataset)
+    for suffix in ("png", "pdf")
+]
 
 
 def sweep_parts(wildcards):

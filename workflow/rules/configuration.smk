@@ -1,5 +1,6 @@
 """Checks of the configuration: everything that can be known before a job runs."""
 
+import copy
 import difflib
 import sys
 from math import isfinite
@@ -16,12 +17,15 @@ STUDY_SECTIONS = {
 
 
 def check_config(config):
-    """Stop with one line per mistake before any rule is read."""
-    validator = Draft202012Validator(yaml.safe_load(Path(workflow.basedir, "config", "schema.yaml").read_text()))
-    for error in list(validator.iter_errors(config)):
-        read_scalar(config, error)
-    errors = sorted(validator.iter_errors(config), key=lambda error: list(map(str, error.path)))
-    mistakes = list(dict.fromkeys(line for error in errors for line in describe(error)))
+    """Stop with one line per mistake before any rule is read; datasets get what they inherit."""
+    schema = yaml.safe_load(Path(workflow.basedir, "config", "schema.yaml").read_text())
+    mistakes = list(inherit(config))
+    if not mistakes:
+        validator = Draft202012Validator(schema)
+        for error in list(validator.iter_errors(config)):
+            read_scalar(config, error)
+        errors = sorted(validator.iter_errors(config), key=lambda error: list(map(str, error.path)))
+        mistakes = list(dict.fromkeys(line for error in errors for line in describe(error)))
     if not mistakes:
         mistakes = list(cross_check(config))
     if mistakes:
@@ -30,6 +34,41 @@ def check_config(config):
             logger.error(f"ERROR: configuration ({files}): {line}")
         # not a WorkflowError, which adds a traceback through the Snakefile
         sys.exit(1)
+
+
+def inherit(config):
+    """Give each dataset the settings of its `base` that it does not have itself; `images` are never inherited.
+
+    Yields mistakes.
+    """
+    settings = config.get("settings")
+    if not isinstance(settings, dict):
+        return
+    done = {name: own for name, own in settings.items() if not isinstance(own, dict) or "base" not in own}
+    waiting = {name: own for name, own in settings.items() if name not in done}
+    while waiting:
+        ready = [name for name, own in waiting.items() if own["base"] in done]
+        if not ready:
+            for name, own in waiting.items():
+                unknown = own["base"] not in settings
+                yield f"settings/{name}/base: " + (
+                    f"unknown dataset {own['base']!r}; settings has {', '.join(settings)}"
+                    if unknown
+                    else f"{own['base']!r} is based on {name!r} in turn"
+                )
+            return
+        for name in ready:
+            own = waiting.pop(name)
+            base = {key: value for key, value in done[own.pop("base")].items() if key != "images"}
+            done[name] = settings[name] = merged(base, own)
+
+
+def merged(base, own):
+    """`own`, and what only `base` has, all the way down."""
+    if not (isinstance(base, dict) and isinstance(own, dict)):
+        return copy.deepcopy(own)
+    both = {key: merged(base[key], own[key]) if key in base else copy.deepcopy(own[key]) for key in own}
+    return {**copy.deepcopy({key: value for key, value in base.items() if key not in own}), **both}
 
 
 def read_scalar(config, error):
@@ -84,24 +123,75 @@ def cross_check(config):
         if dataset not in config["settings"]:
             yield f"datasets: unknown dataset {dataset!r}; settings has {', '.join(config['settings'])}"
             continue
-        settings = config["settings"][dataset]
-        for section in config["methods"]:
-            if section not in settings and section != "erm":
-                yield f"settings/{dataset}: missing key {section!r}, which methods asks for"
+        settings, where = config["settings"][dataset], f"settings/{dataset}"
+        for method in config["methods"]:
+            if method not in settings and method != "erm":
+                yield f"{where}: missing key {method!r}, which methods asks for"
         for study in config["studies"]:
             for section in STUDY_SECTIONS[study]:
                 if section not in settings:
-                    yield f"settings/{dataset}: missing key {section!r}, which the study {study} asks for"
-        yield from not_finite(settings, f"settings/{dataset}")
-        if settings["erm"]["nesterov"] and settings["erm"]["momentum"] == 0:
-            yield f"settings/{dataset}/erm: nesterov is true, which needs a momentum above 0"
-        crop = settings["augmentation"]["random_resized_crop"]
-        for key in ("scale", "ratio") if crop else ():
-            if crop[key][0] > crop[key][1]:
-                where = f"settings/{dataset}/augmentation/random_resized_crop/{key}"
-                yield f"{where}: {list(crop[key])} is not the lowest, then the highest"
-        if settings["backbone"]["pretrained"] and settings["backbone"]["name"] == "small_resnet":
-            yield f"settings/{dataset}/backbone: small_resnet has no pretrained weights"
+                    yield f"{where}: missing key {section!r}, which the study {study} asks for"
+        yield from not_finite(settings, where)
+        yield from (check_network(settings, where) if "images" in settings else check_given(settings, where))
+        if len(config["runs"]) > 1 and not is_trained(settings):
+            yield f"runs: {dataset} is not trained here and has one run only, but runs lists {config['runs']}"
+
+
+def is_trained(settings):
+    return "images" in settings and settings["backbone"]["train"] and settings["backbone"]["checkpoint"] is None
+
+
+def check_network(settings, where):
+    """Of a dataset with images."""
+    missing = [key for key in ("backbone", "transform") if key not in settings]
+    if "batch_size" not in settings["embeddings"]:
+        missing.append("embeddings/batch_size")
+    if not missing:
+        missing += [key for key in ("augmentation", "erm") if is_trained(settings) and key not in settings]
+        with_head = settings["backbone"]["train"] or settings["backbone"]["checkpoint"] is not None
+        missing += ["erm_head"] if not with_head and "erm_head" not in settings else []
+    for key in missing:
+        yield f"{where}: missing key {key!r}, which a dataset with images needs"
+    if missing:
+        return
+    backbone = settings["backbone"]
+    if backbone["pretrained"] and backbone["name"] == "small_resnet":
+        yield f"{where}/backbone: small_resnet has no pretrained weights"
+    if backbone["pretrained"] and backbone["weights"] is not None:
+        yield f"{where}/backbone: pretrained and weights exclude one another"
+    if not backbone["train"] and backbone["checkpoint"] is None and not (backbone["pretrained"] or backbone["weights"]):
+        yield f"{where}/backbone: train is false, but there are neither pretrained weights nor a checkpoint"
+    if settings["embeddings"].get("standardise") and (backbone["train"] or backbone["checkpoint"] is not None):
+        yield f"{where}/embeddings/standardise: is for a frozen backbone without a head (backbone/train false, no checkpoint)"
+    for key in ("weights", "checkpoint"):
+        value = backbone[key]
+        if value is not None and not value.startswith("package:") and not Path(value).is_file():
+            yield f"{where}/backbone/{key}: no file {value}"
+    for key in ("train", "val", "test"):
+        if key in settings["embeddings"]:
+            yield f"{where}/embeddings/{key}: is for a dataset without images"
+    yield from check_training(settings, where) if is_trained(settings) else ()
+
+
+def check_training(settings, where):
+    """Of a network that is trained here."""
+    if settings["erm"]["nesterov"] and settings["erm"]["momentum"] == 0:
+        yield f"{where}/erm: nesterov is true, which needs a momentum above 0"
+    crop = settings["augmentation"]["random_resized_crop"]
+    for key in ("scale", "ratio") if crop else ():
+        if crop[key][0] > crop[key][1]:
+            yield f"{where}/augmentation/random_resized_crop/{key}: {list(crop[key])} is not the lowest, then the highest"
+
+
+def check_given(settings, where):
+    """Of a dataset without images, whose embeddings are there already."""
+    for split in ("train", "val", "test"):
+        if split not in settings["embeddings"]:
+            yield f"{where}: has no images, and embeddings lacks {split!r}"
+        elif not Path(settings["embeddings"][split]).is_file():
+            yield f"{where}/embeddings/{split}: no file {settings['embeddings'][split]}"
+    if "erm_head" not in settings:
+        yield f"{where}: missing key 'erm_head', which given embeddings need"
 
 
 def not_finite(value, where):

@@ -3,6 +3,7 @@ rule export_model:
     input:
         checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
         heads="results/{dataset}/run{run}/{method}/heads.safetensors",
+        standardisation="results/{dataset}/run{run}/erm/standardisation.safetensors",
         code=uses("workflow/scripts/export_model.py"),
     output:
         model="results/{dataset}/run{run}/{method}/model_seed{seed}.safetensors",

@@ -1,6 +1,4 @@
-EMBEDDINGS = "results/{dataset}/run{run}/erm/embeddings"
-ERM_FEATURES = {split: f"{EMBEDDINGS}/{split}.parquet" for split in SPLITS}
-ERM_FEATURES["heads"] = "results/{dataset}/run{run}/erm/heads.safetensors"
+ERM_FEATURES = {**EMBEDDINGS_OF_SPLITS, "heads": "results/{dataset}/run{run}/erm/heads.safetensors"}
 
 
 rule read_erm_head:
@@ -13,12 +11,36 @@ rule read_erm_head:
         "logs/{dataset}/run{run}/read_erm_head.log",
     benchmark:
         "logs/{dataset}/run{run}/read_erm_head.tsv"
+    wildcard_constraints:
+        dataset=one_of(WITH_HEAD),
     conda:
         "../../environment.yml"
     message:
         "Reading ERM's own head of {wildcards.dataset}, run {wildcards.run}"
     script:
         "../scripts/read_erm_head.py"
+
+
+rule fit_erm_head:
+    input:
+        train=ERM_FEATURES["train"],
+        code=uses("workflow/scripts/fit_erm_head.py"),
+    output:
+        heads="results/{dataset}/run{run}/erm/heads.safetensors",
+    log:
+        "logs/{dataset}/run{run}/fit_erm_head.log",
+    benchmark:
+        "logs/{dataset}/run{run}/fit_erm_head.tsv"
+    wildcard_constraints:
+        dataset=one_of(WITHOUT_HEAD),
+    conda:
+        "../../environment.yml"
+    params:
+        settings=setting("erm_head"),
+    message:
+        "Fitting ERM's head on the frozen features of {wildcards.dataset}"
+    script:
+        "../scripts/fit_erm_head.py"
 
 
 rule build_hard_set:

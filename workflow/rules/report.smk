@@ -16,25 +16,46 @@ rule make_tables:
         "../scripts/make_tables.py"
 
 
-rule draw_figures:
+rule draw_figure:
     input:
-        images="results/{dataset}/images.parquet",
-        pixels="results/{dataset}/pixels.npy",
-        scores=expand(
-            "results/{{dataset}}/run{run}/{method}/scores.parquet", run=RUNS, method=dict.fromkeys(["erm", *METHODS])
-        ),
-        erm=expand("results/{{dataset}}/run{run}/erm/history.parquet", run=RUNS),
-        hsfm=expand("results/{{dataset}}/run{run}/hsfm/history.parquet", run=RUNS if "hsfm" in METHODS else []),
-        code=uses("workflow/scripts/draw_figures.py"),
+        unpack(inputs_of_figure),
+        code=uses("workflow/scripts/draw_figure.py"),
     output:
-        expand("results/figures/{{dataset}}/{figure}.{suffix}", figure=FIGURES, suffix=["png", "pdf"]),
+        multiext("results/figures/{dataset}/{figure}", ".png", ".pdf"),
     log:
-        "logs/{dataset}/draw_figures.log",
+        "logs/{dataset}/draw_{figure}.log",
     benchmark:
-        "logs/{dataset}/draw_figures.tsv"
+        "logs/{dataset}/draw_{figure}.tsv"
+    wildcard_constraints:
+        figure="examples|training|groups|hard_set",
     conda:
         "../../environment.yml"
     message:
-        "Drawing the figures of {wildcards.dataset}"
+        "Drawing {wildcards.figure} of {wildcards.dataset}"
     script:
-        "../scripts/draw_figures.py"
+        "../scripts/draw_figure.py"
+
+
+rule write_card:
+    input:
+        images="results/{dataset}/images.parquet",
+        code=uses("workflow/scripts/write_card.py"),
+    output:
+        card="results/{dataset}/card.md",
+        counts="results/{dataset}/counts.csv",
+    log:
+        "logs/{dataset}/write_card.log",
+    benchmark:
+        "logs/{dataset}/write_card.tsv"
+    conda:
+        "../../environment.yml"
+    message:
+        "Describing {wildcards.dataset}"
+    script:
+        "../scripts/write_card.py"
+
+
+rule describe:
+    input:
+        expand("results/{dataset}/card.md", dataset=WITH_IMAGES),
+        expand("results/figures/{dataset}/examples.png", dataset=WITH_IMAGES),

@@ -8,5 +8,6 @@ export_model(
     snakemake.output.model,
     checkpoint=snakemake.input.checkpoint,
     heads=snakemake.input.heads,
+    standardisation=snakemake.input.standardisation,
     seed=int(snakemake.wildcards.seed),
 )

@@ -5,18 +5,23 @@ from pathlib import Path
 
 import torch
 
-from hsfm import job
+from hsfm import job, standardise
 from hsfm.augment import transform
 from hsfm.backbone import read_checkpoint
 from hsfm.device import choose_device
 from hsfm.embeddings import Embeddings, extract, write_embeddings
 from hsfm.files import sha256
-from hsfm.images import check_pixels, read_images
-from hsfm.pixels import PackedPixels
+from hsfm.images import SPLITS, check_pixels, read_images
+from hsfm.pixels import open_pixels
 
 
 def extract_embeddings(
-    images: str, checkpoint: str, outputs: list[str], transform_settings: dict, batch_size: int, device: torch.device
+    images: str,
+    checkpoint: str,
+    outputs: dict[str, str],
+    transform_settings: dict,
+    settings: dict,
+    device: torch.device,
 ) -> None:
     table = read_images(images)
     check_pixels(table, Path(images).parent)
@@ -27,13 +32,16 @@ def extract_embeddings(
         raise ValueError(f"{checkpoint}: was trained with transform {trained.metadata.get('transform')}")
     network = trained.network.to(device).eval()
     digest = sha256(checkpoint)
-    for path in outputs:
-        split = Path(path).stem
+    standardisation = None
+    for split in SPLITS:  # train comes first, and its features are those that standardise
         rows = table.split(split)
-        pixels = PackedPixels(rows, Path(images).parent)
-        batches = (pixels.batch(positions) for positions in torch.arange(len(rows)).split(batch_size))
+        pixels = open_pixels(rows, table.folder or Path(images).parent)
+        batches = (pixels.batch(p, device) for p in torch.arange(len(rows)).split(settings["batch_size"]))
+        features = extract(lambda batch: network.features(transform(batch, transform_settings)), batches)
+        if standardisation is None:
+            standardisation = standardise.choose(features, settings["standardise"])
         embeddings = Embeddings(
-            features=extract(lambda batch: network.features(transform(batch, transform_settings)), batches, device),
+            features=standardisation.apply(features),
             y=torch.tensor(rows["y"].astype("int64").to_numpy()),
             attribute=torch.tensor(rows["attribute"].fillna(-1).astype("int64").to_numpy()),
             image_id=tuple(rows["image_id"]),
@@ -44,15 +52,16 @@ def extract_embeddings(
             checkpoint_sha256=digest,
             details={"backbone": trained.name, "transform": transform_settings},
         )
-        write_embeddings(path, embeddings)
+        write_embeddings(outputs[split], embeddings)
+    standardise.write_standardisation(outputs["standardisation"], standardisation, {"checkpoint_sha256": digest})
 
 
 job.start(snakemake.log[0])
 extract_embeddings(
     snakemake.input.images,
     snakemake.input.checkpoint,
-    snakemake.output,
+    dict(snakemake.output.items()),
     snakemake.params.transform,
-    snakemake.params.settings["batch_size"],
+    snakemake.params.settings,
     choose_device(snakemake.params.device),
 )

@@ -13,6 +13,7 @@ def read_erm_head(checkpoint: str, heads: str, run: int) -> None:
     fc = trained.network.fc
     require(trained.metadata, ["settings"], checkpoint)
     settings = json.loads(trained.metadata["settings"])
+    chosen_by = {"last": "the last epoch", "best_val": "the best validation average"}
     saved = SavedHeads(
         head=stack([Head(fc.weight.detach(), fc.bias.detach())]),
         method="erm",
@@ -20,9 +21,7 @@ def read_erm_head(checkpoint: str, heads: str, run: int) -> None:
         class_names=trained.class_names,
         checkpoint_sha256=sha256(checkpoint),
         group_labels="none",
-        chosen_by={"last": "the last epoch", "best_val": "the best validation average"}[
-            settings["training"]["checkpoint"]
-        ],
+        chosen_by=chosen_by[settings["training"]["checkpoint"]] if "training" in settings else "its own, as given",
         settings=settings,
     )
     write_heads(heads, saved)

@@ -6,7 +6,7 @@ from hsfm.embeddings import read_embeddings
 from hsfm.files import write_frame
 from hsfm.head import read_heads
 from hsfm.scores import SPLITS
-from hsfm.studies.sweep import SETTINGS, combinations, run_sweep, trials
+from hsfm.studies.sweep import SETTINGS, combinations, run_sweep, share_out, trials
 
 
 def sweep_hsfm(inputs: dict, output: str, part: int, settings: dict, device: str) -> None:
@@ -17,17 +17,13 @@ def sweep_hsfm(inputs: dict, output: str, part: int, settings: dict, device: str
     sweep, base = settings["sweep"], {**settings["hsfm"], **settings["hard_set"]}
     fixed = {name: value for name, value in base.items() if name not in (*SETTINGS, "select_by")}
     combined = combinations(base, sweep["values"], draws=sweep["draws"], seed=sweep["seed"])
-    groups = sorted(
-        trials(combined, seeds=sweep["seeds"], fixed=fixed).values(),
-        key=lambda group: len(group) * group[0].shared.inner_steps * group[0].shared.support_steps,
-        reverse=True,
-    )
+    groups = trials(combined, seeds=sweep["seeds"], fixed=fixed)
     place = choose_device(device)
     grouped = all(bool((split.attribute >= 0).all()) for split in splits[1:])
     frame = run_sweep(
         *(split.to(place) for split in splits),
         erm.head[0].to(place),
-        groups[part :: sweep["parts"]],  # long ones first, then in turn: the parts take about as long
+        share_out(groups, sweep["parts"])[part],
         select_by=["worst_group", "worst_class"] if grouped else ["worst_class"],
     )
     write_frame(output, frame, {"checkpoint_sha256": erm.checkpoint_sha256})

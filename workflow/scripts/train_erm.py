@@ -11,15 +11,16 @@ from hsfm.device import choose_device
 from hsfm.erm import LabelledImages, train
 from hsfm.files import fingerprint, sha256, write_frame
 from hsfm.images import ImageTable, check_pixels, read_images
-from hsfm.pixels import PackedPixels
+from hsfm.pixels import common_size, open_pixels
 
 
 def train_erm(images: str, checkpoint: str, history: str, run: int, settings: dict, code: list[str]) -> None:
     table = read_images(images)
     check_pixels(table, Path(images).parent)
     device = choose_device(settings["device"])
-    network = build_network(**settings["backbone"], n_classes=len(table.class_names), seed=run)
-    folder = Path(images).parent
+    backbone = {key: settings["backbone"][key] for key in ("name", "pretrained", "weights")}
+    network = build_network(**backbone, n_classes=len(table.class_names), seed=run)
+    folder = table.folder or Path(images).parent
     # The name says all that the result depends on, so that whatever has changed starts from the beginning.
     key = fingerprint(
         {
@@ -33,10 +34,9 @@ def train_erm(images: str, checkpoint: str, history: str, run: int, settings: di
         }
     )
     resume = Path(checkpoint).with_name(f".resume-{key}.safetensors")
-    training = labelled(table, "train", folder)
     frame = train(
         network,
-        training,
+        labelled(table, "train", folder),
         labelled(table, "val", folder),
         **settings["training"],
         transform_settings=settings["transform"],
@@ -50,7 +50,7 @@ def train_erm(images: str, checkpoint: str, history: str, run: int, settings: di
         "dataset": table.dataset,
         "run": str(run),
         "transform": json.dumps(settings["transform"]),
-        "image_size": json.dumps(training.pixels.image_size),
+        "image_size": json.dumps(common_size(table.rows)),
         "settings": json.dumps(settings),
     }
     write_checkpoint(
@@ -60,11 +60,11 @@ def train_erm(images: str, checkpoint: str, history: str, run: int, settings: di
         leftover.unlink()
 
 
-def labelled(table: ImageTable, split: str, folder: Path) -> LabelledImages:
+def labelled(table: ImageTable, split: str, folder: str | Path) -> LabelledImages:
     rows = table.split(split)
     group = rows["group"].fillna(-1).astype("int64")
     return LabelledImages(
-        PackedPixels(rows, folder), torch.tensor(rows["y"].astype("int64").to_numpy()), torch.tensor(group.to_numpy())
+        open_pixels(rows, folder), torch.tensor(rows["y"].astype("int64").to_numpy()), torch.tensor(group.to_numpy())
     )
 
 

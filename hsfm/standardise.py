@@ -1,0 +1,83 @@
+"""Standardised features, and the way back: a head on them as the equal head on raw features.
+
+The features of a frozen, pretrained backbone have scales of their own; methods whose step sizes are given for the
+features of a fine-tuned one need them brought to one scale.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hsfm.files import read_safetensors, write_safetensors
+from hsfm.head import Head
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    """(feature - mean) * factor, the statistics from training features."""
+
+    mean: Float[Tensor, " d"]
+    factor: Float[Tensor, " d"]  # scale / standard deviation, 0 for a feature without variation
+
+    def apply(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Standardised features, on the device of the raw ones."""
+        mean, factor = self.mean.to(features.device), self.factor.to(features.device)
+        return (features - mean) * factor
+
+    def fold(self, head: Head) -> Head:
+        """The head on raw features that equals `head` on standardised ones.
+
+        w . ((x - mean) * factor) + b = (w * factor) . x + (b - (w * factor) . mean), in float64
+        """
+        mean, factor = self.mean.to(head.weight.device).double(), self.factor.to(head.weight.device).double()
+        weight = head.weight.double() * factor
+        bias = head.bias.double() - weight @ mean
+        return Head(weight.to(head.weight.dtype), bias.to(head.bias.dtype))
+
+
+def fit(features: Float[Tensor, "n d"], scale: float = 1.0) -> Standardisation:
+    """Statistics that give these features, of the training split, mean 0 and standard deviation `scale`.
+
+    The standard deviation divides by n. Raises ValueError for fewer than two rows, and for a scale not above 0.
+    """
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"standardise: scale {scale} is not a positive number")
+    if len(features) < 2:
+        raise ValueError(f"standardise: {len(features)} training image has no standard deviation; at least 2 have")
+    deviation, mean = torch.std_mean(features.double(), dim=0, correction=0)
+    # ASSUME: a feature that is constant in train, up to float32's rounding, is left out (0 everywhere): scaled up, its
+    # rounding, or what it does in other splits alone, would weigh like any other feature
+    varies = deviation > 1e-6 * mean.abs()
+    factor = torch.where(varies, scale / deviation, 0.0)
+    return Standardisation(mean=mean.float(), factor=factor.float())
+
+
+def choose(features: Float[Tensor, "n d"], settings: Mapping[str, float] | None) -> Standardisation:
+    """`fit` with settings {scale}; for None the one that changes nothing."""
+    if settings is None:
+        d = features.shape[1]
+        return Standardisation(mean=torch.zeros(d), factor=torch.ones(d))
+    return fit(features, **settings)
+
+
+def write_standardisation(path: str | Path, standardisation: Standardisation, metadata: Mapping[str, str]) -> None:
+    """Write the tensors `mean` and `factor`; metadata say whose features they are for."""
+    write_safetensors(path, {"mean": standardisation.mean, "factor": standardisation.factor}, metadata)
+
+
+def read_standardisation(path: str | Path) -> tuple[Standardisation, dict[str, str]]:
+    """Read what `write_standardisation` wrote; ValueError for a missing or infinite tensor, or shapes that differ."""
+    tensors, metadata = read_safetensors(path)
+    if tensors.keys() != {"mean", "factor"}:
+        raise ValueError(f"{path}: holds the tensors {', '.join(sorted(tensors)) or 'none'}, expected factor, mean")
+    mean, factor = tensors["mean"], tensors["factor"]
+    if mean.ndim != 1 or mean.shape != factor.shape:
+        raise ValueError(f"{path}: mean {list(mean.shape)} and factor {list(factor.shape)} are not one length")
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{path}: {name} holds a NaN or an infinity")
+    return Standardisation(mean=mean, factor=factor), metadata

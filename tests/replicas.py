@@ -1,0 +1,258 @@
+"""Small replicas of the datasets in their published layouts: drawn, not photographed, the same for one seed.
+
+The background's colour shows the attribute, the figure's shape and brightness the class. In train a class mostly comes
+with its own attribute; val and test hold all groups alike, val at least eight images of each.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw
+
+TRAIN, VAL, TEST = (12, 3), 8, 4  # images per group; in train those that agree and those that do not
+BACKGROUNDS = ((60, 140, 60), (60, 90, 190), (190, 150, 70), (140, 70, 150), (110, 110, 110))
+FIGURES = ((30, 30, 30), (235, 235, 235), (240, 220, 60))
+# fmt: off
+CELEBA_ATTRIBUTES = (
+    "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips",
+    "Big_Nose", "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows", "Chubby", "Double_Chin",
+    "Eyeglasses", "Goatee", "Gray_Hair", "Heavy_Makeup", "High_Cheekbones", "Male", "Mouth_Slightly_Open",
+    "Mustache", "Narrow_Eyes", "No_Beard", "Oval_Face", "Pale_Skin", "Pointy_Nose", "Receding_Hairline",
+    "Rosy_Cheeks", "Sideburns", "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat",
+    "Wearing_Lipstick", "Wearing_Necklace", "Wearing_Necktie", "Young",
+)
+# fmt: on
+METADATA_COLUMNS = {"path": "file", "y": "label", "attribute": "place", "split": "split", "id": "id"}
+
+
+def picture(rng: np.random.Generator, y: int, attribute: int, width: int, height: int) -> Image.Image:
+    """A disc, a cross or a triangle on a noisy ground."""
+    ground = np.clip(np.array(BACKGROUNDS[attribute]) + rng.normal(0, 12, (height, width, 3)), 0, 255)
+    image = Image.fromarray(ground.astype(np.uint8))
+    x, z, r = width * rng.uniform(0.4, 0.6), height * rng.uniform(0.4, 0.6), 0.25 * min(width, height)
+    brush = ImageDraw.Draw(image)
+    if y == 0:
+        brush.ellipse((x - r, z - r, x + r, z + r), fill=FIGURES[0])
+    elif y == 1:
+        brush.line((x - r, z, x + r, z), fill=FIGURES[1], width=int(r / 2))
+        brush.line((x, z - r, x, z + r), fill=FIGURES[1], width=int(r / 2))
+    else:
+        brush.polygon([(x, z - r), (x - r, z + r), (x + r, z + r)], fill=FIGURES[2])
+    return image
+
+
+def save(path: Path, image: Image.Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def labels(rng: np.random.Generator, classes: int = 2, attributes: int = 2) -> pd.DataFrame:
+    """Shuffled y, attribute and split (as 0, 1, 2)."""
+    groups = [(y, a) for y in range(classes) for a in range(attributes)]
+    rows = [(y, a, 0) for y, a in groups for _ in range(TRAIN[y % attributes != a])]
+    rows += [(y, a, split) for split, n in ((1, VAL), (2, TEST)) for y, a in groups for _ in range(n)]
+    return pd.DataFrame(rng.permutation(rows), columns=["y", "attribute", "split"])
+
+
+def write_waterbirds(folder: str | Path, seed: int = 0) -> None:
+    """metadata.csv and JPEGs of 40 to 80 pixels in folders of species."""
+    folder, rng = Path(folder), np.random.default_rng(seed)
+    rows = labels(rng)
+    names = []
+    for i, row in enumerate(rows.itertuples()):
+        names.append(f"{1 + row.y:03d}.{'Gull' if row.y else 'Sparrow'}/{'Gull' if row.y else 'Sparrow'}_{i:04d}.jpg")
+        width, height = (int(side) for side in rng.integers(40, 81, 2))
+        save(folder / names[-1], picture(rng, row.y, row.attribute, width, height))
+    pd.DataFrame(
+        {
+            "img_id": range(1, len(rows) + 1),
+            "img_filename": names,
+            "y": rows["y"],
+            "split": rows["split"],
+            "place": rows["attribute"],
+            "place_filename": [
+                f"/{'o/ocean' if a else 'b/bamboo_forest'}/{i:08d}.jpg" for i, a in enumerate(rows["y"])
+            ],
+        }
+    ).to_csv(folder / "metadata.csv", index=False)
+
+
+def write_celeba(folder: str | Path, layout: str = "torchvision", seed: int = 0) -> None:
+    """JPEGs of 44 x 54 and the tables of one layout: torchvision, kaggle or dfr; the images are the same in all."""
+    folder, rng = Path(folder), np.random.default_rng(seed)
+    rows = labels(rng)
+    names = [f"{i:06d}.jpg" for i in range(1, len(rows) + 1)]
+    images = folder / ("img_align_celeba/img_align_celeba" if layout == "kaggle" else "img_align_celeba")
+    for name, row in zip(names, rows.itertuples(), strict=True):
+        save(images / name, picture(rng, row.y, row.attribute, 44, 54))
+    write_celeba_tables(folder, layout, names, rows)
+
+
+def write_celeba_tables(folder: Path, layout: str, names: Sequence[str], rows: pd.DataFrame) -> None:
+    """The tables alone. rows: y, attribute, split."""
+    signed = pd.DataFrame(dict.fromkeys(CELEBA_ATTRIBUTES, -1), index=rows.index)
+    signed = signed.assign(Blond_Hair=2 * rows["y"] - 1, Male=2 * rows["attribute"] - 1)
+    if layout == "torchvision":
+        with open(folder / "list_attr_celeba.txt", "w") as file:
+            file.write(f"{len(names)}\n{' '.join(CELEBA_ATTRIBUTES)} \n")
+            # the original aligns its numbers, so that two blanks stand before a 1
+            for name, values in zip(names, signed.to_numpy().tolist(), strict=True):
+                file.write(name + "".join(" -1" if value < 0 else "  1" for value in values) + "\n")
+        with open(folder / "list_eval_partition.txt", "w") as file:
+            file.writelines(f"{name} {split}\n" for name, split in zip(names, rows["split"], strict=True))
+    elif layout == "kaggle":
+        signed.insert(0, "image_id", names)
+        signed.to_csv(folder / "list_attr_celeba.csv", index=False)
+        partition = pd.DataFrame({"image_id": names, "partition": rows["split"]})
+        partition.to_csv(folder / "list_eval_partition.csv", index=False)
+    else:
+        table = {"img_id": range(1, len(names) + 1), "img_filename": names, "y": rows["y"], "split": rows["split"]}
+        pd.DataFrame({**table, "place": rows["attribute"]}).to_csv(folder / "metadata.csv", index=False)
+
+
+def write_metashift(folder: str | Path, seed: int = 0) -> None:
+    """JPEGs named by number in the folders of animals and contexts, and a context that the task leaves out.
+
+    Held out are more images than elsewhere, or too few of them would be validation.
+    """
+    folder, rng = Path(folder), np.random.default_rng(seed)
+    contexts = ("sofa", "bed", "bench", "bike", "shelf")
+    counts = {
+        "train/cat/cat(sofa)": 8,
+        "train/cat/cat(bed)": 10,
+        "train/dog/dog(bench)": 8,
+        "train/dog/dog(bike)": 10,
+        "train/dog/dog(boat)": 2,
+        "test/cat/cat(shelf)": 66,
+        "test/dog/dog(shelf)": 58,
+    }
+    for place, n in counts.items():
+        animal, context = place.split("/")[-1].rstrip(")").split("(")
+        attribute = contexts.index(context) if context in contexts else 0
+        for number in rng.choice(np.arange(2_300_000, 2_420_000), n, replace=False):
+            width, height = (int(side) for side in rng.integers(32, 49, 2))
+            save(folder / place / f"{number}.jpg", picture(rng, int(animal == "dog"), attribute, width, height))
+
+
+def write_dominoes(folder: str | Path, layout: str = "raw", seed: int = 0) -> None:
+    """MNIST and CIFAR-10 as torchvision leaves them (raw), or the authors' nine arrays (arrays)."""
+    folder, rng = Path(folder), np.random.default_rng(seed)
+    (_write_arrays if layout == "arrays" else _write_raw)(folder, rng)
+
+
+def _write_raw(folder: Path, rng: np.random.Generator) -> None:
+    # a fifth of train becomes val, where every group needs eight of a pool's images
+    for mnist, batches, n in (("train", [f"data_batch_{i}" for i in range(1, 6)], 100), ("t10k", ["test_batch"], 20)):
+        digits = rng.permutation(np.repeat([0, 1, 2, 7], (n, n, n // 10, n // 10)))
+        images = np.stack([_digit(rng, int(digit > 0)) for digit in digits])
+        write_idx(folder / f"MNIST/raw/{mnist}-images-idx3-ubyte", images)
+        write_idx(folder / f"MNIST/raw/{mnist}-labels-idx1-ubyte", digits.astype(np.uint8))
+        kinds = rng.permutation(np.repeat([1, 9, 0, 5], (n, n, n // 10, n // 10)))
+        images = np.stack([_vehicle(rng, int(kind == 9)).transpose(2, 0, 1).reshape(-1) for kind in kinds])
+        for name, rows in zip(batches, np.array_split(np.arange(len(kinds)), len(batches)), strict=True):
+            write_batch(folder / "cifar-10-batches-py" / name, images[rows], kinds[rows].tolist())
+
+
+def _write_arrays(folder: Path, rng: np.random.Generator) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = labels(rng)
+    for split, name in enumerate(("train", "val", "test")):
+        some = rows[rows["split"] == split].sort_values(["y", "attribute"])
+        images = np.stack([domino(rng, row.y, row.attribute) for row in some.itertuples()])
+        np.save(folder / f"X_{name}.npy", images.transpose(0, 3, 1, 2).astype(np.float32) / 255)
+        np.save(folder / f"y_{name}.npy", some["y"].to_numpy(np.float32))
+        np.save(folder / f"env_{name}.npy", (2 * some["y"] + some["attribute"]).to_numpy(np.int64))
+
+
+def domino(rng: np.random.Generator, y: int, attribute: int) -> np.ndarray:
+    """uint8 [64 32 3]"""
+    below = np.repeat(np.pad(_digit(rng, attribute), 2)[..., None], 3, axis=2)
+    return np.concatenate([_vehicle(rng, y), below])
+
+
+def _vehicle(rng: np.random.Generator, y: int) -> np.ndarray:
+    """uint8 [32 32 3]"""
+    return np.asarray(picture(rng, y, 4, 32, 32))
+
+
+def _digit(rng: np.random.Generator, digit: int) -> np.ndarray:
+    """A ring or a bar, uint8 [28 28]."""
+    image = Image.new("L", (28, 28))
+    x = rng.uniform(12, 16)
+    box = (x - 6, 5, x + 6, 23) if digit == 0 else (x, 5, x, 23)
+    ImageDraw.Draw(image).ellipse(box, outline=255, width=3)
+    return np.asarray(image)
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(header + array.tobytes())
+
+
+def write_batch(path: Path, data: np.ndarray, labels: list[int]) -> None:
+    """A pickle opcode for opcode like those of CIFAR-10, which Python 2 wrote; today's pickle writes others."""
+
+    def text(value: bytes) -> bytes:
+        return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + struct.pack("<i", len(value)) + value
+
+    def number(value: int) -> bytes:
+        return b"J" + struct.pack("<i", value)
+
+    dtype = (
+        b"cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01\x87R(K\x03" + text(b"|") + b"NNN" + 2 * number(-1) + b"K\x00tb"
+    )
+    shape = number(data.shape[0]) + number(data.shape[1]) + b"\x86"
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
+    array += b"(K\x01" + shape + dtype + b"\x89" + text(data.tobytes()) + b"tb"
+    names = b"](" + b"".join(text(b"leptodactylus_pentadactylus_s_%06d.png" % i) for i in range(len(labels))) + b"e"
+    fields = {
+        b"batch_label": text(b"training batch 1 of 5"),
+        b"labels": b"](" + b"".join(number(label) for label in labels) + b"e",
+        b"data": array,
+        b"filenames": names,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"\x80\x02}(" + b"".join(text(key) + value for key, value in fields.items()) + b"u.")
+
+
+def write_metadata(
+    folder: str | Path,
+    *,
+    table: str = "metadata.csv",
+    columns: Mapping[str, str | None] = METADATA_COLUMNS,
+    classes: Sequence[str | int] = ("ant", "bee", "crab"),
+    attributes: Sequence[str | int] = ("night", "day"),
+    splits: Sequence[str | int] = ("train", "val", "test"),
+    unknown: Sequence[str | int] = (),
+    seed: int = 0,
+) -> pd.DataFrame:
+    """PNGs of 40 to 60 pixels and a table (.csv or .parquet) of them, which is returned.
+
+    columns: what they are called, as `metadata.read` takes them; without a name the column is left out. classes,
+    attributes, splits: what the table calls them. unknown: the splits whose attributes are empty.
+    """
+    folder, rng = Path(folder), np.random.default_rng(seed)
+    rows = labels(rng, len(classes), len(attributes))
+    names = []
+    for i, row in enumerate(rows.itertuples()):
+        names.append(f"images/{'abc'[i % 3]}/{i:03d}.png")
+        width, height = (int(side) for side in rng.integers(40, 61, 2))
+        save(folder / names[-1], picture(rng, row.y, row.attribute, width, height))
+    split = rows["split"].map(dict(enumerate(splits)))
+    cells = {
+        "id": [f"image {i}" for i in range(len(rows))],
+        "path": names,
+        "split": split,
+        "y": rows["y"].map(dict(enumerate(classes))),
+        "attribute": rows["attribute"].map(dict(enumerate(attributes))).where(~split.isin(unknown)),
+    }
+    frame = pd.DataFrame({columns[key]: cells[key] for key in cells if columns.get(key) is not None})
+    if table.endswith(".parquet"):
+        frame.to_parquet(folder / table, index=False)
+    else:
+        frame.to_csv(folder / table, index=False)
+    return frame

@@ -1,0 +1,121 @@
+"""The paper's workflow on replicas of its datasets: every loader, transform and rule, and ResNet-50 without weights."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import replicas
+import yaml
+from test_workflow import copy_repository, snakemake
+
+from hsfm.backbone import read_checkpoint
+from hsfm.embeddings import read_embeddings
+from hsfm.head import read_heads
+from hsfm.images import read_images
+
+DATASETS = ("waterbirds", "celeba", "metashift", "dominoes")
+GROUPS = {"waterbirds": 4, "celeba": 4, "metashift": 2, "dominoes": 4}  # of test
+
+
+def overlay(folder: Path) -> list[str]:
+    """config/paper.yaml on small images, and what it takes to be fast."""
+    small = {}
+    for name in DATASETS:
+        small[name] = {
+            "images": {"folder": f"data/{name}", "allow_other_counts": True},
+            "backbone": {"pretrained": False},
+            "erm": {"epochs": 1},
+            "embeddings": {"batch_size": 32},
+            "hsfm": {"epochs": 2},
+            "dfr": {"grid": [1.0, 0.1], "fits": 2},
+            "llr": {"grid": [1.0, 0.1]},
+        }
+        if name != "dominoes":
+            small[name]["transform"] = {"resize": [40, 40], "crop": [32, 32]}
+            small[name]["augmentation"] = {"random_resized_crop": {"size": [32, 32]}}
+    config = {"training_threads": 1, "seeds": [60], "settings": small}
+    (folder / "small.yaml").write_text(yaml.safe_dump(config))
+    return ["--configfile", "config/paper.yaml", "small.yaml", "--"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Path:
+    folder = copy_repository(tmp_path_factory.mktemp("paper") / "hsfm")
+    for name in DATASETS:
+        getattr(replicas, f"write_{name}")(folder / "data" / name)
+    snakemake(folder, *overlay(folder), "all")
+    return folder
+
+
+def test_the_table_has_every_method_on_every_dataset(done):
+    table = (done / "results/tables/main.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in table[2:6]] == ["ERM", "DFR", "LLR", "HSFM"]
+    for name in DATASETS:
+        assert f"{name}: worst group | {name}: average" in table[0]
+    numbers = pd.read_csv(done / "results/tables/main.csv").set_index(["dataset", "method"])
+    assert len(numbers) == 16
+    assert numbers["worst_group_percent"].between(0, 100).all()
+    assert numbers["adjusted_average_percent"].isna().groupby("dataset").all().to_dict() == {
+        name: name == "metashift"
+        for name in DATASETS  # whose test groups have no training image
+    }
+
+
+def test_images_and_features_of_every_dataset_agree(done):
+    for name in DATASETS:
+        run = done / f"results/{name}/run0"
+        table = read_images(done / f"results/{name}/images.parquet")
+        test = read_embeddings(run / "erm/embeddings/test.parquet", split="test")
+        assert test.features.shape[1] == 2048
+        assert test.image_id == tuple(table.split("test")["image_id"])
+        assert len(test.group.unique()) == GROUPS[name]
+        assert read_checkpoint(run / "erm/backbone.safetensors").name == "resnet50"
+        assert read_heads(run / "hsfm/heads.safetensors").head.weight.shape == (1, 2, 2048)
+
+
+def test_the_unreadable_stop_the_stage_or_are_left_out(done, tmp_path):
+    folder = copy_repository(tmp_path / "hsfm")
+    replicas.write_waterbirds(folder / "data/waterbirds")
+    names = pd.read_csv(folder / "data/waterbirds/metadata.csv")["img_filename"]
+    for name in names[[3, 5]]:
+        path = folder / "data/waterbirds" / name
+        path.write_bytes(path.read_bytes()[:200])
+    arguments = [*overlay(folder), "results/waterbirds/images.parquet"]
+    stopped = snakemake(folder, *arguments, check=False)
+    assert stopped.returncode != 0
+    (error,) = [line for line in stopped.stdout.splitlines() if line.startswith("ERROR: ")]
+    assert f"data/waterbirds: cannot read 2 of {len(names)} images: {names[3]}: " in error
+    assert "on_bad_image: skip leaves such images out" in error
+    config = yaml.safe_load((folder / "small.yaml").read_text())
+    config["settings"]["waterbirds"]["images"]["on_bad_image"] = "skip"
+    (folder / "small.yaml").write_text(yaml.safe_dump(config))
+    snakemake(folder, *arguments)
+    table = read_images(folder / "results/waterbirds/images.parquet")
+    assert len(table.rows) == len(names) - 2
+    unreadable = pd.read_csv(folder / "results/waterbirds/unreadable_images.csv")
+    assert sorted(unreadable["path"]) == sorted(names[[3, 5]])
+
+
+def test_the_plan_needs_no_data(tmp_path):
+    folder = copy_repository(tmp_path / "hsfm")
+    plan = snakemake(folder, "--dry-run", "--configfile", "config/paper.yaml").stdout
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", plan[plan.rindex("Job stats:") :], re.MULTILINE))
+    assert jobs["download_waterbirds"] == jobs["download_dominoes"] == "1"
+    assert jobs["train_erm"] == "4"
+    for name, advice in (("celeba", "img_align_celeba"), ("metashift", "MetaDatasetCatDog")):
+        target = f"results/{name}/listed.parquet"
+        failed = snakemake(folder, "--configfile", "config/paper.yaml", "--", target, check=False)
+        assert failed.returncode != 0
+        (error,) = [line for line in failed.stdout.splitlines() if line.startswith("ERROR: ")]
+        assert advice in error
+
+
+def test_the_data_cards(done):
+    snakemake(done, *overlay(done), "describe")
+    card = (done / "results/metashift/card.md").read_text()
+    assert "| cat | shelf | 0 |" in card
+    assert "Agreement, the share of images whose attribute is not rarer" in card
+    for name in DATASETS:
+        counts = pd.read_csv(done / f"results/{name}/counts.csv")
+        assert counts["all"].sum() == len(read_images(done / f"results/{name}/images.parquet").rows)

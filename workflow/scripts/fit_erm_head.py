@@ -1,0 +1,23 @@
+"""Fit ERM's head where no network was trained: on frozen features, or on embeddings that were given."""
+
+from hsfm import job
+from hsfm.embeddings import read_embeddings
+from hsfm.frozen import fit_head
+from hsfm.head import SavedHeads, write_heads
+
+job.start(snakemake.log[0])
+train = read_embeddings(snakemake.input.train, split="train")
+settings = snakemake.params.settings
+write_heads(
+    snakemake.output.heads,
+    SavedHeads(
+        head=fit_head(train, c=settings["C"], max_iter=settings["max_iter"]),
+        method="erm",
+        seeds=(int(snakemake.wildcards.run),),
+        class_names=train.class_names,
+        checkpoint_sha256=train.checkpoint_sha256,
+        group_labels="none",
+        chosen_by="logistic regression on frozen features, nothing chosen",
+        settings=settings,
+    ),
+)

@@ -1,0 +1,37 @@
+"""Write a dataset's images as one array, and its image table."""
+
+from hsfm import job
+from hsfm.datasets import counts, dominoes, minibirds
+from hsfm.files import sha256, write_array
+from hsfm.images import ImageTable, Packed, complete, write_images
+
+
+def pack_images(dataset: str, images: str, pixels: str, settings: dict, workers: int) -> None:
+    packed = pack(settings, workers)
+    write_array(pixels, packed.pixels)
+    height, width = packed.pixels.shape[1:3]
+    rows = complete(packed.rows.assign(path="pixels.npy", height=height, width=width), packed.attribute_names)
+    table = ImageTable(rows, dataset, packed.class_names, packed.attribute_names, "", {"pixels.npy": sha256(pixels)})
+    write_images(images, table)
+
+
+def pack(settings: dict, workers: int) -> Packed:
+    settings = dict(settings)
+    if settings.pop("source") == "minibirds":
+        return minibirds.draw(**settings, workers=workers)
+    packed = dominoes.pack(settings["folder"])
+    if not settings["allow_other_counts"]:
+        counts.check_counts("dominoes", packed.rows, packed.class_names, packed.attribute_names)
+    return packed
+
+
+# the guard, because drawing starts worker processes that import this file
+if __name__ == "__main__":
+    job.start(snakemake.log[0])
+    pack_images(
+        snakemake.wildcards.dataset,
+        snakemake.output.images,
+        snakemake.output.pixels,
+        snakemake.params.settings,
+        snakemake.threads,
+    )

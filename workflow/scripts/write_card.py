@@ -1,0 +1,14 @@
+"""Describe the images of one dataset."""
+
+from hsfm import job
+from hsfm.card import count_groups, write_text
+from hsfm.files import write_atomically
+from hsfm.images import read_images
+
+job.start(snakemake.log[0])
+table = read_images(snakemake.input.images)
+counts = count_groups(table)
+with write_atomically(snakemake.output.counts) as temporary:
+    counts.to_csv(temporary, index=False)
+with write_atomically(snakemake.output.card) as temporary:
+    temporary.write_text(write_text(table, counts))
