@@ -145,41 +145,42 @@ def files_in(section, *keys):
 
 # Data on disk ----------------------------------------------------------------------------------------------------------
 
-# What says that the data are there.
+# What can be downloaded, and where else a loader finds the same.
 FILES_OF_SOURCES = {
     "waterbirds": ["metadata.csv"],
     "dominoes": [
-        "MNIST/raw/train-images-idx3-ubyte",
-        "MNIST/raw/train-labels-idx1-ubyte",
-        "MNIST/raw/t10k-images-idx3-ubyte",
-        "MNIST/raw/t10k-labels-idx1-ubyte",
-        "cifar-10-batches-py/batches.meta",
+        *(f"MNIST/raw/{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")),
+        *(f"cifar-10-batches-py/data_batch_{number}" for number in range(1, 6)),
+        "cifar-10-batches-py/test_batch",
     ],
 }
-DATA_FILES = {
-    name: [f"{SETTINGS['settings'][name]['images']['folder']}/{file}" for file in FILES_OF_SOURCES[source(s)]]
-    for name, s in SETTINGS["settings"].items()
-    if source(s) in FILES_OF_SOURCES
+ELSEWHERE = {
+    "waterbirds": ["waterbird_complete95_forest2water2/metadata.csv"],
+    "dominoes": [f"{array}_{split}.npy" for array in ("X", "y", "env") for split in SPLITS],
 }
 
 
-def absent_data():
-    """Datasets that can be downloaded and of which nothing is there."""
-    return [
-        name
-        for name, files in DATA_FILES.items()
-        if name in DATASETS and not Path(SETTINGS["settings"][name]["images"]["folder"]).exists()
-    ]
+def raw_files(dataset):
+    """The files that a dataset is made of, as far as a rule makes them or its table says so; the same before and after
+    a download, or that would make the dataset stale."""
+    settings = SETTINGS["settings"][dataset]["images"]
+    if settings["source"] == "metadata":
+        return [settings["metadata"]]
+    folder = Path(settings["folder"]) if "folder" in settings else None
+    if any((folder / file).exists() for file in ELSEWHERE.get(settings["source"], [])):
+        return []
+    return [str(folder / file) for file in FILES_OF_SOURCES.get(settings["source"], [])]
 
 
 def raw_data(wildcards):
-    """The files in a user's folder that a dataset is made of, as far as one can list them."""
-    settings = SETTINGS["settings"][wildcards.dataset]["images"]
-    if wildcards.dataset in absent_data():
-        return DATA_FILES[wildcards.dataset]
-    if settings["source"] == "metadata":
-        return settings["metadata"]
-    return []
+    return raw_files(wildcards.dataset)
+
+
+MISSING_DATA = {
+    dataset: [file for file in raw_files(dataset) if not Path(file).exists()]
+    for dataset in WITH_IMAGES
+    if source(SETTINGS["settings"][dataset]) in FILES_OF_SOURCES
+}
 
 
 # Figures ---------------------------------------------------------------------------------------------------------------

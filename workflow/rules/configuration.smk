@@ -163,6 +163,9 @@ def check_network(settings, where):
         yield f"{where}/backbone: train is false, but there are neither pretrained weights nor a checkpoint"
     if settings["embeddings"].get("standardise") and (backbone["train"] or backbone["checkpoint"] is not None):
         yield f"{where}/embeddings/standardise: is for a frozen backbone without a head (backbone/train false, no checkpoint)"
+    table = settings["images"].get("metadata")
+    if table is not None and not Path(table).is_file():
+        yield f"{where}/images/metadata: no file {table}"
     for key in ("weights", "checkpoint"):
         value = backbone[key]
         if value is not None and not value.startswith("package:") and not Path(value).is_file():

@@ -68,9 +68,9 @@ rule check_images:
         "../scripts/check_images.py"
 
 
-# Only what is absent can be downloaded: a rule whose output lies in a user's folder must not exist where it could
-# overwrite something.
-for NAME in absent_data():
+# Only what is missing is declared, and while it is missing: Snakemake deletes the outputs of a job that fails, and must
+# never delete what lies in a user's folder.
+for NAME in [dataset for dataset, files in MISSING_DATA.items() if files]:
 
     rule:
         name:
@@ -78,9 +78,10 @@ for NAME in absent_data():
         input:
             code=uses("workflow/scripts/download_data.py"),
         output:
-            DATA_FILES[NAME],
+            MISSING_DATA[NAME],
         log:
             f"logs/{NAME}/download_data.log",
+        localrule: True
         conda:
             "../../environment.yml"
         params:
