@@ -95,7 +95,7 @@ def check_images(table: ImageTable, source: str | Path) -> ImageTable:
             f"{source}: image {row['image_id']!r} has group {row['group']}, "
             f"but y * n_attributes + attribute is {expected[wrong].iloc[0]}"
         )
-    unknown = set(rows["split"]) - set(SPLITS)
+    unknown = set(rows["split"].unique()) - set(SPLITS)
     if unknown:
         raise ValueError(f"{source}: unknown split {sorted(unknown)[0]!r}; allowed are {', '.join(SPLITS)}")
     if rows["image_id"].duplicated().any():
