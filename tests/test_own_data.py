@@ -222,3 +222,17 @@ def test_a_mistake_is_one_line_before_anything_runs(mine, setting, message):
     lines = [line for line in done.stdout.splitlines() if "ERROR" in line or "Error" in line]
     assert len(lines) == 1, done.stdout
     assert f"): {message}" in lines[0]
+
+
+def test_the_frozen_overlay_on_few_images(tmp_path):
+    """ImageNet weights from the pip package, on the overlay as it stands but for the number of images."""
+    folder = copy_repository(tmp_path / "hsfm")
+    few = {"images": {"sizes": {"train": 80, "val": 48, "test": 48}, "agreement": {"train": 0.8}}, **FAST}
+    few["embeddings"] = {"batch_size": 32}
+    (folder / "few.yaml").write_text(yaml.safe_dump({"seeds": [0], "settings": {"frozenbirds": few}}))
+    snakemake(folder, "--configfile", "config/frozen.yaml", "few.yaml")
+    train = read_embeddings(folder / "results/frozenbirds/run0/erm/embeddings/train.parquet")
+    assert train.features.shape == (80, 1280)
+    assert train.details["backbone"] == "timm:tf_efficientnet_lite0"
+    erm = pd.read_csv(folder / "results/tables/main.csv").set_index("method").loc["erm"]
+    assert erm["average_percent"] > 55, "ImageNet's features tell birds apart better than chance"
