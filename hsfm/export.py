@@ -41,7 +41,7 @@ def export_model(
     position = _position(saved, seed, heads)
     head = saved.head[position]
     if standardisation is not None:
-        head = _read_fitting(standardisation, digest, checkpoint).fold(head)
+        head = Head(*_read_fitting(standardisation, digest, checkpoint).fold(head.weight, head.bias))
     fc.load_state_dict({"weight": head.weight, "bias": head.bias})
     described = {
         "method": saved.method,

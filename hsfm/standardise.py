@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hsfm.files import read_safetensors, write_safetensors
-from hsfm.head import Head
 
 
 @dataclass(frozen=True)
@@ -28,15 +27,16 @@ class Standardisation:
         mean, factor = self.mean.to(features.device), self.factor.to(features.device)
         return (features - mean) * factor
 
-    def fold(self, head: Head) -> Head:
-        """The head on raw features that equals `head` on standardised ones.
+    def fold(
+        self, weight: Float[Tensor, "*s c d"], bias: Float[Tensor, "*s c"]
+    ) -> tuple[Float[Tensor, "*s c d"], Float[Tensor, "*s c"]]:
+        """Weight and bias on raw features that equal these on standardised ones.
 
         w . ((x - mean) * factor) + b = (w * factor) . x + (b - (w * factor) . mean), in float64
         """
-        mean, factor = self.mean.to(head.weight.device).double(), self.factor.to(head.weight.device).double()
-        weight = head.weight.double() * factor
-        bias = head.bias.double() - weight @ mean
-        return Head(weight.to(head.weight.dtype), bias.to(head.bias.dtype))
+        mean, factor = self.mean.to(weight.device).double(), self.factor.to(weight.device).double()
+        raw = weight.double() * factor
+        return raw.to(weight.dtype), (bias.double() - raw @ mean).to(bias.dtype)
 
 
 def fit(features: Float[Tensor, "n d"], scale: float = 1.0) -> Standardisation:

@@ -118,7 +118,8 @@ def test_images_in_and_a_robust_model_out(mine):
 
 
 def write_config(folder: Path, name: str, **settings) -> list[str]:
-    config = {"datasets": [name], "seeds": [0], "settings": {name: {"base": "minibirds", **FAST, **settings}}}
+    own = {"base": "minibirds", **FAST, **settings}
+    config = {"datasets": [name], "seeds": [0], "methods": ["erm", "hsfm"], "settings": {name: own}}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
     return ["--configfile", f"{name}.yaml", "--"]
 
@@ -229,7 +230,8 @@ def test_the_frozen_overlay_on_few_images(tmp_path):
     folder = copy_repository(tmp_path / "hsfm")
     few = {"images": {"sizes": {"train": 80, "val": 48, "test": 48}, "agreement": {"train": 0.8}}, **FAST}
     few["embeddings"] = {"batch_size": 32}
-    (folder / "few.yaml").write_text(yaml.safe_dump({"seeds": [0], "settings": {"frozenbirds": few}}))
+    config = {"seeds": [0], "methods": ["erm", "hsfm"], "settings": {"frozenbirds": few}}
+    (folder / "few.yaml").write_text(yaml.safe_dump(config))
     snakemake(folder, "--configfile", "config/frozen.yaml", "few.yaml")
     train = read_embeddings(folder / "results/frozenbirds/run0/erm/embeddings/train.parquet")
     assert train.features.shape == (80, 1280)

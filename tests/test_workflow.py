@@ -112,7 +112,8 @@ def test_everything_is_there_and_nothing_half_written(finished):
     expected = {
         "results/minibirds/images.parquet",
         "results/minibirds/pixels.npy",
-        *(f"{RUN}/erm/{name}" for name in ("backbone.safetensors", "history.parquet", "heads.safetensors")),
+        *(f"{RUN}/erm/{name}.safetensors" for name in ("backbone", "heads", "standardisation")),
+        f"{RUN}/erm/history.parquet",
         *(f"{RUN}/erm/embeddings/{split}.parquet" for split in ("train", "val", "test")),
         f"{RUN}/erm/hard_set.parquet",
         f"{RUN}/hsfm/history.parquet",
@@ -214,7 +215,7 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
         ("hsfm/hard_set.py", {"build_hard_set": 1, **HSFM_ONLY}),
         ("hsfm/baselines/dfr.py", {"fit_dfr": 1, "fit_llr": 1, "score_heads": 2, "make_tables": 1, "draw_figure": 2}),
         ("hsfm/head.py", HEADS),
-        ("hsfm/scores.py", {"score_heads": 4, "make_tables": 1, "draw_figure": 2}),
+        ("hsfm/scores.py", {"score_heads": 4, "make_tables": 1, "draw_figure": 4}),
         ("hsfm/tables.py", {"make_tables": 1, "draw_figure": 4}),
         ("hsfm/figures.py", {"draw_figure": 4}),
         ("hsfm/erm.py", TRAINING),
@@ -261,8 +262,7 @@ MISTAKES = {
         "settings/minibirds/hsfm/inner_lr: 'fast' is not of type 'number'"
     ),
     "settings={minibirds: {backbone: {name: resnet51}}}": (
-        "settings/minibirds/backbone/name: unknown value 'resnet51'; "
-        "allowed are small_resnet, resnet18, resnet34, resnet50"
+        "settings/minibirds/backbone/name: unknown architecture 'resnet51'; did you mean "
     ),
     "settings={minibirds: {backbone: {pretrained: true}}}": (
         "settings/minibirds/backbone: small_resnet has no pretrained weights"
@@ -284,7 +284,7 @@ MISTAKES = {
     ),
     "settings={minibirds: {sweep: {values: {inner_lr: []}}}}": "settings/minibirds/sweep/values/inner_lr: [] ",
     "studies=[sweeps]": "studies/0: unknown value 'sweeps'; allowed are sweep, ablations, validation_bias",
-    "settings={mine: {}}": "settings/mine: missing keys 'images', 'backbone', 'transform', 'augmentation', 'erm'",
+    "settings={mine: {}}": "settings/mine: missing keys 'embeddings', 'hard_set'",
 }
 
 

@@ -2,6 +2,8 @@
 
 import copy
 import difflib
+import importlib.util
+import re
 import sys
 from math import isfinite
 
@@ -155,6 +157,7 @@ def check_network(settings, where):
     if missing:
         return
     backbone = settings["backbone"]
+    yield from check_architecture(backbone["name"], f"{where}/backbone/name")
     if backbone["pretrained"] and backbone["name"] == "small_resnet":
         yield f"{where}/backbone: small_resnet has no pretrained weights"
     if backbone["pretrained"] and backbone["weights"] is not None:
@@ -174,6 +177,23 @@ def check_network(settings, where):
         if key in settings["embeddings"]:
             yield f"{where}/embeddings/{key}: is for a dataset without images"
     yield from check_training(settings, where) if is_trained(settings) else ()
+
+
+def check_architecture(name, where):
+    """Names of torchvision's models, out of its source: importing it takes seconds. timm's are left to the job."""
+    found = importlib.util.find_spec("torchvision")
+    if name.startswith("timm:") or found is None:
+        return
+    text = "".join(path.read_text() for path in Path(found.origin).parent.glob("models/*.py"))
+    known = ["small_resnet", *re.findall(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", text, re.MULTILINE)]
+    if len(known) > 1 and name not in known:
+        close = difflib.get_close_matches(name, known, n=3)
+        hint = (
+            f"did you mean {' or '.join(close)}?"
+            if close
+            else "allowed are torchvision's models, timm:NAME, small_resnet"
+        )
+        yield f"{where}: unknown architecture {name!r}; {hint}"
 
 
 def check_training(settings, where):
