@@ -3,16 +3,20 @@
 import pandas as pd
 
 from hsfm.images import SPLITS, ImageTable
+from hsfm.tables import escape
 
 
 def count_groups(table: ImageTable) -> pd.DataFrame:
     """Images per group and split: columns class, attribute (`unknown` where it is), train, val, test, all."""
     rows = table.rows
+    unknown = "unknown"
+    while unknown in table.attribute_names:  # a label of that name
+        unknown = f"({unknown})"
     names = pd.DataFrame(
         {
             "class": pd.Categorical.from_codes(rows["y"].astype(int), list(table.class_names)),
             "attribute": pd.Categorical.from_codes(
-                rows["attribute"].fillna(len(table.attribute_names)).astype(int), [*table.attribute_names, "unknown"]
+                rows["attribute"].fillna(len(table.attribute_names)).astype(int), [*table.attribute_names, unknown]
             ),
             "split": pd.Categorical(rows["split"], list(SPLITS)),
         }
@@ -62,15 +66,15 @@ def write_text(table: ImageTable, counts: pd.DataFrame) -> str:
     for row in counts.to_dict("records"):
         share = 100 * row["train"] / n_train
         lines.append(
-            f"| {row['class']} | {row['attribute']} | {row['train']} | {row['val']} | {row['test']} | {row['all']} "
-            f"| {share:.1f} |"
+            f"| {escape(row['class'])} | {escape(row['attribute'])} | {row['train']} | {row['val']} | {row['test']} "
+            f"| {row['all']} | {share:.1f} |"
         )
     totals = {split: int(counts[split].sum()) for split in (*SPLITS, "all")}
     lines.append(f"| all | | {totals['train']} | {totals['val']} | {totals['test']} | {totals['all']} | 100.0 |")
     lines += ["", *_agreement_lines(agreement(table)), ""]
     lines.append(
         f"Image size (height x width): {largest[0]} x {largest[1]} in {100 * sizes.max() / len(rows):.0f} % of the "
-        f"images, {len(sizes)} sizes in all, heights {rows['height'].min()} to {rows['height'].max()}, widths "
+        f"images, {len(sizes)} different sizes, heights {rows['height'].min()} to {rows['height'].max()}, widths "
         f"{rows['width'].min()} to {rows['width'].max()}."
     )
     lines += ["", f"Examples: ../figures/{table.dataset}/examples.png"]

@@ -205,16 +205,22 @@ def _labels(column: pa.ChunkedArray) -> Int[Tensor, " n"]:
 
 
 def check_same_origin(first: Embeddings, second: Embeddings) -> None:
-    """Raise ValueError unless two splits come from one checkpoint and agree on d and the classes."""
+    """Raise ValueError unless two splits come from one checkpoint and agree on d, classes and known attributes."""
     for what, a, b in (
         ("d", first.features.shape[1], second.features.shape[1]),
         ("classes", first.class_names, second.class_names),
         ("checkpoint", first.checkpoint_sha256, second.checkpoint_sha256),
+        ("attributes", *_known(first.attribute_names, second.attribute_names)),
     ):
         if a != b:
             raise ValueError(
                 f"{first.split or 'first'} and {second.split or 'second'} embeddings differ in {what}: {a} and {b}"
             )
+
+
+def _known(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Attribute names of both; where one has none there is nothing to agree on."""
+    return (first, second) if first and second else ((), ())
 
 
 def minority_rows(train: Embeddings, val: Embeddings) -> Bool[Tensor, " n"] | None:

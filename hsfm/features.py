@@ -1,8 +1,9 @@
 """Embeddings that a user has already: feature matrices from elsewhere."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256 as digest_of
+from itertools import combinations
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -36,14 +37,18 @@ def import_embeddings(paths: Mapping[str, str | Path], dataset: str) -> dict[str
     Raises ValueError naming the file for anything that is missing, of the wrong shape or type, NaN, or at odds with
     another split.
     """
+    digests = {split: sha256(path) for split, path in paths.items()}
+    for split, other in combinations(paths, 2):
+        if digests[split] == digests[other]:
+            raise ValueError(f"{paths[other]}: the {other} split is the same file as {split}, {paths[split]}")
     if all(_is_ours(path) for path in paths.values()):
         splits = {split: read_embeddings(path, split=split) for split, path in paths.items()}
     else:
-        splits = _from_tables({split: _read_table(path, split) for split, path in paths.items()}, dataset)
+        splits = _from_tables({split: _read_table(path, split) for split, path in paths.items()}, digests)
     first, *others = splits.values()
     for other in others:
         check_same_origin(first, other)
-    return splits
+    return {split: replace(embeddings, dataset=dataset) for split, embeddings in splits.items()}
 
 
 def _is_ours(path: str | Path) -> bool:
@@ -57,38 +62,54 @@ def _is_ours(path: str | Path) -> bool:
 
 
 def _read_table(path: str | Path, split: str) -> _Table:
-    if Path(path).suffix == ".npz":
-        columns = _read_npz(path)
-    elif Path(path).suffix == ".parquet":
-        columns = _read_parquet(path)
-    else:
+    """One split; every error names the file."""
+    if Path(path).suffix not in (".npz", ".parquet"):
         raise ValueError(f"{path}: is neither .parquet nor .npz")
+    try:
+        columns = (_read_npz if Path(path).suffix == ".npz" else _read_parquet)(path)
+        return _check_columns(columns, str(path), split)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of numpy, pandas and pyarrow on whatever the file holds
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: {reason}") from error
+
+
+def _check_columns(columns: Mapping[str, np.ndarray], source: str, split: str) -> _Table:
     features, y = columns["feature"], columns["y"]
-    n = len(y)
-    if features.ndim != 2 or len(features) != n or y.ndim != 1 or n == 0:
+    n = y.size
+    if features.ndim != 2 or y.ndim != 1 or len(features) != n or n == 0:
         raise ValueError(
-            f"{path}: features {list(features.shape)} and y {list(y.shape)} are not [n d] and [n] with n at least 1"
+            f"features {list(features.shape)} and y {list(y.shape)} are not [n d] and [n] with n at least 1"
         )
-    attribute = columns.get("attribute", np.full(n, -1))
-    if attribute.shape != (n,):
-        raise ValueError(f"{path}: attribute {list(attribute.shape)} is not [{n}] like y")
-    if pd.isna(y).any():
-        raise ValueError(f"{path}: row {int(pd.isna(y).argmax())} has no class")
+    if not (np.issubdtype(features.dtype, np.floating) or np.issubdtype(features.dtype, np.integer)):
+        raise ValueError(f"features are {features.dtype}, expected numbers")
+    labels = {"y": y.astype(object), "attribute": columns.get("attribute", np.full(n, -1)).astype(object)}
     image_id = columns.get("image_id", np.array([f"{split}-{i:07d}" for i in range(n)]))
-    attribute = attribute.astype(object)
-    attribute[pd.isna(attribute) | (attribute == "") | (attribute == -1)] = None
-    return _Table(str(path), features.astype(np.float32), y, attribute, tuple(map(str, image_id)))
+    for name, column in (*labels.items(), ("image_id", image_id)):
+        if column.shape != (n,):
+            raise ValueError(f"{name} {list(column.shape)} is not [{n}] like y")
+    for name, column in labels.items():
+        column[pd.isna(column)] = None
+        for row, label in enumerate(column.tolist()):
+            if label is not None and (not isinstance(label, str | int | float) or label in (np.inf, -np.inf)):
+                raise ValueError(f"row {row} has {name} {label!r}, expected a text or a number")
+    if None in labels["y"].tolist():
+        raise ValueError(f"row {labels['y'].tolist().index(None)} has no class")
+    attribute = labels["attribute"]
+    attribute[(attribute == "") | (attribute == -1)] = None
+    return _Table(source, features.astype(np.float32), labels["y"], attribute, tuple(map(str, image_id)))
 
 
 def _read_npz(path: str | Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise ValueError(f"{path}: not a readable npz file ({error})") from error
+    except (OSError, ValueError, EOFError, BadZipFile, TypeError) as error:
+        raise ValueError(f"not a readable npz file ({error})") from error
     for name in ("x", "y"):
         if name not in arrays:
-            raise ValueError(f"{path}: no array {name!r}; the arrays are {', '.join(arrays)}")
+            raise ValueError(f"no array {name!r}; the arrays are {', '.join(arrays)}")
     return {"feature": arrays.pop("x"), **arrays}
 
 
@@ -96,20 +117,22 @@ def _read_parquet(path: str | Path) -> dict[str, np.ndarray]:
     frame = pd.read_parquet(path)
     for name in ("feature", "y"):
         if name not in frame:
-            raise ValueError(f"{path}: no column {name!r}; the columns are {', '.join(frame)}")
+            raise ValueError(f"no column {name!r}; the columns are {', '.join(frame)}")
+    if frame.empty:
+        raise ValueError("holds no row")
     lengths = frame["feature"].map(np.size)
     if (lengths != lengths.iloc[0]).any():
         row = int((lengths != lengths.iloc[0]).to_numpy().argmax())
-        raise ValueError(f"{path}: row {row} has {lengths.iloc[row]} features, the first row {lengths.iloc[0]}")
-    columns = {name: frame[name].to_numpy() for name in ("y", "attribute", "image_id") if name in frame}
-    return {"feature": np.stack(frame["feature"].to_list()), **columns}
+        raise ValueError(f"row {row} has {lengths.iloc[row]} features, the first row {lengths.iloc[0]}")
+    names = [name for name in ("y", "attribute", "image_id") if name in frame]
+    return {"feature": np.stack(frame["feature"].to_list()), **{name: frame[name].to_numpy(object) for name in names}}
 
 
-def _from_tables(tables: Mapping[str, _Table], dataset: str) -> dict[str, Embeddings]:
+def _from_tables(tables: Mapping[str, _Table], digests: Mapping[str, str]) -> dict[str, Embeddings]:
     classes = _names([table.y for table in tables.values()])
     attributes = _names([table.attribute for table in tables.values()])
     # what stands for the network that made them: the files themselves
-    origin = digest_of("".join(sha256(table.source) for table in tables.values()).encode()).hexdigest()
+    origin = digest_of("".join(digests.values()).encode()).hexdigest()
     return {
         split: check_embeddings(
             Embeddings(
@@ -119,7 +142,6 @@ def _from_tables(tables: Mapping[str, _Table], dataset: str) -> dict[str, Embedd
                 image_id=table.image_id,
                 class_names=tuple(classes),
                 attribute_names=tuple(attributes),
-                dataset=dataset,
                 split=split,
                 checkpoint_sha256=origin,
                 details={"backbone": "unknown", "transform": None},

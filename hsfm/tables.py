@@ -122,7 +122,7 @@ class Cell:
     underlined: bool = False
 
     def markdown(self) -> str:
-        text = f"<u>{self.text}</u>" if self.underlined else self.text
+        text = f"<u>{escape(self.text)}</u>" if self.underlined else escape(self.text)
         return f"**{text}**" if self.bold else text
 
     def latex(self) -> str:
@@ -140,7 +140,10 @@ class TextTable:
 
     def markdown(self) -> str:
         """A pipe table, then the notes."""
-        lines = [self.header, ["---" if i < self.text_columns else "---:" for i in range(len(self.header))]]
+        lines = [
+            [escape(name) for name in self.header],
+            ["---" if i < self.text_columns else "---:" for i in range(len(self.header))],
+        ]
         lines += [[cell.markdown() for cell in row] for row in self.rows]
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return table + "\n\n" + "\n".join(f"{note}  " for note in self.notes).rstrip() + "\n"
@@ -312,6 +315,11 @@ def size_notes(scores: pd.DataFrame) -> tuple[str, ...]:
         empty = list(sizes[sizes == 0].index)
         notes.append(note + (f" Without test images and left out: {'; '.join(empty)}." if empty else ""))
     return tuple(notes)
+
+
+def escape(text: str) -> str:
+    """A text inside a cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", r"\|")
 
 
 def _escape(text: str) -> str:

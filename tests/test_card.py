@@ -42,4 +42,15 @@ def test_the_card_for_readers():
     assert "| dog | out | 9 | 1 | 1 | 11 | 45.0 |" in text
     assert "| all | | 20 | 4 | 4 | 28 | 100.0 |" in text
     assert "than in all of train: train 85.0 %, val 50.0 %, test 50.0 %." in text
-    assert "10 x 20 in 71 % of the images, 2 sizes in all, heights 10 to 12, widths 20 to 20." in text
+    assert "10 x 20 in 71 % of the images, 2 different sizes, heights 10 to 12, widths 20 to 20." in text
+
+
+def test_names_that_would_break_the_table():
+    odd = table()
+    odd = ImageTable(odd.rows, odd.dataset, ("c|at", "d\nog"), ("unknown", "out"), odd.folder, {})
+    odd.rows.loc[0, "attribute"] = pd.NA
+    counts = count_groups(odd)
+    assert counts["attribute"].tolist()[:3] == ["unknown", "out", "(unknown)"]
+    text = write_text(odd, counts)
+    assert "| c\\|at | (unknown) | 1 |" in text
+    assert "| d og | out | 9 |" in text

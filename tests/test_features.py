@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -116,3 +118,49 @@ def test_files_of_another_kind_are_named(tmp_path):
     np.savez(tmp_path / "objects.npz", x=np.zeros((2, 1)), y=np.array([None, "a"], dtype=object))
     with pytest.raises(ValueError, match=r"objects.npz: not a readable npz file"):
         import_embeddings({**paths, "val": tmp_path / "objects.npz"}, "mine")
+
+
+def test_embeddings_of_the_workflow_get_the_datasets_name_and_must_agree_on_attributes(tmp_path):
+    splits = import_embeddings(write_npz(tmp_path), "mine")
+    for split, e in splits.items():
+        write_embeddings(tmp_path / f"{split}.parquet", e)
+    paths = {split: tmp_path / f"{split}.parquet" for split in SPLITS}
+    assert {e.dataset for e in import_embeddings(paths, "again").values()} == {"again"}
+    turned = replace(splits["val"], attribute_names=("out", "in"))
+    write_embeddings(tmp_path / "val.parquet", turned)
+    with pytest.raises(ValueError, match=r"train and val embeddings differ in attributes: \('in', 'out'\) and"):
+        import_embeddings(paths, "again")
+
+
+def test_one_file_for_two_splits_is_named(tmp_path):
+    paths = write_npz(tmp_path)
+    with pytest.raises(ValueError, match=r"train.npz: the test split is the same file as train"):
+        import_embeddings({**paths, "test": paths["train"]}, "mine")
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (pd.DataFrame({"feature": [], "y": []}), "odd.parquet: holds no row"),
+        (
+            pd.DataFrame({"feature": [[1.0], [2.0]], "y": pd.to_datetime(["2020-01-01", "2020-01-02"])}),
+            r"odd.parquet: row 0 has y .*, expected a text or a number",
+        ),
+        (pd.DataFrame({"feature": [["a"], ["b"]], "y": [0, 1]}), r"odd.parquet: features are .*, expected numbers"),
+    ],
+)
+def test_odd_tables_are_named(tmp_path, frame, message):
+    paths = write_npz(tmp_path)
+    frame.to_parquet(tmp_path / "odd.parquet")
+    with pytest.raises(ValueError, match=message):
+        import_embeddings({**paths, "val": tmp_path / "odd.parquet"}, "mine")
+
+
+def test_texts_with_nulls_are_unknown_attributes(tmp_path):
+    paths = {}
+    for seed, split in enumerate(SPLITS):
+        a = arrays(seed=seed)
+        attribute = pd.array([None, *a["attribute"][1:]], dtype="string")
+        paths[split] = tmp_path / f"{split}.parquet"
+        pd.DataFrame({"feature": list(a["x"]), "y": a["y"], "attribute": attribute}).to_parquet(paths[split])
+    assert import_embeddings(paths, "mine")["val"].attribute.tolist() == [-1, 1, 0, 0, 1, 0]

@@ -102,7 +102,7 @@ def test_without_any_attribute_the_worst_class_is_what_there_is(mine):
     config["methods"].append("dfr")
     (mine / "plain.yaml").write_text(yaml.safe_dump(config))
     refused = snakemake(mine, *files, check=False)
-    assert "ERROR: DFR needs the attribute of every val image" in refused.stdout
+    assert "settings/plain/images/columns: no attribute, which dfr needs on validation" in refused.stdout
 
 
 def test_images_in_and_a_robust_model_out(mine):
@@ -186,16 +186,28 @@ def test_features_that_are_there_already(mine):
         np.savez(mine / f"{name}.npz", x=e.features.numpy(), y=e.y.numpy(), attribute=e.attribute.numpy())
     embeddings = {split: f"{split}.npz" for split in splits}
     arguments = write_config(mine, "given", **{"embeddings": embeddings})
-    config = yaml.safe_load((mine / "given.yaml").read_text())
     snakemake(mine, *arguments, "all")
     scores = read_scores(mine / "results/given/run0/hsfm/scores.parquet")
     assert scores.loc[scores["split"] == "test", "n"].sum() == len(splits["test"].y)
     assert not (mine / "results/figures/given/examples.png").exists()
     assert (mine / "results/figures/given/training.png").exists()
-    config["settings"]["given"]["embeddings"]["val"] = "nowhere.npz"
-    (mine / "given.yaml").write_text(yaml.safe_dump(config))
-    missing = snakemake(mine, "--configfile", "given.yaml", "--dry-run", check=False)
-    assert "settings/given/embeddings/val: no file nowhere.npz" in missing.stdout
+    # another file under the old name is noticed, even one from before
+    changed = np.load(mine / "val.npz")
+    np.savez(mine / "val.npz", x=changed["x"] + 1, y=changed["y"], attribute=changed["attribute"])
+    os.utime(mine / "val.npz", (0, 0))
+    plan = snakemake(mine, *arguments[:2], "--dry-run").stdout
+    assert re.search(r"^import_embeddings +1$", plan, re.MULTILINE)
+    for value, message in (
+        ({"val": "nowhere.npz"}, "given/embeddings/val: no file nowhere.npz"),
+        ({"val": "given.yaml"}, "given/embeddings/val: given.yaml is neither .npz nor .parquet"),
+        ({"val": "results/given/run0/erm/embeddings/val.parquet"}, "val.parquet lies in results"),
+        ({"standardise": {"scale": 1.0}}, "given/embeddings/standardise: is for a frozen backbone on images"),
+    ):
+        other = yaml.safe_load((mine / "given.yaml").read_text())
+        other["settings"]["given"]["embeddings"] |= value
+        (mine / "other.yaml").write_text(yaml.safe_dump(other))
+        refused = snakemake(mine, "--configfile", "other.yaml", "--dry-run", check=False)
+        assert message in refused.stdout
 
 
 MISTAKES = {
@@ -203,7 +215,9 @@ MISTAKES = {
     "settings={mine: {base: mine}}": "settings/mine/base: 'mine' is based on 'mine' in turn",
     "settings={mine: {images: {columns: {file: x}}}}": "settings/mine/images/columns: unknown key 'file'; ",
     "settings={mine: {images: {source: photos}}}": "settings/mine/images/source: unknown value 'photos'; allowed are",
-    "settings={mine: {backbone: {checkpoint: none.pth}}}": "settings/mine/backbone/checkpoint: no file none.pth",
+    "settings={mine: {backbone: {checkpoint: none.pth, pretrained: false}}}": (
+        "settings/mine/backbone/checkpoint: no file none.pth"
+    ),
     "settings={mine: {backbone: {train: false, pretrained: false}}}": (
         "settings/mine/backbone: train is false, but there are neither pretrained weights nor a checkpoint"
     ),
@@ -212,6 +226,10 @@ MISTAKES = {
     ),
     "settings={mine: {embeddings: {train: x.npz}}}": "settings/mine/embeddings/train: is for a dataset without images",
     "settings={mine: {images: {metadata: none.csv}}}": "settings/mine/images/metadata: no file none.csv",
+    "settings={mine: {backbone: {weights: mine.yaml}}}": (
+        "settings/mine/backbone: pretrained and weights exclude one another"
+    ),
+    "settings={mine: {base: [minibirds]}}": "settings/mine/base: ['minibirds'] is not the name of a dataset",
     "settings={mine: {images: {on_bad_image: ignore}}}": "settings/mine/images/on_bad_image: unknown value 'ignore'",
 }
 

@@ -28,6 +28,7 @@ rule train_erm:
         transform=setting("transform"),
         augmentation=setting("augmentation"),
         training=setting("erm"),
+        files=stamps_of("backbone", "weights"),
         device=config["device"],
     message:
         "Training {wildcards.dataset}, run {wildcards.run}, by ERM"
@@ -53,6 +54,7 @@ rule take_backbone:
     params:
         backbone=setting("backbone"),
         transform=setting("transform"),
+        files=stamps_of("backbone", "weights", "checkpoint"),
     message:
         "Taking the backbone of {wildcards.dataset} as it is"
     script:
@@ -106,6 +108,7 @@ rule import_embeddings:
         "../../environment.yml"
     params:
         settings=setting("embeddings"),
+        files=stamps_of("embeddings", *SPLITS),
     message:
         "Importing the embeddings of {wildcards.dataset}"
     script:

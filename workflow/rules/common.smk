@@ -4,6 +4,7 @@ import os
 from snakemake.exceptions import WorkflowError
 
 from hsfm.device import accelerator_present
+from hsfm.files import sha256
 
 # OpenMP threads that spin while they wait for one another lose most of their speed on a busy machine. Set here, since
 # the library reads it when torch loads.
@@ -93,6 +94,13 @@ def setting(section):
     return lookup(dpath=f"settings/{{dataset}}/{section}", within=SETTINGS)
 
 
+def images_without(key):
+    """A dataset's images settings but for one."""
+    return lambda wildcards: {
+        name: value for name, value in SETTINGS["settings"][wildcards.dataset]["images"].items() if name != key
+    }
+
+
 def settings_of(*sections):
     """Several sections of a dataset's settings as one dict."""
     return lambda wildcards: {key: SETTINGS["settings"][wildcards.dataset][key] for key in sorted(sections)}
@@ -103,7 +111,7 @@ def settings_of(*sections):
 
 def kind(test):
     """The datasets whose settings pass a test."""
-    return [name for name, settings in SETTINGS["settings"].items() if test(settings)]
+    return [name for name in DATASETS if test(SETTINGS["settings"][name])]
 
 
 def one_of(names):
@@ -121,7 +129,7 @@ GIVEN = kind(lambda s: source(s) is None)  # embeddings that the user has
 TRAINED = kind(lambda s: source(s) and s["backbone"]["train"] and s["backbone"]["checkpoint"] is None)
 TAKEN = [name for name in PACKED + IN_FILES if name not in TRAINED]
 WITH_HEAD = kind(lambda s: source(s) and (s["backbone"]["train"] or s["backbone"]["checkpoint"] is not None))
-WITHOUT_HEAD = [name for name in SETTINGS["settings"] if name not in WITH_HEAD]
+WITHOUT_HEAD = [name for name in DATASETS if name not in WITH_HEAD]
 
 
 WITH_IMAGES = [name for name in DATASETS if name not in GIVEN]
@@ -143,6 +151,22 @@ def files_in(section, *keys):
     return files
 
 
+def stamps_of(section, *keys):
+    """What tells those files from others under their names, for params: Snakemake goes by the modification time, which
+    a file that is moved or copied over another may bring from before."""
+    return lambda wildcards: {file: stamp(file) for file in files_in(section, *keys)(wildcards)}
+
+
+def stamp(file):
+    """SHA-256 of a small file, size and modification time of a large one."""
+    path = Path(file)
+    if not path.exists():
+        return None
+    if path.stat().st_size <= 2**24:
+        return sha256(path)
+    return f"{path.stat().st_size} bytes of {path.stat().st_mtime_ns}"
+
+
 # Data on disk ----------------------------------------------------------------------------------------------------------
 
 # What can be downloaded, and where else a loader finds the same.
@@ -152,6 +176,15 @@ FILES_OF_SOURCES = {
         *(f"MNIST/raw/{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")),
         *(f"cifar-10-batches-py/data_batch_{number}" for number in range(1, 6)),
         "cifar-10-batches-py/test_batch",
+    ],
+}
+TABLES_OF_SOURCES = {  # labels that a user puts there
+    "celeba": [
+        "list_attr_celeba.txt",
+        "list_eval_partition.txt",
+        "list_attr_celeba.csv",
+        "list_eval_partition.csv",
+        "metadata.csv",
     ],
 }
 ELSEWHERE = {
@@ -169,17 +202,24 @@ def raw_files(dataset):
     folder = Path(settings["folder"]) if "folder" in settings else None
     if any((folder / file).exists() for file in ELSEWHERE.get(settings["source"], [])):
         return []
-    return [str(folder / file) for file in FILES_OF_SOURCES.get(settings["source"], [])]
+    tables = [folder / file for file in TABLES_OF_SOURCES.get(settings["source"], [])]
+    return [os.path.normpath(folder / file) for file in FILES_OF_SOURCES.get(settings["source"], [])] + [
+        str(table) for table in tables if table.exists()
+    ]
 
 
 def raw_data(wildcards):
     return raw_files(wildcards.dataset)
 
 
+# By folder, which several datasets may share: its source, and what is missing of it.
 MISSING_DATA = {
-    dataset: [file for file in raw_files(dataset) if not Path(file).exists()]
-    for dataset in WITH_IMAGES
-    if source(SETTINGS["settings"][dataset]) in FILES_OF_SOURCES
+    os.path.normpath(SETTINGS["settings"][name]["images"]["folder"]): (
+        SETTINGS["settings"][name]["images"]["source"],
+        [os.path.normpath(file) for file in raw_files(name) if not Path(file).exists()],
+    )
+    for name in WITH_IMAGES
+    if source(SETTINGS["settings"][name]) in FILES_OF_SOURCES
 }
 
 

@@ -48,6 +48,10 @@ def inherit(config):
         return
     done = {name: own for name, own in settings.items() if not isinstance(own, dict) or "base" not in own}
     waiting = {name: own for name, own in settings.items() if name not in done}
+    for name, own in waiting.items():
+        if not isinstance(own["base"], str):
+            yield f"settings/{name}/base: {own['base']!r} is not the name of a dataset"
+            return
     while waiting:
         ready = [name for name, own in waiting.items() if own["base"] in done]
         if not ready:
@@ -134,7 +138,7 @@ def cross_check(config):
                 if section not in settings:
                     yield f"{where}: missing key {section!r}, which the study {study} asks for"
         yield from not_finite(settings, where)
-        yield from (check_network(settings, where) if "images" in settings else check_given(settings, where))
+        yield from (check_network(settings, config, where) if "images" in settings else check_given(settings, where))
         if len(config["runs"]) > 1 and not is_trained(settings):
             yield f"runs: {dataset} is not trained here and has one run only, but runs lists {config['runs']}"
 
@@ -143,7 +147,7 @@ def is_trained(settings):
     return "images" in settings and settings["backbone"]["train"] and settings["backbone"]["checkpoint"] is None
 
 
-def check_network(settings, where):
+def check_network(settings, config, where):
     """Of a dataset with images."""
     missing = [key for key in ("backbone", "transform") if key not in settings]
     if "batch_size" not in settings["embeddings"]:
@@ -160,8 +164,9 @@ def check_network(settings, where):
     yield from check_architecture(backbone["name"], f"{where}/backbone/name")
     if backbone["pretrained"] and backbone["name"] == "small_resnet":
         yield f"{where}/backbone: small_resnet has no pretrained weights"
-    if backbone["pretrained"] and backbone["weights"] is not None:
-        yield f"{where}/backbone: pretrained and weights exclude one another"
+    chosen = [key for key in ("pretrained", "weights", "checkpoint") if backbone[key]]
+    if len(chosen) > 1:
+        yield f"{where}/backbone: {' and '.join(chosen)} exclude one another; set all but one to false or null"
     if not backbone["train"] and backbone["checkpoint"] is None and not (backbone["pretrained"] or backbone["weights"]):
         yield f"{where}/backbone: train is false, but there are neither pretrained weights nor a checkpoint"
     if settings["embeddings"].get("standardise") and (backbone["train"] or backbone["checkpoint"] is not None):
@@ -176,6 +181,7 @@ def check_network(settings, where):
     for key in ("train", "val", "test"):
         if key in settings["embeddings"]:
             yield f"{where}/embeddings/{key}: is for a dataset without images"
+    yield from check_attribute(settings, config, where)
     yield from check_training(settings, where) if is_trained(settings) else ()
 
 
@@ -206,13 +212,33 @@ def check_training(settings, where):
             yield f"{where}/augmentation/random_resized_crop/{key}: {list(crop[key])} is not the lowest, then the highest"
 
 
+def check_attribute(settings, config, where):
+    """Of your own table without a column for the attribute: what needs one would fail only after the training."""
+    if settings["images"]["source"] != "metadata" or settings["images"]["columns"].get("attribute") is not None:
+        return
+    needs = [method for method in config["methods"] if method == "dfr"]
+    if "hsfm" in config["methods"] and settings["hsfm"]["select_by"] == "worst_group":
+        needs.append("hsfm/select_by: worst_group")
+    needs += [study for study in config["studies"] if study == "validation_bias"]
+    for need in needs:
+        yield f"{where}/images/columns: no attribute, which {need} needs on validation"
+
+
 def check_given(settings, where):
     """Of a dataset without images, whose embeddings are there already."""
+    if settings["embeddings"].get("standardise"):
+        yield f"{where}/embeddings/standardise: is for a frozen backbone on images, not for given embeddings"
     for split in ("train", "val", "test"):
         if split not in settings["embeddings"]:
             yield f"{where}: has no images, and embeddings lacks {split!r}"
-        elif not Path(settings["embeddings"][split]).is_file():
-            yield f"{where}/embeddings/{split}: no file {settings['embeddings'][split]}"
+            continue
+        file = Path(settings["embeddings"][split])
+        if not file.is_file():
+            yield f"{where}/embeddings/{split}: no file {file}"
+        elif file.suffix not in (".npz", ".parquet"):
+            yield f"{where}/embeddings/{split}: {file} is neither .npz nor .parquet"
+        elif Path("results").resolve() in file.resolve().parents:
+            yield f"{where}/embeddings/{split}: {file} lies in results, whose files the workflow may replace"
     if "erm_head" not in settings:
         yield f"{where}: missing key 'erm_head', which given embeddings need"
 

@@ -37,7 +37,8 @@ rule list_images:
     conda:
         "../../environment.yml"
     params:
-        settings=setting("images"),
+        settings=images_without("on_bad_image"),
+        files=stamps_of("images", "metadata"),
     message:
         "Listing the images of {wildcards.dataset}"
     script:
@@ -61,7 +62,7 @@ rule check_images:
         "../../environment.yml"
     threads: 8
     params:
-        settings=setting("images"),
+        on_bad_image=setting("images/on_bad_image"),
     message:
         "Opening every image of {wildcards.dataset} once"
     script:
@@ -70,7 +71,11 @@ rule check_images:
 
 # Only what is missing is declared, and while it is missing: Snakemake deletes the outputs of a job that fails, and must
 # never delete what lies in a user's folder.
-for NAME in [dataset for dataset, files in MISSING_DATA.items() if files]:
+for NUMBER, (FOLDER, (SOURCE, FILES)) in enumerate(MISSING_DATA.items()):
+    if not FILES:
+        continue
+    # a second folder of one source gets a number
+    NAME = SOURCE if f"download_{SOURCE}" not in [other.name for other in workflow.rules] else f"{SOURCE}_{NUMBER}"
 
     rule:
         name:
@@ -78,16 +83,16 @@ for NAME in [dataset for dataset, files in MISSING_DATA.items() if files]:
         input:
             code=uses("workflow/scripts/download_data.py"),
         output:
-            MISSING_DATA[NAME],
+            FILES,
         log:
-            f"logs/{NAME}/download_data.log",
+            f"logs/download_{NAME}.log",
         localrule: True
         conda:
             "../../environment.yml"
         params:
-            source=SETTINGS["settings"][NAME]["images"]["source"],
-            folder=SETTINGS["settings"][NAME]["images"]["folder"],
+            source=SOURCE,
+            folder=FOLDER,
         message:
-            f"Downloading {NAME}"
+            f"Downloading {SOURCE} into {FOLDER}"
         script:
             "../scripts/download_data.py"

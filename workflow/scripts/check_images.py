@@ -35,6 +35,6 @@ check_images(
     snakemake.input.listed,
     snakemake.output.images,
     snakemake.output.unreadable,
-    snakemake.params.settings["on_bad_image"],
+    snakemake.params.on_bad_image,
     snakemake.threads,
 )
