@@ -103,6 +103,13 @@ def test_the_plan_needs_no_data(tmp_path):
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", plan[plan.rindex("Job stats:") :], re.MULTILINE))
     assert jobs["download_waterbirds"] == jobs["download_dominoes"] == "1"
     assert jobs["train_erm"] == "4"
+    images = yaml.safe_load((folder / "config/paper.yaml").read_text())["settings"]["waterbirds"]["images"]
+    second = {"base": "waterbirds", "images": images, "backbone": {"name": "resnet18"}}
+    both = {"datasets": ["waterbirds", "waterbirds18"], "settings": {"waterbirds18": second}}
+    (folder / "both.yaml").write_text(yaml.safe_dump(both))
+    plan = snakemake(folder, "--dry-run", "--configfile", "config/paper.yaml", "both.yaml").stdout
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", plan[plan.rindex("Job stats:") :], re.MULTILINE))
+    assert (jobs["download_waterbirds"], jobs["list_images"], jobs["train_erm"]) == ("1", "2", "2")
     for name, advice in (("celeba", "img_align_celeba"), ("metashift", "MetaDatasetCatDog")):
         target = f"results/{name}/listed.parquet"
         failed = snakemake(folder, "--configfile", "config/paper.yaml", "--", target, check=False)
