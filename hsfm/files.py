@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # stages that draw images or tables do not pay for importing 
     import numpy as np
     import pandas as pd
     import pyarrow as pa
+    import pyarrow.parquet as pq
     from torch import Tensor
 
 
@@ -48,13 +49,27 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def write_parquet(path: str | Path, table: "pa.Table", metadata: Mapping[str, Any]) -> None:
-    """Write a table with `metadata` in its schema, each value as JSON."""
+def in_bytes(n: int) -> str:
+    """A number of bytes as people write it: 23.6 GB."""
+    power = next(power for power in range(5) if n < 1000 ** (power + 1) or power == 4)
+    return f"{n} B" if power == 0 else f"{n / 1000**power:.1f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
+
+
+def write_parquet(
+    path: str | Path, table: "pa.Table", metadata: Mapping[str, Any], *, row_group_size: int | None = None
+) -> None:
+    """Write a table with `metadata` in its schema, each value as JSON. row_group_size: rows, by default pyarrow's."""
     import pyarrow.parquet as pq
 
-    encoded = {**(table.schema.metadata or {}), **{key: json.dumps(value) for key, value in metadata.items()}}
     with write_atomically(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(encoded), temporary)
+        pq.write_table(
+            table.replace_schema_metadata(encode(metadata, table.schema)), temporary, row_group_size=row_group_size
+        )
+
+
+def encode(metadata: Mapping[str, Any], schema: "pa.Schema") -> dict[bytes | str, bytes | str]:
+    """A schema's own metadata and these, each value as JSON."""
+    return {**(schema.metadata or {}), **{key: json.dumps(value) for key, value in metadata.items()}}
 
 
 def read_parquet(path: str | Path, schema: "pa.Schema") -> tuple["pa.Table", dict[str, Any]]:
@@ -63,6 +78,29 @@ def read_parquet(path: str | Path, schema: "pa.Schema") -> tuple["pa.Table", dic
     Raises ValueError where the file cannot be read (truncated, say), lacks a column, or holds another type;
     FileNotFoundError where there is none. A fixed-size list of length -1 in `schema` stands for any length.
     """
+    with _open_parquet(path, schema) as file:
+        return file.read(schema.names).select(schema.names), _metadata(file)
+
+
+def read_parquet_in_pieces(
+    path: str | Path, schema: "pa.Schema", rows: int
+) -> tuple[Iterator["pa.RecordBatch"], dict[str, Any]]:
+    """The same, at most so many rows at a time; errors of a piece come when it is asked for."""
+
+    def pieces() -> Iterator["pa.RecordBatch"]:
+        with _open_parquet(path, schema) as file:
+            # a group at a time: the reader that goes through all of them holds on to what it has read
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(rows, row_groups=[group], columns=schema.names):
+                    yield batch.select(schema.names)
+
+    with _open_parquet(path, schema) as file:
+        return pieces(), _metadata(file)
+
+
+@contextmanager
+def _open_parquet(path: str | Path, schema: "pa.Schema") -> Iterator["pq.ParquetFile"]:
+    """The file, found to have the columns of `schema`; what pyarrow cannot read within the block is a ValueError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -76,17 +114,19 @@ def read_parquet(path: str | Path, schema: "pa.Schema") -> tuple["pa.Table", dic
                     raise ValueError(
                         f"{path}: column {field.name!r} holds {found.field(field.name).type}, expected {field.type}"
                     )
-            table = file.read(schema.names)
+            yield file
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise _unreadable(path, error) from error
-    metadata = {
+
+
+def _metadata(file: "pq.ParquetFile") -> dict[str, Any]:
+    return {
         key.decode(): json.loads(value)
-        for key, value in (table.schema.metadata or {}).items()
+        for key, value in (file.schema_arrow.metadata or {}).items()
         if key not in (b"pandas", b"ARROW:schema")
     }
-    return table.select(schema.names), metadata
 
 
 def _unreadable(path: str | Path, error: Exception) -> ValueError:

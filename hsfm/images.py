@@ -1,16 +1,21 @@
 """The image table: one row per image, its labels, its split and where its pixels are."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from hsfm.files import read_parquet, require, sha256, write_parquet
+from hsfm.files import read_parquet, read_parquet_in_pieces, require, sha256, write_parquet
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+ROWS_AT_ONCE = 16384  # of a table that is read piece by piece, and of its file's row groups
 
 # `path` is an image file, relative to the table's `folder`; or, where `index` is not null, a packed array beside the
 # table, of which the image is that row.
@@ -58,8 +63,8 @@ class ImageTable:
     pixels_sha256: dict[str, str]  # by `path`: what the packed array held when the table was written
 
     def split(self, name: str) -> pd.DataFrame:
-        """The rows of one split, in table order."""
-        return self.rows[self.rows["split"] == name].reset_index(drop=True)
+        """The rows of one split, in table order; the index keeps their numbers in the table."""
+        return self.rows[self.rows["split"] == name]
 
 
 def group_of(y: pd.Series, attribute: pd.Series, n_attributes: int) -> pd.Series:
@@ -74,8 +79,8 @@ def complete(rows: pd.DataFrame, attribute_names: Sequence[str]) -> pd.DataFrame
     return rows.assign(**absent)[SCHEMA.names]
 
 
-def check_images(table: ImageTable, source: str | Path) -> ImageTable:
-    """Return `table` if its labels, groups, splits and ids are sound; else raise ValueError naming `source`."""
+def check_rows(table: ImageTable, source: str | Path) -> ImageTable:
+    """Return `table` if every row's labels, group and split are sound; else raise ValueError naming `source`."""
     rows = table.rows
     for column, names in (("y", table.class_names), ("attribute", table.attribute_names)):
         if column == "y" and rows["y"].isna().any():
@@ -98,6 +103,15 @@ def check_images(table: ImageTable, source: str | Path) -> ImageTable:
     unknown = set(rows["split"].unique()) - set(SPLITS)
     if unknown:
         raise ValueError(f"{source}: unknown split {sorted(unknown)[0]!r}; allowed are {', '.join(SPLITS)}")
+    return table
+
+
+def check_images(table: ImageTable, source: str | Path) -> ImageTable:
+    """Return `table` if it is sound as a whole: `check_rows`, unique ids, and images of every class in every split.
+
+    Raises ValueError naming `source` otherwise.
+    """
+    rows = check_rows(table, source).rows
     if rows["image_id"].duplicated().any():
         raise ValueError(
             f"{source}: image id {rows.loc[rows['image_id'].duplicated(), 'image_id'].iloc[0]!r} is not unique"
@@ -120,25 +134,70 @@ def write_images(path: str | Path, table: ImageTable) -> None:
         "folder": table.folder,
         "pixels_sha256": table.pixels_sha256,
     }
-    write_parquet(path, pa.Table.from_pandas(table.rows[SCHEMA.names], SCHEMA, preserve_index=False), metadata)
+    rows = pa.Table.from_pandas(table.rows[SCHEMA.names], SCHEMA, preserve_index=False)
+    write_parquet(path, rows, metadata, row_group_size=ROWS_AT_ONCE)
 
 
 def read_images(path: str | Path) -> ImageTable:
     """Read and check an image table; every error names the file and the image."""
     table, metadata = read_parquet(path, SCHEMA)
+    return check_images(_with_names(_frame(table), metadata, path), path)
+
+
+def read_pieces(path: str | Path) -> Iterator[ImageTable]:
+    """The same table in pieces of `ROWS_AT_ONCE` rows, each checked, so that memory does not grow with the table.
+
+    The index goes on from piece to piece. What only the whole table shows, `write_images` has checked.
+    """
+    pieces, metadata = read_parquet_in_pieces(path, SCHEMA, ROWS_AT_ONCE)
+    first = 0
+    for piece in pieces:
+        rows = _frame(piece).set_index(pd.RangeIndex(first, first + len(piece)))
+        first += len(piece)
+        yield check_rows(_with_names(rows, metadata, path), path)
+
+
+def read_names(path: str | Path) -> ImageTable:
+    """An image table without its rows."""
+    _, metadata = read_parquet_in_pieces(path, SCHEMA, ROWS_AT_ONCE)
+    return _with_names(_frame(SCHEMA.empty_table()), metadata, path)
+
+
+def _frame(table: pa.Table | pa.RecordBatch) -> pd.DataFrame:
+    return table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype()}.get)
+
+
+def _with_names(rows: pd.DataFrame, metadata: Mapping[str, Any], path: str | Path) -> ImageTable:
     require(metadata, ("dataset", "class_names", "attribute_names", "folder", "pixels_sha256"), path)
-    rows = table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype()}.get)
-    return check_images(
-        ImageTable(
-            rows=rows,
-            dataset=metadata["dataset"],
-            class_names=tuple(metadata["class_names"]),
-            attribute_names=tuple(metadata["attribute_names"]),
-            folder=metadata["folder"],
-            pixels_sha256=metadata["pixels_sha256"],
-        ),
-        path,
+    return ImageTable(
+        rows=rows,
+        dataset=metadata["dataset"],
+        class_names=tuple(metadata["class_names"]),
+        attribute_names=tuple(metadata["attribute_names"]),
+        folder=metadata["folder"],
+        pixels_sha256=metadata["pixels_sha256"],
     )
+
+
+def leave_out_unreadable(
+    table: ImageTable, problem: pd.Series, report: str | Path, *, on_bad_image: str
+) -> tuple[ImageTable, pd.DataFrame]:
+    """The table without images that cannot be read, and a listing of these.
+
+    problem: per row why it cannot be read, null where it can. report: the file that will list them, for messages.
+    Raises ValueError that names the first ten where `on_bad_image` is `stop`; with `skip` it is a warning.
+    """
+    bad = problem.notna()
+    listing = table.rows.loc[bad, ["image_id", "path", "split"]].assign(problem=problem[bad])
+    if bad.any():
+        few = "; ".join(f"{row.path}: {row.problem}" for row in listing.head(10).itertuples())
+        message = (
+            f"{table.folder}: cannot read {bad.sum()} of {len(bad)} images: {few}{'; ...' if bad.sum() > 10 else ''}"
+        )
+        if on_bad_image == "stop":
+            raise ValueError(f"{message}; on_bad_image: skip leaves such images out")
+        log.warning("%s; they are left out and listed in %s", message, report)
+    return replace(table, rows=table.rows[~bad].reset_index(drop=True)), listing
 
 
 def check_pixels(table: ImageTable, folder: str | Path) -> None:

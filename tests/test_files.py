@@ -8,6 +8,7 @@ import torch
 
 from hsfm.files import (
     fingerprint,
+    in_bytes,
     read_frame,
     read_parquet,
     read_safetensors,
@@ -100,3 +101,11 @@ def test_frames_are_read_by_column(tmp_path):
 def test_fingerprint_ignores_order_and_sees_values():
     assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [(0, "0 B"), (999, "999 B"), (53_500, "53.5 kB"), (23_600_000_000, "23.6 GB"), (15 * 10**14, "1500.0 TB")],
+)
+def test_sizes_are_as_people_write_them(n, text):
+    assert in_bytes(n) == text
