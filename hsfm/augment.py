@@ -1,121 +1,229 @@
-"""From uint8 images to what a network sees: the fixed transform, and random augmentation from one generator."""
+"""From uint8 images to what a network sees: the fixed transform, and random augmentation from one generator.
+
+The random numbers of a whole epoch are drawn at once, on the CPU, so that a batch costs no transfer and waits for
+nothing, and does not depend on where or in which batches the images are computed.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Generator, Tensor
+from torch.nn.functional import pad
 
-Images = UInt8[Tensor, "b 3 _h _w"] | list[UInt8[Tensor, "3 _h _w"]]  # of one size, or of several
+from hsfm.decode_size import resized
+from hsfm.device import Compute
+from hsfm.pixels import Images
+from hsfm.resample import resample, resize
+
+
+@dataclass(frozen=True)
+class Views:
+    """How n images are changed at random; null where they are not."""
+
+    box: Int[Tensor, "n 4"] | None = None  # top, left, height, width of what is cut out and resized
+    corner: Int[Tensor, "n 2"] | None = None  # top, left of the window in the padded image
+    mirrored: Bool[Tensor, " n"] | None = None
+
+    def __getitem__(self, part: slice) -> "Views":
+        return self._each(lambda tensor: tensor[part])
+
+    def to(self, device: torch.device) -> "Views":
+        """The same on another device."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Any) -> "Views":
+        return Views(*(None if t is None else change(t) for t in (self.box, self.corner, self.mirrored)))
+
+
+def draw_views(size: Int[Tensor, "n 2"], settings: Mapping[str, Any], generator: Generator) -> Views:
+    """Random numbers for n images of these heights and widths, all from `generator`, a CPU generator.
+
+    settings: `random_resized_crop` {size [h w], scale, ratio} or null, `random_crop` {padding} or null, `flip` (with
+    probability one half).
+    """
+    box = corner = mirrored = None
+    if (crop := settings["random_resized_crop"]) is not None:
+        box = sample_boxes(size, crop["scale"], crop["ratio"], generator)
+    if (crop := settings["random_crop"]) is not None:
+        corner = torch.randint(0, 2 * crop["padding"] + 1, (len(size), 2), generator=generator)
+    if settings["flip"]:
+        mirrored = torch.rand(len(size), generator=generator) < 0.5
+    return Views(box, corner, mirrored)
+
+
+def sample_boxes(
+    size: Int[Tensor, "n 2"], scale: Sequence[float], ratio: Sequence[float], generator: Generator
+) -> Int[Tensor, "n 4"]:
+    """Boxes (top, left, height, width) by the law of torchvision's RandomResizedCrop.
+
+    Area share uniform in `scale`, aspect ratio log-uniform in `ratio`; the first of ten tries that fits, at a uniform
+    place; else the largest central box whose ratio is allowed.
+    """
+    n, tries = len(size), 10
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, dtype=torch.float64, generator=generator)
+
+    height, width = size.double().unbind(1)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform(tries, n))
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = (low + (high - low) * uniform(tries, n)).exp()
+    h, w = (area / aspect).sqrt().round(), (area * aspect).sqrt().round()
+    fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
+    first = fits.int().argmax(0, keepdim=True)  # the first try that fits, where any does
+    h, w = h.gather(0, first)[0], w.gather(0, first)[0]
+    top, left = (uniform(2, n) * torch.stack([height - h + 1, width - w + 1])).floor()
+    # the fall-back, for very flat or very tall images
+    whole = width / height
+    h0 = torch.where(whole < ratio[0], (width / ratio[0]).round(), height)
+    w0 = torch.where(whole > ratio[1], (height * ratio[1]).round(), width)
+    found = fits.any(0)
+    drawn = torch.stack([top, left, h, w], 1)
+    central = torch.stack([((height - h0) / 2).floor(), ((width - w0) / 2).floor(), h0, w0], 1)
+    return torch.where(found[:, None], drawn, central).long()
+
+
+def prepare(
+    images: Images,
+    transform: Mapping[str, Any],
+    augmentation: Mapping[str, Any] | None = None,
+    views: Views | None = None,
+) -> Float[Tensor, "b 3 h w"]:
+    """What the network sees of a batch, on its device, channels last in memory.
+
+    transform: `resize` [h w], [shorter side] or null, centre `crop` [h w] or null, then `mean` and `std` of the
+    channels in 0..1. augmentation and views: settings as for `draw_views`, and what it drew for these images. A random
+    resized crop takes the place of resize and crop; random crop and mirroring come after them.
+    Raises ValueError where the images are still of several sizes then.
+    """
+    shown = show(images, transform, augmentation, views)
+    if views is not None and views.corner is not None:
+        shown = random_crop(shown, views.corner, augmentation["random_crop"]["padding"])
+    if views is not None and views.mirrored is not None:
+        shown = mirror(shown, views.mirrored)
+    return normalise(shown, transform["mean"], transform["std"])
+
+
+def apply(
+    network: Callable[[Tensor], Tensor], images: Images, transform: Mapping[str, Any], compute: Compute
+) -> Float[Tensor, "b k"]:
+    """A network's output for a batch on its device, as in evaluation; its rows must not depend on one another."""
+    parts = compute.parts(len(images), *_shape_after(images, transform["resize"], transform["crop"]))
+    outputs = []
+    for part in parts:
+        shown = prepare(images[part], transform)  # outside of autocast, whose precision grey levels do not bear
+        with compute.autocast():
+            outputs.append(network(shown))
+    return torch.cat(outputs)
+
+
+def show(
+    images: Images, transform: Mapping[str, Any], augmentation: Mapping[str, Any] | None, views: Views | None
+) -> UInt8[Tensor, "b 3 h w"]:
+    """Cut and resize a batch to one size."""
+    if views is not None and views.box is not None:
+        size = tuple(augmentation["random_resized_crop"]["size"])
+        if not _one_by_one(images):
+            full = _on_device(size, like=views.box)
+            return resample(images.stacked(), views.box, full, torch.zeros_like(full), size)
+        cut = (
+            image[:, top : top + height, left : left + width]
+            for image, (top, left, height, width) in zip(images.each(), views.box.tolist(), strict=True)
+        )
+        return _stack([resize(image, *size) for image in cut])
+    return _fixed(images, transform["resize"], transform["crop"])
+
+
+def _fixed(images: Images, to: Sequence[int] | None, crop: Sequence[int] | None) -> UInt8[Tensor, "b 3 h w"]:
+    """Resize and centre crop."""
+    shape = _shape_after(images, to, crop)
+
+    def after(size: Sequence[int]) -> tuple[int, int]:
+        return resized(*size, to) if to is not None else tuple(size)
+
+    if images.shape is not None and after(images.shape) == images.shape:
+        return centre_crop(images.stacked(), *shape)
+    if _one_by_one(images):
+        if images.shape is not None:
+            return centre_crop(resize(images.stacked(), *after(images.shape)), *shape)
+        return _stack([centre_crop(resize(image, *after(image.shape[1:])), *shape) for image in images.each()])
+    box = torch.cat([torch.zeros_like(images.size), images.size], 1)
+    full = torch.tensor([after(size) for size in images.size_on_cpu.tolist()]).to(box.device, non_blocking=True)
+    over = full - _on_device(shape, like=full)
+    window = torch.where(over < 0, -(-over // 2), (over / 2).round().long())  # as in centre_crop
+    return resample(images.stacked(), box, full, window, shape)
+
+
+def _shape_after(images: Images, to: Sequence[int] | None, crop: Sequence[int] | None) -> tuple[int, int]:
+    """Height and width of all images after resize and crop; ValueError where they differ."""
+    if crop is not None:
+        return tuple(crop)
+    sizes = [images.shape] if images.shape is not None else set(map(tuple, images.size_on_cpu.tolist()))
+    shapes = sorted({resized(*size, to) if to is not None else size for size in sizes})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"transform: the images differ in size, {list(shapes[0])} and {list(shapes[-1])} (height, width); "
+            "set resize to [height, width], or resize and crop"
+        )
+    return shapes[0]
+
+
+def _on_device(size: Sequence[int], *, like: Int[Tensor, "b k"]) -> Int[Tensor, "b 2"]:
+    """A size per image, made where `like` is: to copy it there would wait for the device."""
+    return torch.cat([like.new_full((len(like), 1), length) for length in size], 1)
+
+
+def _one_by_one(images: Images) -> bool:
+    """The CPU has a kernel that resizes uint8 images in a thirtieth of the time of matrix products; a GPU has none."""
+    return images.pixels.device.type == "cpu"
+
+
+def _stack(images: Sequence[UInt8[Tensor, "3 h w"]]) -> UInt8[Tensor, "b 3 h w"]:
+    """One tensor, channels last in memory."""
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+
+
+def centre_crop(images: Shaped[Tensor, "*b 3 h w"], height: int, width: int) -> Shaped[Tensor, "*b 3 h2 w2"]:
+    """The middle of each image, torchvision's way; black around it where the image is smaller."""
+    top, left = (round((have - want) / 2) for have, want in zip(images.shape[-2:], (height, width), strict=True))
+    if top < 0 or left < 0:
+        # torchvision pads the smaller half in front, and then cuts in the middle of what it has got
+        missing = [max(want - have, 0) for have, want in zip(images.shape[-2:], (height, width), strict=True)]
+        images = pad(images, [missing[1] // 2, (missing[1] + 1) // 2, missing[0] // 2, (missing[0] + 1) // 2])
+        return centre_crop(images, height, width)
+    return images[..., top : top + height, left : left + width]
 
 
 def normalise(
     images: UInt8[Tensor, "b 3 h w"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Tensor, "b 3 h w"]:
-    """(pixel / 255 - mean) / std per channel."""
-    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (mean, std))
-    return (images.float() / 255 - mean) / std
+    """(pixel / 255 - mean) / std per channel; channels last in memory."""
+    # As (pixel - 255 mean) / (255 std) on rows of w * 3 numbers: three alone are too short for vector instructions.
+    b, _, h, w = images.shape
+    rows = images.permute(0, 2, 3, 1).to(torch.float32, memory_format=torch.contiguous_format).view(b, h, w * 3)
+    shift, factor = (torch.tensor([255.0 * v for v in values]).repeat(w) for values in (mean, std))
+    rows.sub_(shift.to(rows.device, non_blocking=True)).div_(factor.to(rows.device, non_blocking=True))
+    return rows.view(b, h, w, 3).permute(0, 3, 1, 2)
 
 
-def transform(images: Images, settings: Mapping[str, Any]) -> Float[Tensor, "b 3 _h2 _w2"]:
-    """The evaluation transform: `resize` [h w] or null, centre `crop` [h w] or null, then `mean` and `std`.
-
-    Raises ValueError where images of several sizes are still of several sizes then.
-    """
-    if isinstance(images, list):
-        views = [transform(image.unsqueeze(0), settings) for image in images]
-        sizes = sorted({tuple(view.shape[-2:]) for view in views})
-        if len(sizes) > 1:
-            raise ValueError(
-                f"transform: the images differ in size, {list(sizes[0])} and {list(sizes[-1])} (height, width); "
-                "set resize to [height, width], or resize and crop"
-            )
-        return torch.cat(views)
-    if settings["resize"] is not None or settings["crop"] is not None:
-        # imported here: torchvision takes as long to load as torch, and images of the right size do not need it
-        from torchvision.transforms.v2 import functional as F
-
-        if settings["resize"] is not None:
-            images = F.resize(images, list(settings["resize"]), antialias=True)
-        if settings["crop"] is not None:
-            images = F.center_crop(images, list(settings["crop"]))
-    return normalise(images, settings["mean"], settings["std"])
+def mirror(images: Shaped[Tensor, "b 3 h w"], chosen: Bool[Tensor, " b"]) -> Shaped[Tensor, "b 3 h w"]:
+    """Mirror the chosen images left to right."""
+    return torch.where(chosen.view(-1, 1, 1, 1), images.flip(-1), images)
 
 
-def augment(images: Images, settings: Mapping[str, Any], generator: Generator) -> Images:
-    """Random training views; all randomness comes from `generator`, a CPU generator.
-
-    settings: `random_resized_crop` {size [h w], scale, ratio} or null, `random_crop` {padding} or null, `flip` (with
-    probability one half). Images of several sizes are treated one by one.
-    """
-    if isinstance(images, list):
-        return [augment(image.unsqueeze(0), settings, generator).squeeze(0) for image in images]
-    if (crop := settings["random_resized_crop"]) is not None:
-        images = random_resized_crop(images, crop["size"], crop["scale"], crop["ratio"], generator)
-    if (crop := settings["random_crop"]) is not None:
-        images = random_crop(images, crop["padding"], generator)
-    if settings["flip"]:
-        images = random_flip(images, generator)
-    return images
-
-
-def random_flip(images: Shaped[Tensor, "b 3 h w"], generator: Generator) -> Shaped[Tensor, "b 3 h w"]:
-    """Mirror each image left to right with probability one half."""
-    chosen = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(chosen.to(images.device).view(-1, 1, 1, 1), images.flip(-1), images)
-
-
-def random_crop(images: Shaped[Tensor, "b 3 h w"], padding: int, generator: Generator) -> Shaped[Tensor, "b 3 h w"]:
-    """Pad with black on all sides and cut each image back to its size at a place of its own."""
-    height, width = images.shape[-2:]
-    padded = torch.nn.functional.pad(images, [padding] * 4)
-    top, left = torch.randint(0, 2 * padding + 1, (2, len(images)), generator=generator).tolist()
-    return torch.stack([image[:, t : t + height, w : w + width] for image, t, w in zip(padded, top, left, strict=True)])
-
-
-def random_resized_crop(
-    images: UInt8[Tensor, "b 3 h w"],
-    size: Sequence[int],
-    scale: Sequence[float],
-    ratio: Sequence[float],
-    generator: Generator,
-) -> UInt8[Tensor, "b 3 h2 w2"]:
-    """Cut a random box from each image and resize it bilinearly, with antialiasing, to `size` (height, width).
-
-    The boxes follow torchvision's RandomResizedCrop: area share uniform in `scale`, aspect ratio log-uniform in
-    `ratio`, ten tries, then the largest central box whose ratio is allowed.
-    """
-    from torchvision.transforms.v2 import functional as F
-
-    boxes = [sample_box(*images.shape[-2:], scale, ratio, generator) for _ in images]
-    return torch.stack(
-        [F.resized_crop(image, *box, size=list(size), antialias=True) for image, box in zip(images, boxes, strict=True)]
+def random_crop(
+    images: Shaped[Tensor, "b 3 h w"], corner: Int[Tensor, "b 2"], padding: int
+) -> Shaped[Tensor, "b 3 h w"]:
+    """Pad with black on all sides, and cut each image back to its size from its corner (top, left) on."""
+    b, _, height, width = images.shape
+    padded = pad(images, [padding] * 4)
+    device = images.device
+    y = corner[:, :1] + torch.arange(height, device=device)
+    x = corner[:, 1:] + torch.arange(width, device=device)
+    return padded.permute(0, 2, 3, 1)[torch.arange(b, device=device)[:, None, None], y[:, :, None], x[:, None]].permute(
+        0, 3, 1, 2
     )
-
-
-def sample_box(
-    height: int, width: int, scale: Sequence[float], ratio: Sequence[float], generator: Generator
-) -> tuple[int, int, int, int]:
-    """One box (top, left, height, width) by the law of `random_resized_crop`."""
-
-    def uniform(low: float, high: float) -> float:
-        return low + (high - low) * float(torch.rand((), generator=generator))
-
-    def below(n: int) -> int:
-        return int(torch.randint(0, n, (), generator=generator))
-
-    for _ in range(10):
-        area = height * width * uniform(*scale)
-        aspect = math.exp(uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            return below(height - h + 1), below(width - w + 1), h, w
-    if width / height < ratio[0]:
-        w, h = width, round(width / ratio[0])
-    elif width / height > ratio[1]:
-        w, h = round(height * ratio[1]), height
-    else:
-        w, h = width, height
-    return (height - h) // 2, (width - w) // 2, h, w

@@ -18,11 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from hsfm.augment import transform
+from hsfm.augment import prepare
 from hsfm.backbone import Checkpoint, read_checkpoint
 from hsfm.decode import SUFFIXES, read_rgb
 from hsfm.device import choose_device
 from hsfm.files import require, write_atomically, write_frame
+from hsfm.pixels import pack
 
 
 @torch.inference_mode()
@@ -106,7 +107,7 @@ def _transformed(
             if size is None:
                 size, origin = pixels.shape[:2], name
             _check_size(folder / name, pixels.shape[:2], size, origin)
-        yield transform(torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device), settings)
+        yield prepare(pack([pixels]).to(device), settings)
     if unreadable:
         listed = ", ".join(unreadable[:10]) + (", ..." if len(unreadable) > 10 else "")
         raise ValueError(f"{folder}: cannot read {len(unreadable)} of {len(names)} images: {listed}")

@@ -1,17 +1,28 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
-from hsfm.augment import augment, normalise, random_crop, random_flip, random_resized_crop, sample_box, transform
+from hsfm import augment
+from hsfm.augment import Views, apply, centre_crop, draw_views, mirror, normalise, prepare, random_crop, sample_boxes
+from hsfm.device import Compute
+from hsfm.pixels import pack
 
 PLAIN = {"resize": None, "crop": None, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+NOTHING = {"random_resized_crop": None, "random_crop": None, "flip": False}
+SIZES = ((20, 30), (24, 16), (40, 40))
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def arrays(sizes):
+    rng = np.random.default_rng(9)
+    return [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in sizes]
 
 
 @pytest.fixture
@@ -19,56 +30,96 @@ def images():
     return torch.randint(0, 256, (40, 3, 12, 16), generator=generator(9), dtype=torch.uint8)
 
 
+@pytest.fixture(params=["one by one", "as a batch"])
+def way(request, monkeypatch):
+    """Images are resized one by one on the CPU and as a batch elsewhere; the tests see both."""
+    if request.param == "as a batch":
+        monkeypatch.setattr(augment, "_one_by_one", lambda images: False)
+    return request.param
+
+
+def close(found, expected, way):
+    """Equal, or within the grey level that a batch may differ by, where pixels lie in -1..1."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=0 if way == "one by one" else 1 / 127.5 + 1e-6)
+
+
 def test_normalise_is_torchvisions(images):
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     expected = F.normalize(F.to_dtype(images, torch.float32, scale=True), mean, std)
-    torch.testing.assert_close(normalise(images, mean, std), expected)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        found = normalise(images.contiguous(memory_format=layout), mean, std)
+        torch.testing.assert_close(found, expected)
+        assert found.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_plain_transform_scales_to_minus_one_and_one(images):
-    extremes = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 4, 4)
-    assert transform(extremes, PLAIN).unique().tolist() == [-1.0, 1.0]
+def test_plain_transform_scales_to_minus_one_and_one():
+    extremes = [np.full((4, 4, 3), value, np.uint8) for value in (0, 255)]
+    assert prepare(pack(extremes), PLAIN).unique().tolist() == [-1.0, 1.0]
 
 
-def test_resize_and_crop_are_torchvisions(images):
-    settings = {**PLAIN, "resize": [10], "crop": [8, 8]}
-    expected = F.center_crop(F.resize(images, [10], antialias=True), [8, 8])
-    torch.testing.assert_close(transform(images, settings), normalise(expected, PLAIN["mean"], PLAIN["std"]))
+@pytest.mark.parametrize("sizes", [SIZES, ((20, 30),) * 3], ids=["several sizes", "one size"])
+@pytest.mark.parametrize(
+    ("resize", "crop"), [([10], [8, 8]), ([12, 18], [8, 8]), ([16], [30, 14]), ([9, 33], None), (None, [16, 16])]
+)
+def test_resize_and_crop_are_torchvisions(way, sizes, resize, crop):
+    ours = prepare(pack(arrays(sizes)), {**PLAIN, "resize": resize, "crop": crop})
+    for array, found in zip(arrays(sizes), ours, strict=True):
+        image = torch.from_numpy(array).permute(2, 0, 1)
+        image = F.resize(image, resize, antialias=True) if resize else image
+        image = F.center_crop(image, crop) if crop else image
+        close(found, (image - 127.5) / 127.5, way)
 
 
-def test_flip_mirrors_half_of_the_images(images):
-    many = images.repeat(25, 1, 1, 1)
-    flipped = random_flip(many, generator())
-    same = (flipped == many).flatten(1).all(1)
-    mirrored = (flipped == many.flip(-1)).flatten(1).all(1)
-    assert (same ^ mirrored).all()
-    assert 0.45 < mirrored.float().mean() < 0.55
+@pytest.mark.parametrize("shape", [(12, 16), (7, 16), (20, 9), (11, 21), (1, 1)])
+def test_the_middle_is_torchvisions(images, shape):
+    assert torch.equal(centre_crop(images, *shape), F.center_crop(images, list(shape)))
+
+
+def test_mirroring_is_for_the_chosen(images):
+    chosen = torch.arange(40) % 3 == 0
+    found = mirror(images, chosen)
+    assert torch.equal(found[chosen], images[chosen].flip(-1))
+    assert torch.equal(found[~chosen], images[~chosen])
 
 
 def test_random_crop_is_a_window_of_the_padded_image(images):
-    images = images.repeat(5, 1, 1, 1)  # 200 draws of 25 shifts
-    cropped = random_crop(images, 2, generator())
-    windows = torch.nn.functional.pad(images, [2] * 4).unfold(2, 12, 1).unfold(3, 16, 1)  # [b 3 5 5 12 16]
-    found = (windows == cropped[:, :, None, None]).flatten(4).all(-1).all(1)  # [b 5 5]
-    assert found.flatten(1).any(1).all()
-    assert found.any(0).all(), "every shift occurs"
+    corner = torch.cartesian_prod(torch.arange(5), torch.arange(5))
+    found = random_crop(images[:25], corner, 2)
+    padded = torch.nn.functional.pad(images, [2] * 4)
+    for image, cut, (top, left) in zip(padded, found, corner.tolist(), strict=False):
+        assert torch.equal(cut, image[:, top : top + 12, left : left + 16])
 
 
-def test_random_resized_crop_equals_torchvisions_on_the_same_boxes(images):
-    scale, ratio = (0.3, 1.0), (3 / 4, 4 / 3)
-    ours = random_resized_crop(images, [8, 8], scale, ratio, generator(5))
-    g = generator(5)
-    for image, crop in zip(images, ours, strict=True):
-        box = sample_box(12, 16, scale, ratio, g)
-        assert torch.equal(crop, F.resized_crop(image, *box, size=[8, 8], antialias=True))
+def test_what_is_drawn_is_uniform():
+    size = torch.tensor([[12, 16]]).expand(4000, 2)
+    views = draw_views(size, {"random_resized_crop": None, "random_crop": {"padding": 2}, "flip": True}, generator())
+    assert views.box is None
+    assert 0.47 < views.mirrored.float().mean() < 0.53
+    counts = torch.bincount(views.corner[:, 0] * 5 + views.corner[:, 1], minlength=25)
+    assert counts.min() > 100
+    assert counts.max() < 230
 
 
-@pytest.mark.parametrize(("height", "width"), [(40, 60), (20, 200)])
+def test_random_resized_crop_equals_torchvisions_on_the_same_boxes(way):
+    crop = {"size": [8, 10], "scale": [0.3, 1.0], "ratio": [3 / 4, 4 / 3]}
+    settings = {**NOTHING, "random_resized_crop": crop}
+    images = pack(arrays(SIZES * 5))
+    views = draw_views(images.size, settings, generator(5))
+    # a random box takes the place of resize and crop
+    ours = prepare(images, {**PLAIN, "resize": [9, 9], "crop": [3, 3]}, settings, views)
+    for array, box, found in zip(arrays(SIZES * 5), views.box.tolist(), ours, strict=True):
+        image = torch.from_numpy(array).permute(2, 0, 1)
+        close(found, (F.resized_crop(image, *box, size=[8, 10], antialias=True) - 127.5) / 127.5, way)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (20, 200), (200, 20)])
 def test_boxes_follow_torchvisions_law(height, width):
-    """Means and spreads of 2000 boxes agree with those of torchvision's own sampler within the sampling error."""
-    scale, ratio, n = (0.2, 1.0), (3 / 4, 4 / 3), 2000
-    g = generator(1)
-    ours = torch.tensor([sample_box(height, width, scale, ratio, g) for _ in range(n)]).double()
+    """Means and spreads of 4000 boxes agree with those of torchvision's own sampler within the sampling error."""
+    scale, ratio, n = (0.2, 1.0), (3 / 4, 4 / 3), 4000
+    ours = sample_boxes(torch.tensor([[height, width]]).expand(n, 2), scale, ratio, generator(1)).double()
+    assert (ours[:, :2] >= 0).all()
+    assert (ours[:, 0] + ours[:, 2] <= height).all()
+    assert (ours[:, 1] + ours[:, 3] <= width).all()
     theirs_of = RandomResizedCrop(8, scale, ratio)
     image = torch.zeros(3, height, width)
     with torch.random.fork_rng():
@@ -80,36 +131,72 @@ def test_boxes_follow_torchvisions_law(height, width):
     torch.testing.assert_close(ours.std(0), theirs.std(0), rtol=0.1, atol=0.2)
 
 
-def test_augmentation_comes_from_its_generator_alone(images):
-    settings = {
-        "random_resized_crop": {"size": [8, 8], "scale": [0.5, 1.0], "ratio": [0.75, 1.33]},
-        "random_crop": {"padding": 1},
-        "flip": True,
-    }
-    first = augment(images, settings, generator(3))
+@pytest.mark.parametrize(("height", "width"), [(10, 100), (100, 10), (30, 30)])
+def test_where_no_box_fits_it_is_torchvisions_central_one(height, width):
+    """A share above 1 never fits."""
+    scale, ratio = (1.5, 1.5), (3 / 4, 4 / 3)
+    theirs = RandomResizedCrop(8, scale, ratio).make_params([torch.zeros(3, height, width)])
+    ours = sample_boxes(torch.tensor([[height, width]]), scale, ratio, generator())[0].tolist()
+    assert ours == [theirs[key] for key in ("top", "left", "height", "width")]
+
+
+ALL = {
+    "random_resized_crop": {"size": [8, 8], "scale": [0.5, 1.0], "ratio": [0.75, 1.33]},
+    "random_crop": {"padding": 1},
+    "flip": True,
+}
+
+
+def test_augmentation_comes_from_its_generator_alone():
+    images = pack(arrays(SIZES))
+    first = draw_views(images.size, ALL, generator(3))
     torch.manual_seed(12345)
-    assert torch.equal(augment(images, settings, generator(3)), first)
-    assert not torch.equal(augment(images, settings, generator(4)), first)
-    nothing = {"random_resized_crop": None, "random_crop": None, "flip": False}
-    assert torch.equal(augment(images, nothing, generator()), images)
+    second = draw_views(images.size, ALL, generator(3))
+    assert torch.equal(prepare(images, PLAIN, ALL, second), prepare(images, PLAIN, ALL, first))
+    other = draw_views(images.size, ALL, generator(4))
+    assert not torch.equal(prepare(images, PLAIN, ALL, other), prepare(images, PLAIN, ALL, first))
+    same = pack(arrays(((9, 9),) * 2))
+    assert torch.equal(prepare(same, PLAIN, NOTHING, draw_views(same.size, NOTHING, generator())), prepare(same, PLAIN))
 
 
-def test_images_of_several_sizes_are_treated_one_by_one():
-    g = torch.Generator().manual_seed(0)
-    images = [torch.randint(0, 256, (3, h, w), dtype=torch.uint8, generator=g) for h, w in ((20, 30), (24, 16))]
-    settings = {"resize": [12, 12], "crop": [8, 8], "mean": [0.5] * 3, "std": [0.5] * 3}
-    views = transform(images, settings)
-    for image, view in zip(images, views, strict=True):
-        assert torch.equal(transform(image[None], settings)[0], view)
-    settings = {"random_resized_crop": {"size": [9, 7], "scale": [0.5, 1.0], "ratio": [0.7, 1.4]},
-                "random_crop": None, "flip": True}  # fmt: skip
-    first, again = (augment(images, settings, torch.Generator().manual_seed(1)) for _ in range(2))
-    assert [tuple(view.shape) for view in first] == [(3, 9, 7)] * 2
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+def test_a_batch_may_be_cut_anywhere():
+    images = pack(arrays(SIZES * 4))
+    views = draw_views(images.size, ALL, generator(3)).to(torch.device("cpu"))
+    whole = prepare(images, PLAIN, ALL, views)
+    parts = [prepare(images[i : i + 5], PLAIN, ALL, views[i : i + 5]) for i in range(0, 12, 5)]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_crop_and_mirror_come_after_the_resize():
+    images = pack(arrays(SIZES))
+    views = Views(corner=torch.tensor([[0, 2], [1, 1], [2, 0]]), mirrored=torch.tensor([True, False, True]))
+    settings = {**NOTHING, "random_crop": {"padding": 1}, "flip": True}
+    ours = prepare(images, {**PLAIN, "resize": [10, 10]}, settings, views)
+    for array, (top, left), mirrored, found in zip(arrays(SIZES), views.corner, views.mirrored, ours, strict=True):
+        image = F.resize(torch.from_numpy(array).permute(2, 0, 1), [10, 10], antialias=True)
+        image = torch.nn.functional.pad(image, [1] * 4)[:, top : top + 10, left : left + 10]
+        assert torch.equal(found, ((image.flip(-1) if mirrored else image) - 127.5) / 127.5)
 
 
 def test_images_that_stay_of_several_sizes_are_named():
-    images = [torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(3, 8, 9, dtype=torch.uint8)]
-    settings = {"resize": None, "crop": None, "mean": [0.5] * 3, "std": [0.5] * 3}
+    images = pack(arrays(((8, 8), (8, 9))))
     with pytest.raises(ValueError, match=r"the images differ in size, \[8, 8\] and \[8, 9\].*; set resize to"):
-        transform(images, settings)
+        prepare(images, PLAIN)
+    with pytest.raises(ValueError, match=r"the images differ in size, \[4, 4\] and \[4, 9\]"):
+        prepare(pack(arrays(((8, 8), (8, 18)))), {**PLAIN, "resize": [4]})
+
+
+def test_a_low_precision_is_for_the_network_alone(way, monkeypatch):
+    """Grey levels have to survive: bfloat16 tells only every second one of the upper half apart."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    compute, images = Compute(torch.device("cpu"), "bfloat16"), pack(arrays(SIZES))
+    settings = {**PLAIN, "resize": [10, 12]}
+    seen = []
+
+    def network(shown):
+        seen.append(shown)
+        return shown.flatten(1) @ torch.ones(360, 2)
+
+    out = apply(network, images, settings, compute)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(torch.cat(seen), prepare(images, settings))

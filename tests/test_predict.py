@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from hsfm.augment import transform
+from hsfm.augment import prepare
 from hsfm.backbone import build_network, read_checkpoint, write_checkpoint
 from hsfm.embeddings import extract
 from hsfm.export import export_model
 from hsfm.files import read_safetensors, sha256, write_safetensors
 from hsfm.head import Head, SavedHeads, write_heads
+from hsfm.pixels import feed, pack
 from hsfm.predict import find_images, main, predict_folder
 
 CLASSES = ("land bird", "water bird", "no bird, but a plane")
@@ -83,9 +84,9 @@ def test_predictions_are_those_from_the_embeddings(tmp_path, settings):
     pixels = write_images(tmp_path / "images", names)
     frame = predict_folder(tmp_path / "images", path, batch_size=5, device="cpu")
     network = read_checkpoint(checkpoint).network.eval()
-    batches = torch.from_numpy(pixels).permute(0, 3, 1, 2).split(8)
-    features = extract(lambda batch: network.features(transform(batch, settings)), batches)
-    expected = head.logits(features).softmax(dim=1).numpy()
+    batches = feed(pack(list(pixels)), torch.arange(23), 8, torch.device("cpu"))
+    features = torch.cat(list(extract(lambda batch: network.features(prepare(batch, settings)), batches)))
+    expected = head.logits(features).softmax(dim=1).detach().numpy()
     assert list(frame.columns) == COLUMNS
     assert frame["path"].tolist() == names
     np.testing.assert_allclose(frame[COLUMNS[3:]], expected, atol=1e-5)
