@@ -1,11 +1,21 @@
-"""Where tensors live: the one place that knows about accelerators."""
+"""Where tensors live and how they are computed: the one place that knows about accelerators."""
 
 import ctypes
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the Snakefile asks `accelerator_present` and must not wait for torch
     import torch
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+PIXELS_AT_ONCE = (
+    2**18
+)  # 5 images of 224 x 224: for ResNet-50 on two cores 1.7 times as fast as 64 (docs/performance.md)
 
 
 def accelerator_present() -> bool:
@@ -36,14 +46,185 @@ def choose_device(name: str = "auto") -> "torch.device":
     return device
 
 
-def mixed_precision(device: "torch.device") -> tuple[AbstractContextManager, "torch.amp.GradScaler"]:
-    """Autocast context and gradient scaler for training on `device`; both do nothing on the CPU.
+@dataclass(frozen=True)
+class Compute:
+    """How networks are run. Raises ValueError for a precision that is unknown or that the device cannot compute in."""
 
-    bfloat16 where the device has it; older ones take float16, whose short range needs the scaler.
+    device: "torch.device"
+    precision: str = "auto"  # auto: bfloat16 autocast on CUDA, float32 on the CPU; or float32, bfloat16
+    deterministic: bool = True  # on CUDA: the same bits for the same seed; the CPU repeats them anyway
+    compile: bool = False  # networks through torch.compile
+    images_on_gpu_gb: float | int = 32  # packed images up to this size are kept in the device's memory while training
+
+    def __post_init__(self):
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision: {self.precision!r} is unknown; allowed are {', '.join(PRECISIONS)}")
+        if self.precision == "bfloat16" and not self._has_bfloat16():
+            raise ValueError(
+                f"precision: bfloat16 was asked for, but this {'processor' if self.on_cpu else 'GPU'} has no "
+                "instructions for it; auto and float32 work everywhere"
+            )
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.device.type == "cpu"
+
+    def _has_bfloat16(self) -> bool:
+        import torch
+
+        if not self.on_cpu:
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+        # named with an underscore, but what torch's own compiler asks; without it the CPU's features cannot be known
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """What forward passes are computed in. Under `auto` a GPU without bfloat16 takes float16."""
+        import torch
+
+        if self.precision == "bfloat16":
+            return torch.bfloat16
+        if self.precision == "float32" or self.on_cpu:
+            return torch.float32
+        return torch.bfloat16 if self._has_bfloat16() else torch.float16
+
+    def autocast(self) -> AbstractContextManager:
+        """A context for forward passes; does nothing in float32."""
+        import torch
+
+        low = self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype if low else torch.bfloat16, enabled=low)
+
+    def scaler(self) -> "torch.amp.GradScaler":
+        """What keeps gradients in float16's short range; does nothing in the other precisions."""
+        import torch
+
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+    def prepare(self, network: "torch.nn.Module") -> "torch.nn.Module":
+        """Bring a network to the device, in the memory order in which convolutions are fastest."""
+        import torch
+
+        return network.to(self.device, memory_format=torch.channels_last)
+
+    def parts(self, n: int, height: int, width: int) -> list[slice]:
+        """How n images of this size go through a network whose rows do not depend on one another: on a GPU all at once.
+
+        On the CPU a few at a time: what lies between two layers then stays in the caches, and in memory that is there
+        already instead of fresh pages.
+        """
+        size = max(PIXELS_AT_ONCE // (height * width), 1) if self.on_cpu else n
+        return [slice(first, first + size) for first in range(0, n, size)]
+
+    def compiled(self, function: Callable) -> Callable:
+        """`function` through torch.compile where that is asked for."""
+        import torch
+
+        return torch.compile(function) if self.compile else function
+
+    def keeps(self, n_bytes: int) -> bool:
+        """Whether so many bytes may stay on the GPU: within the budget and half of what is free there."""
+        import torch
+
+        if self.on_cpu:
+            return False
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return n_bytes <= min(self.images_on_gpu_gb * 1e9, free / 2)
+
+    @contextmanager
+    def repeatable(self) -> Iterator[None]:
+        """Within it CUDA's kernels give the same bits for the same seed, or else are the fastest ones."""
+        import torch
+
+        if self.on_cpu:
+            yield
+            return
+        # cuBLAS reads it when it starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+        torch.use_deterministic_algorithms(self.deterministic)
+        torch.backends.cudnn.benchmark = not self.deterministic
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before[0])
+            torch.backends.cudnn.benchmark = before[1]
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that the device, or this machine, had no memory left."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+_END = object()
+
+
+def run_ahead(items: Iterable[Any], depth: int = 2) -> Iterator[Any]:
+    """The same items, of which a thread makes up to `depth` while earlier ones are in use."""
+    items = iter(items)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, items, _END) for _ in range(depth))
+        while (item := waiting.popleft().result()) is not _END:
+            waiting.append(pool.submit(next, items, _END))
+            yield item
+
+
+def upload(items: Iterable[Any], device: "torch.device") -> Iterator[Any]:
+    """Items on `device`; to a GPU they are copied by a thread, beside what it computes.
+
+    An item has `pinned()`, itself in memory that a GPU can read by itself; `to(device)`, which may return before it has
+    copied; and `tensors()`, all that it consists of.
     """
     import torch
 
-    on = device.type != "cpu"
-    bfloat16 = not on or torch.cuda.is_bf16_supported(including_emulation=False)
-    autocast = torch.autocast(device.type, dtype=torch.bfloat16 if bfloat16 else torch.float16, enabled=on)
-    return autocast, torch.amp.GradScaler(device.type, enabled=on and not bfloat16)
+    if device.type == "cpu":
+        yield from items
+        return
+    side = torch.cuda.Stream(device)
+
+    def moved() -> Iterator[tuple[Any, "torch.cuda.Event"]]:
+        for item in items:
+            with torch.cuda.stream(side):
+                copied, ready = item.pinned().to(device), side.record_event()
+            yield copied, ready
+
+    for item, ready in run_ahead(moved()):
+        stream = torch.cuda.current_stream(device)
+        stream.wait_event(ready)
+        for tensor in item.tensors():
+            # or its memory would be given to the side stream's next copy as soon as Python lets go of it
+            tensor.record_stream(stream)
+        yield item
+
+
+def fetch(tensors: "Iterable[torch.Tensor]") -> "Iterator[torch.Tensor]":
+    """Tensors on the CPU; from a GPU each is copied while the next is being computed."""
+    import torch
+
+    previous: Callable[[], torch.Tensor] | None = None
+    for tensor in tensors:
+        if tensor.device.type == "cpu":
+            yield tensor
+            continue
+        current = _start_copy(tensor)
+        if previous is not None:
+            yield previous()
+        previous = current
+    if previous is not None:
+        yield previous()
+
+
+def _start_copy(tensor: "torch.Tensor") -> "Callable[[], torch.Tensor]":
+    import torch
+
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    copy.copy_(tensor, non_blocking=True)
+    done = torch.cuda.current_stream(tensor.device).record_event()
+
+    def finish() -> torch.Tensor:
+        done.synchronize()
+        return copy
+
+    return finish

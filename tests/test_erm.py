@@ -8,12 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from hsfm import erm
 from hsfm.backbone import build_network
+from hsfm.device import Compute
 from hsfm.erm import LabelledImages, train
 from hsfm.files import read_safetensors, write_array
-from hsfm.pixels import PackedPixels
+from hsfm.pixel_cache import CacheFiles, decode_images, open_cache
+from hsfm.pixels import ImageFiles, Images, read_packed
 
 SETTINGS = {
     "epochs": 3,
@@ -28,7 +31,7 @@ SETTINGS = {
     "transform_settings": {"resize": None, "crop": None, "mean": [0.5] * 3, "std": [0.5] * 3},
     "augment_settings": {"random_resized_crop": None, "random_crop": {"padding": 1}, "flip": True},
     "seed": 0,
-    "device": torch.device("cpu"),
+    "compute": Compute(torch.device("cpu")),
 }
 
 
@@ -39,7 +42,7 @@ def bright_and_dark(folder, n=48, seed=0) -> LabelledImages:
     array = rng.integers(0, 120, (n, 16, 16, 3)) + 60 * y[:, None, None, None]
     write_array(folder / f"pixels{seed}.npy", array.astype(np.uint8))
     rows = pd.DataFrame({"path": f"pixels{seed}.npy", "index": np.arange(n)})
-    return LabelledImages(PackedPixels(rows, folder), torch.tensor(y), torch.tensor(y))
+    return LabelledImages(read_packed(rows, folder), torch.tensor(y), torch.tensor(y))
 
 
 @pytest.fixture
@@ -86,7 +89,7 @@ def test_one_epoch_is_what_torch_does_by_hand(data):
     optimiser = torch.optim.SGD(theirs.parameters(), lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4)
     for rows in torch.randperm(48, generator=torch.Generator().manual_seed(0)).split(16):
         optimiser.zero_grad()
-        images = training.pixels.batch(rows).float() / 127.5 - 1
+        images = training.pixels.take(rows).stacked().float() / 127.5 - 1
         torch.nn.functional.cross_entropy(theirs(images), training.y[rows]).backward()
         optimiser.step()
     for a, b in zip(weights(ours), weights(theirs), strict=True):
@@ -209,3 +212,106 @@ def test_unknown_groups_leave_the_worst_group_empty(data):
     unknown = LabelledImages(validation.pixels, validation.y, torch.full_like(validation.group, -1))
     history = train(build_network("small_resnet", 2), training, unknown, **{**SETTINGS, "epochs": 1})
     assert history["val_worst_group"].isna().all()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """The images of `bright_and_dark` as PNG files, and their table rows."""
+    y = np.arange(32) % 2
+    rng = np.random.default_rng(3)
+    names = [f"{i:02d}.png" for i in range(32)]
+    for name, label in zip(names, y, strict=True):
+        height, width = rng.integers(16, 30, 2)
+        array = rng.integers(0, 120, (height, width, 3)) + 60 * label
+        Image.fromarray(array.astype(np.uint8)).save(tmp_path / name)
+    sizes = [Image.open(tmp_path / name).size for name in names]
+    rows = pd.DataFrame({"image_id": names, "path": names, "width": [w for w, _ in sizes],
+                         "height": [h for _, h in sizes]})  # fmt: skip
+    return rows, tmp_path, torch.tensor(y)
+
+
+OF_PHOTOS = {
+    **SETTINGS,
+    "epochs": 2,
+    "transform_settings": {"resize": [16, 16], "crop": [14, 14], "mean": [0.5] * 3, "std": [0.5] * 3},
+    "augment_settings": {
+        "random_resized_crop": {"size": [14, 14], "scale": [0.5, 1.0], "ratio": [0.75, 1.33]},
+        "random_crop": {"padding": 1},
+        "flip": True,
+    },
+}
+
+
+def test_files_and_cache_give_the_same_weights(photos, tmp_path):
+    """Of images at their own size: the same batches, to the last bit."""
+    rows, folder, y = photos
+    files = CacheFiles(tmp_path / "decoded.npy", tmp_path / "decoded.parquet", {})
+    decode_images(rows, folder, files, workers=1).finish()
+    cached = open_cache(lambda: [rows], folder, files).images
+    results = []
+    for pixels in (ImageFiles(rows, folder), cached, cached.kept_on(torch.device("cpu"))):
+        network = build_network("small_resnet", 2)
+        images = LabelledImages(pixels, y, y)
+        history = train(network, images, images, **OF_PHOTOS)
+        results.append((weights(network), history))
+    for found, history in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found, results[0][0], strict=True))
+        pd.testing.assert_frame_equal(history, results[0][1])
+
+
+def test_images_stay_on_the_device_where_they_fit(data, monkeypatch):
+    asked, moved = [], []
+    monkeypatch.setattr(Compute, "keeps", lambda self, n: asked.append(n) or True)
+    kept_on = Images.kept_on
+    monkeypatch.setattr(Images, "kept_on", lambda self, device: moved.append(len(self)) or kept_on(self, device))
+    expected = build_network("small_resnet", 2)
+    train(expected, *data, **SETTINGS)
+    assert asked == [(48 + 24) * 16 * 16 * 3]
+    assert moved == [48, 24]
+    monkeypatch.undo()
+    streamed = build_network("small_resnet", 2)
+    train(streamed, *data, **SETTINGS)
+    assert all(torch.equal(a, b) for a, b in zip(weights(streamed), weights(expected), strict=True))
+
+
+def test_images_of_unknown_size_cannot_be_trained_on(photos):
+    rows, folder, y = photos
+    images = LabelledImages(ImageFiles(rows[["path"]], folder), y, y)
+    with pytest.raises(ValueError, match="training images: height and width of some are not known"):
+        train(build_network("small_resnet", 2), images, images, **OF_PHOTOS)
+
+
+def test_bfloat16_learns_as_well_and_keeps_float32_weights(data, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # slow without, but computed
+    network = build_network("small_resnet", 2)
+    low = {**SETTINGS, "epochs": 8, "compute": Compute(torch.device("cpu"), "bfloat16")}
+    history = train(network, *data, **low)
+    assert history["val_average"].iloc[-1] > 0.9
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32, torch.int64}
+    exact = train(build_network("small_resnet", 2), *data, **{**SETTINGS, "epochs": 8})
+    difference = (history["train_loss"] - exact["train_loss"]).abs()
+    assert 0 < difference.max() < 0.1
+
+
+def test_a_compiled_network_learns_the_same(data):
+    results = {}
+    for compiled in (False, True):
+        network = build_network("small_resnet", 2)
+        compute = Compute(torch.device("cpu"), compile=compiled)
+        train(network, *data, **{**SETTINGS, "epochs": 1, "compute": compute})
+        results[compiled] = weights(network)
+    for a, b in zip(results[True], results[False], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_momentum_comes_back_in_the_memory_order_of_its_parameters(data, tmp_path, monkeypatch):
+    """Fused kernels take both at once."""
+    resume = tmp_path / "resume.safetensors"
+    train(build_network("small_resnet", 2), *data, **SETTINGS, resume=resume)
+    states = []
+    load = erm._State.load
+    monkeypatch.setattr(erm._State, "load", lambda self, path: states.append(self) or load(self, path))
+    train(build_network("small_resnet", 2), *data, **SETTINGS, resume=resume)
+    (state,) = states
+    for parameter, values in state.optimiser.state.items():
+        assert values["momentum_buffer"].stride() == parameter.stride()
