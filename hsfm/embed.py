@@ -1,20 +1,22 @@
-"""From image files to a feature matrix, without the workflow."""
+"""From images to features: of the rows of an image table, or of image files without the workflow."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
+from torch import Tensor
 from tqdm import tqdm
 
-from hsfm.augment import transform as transformed
+from hsfm.augment import apply
 from hsfm.backbone import Network
-from hsfm.device import choose_device
-from hsfm.embeddings import extract
-from hsfm.pixels import ImageFiles
+from hsfm.device import Compute, choose_device
+from hsfm.embeddings import Embeddings, extract
+from hsfm.images import ImageTable
+from hsfm.pixels import ImageFiles, Images, feed
 
 
 def embed_images(
@@ -34,9 +36,76 @@ def embed_images(
         raise ValueError(f"batch_size: {batch_size} is not a number of images from 1")
     if not len(paths):
         raise ValueError("paths: there is no image")
-    place = choose_device(device)
-    network = network.to(place).eval()
-    pixels = ImageFiles(pd.DataFrame({"path": [str(path) for path in paths]}), "")
-    positions = tqdm(torch.arange(len(pixels)).split(batch_size), "embedding", unit="batch", disable=None)
-    batches = (pixels.batch(rows, place) for rows in positions)
-    return extract(lambda images: network.features(transformed(images, transform)), batches).numpy()
+    compute = Compute(choose_device(device))
+    images = ImageFiles(pd.DataFrame({"path": [str(path) for path in paths]}), "")
+    with tqdm(total=len(paths), desc="embedding", unit="image", disable=None) as bar:
+        parts = []
+        for features in stream(feature_function(network, transform, compute), images, batch_size, compute):
+            parts.append(features)
+            bar.update(len(features))
+    return torch.cat(parts).numpy()
+
+
+def embed_table(
+    network: Network,
+    pieces: Iterable[ImageTable],
+    source: Callable[[pd.DataFrame], Images | ImageFiles],
+    *,
+    split: str,
+    transform: Mapping[str, Any],
+    batch_size: int,
+    compute: Compute,
+    n: int,
+    about: Mapping[str, Any],
+) -> Iterator[Embeddings]:
+    """Embeddings of one split, piece by piece, in table order; memory does not grow with the number of images.
+
+    pieces: an image table, a part of its rows at a time. source: gives the images of some of its rows. batch_size:
+    images at once; halved where memory does not suffice. n: images of the split, for the progress bar. about: further
+    fields of the embeddings.
+    """
+    function = feature_function(network, transform, compute)
+    with tqdm(total=n, desc=f"embedding {split}", unit="image", disable=None) as bar:
+        for piece in pieces:
+            rows = piece.split(split)
+            if rows.empty:
+                continue
+            y = torch.tensor(rows["y"].to_numpy(np.int64))
+            attribute = torch.tensor(rows["attribute"].fillna(-1).to_numpy(np.int64))
+            image_id = tuple(rows["image_id"])
+            first = 0
+            for features in stream(function, source(rows), batch_size, compute):
+                part = slice(first, first + len(features))
+                first += len(features)
+                bar.update(len(features))
+                yield Embeddings(
+                    features=features,
+                    y=y[part],
+                    attribute=attribute[part],
+                    image_id=image_id[part],
+                    class_names=piece.class_names,
+                    attribute_names=piece.attribute_names,
+                    dataset=piece.dataset,
+                    split=split,
+                    **about,
+                )
+
+
+def feature_function(
+    network: Network, transform: Mapping[str, Any], compute: Compute
+) -> Callable[[Images], Float[Tensor, "b d"]]:
+    """Features of a batch that lies on the device; puts the network there and into eval mode."""
+    forward = compute.compiled(compute.prepare(network).eval().features)
+
+    def features(images: Images) -> Float[Tensor, "b d"]:
+        return apply(forward, images, transform, compute)
+
+    return features
+
+
+def stream(
+    features: Callable[[Images], Tensor], images: Images | ImageFiles, batch_size: int, compute: Compute
+) -> Iterator[Float[Tensor, "b d"]]:
+    """Features of all images in their order, batch by batch, on the CPU."""
+    with compute.repeatable():
+        yield from extract(features, feed(images, torch.arange(len(images)), batch_size, compute.device))

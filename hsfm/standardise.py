@@ -39,29 +39,58 @@ class Standardisation:
         return raw.to(weight.dtype), (bias.double() - raw @ mean).to(bias.dtype)
 
 
+class Moments:
+    """Mean and standard deviation of features that come piece by piece, in float64."""
+
+    def __init__(self) -> None:
+        self.n, self._mean, self._squares = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, features: Float[Tensor, "n d"]) -> None:
+        """Count these rows in.
+
+        With the mean m and the sum of squares S about it of n rows, and those of k more, d = m' - m: the whole has the
+        mean m + d k/(n + k) and the sum S + S' + d^2 n k/(n + k) (Chan, Golub, LeVeque 1983).
+        """
+        k, features = len(features), features.double()
+        mean = features.mean(0)
+        squares = (features - mean).square().sum(0)
+        if self.n:
+            step, total = mean - self._mean, self.n + k
+            squares = self._squares + squares + step.square() * (self.n * k / total)
+            mean = self._mean + step * (k / total)
+        self.n, self._mean, self._squares = self.n + k, mean, squares
+
+    def standardisation(self, scale: float = 1.0) -> Standardisation:
+        """What gives these features, of the training split, mean 0 and standard deviation `scale`.
+
+        The standard deviation divides by n. Raises ValueError for fewer than two rows, and for a scale not above 0.
+        """
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"standardise: scale {scale} is not a positive number")
+        if self.n < 2:
+            raise ValueError(f"standardise: {self.n} training image has no standard deviation; at least 2 have")
+        deviation = (self._squares / self.n).sqrt()
+        # ASSUME: a feature that is constant in train, up to float32's rounding, is left out (0 everywhere): scaled up,
+        # its rounding, or what it does in other splits alone, would weigh like any other feature
+        varies = deviation > 1e-6 * self._mean.abs()
+        factor = torch.where(varies, scale / deviation, 0.0)
+        return Standardisation(mean=self._mean.float(), factor=factor.float())
+
+
 def fit(features: Float[Tensor, "n d"], scale: float = 1.0) -> Standardisation:
     """Statistics that give these features, of the training split, mean 0 and standard deviation `scale`.
 
-    The standard deviation divides by n. Raises ValueError for fewer than two rows, and for a scale not above 0.
+    Raises ValueError as `Moments.standardisation` does.
     """
-    if not 0 < scale < float("inf"):
-        raise ValueError(f"standardise: scale {scale} is not a positive number")
-    if len(features) < 2:
-        raise ValueError(f"standardise: {len(features)} training image has no standard deviation; at least 2 have")
-    deviation, mean = torch.std_mean(features.double(), dim=0, correction=0)
-    # ASSUME: a feature that is constant in train, up to float32's rounding, is left out (0 everywhere): scaled up, its
-    # rounding, or what it does in other splits alone, would weigh like any other feature
-    varies = deviation > 1e-6 * mean.abs()
-    factor = torch.where(varies, scale / deviation, 0.0)
-    return Standardisation(mean=mean.float(), factor=factor.float())
+    moments = Moments()
+    if len(features):
+        moments.add(features)
+    return moments.standardisation(scale)
 
 
-def choose(features: Float[Tensor, "n d"], settings: Mapping[str, float] | None) -> Standardisation:
-    """`fit` with settings {scale}; for None the one that changes nothing."""
-    if settings is None:
-        d = features.shape[1]
-        return Standardisation(mean=torch.zeros(d), factor=torch.ones(d))
-    return fit(features, **settings)
+def nothing(d: int) -> Standardisation:
+    """The one that changes nothing."""
+    return Standardisation(mean=torch.zeros(d), factor=torch.ones(d))
 
 
 def write_standardisation(path: str | Path, standardisation: Standardisation, metadata: Mapping[str, str]) -> None:

@@ -1,13 +1,24 @@
 from dataclasses import replace
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import planted
 
+from hsfm import embeddings as embeddings_module
 from hsfm.augment import normalise
 from hsfm.backbone import build_network
-from hsfm.embeddings import Embeddings, check_same_origin, extract, minority_rows, read_embeddings, write_embeddings
+from hsfm.embeddings import (
+    Embeddings,
+    check_same_origin,
+    extract,
+    minority_rows,
+    read_embeddings,
+    read_pieces,
+    write_embeddings,
+    write_pieces,
+)
 from hsfm.head import Head
 
 
@@ -60,12 +71,68 @@ def test_the_file_is_what_design_says(tmp_path, embeddings):
     assert pq.read_table(path)["attribute"].null_count == 1
 
 
+def many(n: int = 50, d: int = 3) -> Embeddings:
+    generator = torch.Generator().manual_seed(0)
+    return Embeddings(
+        features=torch.randn(n, d, generator=generator),
+        y=torch.arange(n) % 2,
+        attribute=torch.randint(-1, 2, (n,), generator=generator),
+        image_id=tuple(f"image {i}" for i in range(n)),
+        class_names=("cat", "dog"),
+        attribute_names=("in", "out"),
+        dataset="toy",
+        split="val",
+        checkpoint_sha256="f" * 64,
+        details={"backbone": "none", "transform": {}, "precision": "float32"},
+    )
+
+
+def cut(embeddings: Embeddings, sizes: list[int]) -> list[Embeddings]:
+    return [embeddings.take(rows) for rows in torch.arange(len(embeddings.y)).split(sizes)]
+
+
+@pytest.mark.parametrize("sizes", [[50], [1] * 50, [13, 30, 7], [8, 8, 8, 8, 8, 8, 2]])
+def test_the_file_is_the_same_however_the_pieces_are_cut(tmp_path, monkeypatch, sizes):
+    monkeypatch.setattr(embeddings_module, "ROW_GROUP_BYTES", 8 * 3 * 4)  # 8 rows
+    write_embeddings(tmp_path / "whole.parquet", many())
+    write_pieces(tmp_path / "pieces.parquet", iter(cut(many(), sizes)))
+    assert (tmp_path / "pieces.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    metadata = pq.read_metadata(tmp_path / "pieces.parquet")
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [8] * 6 + [2]
+    read = read_embeddings(tmp_path / "pieces.parquet")
+    pieces = list(read_pieces(tmp_path / "pieces.parquet"))
+    assert [len(piece.y) for piece in pieces] == [8] * 6 + [2]
+    for name in ("features", "y", "attribute"):
+        assert torch.equal(getattr(read, name), getattr(many(), name))
+        assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces]), getattr(many(), name))
+    assert read.image_id == many().image_id
+    assert read.details == many().details
+
+
+def test_faults_in_pieces_are_named_by_their_row_in_the_file_and_nothing_is_written(tmp_path):
+    path = tmp_path / "val.parquet"
+    bad = many()
+    bad.features[37, 1] = float("inf")
+    with pytest.raises(ValueError, match=r"val.parquet: row 37 \(image 'image 37'\) holds a NaN or an infinity"):
+        write_pieces(path, cut(bad, [20, 30]))
+    cats = many().take(torch.arange(0, 50, 2))
+    with pytest.raises(ValueError, match=r"val.parquet: class 1 \(dog\) has no image"):
+        write_pieces(path, cut(cats, [20, 5]))
+    with pytest.raises(ValueError, match=r"val.parquet: holds no row"):
+        write_pieces(path, [])
+    assert not list(tmp_path.iterdir())
+
+
 def test_several_row_groups_read_as_one(tmp_path, embeddings):
     path = tmp_path / "val.parquet"
     write_embeddings(path, embeddings)
     table = pq.read_table(path)
     pq.write_table(table, path, row_group_size=2)
     assert torch.equal(read_embeddings(path).features, embeddings.features)
+    rewrite(path, lambda t: t.set_column(1, "y", pa.array([0, 1, 1, 0, 2], pa.int32())))
+    pq.write_table(pq.read_table(path), path, row_group_size=2)
+    with pytest.raises(ValueError, match=r"val.parquet: row 4 \(image 'e'\) has y 2"):
+        read_embeddings(path)
 
 
 def test_features_and_logits_do_not_depend_on_the_batch_size():
@@ -77,14 +144,53 @@ def test_features_and_logits_do_not_depend_on_the_batch_size():
     def features(batch):
         return network.features(normalise(batch, [0.5] * 3, [0.5] * 3))
 
-    whole = extract(features, [images])
+    whole = torch.cat(list(extract(features, [images])))
     assert whole.shape == (23, 128)
     for size in (1, 7, 22):
-        torch.testing.assert_close(extract(features, images.split(size)), whole, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(torch.cat(list(extract(features, images.split(size)))), whole, rtol=1e-4, atol=1e-6)
     with torch.inference_mode():
         logits = network(normalise(images, [0.5] * 3, [0.5] * 3))
     head = Head(network.fc.weight.detach(), network.fc.bias.detach())
     torch.testing.assert_close(head.logits(whole), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_without_memory_is_halved_until_it_fits(caplog):
+    tried = []
+
+    def features(batch):
+        tried.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return batch.double()
+
+    rows = torch.arange(40.0).view(20, 2)
+    found = list(extract(features, rows.split(11)))
+    assert torch.equal(torch.cat(found), rows)
+    assert found[0].dtype == torch.float32
+    assert tried == [11, 6, 3, 3, 3, 2, 3, 3, 3], "what did not fit is not tried again"
+    assert [r.message for r in caplog.records] == [
+        "no memory for a batch of 11 images; going on with 6",
+        "no memory for a batch of 6 images; going on with 3",
+    ]
+
+
+def test_other_errors_and_a_single_image_that_does_not_fit_are_not_hidden():
+    def never(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def broken(batch):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        list(extract(never, [torch.zeros(4, 2)]))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        list(extract(broken, [torch.zeros(4, 2)]))
+    with pytest.raises(RuntimeError, match="can't allocate memory"):  # the CPU's own words
+        list(extract(lambda batch: torch.empty(10**15), [torch.zeros(1, 2)]))
+    assert torch.equal(
+        torch.cat(list(extract(lambda b: torch.empty(10**15) if len(b) > 2 else b, [torch.ones(5, 2)]))),
+        torch.ones(5, 2),
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,8 +220,6 @@ def test_unsound_files_are_refused(tmp_path, embeddings):
         rewrite(path, change)
         with pytest.raises(ValueError, match=f"val.parquet: {message}"):
             read_embeddings(path)
-
-    import pyarrow as pa
 
     def with_nan(table):
         features = embeddings.features.clone()

@@ -8,7 +8,7 @@ from hsfm.backbone import build_network, write_checkpoint
 from hsfm.export import export_model
 from hsfm.files import read_safetensors, sha256, write_safetensors
 from hsfm.head import Head, SavedHeads, write_heads
-from hsfm.standardise import Standardisation, choose, fit, read_standardisation, write_standardisation
+from hsfm.standardise import Moments, Standardisation, fit, nothing, read_standardisation, write_standardisation
 
 
 @pytest.fixture
@@ -53,14 +53,26 @@ def test_a_constant_feature_is_left_out_everywhere():
     assert standardisation.fold(torch.ones(2, 3), torch.zeros(2))[0][:, [0, 2]].abs().max() == 0
 
 
-def test_no_settings_change_no_bit(features):
-    nothing = choose(features, None)
-    assert torch.equal(nothing.apply(features), features)
+def test_nothing_changes_no_bit(features):
+    identity = nothing(4)
+    assert torch.equal(identity.apply(features), features)
     head = Head(torch.randn(2, 4, generator=torch.Generator().manual_seed(2)), torch.tensor([0.3, -0.7]))
-    folded = Head(*nothing.fold(head.weight, head.bias))
+    folded = Head(*identity.fold(head.weight, head.bias))
     assert torch.equal(folded.weight, head.weight)
     assert torch.equal(folded.bias, head.bias)
-    assert torch.equal(choose(features, {"scale": 0.5}).factor, fit(features, 0.5).factor)
+
+
+@pytest.mark.parametrize("cuts", [[50], [1, 49], [20, 30], [7, 7, 7, 29], [1] * 50])
+def test_pieces_have_the_moments_of_the_whole(features, cuts):
+    """Against torch in float64; features far from 0 lose nothing."""
+    shifted = features + torch.tensor([0.0, 1e4, 0.0, 100.0])
+    moments = Moments()
+    for piece in shifted.split(cuts):
+        moments.add(piece)
+    deviation, mean = torch.std_mean(shifted.double(), dim=0, correction=0)
+    found = moments.standardisation(0.5)
+    torch.testing.assert_close(found.mean, mean.float())
+    torch.testing.assert_close(found.factor, (0.5 / deviation).float())
 
 
 def test_an_exported_model_takes_raw_features(tmp_path):
