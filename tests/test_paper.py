@@ -1,11 +1,14 @@
 """The paper's workflow on replicas of its datasets: every loader, transform and rule, and ResNet-50 without weights."""
 
+import json
 import re
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import replicas
+import torch
 import yaml
 from test_workflow import copy_repository, snakemake
 
@@ -72,6 +75,61 @@ def test_images_and_features_of_every_dataset_agree(done):
         assert len(test.group.unique()) == GROUPS[name]
         assert read_checkpoint(run / "erm/backbone.safetensors").name == "resnet50"
         assert read_heads(run / "hsfm/heads.safetensors").head.weight.shape == (1, 2, 2048)
+
+
+def of_metashift(folder: Path, **settings) -> list[str]:
+    """ERM on MetaShift alone."""
+    config = {"datasets": ["metashift"], "methods": ["erm"], "settings": {"metashift": settings}}
+    (folder / "alone.yaml").write_text(yaml.safe_dump(config))
+    return ["--configfile", "config/paper.yaml", "small.yaml", "alone.yaml"]
+
+
+def features(folder: Path) -> dict[str, torch.Tensor]:
+    run = folder / "results/metashift/run0/erm/embeddings"
+    return {split: read_embeddings(run / f"{split}.parquet").features for split in ("train", "val", "test")}
+
+
+def test_images_are_decoded_once_at_the_size_that_training_needs(done):
+    for name in ("waterbirds", "celeba", "metashift"):
+        table = read_images(done / f"results/{name}/images.parquet")
+        index = pq.read_table(done / f"results/{name}/decoded.parquet")
+        assert index["image_id"].to_pylist() == table.rows["image_id"].tolist()
+        assert (index["height"].to_numpy() <= table.rows["height"].to_numpy(int)).all()
+        rule = json.loads(index.schema.metadata[b"decode_size"])
+        assert rule == {"resize": [40, 40], "crop": {"size": [32, 32], "scale": [0.7, 1.0], "ratio": [0.75, 4 / 3]}}
+    assert not (done / "results/dominoes/decoded.npy").exists(), "it is an array already"
+    assert "Nothing to be done" in snakemake(done, *overlay(done)[:-1], "--dry-run").stdout
+
+
+def test_files_and_a_cache_of_their_own_size_end_in_the_same_embeddings(tmp_path):
+    """Through ERM training and embedding, each in a clone of its own."""
+    found = {}
+    for name, settings in {"files": {"pixels": "files"}, "cached": {"decode_size": "original"}}.items():
+        folder = copy_repository(tmp_path / name)
+        replicas.write_metashift(folder / "data/metashift")
+        overlay(folder)
+        snakemake(folder, *of_metashift(folder, **settings))
+        assert (folder / "results/metashift/decoded.npy").exists() == (name == "cached")
+        found[name] = features(folder)
+    for split, cached in found["cached"].items():
+        torch.testing.assert_close(cached, found["files"][split], rtol=0, atol=1e-5)
+
+
+def test_a_damaged_cache_is_named_and_made_anew_while_the_workflow_runs(done, tmp_path):
+    folder = copy_repository(tmp_path / "hsfm")
+    replicas.write_metashift(folder / "data/metashift")
+    overlay(folder)
+    arguments = of_metashift(folder)
+    snakemake(folder, *arguments)
+    before, pixels = features(folder), (folder / "results/metashift/decoded.npy")
+    sound = pixels.read_bytes()
+    pixels.write_bytes(sound[:-7] + bytes([sound[-7] ^ 255]) + sound[-6:])
+    out = snakemake(folder, *arguments).stdout
+    (said,) = [line for line in out.splitlines() if "decoding the images again" in line]
+    assert re.fullmatch(r"WARNING: results/metashift/decoded.npy: 1 of \d+ images are damaged; .*", said)
+    assert pixels.read_bytes() == sound
+    assert "Nothing to be done" in snakemake(folder, *arguments, "--dry-run").stdout
+    assert all(torch.equal(a, before[split]) for split, a in features(folder).items())
 
 
 def test_the_unreadable_stop_the_stage_or_are_left_out(done, tmp_path):

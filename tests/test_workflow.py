@@ -26,7 +26,7 @@ from hsfm.embeddings import read_embeddings
 from hsfm.hard_set import read_hard_set, write_hard_set
 from hsfm.head import read_heads
 from hsfm.images import read_images
-from hsfm.pixels import PackedPixels
+from hsfm.pixels import read_packed
 
 ROOT = Path(__file__).parent.parent
 MINIMAL = ["--configfile", "config/minimal.yaml"]
@@ -284,6 +284,9 @@ MISTAKES = {
     ),
     "settings={minibirds: {sweep: {values: {inner_lr: []}}}}": "settings/minibirds/sweep/values/inner_lr: [] ",
     "studies=[sweeps]": "studies/0: unknown value 'sweeps'; allowed are sweep, ablations, validation_bias",
+    "compute={precision: half}": "compute/precision: unknown value 'half'; allowed are auto, float32, bfloat16",
+    "compute={compiled: true}": "compute: unknown key 'compiled'; did you mean 'compile'?",
+    "settings={minibirds: {pixels: disk}}": "settings/minibirds/pixels: unknown value 'disk'; allowed are",
     "settings={mine: {}}": "settings/mine: missing keys 'embeddings', 'hard_set'",
 }
 
@@ -503,7 +506,7 @@ def test_logits_of_the_network_are_the_head_on_the_embeddings(finished):
     network = read_checkpoint(finished / RUN / "erm/backbone.safetensors").network.eval()
     table = read_images(finished / "results/minibirds/images.parquet")
     rows = table.split("test")
-    images = PackedPixels(rows, finished / "results/minibirds").batch(torch.arange(len(rows)))
+    images = read_packed(rows, finished / "results/minibirds").stacked()
     with torch.no_grad():
         logits = network(images.float() / 127.5 - 1)
     test = read_embeddings(finished / RUN / "erm/embeddings/test.parquet", split="test")

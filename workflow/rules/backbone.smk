@@ -6,6 +6,7 @@ rule train_erm:
     input:
         images="results/{dataset}/images.parquet",
         pixels=packed,
+        cache=decoded,
         weights=files_in("backbone", "weights"),
         code=uses("workflow/scripts/train_erm.py"),
     output:
@@ -29,7 +30,9 @@ rule train_erm:
         augmentation=setting("augmentation"),
         training=setting("erm"),
         files=stamps_of("backbone", "weights"),
+        decode_size=decode_size,
         device=config["device"],
+        compute=COMPUTE,
     message:
         "Training {wildcards.dataset}, run {wildcards.run}, by ERM"
     script:
@@ -65,6 +68,7 @@ rule extract_embeddings:
     input:
         images="results/{dataset}/images.parquet",
         pixels=packed,
+        cache=decoded,
         checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
         code=uses("workflow/scripts/extract_embeddings.py"),
     output:
@@ -85,7 +89,9 @@ rule extract_embeddings:
     params:
         transform=setting("transform"),
         settings=setting("embeddings"),
+        decode_size=decode_size,
         device=config["device"],
+        compute=COMPUTE,
     message:
         "Embedding {wildcards.dataset}, run {wildcards.run}"
     script:

@@ -3,12 +3,16 @@ import os
 
 from snakemake.exceptions import WorkflowError
 
+from hsfm.decode_size import decode_rule
 from hsfm.device import accelerator_present
 from hsfm.files import sha256
 
 # OpenMP threads that spin while they wait for one another lose most of their speed on a busy machine. Set here, since
 # the library reads it when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# Arrow's own allocator sets memory aside in large pieces; with the system's a stage's memory does not depend on chance.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 ROOT = Path(workflow.basedir)
 
@@ -77,6 +81,7 @@ DATASETS = config["datasets"]
 RUNS = config["runs"]
 METHODS = config["methods"]
 STUDIES = config["studies"]
+COMPUTE = in_order(config["compute"])
 SETTINGS = {"settings": in_order(config["settings"])}
 SPLITS = ["train", "val", "test"]
 TABLES = expand("results/tables/{table}.{suffix}", table=["main", "metrics", "groups"], suffix=["csv", "md", "tex"])
@@ -132,12 +137,28 @@ WITH_HEAD = kind(lambda s: source(s) and (s["backbone"]["train"] or s["backbone"
 WITHOUT_HEAD = [name for name in DATASETS if name not in WITH_HEAD]
 
 
+CACHED = [name for name in IN_FILES if SETTINGS["settings"][name]["pixels"] == "cached"]
 WITH_IMAGES = [name for name in DATASETS if name not in GIVEN]
 
 
 def packed(wildcards):
     """The array of a dataset's images, where there is one."""
     return [f"results/{wildcards.dataset}/pixels.npy"] if wildcards.dataset in PACKED else []
+
+
+def decoded(wildcards):
+    """The cache of a dataset's decoded images, where there is one."""
+    folder = f"results/{wildcards.dataset}"
+    return [f"{folder}/decoded.npy", f"{folder}/decoded.parquet"] if wildcards.dataset in CACHED else []
+
+
+def decode_size(wildcards):
+    """How large the images of that cache are, as hsfm.decode_size has it."""
+    if wildcards.dataset not in CACHED:
+        return {}
+    settings = SETTINGS["settings"][wildcards.dataset]
+    augmentation = settings["augmentation"] if wildcards.dataset in TRAINED else None
+    return in_order(decode_rule(settings["decode_size"], settings["transform"], augmentation))
 
 
 def files_in(section, *keys):

@@ -152,6 +152,8 @@ def check_network(settings, config, where):
     missing = [key for key in ("backbone", "transform") if key not in settings]
     if "batch_size" not in settings["embeddings"]:
         missing.append("embeddings/batch_size")
+    if settings["images"]["source"] not in ("minibirds", "dominoes"):
+        missing += [key for key in ("pixels", "decode_size") if key not in settings]
     if not missing:
         missing += [key for key in ("augmentation", "erm") if is_trained(settings) and key not in settings]
         with_head = settings["backbone"]["train"] or settings["backbone"]["checkpoint"] is not None

@@ -45,6 +45,33 @@ rule list_images:
         "../scripts/list_images.py"
 
 
+rule decode_images:
+    input:
+        listed="results/{dataset}/listed.parquet",
+        code=uses("workflow/scripts/decode_images.py"),
+    output:
+        images="results/{dataset}/images.parquet",
+        unreadable="results/{dataset}/unreadable_images.csv",
+        pixels="results/{dataset}/decoded.npy",
+        index="results/{dataset}/decoded.parquet",
+    log:
+        "logs/{dataset}/decode_images.log",
+    benchmark:
+        "logs/{dataset}/decode_images.tsv"
+    wildcard_constraints:
+        dataset=one_of(CACHED),
+    conda:
+        "../../environment.yml"
+    threads: 8
+    params:
+        on_bad_image=setting("images/on_bad_image"),
+        decode_size=decode_size,
+    message:
+        "Decoding every image of {wildcards.dataset} once"
+    script:
+        "../scripts/decode_images.py"
+
+
 rule check_images:
     input:
         listed="results/{dataset}/listed.parquet",
@@ -57,7 +84,7 @@ rule check_images:
     benchmark:
         "logs/{dataset}/check_images.tsv"
     wildcard_constraints:
-        dataset=one_of(IN_FILES),
+        dataset=one_of([name for name in IN_FILES if name not in CACHED]),
     conda:
         "../../environment.yml"
     threads: 8

@@ -7,20 +7,35 @@ import torch
 
 from hsfm import job
 from hsfm.backbone import build_network, write_checkpoint
-from hsfm.device import choose_device
+from hsfm.device import Compute, choose_device
 from hsfm.erm import LabelledImages, train
 from hsfm.files import fingerprint, sha256, write_frame
-from hsfm.images import ImageTable, check_pixels, read_images
-from hsfm.pixels import common_size, open_pixels
+from hsfm.images import read_images
+from hsfm.pixel_cache import CacheFiles
+from hsfm.pixels import common_size
+from hsfm.source import open_source
 
 
-def train_erm(images: str, checkpoint: str, history: str, run: int, settings: dict, code: list[str]) -> None:
+def train_erm(
+    images: str,
+    cache: CacheFiles | None,
+    checkpoint: str,
+    history: str,
+    run: int,
+    settings: dict,
+    code: list[str],
+) -> None:
     table = read_images(images)
-    check_pixels(table, Path(images).parent)
-    device = choose_device(settings["device"])
+    compute = Compute(choose_device(settings["device"]), **settings["compute"])
     backbone = {key: settings["backbone"][key] for key in ("name", "pretrained", "weights")}
     network = build_network(**backbone, n_classes=len(table.class_names), seed=run)
-    folder = table.folder or Path(images).parent
+    source = open_source(images, cache)
+
+    def labelled(split: str) -> LabelledImages:
+        rows = table.split(split)
+        y, group = (torch.tensor(rows[name].fillna(-1).astype("int64").to_numpy()) for name in ("y", "group"))
+        return LabelledImages(source(rows), y, group)
+
     # The name says all that the result depends on, so that whatever has changed starts from the beginning.
     key = fingerprint(
         {
@@ -29,20 +44,20 @@ def train_erm(images: str, checkpoint: str, history: str, run: int, settings: di
             "images": sha256(images),
             "code": [sha256(path) for path in code],
             "torch": torch.__version__,
-            "device": str(device),
+            "device": str(compute.device),
             "threads": torch.get_num_threads(),
         }
     )
     resume = Path(checkpoint).with_name(f".resume-{key}.safetensors")
     frame = train(
         network,
-        labelled(table, "train", folder),
-        labelled(table, "val", folder),
+        labelled("train"),
+        labelled("val"),
         **settings["training"],
         transform_settings=settings["transform"],
         augment_settings=settings["augmentation"],
         seed=run,
-        device=device,
+        compute=compute,
         resume=resume,
     )
     write_frame(history, frame)
@@ -60,17 +75,10 @@ def train_erm(images: str, checkpoint: str, history: str, run: int, settings: di
         leftover.unlink()
 
 
-def labelled(table: ImageTable, split: str, folder: str | Path) -> LabelledImages:
-    rows = table.split(split)
-    group = rows["group"].fillna(-1).astype("int64")
-    return LabelledImages(
-        open_pixels(rows, folder), torch.tensor(rows["y"].astype("int64").to_numpy()), torch.tensor(group.to_numpy())
-    )
-
-
 job.start(snakemake.log[0])
 train_erm(
     snakemake.input.images,
+    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
     snakemake.output.checkpoint,
     snakemake.output.history,
     int(snakemake.wildcards.run),

@@ -1,0 +1,32 @@
+"""Decode every image file once, into the cache that all later stages read; unreadable ones stop it or are left out."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from hsfm import job
+from hsfm.files import write_atomically
+from hsfm.images import leave_out_unreadable, read_images, write_images
+from hsfm.pixel_cache import CacheFiles, decode_images
+
+
+def decode(listed: str, images: str, unreadable: str, cache: CacheFiles, on_bad_image: str, workers: int) -> None:
+    table = read_images(listed)
+    decoded = decode_images(table.rows, table.folder, cache, workers=workers)
+    size = {"height": decoded.found["original_height"], "width": decoded.found["original_width"]}
+    measured = replace(table, rows=table.rows.assign(**size))
+    readable, listing = leave_out_unreadable(measured, decoded.found["problem"], unreadable, on_bad_image=on_bad_image)
+    write_images(images, readable)
+    with write_atomically(unreadable) as temporary:
+        listing.to_csv(temporary, index=False)
+    decoded.finish()
+
+
+job.start(snakemake.log[0])
+decode(
+    snakemake.input.listed,
+    snakemake.output.images,
+    snakemake.output.unreadable,
+    CacheFiles(Path(snakemake.output.pixels), Path(snakemake.output.index), snakemake.params.decode_size),
+    snakemake.params.on_bad_image,
+    snakemake.threads,
+)
