@@ -261,7 +261,8 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
         else:
             weight, bias = self._check_head(X.shape[1])
             # w . x + b = (w * scale) . (x - shift) / scale + (b + w . shift)
-            weight, bias = weight * scale, bias + weight @ shift
+            # row by row: a matrix product sums in another order for one row than for two, by processor
+            weight, bias = weight * scale, bias + (weight * shift).sum(axis=1)
         return _rows(weight, bias, X.dtype)
 
     def _check_head(self, d: int) -> tuple[Float[np.ndarray, "_ d"], Float[np.ndarray, " _"]]:
