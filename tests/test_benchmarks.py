@@ -2,7 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import meta
+from benchmarks import meta, throughput
 from hsfm.meta import Shared
 
 
@@ -26,3 +26,26 @@ def test_it_runs_as_a_module():
         [sys.executable, "-m", "benchmarks.meta", "--help"], cwd=root, check=True, capture_output=True, text=True
     ).stdout
     assert "--shapes {waterbirds,celeba,minibirds}" in out
+
+
+def test_stages_are_timed_against_the_network_alone_and_a_loop_of_ones_own(monkeypatch, capsys):
+    crop = {"random_resized_crop": {"size": [32, 32], "scale": [0.7, 1.0], "ratio": [0.75, 1.33]}, "random_crop": None,
+            "flip": True}  # fmt: skip
+    small = {"resize": [40, 40], "crop": [32, 32], **throughput.IMAGENET}
+    tiny = {
+        "embedding": throughput.Case("resnet18", small, crop, 8, True, False, 16, 8),
+        "training": throughput.Case("small_resnet", throughput.AT_64, throughput.NO_CROP, 8, False, True, 16, 8),
+    }
+    monkeypatch.setattr(throughput, "cases", lambda on_cpu: tiny)
+    monkeypatch.setattr(sys, "argv", ["throughput", "--rounds", "1", "--cores", "1", "--device", "cpu"])
+    throughput.main()
+    rows = [
+        line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith(("| emb", "| tra"))
+    ]
+    assert [row[0].strip() for row in rows] == ["embedding", "training"]
+    for row in rows:
+        decode, forward, both, alone, stage, share, own, ratio = (
+            cell.strip().rstrip(" %").replace(",", "") for cell in row[1:]
+        )
+        assert all(float(cell) > 0 for cell in (decode, forward, alone, stage, share, own, ratio))
+        assert (both != "") == (row[0].strip() == "training")

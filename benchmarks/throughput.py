@@ -1,0 +1,430 @@
+"""Images per second from storage through a network, against what the network alone can do and a loop of one's own.
+
+    python -m benchmarks.throughput
+    python -m benchmarks.throughput --memory 50000 200000
+
+The first prints a table: files decoded alone; the network alone, on a batch that lies on the device; hsfm's stage end
+to end; and the loop that one would write with torchvision's transforms and a DataLoader with a worker per core, for the
+same network in the same precision. Everything is timed in turn, round after round in one process, and the shares are
+medians over the rounds, since machines are shared and noisy. The second prints the highest anonymous memory (RssAnon,
+which does not count memory-mapped files) of a process that embeds so many images of 64 x 64, each in one of its own.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from hsfm.augment import prepare
+from hsfm.backbone import Network, build_network
+from hsfm.datasets import minibirds
+from hsfm.decode_size import decode_rule
+from hsfm.device import Compute, choose_device
+from hsfm.embed import embed_table
+from hsfm.embeddings import write_pieces
+from hsfm.erm import LabelledImages, train
+from hsfm.files import sha256
+from hsfm.images import ImageTable, complete, read_pieces, write_images
+from hsfm.pixel_cache import CacheFiles, decode_images
+from hsfm.pixels import inspect
+from hsfm.source import open_source
+
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+RECIPE = {"lr": 1e-3, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "schedule": "constant", "warmup": 0.1}
+
+
+@dataclass(frozen=True)
+class Case:
+    backbone: str
+    transform: dict
+    augmentation: dict
+    batch_size: int
+    photos: bool  # JPEG files of 500 x 375 pixels as in Waterbirds; else minibirds, which is an array
+    trains: bool
+    n_train: int
+    n_val: int
+
+
+NO_CROP = {"random_resized_crop": None, "random_crop": None, "flip": True}
+CROP = {"random_resized_crop": {"size": [224, 224], "scale": [0.7, 1.0], "ratio": [3 / 4, 4 / 3]}, "random_crop": None,
+        "flip": True}  # fmt: skip
+AT_224 = {"resize": [256, 256], "crop": [224, 224], **IMAGENET}
+AT_64 = {"resize": None, "crop": None, "mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+def cases(on_cpu: bool) -> dict[str, Case]:
+    n = 192 if on_cpu else 8192
+    return {
+        "embedding, ResNet-50 at 224": Case("resnet50", AT_224, CROP, 64 if on_cpu else 256, True, False, n, n),
+        "ERM, minibirds": Case("small_resnet", AT_64, NO_CROP, 64, False, True, 4000, 1000),
+        **({} if on_cpu else {"ERM, ResNet-50 at 224": Case("resnet50", AT_224, CROP, 128, True, True, n, 256)}),
+    }
+
+
+# The data -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Data:
+    table: Path
+    cache: CacheFiles | None
+    rows: pd.DataFrame  # with the files of a loop of one's own
+    folder: Path
+
+
+def make_data(case: Case, folder: Path, cores: int) -> Data:
+    """Images in files, as everyone has them, and what hsfm makes of them once."""
+    n = case.n_train + case.n_val
+    split = np.repeat(["train", "val"], [case.n_train, case.n_val])
+    files = [f"{i:06d}.{'jpg' if case.photos else 'png'}" for i in range(n)]
+    if case.photos:
+        write_photos(folder, files)
+        rows = pd.DataFrame({"image_id": files, "path": files, "y": np.arange(n) % 2, "height": 375, "width": 500})
+        rows["split"] = split
+        table = as_table(rows, str(folder), {})
+        write_images(folder / "images.parquet", table)
+        cache = CacheFiles(folder / "decoded.npy", folder / "decoded.parquet",
+                           decode_rule("needed", case.transform, case.augmentation))  # fmt: skip
+        decode_images(table.rows, table.folder, cache, workers=cores).finish()
+        return Data(folder / "images.parquet", cache, rows, folder)
+    sizes = {"train": case.n_train, "val": case.n_val, "test": 8}
+    agreement = {"train": 0.95, "val": 0.5, "test": 0.5}
+    drawn = minibirds.draw(sizes=sizes, agreement=agreement, image_size=64, hardness=0.15, seed=0, workers=cores)
+    np.save(folder / "pixels.npy", drawn.pixels)
+    rows = drawn.rows[drawn.rows["split"] != "test"].reset_index(drop=True)
+    for file, index in zip(files, rows["index"], strict=True):
+        Image.fromarray(drawn.pixels[index]).save(folder / file)
+    packed = rows.assign(path="pixels.npy", height=64, width=64)
+    write_images(folder / "images.parquet", as_table(packed, "", {"pixels.npy": sha256(folder / "pixels.npy")}))
+    return Data(folder / "images.parquet", None, rows.assign(path=files), folder)
+
+
+def as_table(rows: pd.DataFrame, folder: str, pixels: dict[str, str]) -> ImageTable:
+    attribute = rows.get("attribute", 0)
+    # no stage here looks at test; a table has to have one
+    test = rows[rows["split"] == "val"].head(2).assign(split="test", y=[0, 1])
+    test["image_id"] = ["test 0", "test 1"]
+    rows = pd.concat([rows.assign(attribute=attribute), test.assign(attribute=0)], ignore_index=True)
+    return ImageTable(complete(rows, ("a", "b")), "benchmark", ("x", "y"), ("a", "b"), folder, pixels)
+
+
+def write_photos(folder: Path, names: list[str]) -> None:
+    """JPEG files of the size and about the bytes of Waterbirds': smooth colours with some noise."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((500, 375), Image.BICUBIC)
+    base = np.asarray(coarse).astype(np.int16) + rng.integers(-12, 13, (375, 500, 3), dtype=np.int16)
+    base = base.clip(0, 255).astype(np.uint8)
+    for number, name in enumerate(tqdm(names, "writing photos", unit="image", disable=None, leave=False)):
+        Image.fromarray(np.roll(base, 7 * number, axis=1)).save(folder / name, quality=90)
+
+
+# What is timed --------------------------------------------------------------------------------------------------------
+
+
+def seconds(device: torch.device, work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter() - start
+
+
+def network_of(case: Case, compute: Compute) -> Network:
+    return compute.prepare(build_network(case.backbone, 2))
+
+
+def alone(case: Case, data: Data, compute: Compute) -> tuple[Callable[[], None], Callable[[], None]]:
+    """A forward pass, and a forward and backward pass, of a batch that lies on the device."""
+    network = network_of(case, compute)
+    source = open_source(data.table, data.cache)
+    rows = next(read_pieces(data.table)).split("train").head(case.batch_size)
+    images = source(rows).pinned().to(compute.device)
+    shown = prepare(images, case.transform)
+    y = (torch.arange(len(rows)) % 2).to(compute.device)
+
+    def forward() -> None:
+        network.eval()
+        with torch.inference_mode(), compute.autocast():
+            for part in compute.parts(*shown.shape[::2], shown.shape[3]):
+                network.features(shown[part])
+
+    def both() -> None:
+        network.train()
+        with compute.autocast():
+            loss = cross_entropy(network(shown), y)
+        loss.backward()
+        network.zero_grad(set_to_none=True)
+
+    return forward, both
+
+
+def embed_stage(case: Case, data: Data, compute: Compute) -> Callable[[], None]:
+    network = network_of(case, compute)
+    about = {"checkpoint_sha256": "0" * 64, "details": {"backbone": case.backbone}}
+
+    def stage() -> None:
+        source = open_source(data.table, data.cache)
+        pieces = embed_table(
+            network, read_pieces(data.table), source, split="train", transform=case.transform,
+            batch_size=case.batch_size, compute=compute, n=case.n_train, about=about,
+        )  # fmt: skip
+        write_pieces(data.folder / "train.parquet", pieces)
+
+    return stage
+
+
+def train_stage(case: Case, data: Data, compute: Compute) -> Callable[[int], None]:
+    source = open_source(data.table, data.cache)
+    table = next(read_pieces(data.table))
+
+    def labelled(split: str) -> LabelledImages:
+        rows = table.split(split)
+        y = torch.tensor(rows["y"].to_numpy(np.int64))
+        return LabelledImages(source(rows), y, y)
+
+    def stage(epochs: int) -> None:
+        train(
+            build_network(case.backbone, 2), labelled("train"), labelled("val"), **RECIPE, epochs=epochs,
+            batch_size=case.batch_size, checkpoint="last", transform_settings=case.transform,
+            augment_settings=case.augmentation, seed=0, compute=compute,
+        )  # fmt: skip
+
+    return stage
+
+
+# A loop of one's own --------------------------------------------------------------------------------------------------
+
+
+class Files(Dataset):
+    def __init__(self, rows: pd.DataFrame, folder: Path, transform: Callable):
+        self.paths, self.y = [folder / path for path in rows["path"]], rows["y"].tolist()
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        return self.transform(Image.open(self.paths[i]).convert("RGB")), self.y[i]
+
+
+def torchvision_transform(case: Case, training: bool) -> v2.Compose:
+    steps = []
+    crop = case.augmentation["random_resized_crop"]
+    if training and crop:
+        steps.append(v2.RandomResizedCrop(crop["size"], crop["scale"], crop["ratio"]))
+    elif case.transform["resize"]:
+        steps += [v2.Resize(case.transform["resize"]), v2.CenterCrop(case.transform["crop"])]
+    if training and case.augmentation["flip"]:
+        steps.append(v2.RandomHorizontalFlip())
+    steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    return v2.Compose([*steps, v2.Normalize(case.transform["mean"], case.transform["std"])])
+
+
+def own_loader(case: Case, data: Data, split: str, training: bool, cores: int, pin: bool) -> DataLoader:
+    rows = data.rows[data.rows["split"] == split]
+    files = Files(rows, data.folder, torchvision_transform(case, training))
+    return DataLoader(files, case.batch_size, shuffle=training, num_workers=cores, pin_memory=pin,
+                      persistent_workers=True)  # fmt: skip
+
+
+def own_embedding(case: Case, data: Data, compute: Compute, cores: int) -> Callable[[], None]:
+    network = build_network(case.backbone, 2).to(compute.device).eval()
+    loader = own_loader(case, data, "train", False, cores, not compute.on_cpu)
+
+    @torch.inference_mode()
+    def loop() -> None:
+        features = []
+        for images, _ in loader:
+            with compute.autocast():
+                features.append(network.features(images.to(compute.device, non_blocking=True)).float().cpu())
+        np.save(data.folder / "own.npy", torch.cat(features).numpy())
+
+    return loop
+
+
+def own_training(case: Case, data: Data, compute: Compute, cores: int) -> Callable[[], None]:
+    device = compute.device
+    network = build_network(case.backbone, 2).to(device)
+    optimiser = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+    training, validation = (own_loader(case, data, split, split == "train", cores, not compute.on_cpu)
+                            for split in ("train", "val"))  # fmt: skip
+
+    def epoch() -> None:
+        network.train()
+        for images, y in training:
+            with compute.autocast():
+                loss = cross_entropy(network(images.to(device, non_blocking=True)), y.to(device, non_blocking=True))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        network.eval()
+        correct = 0
+        with torch.inference_mode():
+            for images, y in validation:
+                with compute.autocast():
+                    correct += (network(images.to(device)).argmax(1).cpu() == y).sum().item()
+
+    return epoch
+
+
+# The table ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Round:
+    """Images per second. Those of training cover an epoch with its validation; `alone` is the same work alone."""
+
+    decode: float
+    forward: float
+    both: float | None
+    alone: float
+    stage: float
+    own: float
+
+
+def rounds(case: Case, folder: Path, compute: Compute, cores: int, n: int) -> Iterator[Round]:
+    data = make_data(case, folder, cores)
+    forward, both = alone(case, data, compute)
+    repeat = 2 if compute.on_cpu and case.photos else 20
+    if case.trains:
+        stage, own = train_stage(case, data, compute), own_training(case, data, compute, cores)
+    else:
+        stage, own = embed_stage(case, data, compute), own_embedding(case, data, compute, cores)
+    sample = data.rows.head(2000)
+    device = compute.device
+    with compute.repeatable():
+        for warm in range(n + 1):  # the first starts workers, allocates memory, and does not count
+            decode = len(sample) / seconds(device, lambda: inspect(sample, data.folder, workers=cores))
+            before = speed(device, forward, both, case, repeat)
+            if case.trains:
+                # from the second epoch on, which is how nearly all of a training goes
+                one = seconds(device, lambda: stage(1))
+                staged = case.n_train * 2 / max(seconds(device, lambda: stage(3)) - one, 1e-9)
+            else:
+                staged = case.n_train / seconds(device, stage)
+            middle = speed(device, forward, both, case, repeat)
+            owned = case.n_train / seconds(device, own)
+            if warm:
+                f, b = ((x + y) / 2 if x else None for x, y in zip(before, middle, strict=True))
+                work = case.n_train / (case.n_train / b + case.n_val / f) if case.trains else f
+                yield Round(decode, f, b, work, staged, owned)
+
+
+def speed(
+    device: torch.device, forward: Callable, both: Callable, case: Case, repeat: int
+) -> tuple[float, float | None]:
+    """Images per second of forward passes, and of forward and backward passes where the stage trains."""
+
+    def several(work: Callable) -> float:
+        return case.batch_size * repeat / seconds(device, lambda: [work() for _ in range(repeat)])
+
+    return several(forward), several(both) if case.trains else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.throughput", description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (%(default)s)")
+    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="threads and workers (all)")
+    parser.add_argument("--rounds", type=int, default=5, help="that count (%(default)s)")
+    parser.add_argument("--precision", default="auto", help="auto, float32, bfloat16 (%(default)s)")
+    parser.add_argument("--compile", action="store_true", help="hsfm's networks through torch.compile")
+    parser.add_argument("--fast", action="store_true", help="on CUDA: kernels that do not repeat bit for bit")
+    parser.add_argument("--images", type=int, help="for training or embedding; fewer than by default to try it out")
+    parser.add_argument("--memory", type=int, nargs="+", metavar="N", help="measure memory instead, on N images")
+    parser.add_argument("--side", type=int, default=64, help="of the images, in pixels (%(default)s)")
+    parser.add_argument("--only", help="cases whose name holds this text")
+    options = parser.parse_args()
+    if options.memory:
+        for n in options.memory:
+            command = [sys.executable, "-c", f"from benchmarks.throughput import memory; memory({n}, {options.side})"]
+            # as in the workflow
+            subprocess.run(command, check=True, env={"ARROW_DEFAULT_MEMORY_POOL": "system", **os.environ})
+        return
+    torch.set_num_threads(options.cores)
+    compute = Compute(choose_device(options.device), options.precision, not options.fast, options.compile)
+    where = torch.cuda.get_device_name() if not compute.on_cpu else "cpu"
+    print(f"torch {torch.__version__}, {where}, {str(compute.dtype).removeprefix('torch.')}, {options.cores} cores\n")
+    print(
+        "| stage | decode | forward | forward + backward | alone | end to end | share | own loop | ratio |", flush=True
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
+    for name, case in cases(compute.on_cpu).items():
+        if options.only and options.only not in name:
+            continue
+        if options.images:
+            case = replace(case, n_train=options.images, n_val=max(options.images // 4, 8))
+        with tempfile.TemporaryDirectory() as folder:
+            found = list(rounds(case, Path(folder), compute, options.cores, options.rounds))
+        middle = {
+            key: statistics.median(getattr(r, key) for r in found)
+            for key in ("decode", "forward", "alone", "stage", "own")
+        }
+        both = f"{statistics.median(r.both for r in found):,.0f}" if case.trains else ""
+        share = statistics.median(r.stage / r.alone for r in found)
+        ratio = statistics.median(r.stage / r.own for r in found)
+        print(
+            f"| {name} | {middle['decode']:,.0f} | {middle['forward']:,.0f} | {both} | {middle['alone']:,.0f} | "
+            f"{middle['stage']:,.0f} | {100 * share:.0f} % | {middle['own']:,.0f} | {ratio:.2f} |",
+            flush=True,
+        )
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+def memory(n: int, side: int) -> None:
+    """Print the highest RssAnon of this process while it embeds n images."""
+    peak, stop = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.01):
+            line = next(line for line in Path("/proc/self/status").read_text().splitlines() if "RssAnon" in line)
+            peak[0] = max(peak[0], int(line.split()[1]) / 1024)
+
+    with tempfile.TemporaryDirectory() as folder:
+        # the table is made by a process of its own, since it holds all rows at once
+        make = f"from benchmarks.throughput import make_empty; make_empty({n}, {side}, {folder!r})"
+        subprocess.run([sys.executable, "-c", make], check=True)
+        table = Path(folder, "images.parquet")
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        pieces = embed_table(
+            build_network("small_resnet", 2), read_pieces(table), open_source(table), split="train", transform=AT_64,
+            batch_size=256, compute=Compute(choose_device("cpu")), n=n,
+            about={"checkpoint_sha256": "0" * 64, "details": {"backbone": "small_resnet"}},
+        )  # fmt: skip
+        write_pieces(Path(folder, "train.parquet"), pieces)
+        stop.set()
+        watcher.join()
+    print(f"{n} images of {side} x {side}: highest RssAnon {peak[0]:.1f} MB", flush=True)
+
+
+def make_empty(n: int, side: int, folder: str) -> None:
+    """A packed array of black images, which takes no disk, and its table."""
+    np.lib.format.open_memmap(f"{folder}/pixels.npy", mode="w+", dtype=np.uint8, shape=(n, side, side, 3)).flush()
+    rows = pd.DataFrame({"image_id": [f"image-{i:07d}" for i in range(n)], "path": "pixels.npy", "index": np.arange(n)})
+    rows = rows.assign(y=np.arange(n) % 2, attribute=np.arange(n) // 2 % 2, height=side, width=side, split="train")
+    few = rows.head(4).assign(split=["val", "val", "test", "test"], image_id=["v0", "v1", "t0", "t1"])
+    rows = complete(pd.concat([rows, few], ignore_index=True), ("a", "b"))
+    pixels = {"pixels.npy": sha256(f"{folder}/pixels.npy")}
+    write_images(f"{folder}/images.parquet", ImageTable(rows, "empty", ("x", "y"), ("a", "b"), "", pixels))
+
+
+if __name__ == "__main__":
+    main()
