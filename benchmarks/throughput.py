@@ -2,12 +2,15 @@
 
     python -m benchmarks.throughput
     python -m benchmarks.throughput --memory 50000 200000
+    python -m benchmarks.throughput --at-once 5 64
 
 The first prints a table: files decoded alone; the network alone, on a batch that lies on the device; hsfm's stage end
 to end; and the loop that one would write with torchvision's transforms and a DataLoader with a worker per core, for the
 same network in the same precision. Everything is timed in turn, round after round in one process, and the shares are
 medians over the rounds, since machines are shared and noisy. The second prints the highest anonymous memory (RssAnon,
 which does not count memory-mapped files) of a process that embeds so many images of 64 x 64, each in one of its own.
+The third prints how many images of 224 x 224 pass through ResNet-50 in a second, so many at once, in both orders of
+memory.
 """
 
 import argparse
@@ -20,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -347,6 +351,9 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true", help="on CUDA: kernels that do not repeat bit for bit")
     parser.add_argument("--images", type=int, help="for training or embedding; fewer than by default to try it out")
     parser.add_argument("--memory", type=int, nargs="+", metavar="N", help="measure memory instead, on N images")
+    parser.add_argument(
+        "--at-once", type=int, nargs="+", metavar="N", help="time ResNet-50 on N images at once instead"
+    )
     parser.add_argument("--side", type=int, default=64, help="of the images, in pixels (%(default)s)")
     parser.add_argument("--only", help="cases whose name holds this text")
     options = parser.parse_args()
@@ -358,6 +365,9 @@ def main() -> None:
         return
     torch.set_num_threads(options.cores)
     compute = Compute(choose_device(options.device), options.precision, not options.fast, options.compile)
+    if options.at_once:
+        time_at_once(options.at_once, options.rounds, compute)
+        return
     where = torch.cuda.get_device_name() if not compute.on_cpu else "cpu"
     print(f"torch {torch.__version__}, {where}, {str(compute.dtype).removeprefix('torch.')}, {options.cores} cores\n")
     print(
@@ -383,6 +393,30 @@ def main() -> None:
             f"{middle['stage']:,.0f} | {100 * share:.0f} % | {middle['own']:,.0f} | {ratio:.2f} |",
             flush=True,
         )
+
+
+def time_at_once(sizes: list[int], n_rounds: int, compute: Compute) -> None:
+    """Print images per second of ResNet-50's features, medians of rounds in which all are timed in turn."""
+    orders = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
+    networks = {name: build_network("resnet50", 2).eval().to(compute.device, memory_format=order)
+                for name, order in orders.items()}  # fmt: skip
+    found: dict[tuple[int, str], list[float]] = {(n, name): [] for n in sizes for name in orders}
+    for warm in range(n_rounds + 1):
+        for (n, name), speeds in found.items():
+            images = torch.randn(n, 3, 224, 224).to(compute.device, memory_format=orders[name])
+            repeat = max(64 // n, 1)
+
+            def several(network: Network, images: torch.Tensor, repeat: int) -> None:
+                for _ in range(repeat):
+                    network.features(images)
+
+            with torch.inference_mode(), compute.autocast():
+                taken = seconds(compute.device, partial(several, networks[name], images, repeat))
+            if warm:
+                speeds.append(n * repeat / taken)
+    print("| images at once | channels first | channels last |\n| ---: | ---: | ---: |")
+    for n in sizes:
+        print(f"| {n} | {' | '.join(f'{statistics.median(found[n, name]):.1f}' for name in orders)} |", flush=True)
 
 
 # Memory ---------------------------------------------------------------------------------------------------------------

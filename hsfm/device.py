@@ -13,9 +13,8 @@ if TYPE_CHECKING:  # the Snakefile asks `accelerator_present` and must not wait 
     import torch
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-PIXELS_AT_ONCE = (
-    2**18
-)  # 5 images of 224 x 224: for ResNet-50 on two cores 1.7 times as fast as 64 (docs/performance.md)
+# On the CPU: 5 images of 224 x 224, which two cores take through ResNet-50 faster each than 64 (docs/performance.md).
+PIXELS_AT_ONCE = 2**18
 
 
 def accelerator_present() -> bool:
@@ -133,7 +132,10 @@ class Compute:
 
     @contextmanager
     def repeatable(self) -> Iterator[None]:
-        """Within it CUDA's kernels give the same bits for the same seed, or else are the fastest ones."""
+        """Within it CUDA's kernels give the same bits for the same seed, or else are the fastest ones.
+
+        Raises ValueError for a layer that has no kernel that repeats itself, when `deterministic` asks for one.
+        """
         import torch
 
         if self.on_cpu:
@@ -146,6 +148,13 @@ class Compute:
         torch.backends.cudnn.benchmark = not self.deterministic
         try:
             yield
+        except RuntimeError as error:
+            if "does not have a deterministic implementation" not in str(error):
+                raise
+            raise ValueError(
+                f"deterministic: this network cannot be computed with it ({str(error).split(',')[0]}); set "
+                "deterministic: false"
+            ) from error
         finally:
             torch.use_deterministic_algorithms(before[0])
             torch.backends.cudnn.benchmark = before[1]

@@ -1,6 +1,8 @@
 """From images to features: of the rows of an image table, or of image files without the workflow."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,8 @@ def embed_images(
     images = ImageFiles(pd.DataFrame({"path": [str(path) for path in paths]}), "")
     with tqdm(total=len(paths), desc="embedding", unit="image", disable=None) as bar:
         parts = []
-        for features in stream(feature_function(network, transform, compute), images, batch_size, compute):
+        batches = feed(images, torch.arange(len(images)), batch_size, compute.device)
+        for features in stream(feature_function(network, transform, compute), batches, compute):
             parts.append(features)
             bar.update(len(features))
     return torch.cat(parts).numpy()
@@ -64,31 +67,40 @@ def embed_table(
     images at once; halved where memory does not suffice. n: images of the split, for the progress bar. about: further
     fields of the embeddings.
     """
-    function = feature_function(network, transform, compute)
-    with tqdm(total=n, desc=f"embedding {split}", unit="image", disable=None) as bar:
+    waiting: deque[Embeddings] = deque()  # labels of pieces whose features are on their way
+
+    def batches() -> Iterator[Images]:
         for piece in pieces:
             rows = piece.split(split)
-            if rows.empty:
-                continue
-            y = torch.tensor(rows["y"].to_numpy(np.int64))
-            attribute = torch.tensor(rows["attribute"].fillna(-1).to_numpy(np.int64))
-            image_id = tuple(rows["image_id"])
-            first = 0
-            for features in stream(function, source(rows), batch_size, compute):
-                part = slice(first, first + len(features))
-                first += len(features)
-                bar.update(len(features))
-                yield Embeddings(
-                    features=features,
-                    y=y[part],
-                    attribute=attribute[part],
-                    image_id=image_id[part],
-                    class_names=piece.class_names,
-                    attribute_names=piece.attribute_names,
-                    dataset=piece.dataset,
-                    split=split,
-                    **about,
-                )
+            if not rows.empty:
+                waiting.append(_without_features(piece, rows, split, about))
+                yield from feed(source(rows), torch.arange(len(rows)), batch_size, compute.device)
+
+    first = 0
+    with tqdm(total=n, desc=f"embedding {split}", unit="image", disable=None) as bar:
+        for features in stream(feature_function(network, transform, compute), batches(), compute):
+            piece, part = waiting[0], slice(first, first + len(features))  # a batch is of one piece
+            yield replace(piece, features=features, y=piece.y[part], attribute=piece.attribute[part],
+                          image_id=piece.image_id[part])  # fmt: skip
+            bar.update(len(features))
+            first += len(features)
+            if first == len(piece.y):
+                waiting.popleft()
+                first = 0
+
+
+def _without_features(piece: ImageTable, rows: pd.DataFrame, split: str, about: Mapping[str, Any]) -> Embeddings:
+    return Embeddings(
+        features=torch.empty(len(rows), 0),
+        y=torch.tensor(rows["y"].to_numpy(np.int64)),
+        attribute=torch.tensor(rows["attribute"].fillna(-1).to_numpy(np.int64)),
+        image_id=tuple(rows["image_id"]),
+        class_names=piece.class_names,
+        attribute_names=piece.attribute_names,
+        dataset=piece.dataset,
+        split=split,
+        **about,
+    )
 
 
 def feature_function(
@@ -104,8 +116,8 @@ def feature_function(
 
 
 def stream(
-    features: Callable[[Images], Tensor], images: Images | ImageFiles, batch_size: int, compute: Compute
+    features: Callable[[Images], Tensor], batches: Iterable[Images], compute: Compute
 ) -> Iterator[Float[Tensor, "b d"]]:
-    """Features of all images in their order, batch by batch, on the CPU."""
+    """Features of batches on the device, in their order, on the CPU."""
     with compute.repeatable():
-        yield from extract(features, feed(images, torch.arange(len(images)), batch_size, compute.device))
+        yield from extract(features, batches)

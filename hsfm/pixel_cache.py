@@ -134,6 +134,7 @@ def _decode_blocks(
         open(journal, "ab") as record,
         tqdm(total=n, initial=done, desc="decoding", unit="image", disable=None) as bar,
     ):
+        record.write(b"\n")  # ends a line that was cut off
 
         def submit(first: int) -> tuple[int, list[Future]]:
             rows = range(first, min(first + BLOCK, n))
@@ -312,6 +313,9 @@ def open_cache(
 ) -> PixelCache:
     """The cache of an image table, sound to the last bit; one that is not is named in a warning and made anew.
 
+    A damaged one keeps its modification times: its pixels are again what they were, so that what was made from them is
+    not out of date. One of other images, another size or another decoder does not.
+
     pieces: gives all rows of the table, in order; columns image_id and path. workers: threads, by default as many as
     torch computes with. Raises ValueError where an image cannot be decoded any more, or the disk has no room.
     """
@@ -322,30 +326,39 @@ def open_cache(
         with _locked(files.folder / f".{files.pixels.stem}.lock"):
             cache, fault = _check(files, key, workers)  # another job may have made it meanwhile
             if cache is None:
-                log.warning("%s; decoding the images again", fault)
+                log.warning("%s; decoding the images again", fault.text)
+                times = {p: p.stat().st_mtime_ns for p in (files.pixels, files.index) if p.exists()}
                 _make_anew(pd.concat(rows[["image_id", "path"]] for rows in pieces()), folder, files, workers)
+                for path, time in times.items() if fault.same_key else ():
+                    os.utime(path, ns=(time, time))
                 cache, fault = _check(files, key, workers)
     if cache is None:
-        raise ValueError(f"{fault}, just after it was made; the disk may be faulty")
+        raise ValueError(f"{fault.text}, just after it was made; the disk may be faulty")
     return cache
 
 
-def _check(files: CacheFiles, key: str, workers: int) -> tuple[PixelCache | None, str]:
+@dataclass(frozen=True)
+class _Fault:
+    text: str
+    same_key: bool = True  # false where the cache is sound but of something else
+
+
+def _check(files: CacheFiles, key: str, workers: int) -> tuple[PixelCache | None, _Fault | None]:
     """The cache, or why it cannot be used."""
     for path in (files.index, files.pixels):
         if not path.exists():
-            return None, f"{path}: not there"
+            return None, _Fault(f"{path}: not there")
     try:
         table, metadata = read_parquet(files.index, pa.schema(list(SCHEMA)[1:]))
         array = map_array(files.pixels)
     except ValueError as error:
-        return None, str(error)
+        return None, _Fault(str(error))
     if metadata.get("key") != key:
-        return None, f"{files.index}: is of other images, another decode size or another decoder"
+        return None, _Fault(f"{files.index}: is of other images, another decode size or another decoder", False)
     start, height, width, crc32 = (column.to_numpy() for column in table.columns)
     area = height.astype(np.int64) * width
     if array.ndim != 2 or array.shape[1] != 3 or (len(start) and (start + area).max() > len(array)):
-        return None, f"{files.pixels}: holds {list(array.shape)} numbers, too few for its index"
+        return None, _Fault(f"{files.pixels}: holds {list(array.shape)} numbers, too few for its index")
 
     def damaged(row: int) -> bool:
         return zlib.crc32(array[start[row] : start[row] + area[row]]) != int(crc32[row])
@@ -354,21 +367,18 @@ def _check(files: CacheFiles, key: str, workers: int) -> tuple[PixelCache | None
         parts = np.array_split(np.arange(len(start)), max(4 * workers, 1))
         bad = sum(pool.map(lambda rows: sum(map(damaged, rows.tolist())), parts))
     if bad:
-        return None, f"{files.pixels}: {bad} of {len(start)} images are damaged"
+        return None, _Fault(f"{files.pixels}: {bad} of {len(start)} images are damaged")
     size = torch.from_numpy(np.stack([height, width], 1).astype(np.int64))
-    return PixelCache(Images.of(torch.from_numpy(array), torch.from_numpy(start.copy()), size)), ""
+    return PixelCache(Images.of(torch.from_numpy(array), torch.from_numpy(start.copy()), size)), None
 
 
 def _make_anew(rows: pd.DataFrame, folder: str | Path, files: CacheFiles, workers: int) -> None:
-    times = {p: p.stat().st_mtime_ns for p in (files.pixels, files.index) if p.exists()}
     decoded = decode_images(rows, folder, files, workers=workers)
     bad = decoded.found["problem"].dropna()
     if len(bad):
         raise ValueError(f"{folder}: cannot read {len(bad)} of {len(rows)} images any more: "
                          f"{rows['path'].loc[bad.index[0]]}: {bad.iloc[0]}")  # fmt: skip
     decoded.finish()
-    for path, time in times.items():  # the same pixels: what was made from them is not out of date
-        os.utime(path, ns=(time, time))
 
 
 @contextmanager

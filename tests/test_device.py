@@ -102,6 +102,20 @@ def test_kernels_repeat_or_are_fast_and_are_as_before_afterwards(monkeypatch, de
     assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
 
 
+def test_a_layer_that_cannot_repeat_itself_is_an_error_that_says_what_to_do():
+    message = "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set 'torch.use"
+    with (
+        pytest.raises(
+            ValueError, match=r"deterministic: .*adaptive_avg_pool2d_backward_cuda .*set deterministic: false"
+        ),
+        Compute(GPU, "float32").repeatable(),
+    ):
+        raise RuntimeError(message)
+    with pytest.raises(RuntimeError, match="shapes"), Compute(GPU, "float32").repeatable():
+        raise RuntimeError("shapes do not match")
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_a_compiled_function_gives_the_same():
     def function(x):
         return (x * 2).relu()

@@ -120,6 +120,25 @@ def test_embeddings_are_in_table_order_with_their_labels(photos, network, monkey
     torch.testing.assert_close(found, torch.cat(one_by_one), rtol=1e-4, atol=1e-5)
 
 
+def test_a_batch_that_does_not_fit_is_tried_once_for_all_pieces(photos, network, monkeypatch):
+    monkeypatch.setattr(images_module, "ROWS_AT_ONCE", 20)
+    table, path = photos
+    write_images(path, table)
+    whole = features(network, path, open_source(path), batch_size=4)
+    compute, tried = network.features, []
+
+    def little_memory(images):
+        tried.append(len(images))
+        if len(images) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute(images)
+
+    monkeypatch.setattr(network, "features", little_memory)
+    found = features(network, path, open_source(path), batch_size=6)
+    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-5)
+    assert [n for n in tried if n > 4] == [6]
+
+
 def test_pieces_are_the_table(photos, monkeypatch):
     monkeypatch.setattr(images_module, "ROWS_AT_ONCE", 7)
     table, path = photos

@@ -190,6 +190,7 @@ def test_a_journal_that_was_cut_off_counts_as_far_as_it_goes(photos, tmp_path, m
     monkeypatch.setattr(pixel_cache, "BLOCK", 10)
     decoded = decode_images(rows, folder, files, workers=1)
     lines = decoded.journal.read_bytes().splitlines(keepends=True)
+    lines = [line for line in lines if line.strip()]
     assert [json.loads(line)[0] for line in lines] == [0, 10, 20]
     decoded.journal.write_bytes(lines[0] + lines[1][:-9])
     read, seen = pixel_cache.read_rgb, []
@@ -197,6 +198,18 @@ def test_a_journal_that_was_cut_off_counts_as_far_as_it_goes(photos, tmp_path, m
     make(rows, folder, files)
     assert len(seen) == 15
     opened(rows, folder, files)
+
+
+def test_what_comes_after_a_cut_counts_too(photos, tmp_path, monkeypatch):
+    """Killed twice, the first time in the middle of a line."""
+    rows, folder = photos
+    files = cache_files(tmp_path)
+    monkeypatch.setattr(pixel_cache, "BLOCK", 10)
+    journal = decode_images(rows, folder, files, workers=1).journal
+    journal.write_bytes(journal.read_bytes()[:-9])
+    assert sorted(pixel_cache._read_journal(journal, 25)) == [0, 10]
+    decode_images(rows, folder, files, workers=1)
+    assert sorted(pixel_cache._read_journal(journal, 25)) == [0, 10, 20]
 
 
 def test_work_left_by_other_images_is_not_taken(photos, tmp_path):
@@ -235,7 +248,9 @@ def test_a_cache_of_another_table_rule_or_decoder_is_never_taken(photos, tmp_pat
     assert torch.equal(first, resize(image, *stored_size(*image.shape[1:], RULE)))
     opened(other_order, folder, cache_files(tmp_path, {}))
     monkeypatch.setattr(pixel_cache, "decoder", lambda: "another")
+    os.utime(files.pixels, (0, 0))
     opened(other_order, folder, cache_files(tmp_path, {}))
+    assert files.pixels.stat().st_mtime > 0, "other pixels: what was made from the old ones is out of date"
     assert len(rebuilt(caplog)) == 3
     assert all(
         "decoded.parquet: is of other images, another decode size or another decoder" in m for m in rebuilt(caplog)

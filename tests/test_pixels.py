@@ -1,4 +1,5 @@
 import threading
+import time
 
 import numpy as np
 import pandas as pd
@@ -152,8 +153,10 @@ def test_files_are_decoded_ahead_of_use_and_no_thread_stays(photos):
     files.read = lambda part: seen.append(part.tolist()) or read(part)
     batches = feed(files, torch.zeros(10, dtype=torch.int64), 1, CPU)
     next(batches)
+    deadline = time.monotonic() + 60
     while len(seen) < 3:
-        pass
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
     batches.close()
     assert len(seen) <= 4
     assert threading.active_count() <= before + 1, "its decoding thread alone"

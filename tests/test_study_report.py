@@ -175,6 +175,8 @@ def test_the_bias_figure():
     assert line.get_xdata().tolist() == [50, 90]
     assert line.get_ydata().tolist() == pytest.approx([91.5, 91.5])
     figure.canvas.draw()
+    legend, page = figure.legends[0].get_window_extent(), figure.bbox
+    assert page.x0 <= legend.x0 < legend.x1 <= page.x1, "nothing of it is cut off"
 
 
 def test_a_setting_that_diverged_is_said_and_never_best():

@@ -343,7 +343,7 @@ def draw_bias(summary: pd.DataFrame, title: str) -> Figure:
             axis.set_xticks(100 * summary["agreement"].unique())
             axis.set_xlabel("majority images in validation (%)")
             axis.set_ylabel(f"test {METRICS[measure]} (%)")
-        figure.legend(*axes[0].get_legend_handles_labels(), ncols=3, loc="outside lower center")
+        figure.legend(*axes[0].get_legend_handles_labels(), ncols=2, loc="outside lower center")
         figure.suptitle(title, fontsize=9)
         return figure
 
