@@ -11,7 +11,7 @@ from hsfm.files import sha256
 # the library reads it when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# Arrow's own allocator sets memory aside in large pieces; with the system's a stage's memory does not depend on chance.
+# Arrow's own allocator sets memory aside in large pieces; with the system's a stage needs less (docs/performance.md).
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 ROOT = Path(workflow.basedir)
