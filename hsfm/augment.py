@@ -112,7 +112,7 @@ def apply(
     network: Callable[[Tensor], Tensor], images: Images, transform: Mapping[str, Any], compute: Compute
 ) -> Float[Tensor, "b k"]:
     """A network's output for a batch on its device, as in evaluation; its rows must not depend on one another."""
-    parts = compute.parts(len(images), *_shape_after(images, transform["resize"], transform["crop"]))
+    parts = compute.parts(len(images), *shape_after(images, transform["resize"], transform["crop"]))
     outputs = []
     for part in parts:
         shown = prepare(images[part], transform)  # outside of autocast, whose precision grey levels do not bear
@@ -140,7 +140,7 @@ def show(
 
 def _fixed(images: Images, to: Sequence[int] | None, crop: Sequence[int] | None) -> UInt8[Tensor, "b 3 h w"]:
     """Resize and centre crop."""
-    shape = _shape_after(images, to, crop)
+    shape = shape_after(images, to, crop)
 
     def after(size: Sequence[int]) -> tuple[int, int]:
         return resized(*size, to) if to is not None else tuple(size)
@@ -158,7 +158,7 @@ def _fixed(images: Images, to: Sequence[int] | None, crop: Sequence[int] | None)
     return resample(images.stacked(), box, full, window, shape)
 
 
-def _shape_after(images: Images, to: Sequence[int] | None, crop: Sequence[int] | None) -> tuple[int, int]:
+def shape_after(images: Images, to: Sequence[int] | None, crop: Sequence[int] | None) -> tuple[int, int]:
     """Height and width of all images after resize and crop; ValueError where they differ."""
     if crop is not None:
         return tuple(crop)

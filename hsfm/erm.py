@@ -19,7 +19,7 @@ from hsfm.backbone import Network
 from hsfm.device import Compute
 from hsfm.files import read_safetensors, write_safetensors
 from hsfm.metrics import accuracy_by, worst
-from hsfm.pixels import ImageFiles, Images, feed
+from hsfm.pixels import ImageFiles, Images, feed, keep_on_device
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,8 @@ def train(
     history, best = state.load(resume) if resume is not None and resume.exists() else ([], None)
     if history:
         log.info("resuming after epoch %d of %d", len(history), epochs)
-    training, validation = _keep_on_device(training, validation, compute)
+    both = keep_on_device([training.pixels, validation.pixels], compute)
+    training, validation = (replace(p, pixels=kept) for p, kept in zip((training, validation), both, strict=True))
     forward = compute.compiled(network)
 
     with compute.repeatable():
@@ -170,19 +171,6 @@ def _schedule(optimiser: torch.optim.Optimizer, name: str, lr: float, steps: int
     if name == "cosine":
         return CosineAnnealingLR(optimiser, T_max=steps)
     return LambdaLR(optimiser, lambda step: 1.0)
-
-
-def _keep_on_device(
-    training: LabelledImages, validation: LabelledImages, compute: Compute
-) -> tuple[LabelledImages, LabelledImages]:
-    """Both with their pixels in the device's memory, where they are packed and fit."""
-    both = (training, validation)
-    if all(isinstance(part.pixels, Images) for part in both):
-        n_bytes = sum(part.pixels.n_bytes for part in both)
-        if compute.keeps(n_bytes):
-            log.info("%.2f GB of images are kept on the device", n_bytes / 1e9)
-            both = tuple(replace(part, pixels=part.pixels.kept_on(compute.device)) for part in both)
-    return both
 
 
 @torch.inference_mode()

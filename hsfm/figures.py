@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -159,6 +160,58 @@ def draw_hard_set(history: pd.DataFrame, title: str) -> Figure:
         axis.set_ylim(0, 100)
         _dress(axis, title, "minority images in the hard set (%)")
         return figure
+
+
+def draw_masks(pictures: Sequence[Mapping[str, Any]], cuts: Sequence[float], title: str) -> Figure:
+    """A row per image: itself, its heat map, what the mask keeps, its loss at each cut, and compositions.
+
+    pictures: name; image, uint8 [h w 3]; heat [h w] from 0 to 1; mask, bool [h w]; loss, one per cut, with cut, the
+    chosen one, and knee, whether the curve had one (None where the mask was not cut out of a heat map); composed, uint8
+    images of one number in all rows.
+    """
+    columns = ["image", "heat map", "mask keeps", "loss at each cut", *["composed"] * len(pictures[0]["composed"])]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(1.2 * len(columns) + 1.6, 1.05 * len(pictures) + 0.6))
+        axes = figure.subplots(len(pictures), len(columns), squeeze=False)
+        for number, name in enumerate(columns):
+            axes[0, number].set_title(name)
+        for row, picture in zip(axes, pictures, strict=True):
+            for axis in row:
+                axis.set_xticks([])
+                axis.set_yticks([])
+                axis.grid(visible=False)
+                axis.spines[:].set_visible(False)
+            row[0].set_ylabel(picture["name"].replace(", ", ",\n"), rotation=0, ha="right", va="center")
+            row[0].imshow(picture["image"])
+            row[1].imshow(picture["image"])
+            row[1].imshow(picture["heat"], cmap="inferno", alpha=0.6, vmin=0, vmax=1)
+            # grey where it keeps nothing, which is no colour of a photograph's own
+            row[2].imshow(np.where(picture["mask"][..., None], picture["image"], 200).astype(np.uint8))
+            _loss_curve(row[3], picture, cuts)
+            for axis, composed in zip(row[4:], picture["composed"], strict=True):
+                axis.imshow(composed)
+        figure.suptitle(title, fontsize=9)
+        return figure
+
+
+def _loss_curve(axis: Axes, picture: Mapping[str, Any], cuts: Sequence[float]) -> None:
+    if picture["loss"] is None:
+        axis.text(0.5, 0.5, "a mask that\nthe dataset knows", ha="center", va="center", transform=axis.transAxes)
+        return
+    axis.spines[["left", "bottom"]].set_visible(True)
+    axis.plot(cuts, picture["loss"], ".-", color=COLOURS["dac"], linewidth=1, markersize=3)
+    chosen = int(np.argmin(np.abs(np.asarray(cuts) - picture["cut"])))
+    # hollow: no knee, the fall-back
+    axis.plot(
+        cuts[chosen], picture["loss"][chosen], "o", color=COLOURS["dac"], markersize=5,
+        fillstyle="full" if picture["knee"] else "none",
+    )  # fmt: skip
+    axis.set_xticks([cuts[0], cuts[chosen], cuts[-1]] if chosen not in (0, len(cuts) - 1) else [cuts[0], cuts[-1]])
+    axis.tick_params(labelsize=6, length=2)
+    axis.margins(y=0.15)
+    axis.text(
+        0.03, 0.97, f"to {np.max(picture['loss']):.2g}", fontsize=6, ha="left", va="top", transform=axis.transAxes
+    )
 
 
 def _dress(axis: Axes, title: str, y_label: str) -> None:

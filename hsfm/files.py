@@ -56,14 +56,22 @@ def in_bytes(n: int) -> str:
 
 
 def write_parquet(
-    path: str | Path, table: "pa.Table", metadata: Mapping[str, Any], *, row_group_size: int | None = None
+    path: str | Path,
+    table: "pa.Table",
+    metadata: Mapping[str, Any],
+    *,
+    row_group_size: int | None = None,
+    compression: str = "snappy",
 ) -> None:
     """Write a table with `metadata` in its schema, each value as JSON. row_group_size: rows, by default pyarrow's."""
     import pyarrow.parquet as pq
 
     with write_atomically(path) as temporary:
         pq.write_table(
-            table.replace_schema_metadata(encode(metadata, table.schema)), temporary, row_group_size=row_group_size
+            table.replace_schema_metadata(encode(metadata, table.schema)),
+            temporary,
+            row_group_size=row_group_size,
+            compression=compression,
         )
 
 

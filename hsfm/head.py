@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -101,6 +101,31 @@ def _check_shapes(
             f"{source}: weight {list(weight.shape)} and bias {list(bias.shape)} do not fit {expected[0]} seeds and "
             f"{expected[1]} classes"
         )
+
+
+def gather(parts: Sequence[SavedHeads]) -> SavedHeads:
+    """The heads of several files of one method as one.
+
+    Heads on features of their own name all their checkpoints, so that they fit no embeddings but, one by one, these.
+    Raises ValueError where they differ in method, classes, use of labels or the rule that picked them.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        for what in ("method", "class_names", "group_labels", "chosen_by", "settings"):
+            if getattr(part, what) != getattr(first, what):
+                raise ValueError(
+                    f"heads of seeds {first.seeds} and {part.seeds} differ in {what}: {getattr(first, what)} and "
+                    f"{getattr(part, what)}"
+                )
+    origins = dict.fromkeys(part.checkpoint_sha256 for part in parts)
+    remarks = [remark for part in parts for remark in part.remarks or [""] * len(part.seeds)]
+    return replace(
+        first,
+        head=Head(*(torch.cat([getattr(part.head, name) for part in parts]) for name in ("weight", "bias"))),
+        seeds=tuple(seed for part in parts for seed in part.seeds),
+        checkpoint_sha256=", ".join(origins),
+        remarks=tuple(remarks) if any(remarks) else (),
+    )
 
 
 _TEXTS = ("method", "checkpoint_sha256", "group_labels", "chosen_by")

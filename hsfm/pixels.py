@@ -1,5 +1,6 @@
 """Pixels of the images that a table lists, as uint8 tensors: packed in one array, or in files."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hsfm.decode import read_rgb
-from hsfm.device import run_ahead, upload
+from hsfm.device import Compute, run_ahead, upload
+from hsfm.files import in_bytes
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,15 @@ def feed(
     chosen = images.take(order)
     batches = (chosen[first : first + batch_size] for first in range(0, len(order), batch_size))
     return batches if images.pixels.device.type == device.type else upload(batches, device)
+
+
+def keep_on_device(parts: Sequence[Images | ImageFiles], compute: Compute) -> list[Images | ImageFiles]:
+    """The same, in the device's memory where all are packed and fit there together."""
+    n_bytes = sum(part.n_bytes for part in parts if isinstance(part, Images))
+    if not all(isinstance(part, Images) for part in parts) or not compute.keeps(n_bytes):
+        return list(parts)
+    log.info("%s of images are kept on the device", in_bytes(n_bytes))
+    return [part.kept_on(compute.device) for part in parts]
 
 
 def common_size(rows: pd.DataFrame) -> Sequence[int] | None:

@@ -9,13 +9,14 @@ from the middle of the body, facing right.
 """
 
 import colorsys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from multiprocessing import get_context
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
@@ -25,6 +26,7 @@ CLASS_NAMES = ("land bird", "water bird")
 ATTRIBUTE_NAMES = ("land", "water")
 
 _OVERSAMPLING = 3  # birds are drawn this much larger and box-reduced, which smooths their edges
+Task = tuple[int, int, int, int]  # stream, number, y, attribute
 _SPLIT_STREAM = {"train": 0, "val": 1, "test": 2}
 
 
@@ -46,15 +48,37 @@ def draw(
         [_list_split(split, sizes[split], agreement[split], seed) for split in _SPLIT_STREAM], ignore_index=True
     )
     rows.insert(1, "index", np.arange(len(rows)))
-    draw_one = partial(_draw_image, image_size=image_size, hardness=hardness, seed=seed)
+    pixels = _draw_rows(partial(_draw_image, image_size=image_size, hardness=hardness, seed=seed), rows, workers)
+    return Packed(pixels, rows.drop(columns="number"), CLASS_NAMES, ATTRIBUTE_NAMES)
+
+
+def draw_masks(
+    split: str,
+    *,
+    sizes: dict[str, int],
+    agreement: dict[str, float],
+    image_size: int,
+    hardness: float,
+    seed: int,
+    workers: int = 1,
+) -> tuple[list[str], Bool[np.ndarray, "n h w"]]:
+    """Ids of the images of one split, and where their birds are: the pixels that are at least half covered by them.
+
+    Settings as in `draw`.
+    """
+    rows = _list_split(split, sizes[split], agreement[split], seed)
+    draw_one = partial(_draw_bird, image_size=image_size, hardness=hardness, seed=seed)
+    return rows["image_id"].to_list(), _draw_rows(draw_one, rows, workers)
+
+
+def _draw_rows(draw_one: Callable[[Task], np.ndarray], rows: pd.DataFrame, workers: int) -> np.ndarray:
+    """What `draw_one` makes of each row, one after the other or in so many processes."""
     tasks = list(zip(rows["split"].map(_SPLIT_STREAM), rows["number"], rows["y"], rows["attribute"], strict=True))
     if workers > 1:
         # spawn: forking a process that may hold threads is unsafe
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            pixels = _collect(pool.map(draw_one, tasks, chunksize=100), len(tasks))
-    else:
-        pixels = _collect(map(draw_one, tasks), len(tasks))
-    return Packed(pixels, rows.drop(columns="number"), CLASS_NAMES, ATTRIBUTE_NAMES)
+            return _collect(pool.map(draw_one, tasks, chunksize=100), len(tasks))
+    return _collect(map(draw_one, tasks), len(tasks))
 
 
 def _collect(images: Iterable[np.ndarray], total: int) -> np.ndarray:
@@ -85,19 +109,38 @@ def _list_split(split: str, size: int, agreement: float, seed: int) -> pd.DataFr
     )
 
 
-def _draw_image(task: tuple[int, int, int, int], *, image_size: int, hardness: float, seed: int) -> np.ndarray:
-    stream, number, y, attribute = task
-    rng = np.random.default_rng([seed, stream, number])
-    scene = (_water if attribute else _land)(rng, image_size) * rng.uniform(0.8, 1.1)
+def _draw_image(task: Task, *, image_size: int, hardness: float, seed: int) -> np.ndarray:
+    scene, bird = _draw_parts(task, image_size, hardness, seed)
     pixels = np.clip(np.rint(scene * 255), 0, 255).astype(np.uint8)
     side = image_size * _OVERSAMPLING
     canvas = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
     brush = ImageDraw.Draw(canvas)
-    for outline, colour in _bird(rng, y, hardness):
+    for outline, colour in bird:
         brush.polygon(
             [tuple(point) for point in outline * side], fill=tuple(round(255 * channel) for channel in colour)
         )
     return np.asarray(canvas.reduce(_OVERSAMPLING))
+
+
+def _draw_bird(task: Task, *, image_size: int, hardness: float, seed: int) -> np.ndarray:
+    """Where the bird of an image is, bool [h w]."""
+    _, bird = _draw_parts(task, image_size, hardness, seed)
+    side = image_size * _OVERSAMPLING
+    canvas = Image.new("L", (side, side))
+    brush = ImageDraw.Draw(canvas)
+    for outline, _ in bird:
+        brush.polygon([tuple(point) for point in outline * side], fill=255)
+    return np.asarray(canvas.reduce(_OVERSAMPLING)) >= 128
+
+
+def _draw_parts(
+    task: Task, image_size: int, hardness: float, seed: int
+) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """The scene of an image and its bird: they come from one generator, the scene first."""
+    stream, number, y, attribute = task
+    rng = np.random.default_rng([seed, stream, number])
+    scene = (_water if attribute else _land)(rng, image_size) * rng.uniform(0.8, 1.1)
+    return scene, _bird(rng, y, hardness)
 
 
 # Scenes ---------------------------------------------------------------------------------------------------------------

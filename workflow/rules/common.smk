@@ -92,6 +92,7 @@ wildcard_constraints:
     dataset="[a-z][a-z0-9_]*",
     run="[0-9]+",
     method="[a-z][a-z0-9_]*",
+    seed="[0-9]+",
 
 
 def setting(section):
@@ -139,6 +140,44 @@ WITHOUT_HEAD = [name for name in DATASETS if name not in WITH_HEAD]
 
 CACHED = [name for name in IN_FILES if SETTINGS["settings"][name]["pixels"] == "cached"]
 WITH_IMAGES = [name for name in DATASETS if name not in GIVEN]
+
+
+WITH_KNOWN_MASKS = kind(lambda s: source(s) and "masks" in s and s["masks"]["source"] == "dataset")
+DRIFTING = kind(lambda s: source(s) and "dac" in s and s["dac"]["batchnorm"] == "drift")
+
+
+def standardised(wildcards):
+    """Whether a dataset's features are brought to one spread."""
+    return SETTINGS["settings"][wildcards.dataset]["embeddings"].get("standardise") is not None
+
+
+def own_features(wildcards):
+    """Folders of the networks whose features a method's heads are for, one per seed; none where that is ERM's."""
+    if wildcards.method != "dac" or wildcards.dataset not in DRIFTING:
+        return []
+    seeds = [wildcards.seed] if hasattr(wildcards, "seed") else config["seeds"]
+    return [f"results/{wildcards.dataset}/run{wildcards.run}/{wildcards.method}/seed{seed}" for seed in seeds]
+
+
+def heads_to_score(wildcards):
+    """Files of heads, each with embeddings of its own in `features_to_score`."""
+    folders = own_features(wildcards) or [f"results/{wildcards.dataset}/run{wildcards.run}/{wildcards.method}"]
+    return [f"{folder}/heads.safetensors" for folder in folders]
+
+
+def features_to_score(wildcards):
+    """Embeddings of all splits, for one file of heads after the other."""
+    folders = own_features(wildcards) or [f"results/{wildcards.dataset}/run{wildcards.run}/erm"]
+    return [f"{folder}/embeddings/{split}.parquet" for folder in folders for split in SPLITS]
+
+
+def network_of(file):
+    """A file of the network whose features a method's heads are for."""
+
+    def path(wildcards):
+        return f"{[*own_features(wildcards), f'results/{wildcards.dataset}/run{wildcards.run}/erm'][0]}/{file}"
+
+    return path
 
 
 def packed(wildcards):
@@ -256,6 +295,8 @@ def figures_of(dataset):
         figures.append("training")
     if "hsfm" in METHODS:
         figures.append("hard_set")
+    if "dac" in METHODS:
+        figures.append("masks")
     return figures + [study for study in STUDIES if study != "ablations"]
 
 

@@ -137,6 +137,8 @@ def cross_check(config):
             for section in STUDY_SECTIONS[study]:
                 if section not in settings:
                     yield f"{where}: missing key {section!r}, which the study {study} asks for"
+        if "dac" in config["methods"]:
+            yield from check_dac(settings, where)
         yield from not_finite(settings, where)
         yield from (check_network(settings, config, where) if "images" in settings else check_given(settings, where))
         if len(config["runs"]) > 1 and not is_trained(settings):
@@ -187,6 +189,25 @@ def check_network(settings, config, where):
     yield from check_training(settings, where) if is_trained(settings) else ()
 
 
+def check_dac(settings, where):
+    """DaC and its masks."""
+    if "images" not in settings:
+        yield f"{where}: has no images, which DaC needs; leave dac out of methods"
+        return
+    if "masks" not in settings:
+        yield f"{where}: missing key 'masks', which dac needs"
+        return
+    masks = settings["masks"]
+    if masks["cuts"] != sorted(masks["cuts"]):
+        yield f"{where}/masks/cuts: {masks['cuts']} does not rise"
+    if masks["fallback"] not in masks["cuts"]:
+        yield f"{where}/masks/fallback: {masks['fallback']} is not one of cuts, {masks['cuts']}"
+    if masks["source"] == "dataset" and settings["images"]["source"] != "minibirds":
+        yield f"{where}/masks/source: only minibirds knows its masks; set it to heat_map"
+    if "dac" in settings and settings["dac"]["batchnorm"] == "drift" and settings["embeddings"].get("standardise"):
+        yield f"{where}/dac/batchnorm: drift moves the features, which embeddings/standardise cannot follow; set it to frozen"
+
+
 def check_architecture(name, where):
     """Names of torchvision's models, out of its source: importing it takes seconds. timm's are left to the job."""
     found = importlib.util.find_spec("torchvision")
@@ -219,8 +240,9 @@ def check_attribute(settings, config, where):
     if settings["images"]["source"] != "metadata" or settings["images"]["columns"].get("attribute") is not None:
         return
     needs = [method for method in config["methods"] if method == "dfr"]
-    if "hsfm" in config["methods"] and settings["hsfm"]["select_by"] == "worst_group":
-        needs.append("hsfm/select_by: worst_group")
+    for method in ("dac", "hsfm"):
+        if method in config["methods"] and settings[method]["select_by"] == "worst_group":
+            needs.append(f"{method}/select_by: worst_group")
     needs += [study for study in config["studies"] if study == "validation_bias"]
     for need in needs:
         yield f"{where}/images/columns: no attribute, which {need} needs on validation"

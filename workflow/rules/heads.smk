@@ -139,8 +139,8 @@ rule fit_llr:
 
 rule score_heads:
     input:
-        heads="results/{dataset}/run{run}/{method}/heads.safetensors",
-        embeddings=expand(f"{EMBEDDINGS}/{{split}}.parquet", split=SPLITS, allow_missing=True),
+        heads=heads_to_score,
+        embeddings=features_to_score,
         code=uses("workflow/scripts/score_heads.py"),
     output:
         scores="results/{dataset}/run{run}/{method}/scores.parquet",

@@ -7,7 +7,7 @@ job.start(snakemake.log[0])
 export_model(
     snakemake.output.model,
     checkpoint=snakemake.input.checkpoint,
-    heads=snakemake.input.heads,
+    heads=snakemake.input.heads[0],
     standardisation=snakemake.input.standardisation,
     seed=int(snakemake.wildcards.seed),
 )

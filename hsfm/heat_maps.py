@@ -1,0 +1,131 @@
+"""Heat maps: where in an image a network finds what speaks for the class that it predicts.
+
+XGradCAM (Fu et al., "Axiom-based Grad-CAM", BMVC 2020), computed by the grad-cam package, on the last feature map that
+still has a place for each part of the image. In a ResNet that is the output of the last block of layer4.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hsfm.backbone import Network
+from hsfm.device import Compute
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """A module whose output has a vector of channels for each place of a grid laid over the image."""
+
+    name: str  # of the module, within the network
+    layout: str  # channels_first [b k h w], channels_last [b h w k], or tokens [b t k], of which the last h * w are it
+    size: tuple[int, int]  # height and width of the grid
+
+    def channels_first(self, output: Float[Tensor, "b ..."]) -> Float[Tensor, "b k h w"]:
+        """The module's output, or its gradient, as [b k h w] in float32, which numpy knows."""
+        if self.layout == "tokens":
+            height, width = self.size
+            output = output[:, -height * width :].unflatten(1, self.size)
+        return (output if self.layout == "channels_first" else output.movedim(-1, 1)).float()
+
+
+def last_feature_map(network: Network, example: Float[Tensor, "1 3 h w"]) -> FeatureMap:
+    """The last output of a module that is a grid over the image and on which the logits depend at several places.
+
+    Found by one pass over an example, so that it holds for any architecture: pooled features are one place, and what a
+    transformer computes after its last attention matters at the class token alone. Raises ValueError where there is
+    none, as with images so small that all maps are of one place.
+    """
+    outputs: list[tuple[str, Tensor]] = []
+
+    def keep(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(module: nn.Module, inputs: object, output: object) -> None:
+            if isinstance(output, Tensor) and output.requires_grad and output.ndim in (3, 4) and len(output) == 1:
+                outputs.append((name, output))
+
+        return hook
+
+    with ExitStack() as stack:
+        stack.callback(network.train, network.training)
+        network.eval()
+        for name, module in network.named_modules():
+            stack.callback(module.register_forward_hook(keep(name)).remove)
+        with torch.enable_grad():
+            # a graph even where no weight asks for one
+            logits = network(example.detach().requires_grad_())
+        tensors = [output for _, output in outputs]
+        gradients = torch.autograd.grad(logits.max(), tensors, allow_unused=True) if tensors else ()
+    for (name, output), gradient in zip(reversed(outputs), reversed(gradients), strict=True):
+        found = _as_map(name, output, network.n_features, tuple(example.shape[-2:]))
+        if found is None or gradient is None:
+            continue
+        if (found.channels_first(gradient) != 0).any(1).sum() > 1:
+            return found
+    raise ValueError(
+        f"heat maps: the network has no feature map of more than one place for images of {example.shape[-2]} x "
+        f"{example.shape[-1]} pixels (height x width)"
+    )
+
+
+def _as_map(name: str, output: Tensor, n_features: int, image: tuple[int, int]) -> FeatureMap | None:
+    """How a module's output is a map of an image of this height and width, or None."""
+    if output.ndim == 3:
+        grid = _grid(output.shape[1], image) if output.shape[2] == n_features else None
+        return grid and FeatureMap(name, "tokens", grid)
+    last = output.shape[-1] == n_features != output.shape[1]
+    height, width = output.shape[1:3] if last else output.shape[2:]
+    # of the image's proportions, but for rounding
+    if abs(height * image[1] - width * image[0]) > max(image):
+        return None
+    return FeatureMap(name, "channels_last" if last else "channels_first", (height, width))
+
+
+def _grid(tokens: int, image: tuple[int, int]) -> tuple[int, int] | None:
+    """Height and width of the largest grid of an image's proportions that so many tokens hold, class tokens aside."""
+    for count in range(tokens, 1, -1):
+        for height in range(1, count + 1):
+            if count % height == 0 and height * image[1] == count // height * image[0]:
+                return height, count // height
+    return None
+
+
+@contextmanager
+def heat_maps(
+    network: Network, example: Float[Tensor, "1 3 h w"], compute: Compute
+) -> Iterator[Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b h w"]]]:
+    """Within the block: a function from what the network sees of a batch to heat maps of the same size, from 0 to 1.
+
+    The network has to lie on the device. The class is the predicted one; a map that is zero everywhere stays so. What
+    lies below the feature map runs without a graph, so that the backward pass is that of the head alone.
+    """
+    # imports matplotlib and OpenCV
+    from pytorch_grad_cam import XGradCAM
+
+    feature_map = last_feature_map(network, example)
+    module = network.get_submodule(feature_map.name)
+    needed = [parameter.requires_grad for parameter in network.parameters()]
+    with ExitStack() as stack:
+        stack.callback(_ask_for_gradients, network, needed)
+        _ask_for_gradients(network, [False] * len(needed))
+        # a leaf in front of grad-cam's own hooks, and a copy behind them for layers that change their input in place
+        stack.callback(
+            module.register_forward_hook(lambda module, inputs, output: output.detach().requires_grad_()).remove
+        )
+        cam = XGradCAM(network, [module], reshape_transform=feature_map.channels_first)
+        # not as a context of its own, which would take any IndexError for itself
+        stack.callback(cam.activations_and_grads.release)
+        stack.callback(module.register_forward_hook(lambda module, inputs, output: output.clone()).remove)
+
+        def heat(shown: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
+            with compute.autocast():
+                return torch.from_numpy(cam(shown, targets=None)).to(shown.device)
+
+        yield heat
+
+
+def _ask_for_gradients(network: nn.Module, needed: Sequence[bool]) -> None:
+    for parameter, need in zip(network.parameters(), needed, strict=True):
+        parameter.requires_grad_(need)

@@ -1,0 +1,185 @@
+MASKS = "results/{dataset}/run{run}/erm/masks/{split}.parquet"
+DAC_SEED = "results/{dataset}/run{run}/dac/seed{seed}"
+ERM_NETWORK = {
+    "checkpoint": "results/{dataset}/run{run}/erm/backbone.safetensors",
+    "heads": "results/{dataset}/run{run}/erm/heads.safetensors",
+    "standardisation": "results/{dataset}/run{run}/erm/standardisation.safetensors",
+}
+
+
+rule make_masks:
+    input:
+        **ERM_NETWORK,
+        images="results/{dataset}/images.parquet",
+        pixels=packed,
+        cache=decoded,
+        code=uses("workflow/scripts/make_masks.py"),
+    output:
+        masks=MASKS,
+    log:
+        "logs/{dataset}/run{run}/make_masks_{split}.log",
+    benchmark:
+        "logs/{dataset}/run{run}/make_masks_{split}.tsv"
+    wildcard_constraints:
+        dataset=one_of([name for name in WITH_IMAGES if name not in WITH_KNOWN_MASKS]),
+        split=one_of(SPLITS),
+    priority: 50
+    conda:
+        "../../environment.yml"
+    threads: config["training_threads"]
+    resources:
+        gpu=gpus,
+    params:
+        transform=setting("transform"),
+        masks=setting("masks"),
+        decode_size=decode_size,
+        device=config["device"],
+        compute=COMPUTE,
+    message:
+        "Masking the {wildcards.split} images of {wildcards.dataset}, run {wildcards.run}"
+    script:
+        "../scripts/make_masks.py"
+
+
+rule take_masks:
+    input:
+        images="results/{dataset}/images.parquet",
+        checkpoint=ERM_NETWORK["checkpoint"],
+        code=uses("workflow/scripts/take_masks.py"),
+    output:
+        masks=MASKS,
+    log:
+        "logs/{dataset}/run{run}/take_masks_{split}.log",
+    benchmark:
+        "logs/{dataset}/run{run}/take_masks_{split}.tsv"
+    wildcard_constraints:
+        dataset=one_of(WITH_KNOWN_MASKS),
+        split=one_of(SPLITS),
+    conda:
+        "../../environment.yml"
+    threads: 2
+    params:
+        images=setting("images"),
+        transform=setting("transform"),
+    message:
+        "Taking the masks of {wildcards.dataset} that it knows, {wildcards.split}"
+    script:
+        "../scripts/take_masks.py"
+
+
+rule fit_dac:
+    input:
+        **ERM_NETWORK,
+        images="results/{dataset}/images.parquet",
+        pixels=packed,
+        cache=decoded,
+        train=f"{EMBEDDINGS}/train.parquet",
+        val=f"{EMBEDDINGS}/val.parquet",
+        masks=MASKS.replace("{split}", "train"),
+        code=uses("workflow/scripts/fit_dac.py"),
+    output:
+        heads=f"{DAC_SEED}/heads.safetensors",
+        history=f"{DAC_SEED}/history.parquet",
+    log:
+        "logs/{dataset}/run{run}/fit_dac_seed{seed}.log",
+    benchmark:
+        "logs/{dataset}/run{run}/fit_dac_seed{seed}.tsv"
+    wildcard_constraints:
+        dataset=one_of([name for name in WITH_IMAGES if name not in DRIFTING]),
+    priority: 50
+    conda:
+        "../../environment.yml"
+    threads: config["training_threads"]
+    resources:
+        gpu=gpus,
+    params:
+        dac=setting("dac"),
+        transform=setting("transform"),
+        standardised=standardised,
+        decode_size=decode_size,
+        device=config["device"],
+        compute=COMPUTE,
+    message:
+        "Fitting DaC on {wildcards.dataset}, run {wildcards.run}, seed {wildcards.seed}"
+    script:
+        "../scripts/fit_dac.py"
+
+
+# Where BatchNorm drifts, each seed has a network of its own.
+use rule fit_dac as fit_drifting_dac with:
+    output:
+        heads=f"{DAC_SEED}/heads.safetensors",
+        history=f"{DAC_SEED}/history.parquet",
+        checkpoint=f"{DAC_SEED}/backbone.safetensors",
+    wildcard_constraints:
+        dataset=one_of(DRIFTING),
+
+
+use rule extract_embeddings as extract_drifted_embeddings with:
+    input:
+        images="results/{dataset}/images.parquet",
+        pixels=packed,
+        cache=decoded,
+        checkpoint=f"{DAC_SEED}/backbone.safetensors",
+        code=uses("workflow/scripts/extract_embeddings.py"),
+    output:
+        **{split: f"{DAC_SEED}/embeddings/{split}.parquet" for split in SPLITS},
+        standardisation=f"{DAC_SEED}/standardisation.safetensors",
+    log:
+        "logs/{dataset}/run{run}/extract_embeddings_dac_seed{seed}.log",
+    benchmark:
+        "logs/{dataset}/run{run}/extract_embeddings_dac_seed{seed}.tsv"
+    wildcard_constraints:
+        dataset=one_of(DRIFTING),
+    message:
+        "Embedding {wildcards.dataset}, run {wildcards.run}, with DaC's network of seed {wildcards.seed}"
+
+
+rule gather_heads:
+    input:
+        heads=expand(
+            "results/{dataset}/run{run}/{method}/seed{seed}/heads.safetensors",
+            seed=config["seeds"],
+            allow_missing=True,
+        ),
+        code=uses("workflow/scripts/gather_heads.py"),
+    output:
+        heads="results/{dataset}/run{run}/{method}/heads.safetensors",
+    log:
+        "logs/{dataset}/run{run}/gather_heads_{method}.log",
+    benchmark:
+        "logs/{dataset}/run{run}/gather_heads_{method}.tsv"
+    wildcard_constraints:
+        method="dac",
+    conda:
+        "../../environment.yml"
+    message:
+        "Gathering the {wildcards.method} heads of {wildcards.dataset}, run {wildcards.run}"
+    script:
+        "../scripts/gather_heads.py"
+
+
+rule draw_masks:
+    input:
+        **{name: path.replace("{run}", str(RUNS[0])) for name, path in ERM_NETWORK.items()},
+        images="results/{dataset}/images.parquet",
+        pixels=packed,
+        cache=decoded,
+        masks=MASKS.replace("{split}", "train").replace("{run}", str(RUNS[0])),
+        code=uses("workflow/scripts/draw_masks.py"),
+    output:
+        multiext("results/figures/{dataset}/masks", ".png", ".pdf"),
+    log:
+        "logs/{dataset}/draw_masks.log",
+    benchmark:
+        "logs/{dataset}/draw_masks.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        transform=setting("transform"),
+        invert=setting("dac/invert"),
+        decode_size=decode_size,
+    message:
+        "Drawing masks of {wildcards.dataset}"
+    script:
+        "../scripts/draw_masks.py"

@@ -1,0 +1,98 @@
+"""Make DaC's masks of the images of one split, by the heat maps of a network."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from hsfm import job
+from hsfm.classifier import read_classifier
+from hsfm.device import Compute, choose_device
+from hsfm.files import fingerprint, sha256
+from hsfm.images import read_images
+from hsfm.masks import Masks, find_masks, pack, write_in_shards
+from hsfm.pixel_cache import CacheFiles
+from hsfm.pixels import Images, feed
+from hsfm.source import open_source
+
+SHARD = 2048  # images; what a killed job loses at most
+
+
+def make_masks(inputs: dict, output: str, split: str, cache: CacheFiles | None, settings: dict) -> None:
+    model = read_classifier(inputs["checkpoint"], inputs["heads"], standardisation=inputs["standardisation"])
+    table = read_images(inputs["images"])
+    rows = table.split(split)
+    source = open_source(inputs["images"], cache)
+    compute = Compute(choose_device(settings["device"]), **settings["compute"])
+    transform, masking = settings["transform"], settings["masks"]
+    about = {
+        "dataset": table.dataset,
+        "split": split,
+        "source": "heat_map",
+        "cuts": masking["cuts"],
+        "checkpoint_sha256": model.checkpoint_sha256,
+        "transform": transform,
+    }
+    bar = tqdm(total=len(rows), desc=f"masking {split}", unit="image", disable=None)
+
+    def shard(number: int) -> Masks:
+        part = rows.iloc[number * SHARD : (number + 1) * SHARD]
+        y = torch.tensor(part["y"].to_numpy(np.int64), device=compute.device)
+
+        def batches() -> Iterator[tuple[Images, torch.Tensor]]:
+            first = 0
+            for images in feed(source(part), torch.arange(len(part)), masking["batch_size"], compute.device):
+                yield images, y[first : first + len(images)]
+                first += len(images)
+
+        packed, loss, choice = [], [], []
+        found = find_masks(
+            model.trained.network,
+            batches(),
+            transform,
+            cuts=masking["cuts"],
+            fallback=masking["fallback"],
+            compute=compute,
+        )
+        for kept, losses, choices in found:
+            size = tuple(kept.shape[-2:])
+            packed.append(pack(kept))
+            loss.append(losses)
+            choice += choices
+            bar.update(len(kept))
+        return Masks(
+            image_id=tuple(part["image_id"]),
+            packed=torch.cat(packed),
+            size=size,
+            cut=np.array([masking["cuts"][number] for number, _ in choice], np.float32),
+            knee=np.array([knee for _, knee in choice]),
+            loss=torch.cat(loss).numpy(),
+            about=about,
+        )
+
+    # The name says all that the masks depend on, so that whatever has changed starts from the beginning.
+    key = fingerprint(
+        {
+            **{key: value for key, value in settings.items() if key != "code"},
+            **{name: sha256(inputs[name]) for name in ("checkpoint", "heads", "standardisation", "images")},
+            "code": [sha256(path) for path in inputs["code"]],
+            "torch": torch.__version__,
+            "device": str(compute.device),
+            "threads": torch.get_num_threads(),
+        }
+    )
+    shards = Path(output).with_name(f".{split}-{key}")
+    write_in_shards(output, -(-len(rows) // SHARD), shard, shards)
+    bar.close()
+
+
+job.start(snakemake.log[0])
+make_masks(
+    dict(snakemake.input.items()),
+    snakemake.output.masks,
+    snakemake.wildcards.split,
+    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    dict(snakemake.params.items()),
+)
