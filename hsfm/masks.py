@@ -1,7 +1,7 @@
 """Masks: the part of each image that a network is taken to judge by, and their Parquet file.
 
-DaC's adaptive masks (Noohdani et al., CVPR 2024, section 4): an image's heat map is cut at several of its quantiles, and
-the knee of the loss over these cuts, where keeping less begins to cost, says at which.
+DaC's adaptive masks (Noohdani et al., CVPR 2024): an image's heat map is cut at several of its quantiles, and the knee
+of the loss over these cuts, where keeping less begins to cost, says at which.
 
 Letters: n images, q cuts, k bytes of a packed mask.
 """
@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,8 @@ class Masks:
         place = {name: row for row, name in enumerate(self.image_id)}
         missing = [name for name in image_id if name not in place]
         if missing:
-            raise ValueError(
-                f"{self.path}: no mask of image {missing[0]!r}; {len(missing)} of {len(image_id)} lack one"
-            )
+            count = f"{len(missing)} of {len(image_id)} images lack one"
+            raise ValueError(f"{self.path}: no mask of image {missing[0]!r}; {count}")
         rows = torch.tensor([place[name] for name in image_id])
 
         def taken(values: np.ndarray | None) -> np.ndarray | None:
@@ -99,7 +99,7 @@ def find_masks(
     fallback: float,
     compute: Compute,
 ) -> Iterator[tuple[Bool[Tensor, "b h w"], Float[Tensor, "b q"], list[tuple[int, bool]]]]:
-    """Masks of batches of images with their classes: the kept pixels, the loss at each cut, and the cut that was chosen.
+    """Masks of batches of images with their classes: the kept pixels, the loss at each cut, and the chosen cut.
 
     A choice is a number in `cuts` and whether the curve had a knee. batches: on the device of `compute`. Masked-out
     pixels are 0 in what the network sees. One forward pass serves each cut of a whole batch (on the CPU, of a part of
@@ -117,7 +117,7 @@ def find_masks(
                     heat = stack.enter_context(heat_maps(network, shown[:1], compute))
                 found.append(_cut(network, heat(shown), shown, y[part], cuts, fallback, compute))
             kept, loss, choice = zip(*found, strict=True)
-            yield torch.cat(kept), torch.cat(loss), sum(choice, [])
+            yield torch.cat(kept), torch.cat(loss), list(chain.from_iterable(choice))
 
 
 def _cut(
@@ -171,18 +171,17 @@ def choose_cut(cuts: Sequence[float], loss: Sequence[float], fallback: float) ->
 
 def write_masks(path: str | Path, masks: Masks) -> None:
     """Write masks in the form that `read_masks` reads."""
-    n = len(masks)
     height, width = masks.size
-    packed = masks.packed.numpy()
+    packed = np.ascontiguousarray(masks.packed.numpy())
+    found = [masks.cut, masks.knee, None if masks.loss is None else list(masks.loss)]
     columns = [
         pa.array(masks.image_id, pa.string()),
-        pa.nulls(n, pa.float32()) if masks.cut is None else pa.array(masks.cut, pa.float32()),
-        pa.nulls(n, pa.bool_()) if masks.knee is None else pa.array(masks.knee, pa.bool_()),
-        pa.nulls(n, SCHEMA.field("loss").type) if masks.loss is None else pa.array(list(masks.loss), pa.list_(pa.float32())),
-        pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(packed.shape[1]), n, [None, pa.py_buffer(np.ascontiguousarray(packed))]
+        *(
+            pa.nulls(len(masks), field.type) if values is None else pa.array(values, field.type)
+            for field, values in zip([*SCHEMA][1:], found, strict=True)
         ),
-    ]  # fmt: skip
+        pa.FixedSizeBinaryArray.from_buffers(pa.binary(packed.shape[1]), len(masks), [None, pa.py_buffer(packed)]),
+    ]
     table = pa.table(columns, schema=SCHEMA.append(pa.field("mask", pa.binary(packed.shape[1]))))
     described = {**masks.about, "height": height, "width": width, "package_version": __version__}
     require(described, METADATA, path)

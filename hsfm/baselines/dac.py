@@ -121,9 +121,8 @@ def fit_dac(
             order = rows[torch.randperm(len(rows), generator=generator)]
             losses = []
             bar = tqdm(total=len(order), desc="epoch", unit="image", leave=False, disable=None)
-            for part, batch in zip(
-                order.split(batch_size), feed(images, order, batch_size, compute.device), strict=True
-            ):
+            batches = feed(images, order, batch_size, compute.device)
+            for part, batch in zip(order.split(batch_size), batches, strict=True):
                 loss_of_step = step(Head(*head), prepare(batch, transform), part)
                 optimiser.zero_grad(set_to_none=True)
                 loss_of_step.total.backward()

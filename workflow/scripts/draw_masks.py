@@ -51,9 +51,8 @@ def draw_masks(
         }
         for i, row in enumerate(rows.itertuples())
     ]
-    figure = figures.draw_masks(
-        pictures, masks.about["cuts"], f"{dataset}: what DaC takes for the object, and composes"
-    )
+    title = f"{dataset}: what DaC takes for the object, and composes"
+    figure = figures.draw_masks(pictures, masks.about["cuts"], title)
     for path in outputs:
         figures.save(figure, path)
 

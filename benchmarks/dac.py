@@ -1,0 +1,173 @@
+"""DaC on minibirds: what its masks hold, what comes of them under other settings, and what the masks cost.
+
+    snakemake --cores 2 --config 'runs=[0, 1, 2]' && python -m benchmarks.dac
+    python -m benchmarks.dac --time
+
+The first takes the networks of `results/minibirds` and prints, by group, how much of the masks is bird and how much of
+the birds they keep; then the test worst group under each setting, with masks cut out of heat maps and with those that
+the dataset knows. The second times masks against embedding the same images, in turn, in one process.
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from hsfm.backbone import Network, build_network, read_checkpoint
+from hsfm.baselines.dac import fit_dac
+from hsfm.datasets import minibirds
+from hsfm.device import Compute, choose_device
+from hsfm.embed import feature_function, stream
+from hsfm.embeddings import read_embeddings
+from hsfm.head import read_heads
+from hsfm.images import read_images
+from hsfm.masks import Masks, find_masks, pack, read_masks, unpack
+from hsfm.metrics import accuracy_by, worst
+from hsfm.pixels import Images, feed
+from hsfm.pixels import pack as pack_pixels
+from hsfm.source import open_source
+
+CONFIG = yaml.safe_load(Path(__file__).parent.with_name("config").joinpath("config.yaml").read_text())
+SETTINGS = CONFIG["settings"]["minibirds"]
+FOLDER = Path("results/minibirds")
+PUBLISHED = [(10, 0.6), (10, 0.8), (6, 0.8), (2, 0.8)]  # alpha and q of Waterbirds (paper, code), MetaShift, CelebA
+GROUPS = ["land bird, land", "land bird, water", "water bird, land", "water bird, water"]
+
+
+# What the masks hold, and what comes of them --------------------------------------------------------------------------
+
+
+def known_masks() -> Masks:
+    drawn = {key: value for key, value in SETTINGS["images"].items() if key != "source"}
+    image_id, birds = minibirds.draw_masks("train", **drawn)
+    packed = pack(torch.from_numpy(birds))
+    return Masks(tuple(image_id), packed, birds.shape[1:], cut=None, knee=None, loss=None, about={})
+
+
+def print_contents(runs: list[int], known: Masks) -> None:
+    rows = read_images(FOLDER / "images.parquet").split("train")
+    group = rows["group"].to_numpy(int)
+    bird = unpack(known.of(rows["image_id"]).packed, known.size).numpy()
+    print("| masks | share of | " + " | ".join(GROUPS) + " |")
+    print("| --- | --- " + "| ---: " * len(GROUPS) + "|")
+    area = [f"{100 * bird[group == g].mean():.0f} %" for g in range(4)]
+    print(f"| | the image that is bird | {' | '.join(area)} |")
+    for run in runs:
+        masks = read_masks(FOLDER / f"run{run}/erm/masks/train.parquet").of(rows["image_id"])
+        kept = unpack(masks.packed, masks.size).numpy()
+        for share, whole in (("the mask that is bird", kept), ("the bird that is kept", bird)):
+            values = [100 * (kept & bird)[group == g].sum() / whole[group == g].sum() for g in range(4)]
+            print(f"| run {run} | {share} | {' | '.join(f'{value:.0f} %' for value in values)} |")
+
+
+def print_settings(runs: list[int], known: Masks, compute: Compute) -> None:
+    print(f"\n| masks | BatchNorm | alpha | q | {' | '.join(f'run {run}' for run in runs)} |")
+    print("| --- | --- | ---: | ---: " + "| ---: " * len(runs) + "|")
+    print(f"| ERM | | | | {' | '.join(f'{erm(run):.1f}' for run in runs)} |", flush=True)
+    kinds = [("heat maps", None, False), ("heat maps, inverted", None, True), ("known", known, False)]
+    for (name, masks, invert), batchnorm in itertools.product(kinds, ("frozen", "drift")):
+        for alpha, quantile in PUBLISHED:
+            changed = {"alpha": alpha, "quantile": quantile, "invert": invert, "batchnorm": batchnorm}
+            found = [f"{worst_group(run, masks, {**SETTINGS['dac'], **changed}, compute):.1f}" for run in runs]
+            print(f"| {name} | {batchnorm} | {alpha} | {quantile} | {' | '.join(found)} |", flush=True)
+
+
+def erm(run: int) -> float:
+    test = read_embeddings(FOLDER / f"run{run}/erm/embeddings/test.parquet")
+    correct = read_heads(FOLDER / f"run{run}/erm/heads.safetensors").head[0].predict(test.features) == test.y
+    return 100 * float(worst(accuracy_by(correct, test.group, test.n_groups)))
+
+
+def worst_group(run: int, masks: Masks | None, settings: dict, compute: Compute) -> float:
+    """On test, of the head of seed 0; masks: None takes those of the run."""
+    folder = FOLDER / f"run{run}/erm"
+    network = read_checkpoint(folder / "backbone.safetensors").network
+    train, val, test = (read_embeddings(folder / f"embeddings/{split}.parquet") for split in ("train", "val", "test"))
+    rows, source = read_images(FOLDER / "images.parquet").rows, open_source(FOLDER / "images.parquet")
+    masks = read_masks(folder / "masks/train.parquet") if masks is None else masks
+    result = fit_dac(
+        network, train, val, read_heads(folder / "heads.safetensors").head[0], masks.of(train.image_id),
+        lambda split: source(rows[rows["split"] == split]),
+        seed=0, **settings, transform=SETTINGS["transform"], compute=compute,
+    )  # fmt: skip
+    features = test.features
+    if result.network is not None:
+        images = source(rows[rows["split"] == "test"])
+        batches = feed(images, torch.arange(len(images)), 256, compute.device)
+        features = torch.cat(list(stream(feature_function(network, SETTINGS["transform"], compute), batches, compute)))
+    correct = result.head.predict(features) == test.y
+    return 100 * float(worst(accuracy_by(correct, test.group, test.n_groups)))
+
+
+# What the masks cost --------------------------------------------------------------------------------------------------
+
+
+def print_times(compute: Compute, rounds: int) -> None:
+    print("| images | embedding | masks | masks / embedding |")
+    print("| --- | ---: | ---: | ---: |")
+    drawn = {key: value for key, value in SETTINGS["images"].items() if key != "source"}
+    small = minibirds.draw(**{**drawn, "sizes": {"train": 2000, "val": 4, "test": 4}}).pixels[:2000]
+    large = np.random.default_rng(0).integers(0, 256, (64 if compute.on_cpu else 2048, 224, 224, 3), np.uint8)
+    for name, backbone, pixels in (("minibirds", "small_resnet", small), ("224 x 224, ResNet-50", "resnet50", large)):
+        network, images = build_network(backbone, 2), pack_pixels(list(pixels))
+        times = {"embedding": [], "masks": []}
+        for number in range(rounds + 1):
+            for stage, function in (("embedding", embed), ("masks", mask)):
+                start = time.perf_counter()
+                function(network, images, compute)
+                if number:  # the first round warms up
+                    times[stage].append(time.perf_counter() - start)
+        rates = {stage: f"{len(images) / statistics.median(values):.0f} / s" for stage, values in times.items()}
+        ratio = statistics.median(m / e for m, e in zip(times["masks"], times["embedding"], strict=True))
+        print(f"| {len(images)} of {name} | {rates['embedding']} | {rates['masks']} | {ratio:.1f} |", flush=True)
+
+
+def embed(network: Network, images: Images, compute: Compute) -> None:
+    batches = feed(images, torch.arange(len(images)), 256, compute.device)
+    for _ in stream(feature_function(network, SETTINGS["transform"], compute), batches, compute):
+        pass
+
+
+def mask(network: Network, images: Images, compute: Compute) -> None:
+    y = torch.zeros(len(images), dtype=torch.long, device=compute.device)
+
+    def batches() -> Iterator[tuple[Images, torch.Tensor]]:
+        for number, batch in enumerate(feed(images, torch.arange(len(images)), 256, compute.device)):
+            yield batch, y[number * 256 : number * 256 + len(batch)]
+
+    masks = SETTINGS["masks"]
+    found = find_masks(
+        network, batches(), SETTINGS["transform"], cuts=masks["cuts"], fallback=masks["fallback"], compute=compute
+    )
+    for kept, _, _ in found:
+        pack(kept)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--time", action="store_true", help="time masks against embedding")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    compute = Compute(choose_device(arguments.device))
+    if arguments.time:
+        print_times(compute, arguments.rounds)
+        return
+    runs = sorted(int(path.parts[-4].removeprefix("run")) for path in FOLDER.glob("run*/erm/masks/train.parquet"))
+    if not runs:
+        parser.error(f"no masks in {FOLDER}; run snakemake first")
+    known = known_masks()
+    print_contents(runs, known)
+    print_settings(runs, known, compute)
+
+
+if __name__ == "__main__":
+    main()
