@@ -4,6 +4,7 @@ XGradCAM (Fu et al., "Axiom-based Grad-CAM", BMVC 2020), computed by the grad-ca
 still has a place for each part of the image. In a ResNet that is the output of the last block of layer4.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -40,9 +41,11 @@ def last_feature_map(network: Network, example: Float[Tensor, "1 3 h w"]) -> Fea
     none, as with images so small that all maps are of one place.
     """
     outputs: list[tuple[str, Tensor]] = []
+    calls: Counter[str] = Counter()
 
     def keep(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
+            calls[name] += 1
             if isinstance(output, Tensor) and output.requires_grad and output.ndim in (3, 4) and len(output) == 1:
                 outputs.append((name, output))
 
@@ -60,7 +63,8 @@ def last_feature_map(network: Network, example: Float[Tensor, "1 3 h w"]) -> Fea
         gradients = torch.autograd.grad(logits.max(), tensors, allow_unused=True) if tensors else ()
     for (name, output), gradient in zip(reversed(outputs), reversed(gradients), strict=True):
         found = _as_map(name, output, network.n_features, tuple(example.shape[-2:]))
-        if found is None or gradient is None:
+        # a module that is called more than once, such as a block's ReLU, has no output of its own
+        if found is None or gradient is None or calls[name] > 1:
             continue
         if (found.channels_first(gradient) != 0).any(1).sum() > 1:
             return found

@@ -26,6 +26,7 @@ from hsfm.embeddings import read_embeddings
 from hsfm.hard_set import read_hard_set, write_hard_set
 from hsfm.head import read_heads
 from hsfm.images import read_images
+from hsfm.masks import read_masks, unpack
 from hsfm.pixels import read_packed
 
 ROOT = Path(__file__).parent.parent
@@ -40,9 +41,13 @@ EVERYTHING = {
     "fit_hsfm": 1,
     "fit_dfr": 1,
     "fit_llr": 1,
-    "score_heads": 4,
+    "make_masks": 1,
+    "fit_dac": 2,
+    "gather_heads": 1,
+    "score_heads": 5,
     "make_tables": 1,
     "draw_figure": 4,
+    "draw_masks": 1,
 }
 
 
@@ -118,12 +123,14 @@ def test_everything_is_there_and_nothing_half_written(finished):
         f"{RUN}/erm/hard_set.parquet",
         f"{RUN}/hsfm/history.parquet",
         f"{RUN}/hsfm/support.parquet",
-        *(f"{RUN}/{method}/heads.safetensors" for method in ("hsfm", "dfr", "llr")),
-        *(f"{RUN}/{method}/scores.parquet" for method in ("erm", "hsfm", "dfr", "llr")),
+        f"{RUN}/erm/masks/train.parquet",
+        *(f"{RUN}/dac/seed{seed}/{name}" for seed in (0, 1) for name in ("heads.safetensors", "history.parquet")),
+        *(f"{RUN}/{method}/heads.safetensors" for method in ("hsfm", "dfr", "llr", "dac")),
+        *(f"{RUN}/{method}/scores.parquet" for method in ("erm", "hsfm", "dfr", "llr", "dac")),
         *(f"results/tables/{t}.{s}" for t in ("main", "metrics", "groups") for s in ("csv", "md", "tex")),
         *(
             f"results/figures/minibirds/{f}.{s}"
-            for f in ("examples", "training", "groups", "hard_set")
+            for f in ("examples", "training", "groups", "hard_set", "masks")
             for s in ("png", "pdf")
         ),
     }
@@ -141,6 +148,7 @@ def test_files_fit_together(finished):
         ("erm", "none", (0,)),
         ("dfr", "training", (0, 1)),
         ("llr", "none", (0, 1)),
+        ("dac", "selection", (0, 1)),
         ("hsfm", "selection", (0, 1)),
     ):
         saved = read_heads(finished / RUN / method / "heads.safetensors")
@@ -158,7 +166,7 @@ def test_files_fit_together(finished):
 
 def test_the_table_groups_the_scores(finished):
     table = pd.read_csv(finished / "results/tables/main.csv").set_index("method")
-    assert table.index.tolist() == ["erm", "dfr", "llr", "hsfm"]
+    assert table.index.tolist() == ["erm", "dfr", "llr", "dac", "hsfm"]
     scores = pd.read_parquet(finished / RUN / "dfr/scores.parquet")
     worst = scores[scores["split"] == "test"].groupby("seed")["accuracy"].min()
     assert table.loc["dfr", "worst_group_percent"] == pytest.approx(100 * worst.mean(), abs=1e-4)
@@ -177,7 +185,9 @@ def test_a_touched_module_reruns_nothing(finished):
 
 
 HSFM_ONLY = {"fit_hsfm": 1, "score_heads": 1, "make_tables": 1, "draw_figure": 3}
-HEADS = {"read_erm_head": 1, "build_hard_set": 1, "fit_hsfm": 1, "fit_dfr": 1, "fit_llr": 1, "score_heads": 4,
+DAC = {"fit_dac": 2, "gather_heads": 1, "score_heads": 1, "make_tables": 1, "draw_figure": 2}
+MASKS = {"make_masks": 1, "draw_masks": 1, **DAC}
+HEADS = {"read_erm_head": 1, "build_hard_set": 1, "fit_hsfm": 1, "fit_dfr": 1, "fit_llr": 1, **MASKS, "score_heads": 5,
          "make_tables": 1, "draw_figure": 3}  # fmt: skip
 TRAINING = {rule: 3 if rule == "draw_figure" else n for rule, n in EVERYTHING.items() if rule != "pack_images"}
 
@@ -198,6 +208,8 @@ def with_setting(section: str, key: str, value):
         ("hsfm", "select_by", "worst_class", HSFM_ONLY),
         ("hard_set", "hard_per_class", 9, {"build_hard_set": 1, **HSFM_ONLY}),
         ("dfr", "fits", 3, {"fit_dfr": 1, "score_heads": 1, "make_tables": 1, "draw_figure": 2}),
+        ("dac", "alpha", 3, DAC),
+        ("masks", "fallback", 0.7, MASKS),
         ("erm", "epochs", 3, TRAINING),
         ("images", "seed", 5, EVERYTHING),
     ],
@@ -215,9 +227,11 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
         ("hsfm/hard_set.py", {"build_hard_set": 1, **HSFM_ONLY}),
         ("hsfm/baselines/dfr.py", {"fit_dfr": 1, "fit_llr": 1, "score_heads": 2, "make_tables": 1, "draw_figure": 2}),
         ("hsfm/head.py", HEADS),
-        ("hsfm/scores.py", {"score_heads": 4, "make_tables": 1, "draw_figure": 4}),
-        ("hsfm/tables.py", {"make_tables": 1, "draw_figure": 4}),
-        ("hsfm/figures.py", {"draw_figure": 4}),
+        ("hsfm/baselines/dac.py", {**DAC, "draw_masks": 1}),
+        ("hsfm/masks.py", MASKS),
+        ("hsfm/scores.py", {"score_heads": 5, "make_tables": 1, "draw_figure": 4}),
+        ("hsfm/tables.py", {"make_tables": 1, "draw_figure": 4, "draw_masks": 1}),
+        ("hsfm/figures.py", {"draw_figure": 4, "draw_masks": 1}),
         ("hsfm/erm.py", TRAINING),
         ("hsfm/datasets/minibirds.py", EVERYTHING),
         ("hsfm/__init__.py", {}),
@@ -274,7 +288,7 @@ MISTAKES = {
         "settings/minibirds/augmentation/random_crop: 4 is not of type 'object', or null"
     ),
     "datasets=[waterbird]": "datasets: unknown dataset 'waterbird'; settings has minibirds",
-    "methods=[erm, dfrr]": "methods/1: unknown value 'dfrr'; allowed are erm, dfr, llr, hsfm",
+    "methods=[erm, dfrr]": "methods/1: unknown value 'dfrr'; allowed are erm, dfr, llr, dac, hsfm",
     "device=gpu": "device: 'gpu' does not match",
     "settings={minibirds: {hsfm: {outer_lr: nan}}}": "settings/minibirds/hsfm/outer_lr: nan is not a finite number",
     "settings={minibirds: {erm: {momentum: 0}}}": "settings/minibirds/erm: nesterov is true, which needs a momentum",
@@ -287,6 +301,15 @@ MISTAKES = {
     "compute={precision: half}": "compute/precision: unknown value 'half'; allowed are auto, float32, bfloat16",
     "compute={compiled: true}": "compute: unknown key 'compiled'; did you mean 'compile'?",
     "settings={minibirds: {pixels: disk}}": "settings/minibirds/pixels: unknown value 'disk'; allowed are",
+    "settings={minibirds: {masks: {cuts: [0.3, 0.8, 0.5]}}}": (
+        "settings/minibirds/masks/cuts: [0.3, 0.8, 0.5] does not rise"
+    ),
+    "settings={minibirds: {masks: {fallback: 0.9}}}": "settings/minibirds/masks/fallback: 0.9 is not one of cuts, [",
+    "settings={minibirds: {dac: {batchnorm: thaw}}}": (
+        "settings/minibirds/dac/batchnorm: unknown value 'thaw'; allowed are frozen, drift"
+    ),
+    "settings={minibirds: {dac: {batchnorm: drift}, embeddings: {standardise: {scale: 1}}, backbone: {train: false,"
+    " name: resnet18, pretrained: true}}}": "settings/minibirds/dac/batchnorm: drift moves the features, which",
     "settings={mine: {}}": "settings/mine: missing keys 'embeddings', 'hard_set'",
 }
 
@@ -558,3 +581,101 @@ def test_a_name_that_hides_its_module_is_refused(finished, edited):
 def test_lint_finds_nothing(finished):
     done = snakemake(finished, "--lint", check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_killed_masks_go_on_after_their_last_shard(finished, tmp_path):
+    """A job that dies in its third shard leaves two, which the next run does not make again."""
+    folder = tmp_path / "hsfm"
+    shutil.copytree(finished, folder)
+    script = folder / "workflow/scripts/make_masks.py"
+    script.write_text(
+        script.read_text().replace("SHARD = 2048", "SHARD = 16").replace(
+            "    def shard(number: int) -> Masks:\n",
+            "    def shard(number: int) -> Masks:\n"
+            "        if number == 2 and not Path('revived').exists():\n"
+            "            os.kill(os.getpid(), signal.SIGKILL)\n"
+            "        print(f'shard {number}', flush=True)\n",
+        ).replace("from pathlib import Path\n", "import os\nimport signal\nfrom pathlib import Path\n")
+    )  # fmt: skip
+    target = RUN / "erm/masks/train.parquet"
+    done = snakemake(folder, *MINIMAL, "--", str(target), check=False)
+    assert done.returncode != 0
+    assert not (folder / target).exists()
+    (shards,) = (folder / RUN / "erm/masks").glob(".train-*")
+    assert sorted(path.name for path in shards.iterdir()) == ["000000.parquet", "000001.parquet"]
+    (folder / "revived").touch()
+    out = snakemake(folder, *MINIMAL, "--", str(target)).stdout
+    assert re.findall(r"^shard (\d)$", out, re.MULTILINE) == ["2", "3", "4"]
+    assert not shards.exists()
+    ours, whole = (pq.read_table(path / target) for path in (folder, finished))
+    assert ours["image_id"].equals(whole["image_id"])
+    # a batch that is cut elsewhere may round differently, and a pixel at the very quantile then changes sides
+    bits = [np.unpackbits(np.frombuffer(b"".join(t["mask"].to_pylist()), np.uint8)) for t in (ours, whole)]
+    assert (bits[0] != bits[1]).mean() < 0.01
+
+
+def test_each_seed_has_features_of_its_own_where_batchnorm_drifts(finished, tmp_path):
+    folder = tmp_path / "hsfm"
+    shutil.copytree(finished, folder)
+    drift = "settings={minibirds: {dac: {batchnorm: drift}}}"
+    assert planned(folder, "--config", drift) == {
+        "fit_drifting_dac": 2, "extract_drifted_embeddings": 2, "score_heads": 1, "make_tables": 1, "draw_figure": 2,
+    }  # fmt: skip
+    model = RUN / "dac/model_seed1.safetensors"
+    heads = RUN / "dac/heads.safetensors"
+    snakemake(folder, *MINIMAL, "--config", drift, "--", "all", str(model), str(heads))
+    scores = pd.read_parquet(folder / RUN / "dac/scores.parquet")
+    table = read_images(folder / "results/minibirds/images.parquet")
+    for seed in (0, 1):
+        seed_folder = folder / RUN / f"dac/seed{seed}"
+        saved, test = (
+            read_heads(seed_folder / "heads.safetensors"),
+            read_embeddings(seed_folder / "embeddings/test.parquet"),
+        )
+        saved.check_fits(test, "test.parquet")
+        # scored from images: the seed's own network gives the very counts
+        network = read_checkpoint(seed_folder / "backbone.safetensors").network.eval()
+        images = read_packed(table.split("test"), folder / "results/minibirds").stacked()
+        with torch.no_grad():
+            correct = network(images.float() / 127.5 - 1).argmax(1) == test.y
+        part = scores[(scores["split"] == "test") & (scores["seed"] == seed)]
+        assert part["correct"].tolist() == [int(correct[test.group == g].sum()) for g in range(4)]
+    assert scores["remark"].unique().tolist() == ["scored on features of its own, since BatchNorm's statistics drifted"]
+    assert "minibirds, DaC: scored on features of its own" in (folder / "results/tables/main.md").read_text()
+    gathered = read_heads(folder / heads)
+    assert gathered.seeds == (0, 1)
+    assert gathered.remarks == ("scored on features of its own, since BatchNorm's statistics drifted",) * 2
+    erm = read_embeddings(folder / RUN / "erm/embeddings/test.parquet")
+    with pytest.raises(ValueError, match="but the dac heads are for"):
+        gathered.check_fits(erm, "test.parquet")
+    exported = read_checkpoint(folder / model)
+    assert torch.equal(exported.network.fc.weight, network.fc.weight)
+    assert torch.equal(exported.network.body.bn1.running_mean, network.body.bn1.running_mean)
+
+
+def test_masks_that_the_dataset_knows(finished, tmp_path):
+    folder = tmp_path / "hsfm"
+    shutil.copytree(finished, folder)
+    known = "settings={minibirds: {masks: {source: dataset}}}"
+    assert planned(folder, "--config", known) == {"take_masks": 1, "draw_masks": 1, **DAC}
+    snakemake(folder, *MINIMAL, "--config", known)
+    masks = read_masks(folder / RUN / "erm/masks/train.parquet", split="train")
+    rows = read_images(folder / "results/minibirds/images.parquet").split("train")
+    assert masks.image_id == tuple(rows["image_id"])
+    share = unpack(masks.packed, masks.size).double().mean((1, 2))
+    assert 0.05 < float(share.min()) < float(share.max()) < 0.3
+    assert read_heads(folder / RUN / "dac/heads.safetensors").settings["masks"] == "dataset"
+
+
+def test_dac_without_images_is_refused(finished, tmp_path):
+    folder = tmp_path / "hsfm"
+    shutil.copytree(finished, folder)
+    features = np.random.default_rng(0).normal(size=(8, 3))
+    for split in ("train", "val", "test"):
+        np.savez(folder / f"{split}.npz", x=features, y=np.arange(8) % 2, attribute=np.arange(8) // 2 % 2)
+    own = {"datasets": ["mine"], "settings": {"mine": {
+        "base": "minibirds", "embeddings": {split: f"{split}.npz" for split in ("train", "val", "test")}}}}  # fmt: skip
+    (folder / "mine.yaml").write_text(yaml.safe_dump(own))
+    done = snakemake(folder, "--dry-run", "--configfile", "mine.yaml", check=False)
+    assert done.returncode != 0
+    assert "settings/mine: has no images, which DaC needs; leave dac out of methods" in done.stdout
