@@ -37,6 +37,7 @@ CONFIG = yaml.safe_load(Path(__file__).parent.with_name("config").joinpath("conf
 SETTINGS = CONFIG["settings"]["minibirds"]
 FOLDER = Path("results/minibirds")
 PUBLISHED = [(10, 0.6), (10, 0.8), (6, 0.8), (2, 0.8)]  # alpha and q of Waterbirds (paper, code), MetaShift, CelebA
+SIZES = {"small_resnet": ("minibirds", 2000), "resnet50": ("224 x 224", 64)}  # images to time, by backbone
 GROUPS = ["land bird, land", "land bird, water", "water bird, land", "water bird, water"]
 
 
@@ -111,11 +112,8 @@ def worst_group(run: int, masks: Masks | None, settings: dict, compute: Compute)
 def print_times(compute: Compute, rounds: int) -> None:
     print("| images | embedding | masks | masks / embedding |")
     print("| --- | ---: | ---: | ---: |")
-    drawn = {key: value for key, value in SETTINGS["images"].items() if key != "source"}
-    small = minibirds.draw(**{**drawn, "sizes": {"train": 2000, "val": 4, "test": 4}}).pixels[:2000]
-    large = np.random.default_rng(0).integers(0, 256, (64 if compute.on_cpu else 2048, 224, 224, 3), np.uint8)
-    for name, backbone, pixels in (("minibirds", "small_resnet", small), ("224 x 224, ResNet-50", "resnet50", large)):
-        network, images = build_network(backbone, 2), pack_pixels(list(pixels))
+    for backbone, (name, count) in SIZES.items():
+        network, images = build_network(backbone, 2), some_images(name, count)
         times = {"embedding": [], "masks": []}
         for number in range(rounds + 1):
             for stage, function in (("embedding", embed), ("masks", mask)):
@@ -126,6 +124,14 @@ def print_times(compute: Compute, rounds: int) -> None:
         rates = {stage: f"{len(images) / statistics.median(values):.0f} / s" for stage, values in times.items()}
         ratio = statistics.median(m / e for m, e in zip(times["masks"], times["embedding"], strict=True))
         print(f"| {len(images)} of {name} | {rates['embedding']} | {rates['masks']} | {ratio:.1f} |", flush=True)
+
+
+def some_images(name: str, count: int) -> Images:
+    if name == "minibirds":
+        drawn = {key: value for key, value in SETTINGS["images"].items() if key != "source"}
+        drawn["sizes"] = {"train": count, "val": 4, "test": 4}
+        return pack_pixels(list(minibirds.draw(**drawn).pixels[:count]))
+    return pack_pixels(list(np.random.default_rng(0).integers(0, 256, (count, 224, 224, 3), np.uint8)))
 
 
 def embed(network: Network, images: Images, compute: Compute) -> None:

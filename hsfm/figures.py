@@ -169,7 +169,13 @@ def draw_masks(pictures: Sequence[Mapping[str, Any]], cuts: Sequence[float], tit
     chosen one, and knee, whether the curve had one (None where the mask was not cut out of a heat map); composed, uint8
     images of one number in all rows.
     """
-    columns = ["image", "heat map", "mask keeps", "loss at each cut", *["composed"] * len(pictures[0]["composed"])]
+    columns = [
+        "image",
+        "heat map",
+        "mask keeps",
+        "loss at each cut\n(hollow: no knee)",
+        *["composed"] * len(pictures[0]["composed"]),
+    ]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.2 * len(columns) + 1.6, 1.05 * len(pictures) + 0.6))
         axes = figure.subplots(len(pictures), len(columns), squeeze=False)
@@ -206,12 +212,10 @@ def _loss_curve(axis: Axes, picture: Mapping[str, Any], cuts: Sequence[float]) -
         cuts[chosen], picture["loss"][chosen], "o", color=COLOURS["dac"], markersize=5,
         fillstyle="full" if picture["knee"] else "none",
     )  # fmt: skip
-    axis.set_xticks([cuts[0], cuts[chosen], cuts[-1]] if chosen not in (0, len(cuts) - 1) else [cuts[0], cuts[-1]])
-    axis.tick_params(labelsize=6, length=2)
-    axis.margins(y=0.15)
-    axis.text(
-        0.03, 0.97, f"to {np.max(picture['loss']):.2g}", fontsize=6, ha="left", va="top", transform=axis.transAxes
-    )
+    axis.set_xticks(sorted({cuts[0], cuts[chosen], cuts[-1]}))
+    low, high = np.min(picture["loss"]), np.max(picture["loss"])
+    axis.set_yticks([low, high], [f"{value:.2g}" for value in (low, high)])
+    axis.tick_params(labelsize=6, length=2, pad=1)
 
 
 def _dress(axis: Axes, title: str, y_label: str) -> None:

@@ -2,7 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import meta, throughput
+from benchmarks import dac, meta, throughput
 from hsfm.meta import Shared
 
 
@@ -49,3 +49,15 @@ def test_stages_are_timed_against_the_network_alone_and_a_loop_of_ones_own(monke
         )
         assert all(float(cell) > 0 for cell in (decode, forward, alone, stage, share, own, ratio))
         assert (both != "") == (row[0].strip() == "training")
+
+
+def test_masks_are_timed_against_embedding(monkeypatch, capsys):
+    sizes = {**dac.SETTINGS["images"], "image_size": 32}
+    monkeypatch.setattr(dac, "SETTINGS", {**dac.SETTINGS, "images": sizes})
+    monkeypatch.setattr(dac, "SIZES", {"small_resnet": ("minibirds", 8)})
+    monkeypatch.setattr(sys, "argv", ["dac", "--time", "--rounds", "1", "--device", "cpu"])
+    dac.main()
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 8 of minibirds")]
+    embedding, masks, ratio = (float(cell.strip().removesuffix(" / s")) for cell in row.split("|")[2:5])
+    assert min(embedding, masks) > 0
+    assert ratio > 1

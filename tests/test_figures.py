@@ -78,5 +78,27 @@ def test_examples_show_every_picture():
     assert sum(len(axis.images) for axis in figure.axes) == 3
 
 
+def test_masks_are_shown_with_what_they_came_from():
+    image = np.full((8, 8, 3), 100, np.uint8)
+    mask = np.zeros((8, 8), bool)
+    mask[:4] = True
+    row = {"name": "a, x", "image": image, "heat": np.linspace(0, 1, 64).reshape(8, 8), "mask": mask,
+           "loss": [0.1, 0.2, 0.9], "cut": 0.5, "knee": True, "composed": [image, image]}  # fmt: skip
+    known = {**row, "loss": None, "cut": None, "knee": None}
+    figure = figures.draw_masks([row, {**row, "knee": False, "cut": 0.8}, known], [0.3, 0.5, 0.8], "toy")
+    assert len(figure.axes) == 18
+    first, second, third = (figure.axes[number : number + 6] for number in (0, 6, 12))
+    kept = first[2].images[0].get_array()
+    assert (kept[:4] == 100).all()
+    assert (kept[4:] == 200).all()
+    curve, chosen = first[3].lines
+    assert list(curve.get_ydata()) == [0.1, 0.2, 0.9]
+    assert (chosen.get_xdata()[0], chosen.get_fillstyle()) == (0.5, "full")
+    assert (second[3].lines[1].get_xdata()[0], second[3].lines[1].get_fillstyle()) == (0.8, "none")
+    assert not third[3].lines
+    assert third[3].texts[0].get_text() == "a mask that\nthe dataset knows"
+    assert [len(axis.images) for axis in first] == [1, 2, 1, 0, 1, 1]
+
+
 def test_colours_are_one_per_method():
     assert len(set(figures.COLOURS.values())) == len(figures.COLOURS)

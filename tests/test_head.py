@@ -5,7 +5,7 @@ import torch
 
 import hsfm
 from hsfm.files import read_safetensors, write_safetensors
-from hsfm.head import Head, SavedHeads, read_heads, stack, write_heads
+from hsfm.head import Head, SavedHeads, gather, read_heads, stack, write_heads
 
 
 @pytest.fixture
@@ -88,6 +88,33 @@ def test_heads_refuse_embeddings_that_are_not_theirs(splits, saved):
     ):
         with pytest.raises(ValueError, match=f"val.parquet: {message}"):
             saved.check_fits(replace(val, **change), "val.parquet")
+
+
+def test_heads_of_single_seeds_are_gathered(saved):
+    single = [
+        replace(saved, head=stack([saved.head[i]]), seeds=(seed,), remarks=()) for i, seed in enumerate(saved.seeds)
+    ]
+    whole = gather(single)
+    assert torch.equal(whole.head.weight, saved.head.weight)
+    assert torch.equal(whole.head.bias, saved.head.bias)
+    assert (whole.seeds, whole.checkpoint_sha256, whole.remarks) == (saved.seeds, saved.checkpoint_sha256, ())
+    one = gather([replace(single[0], remarks=("well",)), single[1]])
+    assert one.remarks == ("well", "")
+    with pytest.raises(ValueError, match=r"heads of seeds \(0,\) and \(5,\) differ in chosen_by: .* and a coin"):
+        gather([single[0], replace(single[1], chosen_by="a coin")])
+
+
+def test_gathered_heads_on_features_of_their_own_fit_none_of_them(splits, saved):
+    single = [
+        replace(saved, head=stack([saved.head[i]]), seeds=(seed,), checkpoint_sha256=str(i) * 64, remarks=())
+        for i, seed in enumerate(saved.seeds[:2])
+    ]
+    whole = gather(single)
+    for i, part in enumerate(single):
+        embeddings = replace(splits["val"], checkpoint_sha256=str(i) * 64)
+        part.check_fits(embeddings, "val.parquet")
+        with pytest.raises(ValueError, match=f"checkpoint {i}+, but the hsfm heads are for 0{{64}}, 1{{64}}"):
+            whole.check_fits(embeddings, "val.parquet")
 
 
 def test_public_names_load_lazily():

@@ -5,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from hsfm.datasets.minibirds import draw
+from hsfm.datasets import minibirds
+from hsfm.datasets.minibirds import draw, draw_masks
 
 SMALL = {
     "sizes": {"train": 40, "val": 20, "test": 20},
@@ -66,6 +67,25 @@ def test_the_scene_shows_the_attribute(birds):
     blueness = birds.pixels[:, :, 0, 2].astype(float) - birds.pixels[:, :, 0, 1]  # left edge, blue against green
     water = birds.rows["attribute"].to_numpy() == 1
     assert blueness.mean(axis=1)[water].mean() > 10 + blueness.mean(axis=1)[~water].mean()
+
+
+def test_masks_are_where_the_birds_are(birds, monkeypatch):
+    """Against the same images drawn without birds: they differ under the mask, and nowhere beyond its edge."""
+    image_id, masks = draw_masks("train", **SMALL)
+    rows = birds.rows[birds.rows["split"] == "train"]
+    assert image_id == rows["image_id"].to_list()
+    monkeypatch.setattr(minibirds, "_bird", lambda *arguments: [])
+    changed = (birds.pixels != draw(**SMALL).pixels).any(-1)[rows["index"]]
+    assert not (masks & ~changed).any()
+    assert (changed & ~masks).sum() < 0.35 * masks.sum(), "pixels that a bird covers by less than half"
+    assert 0.05 < masks.mean() < 0.25
+
+
+def test_masks_do_not_depend_on_the_workers():
+    image_id, masks = draw_masks("val", **SMALL)
+    again = draw_masks("val", **SMALL, workers=2)
+    assert again[0] == image_id
+    assert np.array_equal(again[1], masks)
 
 
 def test_hardness_hides_the_class():

@@ -20,6 +20,7 @@ from hsfm.embeddings import read_embeddings
 from hsfm.export import export_model
 from hsfm.head import read_heads
 from hsfm.images import read_images
+from hsfm.masks import read_masks
 from hsfm.scores import read_scores
 
 COLUMNS = {"path": "file", "y": "label", "attribute": "background", "split": "split", "id": None}
@@ -28,6 +29,7 @@ FAST = {
     "erm_head": {"C": 0.1, "max_iter": 200},
     "embeddings": {"batch_size": 16},
     "hsfm": {"epochs": 2, "support_steps": 2},
+    "dac": {"epochs": 2},
     "dfr": {"grid": [1.0, 0.1], "fits": 2},
     "llr": {"grid": [1.0, 0.1]},
 }
@@ -78,7 +80,7 @@ def test_the_workflow_on_ones_own_images(mine):
     assert "cannot be said: attributes of train are unknown" in card
     snakemake(mine, *ARGUMENTS, "all")
     table = pd.read_csv(mine / "results/tables/main.csv").set_index("method")
-    assert list(table.index) == ["erm", "dfr", "llr", "hsfm"]
+    assert list(table.index) == ["erm", "dfr", "llr", "dac", "hsfm"]
     assert table["worst_group_percent"].notna().all()
     assert table["adjusted_average_percent"].isna().all(), "it weights by the groups of train, which are unknown"
     assert read_embeddings(mine / "results/mine/run0/erm/embeddings/train.parquet").attribute.unique().tolist() == [-1]
@@ -91,7 +93,8 @@ def test_without_any_attribute_the_worst_class_is_what_there_is(mine):
     own = config["settings"].pop("mine")
     own["images"] |= {"metadata": "photos/plain.csv", "columns": {"path": "file", "y": "label", "split": "split"}}
     own["hsfm"]["select_by"] = "worst_class"
-    config |= {"datasets": ["plain"], "methods": ["erm", "llr", "hsfm"], "settings": {"plain": own}}
+    own["dac"] = {"select_by": "worst_class"}
+    config |= {"datasets": ["plain"], "methods": ["erm", "llr", "dac", "hsfm"], "settings": {"plain": own}}
     (mine / "plain.yaml").write_text(yaml.safe_dump(config))
     (mine / "fast_plain.yaml").write_text(yaml.safe_dump({"seeds": [0], "settings": {"plain": FAST}}))
     files = ["--configfile", "plain.yaml", "fast_plain.yaml"]
@@ -100,9 +103,11 @@ def test_without_any_attribute_the_worst_class_is_what_there_is(mine):
     assert table["worst_group_percent"].isna().all()
     assert table["worst_class_percent"].notna().all()
     config["methods"].append("dfr")
+    own["dac"]["select_by"] = "worst_group"
     (mine / "plain.yaml").write_text(yaml.safe_dump(config))
     refused = snakemake(mine, *files, check=False)
-    assert "settings/plain/images/columns: no attribute, which dfr needs on validation" in refused.stdout
+    for need in ("dfr", "dac/select_by: worst_group"):
+        assert f"settings/plain/images/columns: no attribute, which {need} needs on validation" in refused.stdout
 
 
 def test_images_in_and_a_robust_model_out(mine):
@@ -248,7 +253,7 @@ def test_the_frozen_overlay_on_few_images(tmp_path):
     folder = copy_repository(tmp_path / "hsfm")
     few = {"images": {"sizes": {"train": 80, "val": 48, "test": 48}, "agreement": {"train": 0.8}}, **FAST}
     few["embeddings"] = {"batch_size": 32}
-    config = {"seeds": [0], "methods": ["erm", "hsfm"], "settings": {"frozenbirds": few}}
+    config = {"seeds": [0], "methods": ["erm", "dac", "hsfm"], "settings": {"frozenbirds": few}}
     (folder / "few.yaml").write_text(yaml.safe_dump(config))
     snakemake(folder, "--configfile", "config/frozen.yaml", "few.yaml")
     train = read_embeddings(folder / "results/frozenbirds/run0/erm/embeddings/train.parquet")
@@ -256,3 +261,6 @@ def test_the_frozen_overlay_on_few_images(tmp_path):
     assert train.details["backbone"] == "timm:tf_efficientnet_lite0"
     erm = pd.read_csv(folder / "results/tables/main.csv").set_index("method").loc["erm"]
     assert erm["average_percent"] > 55, "ImageNet's features tell birds apart better than chance"
+    head = read_heads(folder / "results/frozenbirds/run0/dac/heads.safetensors")
+    head.check_fits(train, "train.parquet")  # on the standardised features
+    assert read_masks(folder / "results/frozenbirds/run0/erm/masks/train.parquet").size == (96, 96)

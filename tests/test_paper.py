@@ -33,6 +33,7 @@ def overlay(folder: Path) -> list[str]:
             "hsfm": {"epochs": 2},
             "dfr": {"grid": [1.0, 0.1], "fits": 2},
             "llr": {"grid": [1.0, 0.1]},
+            "dac": {"epochs": 1},
         }
         if name != "dominoes":
             small[name]["transform"] = {"resize": [40, 40], "crop": [32, 32]}
@@ -53,11 +54,11 @@ def done(tmp_path_factory) -> Path:
 
 def test_the_table_has_every_method_on_every_dataset(done):
     table = (done / "results/tables/main.md").read_text().splitlines()
-    assert [line.split("|")[1].strip() for line in table[2:6]] == ["ERM", "DFR", "LLR", "HSFM"]
+    assert [line.split("|")[1].strip() for line in table[2:7]] == ["ERM", "DFR", "LLR", "DaC", "HSFM"]
     for name in DATASETS:
         assert f"{name}: worst group | {name}: average" in table[0]
     numbers = pd.read_csv(done / "results/tables/main.csv").set_index(["dataset", "method"])
-    assert len(numbers) == 16
+    assert len(numbers) == 20
     assert numbers["worst_group_percent"].between(0, 100).all()
     assert numbers["adjusted_average_percent"].isna().groupby("dataset").all().to_dict() == {
         name: name == "metashift"
