@@ -61,7 +61,7 @@ def print_contents(runs: list[int], known: Masks) -> None:
     area = [f"{100 * bird[group == g].mean():.0f} %" for g in range(4)]
     print(f"| | the image that is bird | {' | '.join(area)} |")
     for run in runs:
-        masks = read_masks(FOLDER / f"run{run}/erm/masks/train.parquet").of(rows["image_id"])
+        masks = masks_of(run).of(rows["image_id"])
         kept = unpack(masks.packed, masks.size).numpy()
         for share, whole in (("the mask that is bird", kept), ("the bird that is kept", bird)):
             values = [100 * (kept & bird)[group == g].sum() / whole[group == g].sum() for g in range(4)]
@@ -80,6 +80,15 @@ def print_settings(runs: list[int], known: Masks, compute: Compute) -> None:
             print(f"| {name} | {batchnorm} | {alpha} | {quantile} | {' | '.join(found)} |", flush=True)
 
 
+def masks_of(run: int) -> Masks:
+    masks = read_masks(FOLDER / f"run{run}/erm/masks/train.parquet")
+    if masks.about["source"] != "heat_map":
+        raise SystemExit(
+            f"{masks.path}: masks are not cut out of heat maps; run snakemake with the default settings first"
+        )
+    return masks
+
+
 def erm(run: int) -> float:
     test = read_embeddings(FOLDER / f"run{run}/erm/embeddings/test.parquet")
     correct = read_heads(FOLDER / f"run{run}/erm/heads.safetensors").head[0].predict(test.features) == test.y
@@ -92,7 +101,7 @@ def worst_group(run: int, masks: Masks | None, settings: dict, compute: Compute)
     network = read_checkpoint(folder / "backbone.safetensors").network
     train, val, test = (read_embeddings(folder / f"embeddings/{split}.parquet") for split in ("train", "val", "test"))
     rows, source = read_images(FOLDER / "images.parquet").rows, open_source(FOLDER / "images.parquet")
-    masks = read_masks(folder / "masks/train.parquet") if masks is None else masks
+    masks = masks_of(run) if masks is None else masks
     result = fit_dac(
         network, train, val, read_heads(folder / "heads.safetensors").head[0], masks.of(train.image_id),
         lambda split: source(rows[rows["split"] == split]),

@@ -30,7 +30,7 @@ class FeatureMap:
     size: tuple[int, int]  # height and width of the grid
 
     def channels_first(self, output: Float[Tensor, "b ..."]) -> Float[Tensor, "b k h w"]:
-        """The module's output, or its gradient, as [b k h w] in float32, which numpy knows."""
+        """The module's output, or its gradient, as [b k h w] in float32."""
         if self.layout == "tokens":
             height, width = self.size
             output = output[:, -height * width :].unflatten(1, self.size)
@@ -63,14 +63,17 @@ def last_feature_map(network: Network, example: Float[Tensor, "1 3 h w"]) -> Fea
         with torch.enable_grad():
             # a graph even where no weight asks for one
             logits = network(example.detach().requires_grad_())
-        tensors = [output for _, output in outputs]
-        gradients = torch.autograd.grad(logits.max(), tensors, allow_unused=True) if tensors else ()
-    for (name, output), gradient in zip(reversed(outputs), reversed(gradients), strict=True):
-        found = _as_map(name, output, network.n_features, tuple(example.shape[-2:]))
+            score = logits.max()
+    # numbers of tokens, which an attention matrix has on both sides
+    tokens = {output.shape[1] for _, output in outputs if output.ndim == 3}
+    for name, output in reversed(outputs):
+        found = _as_map(name, output, network.n_features, tuple(example.shape[-2:]), tokens)
         # a module that is called more than once, such as a block's ReLU, has no output of its own
-        if found is None or gradient is None or calls[name] > 1:
+        if found is None or calls[name] > 1:
             continue
-        if (found.channels_first(gradient) != 0).any(1).sum() > 1:
+        # one at a time, so that no gradient goes further down than it has to
+        (gradient,) = torch.autograd.grad(score, output, retain_graph=True, allow_unused=True)
+        if gradient is not None and (found.channels_first(gradient) != 0).any(1).sum() > 1:
             return found
     raise ValueError(
         f"heat maps: the network has no feature map of more than one place for images of {example.shape[-2]} x "
@@ -78,7 +81,7 @@ def last_feature_map(network: Network, example: Float[Tensor, "1 3 h w"]) -> Fea
     )
 
 
-def _as_map(name: str, output: Tensor, n_features: int, image: tuple[int, int]) -> FeatureMap | None:
+def _as_map(name: str, output: Tensor, n_features: int, image: tuple[int, int], tokens: set[int]) -> FeatureMap | None:
     """How a module's output is a map of an image of this height and width, or None."""
     if output.ndim == 3:
         grid = _grid(output.shape[1], image) if output.shape[2] == n_features else None
@@ -86,7 +89,7 @@ def _as_map(name: str, output: Tensor, n_features: int, image: tuple[int, int]) 
     last = output.shape[-1] == n_features != output.shape[1]
     height, width = output.shape[1:3] if last else output.shape[2:]
     # of the image's proportions, but for rounding
-    if abs(height * image[1] - width * image[0]) > max(image):
+    if abs(height * image[1] - width * image[0]) > max(image) or height == width in tokens:
         return None
     return FeatureMap(name, "channels_last" if last else "channels_first", (height, width))
 

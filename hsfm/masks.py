@@ -77,6 +77,12 @@ class Masks:
             have, want = (f"{height} x {width}" for height, width in (self.size, size))
             raise ValueError(f"{self.path}: masks are {have} pixels (height x width), but the network sees {want}")
 
+    def require_transform(self, transform: Mapping[str, Any]) -> None:
+        """Raise ValueError unless the masks lie on images that went through this transform."""
+        if self.about["transform"] != dict(transform):
+            made_for = self.about["transform"]
+            raise ValueError(f"{self.path}: masks are for images after the transform {made_for}, but it is {transform}")
+
 
 def pack(kept: Bool[Tensor, "n h w"]) -> UInt8[Tensor, "n k"]:
     """Bits of masks, row by row, on the CPU; the last byte of a mask is filled up with zeros."""

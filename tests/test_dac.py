@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from hsfm.augment import prepare
 from hsfm.backbone import build_network
-from hsfm.baselines.dac import compose, draw_partners, fit_dac
+from hsfm.baselines.dac import _balanced_rows, compose, draw_partners, fit_dac
 from hsfm.device import Compute
 from hsfm.embed import feature_function
 from hsfm.embeddings import Embeddings
@@ -243,27 +243,76 @@ def test_group_labels_are_read_to_select_by_the_worst_group_alone(world):
         fitted(world, splits=unknown)
 
 
-def test_balanced_classes(world):
-    _, splits, _, _, _ = world
+def test_balanced_classes_take_as_many_of_each(world):
+    """By hand: the head is fitted on those rows alone, drawn by the seed."""
+    _, splits, pixels, masks, _ = world
     train = splits["train"]
-    y = torch.where(torch.arange(len(train.y)) % 4 == 0, 1, 0)
-    skewed = replace(train, y=y)
-    result = fitted(world, splits={"train": skewed}, balance_classes=True, epochs=1)
-    again = fitted(world, splits={"train": skewed}, balance_classes=True, epochs=1)
-    whole = fitted(world, splits={"train": skewed}, epochs=1)
-    assert torch.equal(result.head.weight, again.head.weight)
-    assert not torch.equal(result.head.weight, whole.head.weight)
+    skewed = replace(train, y=(torch.arange(len(train.y)) % 4 == 0).long())
+    rows = _balanced_rows(skewed.y, 2, torch.Generator().manual_seed(0))
+    assert torch.bincount(skewed.y[rows]).tolist() == [33, 33]
+    assert torch.equal(rows, rows.unique())
+    assert not torch.equal(rows, _balanced_rows(skewed.y, 2, torch.Generator().manual_seed(1)))
+    seen = []
+
+    class Watched(type(pixels["train"])):
+        def take(self, rows):
+            seen.append(rows)
+            return super().take(rows)
+
+    watched = Watched(**vars(pixels["train"]))
+    network, _, _, _, head = world
+    images = {**pixels, "train": watched}
+    fit_dac(
+        copy.deepcopy(network), skewed, splits["val"], head, masks, images.__getitem__,
+        seed=0, **{**SETTINGS, "balance_classes": True, "epochs": 1},
+    )  # fmt: skip
+    assert torch.equal(seen[0], rows)
+    result = fitted(world, splits={"train": skewed}, balance_classes=True, epochs=1, quantile=1.0)
+    assert result.history["selected"].tolist() == [1.0]
 
 
-def test_standardised_features(world):
-    """The head is for standardised features, of whole images and of composed ones."""
+def test_the_learning_rate_is_halved(world):
+    """With whole batches and no randomness left, Adam's steps shrink by half after every `lr_halved_every` epochs."""
     _, splits, _, _, _ = world
+    n = len(splits["train"].y)
+    rates = []
+    step = torch.optim.Adam.step
+
+    def watched(self, *arguments):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", watched)
+        fitted(world, batch_size=n, epochs=5, lr=0.08, lr_halved_every=2)
+    assert rates == pytest.approx([0.08, 0.08, 0.04, 0.04, 0.02])
+
+
+def test_a_loss_that_is_not_a_number_stops_in_its_epoch(world):
+    _, splits, _, _, _ = world
+    broken = splits["train"].features.clone()
+    broken[3] = torch.nan
+    with pytest.raises(ValueError, match=r"DaC: the loss is nan in epoch 1; lower lr"):
+        fitted(world, splits={"train": replace(splits["train"], features=broken)}, epochs=1, quantile=1.0)
+
+
+def test_standardised_features_are_those_of_composed_images_too(world):
+    """The same fit on a network whose last BatchNorm-free layer standardises by itself."""
+    network, splits, pixels, masks, head = world
     standardisation = fit_standardisation(splits["train"].features, 0.5)
     spread = {name: replace(part, features=standardisation.apply(part.features)) for name, part in splits.items()}
-    _, _, _, _, _head = world
-    settings = {"epochs": 12, "alpha": 6.0, "lr": 2e-2, "lr_halved_every": 6}
-    result = fitted(world, splits=spread, standardisation=standardisation, **settings)
-    assert worst_group(result.head, spread["test"]) > 0.6
+    result = fitted(world, splits=spread, standardisation=standardisation)
+
+    class Standardised(type(network)):
+        def features(self, images):
+            return standardisation.apply(super().features(images))
+
+    same = copy.deepcopy(network)
+    same.__class__ = Standardised
+    expected = fit_dac(same, spread["train"], spread["val"], head, masks, pixels.__getitem__, seed=0, **SETTINGS)
+    torch.testing.assert_close(result.head.weight, expected.head.weight)
+    raw = fitted(world, splits=spread)  # composed images left raw
+    assert not torch.allclose(result.head.weight, raw.head.weight, atol=1e-3)
 
 
 def test_drifting_batchnorm_moves_the_features_and_frozen_does_not(world):
@@ -320,6 +369,14 @@ def test_wrong_input_is_named(world):
         fitted(world, select_by="average")
     with pytest.raises(ValueError, match=r"drift moves the features, which standardised ones cannot follow"):
         fitted(world, batchnorm="drift", standardisation=fit_standardisation(splits["train"].features))
+
+
+def test_drift_leaves_out_a_last_batch_of_one_image(world):
+    """At 16 pixels the last map is of one place, of which BatchNorm cannot normalise a single image."""
+    _, splits, _, _, _ = world
+    assert len(splits["train"].y) % 131 == 1
+    result = fitted(world, batchnorm="drift", batch_size=131, epochs=1, quantile=0.0)
+    assert np.isfinite(result.history["loss"]).all()
 
 
 def test_drift_needs_batchnorm(world):

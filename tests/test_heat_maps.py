@@ -70,6 +70,8 @@ def test_xgradcam_by_its_formula():
         ("swin_t", 64, "body.permute", "channels_first", (2, 2)),
         ("timm:swin_tiny_patch4_window7_224", 224, "body.norm", "channels_last", (7, 7)),
         ("timm:vit_tiny_patch16_224", 224, "body.blocks.11.norm1", "tokens", (14, 14)),
+        # attention as a product of matrices, whose output has the tokens on both sides
+        ("timm:convit_tiny", 224, "body.blocks.11.norm1", "tokens", (14, 14)),
     ],
 )
 def test_the_last_map_of_every_kind_of_backbone(name, side, module, layout, size):

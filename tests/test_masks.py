@@ -219,6 +219,9 @@ def test_what_does_not_fit_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"masks.parquet: masks are 9 x 7 pixels .*, but the network sees 8 x 8"):
         read.require_size((8, 8))
     read.require_size((9, 7))
+    read.require_transform(TRANSFORM)
+    with pytest.raises(ValueError, match=r"masks.parquet: masks are for images after the transform .*, but it is"):
+        read.require_transform({**TRANSFORM, "crop": [9, 7]})
     with pytest.raises(ValueError, match=r"masks.parquet: holds the train split, expected val"):
         read_masks(path, split="val")
 

@@ -667,6 +667,23 @@ def test_masks_that_the_dataset_knows(finished, tmp_path):
     assert read_heads(folder / RUN / "dac/heads.safetensors").settings["masks"] == "dataset"
 
 
+def test_a_dataset_of_ones_own_without_dacs_settings_is_told_so(finished, tmp_path):
+    """No `base`, no attribute, and methods as they are by default."""
+    folder = tmp_path / "hsfm"
+    shutil.copytree(finished, folder)
+    own = yaml.safe_load((folder / "config/config.yaml").read_text())["settings"]["minibirds"]
+    for section in ("dac", "masks"):
+        own.pop(section)
+    (folder / "mine.csv").write_text("file,label,split\n")
+    own["images"] = {"source": "metadata", "folder": ".", "metadata": "mine.csv", "on_bad_image": "stop",
+                     "columns": {"path": "file", "y": "label", "split": "split"}}  # fmt: skip
+    (folder / "mine.yaml").write_text(yaml.safe_dump({"datasets": ["mine"], "settings": {"mine": own}}))
+    done = snakemake(folder, "--dry-run", "--configfile", "mine.yaml", check=False)
+    assert "settings/mine: missing key 'dac', which methods asks for" in done.stdout
+    assert "settings/mine: missing key 'masks', which dac needs" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
 def test_dac_without_images_is_refused(finished, tmp_path):
     folder = tmp_path / "hsfm"
     shutil.copytree(finished, folder)

@@ -13,7 +13,7 @@ both of the class of i. The loss is CE(batch) + alpha CE(masked) + alpha CE(comp
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,32 +103,38 @@ def fit_dac(
         val.require_attributes("DaC with select_by: worst_group")
     generator = Generator().manual_seed(seed)
     extractor = _Extractor(network, transform, compute, standardisation, batchnorm)
-    rows = _training_rows(train.y, train.n_classes, balance_classes, generator)
-    loss = cross_entropy(erm.logits(train.features), train.y, reduction="none")
-    easy = loss <= float(np.quantile(loss[rows].numpy(), quantile))
+    images, places = pixels("train"), torch.arange(len(train.y))
+    if balance_classes:
+        rows = _balanced_rows(train.y, train.n_classes, generator)
+        train, masks = train.take(rows), masks.of([train.image_id[i] for i in rows.tolist()])
+        images, places = (images.take(rows), places[: len(rows)]) if isinstance(images, Images) else (images, rows)
+    (images,) = keep_on_device([images], compute)
+    first = next(iter(feed(images, places[:1], 1, compute.device)))
+    masks.require_size(shape_after(first, transform["resize"], transform["crop"]))
+    easy = easy_rows(erm, train, quantile)
     head = _fresh_head(train, generator, compute.device)
     optimiser = torch.optim.Adam(head, lr=lr)
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, lr_halved_every, 0.5)
-    step = _Step(train, masks, extractor, easy, alpha, invert, generator, compute)
-    (images,) = keep_on_device([pixels("train")], compute)
-    first = next(iter(feed(images, rows[:1], 1, compute.device)))
-    masks.require_size(shape_after(first, transform["resize"], transform["crop"]))
+    step = _Step(train, masks, extractor, alpha, invert, compute)
     held_out = pixels("val") if extractor.drifts else None
 
     history, kept = [], None
     with compute.repeatable():
         for epoch in tqdm(range(1, epochs + 1), f"DaC, seed {seed}", unit="epoch", disable=None):
-            order = rows[torch.randperm(len(rows), generator=generator)]
+            order = torch.randperm(len(train.y), generator=generator)
+            if extractor.drifts and len(order) % batch_size == 1 and len(order) > 1:
+                order = order[:-1]  # BatchNorm cannot learn from a batch of a single image
+            plans = _plan(order, train.y, easy, batch_size, generator, compute.device)
             losses = []
             bar = tqdm(total=len(order), desc="epoch", unit="image", leave=False, disable=None)
-            batches = feed(images, order, batch_size, compute.device)
-            for part, batch in zip(order.split(batch_size), batches, strict=True):
-                loss_of_step = step(Head(*head), prepare(batch, transform), part)
+            batches = feed(images, places[order], batch_size, compute.device)
+            for plan, batch in zip(plans, batches, strict=True):
+                loss_of_step = step(Head(*head), prepare(batch, transform), plan)
                 optimiser.zero_grad(set_to_none=True)
                 loss_of_step.total.backward()
                 optimiser.step()
                 losses.append(loss_of_step.detached())
-                bar.update(len(part))
+                bar.update(len(batch))
             bar.close()
             schedule.step()
             row = {
@@ -187,9 +193,14 @@ def compose(
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-def _training_rows(y: Int[Tensor, " n"], n_classes: int, balance: bool, generator: Generator) -> Int[Tensor, " _"]:
-    if not balance:
-        return torch.arange(len(y))
+def easy_rows(erm: Head, train: Embeddings, quantile: float) -> Bool[Tensor, " n"]:
+    """Which images DaC may mask and compose: the share `quantile` of those with the lowest loss under ERM's head."""
+    loss = cross_entropy(erm.logits(train.features), train.y, reduction="none")
+    return loss <= float(np.quantile(loss.numpy(), quantile))
+
+
+def _balanced_rows(y: Int[Tensor, " n"], n_classes: int, generator: Generator) -> Int[Tensor, " m"]:
+    """As many random rows of each class as the smallest has, ascending."""
     smallest = int(torch.bincount(y, minlength=n_classes).min())
     by_class = [(y == label).nonzero()[:, 0] for label in range(n_classes)]
     drawn = [rows[torch.randperm(len(rows), generator=generator)[:smallest]] for rows in by_class]
@@ -211,45 +222,74 @@ class _Losses:
         return torch.stack([self.total, *self.parts]).detach()
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What one step works on."""
+
+    rows: Int[Tensor, " b"]  # of train; these three lie on the device
+    place: Int[Tensor, " k"]  # of the selected ones in the batch
+    partner: Int[Tensor, " k"]  # of each selected one, among them
+    rows_on_cpu: Int[Tensor, " b"]
+    place_on_cpu: Int[Tensor, " k"]
+
+
+def _plan(
+    order: Int[Tensor, " m"],
+    y: Int[Tensor, " n"],
+    easy: Bool[Tensor, " n"],
+    batch_size: int,
+    generator: Generator,
+    device: torch.device,
+) -> list[_Plan]:
+    """The steps of an epoch; drawn and moved at once, so that within a step nothing waits for the device."""
+    rows = order.split(batch_size)
+    place = [easy[part].nonzero()[:, 0] for part in rows]
+    partner = [draw_partners(y[part[chosen]], generator) for part, chosen in zip(rows, place, strict=True)]
+
+    def moved(parts: Sequence[Tensor]) -> Sequence[Tensor]:
+        return torch.cat(list(parts)).to(device).split([len(part) for part in parts])
+
+    return [_Plan(*of_step) for of_step in zip(*map(moved, (rows, place, partner)), rows, place, strict=True)]
+
+
 class _Step:
     """The loss of a head on one batch."""
 
     def __init__(
-        self,
-        train: Embeddings,
-        masks: Masks,
-        extractor: "_Extractor",
-        easy: Bool[Tensor, " n"],
-        alpha: float,
-        invert: bool,
-        generator: Generator,
-        compute: Compute,
+        self, train: Embeddings, masks: Masks, extractor: "_Extractor", alpha: float, invert: bool, compute: Compute
     ):
-        self._y, self._easy, self._features = train.y, easy, train.features
-        self._masks, self._invert = masks, invert
-        self._extractor, self._alpha, self._generator = extractor, alpha, generator
-        self._device = compute.device
+        self._y = train.y.to(compute.device)
+        # where they fit; else they are chosen on the CPU, and copied batch by batch
+        self._features, self._packed = (
+            tensor.to(compute.device) if compute.keeps(tensor.nbytes) else tensor
+            for tensor in (train.features, masks.packed)
+        )
+        self._size, self._invert = masks.size, invert
+        self._extractor, self._alpha, self._device = extractor, alpha, compute.device
 
-    def __call__(self, head: Head, shown: Float[Tensor, "b 3 h w"], rows: Int[Tensor, " b"]) -> _Losses:
-        """shown: what the network sees of the batch. rows: their numbers in train."""
-        place = self._easy[rows].nonzero()[:, 0]  # in the batch; on the CPU, so that nothing waits for the device
-        y, y_selected = self._y[rows], self._y[rows[place]]
+    def __call__(self, head: Head, shown: Float[Tensor, "b 3 h w"], plan: _Plan) -> _Losses:
+        """shown: what the network sees of the batch."""
+        y, y_selected = self._y[plan.rows], self._y[plan.rows[plan.place]]
         parts = [shown] if self._extractor.drifts else []
-        if len(place):
-            kept = unpack(self._masks.packed[rows[place]].to(self._device), self._masks.size)
-            partner = draw_partners(y_selected, self._generator).to(self._device)
-            parts += compose(
-                shown[place.to(self._device)], ~kept if self._invert else kept, partner, shown.mean((0, 2, 3))
-            )
+        if len(plan.place):
+            chosen = plan.rows_on_cpu[plan.place_on_cpu], plan.rows[plan.place]
+            kept = unpack(self._take(self._packed, *chosen), self._size)
+            parts += compose(shown[plan.place], ~kept if self._invert else kept, plan.partner, shown.mean((0, 2, 3)))
         features = self._extractor(torch.cat(parts)) if parts else None
         if not self._extractor.drifts:  # those of whole images are known
-            known = self._features[rows].to(self._device)
+            known = self._take(self._features, plan.rows_on_cpu, plan.rows)
             features = known if features is None else torch.cat([known, features])
-        labels = torch.cat([y, y_selected, y_selected]) if len(place) else y
-        loss = cross_entropy(head.logits(features), labels.to(self._device), reduction="none")
-        batch, masked, composed = (part.mean() for part in loss.split([len(y), len(place), len(place)]))
-        total = batch + self._alpha * (masked + composed) if len(place) else batch
+        labels = torch.cat([y, y_selected, y_selected])
+        loss = cross_entropy(head.logits(features), labels, reduction="none")
+        batch, masked, composed = (part.mean() for part in loss.split([len(y), len(y_selected), len(y_selected)]))
+        total = batch + self._alpha * (masked + composed) if len(plan.place) else batch
         return _Losses(total, (batch, masked, composed))
+
+    def _take(self, tensor: Tensor, on_cpu: Int[Tensor, " m"], on_device: Int[Tensor, " m"]) -> Tensor:
+        """Rows of a tensor, on the device, wherever it lies itself."""
+        if tensor.device == self._device:
+            return tensor[on_device]
+        return tensor[on_cpu].to(self._device)
 
 
 class _Extractor:
@@ -313,8 +353,9 @@ class _Extractor:
 
 def _means(losses: Float[Tensor, "steps 4"]) -> dict[str, float]:
     """Means over the steps; of masked and composed images over those that had any."""
-    names = ("loss", "batch_loss", "masked_loss", "composed_loss")
-    return dict(zip(names, losses.double().nanmean(0).tolist(), strict=True))
+    losses = losses.double()
+    means = [*losses[:, :2].mean(0).tolist(), *losses[:, 2:].nanmean(0).tolist()]
+    return dict(zip(("loss", "batch_loss", "masked_loss", "composed_loss"), means, strict=True))
 
 
 def _judge(

@@ -241,7 +241,7 @@ def check_attribute(settings, config, where):
         return
     needs = [method for method in config["methods"] if method == "dfr"]
     for method in ("dac", "hsfm"):
-        if method in config["methods"] and settings[method]["select_by"] == "worst_group":
+        if method in config["methods"] and settings.get(method, {}).get("select_by") == "worst_group":
             needs.append(f"{method}/select_by: worst_group")
     needs += [study for study in config["studies"] if study == "validation_bias"]
     for need in needs:

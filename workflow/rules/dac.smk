@@ -165,6 +165,7 @@ rule draw_masks:
         images="results/{dataset}/images.parquet",
         pixels=packed,
         cache=decoded,
+        train=f"{EMBEDDINGS}/train.parquet".replace("{run}", str(RUNS[0])),
         masks=MASKS.replace("{split}", "train").replace("{run}", str(RUNS[0])),
         code=uses("workflow/scripts/draw_masks.py"),
     output:
@@ -177,7 +178,7 @@ rule draw_masks:
         "../../environment.yml"
     params:
         transform=setting("transform"),
-        invert=setting("dac/invert"),
+        dac=setting("dac"),
         decode_size=decode_size,
     message:
         "Drawing masks of {wildcards.dataset}"

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from hsfm import figures, job
 from hsfm.augment import prepare
-from hsfm.baselines.dac import compose
+from hsfm.baselines.dac import compose, easy_rows
 from hsfm.classifier import read_classifier
 from hsfm.device import Compute
+from hsfm.embeddings import read_embeddings
+from hsfm.head import read_heads
 from hsfm.heat_maps import heat_maps
 from hsfm.images import ImageTable, read_images
 from hsfm.masks import Masks, read_masks, unpack
@@ -19,14 +21,18 @@ from hsfm.pixel_cache import CacheFiles
 from hsfm.pixels import feed
 from hsfm.source import open_source
 
-SHOWN = 2  # images of a group
+SHOWN = 16  # images
 
 
 def draw_masks(
-    inputs: dict, outputs: list[str], dataset: str, cache: CacheFiles | None, transform: dict, invert: bool
+    inputs: dict, outputs: list[str], dataset: str, cache: CacheFiles | None, transform: dict, settings: dict
 ) -> None:
     table, masks = read_images(inputs["images"]), read_masks(inputs["masks"], split="train")
-    rows = some_of_each_group(table.split("train"))
+    train = read_embeddings(inputs["train"], split="train")
+    erm = read_heads(inputs["heads"]).head[0]
+    easy = dict(zip(train.image_id, easy_rows(erm, train, settings["quantile"]).tolist(), strict=True))
+    rows, groups = some_of_each_group(table.split("train"))
+    masks.require_transform(transform)
     masks = masks.of(tuple(rows["image_id"]))
     network = read_classifier(
         inputs["checkpoint"], inputs["heads"], standardisation=inputs["standardisation"]
@@ -38,11 +44,11 @@ def draw_masks(
     with heat_maps(network, shown[:1], compute) as heat:
         heat_map = torch.cat([heat(one) for one in shown.split(1)]).numpy()
     kept = unpack(masks.packed, masks.size)
-    kept = ~kept if invert else kept
+    kept = ~kept if settings["invert"] else kept
     composed = compositions(shown, kept, torch.tensor(rows["y"].to_numpy(np.int64)))
     pictures = [
         {
-            "name": name_of(table, row),
+            "name": name_of(table, row) + ("" if easy[row.image_id] else ", not selected"),
             "image": as_picture(shown[i], transform),
             "heat": heat_map[i],
             "mask": kept[i].numpy(),
@@ -51,17 +57,22 @@ def draw_masks(
         }
         for i, row in enumerate(rows.itertuples())
     ]
-    title = f"{dataset}: what DaC takes for the object, and composes"
+    title = f"{dataset}: what DaC takes for the object, and composes where the image's loss lets it be selected"
+    if groups > rows.groupby(["y", "attribute"], dropna=False).ngroups:
+        title += f" ({SHOWN} of {groups} groups)"
     figure = figures.draw_masks(pictures, masks.about["cuts"], title)
     for path in outputs:
         figures.save(figure, path)
 
 
-def some_of_each_group(rows: pd.DataFrame) -> pd.DataFrame:
-    """The first images of each class and attribute, where known; their rows keep their numbers in the table."""
-    return rows.groupby([rows["y"], rows["attribute"].fillna(-1)], sort=True).head(SHOWN).sort_values(
-        ["y", "attribute"], kind="stable"
-    )  # fmt: skip
+def some_of_each_group(rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The first one or two images of each class and attribute, `SHOWN` at most, and how many of these groups there are.
+
+    The rows keep their numbers in the table.
+    """
+    grouped = rows.groupby([rows["y"], rows["attribute"].fillna(-1)], sort=True)
+    some = grouped.head(2 if 2 * grouped.ngroups <= SHOWN else 1).sort_values(["y", "attribute"], kind="stable")
+    return some.head(SHOWN), grouped.ngroups
 
 
 def compositions(shown: Tensor, kept: Tensor, y: Tensor) -> list[Tensor]:
@@ -96,5 +107,5 @@ draw_masks(
     snakemake.wildcards.dataset,
     CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
     snakemake.params.transform,
-    snakemake.params.invert,
+    snakemake.params.dac,
 )

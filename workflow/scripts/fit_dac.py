@@ -31,6 +31,7 @@ def fit(inputs: dict, outputs: dict, seed: int, cache: CacheFiles | None, settin
             f"{inputs['masks']}: masks are of checkpoint {masks.about['checkpoint_sha256']}, but "
             f"{inputs['checkpoint']} is {model.checkpoint_sha256}"
         )
+    masks.require_transform(settings["transform"])
     table = read_images(inputs["images"])
     source = open_source(inputs["images"], cache)
 
