@@ -178,7 +178,9 @@ rule draw_masks:
         "../../environment.yml"
     params:
         transform=setting("transform"),
-        dac=setting("dac"),
+        shown=lambda wildcards: {
+            key: SETTINGS["settings"][wildcards.dataset]["dac"][key] for key in ("invert", "quantile")
+        },
         decode_size=decode_size,
     message:
         "Drawing masks of {wildcards.dataset}"

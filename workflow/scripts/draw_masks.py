@@ -107,5 +107,5 @@ draw_masks(
     snakemake.wildcards.dataset,
     CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
     snakemake.params.transform,
-    snakemake.params.dac,
+    snakemake.params.shown,
 )
