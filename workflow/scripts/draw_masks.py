@@ -57,7 +57,7 @@ def draw_masks(
         }
         for i, row in enumerate(rows.itertuples())
     ]
-    title = f"{dataset}: what DaC takes for the object, and composes where the image's loss lets it be selected"
+    title = f"{dataset}: what DaC takes for the object, and compositions (of images of low loss alone)"
     if groups > rows.groupby(["y", "attribute"], dropna=False).ngroups:
         title += f" ({SHOWN} of {groups} groups)"
     figure = figures.draw_masks(pictures, masks.about["cuts"], title)
@@ -66,13 +66,14 @@ def draw_masks(
 
 
 def some_of_each_group(rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """The first one or two images of each class and attribute, `SHOWN` at most, and how many of these groups there are.
+    """The first one or two images of each class and attribute, or of `SHOWN` of these groups; and how many there are.
 
     The rows keep their numbers in the table.
     """
     grouped = rows.groupby([rows["y"], rows["attribute"].fillna(-1)], sort=True)
     some = grouped.head(2 if 2 * grouped.ngroups <= SHOWN else 1).sort_values(["y", "attribute"], kind="stable")
-    return some.head(SHOWN), grouped.ngroups
+    # evenly spaced, so that there are several classes
+    return some.iloc[np.unique(np.linspace(0, len(some) - 1, SHOWN).round().astype(int))], grouped.ngroups
 
 
 def compositions(shown: Tensor, kept: Tensor, y: Tensor) -> list[Tensor]:
