@@ -7,6 +7,7 @@ Letters: n images, q cuts, k bytes of a packed mask.
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -214,9 +215,9 @@ def read_masks(path: str | Path, *, split: str | None = None) -> Masks:
         if table[column].null_count:
             raise ValueError(f"{path}: column {column!r} has an empty cell in row {_first_null(table[column])}")
     image_id = tuple(table["image_id"].to_pylist())
-    if len(set(image_id)) < len(image_id):
-        repeated = next(name for row, name in enumerate(image_id) if name in image_id[:row])
-        raise ValueError(f"{path}: image id {repeated!r} is not unique")
+    repeated = sorted(name for name, count in Counter(image_id).items() if count > 1)
+    if repeated:
+        raise ValueError(f"{path}: image id {repeated[0]!r} is not unique")
     cut_out = table["cut"].null_count == 0 and len(table) > 0
     packed = table["mask"].combine_chunks()
     packed = packed.chunk(0) if isinstance(packed, pa.ChunkedArray) else packed

@@ -1,5 +1,6 @@
 """Make DaC's masks of the images of one split, by the heat maps of a network."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,8 @@ def make_masks(inputs: dict, output: str, split: str, cache: CacheFiles | None, 
     shards = Path(output).with_name(f".{split}-{key}")
     write_in_shards(output, -(-len(rows) // SHARD), shard, shards)
     bar.close()
+    for leftover in shards.parent.glob(f".{split}-*"):  # of settings that were changed after a kill
+        shutil.rmtree(leftover)
 
 
 job.start(snakemake.log[0])
