@@ -9,14 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Generator, Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import interpolate, pad
 
 from hsfm.decode_size import resized
 from hsfm.device import Compute
-from hsfm.pixels import Images
+from hsfm.pixels import Images, pack
 from hsfm.resample import resample, resize
 
 
@@ -136,6 +137,24 @@ def show(
         )
         return _stack([resize(image, *size) for image in cut])
     return _fixed(images, transform["resize"], transform["crop"])
+
+
+def show_masks(kept: Sequence[Bool[np.ndarray, "_h _w"]], transform: Mapping[str, Any]) -> Bool[Tensor, "b h2 w2"]:
+    """Masks of whole images as they lie on what the network sees: what is at least half kept."""
+    white = [np.repeat(mask[..., None] * np.uint8(255), 3, axis=-1) for mask in kept]
+    return show(pack(white), transform, None, None)[:, 0] >= 128
+
+
+def hide_masks(kept: Bool[Tensor, "h w"], size: tuple[int, int], transform: Mapping[str, Any]) -> Bool[Tensor, "h2 w2"]:
+    """A mask on what the network sees, as it lies on an image of this height and width; nothing beyond the crop is
+    kept."""
+    full = resized(*size, transform["resize"]) if transform["resize"] is not None else size
+    canvas = torch.zeros(full, dtype=torch.bool)
+    # the centre crop of a picture that counts its pixels says which of them the network sees, -1 for black around it
+    number = torch.arange(1, full[0] * full[1] + 1).view(1, *full).expand(3, -1, -1)
+    seen = centre_crop(number, *kept.shape)[0] - 1
+    canvas.view(-1)[seen[kept & (seen >= 0)]] = True
+    return interpolate(canvas[None, None].float(), size, mode="nearest-exact")[0, 0] > 0
 
 
 def _fixed(images: Images, to: Sequence[int] | None, crop: Sequence[int] | None) -> UInt8[Tensor, "b 3 h w"]:

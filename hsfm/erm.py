@@ -1,10 +1,14 @@
-"""Empirical risk minimisation: train a whole network with cross-entropy, and go on where a killed run stopped."""
+"""Empirical risk minimisation: train a whole network with cross-entropy, and go on where a killed run stopped.
+
+The loss is that of the training images, or of these and others beside them, each set with a weight of its own.
+"""
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -14,16 +18,26 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
-from hsfm.augment import apply, draw_views, prepare
+from hsfm.augment import Views, apply, draw_views, prepare
 from hsfm.backbone import Network
 from hsfm.device import Compute
 from hsfm.files import read_safetensors, write_safetensors
+from hsfm.images import ImageTable
 from hsfm.metrics import accuracy_by, worst
+from hsfm.optimiser_state import as_tensors, load_tensors
 from hsfm.pixels import ImageFiles, Images, feed, keep_on_device
 
 log = logging.getLogger(__name__)
 
 SCHEDULES = ("constant", "cosine", "one_cycle")
+OPTIMISERS = ("sgd", "adam")
+# which epoch's weights are kept: the last one's, or those of the best of a column of the history
+CHECKPOINTS = {
+    "last": None,
+    "best_val": "val_average",
+    "best_worst_group": "val_worst_group",
+    "best_worst_class": "val_worst_class",
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,22 @@ class LabelledImages:
     pixels: Images | ImageFiles
     y: Int[Tensor, " n"]
     group: Int[Tensor, " n"]  # -1 where unknown; recorded in the history, never trained on
+
+    @staticmethod
+    def of(table: ImageTable, source: Callable[[pd.DataFrame], Images | ImageFiles], split: str) -> "LabelledImages":
+        """Those of one split. source: gives the images of some of the table's rows."""
+        rows = table.split(split)
+        y, group = (torch.tensor(rows[name].fillna(-1).astype("int64").to_numpy()) for name in ("y", "group"))
+        return LabelledImages(source(rows), y, group)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Further images whose mean loss is added in every step, as many at a time as training images, over and over."""
+
+    name: str
+    images: LabelledImages
+    weight: float  # of their loss; that of the training images has 1
 
 
 def train(
@@ -52,45 +82,62 @@ def train(
     seed: int,
     compute: Compute,
     resume: Path | None = None,
+    optimiser: str = "sgd",
+    beside: Sequence[Beside] = (),
 ) -> pd.DataFrame:
-    """Train `network` in place by SGD on mean cross-entropy; returns the history, one row per epoch.
+    """Train `network` in place on mean cross-entropy; returns the history, one row per epoch.
 
-    schedule: `constant`; `cosine` from `lr` to 0 over all steps; `one_cycle` up to `lr` during the first `warmup` share
-    of the steps and down to nearly 0. checkpoint: `last` keeps the last epoch's weights, `best_val` those of the first
-    epoch with the best validation average. compute: device, precision and what else changes rounding alone. resume: a
-    file that holds the state after every epoch; a run that finds it goes on from there and, on the CPU with equal
-    threads or on CUDA with `deterministic`, ends with the weights of an undisturbed run. The caller names it after
-    everything the result depends on, and removes it when done.
+    optimiser: `sgd`, or `adam`, which has no use for momentum and nesterov. schedule: `constant`; `cosine` from `lr`
+    to 0 over all steps; `one_cycle` up to `lr` during the first `warmup` share of the steps and down to nearly 0.
+    checkpoint: `last` keeps the last epoch's weights, `best_val` those of the first epoch with the best validation
+    average, `best_worst_group` and `best_worst_class` those of the best lowest accuracy of a group or class, the higher
+    average on a tie. compute: device, precision and what else changes rounding alone. resume: a file that holds the
+    state after every epoch; a run that finds it goes on from there and, on the CPU with equal threads or on CUDA with
+    `deterministic`, ends with the weights of an undisturbed run. The caller names it after everything the result
+    depends on, and removes it when done. beside: further images with a loss of their own; they pass through the
+    network in one batch with the training images, so that BatchNorm sees them together.
 
     History columns: epoch (from 1), lr (of the epoch's last step), train_loss, train_accuracy (of the augmented
-    images, before each step), val_loss, val_average, val_worst_group (NaN where no group is known).
+    training images, before each step), loss_NAME (mean, of those beside), val_loss, val_average, val_worst_group (NaN
+    where no group is known), val_worst_class.
 
-    Raises ValueError for an unknown schedule or checkpoint rule, and when the loss is no longer finite.
+    Raises ValueError for an unknown optimiser, schedule or checkpoint rule, for a rule by groups that are not known,
+    and when the loss is no longer finite.
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule: {schedule!r} is unknown; allowed are {', '.join(SCHEDULES)}")
-    if checkpoint not in ("last", "best_val"):
-        raise ValueError(f"checkpoint: {checkpoint!r} is unknown; allowed are last, best_val")
-    if training.pixels.size_on_cpu is None:
-        raise ValueError("training images: height and width of some are not known; the image table has to say them")
+    for what, value, allowed in (
+        ("schedule", schedule, SCHEDULES),
+        ("checkpoint", checkpoint, CHECKPOINTS),
+        ("optimiser", optimiser, OPTIMISERS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{what}: {value!r} is unknown; allowed are {', '.join(allowed)}")
+    if checkpoint == "best_worst_group" and (validation.group < 0).any():
+        raise ValueError("checkpoint: best_worst_group needs the group of every validation image, and some have none")
+    for images in (training, *(part.images for part in beside)):
+        if images.pixels.size_on_cpu is None:
+            raise ValueError("training images: height and width of some are not known; the image table has to say them")
     compute.prepare(network)
-    optimiser = torch.optim.SGD(
-        network.parameters(),
-        lr=lr,
-        momentum=momentum,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        fused=not compute.on_cpu,
-    )
+    settings = {"lr": lr, "weight_decay": weight_decay, "fused": not compute.on_cpu}
+    if optimiser == "sgd":
+        stepper = torch.optim.SGD(network.parameters(), momentum=momentum, nesterov=nesterov, **settings)
+    else:
+        stepper = torch.optim.Adam(network.parameters(), **settings)
     steps = len(list(_batches(torch.arange(len(training.y)), batch_size)))
-    scheduler = _schedule(optimiser, schedule, lr, epochs * steps, warmup)
+    scheduler = _schedule(stepper, schedule, lr, epochs * steps, warmup)
     generator = Generator().manual_seed(seed)  # order of the images and augmentation
-    state = _State(network, optimiser, scheduler, compute.scaler(), generator)
+    state = _State(network, stepper, scheduler, compute.scaler(), generator)
     history, best = state.load(resume) if resume is not None and resume.exists() else ([], None)
     if history:
         log.info("resuming after epoch %d of %d", len(history), epochs)
-    both = keep_on_device([training.pixels, validation.pixels], compute)
-    training, validation = (replace(p, pixels=kept) for p, kept in zip((training, validation), both, strict=True))
+    sets = [training, validation, *(part.images for part in beside)]
+    kept = keep_on_device([images.pixels for images in sets], compute)
+    training, validation, *others = (replace(s, pixels=pixels) for s, pixels in zip(sets, kept, strict=True))
+    beside = [replace(part, images=images) for part, images in zip(beside, others, strict=True)]
+    column = CHECKPOINTS[checkpoint]
+
+    def rank(row: Mapping[str, Any]) -> tuple[float, float]:
+        return row[column], row["val_average"]
+
     forward = compute.compiled(network)
 
     with compute.repeatable():
@@ -99,15 +146,15 @@ def train(
         ):
             row = {
                 "epoch": epoch,
-                **_train_epoch(state, forward, training, batch_size, transform_settings, augment_settings, compute),
+                **_train_epoch(
+                    state, forward, training, beside, batch_size, transform_settings, augment_settings, compute
+                ),
                 **_validate(network, forward, validation, batch_size, transform_settings, compute),
             }
             if not row["train_loss"] < float("inf"):
                 raise ValueError(f"the training loss is {row['train_loss']} in epoch {epoch}; lower lr (now {lr})")
             history.append(row)
-            if checkpoint == "best_val" and row["val_average"] > max(
-                [h["val_average"] for h in history[:-1]], default=-1.0
-            ):
+            if column is not None and rank(row) > max(map(rank, history[:-1]), default=(-1.0, -1.0)):
                 best = {key: value.detach().clone() for key, value in network.state_dict().items()}
             if resume is not None:
                 state.save(resume, history, best)
@@ -124,28 +171,43 @@ def _train_epoch(
     state: "_State",
     forward: Callable,
     training: LabelledImages,
+    beside: Sequence[Beside],
     batch_size: int,
     transform_settings: dict,
     augment_settings: dict,
     compute: Compute,
 ) -> dict[str, float]:
-    """One pass over the training images: lr of the last step, mean loss and accuracy."""
+    """One pass over the training images: lr of the last step, mean loss and accuracy, mean losses of those beside."""
     state.network.train()
     device = compute.device
     loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
+    losses = torch.zeros(len(beside), device=device)
     # all that is random is drawn and moved before the first step, so that within a step nothing waits for the device
     order = torch.cat(list(_batches(torch.randperm(len(training.y), generator=state.generator), batch_size)))
-    views = draw_views(training.pixels.size_on_cpu[order], augment_settings, state.generator).to(device)
-    labels = training.y[order].to(device)
-    batches = feed(training.pixels, order, batch_size, device)
+    steps = -(-len(order) // batch_size)
+
+    def show(images: LabelledImages, order: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the network sees of each batch, and its classes."""
+        views = draw_views(images.pixels.size_on_cpu[order], augment_settings, state.generator).to(device)
+        return _shown(feed(images.pixels, order, size, device), images.y[order].to(device), views, transform_settings,
+                      augment_settings)  # fmt: skip
+
+    batches = show(training, order, batch_size)
+    others = []
+    for part in beside:
+        size = min(batch_size, len(part.images.y))
+        others.append(show(part.images, _cycle(len(part.images.y), steps * size, state.generator), size))
     bar = tqdm(total=len(order), desc="epoch", unit="image", leave=False, disable=None)
     seen, last_lr = 0, 0.0
-    for images in batches:
-        part = slice(seen, seen + len(images))
-        shown = prepare(images, transform_settings, augment_settings, views[part])
+    for (images, labels), *more in zip(batches, *others, strict=True):
         with compute.autocast():
-            logits = forward(shown)
-            loss = cross_entropy(logits, labels[part])
+            logits = forward(images if not more else torch.cat([images, *(shown for shown, _ in more)]))
+            logits, *logits_beside = logits.split([len(images), *(len(shown) for shown, _ in more)])
+            loss = cross_entropy(logits, labels)
+            for number, (z, (_, y)) in enumerate(zip(logits_beside, more, strict=True)):
+                of_part = cross_entropy(z, y)
+                loss = loss + beside[number].weight * of_part
+                losses[number] += of_part.detach()
         state.optimiser.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()
         state.scaler.step(state.optimiser)
@@ -153,11 +215,32 @@ def _train_epoch(
         last_lr = state.scheduler.get_last_lr()[0]
         state.scheduler.step()
         loss_sum += loss.detach() * len(images)
-        correct += (logits.detach().argmax(1) == labels[part]).sum()
+        correct += (logits.detach().argmax(1) == labels).sum()
         seen += len(images)
         bar.update(len(images))
     bar.close()
-    return {"lr": last_lr, "train_loss": float(loss_sum) / seen, "train_accuracy": float(correct) / seen}
+    return {
+        "lr": last_lr,
+        "train_loss": float(loss_sum) / seen,
+        "train_accuracy": float(correct) / seen,
+        **{f"loss_{part.name}": value / steps for part, value in zip(beside, losses.tolist(), strict=True)},
+    }
+
+
+def _shown(
+    batches: Iterator[Images], labels: Tensor, views: Views, transform_settings: dict, augment_settings: dict
+) -> Iterator[tuple[Tensor, Tensor]]:
+    seen = 0
+    for images in batches:
+        part = slice(seen, seen + len(images))
+        yield prepare(images, transform_settings, augment_settings, views[part]), labels[part]
+        seen += len(images)
+
+
+def _cycle(n: int, length: int, generator: Generator) -> Int[Tensor, " length"]:
+    """Rows of a set of n in random order, over and over."""
+    rounds = [torch.randperm(n, generator=generator) for _ in range(-(-length // n))]
+    return torch.cat(rounds)[:length]
 
 
 def _batches(order: Tensor, size: int) -> Iterator[Tensor]:
@@ -189,10 +272,12 @@ def _validate(
     logits = torch.cat(logits).cpu()
     correct = logits.argmax(1) == validation.y
     groups = accuracy_by(correct, validation.group, int(validation.group.max()) + 1)
+    classes = accuracy_by(correct, validation.y, int(validation.y.max()) + 1)
     return {
         "val_loss": float(cross_entropy(logits, validation.y)),
         "val_average": float(correct.double().mean()),
         "val_worst_group": float(worst(groups)) if groups.numel() else float("nan"),
+        "val_worst_class": float(worst(classes)),
     }
 
 
@@ -201,21 +286,16 @@ class _State:
     """All that changes while training: as safetensors and JSON, so that resuming unpickles nothing."""
 
     network: Network
-    optimiser: torch.optim.SGD
+    optimiser: torch.optim.Optimizer
     scheduler: LRScheduler
     scaler: torch.amp.GradScaler
     generator: Generator
 
     def save(self, path: Path, history: list[dict], best: dict[str, Tensor] | None) -> None:
-        momentum = {
-            str(number): state["momentum_buffer"]
-            for number, state in self.optimiser.state_dict()["state"].items()
-            if state.get("momentum_buffer") is not None
-        }
         tensors = {
             "generator": self.generator.get_state(),
             **{f"network.{key}": value for key, value in self.network.state_dict().items()},
-            **{f"momentum.{key}": value for key, value in momentum.items()},
+            **{f"optimiser.{key}": value for key, value in as_tensors(self.optimiser).items()},
             **{f"best.{key}": value for key, value in (best or {}).items()},
         }
         scheduler = {key: value for key, value in self.scheduler.state_dict().items() if key != "lr_lambdas"}
@@ -235,14 +315,7 @@ class _State:
             return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
         self.network.load_state_dict(part("network."))
-        state = self.optimiser.state_dict()
-        parameters = list(self.network.parameters())
-        state["state"] = {
-            # in the memory order of its parameter, which kernels that take both at once rely on
-            int(number): {"momentum_buffer": torch.empty_like(parameters[int(number)]).copy_(value).detach()}
-            for number, value in part("momentum.").items()
-        }
-        self.optimiser.load_state_dict(state)
+        load_tensors(self.optimiser, part("optimiser."))
         for group, lr in zip(self.optimiser.param_groups, progress["lr"], strict=True):
             group["lr"] = lr
         self.scheduler.load_state_dict({"lr_lambdas": [None], **progress["scheduler"]})

@@ -23,6 +23,7 @@ COLOURS = {
     "hsfm_capped": "#8B3E00",
     "dac": "#009E73",
     "ddb": "#CC79A7",
+    "ddb_cut_paste": "#B0568B",
     "afr": "#E69F00",
 }
 STYLE = {
@@ -196,6 +197,43 @@ def draw_masks(pictures: Sequence[Mapping[str, Any]], cuts: Sequence[float], tit
             _loss_curve(row[3], picture, cuts)
             for axis, composed in zip(row[4:], picture["composed"], strict=True):
                 axis.imshow(composed)
+        figure.suptitle(title, fontsize=9)
+        return figure
+
+
+def draw_generated(pictures: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """A contact sheet: source, mask and generated image of each, framed in green where it was kept, in red where not.
+
+    pictures: name; source, uint8 [h w 3]; mask, bool [h w], and generated, uint8 [h w 3], both None where nothing was
+    generated; kept; caption.
+    """
+    side_by_side = 2
+    rows = -(-len(pictures) // side_by_side)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.6, 0.95 * rows + 0.8))
+        axes = figure.subplots(rows, 4 * side_by_side, squeeze=False, width_ratios=[1, 1, 1, 1.35] * side_by_side)
+        for axis in axes.flat:
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.grid(visible=False)
+            axis.spines[:].set_visible(False)
+        for column in range(side_by_side):
+            for axis, name in zip(axes[0, 4 * column :], ("source", "mask", "generated"), strict=False):
+                axis.set_title(name, fontsize=8)
+        for number, picture in enumerate(pictures):
+            # down the first column, then the second
+            column, row = divmod(number, rows)
+            source, mask, generated, text = axes[row, 4 * column : 4 * column + 4]
+            source.imshow(picture["source"])
+            source.set_ylabel(picture["name"], rotation=0, ha="right", va="center", fontsize=7)
+            text.text(0, 0.5, picture["caption"], va="center", fontsize=6, transform=text.transAxes)
+            if picture["generated"] is None:
+                continue
+            mask.imshow(picture["mask"], cmap="gray", vmin=0, vmax=1)
+            generated.imshow(picture["generated"])
+            generated.spines[:].set_visible(True)
+            generated.spines[:].set_color("#009E73" if picture["kept"] else "#D55E00")
+            generated.spines[:].set_linewidth(2)
         figure.suptitle(title, fontsize=9)
         return figure
 

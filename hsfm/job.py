@@ -1,10 +1,16 @@
-"""What every stage does first: open its log and turn errors into one line."""
+"""What every stage does first: open its log and turn errors into one line; and what a stage that resumes goes by."""
 
 import logging
 import sys
 import traceback
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+from hsfm.files import sha256
+
+log = logging.getLogger("hsfm.job")  # for what a script itself has to say
 
 
 class _Once(logging.Filter):
@@ -48,3 +54,19 @@ def start(log: str | Path) -> None:
             sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = report
+
+
+def depends_on(settings: Mapping[str, Any], files: Iterable[str | Path], device: str) -> dict[str, Any]:
+    """All that the work of a stage depends on, as a JSON-like value: what a killed one left serves only if it is equal.
+
+    files: what it reads, and its code. device: where it computes.
+    """
+    import torch
+
+    return {
+        "settings": dict(settings),
+        "files": [sha256(path) for path in files],
+        "torch": torch.__version__,
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }

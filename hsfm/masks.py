@@ -6,9 +6,8 @@ of the loss over these cuts, where keeping less begins to cost, says at which.
 Letters: n images, q cuts, k bytes of a packed mask.
 """
 
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -28,7 +27,7 @@ from hsfm import __version__
 from hsfm.augment import prepare, shape_after
 from hsfm.backbone import Network
 from hsfm.device import Compute
-from hsfm.files import read_parquet, read_parquet_in_pieces, require, write_atomically, write_parquet
+from hsfm.files import encode, read_parquet, read_parquet_in_pieces, require, write_parquet
 from hsfm.heat_maps import heat_maps
 from hsfm.pixels import Images
 
@@ -176,8 +175,8 @@ def choose_cut(cuts: Sequence[float], loss: Sequence[float], fallback: float) ->
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def write_masks(path: str | Path, masks: Masks) -> None:
-    """Write masks in the form that `read_masks` reads."""
+def as_table(masks: Masks) -> pa.Table:
+    """Masks with all that describes them, as `read_masks` reads them from a file."""
     height, width = masks.size
     packed = np.ascontiguousarray(masks.packed.numpy())
     found = [masks.cut, masks.knee, None if masks.loss is None else list(masks.loss)]
@@ -191,8 +190,13 @@ def write_masks(path: str | Path, masks: Masks) -> None:
     ]
     table = pa.table(columns, schema=SCHEMA.append(pa.field("mask", pa.binary(packed.shape[1]))))
     described = {**masks.about, "height": height, "width": width, "package_version": __version__}
-    require(described, METADATA, path)
-    write_parquet(path, table, described, compression="zstd")
+    require(described, METADATA, masks.path)
+    return table.replace_schema_metadata(encode(described, table.schema))
+
+
+def write_masks(path: str | Path, masks: Masks) -> None:
+    """Write masks in the form that `read_masks` reads."""
+    write_parquet(path, as_table(masks), {}, compression="zstd")
 
 
 def read_masks(path: str | Path, *, split: str | None = None) -> Masks:
@@ -236,20 +240,3 @@ def read_masks(path: str | Path, *, split: str | None = None) -> Masks:
 
 def _first_null(column: pa.ChunkedArray) -> int:
     return column.is_null().to_pylist().index(True)
-
-
-def write_in_shards(path: str | Path, n_shards: int, make: Callable[[int], Masks], shards: Path) -> None:
-    """Write the masks of several shards, one after the other, as one file; none is made twice.
-
-    Each lies in the folder `shards` until all are there; a run that was killed goes on after the last. The caller names
-    the folder after everything that the masks depend on.
-    """
-    files = [shards / f"{number:06d}.parquet" for number in range(n_shards)]
-    for number, file in enumerate(files):
-        if not file.exists():
-            write_masks(file, make(number))
-    schema = pq.read_schema(files[0])
-    with write_atomically(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for file in files:
-            writer.write_table(pq.read_table(file))
-    shutil.rmtree(shards)

@@ -15,7 +15,7 @@ METRICS = {
     "worst_class": "worst class",
 }
 GROUP_LABELS = {"none": "no", "selection": "val, to select", "training": "val, to train"}
-_LABELS = {"dac": "DaC", "hsfm_capped": "HSFM, K_hard capped"}
+_LABELS = {"dac": "DaC", "ddb_cut_paste": "DDB, cut and paste", "hsfm_capped": "HSFM, K_hard capped"}
 
 
 def method_label(method: str) -> str:
@@ -211,13 +211,15 @@ def metrics_table(aggregated: pd.DataFrame) -> TextTable:
 def groups_text(groups: pd.DataFrame) -> TextTable:
     """The table of `group_table` for readers."""
     methods = [c for c in groups.columns if c.endswith("_percent")]
+    # a method that a dataset was not given has no number for any of its groups
+    absent = {(d, m) for d, part in groups.groupby("dataset") for m in methods if part[m].isna().all()}
     sizes = [c for c in groups.columns if c.startswith("n_")]
     rows = tuple(
         (
             Cell(row["dataset"]),
             Cell(row["group_name"]),
             *(Cell(str(row[size])) for size in sizes),
-            *(Cell("no test image" if pd.isna(row[m]) else f"{row[m]:.1f}") for m in methods),
+            *(Cell(_accuracy(row[m], (row["dataset"], m) in absent)) for m in methods),
         )
         for _, row in groups.iterrows()
     )
@@ -227,6 +229,12 @@ def groups_text(groups: pd.DataFrame) -> TextTable:
     )  # fmt: skip
     notes = ("Accuracy on the images of each test group in percent, the mean over all runs and seeds.",)
     return TextTable(header=header, rows=rows, notes=notes)
+
+
+def _accuracy(value: float, absent: bool) -> str:
+    if pd.isna(value):
+        return "-" if absent else "no test image"
+    return f"{value:.1f}"
 
 
 def _column(part: pd.DataFrame, metric: str, methods: Sequence[str]) -> list[Cell]:

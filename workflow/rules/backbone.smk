@@ -1,4 +1,8 @@
 EMBEDDINGS = "results/{dataset}/run{run}/erm/embeddings"
+ERM_NETWORK = {
+    name: f"results/{{dataset}}/run{{run}}/erm/{file}.safetensors"
+    for name, file in {"checkpoint": "backbone", "heads": "heads", "standardisation": "standardisation"}.items()
+}
 EMBEDDINGS_OF_SPLITS = {split: f"{EMBEDDINGS}/{split}.parquet" for split in SPLITS}
 
 

@@ -1,7 +1,9 @@
 import ast
+import importlib.util
 import os
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from hsfm.decode_size import decode_rule
 from hsfm.device import accelerator_present
@@ -75,11 +77,41 @@ def gpus(wildcards):
     return 1
 
 
+# Optional parts -------------------------------------------------------------------------------------------------------
+
+MISSING_FOR_DDB = [
+    package
+    for package, module in {
+        "accelerate": "accelerate",
+        "captum": "captum",
+        "diffusers": "diffusers",
+        "opencv-python-headless": "cv2",
+        "transformers": "transformers",
+    }.items()
+    if importlib.util.find_spec(module) is None
+]
+HOW_TO_INSTALL_DDB = f'pip install -e ".[diffusion]" (missing: {", ".join(MISSING_FOR_DDB)})'
+if MISSING_FOR_DDB and "ddb" in config["methods"] and workflow.is_main_process:
+    logger.warning(f"DDB is left out: {HOW_TO_INSTALL_DDB}")
+
+
+def needs_diffusion(files):
+    """Input files of a rule that runs only where the extra [diffusion] is installed."""
+
+    def checked(wildcards):
+        if MISSING_FOR_DDB:
+            raise WorkflowError(f"DDB was asked for: {HOW_TO_INSTALL_DDB}")
+        return files
+
+    return checked
+
+
 # Names -----------------------------------------------------------------------------------------------------------------
 
 DATASETS = config["datasets"]
 RUNS = config["runs"]
-METHODS = config["methods"]
+# DDB's row is left out where what it needs is not installed; asking for one of its files says so.
+METHODS = [method for method in config["methods"] if method != "ddb" or not MISSING_FOR_DDB]
 STUDIES = config["studies"]
 COMPUTE = in_order(config["compute"])
 SETTINGS = {"settings": in_order(config["settings"])}
@@ -142,8 +174,32 @@ CACHED = [name for name in IN_FILES if SETTINGS["settings"][name]["pixels"] == "
 WITH_IMAGES = [name for name in DATASETS if name not in GIVEN]
 
 
-WITH_KNOWN_MASKS = kind(lambda s: source(s) and "masks" in s and s["masks"]["source"] == "dataset")
 DRIFTING = kind(lambda s: source(s) and "dac" in s and s["dac"]["batchnorm"] == "drift")
+
+
+WITH_DDB = kind(lambda s: source(s) and s.get("ddb") is not None)
+BY_CUT_PASTE = [name for name in WITH_DDB if SETTINGS["settings"][name]["ddb"]["generator"] == "cut_paste"]
+BY_DIFFUSION = [name for name in WITH_DDB if name not in BY_CUT_PASTE]
+
+
+def methods_of(dataset):
+    """The methods of a dataset; `ddb: null` leaves DDB out."""
+    return [method for method in METHODS if method != "ddb" or dataset in WITH_DDB]
+
+
+def scores_of(dataset):
+    """The scores of its methods."""
+    return expand(f"results/{dataset}/run{{run}}/{{method}}/scores.parquet", run=RUNS, method=methods_of(dataset))
+
+
+def masks_for(choose, run=None):
+    """The masks of training images from the source, heat_map or dataset, that a dataset's settings choose."""
+
+    def path(wildcards):
+        of_run = f"results/{wildcards.dataset}/run{wildcards.run if run is None else run}"
+        return f"{of_run}/erm/masks/{choose(SETTINGS['settings'][wildcards.dataset])}/train.parquet"
+
+    return path
 
 
 def standardised(wildcards):
@@ -153,7 +209,7 @@ def standardised(wildcards):
 
 def own_features(wildcards):
     """Folders of the networks whose features a method's heads are for, one per seed; none where that is ERM's."""
-    if wildcards.method != "dac" or wildcards.dataset not in DRIFTING:
+    if wildcards.method != "ddb" and not (wildcards.method == "dac" and wildcards.dataset in DRIFTING):
         return []
     seeds = [wildcards.seed] if hasattr(wildcards, "seed") else config["seeds"]
     return [f"results/{wildcards.dataset}/run{wildcards.run}/{wildcards.method}/seed{seed}" for seed in seeds]
@@ -196,7 +252,8 @@ def decode_size(wildcards):
     if wildcards.dataset not in CACHED:
         return {}
     settings = SETTINGS["settings"][wildcards.dataset]
-    augmentation = settings["augmentation"] if wildcards.dataset in TRAINED else None
+    # what DDB retrains is augmented, too
+    augmentation = settings["augmentation"] if wildcards.dataset in {*TRAINED, *WITH_DDB} else None
     return in_order(decode_rule(settings["decode_size"], settings["transform"], augmentation))
 
 
@@ -297,13 +354,15 @@ def figures_of(dataset):
         figures.append("hard_set")
     if "dac" in METHODS:
         figures.append("masks")
+    if "ddb" in methods_of(dataset):
+        figures.append("generated")
     return figures + [study for study in STUDIES if study != "ablations"]
 
 
 def inputs_of_figure(wildcards):
     """What one figure of a dataset is drawn from, by name."""
     folder = f"results/{wildcards.dataset}"
-    methods = dict.fromkeys(["erm", *METHODS])
+    methods = dict.fromkeys(["erm", *methods_of(wildcards.dataset)])
     scores = expand(f"{folder}/run{{run}}/{{method}}/scores.parquet", run=RUNS, method=methods)
     erm = expand(f"{folder}/run{{run}}/erm/history.parquet", run=RUNS if wildcards.dataset in TRAINED else [])
     hsfm = expand(f"{folder}/run{{run}}/hsfm/history.parquet", run=RUNS if "hsfm" in METHODS else [])

@@ -139,6 +139,10 @@ def cross_check(config):
                     yield f"{where}: missing key {section!r}, which the study {study} asks for"
         if "dac" in config["methods"]:
             yield from check_dac(settings, where)
+        if "ddb" in config["methods"] and settings.get("ddb") is not None:
+            yield from check_ddb(settings, where)
+        if "masks" in settings:
+            yield from check_masks(settings, where)
         yield from not_finite(settings, where)
         yield from (check_network(settings, config, where) if "images" in settings else check_given(settings, where))
         if len(config["runs"]) > 1 and not is_trained(settings):
@@ -190,22 +194,44 @@ def check_network(settings, config, where):
 
 
 def check_dac(settings, where):
-    """DaC and its masks."""
+    """What DaC needs."""
     if "images" not in settings:
         yield f"{where}: has no images, which DaC needs; leave dac out of methods"
         return
     if "masks" not in settings:
         yield f"{where}: missing key 'masks', which dac needs"
+    if "dac" in settings and settings["dac"]["batchnorm"] == "drift" and settings["embeddings"].get("standardise"):
+        yield f"{where}/dac/batchnorm: drift moves the features, which embeddings/standardise cannot follow; set it to frozen"
+
+
+def check_ddb(settings, where):
+    """What DDB needs."""
+    if "images" not in settings:
+        yield f"{where}: has no images, which DDB needs; set ddb to null"
         return
+    ddb = settings["ddb"]
+    needed = {"diffusion": ["models", "token", "segment", "inpaint"], "cut_paste": ["cut_paste"]}[ddb["generator"]]
+    for key in needed:
+        if key not in ddb:
+            yield f"{where}/ddb: missing key {key!r}, which the generator {ddb['generator']} needs"
+    if "augmentation" not in settings:
+        yield f"{where}: missing key 'augmentation', which ddb retrains with"
+    if ddb["generator"] == "cut_paste" and "cut_paste" in ddb:
+        if ddb["cut_paste"]["masks"] == "heat_map" and "masks" not in settings:
+            yield f"{where}: missing key 'masks', which ddb/cut_paste needs"
+        if ddb["cut_paste"]["masks"] == "dataset" and settings["images"]["source"] != "minibirds":
+            yield f"{where}/ddb/cut_paste/masks: only minibirds knows its masks; set it to heat_map"
+
+
+def check_masks(settings, where):
+    """Masks out of heat maps, or that a dataset knows."""
     masks = settings["masks"]
     if masks["cuts"] != sorted(masks["cuts"]):
         yield f"{where}/masks/cuts: {masks['cuts']} does not rise"
     if masks["fallback"] not in masks["cuts"]:
         yield f"{where}/masks/fallback: {masks['fallback']} is not one of cuts, {masks['cuts']}"
-    if masks["source"] == "dataset" and settings["images"]["source"] != "minibirds":
+    if masks["source"] == "dataset" and settings.get("images", {}).get("source") != "minibirds":
         yield f"{where}/masks/source: only minibirds knows its masks; set it to heat_map"
-    if "dac" in settings and settings["dac"]["batchnorm"] == "drift" and settings["embeddings"].get("standardise"):
-        yield f"{where}/dac/batchnorm: drift moves the features, which embeddings/standardise cannot follow; set it to frozen"
 
 
 def check_architecture(name, where):
@@ -240,9 +266,12 @@ def check_attribute(settings, config, where):
     if settings["images"]["source"] != "metadata" or settings["images"]["columns"].get("attribute") is not None:
         return
     needs = [method for method in config["methods"] if method == "dfr"]
-    for method in ("dac", "hsfm"):
-        if method in config["methods"] and settings.get(method, {}).get("select_by") == "worst_group":
-            needs.append(f"{method}/select_by: worst_group")
+    for method, section in (("dac", "dac"), ("ddb", "ddb/retrain"), ("hsfm", "hsfm")):
+        chosen = settings.get(method) or {}
+        for key in section.split("/")[1:]:
+            chosen = chosen[key] if chosen else {}
+        if method in config["methods"] and chosen.get("select_by") == "worst_group":
+            needs.append(f"{section}/select_by: worst_group")
     needs += [study for study in config["studies"] if study == "validation_bias"]
     for need in needs:
         yield f"{where}/images/columns: no attribute, which {need} needs on validation"

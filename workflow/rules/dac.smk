@@ -1,10 +1,6 @@
-MASKS = "results/{dataset}/run{run}/erm/masks/{split}.parquet"
+MASKS = "results/{dataset}/run{run}/erm/masks/{source}/{split}.parquet"
+MASKS_OF_DAC = lambda settings: settings["masks"]["source"]
 DAC_SEED = "results/{dataset}/run{run}/dac/seed{seed}"
-ERM_NETWORK = {
-    "checkpoint": "results/{dataset}/run{run}/erm/backbone.safetensors",
-    "heads": "results/{dataset}/run{run}/erm/heads.safetensors",
-    "standardisation": "results/{dataset}/run{run}/erm/standardisation.safetensors",
-}
 
 
 rule make_masks:
@@ -15,13 +11,13 @@ rule make_masks:
         cache=decoded,
         code=uses("workflow/scripts/make_masks.py"),
     output:
-        masks=MASKS,
+        masks=MASKS.replace("{source}", "heat_map"),
     log:
         "logs/{dataset}/run{run}/make_masks_{split}.log",
     benchmark:
         "logs/{dataset}/run{run}/make_masks_{split}.tsv"
     wildcard_constraints:
-        dataset=one_of([name for name in WITH_IMAGES if name not in WITH_KNOWN_MASKS]),
+        dataset=one_of(WITH_IMAGES),
         split=one_of(SPLITS),
     priority: 50
     conda:
@@ -31,7 +27,9 @@ rule make_masks:
         gpu=gpus,
     params:
         transform=setting("transform"),
-        masks=setting("masks"),
+        masks=lambda wildcards: {
+            key: value for key, value in SETTINGS["settings"][wildcards.dataset]["masks"].items() if key != "source"
+        },
         decode_size=decode_size,
         device=config["device"],
         compute=COMPUTE,
@@ -47,13 +45,13 @@ rule take_masks:
         checkpoint=ERM_NETWORK["checkpoint"],
         code=uses("workflow/scripts/take_masks.py"),
     output:
-        masks=MASKS,
+        masks=MASKS.replace("{source}", "dataset"),
     log:
         "logs/{dataset}/run{run}/take_masks_{split}.log",
     benchmark:
         "logs/{dataset}/run{run}/take_masks_{split}.tsv"
     wildcard_constraints:
-        dataset=one_of(WITH_KNOWN_MASKS),
+        dataset=one_of(kind(lambda s: source(s) == "minibirds")),
         split=one_of(SPLITS),
     conda:
         "../../environment.yml"
@@ -75,7 +73,7 @@ rule fit_dac:
         cache=decoded,
         train=f"{EMBEDDINGS}/train.parquet",
         val=f"{EMBEDDINGS}/val.parquet",
-        masks=MASKS.replace("{split}", "train"),
+        masks=masks_for(MASKS_OF_DAC),
         code=uses("workflow/scripts/fit_dac.py"),
     output:
         heads=f"{DAC_SEED}/heads.safetensors",
@@ -150,7 +148,7 @@ rule gather_heads:
     benchmark:
         "logs/{dataset}/run{run}/gather_heads_{method}.tsv"
     wildcard_constraints:
-        method="dac",
+        method="dac|ddb",
     conda:
         "../../environment.yml"
     message:
@@ -166,7 +164,7 @@ rule draw_masks:
         pixels=packed,
         cache=decoded,
         train=f"{EMBEDDINGS}/train.parquet".replace("{run}", str(RUNS[0])),
-        masks=MASKS.replace("{split}", "train").replace("{run}", str(RUNS[0])),
+        masks=masks_for(MASKS_OF_DAC, run=RUNS[0]),
         code=uses("workflow/scripts/draw_masks.py"),
     output:
         multiext("results/figures/{dataset}/masks", ".png", ".pdf"),

@@ -1,6 +1,6 @@
 rule make_tables:
     input:
-        scores=expand("results/{dataset}/run{run}/{method}/scores.parquet", dataset=DATASETS, run=RUNS, method=METHODS),
+        scores=[path for dataset in DATASETS for path in scores_of(dataset)],
         code=uses("workflow/scripts/make_tables.py"),
     output:
         TABLES,

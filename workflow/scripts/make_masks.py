@@ -1,6 +1,5 @@
 """Make DaC's masks of the images of one split, by the heat maps of a network."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from tqdm import tqdm
 from hsfm import job
 from hsfm.classifier import read_classifier
 from hsfm.device import Compute, choose_device
-from hsfm.files import fingerprint, sha256
+from hsfm.files import write_in_shards
 from hsfm.images import read_images
-from hsfm.masks import Masks, find_masks, pack, write_in_shards
+from hsfm.masks import Masks, as_table, find_masks, pack
 from hsfm.pixel_cache import CacheFiles
 from hsfm.pixels import Images, feed
 from hsfm.source import open_source
@@ -73,22 +72,14 @@ def make_masks(inputs: dict, output: str, split: str, cache: CacheFiles | None, 
             about=about,
         )
 
-    # The name says all that the masks depend on, so that whatever has changed starts from the beginning.
-    key = fingerprint(
-        {
-            **{key: value for key, value in settings.items() if key != "code"},
-            **{name: sha256(inputs[name]) for name in ("checkpoint", "heads", "standardisation", "images")},
-            "code": [sha256(path) for path in inputs["code"]],
-            "torch": torch.__version__,
-            "device": str(compute.device),
-            "threads": torch.get_num_threads(),
-        }
+    files = [*(inputs[name] for name in ("checkpoint", "heads", "standardisation", "images")), *inputs["code"]]
+    write_in_shards(
+        output,
+        -(-len(rows) // SHARD),
+        lambda missing: (as_table(shard(number)) for number in missing),
+        depends_on=job.depends_on(settings, files, str(compute.device)),
     )
-    shards = Path(output).with_name(f".{split}-{key}")
-    write_in_shards(output, -(-len(rows) // SHARD), shard, shards)
     bar.close()
-    for leftover in shards.parent.glob(f".{split}-*"):  # of settings that were changed after a kill
-        shutil.rmtree(leftover)
 
 
 job.start(snakemake.log[0])

@@ -8,14 +8,17 @@ from hsfm.head import SavedHeads, read_heads
 from hsfm.scores import SPLITS, score_splits, write_scores
 
 
-def score_heads(heads: list[str], embeddings: list[str], scores: str, run: int, method: str) -> None:
-    """heads: a file, or one per seed where each has features of its own; embeddings: for each the three splits."""
+def score_heads(heads: list[str], embeddings: list[str], scores: str, run: int) -> None:
+    """heads: a file, or one per seed where each has features of its own; embeddings: for each the three splits.
+
+    The method is what the heads say, which tells variants of one rule apart.
+    """
     frames, origins = [], []
     for number, path in enumerate(heads):
         saved = read_heads(path)
         origins.append(saved.checkpoint_sha256)
         frames.append(score(saved, embeddings[number * len(SPLITS) : (number + 1) * len(SPLITS)]))
-    frame = pd.concat(frames, ignore_index=True).assign(run=run, method=method)
+    frame = pd.concat(frames, ignore_index=True).assign(run=run)
     write_scores(scores, frame, {"checkpoint_sha256": ", ".join(origins)})
 
 
@@ -24,7 +27,7 @@ def score(saved: SavedHeads, embeddings: list[str]) -> pd.DataFrame:
     for part, path in zip(splits, embeddings, strict=True):
         saved.check_fits(part, path)
     frame = score_splits(saved.head, splits, seeds=saved.seeds).assign(
-        group_labels=saved.group_labels, chosen_by=saved.chosen_by
+        method=saved.method, group_labels=saved.group_labels, chosen_by=saved.chosen_by
     )
     frame["remark"] = frame["seed"].map(dict(zip(saved.seeds, saved.remarks or [""] * len(saved.seeds), strict=True)))
     return frame
@@ -36,5 +39,4 @@ score_heads(
     list(snakemake.input.embeddings),
     snakemake.output.scores,
     int(snakemake.wildcards.run),
-    snakemake.wildcards.method,
 )

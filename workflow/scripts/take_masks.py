@@ -1,15 +1,13 @@
 """Take the masks that a dataset knows itself: where minibirds' birds are."""
 
-import numpy as np
 import torch
 
 from hsfm import job
-from hsfm.augment import show
+from hsfm.augment import show_masks
 from hsfm.datasets import minibirds
 from hsfm.files import sha256
 from hsfm.images import read_names
 from hsfm.masks import Masks, pack, write_masks
-from hsfm.pixels import pack as pack_pixels
 
 
 def take_masks(
@@ -17,9 +15,8 @@ def take_masks(
 ) -> None:
     settings = {key: value for key, value in settings.items() if key != "source"}
     image_id, birds = minibirds.draw_masks(split, **settings, workers=workers)
-    # through the transform as an image, so that it lies on what the network sees
-    drawn = pack_pixels(list(np.repeat(birds[..., None] * np.uint8(255), 3, axis=-1)))
-    kept = torch.cat([show(drawn[i : i + 256], transform, None, None)[:, 0] for i in range(0, len(drawn), 256)]) >= 128
+    # as they lie on what the network sees
+    kept = torch.cat([show_masks(birds[first : first + 256], transform) for first in range(0, len(birds), 256)])
     masks = Masks(
         image_id=tuple(image_id),
         packed=pack(kept),

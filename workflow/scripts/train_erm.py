@@ -3,13 +3,11 @@
 import json
 from pathlib import Path
 
-import torch
-
 from hsfm import job
 from hsfm.backbone import build_network, write_checkpoint
 from hsfm.device import Compute, choose_device
 from hsfm.erm import LabelledImages, train
-from hsfm.files import fingerprint, sha256, write_frame
+from hsfm.files import fingerprint, write_frame
 from hsfm.images import read_images
 from hsfm.pixel_cache import CacheFiles
 from hsfm.pixels import common_size
@@ -31,28 +29,13 @@ def train_erm(
     network = build_network(**backbone, n_classes=len(table.class_names), seed=run)
     source = open_source(images, cache)
 
-    def labelled(split: str) -> LabelledImages:
-        rows = table.split(split)
-        y, group = (torch.tensor(rows[name].fillna(-1).astype("int64").to_numpy()) for name in ("y", "group"))
-        return LabelledImages(source(rows), y, group)
-
     # The name says all that the result depends on, so that whatever has changed starts from the beginning.
-    key = fingerprint(
-        {
-            **settings,
-            "run": run,
-            "images": sha256(images),
-            "code": [sha256(path) for path in code],
-            "torch": torch.__version__,
-            "device": str(compute.device),
-            "threads": torch.get_num_threads(),
-        }
-    )
+    key = fingerprint(job.depends_on({**settings, "run": run}, [images, *code], str(compute.device)))
     resume = Path(checkpoint).with_name(f".resume-{key}.safetensors")
     frame = train(
         network,
-        labelled("train"),
-        labelled("val"),
+        LabelledImages.of(table, source, "train"),
+        LabelledImages.of(table, source, "val"),
         **settings["training"],
         transform_settings=settings["transform"],
         augment_settings=settings["augmentation"],

@@ -1,0 +1,81 @@
+"""Objects cut out of one image and pasted into another, from which its own object has been erased.
+
+What DDB's diffusion model does, without one: the object is real, and so is the scene. Erasing is OpenCV's inpainting
+(Telea, "An image inpainting technique based on the fast marching method", 2004).
+"""
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+
+def cut_paste(
+    scene: UInt8[np.ndarray, "h w 3"],
+    scene_mask: Bool[np.ndarray, "h w"],
+    donor: UInt8[np.ndarray, "h2 w2 3"],
+    donor_mask: Bool[np.ndarray, "h2 w2"],
+    *,
+    margin: int,
+    radius: int,
+) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
+    """The donor's object in place of the scene's, and where it is.
+
+    The two objects' boxes have one centre, as far as the new one then fits into the image; where the images differ in
+    size, the object keeps its share of the image's shorter side. margin: pixels around the old object that are erased
+    with it, since masks are never exact. radius: in pixels, of what erasing looks at. Neither mask may be empty.
+    """
+    erased = erase(scene, scene_mask, margin=margin, radius=radius)
+    (top, left, bottom, right), place = box(donor_mask), box(scene_mask)
+    object_, mask = donor[top:bottom, left:right], donor_mask[top:bottom, left:right]
+    object_, mask = _scaled(object_, mask, min(scene.shape[:2]) / min(donor.shape[:2]))
+    height, width = (min(have, room) for have, room in zip(mask.shape, scene.shape[:2], strict=True))
+    object_, mask = object_[:height, :width], mask[:height, :width]
+    corner = [
+        min(max(round((place[axis] + place[axis + 2] - length) / 2), 0), scene.shape[axis] - length)
+        for axis, length in enumerate((height, width))
+    ]
+    window = tuple(slice(start, start + length) for start, length in zip(corner, (height, width), strict=True))
+    pasted, where = erased.copy(), np.zeros(scene.shape[:2], bool)
+    where[window] = mask
+    pasted[where] = object_[mask]
+    return pasted, where
+
+
+def erase(
+    image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], *, margin: int, radius: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The image with what a mask covers, and `margin` pixels around it, filled from its surroundings.
+
+    Raises ValueError where OpenCV is not installed.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise ValueError('cut and paste needs OpenCV; pip install -e ".[diffusion]"') from error
+    # one thread, so that the pixels do not depend on how many there are
+    cv2.setNumThreads(1)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin + 1, 2 * margin + 1))
+    hole = cv2.dilate(mask.astype(np.uint8), disc)
+    return cv2.inpaint(np.ascontiguousarray(image), hole, radius, cv2.INPAINT_TELEA)
+
+
+def box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
+    """Top, left, bottom and right of what a mask covers, the last two beyond it. Raises ValueError for an empty one."""
+    rows, columns = (mask.any(axis=axis).nonzero()[0] for axis in (1, 0))
+    if not len(rows):
+        raise ValueError("the mask of an object is empty")
+    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+
+
+def _scaled(
+    object_: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], factor: float | int
+) -> tuple[UInt8[np.ndarray, "h2 w2 3"], Bool[np.ndarray, "h2 w2"]]:
+    if factor == 1:
+        return object_, mask
+    import cv2
+
+    size = tuple(max(round(length * factor), 1) for length in mask.shape[::-1])
+    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    shrunk = cv2.resize(mask.astype(np.float32), size, interpolation=how) >= 0.5
+    if not shrunk.any():  # thinner than a pixel
+        shrunk[:] = True
+    return cv2.resize(object_, size, interpolation=how), shrunk

@@ -1,0 +1,323 @@
+DDB = "results/{dataset}/run{run}/ddb"
+DDB_SEED = f"{DDB}/seed{{seed}}"
+TOKEN = "results/{dataset}/tokens/class{label}"
+IMAGES = {"images": "results/{dataset}/images.parquet", "pixels": packed, "cache": decoded}
+
+
+def ddb_settings(*sections):
+    """Sections of a dataset's settings of DDB as one dict."""
+    return lambda wildcards: {key: SETTINGS["settings"][wildcards.dataset]["ddb"][key] for key in sorted(sections)}
+
+
+def models(*names):
+    """Which models a stage loads and how, with what tells the files of a local folder from others."""
+
+    def chosen(wildcards):
+        settings = SETTINGS["settings"][wildcards.dataset]["ddb"]["models"]
+        how = {key: value for key, value in settings.items() if not isinstance(value, dict)}
+        stamps = {name: folder_stamp(settings[name]["name"]) for name in names}
+        return in_order({**how, **{name: settings[name] for name in names}, "stamps": stamps})
+
+    return chosen
+
+
+def folder_stamp(name):
+    """Names, sizes and times of a local folder's files; nothing of a model on the hub."""
+    files = sorted(path for path in Path(name).rglob("*") if path.is_file()) if Path(name).is_dir() else []
+    return [f"{path.relative_to(name)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+
+
+def tokens(wildcards):
+    """The learnt token of every class; there are as many as weights of the classes' losses."""
+    classes = len(SETTINGS["settings"][wildcards.dataset]["ddb"]["retrain"]["weights"])
+    return [f"results/{wildcards.dataset}/tokens/class{label}.safetensors" for label in range(classes)]
+
+
+rule choose_sources:
+    input:
+        train=f"{EMBEDDINGS}/train.parquet",
+        heads=ERM_NETWORK["heads"],
+        code=uses("workflow/scripts/choose_sources.py"),
+        extra=needs_diffusion([]),
+    output:
+        sources=f"{DDB}/sources.parquet",
+    log:
+        "logs/{dataset}/run{run}/choose_sources.log",
+    benchmark:
+        "logs/{dataset}/run{run}/choose_sources.tsv"
+    wildcard_constraints:
+        dataset=one_of(WITH_DDB),
+    conda:
+        "../../environment.yml"
+    params:
+        ddb=lambda wildcards: {
+            "classes": len(SETTINGS["settings"][wildcards.dataset]["ddb"]["retrain"]["weights"]),
+            "sources_per_class": SETTINGS["settings"][wildcards.dataset]["ddb"]["sources_per_class"],
+        },
+    message:
+        "Choosing the images that ERM finds easiest: {wildcards.dataset}, run {wildcards.run}"
+    script:
+        "../scripts/choose_sources.py"
+
+
+rule learn_token:
+    input:
+        **IMAGES,
+        code=uses("workflow/scripts/learn_token.py"),
+        extra=needs_diffusion([]),
+    output:
+        token=f"{TOKEN}.safetensors",
+        history=f"{TOKEN}.parquet",
+    log:
+        "logs/{dataset}/learn_token_{label}.log",
+    benchmark:
+        "logs/{dataset}/learn_token_{label}.tsv"
+    wildcard_constraints:
+        dataset=one_of(BY_DIFFUSION),
+        label="[0-9]+",
+    priority: 50
+    conda:
+        "../../environment.yml"
+    threads: config["training_threads"]
+    resources:
+        gpu=gpus,
+    params:
+        models=models("text_to_image"),
+        token=setting("ddb/token"),
+        decode_size=decode_size,
+        device=config["device"],
+        compute=COMPUTE,
+    message:
+        "Learning a word for class {wildcards.label} of {wildcards.dataset}"
+    script:
+        "../scripts/learn_token.py"
+
+
+rule segment_objects:
+    input:
+        **IMAGES,
+        sources=f"{DDB}/sources.parquet",
+        code=uses("workflow/scripts/segment_objects.py"),
+    output:
+        objects=f"{DDB}/objects.parquet",
+    log:
+        "logs/{dataset}/run{run}/segment_objects.log",
+    benchmark:
+        "logs/{dataset}/run{run}/segment_objects.tsv"
+    wildcard_constraints:
+        dataset=one_of(BY_DIFFUSION),
+    priority: 50
+    conda:
+        "../../environment.yml"
+    threads: config["training_threads"]
+    resources:
+        gpu=gpus,
+    params:
+        models=models("detector", "segmenter"),
+        segment=setting("ddb/segment"),
+        decode_size=decode_size,
+        device=config["device"],
+        compute=COMPUTE,
+    message:
+        "Finding the objects of {wildcards.dataset}, run {wildcards.run}"
+    script:
+        "../scripts/segment_objects.py"
+
+
+rule take_objects:
+    input:
+        **IMAGES,
+        sources=f"{DDB}/sources.parquet",
+        masks=masks_for(lambda settings: settings["ddb"]["cut_paste"]["masks"]),
+        code=uses("workflow/scripts/take_objects.py"),
+    output:
+        objects=f"{DDB}/objects.parquet",
+    log:
+        "logs/{dataset}/run{run}/take_objects.log",
+    benchmark:
+        "logs/{dataset}/run{run}/take_objects.tsv"
+    wildcard_constraints:
+        dataset=one_of(BY_CUT_PASTE),
+    conda:
+        "../../environment.yml"
+    params:
+        transform=setting("transform"),
+        decode_size=decode_size,
+    message:
+        "Taking the objects of {wildcards.dataset}, run {wildcards.run}, out of masks"
+    script:
+        "../scripts/take_objects.py"
+
+
+rule inpaint_objects:
+    input:
+        **IMAGES,
+        objects=f"{DDB}/objects.parquet",
+        tokens=tokens,
+        code=uses("workflow/scripts/inpaint_objects.py"),
+    output:
+        generated=f"{DDB}/generated.parquet",
+    log:
+        "logs/{dataset}/run{run}/inpaint_objects.log",
+    benchmark:
+        "logs/{dataset}/run{run}/inpaint_objects.tsv"
+    wildcard_constraints:
+        dataset=one_of(BY_DIFFUSION),
+    priority: 50
+    conda:
+        "../../environment.yml"
+    threads: config["training_threads"]
+    resources:
+        gpu=gpus,
+    params:
+        models=models("inpainting"),
+        ddb=ddb_settings("images_per_source", "inpaint", "seed"),
+        decode_size=decode_size,
+        device=config["device"],
+        compute=COMPUTE,
+    message:
+        "Inpainting the objects of {wildcards.dataset}, run {wildcards.run}, as other classes"
+    script:
+        "../scripts/inpaint_objects.py"
+
+
+rule paste_objects:
+    input:
+        **IMAGES,
+        objects=f"{DDB}/objects.parquet",
+        code=uses("workflow/scripts/paste_objects.py"),
+    output:
+        generated=f"{DDB}/generated.parquet",
+    log:
+        "logs/{dataset}/run{run}/paste_objects.log",
+    benchmark:
+        "logs/{dataset}/run{run}/paste_objects.tsv"
+    wildcard_constraints:
+        dataset=one_of(BY_CUT_PASTE),
+    conda:
+        "../../environment.yml"
+    params:
+        ddb=ddb_settings("cut_paste", "images_per_source", "seed"),
+        decode_size=decode_size,
+    message:
+        "Pasting objects of {wildcards.dataset}, run {wildcards.run}, into other scenes"
+    script:
+        "../scripts/paste_objects.py"
+
+
+rule prune_generated:
+    input:
+        **ERM_NETWORK,
+        **IMAGES,
+        train=f"{EMBEDDINGS}/train.parquet",
+        generated=f"{DDB}/generated.parquet",
+        code=uses("workflow/scripts/prune_generated.py"),
+    output:
+        pruned=f"{DDB}/pruned.parquet",
+    log:
+        "logs/{dataset}/run{run}/prune_generated.log",
+    benchmark:
+        "logs/{dataset}/run{run}/prune_generated.tsv"
+    wildcard_constraints:
+        dataset=one_of(WITH_DDB),
+    priority: 50
+    conda:
+        "../../environment.yml"
+    threads: config["training_threads"]
+    resources:
+        gpu=gpus,
+    params:
+        prune=setting("ddb/prune"),
+        transform=setting("transform"),
+        decode_size=decode_size,
+        device=config["device"],
+        compute=COMPUTE,
+    message:
+        "Pruning the generated images of {wildcards.dataset}, run {wildcards.run}"
+    script:
+        "../scripts/prune_generated.py"
+
+
+rule draw_generated:
+    input:
+        **IMAGES,
+        generated=f"{DDB}/generated.parquet".replace("{run}", str(RUNS[0])),
+        pruned=f"{DDB}/pruned.parquet".replace("{run}", str(RUNS[0])),
+        code=uses("workflow/scripts/draw_generated.py"),
+    output:
+        multiext("results/figures/{dataset}/generated", ".png", ".pdf"),
+    log:
+        "logs/{dataset}/draw_generated.log",
+    benchmark:
+        "logs/{dataset}/draw_generated.tsv"
+    wildcard_constraints:
+        dataset=one_of(WITH_DDB),
+    conda:
+        "../../environment.yml"
+    params:
+        decode_size=decode_size,
+    message:
+        "Drawing generated images of {wildcards.dataset}"
+    script:
+        "../scripts/draw_generated.py"
+
+
+rule fit_ddb:
+    input:
+        **ERM_NETWORK,
+        **IMAGES,
+        generated=f"{DDB}/generated.parquet",
+        pruned=f"{DDB}/pruned.parquet",
+        code=uses("workflow/scripts/fit_ddb.py"),
+    output:
+        checkpoint=f"{DDB_SEED}/backbone.safetensors",
+        heads=f"{DDB_SEED}/heads.safetensors",
+        history=f"{DDB_SEED}/history.parquet",
+    log:
+        "logs/{dataset}/run{run}/fit_ddb_seed{seed}.log",
+    benchmark:
+        "logs/{dataset}/run{run}/fit_ddb_seed{seed}.tsv"
+    wildcard_constraints:
+        dataset=one_of(WITH_DDB),
+    priority: 50
+    conda:
+        "../../environment.yml"
+    threads: config["training_threads"]
+    resources:
+        gpu=gpus,
+    params:
+        retrain=setting("ddb/retrain"),
+        transform=setting("transform"),
+        augmentation=setting("augmentation"),
+        decode_size=decode_size,
+        device=config["device"],
+        compute=COMPUTE,
+    message:
+        "Retraining the network of {wildcards.dataset}, run {wildcards.run}, beside generated images, seed {wildcards.seed}"
+    script:
+        "../scripts/fit_ddb.py"
+
+
+use rule extract_embeddings as extract_retrained_embeddings with:
+    input:
+        **IMAGES,
+        checkpoint=f"{DDB_SEED}/backbone.safetensors",
+        code=uses("workflow/scripts/extract_embeddings.py"),
+    output:
+        **{split: f"{DDB_SEED}/embeddings/{split}.parquet" for split in SPLITS},
+        standardisation=f"{DDB_SEED}/standardisation.safetensors",
+    log:
+        "logs/{dataset}/run{run}/extract_embeddings_ddb_seed{seed}.log",
+    benchmark:
+        "logs/{dataset}/run{run}/extract_embeddings_ddb_seed{seed}.tsv"
+    wildcard_constraints:
+        dataset=one_of(WITH_DDB),
+    params:
+        transform=setting("transform"),
+        # its features are of the network's own head, which nothing standardises
+        settings=lambda wildcards: {**SETTINGS["settings"][wildcards.dataset]["embeddings"], "standardise": None},
+        decode_size=decode_size,
+        device=config["device"],
+        compute=COMPUTE,
+    message:
+        "Embedding {wildcards.dataset}, run {wildcards.run}, with DDB's network of seed {wildcards.seed}"

@@ -1,0 +1,32 @@
+"""Choose the training images whose objects DDB replaces: those that ERM finds easiest."""
+
+import pyarrow as pa
+
+from hsfm import job
+from hsfm.baselines.ddb import choose_sources
+from hsfm.embeddings import read_embeddings
+from hsfm.files import write_parquet
+from hsfm.generated import SOURCES
+from hsfm.head import read_heads
+
+job.start(snakemake.log[0])
+train = read_embeddings(snakemake.input.train, split="train")
+erm = read_heads(snakemake.input.heads)
+erm.check_fits(train, snakemake.input.train)
+settings = snakemake.params.ddb
+if settings["classes"] != train.n_classes:
+    raise ValueError(
+        f"ddb/retrain/weights: {settings['classes']} numbers, but {train.dataset} has {train.n_classes} classes "
+        f"({', '.join(train.class_names)}); give one for each"
+    )
+sources = choose_sources(erm.head[0], train, settings["sources_per_class"])
+write_parquet(
+    snakemake.output.sources,
+    pa.Table.from_pandas(sources, SOURCES, preserve_index=False),
+    {
+        "dataset": train.dataset,
+        "run": int(snakemake.wildcards.run),
+        "classes": train.class_names,
+        "checkpoint_sha256": train.checkpoint_sha256,
+    },
+)

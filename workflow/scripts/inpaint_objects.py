@@ -1,0 +1,136 @@
+"""Inpaint the object of every source image as another class, by a diffusion model."""
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import diffusers
+import pandas as pd
+import pyarrow as pa
+from diffusers import StableDiffusionInpaintPipeline
+from tqdm import tqdm
+
+from hsfm import job
+from hsfm.device import Compute, choose_device, run_ahead
+from hsfm.diffusion.inpaint import Batch, Sized, at_size, inpaint
+from hsfm.diffusion.models import choose_dtype, find_model, load_pipeline, to_device
+from hsfm.files import read_safetensors, require, write_in_shards
+from hsfm.generated import (
+    GENERATED,
+    NOTHING_FOUND,
+    OBJECTS,
+    as_png,
+    as_table,
+    mask_as_png,
+    plan,
+    read_mask,
+    read_table,
+)
+from hsfm.pixel_cache import CacheFiles
+from hsfm.source import open_pictures
+
+BATCHES = 8  # of a shard; what a killed job loses at most
+
+
+def inpaint_objects(inputs: dict, output: str, cache: CacheFiles | None, settings: dict) -> None:
+    objects, about = read_table(inputs["objects"], OBJECTS)
+    compute = Compute(choose_device(settings["device"]), **settings["compute"])
+    models, ddb = settings["models"], settings["ddb"]
+    drawing = ddb["inpaint"]
+    model = find_model(**models["inpainting"], local_files_only=models["local_files_only"], pipeline=True)
+    pipeline = load_pipeline(StableDiffusionInpaintPipeline, model, choose_dtype(models["precision"], compute))
+    names = add_tokens(pipeline, inputs["tokens"], about["classes"])
+    to_device(pipeline, compute, {key: models[key] for key in ("attention_slicing", "cpu_offload")})
+
+    rows = plan(objects, about["classes"], images_per_source=ddb["images_per_source"], seed=ddb["seed"], tokens=names)
+    masks = {one.image_id: read_mask(one.mask) for one in objects.itertuples() if one.mask is not None}
+    pictures = open_pictures(inputs["images"], cache)
+    size, shard = tuple(drawing["size"]), BATCHES * drawing["batch_size"]
+    about = {**about, "generator": "diffusion", "models": {**about["models"], "inpainting": model.origin}}
+    bar = tqdm(total=len(rows), desc="inpainting", unit="image", disable=None)
+
+    def batches(part: pd.DataFrame) -> Iterator[Sized]:
+        for first in range(0, len(part), drawing["batch_size"]):
+            batch = part.iloc[first : first + drawing["batch_size"]]
+            yield at_size(
+                Batch(
+                    images=pictures(batch["source_id"].to_list()),
+                    masks=[masks[source] for source in batch["source_id"]],
+                    prompts=[drawing["prompt"].format(token=token) for token in batch["token"]],
+                    seeds=batch["seed"].to_list(),
+                ),
+                size,
+            )
+
+    def shards(missing: Sequence[int]) -> Iterator[pa.Table]:
+        parts = [rows.iloc[number * shard : (number + 1) * shard] for number in missing]
+        there = pd.concat([rows.iloc[:0], *parts])
+        there = there[there["source_id"].isin(masks)]
+        # one stream through all shards: what is read and what is written lies beside what the device computes
+        made = run_ahead(
+            inpaint(
+                pipeline,
+                run_ahead(batches(there)),
+                steps=drawing["steps"],
+                guidance=drawing["guidance"],
+                compute=compute,
+            )
+        )
+        drawn = (picture for pictures_of_batch in made for picture in pictures_of_batch)
+        with ThreadPoolExecutor(2) as pool:
+            for part in parts:
+                waiting = []
+                for row in part.to_dict("records"):
+                    mask = masks.get(row["source_id"])
+                    if mask is None:
+                        waiting.append({**row, "mask_area": 0.0, "why_not": NOTHING_FOUND})
+                    else:
+                        encoded = pool.submit(as_png, next(drawn))
+                        waiting.append({**row, "mask_area": float(mask.mean()), "image": encoded, "mask": mask})
+                    bar.update()
+                yield as_table([finished(row) for row in waiting], GENERATED, about)
+
+    files = [inputs["images"], inputs["objects"], *inputs["tokens"], *inputs["code"]]
+    depends_on = job.depends_on(
+        {**settings, "origin": model.origin, "diffusers": diffusers.__version__}, files, str(compute.device)
+    )
+    # PNG is compressed already
+    write_in_shards(output, -(-len(rows) // shard), shards, depends_on=depends_on, compression="none")
+    bar.close()
+
+
+def finished(row: dict) -> dict:
+    """A row with its picture and mask encoded."""
+    if "image" not in row:
+        return row
+    return {**row, "image": row["image"].result(), "mask": mask_as_png(row["mask"])}
+
+
+def add_tokens(pipeline: StableDiffusionInpaintPipeline, files: Sequence[str], class_names: Sequence[str]) -> list[str]:
+    """Teach a pipeline the learnt words, one per class; ValueError for one of another class or size."""
+    names = []
+    width = pipeline.text_encoder.get_input_embeddings().weight.shape[1]
+    for path, class_name in zip(files, class_names, strict=True):
+        tensors, metadata = read_safetensors(path)
+        require(metadata, ("token", "class", "model"), path)
+        embedding = tensors["embedding"]
+        if metadata["class"] != class_name:
+            raise ValueError(f"{path}: is for class {metadata['class']!r}, expected {class_name!r}")
+        if embedding.shape != (width,):
+            raise ValueError(
+                f"{path}: has {len(embedding)} numbers, but the inpainting model's text encoder has {width}; it was "
+                f"learnt on {json.loads(metadata['model'])['name']}, which has to share its text encoder"
+            )
+        pipeline.load_textual_inversion({metadata["token"]: embedding}, token=metadata["token"])
+        names.append(metadata["token"])
+    return names
+
+
+job.start(snakemake.log[0])
+inpaint_objects(
+    dict(snakemake.input.items()),
+    snakemake.output.generated,
+    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    dict(snakemake.params.items()),
+)

@@ -1,0 +1,74 @@
+"""Learn a word for the objects of one class by textual inversion."""
+
+import json
+import re
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers import StableDiffusionPipeline
+
+from hsfm import job
+from hsfm.device import Compute, choose_device
+from hsfm.diffusion.models import choose_dtype, find_model, load_pipeline, to_device
+from hsfm.diffusion.textual_inversion import learn_token
+from hsfm.files import fingerprint, write_frame, write_safetensors
+from hsfm.images import read_images
+from hsfm.pixel_cache import CacheFiles
+from hsfm.resample import resize
+from hsfm.source import open_pictures
+
+
+def learn(
+    inputs: dict, token_file: str, history_file: str, label: int, cache: CacheFiles | None, settings: dict
+) -> None:
+    table = read_images(inputs["images"])
+    compute = Compute(choose_device(settings["device"]), **settings["compute"])
+    models, learning = settings["models"], dict(settings["token"])
+    model = find_model(**models["text_to_image"], local_files_only=models["local_files_only"], pipeline=True)
+    pipeline = load_pipeline(StableDiffusionPipeline, model, choose_dtype(models["precision"], compute))
+    # without offload: the whole model takes part in every step
+    to_device(pipeline, compute, {"attention_slicing": models["attention_slicing"], "cpu_offload": False})
+
+    if label >= len(table.class_names):
+        raise ValueError(
+            f"ddb/retrain/weights: asks for class {label}, but {table.dataset} has {len(table.class_names)} classes"
+        )
+    name = table.class_names[label]
+    token = f"<{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-') or f'class-{label}'}>"
+    rows = table.split("train")
+    own = rows.loc[rows["y"] == label, "image_id"].to_list()
+    chosen = torch.randperm(len(own), generator=torch.Generator().manual_seed(learning["seed"]))
+    image_id = [own[number] for number in chosen[: learning.pop("images")].tolist()]
+    pictures = open_pictures(inputs["images"], cache)(image_id)
+    size = learning.pop("size")
+    images = torch.stack([resize(torch.from_numpy(picture).permute(2, 0, 1), *size) for picture in pictures])
+
+    origins = {**settings, "label": label, "origin": model.origin, "diffusers": diffusers.__version__}
+    key = fingerprint(job.depends_on(origins, [inputs["images"], *inputs["code"]], str(compute.device)))
+    resume = Path(token_file).with_name(f".resume-class{label}-{key}.safetensors")
+    learnt = learn_token(pipeline, images, token=token, **learning, compute=compute, resume=resume)
+    write_frame(history_file, learnt.history)
+    metadata = {
+        "dataset": table.dataset,
+        "token": token,
+        "class": name,
+        "label": str(label),
+        "model": json.dumps(model.origin),
+        "images": json.dumps(image_id),
+        "settings": json.dumps(settings["token"]),
+    }
+    write_safetensors(token_file, {"embedding": learnt.embedding}, metadata)
+    for leftover in resume.parent.glob(f".resume-class{label}-*.safetensors"):
+        leftover.unlink()
+
+
+job.start(snakemake.log[0])
+learn(
+    dict(snakemake.input.items()),
+    snakemake.output.token,
+    snakemake.output.history,
+    int(snakemake.wildcards.label),
+    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    dict(snakemake.params.items()),
+)

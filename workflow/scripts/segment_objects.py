@@ -1,0 +1,71 @@
+"""Find the object of every source image by GroundingDINO and SAM."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from hsfm import job
+from hsfm.device import Compute, choose_device
+from hsfm.diffusion.models import find_model
+from hsfm.diffusion.segment import Segmenter
+from hsfm.files import write_in_shards
+from hsfm.generated import OBJECTS, SOURCES, as_table, mask_as_png, read_table
+from hsfm.pixel_cache import CacheFiles
+from hsfm.source import open_pictures
+
+SHARD = 64  # images; what a killed job loses at most
+
+
+def segment_objects(inputs: dict, output: str, cache: CacheFiles | None, settings: dict) -> None:
+    sources, about = read_table(inputs["sources"], SOURCES)
+    compute = Compute(choose_device(settings["device"]), **settings["compute"])
+    models = settings["models"]
+    found = {
+        name: find_model(**models[name], local_files_only=models["local_files_only"], pipeline=False)
+        for name in ("detector", "segmenter")
+    }
+    segmenter = Segmenter(found["detector"], found["segmenter"], compute)
+    about |= {"source": "GroundingDINO and SAM", "models": {name: model.origin for name, model in found.items()}}
+    segmenting = {key: value for key, value in settings["segment"].items() if key != "batch_size"}
+    pictures = open_pictures(inputs["images"], cache)
+    bar = tqdm(total=len(sources), desc="segmenting", unit="image", disable=None)
+
+    def shards(missing: Sequence[int]) -> Iterator[pa.Table]:
+        for number in missing:
+            part, rows = sources.iloc[number * SHARD : (number + 1) * SHARD], []
+            for first in range(0, len(part), settings["segment"]["batch_size"]):
+                batch = part.iloc[first : first + settings["segment"]["batch_size"]]
+                for source, one in zip(
+                    batch.itertuples(), segmenter(pictures(batch["image_id"]), **segmenting), strict=True
+                ):
+                    there = one.mask is not None
+                    rows.append(
+                        {
+                            "image_id": source.image_id,
+                            "y": source.y,
+                            "boxes": len(one.boxes),
+                            "score": float(one.scores[0]) if len(one.scores) else None,
+                            "area": float(one.mask.mean()) if there else 0.0,
+                            "mask": mask_as_png(one.mask) if there else None,
+                        }
+                    )
+                bar.update(len(batch))
+            yield as_table(rows, OBJECTS, about)
+
+    files = [inputs["images"], inputs["sources"], *inputs["code"]]
+    origins = {**settings, "origins": about["models"]}
+    write_in_shards(
+        output, -(-len(sources) // SHARD), shards, depends_on=job.depends_on(origins, files, str(compute.device))
+    )
+    bar.close()
+
+
+job.start(snakemake.log[0])
+segment_objects(
+    dict(snakemake.input.items()),
+    snakemake.output.objects,
+    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    dict(snakemake.params.items()),
+)

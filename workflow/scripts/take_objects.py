@@ -1,0 +1,47 @@
+"""Take the object of every source image out of masks that are there."""
+
+from pathlib import Path
+
+from hsfm import job
+from hsfm.augment import hide_masks
+from hsfm.files import write_parquet
+from hsfm.generated import OBJECTS, SOURCES, as_table, mask_as_png, read_table
+from hsfm.masks import read_masks, unpack
+from hsfm.pixel_cache import CacheFiles
+from hsfm.source import open_pictures
+
+
+def take_objects(inputs: dict, output: str, cache: CacheFiles | None, transform: dict) -> None:
+    sources, about = read_table(inputs["sources"], SOURCES)
+    masks = read_masks(inputs["masks"], split="train")
+    if masks.about["checkpoint_sha256"] != about["checkpoint_sha256"]:
+        raise ValueError(
+            f"{inputs['masks']}: masks are of checkpoint {masks.about['checkpoint_sha256']}, but {inputs['sources']} "
+            f"is of {about['checkpoint_sha256']}"
+        )
+    masks.require_transform(transform)
+    masks = masks.of(sources["image_id"])
+    pictures = open_pictures(inputs["images"], cache)
+    rows = []
+    for source, seen in zip(sources.itertuples(), unpack(masks.packed, masks.size), strict=True):
+        (picture,) = pictures([source.image_id])
+        mask = hide_masks(seen, picture.shape[:2], transform).numpy()
+        there = bool(mask.any())
+        rows.append(
+            {
+                "image_id": source.image_id,
+                "y": source.y,
+                "area": float(mask.mean()),
+                "mask": mask_as_png(mask) if there else None,
+            }
+        )
+    write_parquet(output, as_table(rows, OBJECTS, {**about, "source": masks.about["source"], "models": {}}), {})
+
+
+job.start(snakemake.log[0])
+take_objects(
+    dict(snakemake.input.items()),
+    snakemake.output.objects,
+    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    snakemake.params.transform,
+)
