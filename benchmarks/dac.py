@@ -81,7 +81,7 @@ def print_settings(runs: list[int], known: Masks, compute: Compute) -> None:
 
 
 def masks_of(run: int) -> Masks:
-    masks = read_masks(FOLDER / f"run{run}/erm/masks/train.parquet")
+    masks = read_masks(FOLDER / f"run{run}/erm/masks/heat_map/train.parquet")
     if masks.about["source"] != "heat_map":
         raise SystemExit(
             f"{masks.path}: masks are not cut out of heat maps; run snakemake with the default settings first"
@@ -209,7 +209,9 @@ def main() -> None:
         print_times(compute, arguments.rounds)
         print_heat_times(compute, arguments.rounds)
         return
-    runs = sorted(int(path.parts[-4].removeprefix("run")) for path in FOLDER.glob("run*/erm/masks/train.parquet"))
+    runs = sorted(
+        int(path.parts[-5].removeprefix("run")) for path in FOLDER.glob("run*/erm/masks/heat_map/train.parquet")
+    )
     if not runs:
         parser.error(f"no masks in {FOLDER}; run snakemake first")
     known = known_masks()

@@ -210,7 +210,7 @@ def draw_generated(pictures: Sequence[Mapping[str, Any]], title: str) -> Figure:
     side_by_side = 2
     rows = -(-len(pictures) // side_by_side)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 0.95 * rows + 0.8))
+        figure = Figure(figsize=(7.6, 0.7 * rows + 0.7))
         axes = figure.subplots(rows, 4 * side_by_side, squeeze=False, width_ratios=[1, 1, 1, 1.35] * side_by_side)
         for axis in axes.flat:
             axis.set_xticks([])

@@ -172,7 +172,7 @@ def write_in_shards(
     folder = path.with_name(prefix + fingerprint(depends_on))
     files = [folder / f"{number:06d}.parquet" for number in range(n_shards)]
     missing = [number for number, file in enumerate(files) if not file.exists()]
-    for number, table in zip(missing, make(missing), strict=True):
+    for number, table in zip(missing, make(missing) if missing else (), strict=True):
         with write_atomically(files[number]) as temporary:
             pq.write_table(table, temporary, compression=compression)
     schema = pq.read_schema(files[0])

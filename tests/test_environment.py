@@ -7,12 +7,13 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 # where conda-forge has another name
-CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base", "opencv-python-headless": "py-opencv"}
 
 
 def test_conda_and_pip_install_the_same():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = [one for one in project["optional-dependencies"]["test"] if not one.startswith("hsfm[")]
+    extras = project["optional-dependencies"]
+    extras = [one for one in [*extras["diffusion"], *extras["test"]] if not one.startswith("hsfm[")]
     pip = [*project["dependencies"], *extras]
     expected = {f"python{project['requires-python']}"}
     for requirement in pip:

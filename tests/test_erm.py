@@ -13,7 +13,7 @@ from PIL import Image
 from hsfm import erm
 from hsfm.backbone import build_network
 from hsfm.device import Compute
-from hsfm.erm import LabelledImages, train
+from hsfm.erm import Beside, LabelledImages, train
 from hsfm.files import read_safetensors, write_array
 from hsfm.pixel_cache import CacheFiles, decode_images, open_cache
 from hsfm.pixels import ImageFiles, Images, read_packed
@@ -94,6 +94,70 @@ def test_one_epoch_is_what_torch_does_by_hand(data):
         optimiser.step()
     for a, b in zip(weights(ours), weights(theirs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_an_epoch_beside_other_images_is_what_torch_does_by_hand(data, tmp_path):
+    """Adam on the sum of the weighted mean losses; the smaller sets go round several times."""
+    training, validation = data
+    few, fewer = bright_and_dark(tmp_path, 20, 2), bright_and_dark(tmp_path, 6, 3)
+    settings = {
+        **SETTINGS,
+        "epochs": 1,
+        "schedule": "constant",
+        "lr": 1e-3,
+        "optimiser": "adam",
+        "augment_settings": {"random_resized_crop": None, "random_crop": None, "flip": False},
+    }
+    ours = build_network("small_resnet", 2)
+    beside = [Beside("few", few, 6.0), Beside("fewer", fewer, 10.0)]
+    history = train(ours, training, validation, **settings, beside=beside)
+
+    theirs = build_network("small_resnet", 2).train()
+    optimiser = torch.optim.Adam(theirs.parameters(), lr=1e-3, weight_decay=5e-4)
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(48, generator=generator)
+    rounds = [torch.cat([torch.randperm(n, generator=generator) for _ in range(k)]) for n, k in ((20, 3), (6, 3))]
+    losses = torch.zeros(3)
+    for step in range(3):
+        rows = [order[step * 16 :][:16], rounds[0][step * 16 :][:16], rounds[1][step * 6 :][:6]]
+        parts = (training, few, fewer)
+        images = torch.cat([part.pixels.take(r).stacked() for part, r in zip(parts, rows, strict=True)])
+        logits = theirs(images.float() / 127.5 - 1).split([16, 16, 6])
+        each = torch.stack(
+            [torch.nn.functional.cross_entropy(z, part.y[r]) for z, part, r in zip(logits, parts, rows, strict=True)]
+        )
+        optimiser.zero_grad()
+        (each * torch.tensor([1.0, 6.0, 10.0])).sum().backward()
+        optimiser.step()
+        losses += each.detach() / 3
+    for a, b in zip(weights(ours), weights(theirs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    found = history[["train_loss", "loss_few", "loss_fewer"]].iloc[0].tolist()
+    expected = [float(losses @ torch.tensor([1.0, 6.0, 10.0])), float(losses[1]), float(losses[2])]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_an_interrupted_run_of_adam_beside_other_images_ends_with_the_same_weights(data, tmp_path, monkeypatch):
+    settings = {**SETTINGS, "schedule": "constant", "optimiser": "adam", "checkpoint": "best_worst_class", "lr": 1e-3}
+    settings["beside"] = [Beside("few", bright_and_dark(tmp_path, 20, 2), 2.0)]
+    undisturbed = build_network("small_resnet", 2)
+    expected = train(undisturbed, *data, **settings)
+    resume, validate, calls = tmp_path / "resume.safetensors", erm._validate, []
+
+    def stop_in_the_third_epoch(*args):
+        calls.append(None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return validate(*args)
+
+    monkeypatch.setattr(erm, "_validate", stop_in_the_third_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        train(build_network("small_resnet", 2), *data, **settings, resume=resume)
+    monkeypatch.setattr(erm, "_validate", validate)
+    resumed = build_network("small_resnet", 2, seed=99)
+    history = train(resumed, *data, **settings, resume=resume)
+    pd.testing.assert_frame_equal(history, expected)
+    assert all(torch.equal(a, b) for a, b in zip(weights(resumed), weights(undisturbed), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -192,6 +256,28 @@ def test_best_val_keeps_the_first_best_epoch(data, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(weights(network), snapshots[1], strict=True))
 
 
+@pytest.mark.parametrize(("rule", "kept"), [("best_val", 1), ("best_worst_group", 3), ("best_worst_class", 2)])
+def test_each_rule_keeps_its_epoch_and_the_higher_average_on_a_tie(data, monkeypatch, rule, kept):
+    rows = iter(zip([0.5, 0.9, 0.8, 0.7], [0.4, 0.2, 0.3, 0.4], [0.1, 0.3, 0.6, 0.6], strict=True))
+    snapshots = []
+
+    def scripted(network, *rest):
+        snapshots.append(weights(network))
+        return dict(zip(("val_average", "val_worst_group", "val_worst_class"), next(rows), strict=True), val_loss=0.0)
+
+    monkeypatch.setattr(erm, "_validate", scripted)
+    network = build_network("small_resnet", 2)
+    train(network, *data, **{**SETTINGS, "epochs": 4, "checkpoint": rule})
+    assert all(torch.equal(a, b) for a, b in zip(weights(network), snapshots[kept], strict=True))
+
+
+def test_a_rule_by_groups_needs_them(data):
+    training, validation = data
+    unknown = LabelledImages(validation.pixels, validation.y, torch.full_like(validation.group, -1))
+    with pytest.raises(ValueError, match="best_worst_group needs the group of every validation image"):
+        train(build_network("small_resnet", 2), training, unknown, **{**SETTINGS, "checkpoint": "best_worst_group"})
+
+
 def test_a_last_batch_of_one_image_is_left_out(data):
     assert [len(b) for b in erm._batches(torch.arange(33), 16)] == [16, 16]
     assert [len(b) for b in erm._batches(torch.arange(34), 16)] == [16, 16, 2]
@@ -203,6 +289,8 @@ def test_unknown_settings_and_a_diverging_loss_are_named(data):
         train(network, *data, **{**SETTINGS, "schedule": "linear"})
     with pytest.raises(ValueError, match="checkpoint: 'best' is unknown"):
         train(network, *data, **{**SETTINGS, "checkpoint": "best"})
+    with pytest.raises(ValueError, match="optimiser: 'lion' is unknown; allowed are sgd, adam"):
+        train(network, *data, **SETTINGS, optimiser="lion")
     with pytest.raises(ValueError, match=r"the training loss is nan in epoch 1; lower lr \(now 1e\+30\)"):
         train(network, *data, **{**SETTINGS, "lr": 1e30, "schedule": "constant"})
 

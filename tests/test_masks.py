@@ -20,7 +20,6 @@ from hsfm.masks import (
     quantiles,
     read_masks,
     unpack,
-    write_in_shards,
     write_masks,
 )
 from hsfm.pixels import pack as pack_pixels
@@ -250,28 +249,3 @@ def test_a_damaged_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"masks.parquet: not a readable Parquet file"):
         read_masks(path)
-
-
-def test_shards_are_made_once_and_joined(tmp_path):
-    """A run that is killed leaves its finished shards, and the next one makes the others."""
-    whole, made = some_masks(10), []
-
-    def make(number: int) -> Masks:
-        if number == 2 and made.count(2) == 0:
-            made.append(2)
-            raise KeyboardInterrupt
-        made.append(number)
-        return whole.of(whole.image_id[number * 4 : number * 4 + 4])
-
-    path, shards = tmp_path / "masks.parquet", tmp_path / ".masks-key"
-    with pytest.raises(KeyboardInterrupt):
-        write_in_shards(path, 3, make, shards)
-    assert not path.exists()
-    assert len(list(shards.iterdir())) == 2
-    write_in_shards(path, 3, make, shards)
-    assert made == [0, 1, 2, 2]
-    assert not shards.exists()
-    read = read_masks(path)
-    assert read.image_id == whole.image_id
-    assert torch.equal(read.packed, whole.packed)
-    np.testing.assert_array_equal(read.loss, whole.loss)

@@ -263,4 +263,4 @@ def test_the_frozen_overlay_on_few_images(tmp_path):
     assert erm["average_percent"] > 55, "ImageNet's features tell birds apart better than chance"
     head = read_heads(folder / "results/frozenbirds/run0/dac/heads.safetensors")
     head.check_fits(train, "train.parquet")  # on the standardised features
-    assert read_masks(folder / "results/frozenbirds/run0/erm/masks/train.parquet").size == (96, 96)
+    assert read_masks(folder / "results/frozenbirds/run0/erm/masks/heat_map/train.parquet").size == (96, 96)

@@ -123,7 +123,7 @@ def test_everything_is_there_and_nothing_half_written(finished):
         f"{RUN}/erm/hard_set.parquet",
         f"{RUN}/hsfm/history.parquet",
         f"{RUN}/hsfm/support.parquet",
-        f"{RUN}/erm/masks/train.parquet",
+        f"{RUN}/erm/masks/heat_map/train.parquet",
         *(f"{RUN}/dac/seed{seed}/{name}" for seed in (0, 1) for name in ("heads.safetensors", "history.parquet")),
         *(f"{RUN}/{method}/heads.safetensors" for method in ("hsfm", "dfr", "llr", "dac")),
         *(f"{RUN}/{method}/scores.parquet" for method in ("erm", "hsfm", "dfr", "llr", "dac")),
@@ -288,7 +288,7 @@ MISTAKES = {
         "settings/minibirds/augmentation/random_crop: 4 is not of type 'object', or null"
     ),
     "datasets=[waterbird]": "datasets: unknown dataset 'waterbird'; settings has minibirds",
-    "methods=[erm, dfrr]": "methods/1: unknown value 'dfrr'; allowed are erm, dfr, llr, dac, hsfm",
+    "methods=[erm, dfrr]": "methods/1: unknown value 'dfrr'; allowed are erm, dfr, llr, dac, ddb, hsfm",
     "device=gpu": "device: 'gpu' does not match",
     "settings={minibirds: {hsfm: {outer_lr: nan}}}": "settings/minibirds/hsfm/outer_lr: nan is not a finite number",
     "settings={minibirds: {erm: {momentum: 0}}}": "settings/minibirds/erm: nesterov is true, which needs a momentum",
@@ -310,6 +310,7 @@ MISTAKES = {
     ),
     "settings={minibirds: {dac: {batchnorm: drift}, embeddings: {standardise: {scale: 1}}, backbone: {train: false,"
     " name: resnet18, pretrained: true}}}": "settings/minibirds/dac/batchnorm: drift moves the features, which",
+    "methods=[ddb]": "settings/minibirds: missing key 'ddb', which methods asks for",
     "settings={mine: {}}": "settings/mine: missing keys 'embeddings', 'hard_set'",
 }
 
@@ -597,11 +598,11 @@ def test_killed_masks_go_on_after_their_last_shard(finished, tmp_path):
             "        print(f'shard {number}', flush=True)\n",
         ).replace("from pathlib import Path\n", "import os\nimport signal\nfrom pathlib import Path\n")
     )  # fmt: skip
-    target = RUN / "erm/masks/train.parquet"
+    target = RUN / "erm/masks/heat_map/train.parquet"
     done = snakemake(folder, *MINIMAL, "--", str(target), check=False)
     assert done.returncode != 0
     assert not (folder / target).exists()
-    (shards,) = (folder / RUN / "erm/masks").glob(".train-*")
+    (shards,) = (folder / RUN / "erm/masks/heat_map").glob(".train-*")
     assert sorted(path.name for path in shards.iterdir()) == ["000000.parquet", "000001.parquet"]
     (folder / "revived").touch()
     (shards.parent / ".train-0123").mkdir()  # of other settings
@@ -660,7 +661,7 @@ def test_masks_that_the_dataset_knows(finished, tmp_path):
     known = "settings={minibirds: {masks: {source: dataset}}}"
     assert planned(folder, "--config", known) == {"take_masks": 1, "draw_masks": 1, **DAC}
     snakemake(folder, *MINIMAL, "--config", known)
-    masks = read_masks(folder / RUN / "erm/masks/train.parquet", split="train")
+    masks = read_masks(folder / RUN / "erm/masks/dataset/train.parquet", split="train")
     rows = read_images(folder / "results/minibirds/images.parquet").split("train")
     assert masks.image_id == tuple(rows["image_id"])
     share = unpack(masks.packed, masks.size).double().mean((1, 2))

@@ -1,16 +1,71 @@
 """Inpainting by a diffusion model: what a mask covers is drawn anew as a prompt says."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
-from hsfm.device import Compute, fetch
+from hsfm.device import Compute, fetch, run_ahead
+from hsfm.generated import NOTHING_FOUND, as_png, mask_as_png
+
+
+def inpaint_parts(
+    pipeline: Any,
+    parts: Sequence[pd.DataFrame],
+    pictures: Callable[[Sequence[str]], Sequence[UInt8[np.ndarray, "_h _w 3"]]],
+    masks: Mapping[str, Bool[np.ndarray, "_h _w"]],
+    *,
+    prompt: str,
+    size: tuple[int, int],
+    batch_size: int,
+    steps: int,
+    guidance: float | int,
+    compute: Compute,
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows of a generated table for each part of a plan, one part after the other.
+
+    pictures: gives the pixels of sources by their ids. masks: of the sources in which an object was found; the rows of
+    others say that there was none. prompt: with `{token}` in it. One stream of batches goes through all parts, so that
+    what is read, encoded and written lies beside what the pipeline computes.
+    """
+    there = pd.concat([part[part["source_id"].isin(masks.keys())] for part in parts])
+
+    def batches() -> Iterator[Sized]:
+        for first in range(0, len(there), batch_size):
+            batch = there.iloc[first : first + batch_size]
+            yield at_size(
+                Batch(
+                    images=pictures(batch["source_id"].to_list()),
+                    masks=[masks[source] for source in batch["source_id"]],
+                    prompts=[prompt.format(token=token) for token in batch["token"]],
+                    seeds=batch["seed"].to_list(),
+                ),
+                size,
+            )
+
+    made = run_ahead(inpaint(pipeline, run_ahead(batches()), steps=steps, guidance=guidance, compute=compute))
+    drawn = (picture for pictures_of_batch in made for picture in pictures_of_batch)
+    with ThreadPoolExecutor(2) as pool:
+        for part in parts:
+            rows = [
+                (row, pool.submit(_encode, next(drawn), masks[row["source_id"]]) if row["source_id"] in masks else None)
+                for row in part.to_dict("records")
+            ]
+            yield [
+                {**row, "mask_area": 0.0, "why_not": NOTHING_FOUND} if encoded is None else {**row, **encoded.result()}
+                for row, encoded in rows
+            ]
+
+
+def _encode(picture: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
+    return {"mask_area": float(mask.mean()), "image": as_png(picture), "mask": mask_as_png(mask)}
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def load_pipeline(kind: type, model: Model, dtype: torch.dtype) -> Any:
     try:
         pipeline = kind.from_pretrained(
             model.folder,
-            torch_dtype=dtype,
+            dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
             safety_checker=None,

@@ -66,21 +66,31 @@ class Segmenter:
     def _find(
         self, images: Sequence[np.ndarray], prompt: str, box_threshold: float, text_threshold: float
     ) -> list[tuple[Tensor, Tensor]]:
-        # one prompt per image, whatever is found: prompt and image never come apart
-        inputs = self._finder_input(images=list(images), text=[prompt] * len(images), return_tensors="pt")
-        outputs = self._finder(**inputs.to(self._device))
-        found = self._finder_input.post_process_grounded_object_detection(
-            outputs,
-            inputs["input_ids"],
-            threshold=box_threshold,
-            text_threshold=text_threshold,
-            target_sizes=[image.shape[:2] for image in images],
-        )
-        ordered = []
-        for one in found:
-            order = one["scores"].argsort(descending=True, stable=True)
-            ordered.append((one["boxes"][order].cpu(), one["scores"][order].cpu()))
-        return ordered
+        """Boxes and scores of each image.
+
+        Images of one size go together: others would be padded to a common one, which the detector's backbone sees, and
+        what is found in an image would depend on its neighbours.
+        """
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for number, image in enumerate(images):
+            by_size.setdefault(image.shape[:2], []).append(number)
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for size, numbers in by_size.items():
+            # one prompt per image, whatever is found: prompt and image never come apart
+            inputs = self._finder_input(
+                images=[images[number] for number in numbers], text=[prompt] * len(numbers), return_tensors="pt"
+            )
+            results = self._finder_input.post_process_grounded_object_detection(
+                self._finder(**inputs.to(self._device)),
+                inputs["input_ids"],
+                threshold=box_threshold,
+                text_threshold=text_threshold,
+                target_sizes=[size] * len(numbers),
+            )
+            for number, one in zip(numbers, results, strict=True):
+                order = one["scores"].argsort(descending=True, stable=True)
+                found[number] = one["boxes"][order].cpu(), one["scores"][order].cpu()
+        return [found[number] for number in range(len(images))]
 
     def _segment(self, image: np.ndarray, boxes: Float[Tensor, "k 4"], embedding: Tensor) -> Bool[np.ndarray, "h w"]:
         """The union of the masks of some boxes."""

@@ -1,5 +1,4 @@
 MASKS = "results/{dataset}/run{run}/erm/masks/{source}/{split}.parquet"
-MASKS_OF_DAC = lambda settings: settings["masks"]["source"]
 DAC_SEED = "results/{dataset}/run{run}/dac/seed{seed}"
 
 
@@ -73,7 +72,7 @@ rule fit_dac:
         cache=decoded,
         train=f"{EMBEDDINGS}/train.parquet",
         val=f"{EMBEDDINGS}/val.parquet",
-        masks=masks_for(MASKS_OF_DAC),
+        masks=masks_for(masks_of_dac),
         code=uses("workflow/scripts/fit_dac.py"),
     output:
         heads=f"{DAC_SEED}/heads.safetensors",
@@ -164,7 +163,7 @@ rule draw_masks:
         pixels=packed,
         cache=decoded,
         train=f"{EMBEDDINGS}/train.parquet".replace("{run}", str(RUNS[0])),
-        masks=masks_for(MASKS_OF_DAC, run=RUNS[0]),
+        masks=masks_for(masks_of_dac, run=RUNS[0]),
         code=uses("workflow/scripts/draw_masks.py"),
     output:
         multiext("results/figures/{dataset}/masks", ".png", ".pdf"),

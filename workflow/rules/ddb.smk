@@ -4,35 +4,6 @@ TOKEN = "results/{dataset}/tokens/class{label}"
 IMAGES = {"images": "results/{dataset}/images.parquet", "pixels": packed, "cache": decoded}
 
 
-def ddb_settings(*sections):
-    """Sections of a dataset's settings of DDB as one dict."""
-    return lambda wildcards: {key: SETTINGS["settings"][wildcards.dataset]["ddb"][key] for key in sorted(sections)}
-
-
-def models(*names):
-    """Which models a stage loads and how, with what tells the files of a local folder from others."""
-
-    def chosen(wildcards):
-        settings = SETTINGS["settings"][wildcards.dataset]["ddb"]["models"]
-        how = {key: value for key, value in settings.items() if not isinstance(value, dict)}
-        stamps = {name: folder_stamp(settings[name]["name"]) for name in names}
-        return in_order({**how, **{name: settings[name] for name in names}, "stamps": stamps})
-
-    return chosen
-
-
-def folder_stamp(name):
-    """Names, sizes and times of a local folder's files; nothing of a model on the hub."""
-    files = sorted(path for path in Path(name).rglob("*") if path.is_file()) if Path(name).is_dir() else []
-    return [f"{path.relative_to(name)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
-
-
-def tokens(wildcards):
-    """The learnt token of every class; there are as many as weights of the classes' losses."""
-    classes = len(SETTINGS["settings"][wildcards.dataset]["ddb"]["retrain"]["weights"])
-    return [f"results/{wildcards.dataset}/tokens/class{label}.safetensors" for label in range(classes)]
-
-
 rule choose_sources:
     input:
         train=f"{EMBEDDINGS}/train.parquet",

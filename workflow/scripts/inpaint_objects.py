@@ -2,31 +2,19 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import diffusers
-import pandas as pd
 import pyarrow as pa
 from diffusers import StableDiffusionInpaintPipeline
 from tqdm import tqdm
 
 from hsfm import job
-from hsfm.device import Compute, choose_device, run_ahead
-from hsfm.diffusion.inpaint import Batch, Sized, at_size, inpaint
+from hsfm.device import Compute, choose_device
+from hsfm.diffusion.inpaint import inpaint_parts
 from hsfm.diffusion.models import choose_dtype, find_model, load_pipeline, to_device
 from hsfm.files import read_safetensors, require, write_in_shards
-from hsfm.generated import (
-    GENERATED,
-    NOTHING_FOUND,
-    OBJECTS,
-    as_png,
-    as_table,
-    mask_as_png,
-    plan,
-    read_mask,
-    read_table,
-)
+from hsfm.generated import GENERATED, OBJECTS, as_table, plan, read_mask, read_table
 from hsfm.pixel_cache import CacheFiles
 from hsfm.source import open_pictures
 
@@ -50,46 +38,11 @@ def inpaint_objects(inputs: dict, output: str, cache: CacheFiles | None, setting
     about = {**about, "generator": "diffusion", "models": {**about["models"], "inpainting": model.origin}}
     bar = tqdm(total=len(rows), desc="inpainting", unit="image", disable=None)
 
-    def batches(part: pd.DataFrame) -> Iterator[Sized]:
-        for first in range(0, len(part), drawing["batch_size"]):
-            batch = part.iloc[first : first + drawing["batch_size"]]
-            yield at_size(
-                Batch(
-                    images=pictures(batch["source_id"].to_list()),
-                    masks=[masks[source] for source in batch["source_id"]],
-                    prompts=[drawing["prompt"].format(token=token) for token in batch["token"]],
-                    seeds=batch["seed"].to_list(),
-                ),
-                size,
-            )
-
     def shards(missing: Sequence[int]) -> Iterator[pa.Table]:
         parts = [rows.iloc[number * shard : (number + 1) * shard] for number in missing]
-        there = pd.concat([rows.iloc[:0], *parts])
-        there = there[there["source_id"].isin(masks)]
-        # one stream through all shards: what is read and what is written lies beside what the device computes
-        made = run_ahead(
-            inpaint(
-                pipeline,
-                run_ahead(batches(there)),
-                steps=drawing["steps"],
-                guidance=drawing["guidance"],
-                compute=compute,
-            )
-        )
-        drawn = (picture for pictures_of_batch in made for picture in pictures_of_batch)
-        with ThreadPoolExecutor(2) as pool:
-            for part in parts:
-                waiting = []
-                for row in part.to_dict("records"):
-                    mask = masks.get(row["source_id"])
-                    if mask is None:
-                        waiting.append({**row, "mask_area": 0.0, "why_not": NOTHING_FOUND})
-                    else:
-                        encoded = pool.submit(as_png, next(drawn))
-                        waiting.append({**row, "mask_area": float(mask.mean()), "image": encoded, "mask": mask})
-                    bar.update()
-                yield as_table([finished(row) for row in waiting], GENERATED, about)
+        for finished in inpaint_parts(pipeline, parts, pictures, masks, **{**drawing, "size": size}, compute=compute):
+            bar.update(len(finished))
+            yield as_table(finished, GENERATED, about)
 
     files = [inputs["images"], inputs["objects"], *inputs["tokens"], *inputs["code"]]
     depends_on = job.depends_on(
@@ -98,13 +51,6 @@ def inpaint_objects(inputs: dict, output: str, cache: CacheFiles | None, setting
     # PNG is compressed already
     write_in_shards(output, -(-len(rows) // shard), shards, depends_on=depends_on, compression="none")
     bar.close()
-
-
-def finished(row: dict) -> dict:
-    """A row with its picture and mask encoded."""
-    if "image" not in row:
-        return row
-    return {**row, "image": row["image"].result(), "mask": mask_as_png(row["mask"])}
 
 
 def add_tokens(pipeline: StableDiffusionInpaintPipeline, files: Sequence[str], class_names: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import diffusers
@@ -35,7 +36,7 @@ def learn(
             f"ddb/retrain/weights: asks for class {label}, but {table.dataset} has {len(table.class_names)} classes"
         )
     name = table.class_names[label]
-    token = f"<{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-') or f'class-{label}'}>"
+    token = token_of(label, table.class_names)
     rows = table.split("train")
     own = rows.loc[rows["y"] == label, "image_id"].to_list()
     chosen = torch.randperm(len(own), generator=torch.Generator().manual_seed(learning["seed"]))
@@ -61,6 +62,12 @@ def learn(
     write_safetensors(token_file, {"embedding": learnt.embedding}, metadata)
     for leftover in resume.parent.glob(f".resume-class{label}-*.safetensors"):
         leftover.unlink()
+
+
+def token_of(label: int, class_names: Sequence[str]) -> str:
+    """A word for a class, after its name: <water-bird>; with its number where that says too little."""
+    plain = [re.sub("[^a-z0-9]+", "-", name.lower()).strip("-") for name in class_names]
+    return f"<{plain[label]}>" if plain[label] and plain.count(plain[label]) == 1 else f"<{plain[label]}-{label}>"
 
 
 job.start(snakemake.log[0])

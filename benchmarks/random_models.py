@@ -1,4 +1,4 @@
-"""Diffusion and segmentation models of random weights, saved where the real code loads them with `from_pretrained`."""
+"""Diffusion and segmentation models of random weights, small, in folders that `from_pretrained` loads."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ from transformers import (
     SwinConfig,
 )
 
-WIDTH = 16  # of the text encoder
+WIDTH = 16  # of the text encoders
 
 
 def write_all(folder: Path) -> dict[str, str]:
@@ -43,8 +43,11 @@ def write_all(folder: Path) -> dict[str, str]:
     return {name: str(folder / name) for name in ("text_to_image", "inpainting", "detector", "segmenter")}
 
 
-def write_diffusion(folder: Path) -> None:
-    """Stable Diffusion 2's parts, whose velocity is what its networks predict; two pipelines of one text encoder."""
+def write_diffusion(folder: Path, channels: int = 8) -> None:
+    """Stable Diffusion 2's parts: two pipelines that share a text encoder, one of them predicting velocity.
+
+    channels: of the first blocks of UNet and VAE, a multiple of 4.
+    """
     torch.manual_seed(0)
     tokenizer = _clip_tokenizer(folder / "words")
     encoder = CLIPTextModel(
@@ -61,7 +64,7 @@ def write_diffusion(folder: Path) -> None:
         )
     )
     vae = AutoencoderKL(
-        block_out_channels=[8, 8],
+        block_out_channels=[channels, channels],
         in_channels=3,
         out_channels=3,
         down_block_types=["DownEncoderBlock2D"] * 2,
@@ -80,26 +83,26 @@ def write_diffusion(folder: Path) -> None:
     rest = {"tokenizer": tokenizer, "text_encoder": encoder, "vae": vae, "safety_checker": None}
     StableDiffusionPipeline(
         **rest,
-        unet=_unet(4),
+        unet=_unet(4, channels),
         scheduler=DDPMScheduler(**noise, prediction_type="v_prediction"),
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder / "text_to_image")
     StableDiffusionInpaintPipeline(
         **rest,
-        unet=_unet(9),
+        unet=_unet(9, channels),
         scheduler=DDIMScheduler(**noise),
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder / "inpainting")
 
 
-def _unet(channels: int) -> UNet2DConditionModel:
+def _unet(inputs: int, channels: int) -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        block_out_channels=(8, 16),
+        block_out_channels=(channels, 2 * channels),
         layers_per_block=1,
         sample_size=8,
-        in_channels=channels,
+        in_channels=inputs,
         out_channels=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -159,7 +162,7 @@ def write_detector(folder: Path) -> None:
         fusion_dropout=0.0,
     )
     GroundingDinoForObjectDetection(config).save_pretrained(folder)
-    images = GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 64})
+    images = GroundingDinoImageProcessor(size={"shortest_edge": 96, "longest_edge": 160})
     GroundingDinoProcessor(images, BertTokenizerFast(str(folder / "vocab.txt"))).save_pretrained(folder)
 
 
