@@ -7,7 +7,19 @@ from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
 from hsfm import augment
-from hsfm.augment import Views, apply, centre_crop, draw_views, mirror, normalise, prepare, random_crop, sample_boxes
+from hsfm.augment import (
+    Views,
+    apply,
+    centre_crop,
+    draw_views,
+    hide_masks,
+    mirror,
+    normalise,
+    prepare,
+    random_crop,
+    sample_boxes,
+    show_masks,
+)
 from hsfm.device import Compute
 from hsfm.pixels import pack
 
@@ -200,3 +212,35 @@ def test_a_low_precision_is_for_the_network_alone(way, monkeypatch):
     out = apply(network, images, settings, compute)
     assert out.dtype == torch.bfloat16
     assert torch.equal(torch.cat(seen), prepare(images, settings))
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "crop"),
+    [
+        ((40, 60), None, None),
+        ((40, 60), [20, 30], None),
+        ((40, 60), [20, 30], [16, 20]),
+        ((60, 40), [30], [24, 25]),
+        ((40, 60), None, [50, 64]),
+    ],
+)
+def test_a_mask_on_what_the_network_sees_comes_back_to_its_image(size, resize, crop):
+    """Of what lies within the crop; a pixel at the edge of a block may change sides under antialiasing."""
+    transform = {"resize": resize, "crop": crop}
+    mask = np.zeros(size, bool)
+    mask[16:28, 12:32] = True
+    (seen,) = show_masks([mask], transform)
+    back = hide_masks(seen, size, transform)
+    assert back.shape == size
+    inside = hide_masks(torch.ones_like(seen), size, transform).numpy()
+    assert ((back.numpy() != mask) & inside).sum() <= (0 if resize is None else 20)
+    assert not (back.numpy() & ~inside).any()
+    seen_again = show_masks([back.numpy()], transform)[0]
+    assert (seen_again != seen).sum() <= (0 if resize is None else 10)
+
+
+def test_what_lies_beyond_the_crop_is_no_part_of_a_mask():
+    transform = {"resize": None, "crop": [10, 20]}
+    back = hide_masks(torch.ones(10, 20, dtype=torch.bool), (30, 40), transform)
+    assert back.sum() == 200
+    assert back[10:20, 10:30].all()

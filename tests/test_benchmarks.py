@@ -1,8 +1,9 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import dac, meta, throughput
+from benchmarks import dac, ddb, meta, throughput
 from hsfm.meta import Shared
 
 
@@ -61,3 +62,14 @@ def test_masks_are_timed_against_embedding(monkeypatch, capsys):
     embedding, masks, ratio = (float(cell.strip().removesuffix(" / s")) for cell in row.split("|")[2:5])
     assert min(embedding, masks) > 0
     assert ratio > 1
+
+
+def test_the_inpainting_stage_is_timed_against_the_pipeline(monkeypatch, capsys):
+    small = ["--channels", "8", "--size", "16", "--steps", "2", "--images", "5", "--batch-size", "2", "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", ["ddb", "--device", "cpu", *small])
+    ddb.main()
+    (line,) = capsys.readouterr().out.splitlines()
+    found = re.fullmatch(
+        r"5 images of 16 x 16 in batches of 2, 2 steps: pipeline ([0-9.]+) s, stage ([0-9.]+) s, ratio ([0-9.]+)", line
+    )
+    assert all(float(number) > 0 for number in found.groups())

@@ -100,5 +100,20 @@ def test_masks_are_shown_with_what_they_came_from():
     assert [len(axis.images) for axis in first] == [1, 2, 1, 0, 1, 1]
 
 
+def test_a_contact_sheet_shows_what_was_made_of_each_source_and_its_fate():
+    image, mask = np.full((8, 8, 3), 100, np.uint8), np.eye(8, dtype=bool)
+    kept = {"name": "a to b", "source": image, "mask": mask, "generated": image, "kept": True, "caption": "kept"}
+    nothing = {**kept, "mask": None, "generated": None, "kept": False, "caption": "no object"}
+    figure = figures.draw_generated([kept, {**kept, "kept": False, "caption": "dropped"}, nothing], "toy")
+    left, right = (figure.axes[4 * number : 4 * number + 4] for number in (0, 1))
+    assert [axis.get_title() for axis in left] == ["source", "mask", "generated", ""]
+    below = figure.axes[8:12]  # down the first column, then the second
+    assert [len(axis.images) for axis in left] == [len(axis.images) for axis in below] == [1, 1, 1, 0]
+    assert [len(axis.images) for axis in right] == [1, 0, 0, 0]
+    assert [part[3].texts[0].get_text() for part in (left, below, right)] == ["kept", "dropped", "no object"]
+    frames = [part[2].spines["left"].get_edgecolor() for part in (left, below)]
+    assert frames[0] != frames[1]
+
+
 def test_colours_are_one_per_method():
     assert len(set(figures.COLOURS.values())) == len(figures.COLOURS)

@@ -136,8 +136,21 @@ def test_group_table(three_methods):
     assert [c for c in groups if c.endswith("_percent")] == ["erm_percent", "dfr_percent", "hsfm_percent"]
 
 
+def test_a_method_that_a_dataset_was_not_given_is_a_dash(three_methods):
+    other = scores("erm", "none", [0], test=[(10, 10, 15, 40)], dataset="other")
+    both = pd.concat([three_methods, other], ignore_index=True)
+    text = tables.main_table(tables.aggregate(tables.summarise(both)), both).markdown()
+    row = next(line for line in text.splitlines() if line.startswith("| HSFM"))
+    assert row.endswith("| - | - |")
+    last = tables.groups_text(tables.group_table(both)).markdown().splitlines()[9]
+    assert last.startswith("| other | b, y |")
+    assert last.endswith("| 100.0 | - | - |")
+
+
 def test_names_for_readers():
-    assert [tables.method_label(m) for m in ("erm", "dac", "hsfm")] == ["ERM", "DaC", "HSFM"]
+    assert [tables.method_label(m) for m in ("erm", "dac", "ddb_cut_paste", "hsfm")] == [
+        "ERM", "DaC", "DDB, cut and paste", "HSFM"
+    ]  # fmt: skip
 
 
 def test_seeds_are_counted_within_a_run():
