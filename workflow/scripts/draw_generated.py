@@ -1,5 +1,6 @@
 """Draw a contact sheet of generated images: source, mask, what was made of it, and why it was kept or not."""
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def draw_generated(inputs: dict, outputs: list[str], dataset: str, cache: CacheF
             "mask": None if made.mask is None else thumbnail(read_mask(made.mask)),
             "generated": None if made.image is None else thumbnail(read_png(made.image)),
             "kept": row.kept,
-            "caption": caption(row),
+            "caption": caption(row, about["rules"]["attribution"]),
         }
         for row, made, source in zip(rows.itertuples(), generated.itertuples(), sources, strict=True)
     ]
@@ -49,11 +50,11 @@ def some_of_each_fate(pruned: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def caption(row: object) -> str:
+def caption(row: object, min_attribution: float) -> str:
     if row.attribution is None:
-        return row.why_not
-    numbers = f"{100 * row.attribution:.0f} % on the object\np = {row.probability:.3f} (limit {row.limit:.3f})"
-    return f"{'kept' if row.kept else 'dropped'}\n{numbers}"
+        return textwrap.fill(row.why_not, 22)
+    share = f"{100 * row.attribution:.0f} % on the object (> {100 * min_attribution:.0f})"
+    return f"{'kept' if row.kept else 'dropped'}\n{share}\np = {row.probability:.3f} (< {row.limit:.3f})"
 
 
 def summary(pruned: pd.DataFrame, classes: list[str]) -> str:
