@@ -45,7 +45,7 @@ def erase(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The image with what a mask covers, and `margin` pixels around it, filled from its surroundings.
 
-    Raises ValueError where OpenCV is not installed.
+    Raises ValueError where OpenCV is not installed, and where nothing is left of the image.
     """
     try:
         import cv2
@@ -53,9 +53,22 @@ def erase(
         raise ValueError('cut and paste needs OpenCV; pip install -e ".[diffusion]"') from error
     # one thread, so that the pixels do not depend on how many there are
     cv2.setNumThreads(1)
+    hole = _with_margin(mask, margin)
+    if hole.all():
+        raise ValueError("the mask and its margin cover the whole image, so that nothing is left to fill it from")
+    return cv2.inpaint(np.ascontiguousarray(image), hole.astype(np.uint8), radius, cv2.INPAINT_TELEA)
+
+
+def leaves_surroundings(mask: Bool[np.ndarray, "h w"], *, margin: int) -> bool:
+    """Whether anything is left to fill an object's place from, once it and its margin are gone."""
+    return not _with_margin(mask, margin).all()
+
+
+def _with_margin(mask: Bool[np.ndarray, "h w"], margin: int) -> Bool[np.ndarray, "h w"]:
+    import cv2
+
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin + 1, 2 * margin + 1))
-    hole = cv2.dilate(mask.astype(np.uint8), disc)
-    return cv2.inpaint(np.ascontiguousarray(image), hole, radius, cv2.INPAINT_TELEA)
+    return cv2.dilate(mask.astype(np.uint8), disc).astype(bool)
 
 
 def box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:

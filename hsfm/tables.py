@@ -68,7 +68,8 @@ def aggregate(summary: pd.DataFrame) -> pd.DataFrame:
         row = {
             "dataset": dataset,
             "method": method,
-            "group_labels": part["group_labels"].iloc[0],
+            # of the head that used them most: one that had nothing to train on is ERM's, which used none
+            "group_labels": max(part["group_labels"], key=list(GROUP_LABELS).index),
             "runs": runs,
             "seeds": seeds,
         }

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hsfm.cut_paste import box, cut_paste, erase
+from hsfm.cut_paste import box, cut_paste, erase, leaves_surroundings
 
 HOW = {"margin": 1, "radius": 3}
 
@@ -64,6 +64,16 @@ def test_an_object_keeps_its_share_of_the_image():
     )
     assert where.any(0).all(), "cut at the edges, and not a pixel beyond"
     assert (pasted[where] == 20).all()
+
+
+def test_where_nothing_is_left_of_the_scene_it_is_said():
+    whole, nearly = np.ones((8, 8), bool), np.ones((8, 8), bool)
+    nearly[0, 0] = False
+    assert not leaves_surroundings(whole, margin=0)
+    assert leaves_surroundings(nearly, margin=0)
+    assert not leaves_surroundings(nearly, margin=1)
+    with pytest.raises(ValueError, match="cover the whole image"):
+        erase(scene(8, 8, 1), nearly, margin=1, radius=3)
 
 
 def test_an_empty_mask_is_an_error():

@@ -230,14 +230,6 @@ def test_a_model_is_exported(pasted, tmp_path):
     assert torch.equal(exported.network.body.conv1.weight, own.body.conv1.weight)
 
 
-def test_another_number_of_weights_than_classes_is_said_before_anything_is_generated(pasted, tmp_path):
-    folder = tmp_path / "hsfm"
-    shutil.copytree(pasted, folder)
-    done = snakemake(folder, *overlay(folder, "small", retrain={"weights": [1, 2, 3]}), "all", check=False)
-    (error,) = [line for line in done.stdout.splitlines() if line.startswith("ERROR: ")]
-    assert "ddb/retrain/weights: 3 numbers, but minibirds has 2 classes (land bird, water bird)" in error
-
-
 # Diffusion ------------------------------------------------------------------------------------------------------------
 
 
@@ -253,7 +245,7 @@ def test_the_chain_accounts_for_everything_and_knows_its_models(inpainted, model
         assert read_mask(made.mask).mean() == pytest.approx(made.mask_area)
     heads = read_heads(inpainted / RUN / "ddb/seed0/heads.safetensors")
     assert heads.method == "ddb"
-    assert set(heads.settings["models"]) == {"detector", "segmenter", "inpainting"}
+    assert set(heads.settings["models"]) == {"detector", "segmenter", "text_to_image", "inpainting"}
     assert all(model["commit"].startswith("folder ") for model in heads.settings["models"].values())
     tensors, metadata = read_safetensors(inpainted / "results/minibirds/tokens/class1.safetensors")
     assert metadata["token"] == "<water-bird>"
@@ -341,6 +333,34 @@ def test_where_nothing_is_found_every_image_says_so(inpainted, models, tmp_path)
     assert len(found["pruned"]) == ROWS
     assert "no generated image was kept" in (folder / "results/tables/main.md").read_text()
     assert (folder / "results/figures/minibirds/generated.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_mistakes_are_said_before_anything_runs(inpainted, models, tmp_path):
+    folder = tmp_path / "hsfm"
+    shutil.copytree(inpainted, folder)
+    wrong = {
+        "text_to_image": {"name": "/no/such/folder", "revision": None},
+        "inpainting": {**models["models"]["inpainting"], "revision": "main"},
+        "precision": "float16",
+    }
+    changes = {"models": {**models["models"], **wrong}, "retrain": {"weights": [1, 2, 3]}}
+    arguments = overlay(folder, "tiny", **{**models, **changes, "segment": {**models["segment"], "prompt": "Bird"}})
+    out = snakemake(folder, "--config", "device=cpu", *arguments[:-1], "--dry-run", check=False).stdout
+    assert "settings/minibirds/ddb/segment/prompt: 'Bird' does not match" in out
+    arguments = overlay(folder, "tiny", **{**models, **changes})
+    out = snakemake(folder, "--config", "device=cpu", *arguments[:-1], "--dry-run", check=False).stdout
+    for line in (
+        "ddb/retrain/weights: 3 numbers, but the dataset has 2 classes; give one for each",
+        "ddb/models/precision: float16 was asked for, which the CPU has not; set it to auto",
+        "ddb/models/text_to_image/name: no folder /no/such/folder",
+        "ddb/models/inpainting/revision: 'main' is for the hub, but ",
+    ):
+        assert f"settings/minibirds/{line}" in out
+    config = yaml.safe_load((folder / "tiny.yaml").read_text())
+    del config["settings"]["minibirds"]["ddb"]["token"]
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
+    out = snakemake(folder, *arguments[:-1], "--dry-run", check=False).stdout
+    assert "settings/minibirds/ddb: missing key 'token', which the generator diffusion needs" in out
 
 
 def test_a_model_that_is_not_there_is_one_line(inpainted, models, tmp_path):

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionInpaintPipeline, StableDiffusionPipeline
@@ -13,10 +14,11 @@ from transformers import SamModel
 from benchmarks import random_models
 from hsfm.device import Compute
 from hsfm.diffusion import textual_inversion
-from hsfm.diffusion.inpaint import Batch, at_size, inpaint
+from hsfm.diffusion.inpaint import Batch, at_size, inpaint, inpaint_parts
 from hsfm.diffusion.models import Model, choose_dtype, find_model, load_part, load_pipeline, to_device
 from hsfm.diffusion.segment import Segmenter
 from hsfm.diffusion.textual_inversion import PROMPTS, learn_token
+from hsfm.generated import NOTHING_FOUND, plan
 
 CPU = Compute(torch.device("cpu"))
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -60,18 +62,44 @@ def test_names_are_found_among_what_was_downloaded_and_their_commit_is_known(fol
     shutil.copytree(folder / "segmenter", cached / "snapshots" / COMMIT)
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(COMMIT)
+    pipeline = tmp_path / "models--someone--sd"
+    shutil.copytree(folder / "inpainting", pipeline / "snapshots" / COMMIT)
+    (pipeline / "refs").mkdir()
+    (pipeline / "refs" / "main").write_text(COMMIT)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for revision in (None, "main", COMMIT):
         found = find_model("someone/sam", revision=revision, local_files_only=True, pipeline=False)
         assert found.origin == {"name": "someone/sam", "commit": COMMIT}
         assert isinstance(load_part(SamModel, found, use_safetensors=True), SamModel)
+    found = find_model("someone/sd", local_files_only=True, pipeline=True)
+    assert found.origin == {"name": "someone/sd", "commit": COMMIT}
+    assert load_pipeline(StableDiffusionInpaintPipeline, found, torch.float32).unet.config.in_channels == 9
     by_path = find_model(str(cached / "snapshots" / COMMIT), pipeline=False)
     assert by_path.origin["commit"] == COMMIT
     with pytest.raises(ValueError, match="model someone/sam, revision v2: neither a folder nor found among what was"):
         find_model("someone/sam", revision="v2", local_files_only=True, pipeline=False)
     for name in ("someone/else", "no such folder/at all/here"):
-        with pytest.raises(ValueError, match=f"model {name}: neither a folder nor found .* `hf download {name}`"):
+        with pytest.raises(
+            ValueError, match=f"model {name}: neither a folder nor found .*; run once on a machine with"
+        ):
             find_model(name, local_files_only=True, pipeline=True)
+
+
+def test_a_hub_that_cannot_be_asked_is_said_and_what_is_there_is_taken(folder, tmp_path, monkeypatch, caplog):
+    """Time-outs of a machine without a network come as errors of the hub's own client."""
+
+    def asked(name, revision, local_files_only, pipeline):
+        if local_files_only and name == "someone/sam":
+            return str(folder / "segmenter")
+        raise RuntimeError("see above") from ConnectionError("the connection timed out\nwith a second line")
+
+    monkeypatch.setattr("hsfm.diffusion.models._download", asked)
+    assert find_model("someone/sam", pipeline=False).folder == folder / "segmenter"
+    assert "model someone/sam: the hub cannot be asked (the connection timed out); taking what was" in caplog.text
+    with pytest.raises(
+        ValueError, match=r"model someone/sd: neither a folder nor found on the hub \(the connection timed out\)"
+    ):
+        find_model("someone/sd", pipeline=True)
 
 
 def test_a_folder_of_something_else_is_named(folder, tmp_path):
@@ -92,16 +120,38 @@ def test_precision(monkeypatch):
 
 def test_slicing_changes_rounding_alone_and_offload_nothing_on_the_cpu(folder):
     batch = at_size(some_batch(2), (32, 32))
-    results = []
+    results, attention = [], []
     for memory in (
         {"attention_slicing": False, "cpu_offload": False},
         {"attention_slicing": True, "cpu_offload": True},
     ):
         pipeline = load_pipeline(StableDiffusionInpaintPipeline, local(folder, "inpainting"), torch.float32)
         to_device(pipeline, CPU, memory)
+        attention.append({type(processor).__name__ for processor in pipeline.unet.attn_processors.values()})
         (made,) = inpaint(pipeline, [batch], steps=3, guidance=7.5, compute=CPU)
         results.append(np.stack(made).astype(int))
     assert abs(results[0] - results[1]).max() <= 1
+    assert "SlicedAttnProcessor" not in attention[0]
+    assert attention[1] == {"SlicedAttnProcessor"}
+
+
+def test_offload_is_for_gpus():
+    class Pipeline:
+        def __init__(self):
+            self.calls = []
+
+        def enable_model_cpu_offload(self, device):
+            self.calls.append(("offload", device))
+
+        def to(self, device):
+            self.calls.append(("to", device))
+
+    gpu, calls = torch.device("cuda:0"), []
+    for device, offload in ((gpu, True), (gpu, False), (torch.device("cpu"), True)):
+        pipeline = Pipeline()
+        to_device(pipeline, Compute(device, "float32"), {"attention_slicing": False, "cpu_offload": offload})
+        calls += pipeline.calls
+    assert calls == [("offload", gpu), ("to", gpu), ("to", torch.device("cpu"))]
 
 
 # Textual inversion ----------------------------------------------------------------------------------------------------
@@ -221,7 +271,9 @@ def test_a_token_that_was_interrupted_is_the_same(folder, images, tmp_path, monk
 
 
 def test_low_precision_keeps_the_row_in_float32(folder, images):
-    learnt = learn_token(text_to_image(folder, torch.bfloat16), images, **LEARNING)
+    pipeline = text_to_image(folder, torch.bfloat16)
+    assert {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {torch.bfloat16}
+    learnt = learn_token(pipeline, images, **LEARNING)
     exact = learn_token(text_to_image(folder), images, **LEARNING)
     assert learnt.embedding.dtype == torch.float32
     torch.testing.assert_close(learnt.history["loss"].mean(), exact.history["loss"].mean(), rtol=0.05, atol=0)
@@ -272,6 +324,16 @@ def test_the_mask_covers_what_any_box_shows(segmenter):
     np.testing.assert_array_equal(found.mask, np.any(each, axis=0))
 
 
+def test_models_in_half_precision_are_computed_in_float32(folder, tmp_path, segmenter):
+    low = tmp_path / "low"
+    shutil.copytree(folder / "segmenter", low)
+    SamModel.from_pretrained(low).half().save_pretrained(low)
+    other = Segmenter(local(folder, "detector"), find_model(str(low), pipeline=False), CPU)
+    images = pictures(1, 48, 40)
+    (ours,), (theirs,) = (one(images, "bird.", **THRESHOLDS) for one in (other, segmenter))
+    assert (ours.mask != theirs.mask).mean() < 0.05
+
+
 def test_nothing_found_is_no_mask(segmenter):
     images = pictures(2, 48, 40)
     for found in segmenter(images, "bird.", box_threshold=1.0, text_threshold=0.25):
@@ -318,6 +380,38 @@ def test_neither_order_nor_batches_change_a_picture(inpainter):
     reseeded = drawn(inpainter, Batch(batch.images, batch.masks, batch.prompts, [99, *batch.seeds[1:]]))
     assert abs(reseeded[0] - whole[0]).max() > 1
     assert abs(reseeded[1:] - whole[1:]).max() <= 1
+
+
+def test_a_part_is_the_same_whichever_others_there_are(inpainter):
+    """As after a kill, in a precision in which a batch's neighbours change the rounding."""
+    batch = some_batch(6)
+    sources = pd.DataFrame({"image_id": list("abcdef"), "y": [0, 1] * 3})
+    pixels = dict(zip("abcdef", batch.images, strict=True))
+    masks = {name: mask for name, mask in zip("abcdef", batch.masks, strict=True) if name not in "bd"}
+    rows = plan(sources, ["x", "y"], images_per_source=2, seed=0, tokens=["bird", "<waterbird>"])
+    parts = [rows.iloc[:6], rows.iloc[6:]]
+    settings = {"prompt": "a photo of a {token}", "size": (32, 32), "batch_size": 3, "steps": 3, "guidance": 7.5}
+    low = load_pipeline(
+        StableDiffusionInpaintPipeline, Model(Path(inpainter.config._name_or_path), {"name": "low"}), torch.bfloat16
+    )
+    low.load_textual_inversion({"<waterbird>": torch.ones(random_models.WIDTH)}, token="<waterbird>")
+
+    def made(parts):
+        return list(inpaint_parts(low, parts, lambda ids: [pixels[one] for one in ids], masks, **settings, compute=CPU))
+
+    both, (last,) = made(parts), made(parts[1:])
+    assert both[1] == last
+    assert [row.get("why_not") for row in both[0]] == [None, None, NOTHING_FOUND, NOTHING_FOUND, None, None]
+    assert [row["image_id"] for part in both for row in part] == rows["image_id"].tolist()
+    assert all(row["mask_area"] == pytest.approx(masks[row["source_id"]].mean()) for row in last if "image" in row)
+
+
+def test_a_picture_that_is_not_finite_is_an_error(inpainter, monkeypatch):
+    monkeypatch.setattr(
+        inpainter.vae, "decode", lambda latents, **_: (torch.full((len(latents), 3, 32, 32), torch.nan),)
+    )
+    with pytest.raises(ValueError, match="inpainting: a picture holds a NaN"):
+        drawn(inpainter, some_batch(1))
 
 
 def test_a_picture_is_the_pipelines_own(inpainter):

@@ -12,13 +12,33 @@ import torch
 import yaml
 from test_workflow import copy_repository, snakemake
 
+from benchmarks import random_models
 from hsfm.backbone import read_checkpoint
 from hsfm.embeddings import read_embeddings
+from hsfm.generated import read_mask, read_png
 from hsfm.head import read_heads
 from hsfm.images import read_images
 
 DATASETS = ("waterbirds", "celeba", "metashift", "dominoes")
 GROUPS = {"waterbirds": 4, "celeba": 4, "metashift": 2, "dominoes": 4}  # of test
+
+
+def tiny_ddb(folder: Path) -> dict:
+    """DDB with tiny models of random weights, on a few images, of which it keeps all that have an object."""
+    models = folder.parent / "models"
+    if not models.exists():
+        random_models.write_all(models)
+    names = ("text_to_image", "inpainting", "detector", "segmenter")
+    return {
+        "sources_per_class": 3,
+        "images_per_source": 1,
+        "models": {**{name: {"name": str(models / name)} for name in names}, "local_files_only": True},
+        "token": {"images": 2, "size": [16, 16], "initial_word": "bird", "steps": 2},
+        "segment": {"prompt": "bird."},
+        "inpaint": {"size": [32, 32], "steps": 2, "batch_size": 4},
+        "prune": {"attribution": 0.0, "steps": 2},
+        "retrain": {"epochs": 1},
+    }
 
 
 def overlay(folder: Path) -> list[str]:
@@ -34,6 +54,7 @@ def overlay(folder: Path) -> list[str]:
             "dfr": {"grid": [1.0, 0.1], "fits": 2},
             "llr": {"grid": [1.0, 0.1]},
             "dac": {"epochs": 1},
+            "ddb": tiny_ddb(folder) if name != "dominoes" else None,
         }
         if name != "dominoes":
             small[name]["transform"] = {"resize": [40, 40], "crop": [32, 32]}
@@ -54,11 +75,12 @@ def done(tmp_path_factory) -> Path:
 
 def test_the_table_has_every_method_on_every_dataset(done):
     table = (done / "results/tables/main.md").read_text().splitlines()
-    assert [line.split("|")[1].strip() for line in table[2:7]] == ["ERM", "DFR", "LLR", "DaC", "HSFM"]
+    assert [line.split("|")[1].strip() for line in table[2:8]] == ["ERM", "DFR", "LLR", "DaC", "DDB", "HSFM"]
     for name in DATASETS:
         assert f"{name}: worst group | {name}: average" in table[0]
     numbers = pd.read_csv(done / "results/tables/main.csv").set_index(["dataset", "method"])
-    assert len(numbers) == 20
+    assert len(numbers) == 23
+    assert ("dominoes", "ddb") not in numbers.index
     assert numbers["worst_group_percent"].between(0, 100).all()
     assert numbers["adjusted_average_percent"].isna().groupby("dataset").all().to_dict() == {
         name: name == "metashift"
@@ -76,6 +98,21 @@ def test_images_and_features_of_every_dataset_agree(done):
         assert len(test.group.unique()) == GROUPS[name]
         assert read_checkpoint(run / "erm/backbone.safetensors").name == "resnet50"
         assert read_heads(run / "hsfm/heads.safetensors").head.weight.shape == (1, 2, 2048)
+
+
+def test_generated_images_have_the_size_of_their_cached_sources(done):
+    """Waterbirds' replicas are files of several sizes, resized and cropped for the network."""
+    run = done / "results/waterbirds/run0/ddb"
+    index = pd.read_parquet(done / "results/waterbirds/decoded.parquet").set_index("image_id")
+    generated, pruned = (pd.read_parquet(run / f"{name}.parquet") for name in ("generated", "pruned"))
+    assert len(generated) == len(pruned) == 6
+    made = generated[generated["image"].notna()]
+    assert len(made)
+    for row in made.itertuples():
+        size = tuple(index.loc[row.source_id, ["height", "width"]])
+        assert read_png(row.image).shape[:2] == read_mask(row.mask).shape == size
+    assert pruned.loc[generated["image"].notna(), "attribution"].between(0, 1).all()
+    assert read_heads(run / "seed60/heads.safetensors").head.weight.shape == (1, 2, 2048)
 
 
 def of_metashift(folder: Path, **settings) -> list[str]:
@@ -163,7 +200,7 @@ def test_the_plan_needs_no_data(tmp_path):
     assert jobs["download_waterbirds"] == jobs["download_dominoes"] == "1"
     assert jobs["train_erm"] == "4"
     images = yaml.safe_load((folder / "config/paper.yaml").read_text())["settings"]["waterbirds"]["images"]
-    second = {"base": "waterbirds", "images": images, "backbone": {"name": "resnet18"}}
+    second = {"base": "waterbirds", "images": images, "backbone": {"name": "resnet18"}, "ddb": None}
     both = {"datasets": ["waterbirds", "waterbirds18"], "settings": {"waterbirds18": second}}
     (folder / "both.yaml").write_text(yaml.safe_dump(both))
     plan = snakemake(folder, "--dry-run", "--configfile", "config/paper.yaml", "both.yaml").stdout

@@ -136,6 +136,16 @@ def test_group_table(three_methods):
     assert [c for c in groups if c.endswith("_percent")] == ["erm_percent", "dfr_percent", "hsfm_percent"]
 
 
+def test_group_labels_are_those_of_the_head_that_used_most(three_methods):
+    """A run in which nothing was left to train on has ERM's head, which used none."""
+    two = [
+        scores("ddb", labels, [0], run=run, test=[(9, 18, 27, 36)]) for run, labels in enumerate(("none", "training"))
+    ]
+    both = pd.concat([three_methods, *two], ignore_index=True)
+    table = tables.aggregate(tables.summarise(both)).set_index("method")
+    assert table.loc["ddb", "group_labels"] == "training"
+
+
 def test_a_method_that_a_dataset_was_not_given_is_a_dash(three_methods):
     other = scores("erm", "none", [0], test=[(10, 10, 15, 40)], dataset="other")
     both = pd.concat([three_methods, other], ignore_index=True)

@@ -310,7 +310,7 @@ MISTAKES = {
     ),
     "settings={minibirds: {dac: {batchnorm: drift}, embeddings: {standardise: {scale: 1}}, backbone: {train: false,"
     " name: resnet18, pretrained: true}}}": "settings/minibirds/dac/batchnorm: drift moves the features, which",
-    "methods=[ddb]": "settings/minibirds: missing key 'ddb', which methods asks for",
+    "methods=[ddb]": "settings/minibirds: missing key 'ddb', which methods asks for; ddb: null leaves it out",
     "settings={mine: {}}": "settings/mine: missing keys 'embeddings', 'hard_set'",
 }
 

@@ -33,13 +33,13 @@ def inpaint_parts(
 
     pictures: gives the pixels of sources by their ids. masks: of the sources in which an object was found; the rows of
     others say that there was none. prompt: with `{token}` in it. One stream of batches goes through all parts, so that
-    what is read, encoded and written lies beside what the pipeline computes.
+    what is read, encoded and written lies beside what the pipeline computes; no batch reaches from one part into
+    another, so that a part comes out the same whichever others there are.
     """
-    there = pd.concat([part[part["source_id"].isin(masks.keys())] for part in parts])
+    there = [part[part["source_id"].isin(masks.keys())] for part in parts]
 
     def batches() -> Iterator[Sized]:
-        for first in range(0, len(there), batch_size):
-            batch = there.iloc[first : first + batch_size]
+        for batch in (part.iloc[i : i + batch_size] for part in there for i in range(0, len(part), batch_size)):
             yield at_size(
                 Batch(
                     images=pictures(batch["source_id"].to_list()),
@@ -116,7 +116,7 @@ def inpaint(
 
     steps: of denoising. guidance: how much the prompt counts. The noise of an image comes from its own seed, drawn on
     the CPU, so that neither the other images of a batch nor the device change it. Pictures of one batch are copied from
-    the device while the next one is made.
+    the device while the next one is made. Raises ValueError for a picture that is not finite.
 
     The whole picture is the pipeline's: the source's own pixels are not put back around the mask. That would leave no
     difference there, and all attribution would lie inside the mask whatever was drawn.
@@ -139,6 +139,10 @@ def inpaint(
                 generator=[Generator().manual_seed(seed) for seed in batch.seeds],
                 output_type="pt",
             ).images
+            if not pictures.isfinite().all():
+                raise ValueError(
+                    "inpainting: a picture holds a NaN; a precision of longer range helps: bfloat16, float32"
+                )
             yield (pictures.float() * 255).round().clamp(0, 255).to(torch.uint8)
 
     with compute.repeatable():

@@ -3,6 +3,7 @@
 Needs the extra `[diffusion]`. Weights are read from safetensors alone, never unpickled.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,15 +19,16 @@ try:
     import diffusers
     import transformers
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 except ImportError as error:
     raise ImportError(
         f'diffusion models need the extra [diffusion]: pip install -e ".[diffusion]" ({error})'
     ) from error
 
+log = logging.getLogger(__name__)
+
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-# the files of a model, of which some hubs keep copies in forms that are never read here
-_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+# of a model of transformers; beside them lie copies in forms that are never read here
+_FILES = ["*.json", "*.txt", "model*.safetensors"]
 
 
 @dataclass(frozen=True)
@@ -48,21 +50,37 @@ def find_model(name: str, *, revision: str | None = None, local_files_only: bool
         if revision is not None:
             raise ValueError(f"model {name}: is a folder, which has no revision ({revision!r}); set revision to null")
         return Model(Path(name), {"name": name, "commit": _commit(Path(name).resolve()) or _hash(Path(name))})
+    wanted = name if revision is None else f"{name}, revision {revision}"
     try:
-        if pipeline and not local_files_only:
-            folder = diffusers.DiffusionPipeline.download(name, revision=revision, use_safetensors=True)
+        folder = _download(name, revision, local_files_only, pipeline)
+    except Exception as error:  # of whichever client the hub's library uses: no network, time-outs, no such model
+        cause = _first_line(error.__cause__ or error)
+        if not local_files_only:
+            try:
+                folder = _download(name, revision, True, pipeline)
+            except Exception:
+                raise _not_found(wanted, name, "on the hub", cause) from error
+            log.warning("model %s: the hub cannot be asked (%s); taking what was downloaded before", wanted, cause)
         else:
-            folder = snapshot_download(
-                name, revision=revision, local_files_only=local_files_only, allow_patterns=_FILES
-            )
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        wanted = name if revision is None else f"{name}, revision {revision}"
-        where = "among what was downloaded before (local_files_only)" if local_files_only else "on the hub"
-        raise ValueError(
-            f"model {wanted}: neither a folder nor found {where}; on a machine with a network run "
-            f"`hf download {name}`, or name a folder that holds it ({_first_line(error)})"
-        ) from error
+            where = "among what was downloaded before (local_files_only)"
+            raise _not_found(wanted, name, where, cause) from error
     return Model(Path(folder), {"name": name, "commit": _commit(Path(folder)) or _hash(Path(folder))})
+
+
+def _download(name: str, revision: str | None, local_files_only: bool, pipeline: bool) -> str:
+    """The folder of a model in the hub's cache, filled up unless local_files_only."""
+    if pipeline:  # of the many files beside a pipeline, those that its parts need
+        return diffusers.DiffusionPipeline.download(
+            name, revision=revision, use_safetensors=True, local_files_only=local_files_only
+        )
+    return snapshot_download(name, revision=revision, local_files_only=local_files_only, allow_patterns=_FILES)
+
+
+def _not_found(wanted: str, name: str, where: str, cause: str) -> ValueError:
+    return ValueError(
+        f"model {wanted}: neither a folder nor found {where} ({cause}); run once on a machine with a network, or name "
+        "a folder that holds the model"
+    )
 
 
 def _commit(folder: Path) -> str | None:

@@ -29,9 +29,9 @@ class Segmenter:
     """Both models, on the device, in float32: a box's score near the threshold must not depend on the precision."""
 
     def __init__(self, detector: Model, segmenter: Model, compute: Compute):
-        self._finder = load_part(GroundingDinoForObjectDetection, detector, use_safetensors=True)
+        self._finder = load_part(GroundingDinoForObjectDetection, detector, use_safetensors=True, dtype=torch.float32)
         self._finder_input = load_part(GroundingDinoProcessor, detector)
-        self._sam = load_part(SamModel, segmenter, use_safetensors=True)
+        self._sam = load_part(SamModel, segmenter, use_safetensors=True, dtype=torch.float32)
         self._sam_input = load_part(SamProcessor, segmenter)
         self._device = compute.device
         for module in (self._finder, self._sam):
@@ -48,8 +48,8 @@ class Segmenter:
     ) -> list[Found]:
         """Objects of some images, of any sizes.
 
-        prompt: in GroundingDINO's manner, in small letters with a full stop (`bird.`). box_threshold: boxes of at least
-        this score count, all of them: an image may show several. text_threshold: of the words that a box is called by.
+        prompt: in GroundingDINO's manner, in small letters with a full stop (`bird.`). box_threshold: boxes above this
+        score count, all of them: an image may show several. text_threshold: of the words that a box is called by.
         """
         boxes = self._find(images, prompt, box_threshold, text_threshold)
         embeddings = None

@@ -4,6 +4,7 @@ Gal et al., "An image is worth one word", ICLR 2023: the embedding of one new to
 Stable Diffusion to tell the noise in these images.
 """
 
+import json
 import logging
 import math
 from dataclasses import dataclass
@@ -122,7 +123,8 @@ def learn_token(
                         raise ValueError(
                             f"{token}: the loss is no longer finite after step {step}; lower lr (now {lr})"
                         )
-                    log.info("%s, step %d of %d: loss %.4f", token, step, steps, sum(losses[-save_every:]) / save_every)
+                    last = losses[-save_every:]
+                    log.info("%s, step %d of %d: loss %.4f", token, step, steps, sum(last) / len(last))
                     if resume is not None:
                         _save(resume, row, optimiser, generator, scaler, losses)
     finally:
@@ -155,9 +157,9 @@ class _Latents:
         means, deviations = [], []
         with torch.inference_mode():
             for image in torch.cat([images, images.flip(-1)]).split(1):
-                found = vae.encode(image.to(device, vae.dtype) / 127.5 - 1).latent_dist
-                means.append(found.mean)
-                deviations.append(found.std)
+                found = vae.encode((image.to(device) / 127.5 - 1).to(vae.dtype)).latent_dist
+                means.append(found.mean.float())
+                deviations.append(found.std.float())
         # out of inference mode, or autograd could not keep them
         self.mean, self.deviation = torch.cat(means).clone(), torch.cat(deviations).clone()
         self.scale = vae.config.scaling_factor
@@ -189,8 +191,12 @@ def _loss(
     time: Int[Tensor, " b"],
     hidden: Float[Tensor, "b t d"],
 ) -> Float[Tensor, ""]:
-    """Mean squared error of what the network predicts: the noise, or the velocity (Salimans and Ho, ICLR 2022)."""
-    predicted = unet(noise.add_noise(clean, eps, time), time, hidden).sample
+    """Mean squared error of what the network predicts: the noise, or the velocity (Salimans and Ho, ICLR 2022).
+
+    Noise is added in float32: bfloat16 has no number between 0.9961 and 1, where the image's share lies early on.
+    """
+    noisy = noise.add_noise(clean, eps, time).to(unet.dtype)
+    predicted = unet(noisy, time, hidden).sample
     kind = noise.config.prediction_type
     if kind not in ("epsilon", "v_prediction"):
         raise ValueError(f"the model predicts {kind!r}; allowed are epsilon, v_prediction")
@@ -210,10 +216,9 @@ def _save(
         "row": row,
         "generator": generator.get_state(),
         "losses": torch.tensor(losses, dtype=torch.float64),
-        "scale": torch.tensor(scaler.get_scale()),
         **{f"optimiser.{key}": value for key, value in as_tensors(optimiser).items()},
     }
-    write_safetensors(path, tensors, {})
+    write_safetensors(path, tensors, {"scaler": json.dumps(scaler.state_dict())})
 
 
 def _load(
@@ -226,12 +231,11 @@ def _load(
     """Losses of the steps that were done; none where there is no file."""
     if path is None or not path.exists():
         return []
-    tensors, _ = read_safetensors(path)
+    tensors, metadata = read_safetensors(path)
     with torch.no_grad():
         row.copy_(tensors["row"])
     moments = {key: value for key, value in tensors.items() if key.startswith("optimiser.")}
     load_tensors(optimiser, {key.removeprefix("optimiser."): value for key, value in moments.items()})
     generator.set_state(tensors["generator"])
-    if scaler.is_enabled():
-        scaler.load_state_dict({**scaler.state_dict(), "scale": float(tensors["scale"])})
+    scaler.load_state_dict(json.loads(metadata["scaler"]))
     return tensors["losses"].tolist()

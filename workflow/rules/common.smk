@@ -112,6 +112,8 @@ DATASETS = config["datasets"]
 RUNS = config["runs"]
 # DDB's row is left out where what it needs is not installed; asking for one of its files says so.
 METHODS = [method for method in config["methods"] if method != "ddb" or not MISSING_FOR_DDB]
+if not METHODS:
+    raise WorkflowError(f"methods: ddb alone was asked for: {HOW_TO_INSTALL_DDB}")
 STUDIES = config["studies"]
 COMPUTE = in_order(config["compute"])
 SETTINGS = {"settings": in_order(config["settings"])}
@@ -185,11 +187,6 @@ BY_DIFFUSION = [name for name in WITH_DDB if name not in BY_CUT_PASTE]
 def methods_of(dataset):
     """The methods of a dataset; `ddb: null` leaves DDB out."""
     return [method for method in METHODS if method != "ddb" or dataset in WITH_DDB]
-
-
-def scores_of(dataset):
-    """The scores of its methods."""
-    return expand(f"results/{dataset}/run{{run}}/{{method}}/scores.parquet", run=RUNS, method=methods_of(dataset))
 
 
 def masks_for(choose, run=None):
@@ -286,7 +283,8 @@ def decode_size(wildcards):
         return {}
     settings = SETTINGS["settings"][wildcards.dataset]
     # what DDB retrains is augmented, too
-    augmentation = settings["augmentation"] if wildcards.dataset in {*TRAINED, *WITH_DDB} else None
+    retrained = wildcards.dataset in WITH_DDB and "ddb" in METHODS
+    augmentation = settings["augmentation"] if wildcards.dataset in TRAINED or retrained else None
     return in_order(decode_rule(settings["decode_size"], settings["transform"], augmentation))
 
 

@@ -39,7 +39,10 @@ def check_config(config):
 
 
 def inherit(config):
-    """Give each dataset the settings of its `base` that it does not have itself; `images` are never inherited.
+    """Give each dataset the settings of its `base` that it does not have itself.
+
+    `images` are never inherited, and `ddb` only by a dataset that has such a section of its own: what it is to look for
+    and to draw is another's object otherwise.
 
     Yields mistakes.
     """
@@ -65,7 +68,8 @@ def inherit(config):
             return
         for name in ready:
             own = waiting.pop(name)
-            base = {key: value for key, value in done[own.pop("base")].items() if key != "images"}
+            left = {"images"} if own.get("ddb") is not None else {"images", "ddb"}
+            base = {key: value for key, value in done[own.pop("base")].items() if key not in left}
             done[name] = settings[name] = merged(base, own)
 
 
@@ -132,7 +136,10 @@ def cross_check(config):
         settings, where = config["settings"][dataset], f"settings/{dataset}"
         for method in config["methods"]:
             if method not in settings and method != "erm":
-                yield f"{where}: missing key {method!r}, which methods asks for"
+                hint = "; ddb: null leaves it out" if method == "ddb" else ""
+                yield f"{where}: missing key {method!r}, which methods asks for{hint}"
+        if settings.get("ddb", False) is None and config["methods"] == ["ddb"]:
+            yield f"methods: ddb alone, which {dataset} leaves out (ddb: null)"
         for study in config["studies"]:
             for section in STUDY_SECTIONS[study]:
                 if section not in settings:
@@ -140,7 +147,7 @@ def cross_check(config):
         if "dac" in config["methods"]:
             yield from check_dac(settings, where)
         if "ddb" in config["methods"] and settings.get("ddb") is not None:
-            yield from check_ddb(settings, where)
+            yield from check_ddb(settings, config, where)
         if "masks" in settings:
             yield from check_masks(settings, where)
         yield from not_finite(settings, where)
@@ -204,7 +211,7 @@ def check_dac(settings, where):
         yield f"{where}/dac/batchnorm: drift moves the features, which embeddings/standardise cannot follow; set it to frozen"
 
 
-def check_ddb(settings, where):
+def check_ddb(settings, config, where):
     """What DDB needs."""
     if "images" not in settings:
         yield f"{where}: has no images, which DDB needs; set ddb to null"
@@ -216,11 +223,32 @@ def check_ddb(settings, where):
             yield f"{where}/ddb: missing key {key!r}, which the generator {ddb['generator']} needs"
     if "augmentation" not in settings:
         yield f"{where}: missing key 'augmentation', which ddb retrains with"
+    classes = len(ddb["retrain"]["weights"])
+    if settings["images"]["source"] != "metadata" and classes != 2:
+        yield f"{where}/ddb/retrain/weights: {classes} numbers, but the dataset has 2 classes; give one for each"
+    if ddb["generator"] == "diffusion" and "models" in ddb:
+        yield from check_models(ddb["models"], config, f"{where}/ddb/models")
     if ddb["generator"] == "cut_paste" and "cut_paste" in ddb:
         if ddb["cut_paste"]["masks"] == "heat_map" and "masks" not in settings:
             yield f"{where}: missing key 'masks', which ddb/cut_paste needs"
         if ddb["cut_paste"]["masks"] == "dataset" and settings["images"]["source"] != "minibirds":
             yield f"{where}/ddb/cut_paste/masks: only minibirds knows its masks; set it to heat_map"
+
+
+def check_models(models, config, where):
+    """Models by name or folder."""
+    if models["precision"] == "float16" and config["device"] == "cpu":
+        yield f"{where}/precision: float16 was asked for, which the CPU has not; set it to auto"
+    for key, model in models.items():
+        if not isinstance(model, dict):
+            continue
+        folder = Path(model["name"])
+        if folder.is_dir() and model["revision"] is not None:
+            yield f"{where}/{key}/revision: {model['revision']!r} is for the hub, but {folder} is a folder; set it to null"
+        if not folder.is_dir() and (
+            folder.is_absolute() or model["name"].startswith((".", "~")) or len(folder.parts) > 2
+        ):
+            yield f"{where}/{key}/name: no folder {folder}"
 
 
 def check_masks(settings, where):

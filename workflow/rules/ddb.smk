@@ -7,6 +7,7 @@ IMAGES = {"images": "results/{dataset}/images.parquet", "pixels": packed, "cache
 rule choose_sources:
     input:
         train=f"{EMBEDDINGS}/train.parquet",
+        val=f"{EMBEDDINGS}/val.parquet",
         heads=ERM_NETWORK["heads"],
         code=uses("workflow/scripts/choose_sources.py"),
         extra=needs_diffusion([]),
@@ -23,6 +24,7 @@ rule choose_sources:
     params:
         ddb=lambda wildcards: {
             "classes": len(SETTINGS["settings"][wildcards.dataset]["ddb"]["retrain"]["weights"]),
+            "select_by": SETTINGS["settings"][wildcards.dataset]["ddb"]["retrain"]["select_by"],
             "sources_per_class": SETTINGS["settings"][wildcards.dataset]["ddb"]["sources_per_class"],
         },
     message:
@@ -33,7 +35,8 @@ rule choose_sources:
 
 rule learn_token:
     input:
-        **IMAGES,
+        images=IMAGES["images"],
+        pixels=packed,
         code=uses("workflow/scripts/learn_token.py"),
         extra=needs_diffusion([]),
     output:
@@ -55,7 +58,6 @@ rule learn_token:
     params:
         models=models("text_to_image"),
         token=setting("ddb/token"),
-        decode_size=decode_size,
         device=config["device"],
         compute=COMPUTE,
     message:

@@ -1,6 +1,13 @@
 rule make_tables:
     input:
-        scores=[path for dataset in DATASETS for path in scores_of(dataset)],
+        # method by method: their order in the tables is that in which they come
+        scores=[
+            f"results/{dataset}/run{run}/{method}/scores.parquet"
+            for method in METHODS
+            for dataset in DATASETS
+            if method in methods_of(dataset)
+            for run in RUNS
+        ],
         code=uses("workflow/scripts/make_tables.py"),
     output:
         TABLES,

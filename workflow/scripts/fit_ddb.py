@@ -70,6 +70,8 @@ def fit(inputs: dict, outputs: dict, seed: int, cache: CacheFiles | None, settin
         remarks=("; ".join(remarks),),
     )
     write_heads(outputs["heads"], saved)
+    for leftover in Path(outputs["checkpoint"]).parent.glob(".resume-*.safetensors"):
+        leftover.unlink()
 
 
 def kept_images(path: str, pruned: pd.DataFrame, class_names: tuple[str, ...]) -> list[LabelledImages | None]:
@@ -113,8 +115,6 @@ def retrain_network(
         compute=compute,
         resume=resume,
     )
-    for leftover in resume.parent.glob(".resume-*.safetensors"):
-        leftover.unlink()
     return result.history
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import diffusers
 import pyarrow as pa
+import transformers
 from diffusers import StableDiffusionInpaintPipeline
 from tqdm import tqdm
 
@@ -28,14 +29,18 @@ def inpaint_objects(inputs: dict, output: str, cache: CacheFiles | None, setting
     drawing = ddb["inpaint"]
     model = find_model(**models["inpainting"], local_files_only=models["local_files_only"], pipeline=True)
     pipeline = load_pipeline(StableDiffusionInpaintPipeline, model, choose_dtype(models["precision"], compute))
-    names = add_tokens(pipeline, inputs["tokens"], about["classes"])
+    names, learnt_on = add_tokens(pipeline, inputs["tokens"], about["classes"])
     to_device(pipeline, compute, {key: models[key] for key in ("attention_slicing", "cpu_offload")})
 
     rows = plan(objects, about["classes"], images_per_source=ddb["images_per_source"], seed=ddb["seed"], tokens=names)
     masks = {one.image_id: read_mask(one.mask) for one in objects.itertuples() if one.mask is not None}
     pictures = open_pictures(inputs["images"], cache)
     size, shard = tuple(drawing["size"]), BATCHES * drawing["batch_size"]
-    about = {**about, "generator": "diffusion", "models": {**about["models"], "inpainting": model.origin}}
+    about = {
+        **about,
+        "generator": "diffusion",
+        "models": {**about["models"], "text_to_image": learnt_on, "inpainting": model.origin},
+    }
     bar = tqdm(total=len(rows), desc="inpainting", unit="image", disable=None)
 
     def shards(missing: Sequence[int]) -> Iterator[pa.Table]:
@@ -46,15 +51,22 @@ def inpaint_objects(inputs: dict, output: str, cache: CacheFiles | None, setting
 
     files = [inputs["images"], inputs["objects"], *inputs["tokens"], *inputs["code"]]
     depends_on = job.depends_on(
-        {**settings, "origin": model.origin, "diffusers": diffusers.__version__}, files, str(compute.device)
+        {**settings, "origin": model.origin, "libraries": [diffusers.__version__, transformers.__version__]},
+        files,
+        str(compute.device),
     )
     # PNG is compressed already
     write_in_shards(output, -(-len(rows) // shard), shards, depends_on=depends_on, compression="none")
     bar.close()
 
 
-def add_tokens(pipeline: StableDiffusionInpaintPipeline, files: Sequence[str], class_names: Sequence[str]) -> list[str]:
-    """Teach a pipeline the learnt words, one per class; ValueError for one of another class or size."""
+def add_tokens(
+    pipeline: StableDiffusionInpaintPipeline, files: Sequence[str], class_names: Sequence[str]
+) -> tuple[list[str], dict[str, str]]:
+    """Teach a pipeline the learnt words, one per class; these, and the model they were learnt on.
+
+    Raises ValueError for one of another class or size.
+    """
     names = []
     width = pipeline.text_encoder.get_input_embeddings().weight.shape[1]
     for path, class_name in zip(files, class_names, strict=True):
@@ -70,7 +82,7 @@ def add_tokens(pipeline: StableDiffusionInpaintPipeline, files: Sequence[str], c
             )
         pipeline.load_textual_inversion({metadata["token"]: embedding}, token=metadata["token"])
         names.append(metadata["token"])
-    return names
+    return names, json.loads(metadata["model"])
 
 
 job.start(snakemake.log[0])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import diffusers
 import torch
+import transformers
 from diffusers import StableDiffusionPipeline
 
 from hsfm import job
@@ -15,15 +16,16 @@ from hsfm.diffusion.models import choose_dtype, find_model, load_pipeline, to_de
 from hsfm.diffusion.textual_inversion import learn_token
 from hsfm.files import fingerprint, write_frame, write_safetensors
 from hsfm.images import read_images
-from hsfm.pixel_cache import CacheFiles
 from hsfm.resample import resize
 from hsfm.source import open_pictures
 
 
-def learn(
-    inputs: dict, token_file: str, history_file: str, label: int, cache: CacheFiles | None, settings: dict
-) -> None:
+def learn(inputs: dict, token_file: str, history_file: str, label: int, settings: dict) -> None:
     table = read_images(inputs["images"])
+    if label >= len(table.class_names):
+        raise ValueError(
+            f"ddb/retrain/weights: asks for class {label}, but {table.dataset} has {len(table.class_names)} classes"
+        )
     compute = Compute(choose_device(settings["device"]), **settings["compute"])
     models, learning = settings["models"], dict(settings["token"])
     model = find_model(**models["text_to_image"], local_files_only=models["local_files_only"], pipeline=True)
@@ -31,21 +33,23 @@ def learn(
     # without offload: the whole model takes part in every step
     to_device(pipeline, compute, {"attention_slicing": models["attention_slicing"], "cpu_offload": False})
 
-    if label >= len(table.class_names):
-        raise ValueError(
-            f"ddb/retrain/weights: asks for class {label}, but {table.dataset} has {len(table.class_names)} classes"
-        )
     name = table.class_names[label]
     token = token_of(label, table.class_names)
     rows = table.split("train")
     own = rows.loc[rows["y"] == label, "image_id"].to_list()
     chosen = torch.randperm(len(own), generator=torch.Generator().manual_seed(learning["seed"]))
     image_id = [own[number] for number in chosen[: learning.pop("images")].tolist()]
-    pictures = open_pictures(inputs["images"], cache)(image_id)
+    # files as they are, and not out of the cache, whose images are no larger than the classifier needs
+    pictures = open_pictures(inputs["images"])(image_id)
     size = learning.pop("size")
     images = torch.stack([resize(torch.from_numpy(picture).permute(2, 0, 1), *size) for picture in pictures])
 
-    origins = {**settings, "label": label, "origin": model.origin, "diffusers": diffusers.__version__}
+    origins = {
+        **settings,
+        "label": label,
+        "origin": model.origin,
+        "libraries": [diffusers.__version__, transformers.__version__],
+    }
     key = fingerprint(job.depends_on(origins, [inputs["images"], *inputs["code"]], str(compute.device)))
     resume = Path(token_file).with_name(f".resume-class{label}-{key}.safetensors")
     learnt = learn_token(pipeline, images, token=token, **learning, compute=compute, resume=resume)
@@ -67,7 +71,7 @@ def learn(
 def token_of(label: int, class_names: Sequence[str]) -> str:
     """A word for a class, after its name: <water-bird>; with its number where that says too little."""
     plain = [re.sub("[^a-z0-9]+", "-", name.lower()).strip("-") for name in class_names]
-    return f"<{plain[label]}>" if plain[label] and plain.count(plain[label]) == 1 else f"<{plain[label]}-{label}>"
+    return f"<{plain[label]}>" if plain[label] and plain.count(plain[label]) == 1 else f"<{plain[label]}-class{label}>"
 
 
 job.start(snakemake.log[0])
@@ -76,6 +80,5 @@ learn(
     snakemake.output.token,
     snakemake.output.history,
     int(snakemake.wildcards.label),
-    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
     dict(snakemake.params.items()),
 )

@@ -7,13 +7,14 @@ import numpy as np
 from tqdm import tqdm
 
 from hsfm import job
-from hsfm.cut_paste import cut_paste
+from hsfm.cut_paste import cut_paste, leaves_surroundings
 from hsfm.files import write_parquet
 from hsfm.generated import GENERATED, NOTHING_FOUND, OBJECTS, as_png, as_table, mask_as_png, plan, read_mask, read_table
 from hsfm.pixel_cache import CacheFiles
 from hsfm.source import open_pictures
 
 NO_DONOR = "no object was found in any source of the class"
+NO_SCENE = "the object covers the whole source"
 
 
 def paste_objects(inputs: dict, output: str, cache: CacheFiles | None, ddb: dict, threads: int) -> None:
@@ -28,6 +29,8 @@ def paste_objects(inputs: dict, output: str, cache: CacheFiles | None, ddb: dict
             return {**row, "mask_area": 0.0, "why_not": NOTHING_FOUND}
         if not donors[row["y"]]:
             return {**row, "mask_area": 0.0, "why_not": NO_DONOR}
+        if not leaves_surroundings(masks[row["source_id"]], margin=how["margin"]):
+            return {**row, "mask_area": 0.0, "why_not": NO_SCENE}
         # of the image's own seed, so that it does not depend on the others
         donor = donors[row["y"]][np.random.default_rng(row["seed"]).integers(len(donors[row["y"]]))]
         scene, giver = pictures([row["source_id"], donor])

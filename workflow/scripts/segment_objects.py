@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import transformers
 from tqdm import tqdm
 
 from hsfm import job
@@ -55,7 +56,7 @@ def segment_objects(inputs: dict, output: str, cache: CacheFiles | None, setting
             yield as_table(rows, OBJECTS, about)
 
     files = [inputs["images"], inputs["sources"], *inputs["code"]]
-    origins = {**settings, "origins": about["models"]}
+    origins = {**settings, "origins": about["models"], "transformers": transformers.__version__}
     write_in_shards(
         output, -(-len(sources) // SHARD), shards, depends_on=job.depends_on(origins, files, str(compute.device))
     )
