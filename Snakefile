@@ -20,6 +20,7 @@ include: "workflow/rules/backbone.smk"
 include: "workflow/rules/heads.smk"
 include: "workflow/rules/dac.smk"
 include: "workflow/rules/ddb.smk"
+include: "workflow/rules/edits.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/studies.smk"
 include: "workflow/rules/export.smk"
@@ -30,6 +31,7 @@ rule all:
     input:
         TABLES,
         TABLES_OF_STUDIES,
+        TABLES_OF_EDITS,
         FIGURES,
 
 

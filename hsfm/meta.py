@@ -11,17 +11,17 @@ from numbers import Integral, Real
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 from tqdm import tqdm
 
 from hsfm.embeddings import Embeddings, check_embeddings, check_same_origin
-from hsfm.files import write_parquet
 from hsfm.hard_set import HardSet
 from hsfm.head import Head
 from hsfm.meta_loop import CLIP_NORM, Kept, Loop, Run, Shared, chosen_rows
+from hsfm.support import Support
+from hsfm.support import write_support as write_rows
 
 log = logging.getLogger(__name__)
 
@@ -275,23 +275,17 @@ def draw_per_class(y: Int[Tensor, " n"], per_class: int, n_classes: int, generat
 
 
 def write_support(path: str | Path, result: MetaResult, train: Embeddings) -> None:
-    """Write the support rows of every seed: seed, image_id, y, before and after the edits (`fixed_size_list[d]`)."""
-    n, d = result.support_after.shape[1:]
-    before = train.features.cpu()[result.support_rows]
-    table = pa.table(
-        {
-            "seed": pa.array([seed for seed in result.seeds for _ in range(n)], pa.int64()),
-            "image_id": pa.array([name for names in result.support_id for name in names], pa.string()),
-            "y": pa.array(result.support_y.flatten().numpy(), pa.int32()),
-            **{
-                name: pa.FixedSizeListArray.from_arrays(pa.array(values.flatten().numpy()), d)
-                for name, values in (("before", before), ("after", result.support_after))
-            },
-        }
+    """Write the support rows of every seed before and after the edits."""
+    n = result.support_rows.shape[1]
+    support = Support(
+        seed=tuple(seed for seed in result.seeds for _ in range(n)),
+        image_id=tuple(name for names in result.support_id for name in names),
+        y=result.support_y.flatten(),
+        before=train.features.cpu()[result.support_rows].flatten(0, 1),
+        after=result.support_after.flatten(0, 1),
+        checkpoint_sha256=train.checkpoint_sha256,
     )
-    metadata = {"dataset": train.dataset, "d": d, "class_names": train.class_names,
-                "checkpoint_sha256": train.checkpoint_sha256}  # fmt: skip
-    write_parquet(path, table, metadata)
+    write_rows(path, support, dataset=train.dataset, class_names=train.class_names)
 
 
 def runs_that_fit(

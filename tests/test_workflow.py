@@ -48,6 +48,9 @@ EVERYTHING = {
     "make_tables": 1,
     "draw_figure": 4,
     "draw_masks": 1,
+    "measure_edits": 1,
+    "draw_edits": 1,
+    "tabulate_edits": 1,
 }
 
 
@@ -127,10 +130,14 @@ def test_everything_is_there_and_nothing_half_written(finished):
         *(f"{RUN}/dac/seed{seed}/{name}" for seed in (0, 1) for name in ("heads.safetensors", "history.parquet")),
         *(f"{RUN}/{method}/heads.safetensors" for method in ("hsfm", "dfr", "llr", "dac")),
         *(f"{RUN}/{method}/scores.parquet" for method in ("erm", "hsfm", "dfr", "llr", "dac")),
-        *(f"results/tables/{t}.{s}" for t in ("main", "metrics", "groups") for s in ("csv", "md", "tex")),
+        f"{RUN}/hsfm/edits.parquet",
+        *(f"results/tables/{t}.{s}" for t in ("main", "metrics", "groups", "edits") for s in ("csv", "md", "tex")),
         *(
             f"results/figures/minibirds/{f}.{s}"
-            for f in ("examples", "training", "groups", "hard_set", "masks")
+            for f in (
+                *("examples", "training", "groups", "hard_set", "masks"),
+                *("edits", "edit_cosines", "edit_neighbours"),
+            )
             for s in ("png", "pdf")
         ),
     }
@@ -184,11 +191,12 @@ def test_a_touched_module_reruns_nothing(finished):
     assert planned(finished) == {}
 
 
-HSFM_ONLY = {"fit_hsfm": 1, "score_heads": 1, "make_tables": 1, "draw_figure": 3}
+EDITS = {"measure_edits": 1, "draw_edits": 1, "tabulate_edits": 1}
+HSFM_ONLY = {"fit_hsfm": 1, "score_heads": 1, "make_tables": 1, "draw_figure": 3, **EDITS}
 DAC = {"fit_dac": 2, "gather_heads": 1, "score_heads": 1, "make_tables": 1, "draw_figure": 2}
 MASKS = {"make_masks": 1, "draw_masks": 1, **DAC}
 HEADS = {"read_erm_head": 1, "build_hard_set": 1, "fit_hsfm": 1, "fit_dfr": 1, "fit_llr": 1, **MASKS, "score_heads": 5,
-         "make_tables": 1, "draw_figure": 3}  # fmt: skip
+         "make_tables": 1, "draw_figure": 3, **EDITS}  # fmt: skip
 TRAINING = {rule: 3 if rule == "draw_figure" else n for rule, n in EVERYTHING.items() if rule != "pack_images"}
 
 
@@ -209,6 +217,7 @@ def with_setting(section: str, key: str, value):
         ("hard_set", "hard_per_class", 9, {"build_hard_set": 1, **HSFM_ONLY}),
         ("dfr", "fits", 3, {"fit_dfr": 1, "score_heads": 1, "make_tables": 1, "draw_figure": 2}),
         ("dac", "alpha", 3, DAC),
+        ("edits", "neighbours", 4, EDITS),
         ("masks", "fallback", 0.7, MASKS),
         ("erm", "epochs", 3, TRAINING),
         ("images", "seed", 5, EVERYTHING),
@@ -230,8 +239,10 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
         ("hsfm/baselines/dac.py", {**DAC, "draw_masks": 1}),
         ("hsfm/masks.py", MASKS),
         ("hsfm/scores.py", {"score_heads": 5, "make_tables": 1, "draw_figure": 4}),
-        ("hsfm/tables.py", {"make_tables": 1, "draw_figure": 4, "draw_masks": 1}),
-        ("hsfm/figures.py", {"draw_figure": 4, "draw_masks": 1}),
+        ("hsfm/tables.py", {"make_tables": 1, "draw_figure": 4, "draw_masks": 1, "draw_edits": 1, "tabulate_edits": 1}),
+        ("hsfm/figures.py", {"draw_figure": 4, "draw_masks": 1, "draw_edits": 1, "tabulate_edits": 1}),
+        ("hsfm/neighbours.py", EDITS),
+        ("hsfm/edits.py", EDITS),
         ("hsfm/erm.py", TRAINING),
         ("hsfm/datasets/minibirds.py", EVERYTHING),
         ("hsfm/__init__.py", {}),

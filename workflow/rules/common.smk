@@ -184,6 +184,10 @@ BY_CUT_PASTE = [name for name in WITH_DDB if SETTINGS["settings"][name]["ddb"]["
 BY_DIFFUSION = [name for name in WITH_DDB if name not in BY_CUT_PASTE]
 
 
+WITH_EDITS = [name for name in DATASETS if "hsfm" in METHODS and SETTINGS["settings"][name].get("edits") is not None]
+TABLES_OF_EDITS = multiext("results/tables/edits", ".csv", ".md", ".tex") if WITH_EDITS else []
+
+
 def methods_of(dataset):
     """The methods of a dataset; `ddb: null` leaves DDB out."""
     return [method for method in METHODS if method != "ddb" or dataset in WITH_DDB]
@@ -387,6 +391,8 @@ def figures_of(dataset):
         figures.append("masks")
     if "ddb" in methods_of(dataset):
         figures.append("generated")
+    if dataset in WITH_EDITS:
+        figures += ["edits", "edit_cosines"] + (["edit_neighbours"] if dataset not in GIVEN else [])
     return figures + [study for study in STUDIES if study != "ablations"]
 
 

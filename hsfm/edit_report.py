@@ -1,0 +1,195 @@
+"""Tables and figures of what HSFM's edits mean: data frames and arrays in, text and matplotlib figures out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hsfm.figures import COLOURS, STYLE
+from hsfm.tables import Cell, TextTable
+
+# Okabe and Ito's, one per group; more groups take them again
+GROUP_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+
+
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per dataset, and one per class of it: means over all edits of all runs and seeds; null where unknown.
+
+    rows: edits as `hsfm.edits.measure` gives them, with columns dataset, run and class_name. Shares are fractions. Rows
+    that were not edited count for their number alone. In a dataset's own row class_name is empty.
+    """
+    summaries = []
+    for dataset, part in rows.groupby("dataset", sort=False):
+        summaries.append({"dataset": dataset, "class_name": "", **_means(part)})
+        for name, own in part.groupby("class_name", sort=False):
+            summaries.append({"dataset": dataset, "class_name": name, **_means(own)})
+    return pd.DataFrame(summaries)
+
+
+def _means(rows: pd.DataFrame) -> dict[str, Any]:
+    edited = rows[rows["length"] > 0]
+    return {
+        "runs": rows["run"].nunique(),
+        "rows": len(rows),
+        "edited": len(edited),
+        "relative_length": edited["relative_length"].mean(),
+        "cos_spurious_size": edited["cos_spurious"].abs().mean(),
+        "cos_class_size": edited["cos_class"].abs().mean(),
+        # mean size of a normal variable of that deviation
+        "random_size": np.sqrt(2 / np.pi) * edited["random_spread"].mean(),
+        "pairs_spread": edited["pairs_spread"].mean(),
+        "cos_away": edited["cos_away"].mean(),
+        "away": _share(edited["cos_away"] > 0, edited["cos_away"]),
+        "attribute_flips": edited["attribute_flips"].astype("Float64").mean(),
+        "class_flips": edited["class_flips"].astype("Float64").mean(),
+        **{name: edited[name].mean() for name in ("own_before", "own_after", "probe_before", "probe_after")},
+    }
+
+
+def _share(holds: pd.Series, of: pd.Series) -> float:
+    return holds[of.notna()].mean() if of.notna().any() else np.nan
+
+
+MEASURES = {  # as (words, decimals, factor)
+    "edited": ("support rows that were edited", 0, 1),
+    "relative_length": ("length of the edit / of the features", 2, 1),
+    "cos_spurious_size": ("|cosine| with the spurious direction", 2, 1),
+    "cos_class_size": ("|cosine| with the class direction", 2, 1),
+    "random_size": ("the same of random directions", 2, 1),
+    "pairs_spread": ("the same of differences within a group (root mean square)", 2, 1),
+    "cos_away": ("cosine, away from the row's own attribute", 2, 1),
+    "away": ("edits away from it (%)", 0, 100),
+    "attribute_flips": ("nearest image changes its attribute (%)", 0, 100),
+    "class_flips": ("nearest image changes its class (%)", 0, 100),
+    "own_before": ("neighbours with the row's attribute, before (%)", 0, 100),
+    "own_after": ("and after (%)", 0, 100),
+    "probe_before": ("probability of the row's attribute, before (%)", 0, 100),
+    "probe_after": ("and after (%)", 0, 100),
+}
+
+
+def edits_table(summary: pd.DataFrame, notes: Sequence[str]) -> TextTable:
+    """A row per measure, a column per dataset and one per class of it."""
+    rows = []
+    for measure, (words, decimals, factor) in MEASURES.items():
+        values = [factor * float(value) if pd.notna(value) else None for value in summary[measure]]
+        cells = [Cell("-" if value is None else f"{value:.{decimals}f}") for value in values]
+        rows.append((Cell(words), *cells))
+    general = (
+        "Means over the support rows that HSFM edited, of all runs and seeds, at the kept epoch.",
+        "Spurious direction: the unit difference of the attributes' mean features within classes; class direction: of "
+        "the classes' within attributes.",
+    )
+    names = [d if not c else f"{d}: {c}" for d, c in zip(summary["dataset"], summary["class_name"], strict=True)]
+    return TextTable(header=("HSFM's edits", *names), rows=tuple(rows), notes=(*general, *notes), text_columns=1)
+
+
+# Figures --------------------------------------------------------------------------------------------------------------
+
+
+def draw_plane(
+    points: Mapping[str, np.ndarray],
+    before: np.ndarray,
+    after: np.ndarray,
+    colours: Sequence[str],
+    labels: tuple[str, str],
+    title: str,
+) -> Figure:
+    """Validation images of each group as points, the support as arrows from before to after its edits.
+
+    On the left all of it, on the right as much as the validation images take. points: by group name, [n 2]; before,
+    after: [m 2]; colours: the group name of each support row; labels: of the axes.
+    """
+    colour = {name: GROUP_COLOURS[number % len(GROUP_COLOURS)] for number, name in enumerate(points)}
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 4.2))
+        axes = figure.subplots(1, 2)
+        for axis in axes:
+            for name, place in points.items():
+                axis.plot(*place.T, ".", color=colour[name], markersize=2, alpha=0.35, label=f"validation: {name}")
+            # quiver, whose arrows end where the axes do
+            axis.quiver(
+                *before.T, *(after - before).T, color=[colour.get(name, "#000000") for name in colours],
+                angles="xy", scale_units="xy", scale=1, width=0.003, headwidth=5,
+            )  # fmt: skip
+            axis.plot(*before.T, "o", markersize=3, markerfacecolor="white", markeredgecolor="black",
+                      markeredgewidth=0.6, linestyle="none", label="support, before its edits")  # fmt: skip
+            axis.set_xlabel(labels[0])
+            axis.grid(visible=False)
+        # arrows do not widen the axes
+        axes[0].plot(*np.concatenate([before, after]).T, alpha=0)
+        axes[0].set_title("all of it")
+        near = np.concatenate([*points.values(), before])
+        low, high = near.min(0), near.max(0)
+        room = 0.15 * (high - low)
+        axes[1].set_xlim(low[0] - room[0], high[0] + room[0])
+        axes[1].set_ylim(low[1] - room[1], high[1] + room[1])
+        axes[1].set_title("where the validation images lie")
+        axes[0].set_ylabel(labels[1])
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=3, markerscale=2)
+        figure.suptitle(title, fontsize=9)
+        return figure
+
+
+def draw_neighbours(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """A row per support image: itself, its nearest training images before and after the edit.
+
+    rows: name; caption; image, uint8 [h w 3]; before and after, equally many such images, each with a text.
+    """
+    k = len(rows[0]["before"])
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(0.82 * (2 * k + 1) + 1.9, 1.06 * len(rows) + 0.6))
+        # a narrow column of nothing between the three parts
+        axes = figure.subplots(
+            len(rows), 2 * k + 3, squeeze=False, width_ratios=[1, 0.12, *[1] * k, 0.12, *[1] * k]
+        )  # fmt: skip
+        for axis in axes.flat:
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.grid(visible=False)
+            axis.spines[:].set_visible(False)
+        axes[0, 0].set_title("support")
+        axes[0, 2].set_title("nearest before", loc="left")
+        axes[0, k + 3].set_title("nearest after", loc="left")
+        for line, row in zip(axes, rows, strict=True):
+            line[0].imshow(row["image"])
+            line[0].set_ylabel(row["name"], rotation=0, ha="right", va="center", fontsize=7)
+            line[0].set_xlabel(row["caption"], fontsize=6)
+            for place, part in ((2, "before"), (k + 3, "after")):
+                for axis, (picture, text, differs) in zip(line[place : place + k], row[part], strict=True):
+                    axis.imshow(picture)
+                    axis.set_xlabel(text, fontsize=6, color="#D55E00" if differs else "black")
+        figure.suptitle(title, fontsize=9)
+        return figure
+
+
+def draw_cosines(rows: pd.DataFrame, title: str) -> Figure:
+    """How the edits' cosines with the spurious and the class direction lie, against random directions' spread."""
+    panels = {"cos_spurious": "with the spurious direction", "cos_class": "with the class direction"}
+    panels = {name: words for name, words in panels.items() if rows[name].notna().any()}
+    bins = np.linspace(-1, 1, 41)
+    edited = rows[rows["length"] > 0]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.6 * max(len(panels), 1), 2.9))
+        axes = figure.subplots(1, max(len(panels), 1), squeeze=False, sharey=True)[0]
+        for axis, (name, words) in zip(axes, panels.items(), strict=False):
+            axis.hist(edited[name], bins, color=COLOURS["hsfm"], label="edits")
+            for factor, spread, colour in (
+                (2, edited["pairs_spread"].mean(), "#bbbbbb"), (2, edited["random_spread"].mean(), "#7f7f7f")
+            ):  # fmt: skip
+                if np.isfinite(spread):
+                    what = "random directions" if colour == "#7f7f7f" else "differences within a group"
+                    axis.axvspan(-factor * spread, factor * spread, color=colour, alpha=0.45, zorder=0,
+                                 label=f"{what}, ± 2 deviations")  # fmt: skip
+            axis.set_xlim(-1, 1)
+            axis.set_xticks([-1, -0.5, 0, 0.5, 1])
+            axis.set_xlabel(f"cosine of the edit {words}")
+        axes[0].set_ylabel("support rows")
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=3)
+        figure.suptitle(title, fontsize=9)
+        return figure

@@ -1,0 +1,106 @@
+"""Nearest rows by Euclidean distance, exactly, and without a matrix of all distances.
+
+Letters: m queries, n rows, d features, k neighbours.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+ROWS_AT_ONCE = 4096
+QUERIES_AT_ONCE = 2048
+CANDIDATES = 32  # that a pass in low precision keeps beyond the k that are asked for
+# of the exact product of two numbers, by how much that of their roundings may be off
+ROUNDING = {torch.bfloat16: 2.0**-7.9, torch.float32: 2.0**-20, torch.float64: 2.0**-45}
+
+
+@dataclass(frozen=True)
+class Nearest:
+    row: Int[Tensor, "m k"]  # the nearest first
+    distance: Float[Tensor, "m k"]
+
+
+def nearest(
+    queries: Float[Tensor, "m d"], rows: Float[Tensor, "n d"], k: int, *, own: Int[Tensor, " m"] | None = None
+) -> Nearest:
+    """The k nearest rows of each query.
+
+    own: the row that a query itself is, which is left out; -1 for none. A first pass, in bfloat16 where the processor
+    has instructions for it, keeps some more candidates than k; their distances are then computed exactly. The
+    invariant: a query's k-th exact distance is not above what a row that was dropped could have, by the bound of the
+    rounding; a query for which that does not hold goes through a higher precision. Raises ValueError for fewer than k
+    rows.
+    """
+    available = len(rows) - (0 if own is None else 1)
+    if k > available:
+        raise ValueError(f"neighbours: {k} were asked for, but there are {available} rows to choose from")
+    own = torch.full((len(queries),), -1) if own is None else own
+    # distances do not change with the origin, but roundings do
+    centre = rows.mean(0)
+    parts = [_nearest(q - centre, rows, centre, k, o) for q, o in zip(
+        queries.split(QUERIES_AT_ONCE), own.split(QUERIES_AT_ONCE), strict=True)]  # fmt: skip
+    return Nearest(*(torch.cat([getattr(part, name) for part in parts]) for name in ("row", "distance")))
+
+
+def _nearest(queries: Tensor, rows: Tensor, centre: Tensor, k: int, own: Tensor) -> Nearest:
+    precisions = list(ROUNDING)
+    precisions = precisions[precisions.index(_screening()) :]
+    found, sure = _by(precisions[0], queries, rows, centre, k, own)
+    for dtype in precisions[1:]:
+        left = (~sure).nonzero()[:, 0]
+        if len(left):
+            log.info("%d of %d queries went through %s", len(left), len(sure), str(dtype).removeprefix("torch."))
+            again, sure[left] = _by(dtype, queries[left], rows, centre, k, own[left])
+            found.row[left], found.distance[left] = again.row, again.distance
+    return found
+
+
+def _screening() -> torch.dtype:
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def _by(
+    dtype: torch.dtype, queries: Tensor, rows: Tensor, centre: Tensor, k: int, own: Tensor
+) -> tuple[Nearest, Tensor]:
+    """Neighbours, and for which queries they are certain."""
+    n_kept = min(k + CANDIDATES, len(rows))
+    low, best, place = queries.to(dtype), None, None
+    longest = 0.0
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        block = rows[first : first + ROWS_AT_ONCE] - centre
+        block = block.double() if dtype == torch.float64 else block
+        squares = block.square().sum(1)
+        longest = max(longest, float(squares.max()))
+        # half the squared distance, but for the query's own square
+        product = low @ block.to(dtype).T
+        half = squares / 2 - (product if dtype == torch.float64 else product.float())
+        mine = (own >= first) & (own < first + len(block))
+        half[mine.nonzero()[:, 0], own[mine] - first] = torch.inf
+        value, column = half.topk(min(n_kept, len(block)), largest=False)
+        if best is not None:
+            value, column = torch.cat([best, value], 1), torch.cat([place, column + first], 1)
+            best, chosen = value.topk(min(n_kept, value.shape[1]), largest=False)
+            place = column.gather(1, chosen)
+        else:
+            best, place = value, column + first
+    distance = torch.cat(
+        [
+            (rows[candidates] - centre - query[:, None]).square().sum(2).sqrt()
+            for query, candidates in zip(queries.split(64), place.split(64), strict=True)
+        ]
+    )
+    distance = distance.masked_fill(place == own[:, None], torch.inf)
+    # by distance, and by row where that is equal
+    order = torch.argsort(place, dim=1, stable=True)
+    order = order.gather(1, distance.gather(1, order).argsort(dim=1, stable=True))
+    row, distance = place.gather(1, order)[:, :k], distance.gather(1, order)[:, :k]
+    squares = low.square().sum(1) if dtype == torch.float64 else queries.square().sum(1)
+    error = ROUNDING[dtype] * (squares * longest).sqrt()
+    dropped = (squares + 2 * (best.amax(1) - error)).clamp(min=0).sqrt()
+    sure = (distance[:, -1] <= dropped) | (n_kept == len(rows))
+    return Nearest(row, distance), sure

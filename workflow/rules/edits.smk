@@ -1,0 +1,96 @@
+EDITS = "results/{dataset}/run{run}/hsfm/edits.parquet"
+SUPPORT = "results/{dataset}/run{run}/hsfm/support.parquet"
+OF_FIRST_RUN = {
+    name: path.replace("{run}", str(RUNS[0]))
+    for name, path in {
+        "edits": EDITS,
+        "support": SUPPORT,
+        "train": f"{EMBEDDINGS}/train.parquet",
+        "val": f"{EMBEDDINGS}/val.parquet",
+    }.items()
+}
+EDIT_FIGURES = {
+    f"{name}_{suffix}": f"results/figures/{{dataset}}/{figure}.{suffix}"
+    for name, figure in {"edits": "edits", "cosines": "edit_cosines", "neighbours": "edit_neighbours"}.items()
+    for suffix in ("png", "pdf")
+}
+
+
+rule measure_edits:
+    input:
+        support=SUPPORT,
+        train=f"{EMBEDDINGS}/train.parquet",
+        val=f"{EMBEDDINGS}/val.parquet",
+        code=uses("workflow/scripts/measure_edits.py"),
+    output:
+        edits=EDITS,
+    log:
+        "logs/{dataset}/run{run}/measure_edits.log",
+    benchmark:
+        "logs/{dataset}/run{run}/measure_edits.tsv"
+    wildcard_constraints:
+        dataset=one_of(WITH_EDITS),
+    conda:
+        "../../environment.yml"
+    threads: config["training_threads"]
+    params:
+        edits=setting("edits"),
+    message:
+        "Measuring what HSFM's edits mean on {wildcards.dataset}, run {wildcards.run}"
+    script:
+        "../scripts/measure_edits.py"
+
+
+rule tabulate_edits:
+    input:
+        edits=expand(EDITS, dataset=WITH_EDITS, run=RUNS),
+        code=uses("workflow/scripts/tabulate_edits.py"),
+    output:
+        TABLES_OF_EDITS or multiext("results/tables/edits", ".csv", ".md", ".tex"),
+    log:
+        "logs/tabulate_edits.log",
+    benchmark:
+        "logs/tabulate_edits.tsv"
+    conda:
+        "../../environment.yml"
+    message:
+        "Making the table of HSFM's edits"
+    script:
+        "../scripts/tabulate_edits.py"
+
+
+rule draw_edits:
+    input:
+        **OF_FIRST_RUN,
+        images="results/{dataset}/images.parquet",
+        pixels=packed,
+        cache=decoded,
+        code=uses("workflow/scripts/draw_edits.py"),
+    output:
+        **EDIT_FIGURES,
+    log:
+        "logs/{dataset}/draw_edits.log",
+    benchmark:
+        "logs/{dataset}/draw_edits.tsv"
+    wildcard_constraints:
+        dataset=one_of([name for name in WITH_EDITS if name in WITH_IMAGES]),
+    conda:
+        "../../environment.yml"
+    params:
+        decode_size=decode_size,
+    message:
+        "Drawing what HSFM's edits mean on {wildcards.dataset}"
+    script:
+        "../scripts/draw_edits.py"
+
+
+# Where embeddings were given, there are no pictures of neighbours.
+use rule draw_edits as draw_edits_without_images with:
+    input:
+        **OF_FIRST_RUN,
+        cache=[],
+        code=uses("workflow/scripts/draw_edits.py"),
+    output:
+        **{name: path for name, path in EDIT_FIGURES.items() if not name.startswith("neighbours")},
+    wildcard_constraints:
+        dataset=one_of([name for name in WITH_EDITS if name in GIVEN]),

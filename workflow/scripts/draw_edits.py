@@ -1,0 +1,110 @@
+"""Draw what HSFM's edits mean: arrows in the plane of two directions, nearest images, cosines."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from hsfm import edit_report, figures, job
+from hsfm.edits import class_direction, read_edits, spurious_direction
+from hsfm.embeddings import Embeddings, read_embeddings
+from hsfm.images import read_names
+from hsfm.pixel_cache import CacheFiles
+from hsfm.source import open_pictures
+from hsfm.support import read_support
+
+ARROWS = 60  # support rows that are drawn
+SHOWN = 8  # of the largest edits, as pictures
+NEAREST = 4
+SIDE = 160  # pixels
+
+
+def draw(inputs: dict, outputs: dict, dataset: str, cache: CacheFiles | None) -> None:
+    edits, _ = read_edits(inputs["edits"])
+    train, val = (read_embeddings(inputs[split], split=split) for split in ("train", "val"))
+    seed = edits["seed"].iloc[0]
+    first = edits[edits["seed"] == seed].reset_index(drop=True)
+    save(outputs, "edits", plane(inputs["support"], first, train, val, f"{dataset}: HSFM's edits, seed {seed}"))
+    save(outputs, "cosines", edit_report.draw_cosines(edits, f"{dataset}: where HSFM's edits point"))
+    if "images" in inputs:
+        title = f"{dataset}: the largest edits, seed {seed} (orange: another attribute than the support image)"
+        save(outputs, "neighbours", neighbours(inputs["images"], first, train, cache, title))
+
+
+def save(outputs: dict, name: str, figure: object) -> None:
+    for suffix in ("png", "pdf"):
+        figures.save(figure, outputs[f"{name}_{suffix}"])
+
+
+def plane(path: str, rows: pd.DataFrame, train: Embeddings, val: Embeddings, title: str) -> object:
+    support = read_support(path)
+    chosen = torch.tensor([seed == rows["seed"].iloc[0] for seed in support.seed])
+    _, across = spurious_direction(train, val)
+    up = class_direction(val)
+    labels = ("along the spurious direction", "along the class direction")
+    if across is None:  # the next best: where features vary most
+        across = torch.linalg.svd(val.features - val.features.mean(0), full_matrices=False).Vh[0]
+        labels = ("along the first principal component", labels[1])
+    axes = torch.stack([across, up]).T
+    names = [name_of(val, y, a) for y, a in zip(val.y.tolist(), val.attribute.tolist(), strict=True)]
+    points = {name: (val.features[[n == name for n in names]] @ axes).numpy() for name in dict.fromkeys(sorted(names))}
+    order = np.unique(np.linspace(0, len(rows) - 1, ARROWS).round().astype(int))
+    before, after = ((part[chosen] @ axes).numpy()[order] for part in (support.before, support.after))
+    own = rows.iloc[order]
+    colours = [name_of(val, y, -1 if pd.isna(a) else int(a)) for y, a in zip(own["y"], own["attribute"], strict=True)]
+    shown = "" if len(order) == len(rows) else f" ({len(order)} of {len(rows)} support rows)"
+    return edit_report.draw_plane(points, before, after, colours, labels, title + shown)
+
+
+def name_of(embeddings: Embeddings, y: int, attribute: int) -> str:
+    return f"{embeddings.class_names[y]}, {embeddings.attribute_names[attribute] if attribute >= 0 else 'unknown'}"
+
+
+def neighbours(images: str, rows: pd.DataFrame, train: Embeddings, cache: CacheFiles | None, title: str) -> object:
+    largest = rows.sort_values("length", ascending=False, kind="stable").head(SHOWN)
+    names = read_names(images)
+    group = {
+        image_id: (y, a)
+        for image_id, y, a in zip(train.image_id, train.y.tolist(), train.attribute.tolist(), strict=True)
+    }
+    open_ = open_pictures(images, cache)
+
+    def near(image_id: list[str], own: int) -> list[tuple]:
+        found = []
+        for one, picture in zip(image_id[:NEAREST], open_(list(image_id[:NEAREST])), strict=True):
+            y, a = group[one]
+            attribute = names.attribute_names[a] if a >= 0 else "unknown"
+            found.append((thumbnail(picture), f"{names.class_names[y]},\n{attribute}", a != own))
+        return found
+
+    pictures = []
+    for row in largest.itertuples():
+        own = -1 if pd.isna(row.attribute) else int(row.attribute)
+        attribute = names.attribute_names[own] if own >= 0 else "unknown"
+        pictures.append(
+            {
+                "name": f"{names.class_names[row.y]},\n{attribute}",
+                "caption": f"edit {row.relative_length:.2f}",
+                "image": thumbnail(open_([row.image_id])[0]),
+                "before": near(row.nearest_before, own),
+                "after": near(row.nearest_after, own),
+            }
+        )
+    return edit_report.draw_neighbours(pictures, title)
+
+
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    image = Image.fromarray(picture)
+    image.thumbnail((SIDE, SIDE))
+    return np.asarray(image)
+
+
+job.start(snakemake.log[0])
+draw(
+    dict(snakemake.input.items()),
+    dict(snakemake.output.items()),
+    snakemake.wildcards.dataset,
+    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+)

@@ -1,0 +1,20 @@
+"""Measure what HSFM's edits mean."""
+
+from hsfm import job
+from hsfm.edits import measure, write_edits
+from hsfm.embeddings import read_embeddings
+from hsfm.support import read_support
+
+job.start(snakemake.log[0])
+train, val = (read_embeddings(snakemake.input[split], split=split) for split in ("train", "val"))
+settings = snakemake.params.edits
+measured = measure(
+    read_support(snakemake.input.support), train, val, neighbours=settings["neighbours"], seed=settings["seed"]
+)
+write_edits(
+    snakemake.output.edits,
+    measured,
+    dataset=train.dataset,
+    run=int(snakemake.wildcards.run),
+    checkpoint_sha256=train.checkpoint_sha256,
+)

@@ -1,0 +1,40 @@
+"""Group the edits of all datasets into one table."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from hsfm import job
+from hsfm.edit_report import edits_table, summarise
+from hsfm.edits import read_edits
+from hsfm.tables import write_table
+
+
+def notes(parts: list[tuple[pd.DataFrame, dict]]) -> list[str]:
+    """What a reader has to know about each dataset's directions and probe."""
+    found: dict[str, list[dict]] = {}
+    for rows, about in parts:
+        found.setdefault(rows["dataset"].iloc[0], []).append(about)
+    texts = []
+    for dataset, runs in found.items():
+        if not runs[0]["spurious"]:
+            texts.append(
+                f"{dataset}: no two attributes are known within a class, so that there is no spurious direction."
+            )
+            continue
+        overlap = sum(about["directions_cosine"] for about in runs) / len(runs)
+        accuracy = 100 * sum(about["probe_accuracy"] for about in runs) / len(runs)
+        split = "" if runs[0]["directions_of"] == "val" else " of train, since validation shows one attribute,"
+        texts.append(
+            f"{dataset}: the probe{split} tells the attribute of {accuracy:.1f} % of images it has not seen; the two "
+            f"directions have a cosine of {overlap:.2f}."
+        )
+    return texts
+
+
+job.start(snakemake.log[0])
+parts = [read_edits(path) for path in snakemake.input.edits]
+summary = summarise(pd.concat([rows for rows, _ in parts], ignore_index=True))
+text = edits_table(summary, notes(parts))
+for output in snakemake.output:
+    write_table(Path(output), summary, text)
