@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import open_clip
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -12,6 +14,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import save_file
 from transformers import (
     BertConfig,
     BertTokenizerFast,
@@ -110,6 +113,30 @@ def _unet(inputs: int, channels: int) -> UNet2DConditionModel:
         attention_head_dim=4,
         norm_num_groups=4,
     )
+
+
+def write_clip(folder: Path, image_size: int = 32) -> None:
+    """A CLIP model of open_clip, its projections as wide as the text encoders."""
+    torch.manual_seed(1)
+    config = {
+        "embed_dim": WIDTH,
+        "vision_cfg": {"image_size": image_size, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    folder.mkdir(parents=True)
+    prepared = {
+        "mean": [0.48, 0.46, 0.41],
+        "std": [0.27, 0.26, 0.28],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": prepared}))
+    with TemporaryDirectory() as name:
+        architecture = Path(name, "random_clip.json")
+        architecture.write_text(json.dumps(config))
+        open_clip.add_model_config(architecture)
+        model = open_clip.create_model("random_clip")
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
 
 
 def _clip_tokenizer(folder: Path) -> CLIPTokenizer:

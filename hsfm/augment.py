@@ -96,9 +96,10 @@ def prepare(
 ) -> Float[Tensor, "b 3 h w"]:
     """What the network sees of a batch, on its device, channels last in memory.
 
-    transform: `resize` [h w], [shorter side] or null, centre `crop` [h w] or null, then `mean` and `std` of the
-    channels in 0..1. augmentation and views: settings as for `draw_views`, and what it drew for these images. A random
-    resized crop takes the place of resize and crop; random crop and mirroring come after them.
+    transform: `resize` [h w], [shorter side] or null, by `interpolation` (bilinear where it is not said, or bicubic),
+    centre `crop` [h w] or null, then `mean` and `std` of the channels in 0..1. augmentation and views: settings as for
+    `draw_views`, and what it drew for these images. A random resized crop takes the place of resize and crop; random
+    crop and mirroring come after them.
     Raises ValueError where the images are still of several sizes then.
     """
     shown = show(images, transform, augmentation, views)
@@ -136,7 +137,7 @@ def show(
             for image, (top, left, height, width) in zip(images.each(), views.box.tolist(), strict=True)
         )
         return _stack([resize(image, *size) for image in cut])
-    return _fixed(images, transform["resize"], transform["crop"])
+    return _fixed(images, transform["resize"], transform["crop"], transform.get("interpolation", "bilinear"))
 
 
 def show_masks(kept: Sequence[Bool[np.ndarray, "_h _w"]], transform: Mapping[str, Any]) -> Bool[Tensor, "b h2 w2"]:
@@ -157,7 +158,7 @@ def hide_masks(kept: Bool[Tensor, "h w"], size: tuple[int, int], transform: Mapp
     return interpolate(canvas[None, None].float(), size, mode="nearest-exact")[0, 0] > 0
 
 
-def _fixed(images: Images, to: Sequence[int] | None, crop: Sequence[int] | None) -> UInt8[Tensor, "b 3 h w"]:
+def _fixed(images: Images, to: Sequence[int] | None, crop: Sequence[int] | None, mode: str) -> UInt8[Tensor, "b 3 h w"]:
     """Resize and centre crop."""
     shape = shape_after(images, to, crop)
 
@@ -168,13 +169,13 @@ def _fixed(images: Images, to: Sequence[int] | None, crop: Sequence[int] | None)
         return centre_crop(images.stacked(), *shape)
     if _one_by_one(images):
         if images.shape is not None:
-            return centre_crop(resize(images.stacked(), *after(images.shape)), *shape)
-        return _stack([centre_crop(resize(image, *after(image.shape[1:])), *shape) for image in images.each()])
+            return centre_crop(resize(images.stacked(), *after(images.shape), mode), *shape)
+        return _stack([centre_crop(resize(image, *after(image.shape[1:]), mode), *shape) for image in images.each()])
     box = torch.cat([torch.zeros_like(images.size), images.size], 1)
     full = torch.tensor([after(size) for size in images.size_on_cpu.tolist()]).to(box.device, non_blocking=True)
     over = full - _on_device(shape, like=full)
     window = torch.where(over < 0, -(-over // 2), (over / 2).round().long())  # as in centre_crop
-    return resample(images.stacked(), box, full, window, shape)
+    return resample(images.stacked(), box, full, window, shape, mode)
 
 
 def shape_after(images: Images, to: Sequence[int] | None, crop: Sequence[int] | None) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """Networks that turn images into features, and their checkpoints.
 
-A backbone is `small_resnet`, any of torchvision's classification models by its name, or `timm:NAME` where timm is
-installed, as long as its last layer is linear: that layer is the head, and what it sees are the features.
+A backbone is `small_resnet`, any of torchvision's classification models by its name, `timm:NAME` where timm is
+installed, as long as its last layer is linear: that layer is the head, and what it sees are the features; or
+`open_clip:NAME`, CLIP's image tower, whose features are its projections (hsfm/clip.py says what a name is).
 
 A checkpoint is a plain state dict of the whole network in safetensors, in the very keys that the architecture's own
 model has with as many classes, the head under the architecture's own name (`fc`, `classifier.1`, `heads.head`, ...).
@@ -20,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
+from hsfm import clip
 from hsfm.checkpoints import read_weights
 from hsfm.files import read_safetensors, write_safetensors
 
@@ -156,6 +158,8 @@ def _build_body(name: str, n_classes: int, pretrained: bool) -> nn.Module:
         return SmallResNet()
     if name.startswith(TIMM):
         return _timm(name.removeprefix(TIMM), n_classes, pretrained)
+    if name.startswith(clip.PREFIX):
+        return clip.image_tower(name.removeprefix(clip.PREFIX), n_classes, pretrained=pretrained)
     return _torchvision(name, pretrained)
 
 
@@ -170,7 +174,8 @@ def _torchvision(name: str, pretrained: bool) -> nn.Module:
     models = torchvision.models
     known = models.list_models(module=models)
     if name not in known:
-        raise _unknown(name, ["small_resnet", *known], "small_resnet, torchvision's classification models, timm:NAME")
+        allowed = "small_resnet, torchvision's classification models, timm:NAME, open_clip:NAME"
+        raise _unknown(name, ["small_resnet", *known], allowed)
     if name.startswith("mnasnet"):
         # it insists on a version number that safetensors cannot carry
         raise ValueError(f"backbone: {name} of torchvision loads no plain state dict; timm:mnasnet_100 does")

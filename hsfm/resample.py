@@ -1,8 +1,9 @@
-"""Bilinear resizing with antialiasing, as torchvision does it: image by image on the CPU, a batch at once elsewhere.
+"""Resizing with antialiasing, as torchvision does it: image by image on the CPU, a batch at once elsewhere.
 
 Output pixel i of n, made from an input of length m, averages the input around (i + 1/2) m/n - 1/2 with weights that
-fall off linearly to 0 at a distance of max(m/n, 1). Both directions are independent, so a batch is two products of
-matrices, W_y image W_x^T, whatever the box that each of its images is cut to.
+fall off linearly to 0 at a distance of max(m/n, 1), or, bicubic, as Keys' cubic (a = -1/2) at twice that. Both
+directions are independent, so a batch is two products of matrices, W_y image W_x^T, whatever the box that each of its
+images is cut to.
 """
 
 import torch
@@ -11,16 +12,36 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 
-def resize(images: UInt8[Tensor, "*b 3 h w"], height: int, width: int) -> UInt8[Tensor, "*b 3 h2 w2"]:
-    """One image, or several of one size, on the CPU."""
+def resize(
+    images: UInt8[Tensor, "*b 3 h w"], height: int, width: int, mode: str = "bilinear"
+) -> UInt8[Tensor, "*b 3 h2 w2"]:
+    """One image, or several of one size, on the CPU. mode: bilinear or bicubic."""
     if images.shape[-2:] == (height, width):
         return images
     batch = images if images.ndim == 4 else images[None]
-    return interpolate(batch, (height, width), mode="bilinear", antialias=True).view(*images.shape[:-2], height, width)
+    return interpolate(batch, (height, width), mode=mode, antialias=True).view(*images.shape[:-2], height, width)
+
+
+def _triangle(x: Tensor) -> Tensor:
+    return (1 - x).clamp(min=0)
+
+
+def _cubic(x: Tensor) -> Tensor:
+    """Keys, "Cubic convolution interpolation", 1981, with a = -1/2."""
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+
+
+_KERNELS = {"bilinear": _triangle, "bicubic": _cubic}
 
 
 def weights(
-    length: int, box: Float[Tensor, "b 2"], full: Float[Tensor, " b"], window: Float[Tensor, " b"], n: int
+    length: int,
+    box: Float[Tensor, "b 2"],
+    full: Float[Tensor, " b"],
+    window: Float[Tensor, " b"],
+    n: int,
+    mode: str = "bilinear",
 ) -> Float[Tensor, "b n length"]:
     """What each of n output pixels takes from each input pixel along one direction; rows sum to 1.
 
@@ -32,7 +53,7 @@ def weights(
     target = torch.arange(n, device=box.device) + window[:, None]  # [b n]
     centre = first[:, None] + scale * (target + 0.5)
     source = torch.arange(length, device=box.device) + 0.5
-    weight = (1 - (source - centre[:, :, None]).abs() / scale.clamp(min=1)[:, :, None]).clamp(min=0)
+    weight = _KERNELS[mode]((source - centre[:, :, None]).abs() / scale.clamp(min=1)[:, :, None])
     inside = (source > first[:, None]) & (source < (first + count)[:, None])  # [b length]
     shown = (target >= 0) & (target < full[:, None])
     weight = weight * inside[:, None, :] * shown[:, :, None]
@@ -45,6 +66,7 @@ def resample(
     full: Int[Tensor, "b 2"],
     window: Int[Tensor, "b 2"],
     size: tuple[int, int],
+    mode: str = "bilinear",
 ) -> UInt8[Tensor, "b 3 h2 w2"]:
     """Resize the box (top, left, height, width) of each image to `full` (height, width), and show `size` of that.
 
@@ -52,10 +74,22 @@ def resample(
     which rounds between its two directions.
     """
     top, left, height, width = box.float().unbind(1)
-    down = weights(images.shape[2], torch.stack([top, height], 1), full[:, 0].float(), window[:, 0].float(), size[0])
-    across = weights(images.shape[3], torch.stack([left, width], 1), full[:, 1].float(), window[:, 1].float(), size[1])
+    down = weights(
+        images.shape[2], torch.stack([top, height], 1), full[:, 0].float(), window[:, 0].float(), size[0], mode
+    )
+    across = weights(
+        images.shape[3], torch.stack([left, width], 1), full[:, 1].float(), window[:, 1].float(), size[1], mode
+    )
     b, (n, m) = len(images), size
-    cut = torch.bmm(down, images.permute(0, 2, 3, 1).float().reshape(b, images.shape[2], -1))  # [b n (w 3)]
-    cut = torch.bmm(across, cut.view(b, n, -1, 3).transpose(1, 2).reshape(b, images.shape[3], -1))  # [b m (n 3)]
-    shown = cut.round_().clamp_(0, 255).to(torch.uint8)
-    return shown.view(b, m, n, 3).transpose(1, 2).contiguous().permute(0, 3, 1, 2)  # channels stay last in memory
+    pixels = images.permute(0, 2, 3, 1).float()  # [b h w 3]
+    if mode == "bicubic":
+        # across first, and rounded in between, as on the CPU: a cubic overshoots, and what is cut off there is lost
+        cut = torch.bmm(across, pixels.transpose(1, 2).reshape(b, images.shape[3], -1))  # [b m (h 3)]
+        cut = cut.round_().clamp_(0, 255).view(b, m, -1, 3).transpose(1, 2)
+        cut = torch.bmm(down, cut.reshape(b, images.shape[2], -1)).view(b, n, m, 3)
+    else:
+        cut = torch.bmm(down, pixels.reshape(b, images.shape[2], -1))  # [b n (w 3)]
+        cut = torch.bmm(across, cut.view(b, n, -1, 3).transpose(1, 2).reshape(b, images.shape[3], -1))  # [b m (n 3)]
+        cut = cut.view(b, m, n, 3).transpose(1, 2)
+    # channels stay last in memory
+    return cut.round().clamp_(0, 255).to(torch.uint8).contiguous().permute(0, 3, 1, 2)

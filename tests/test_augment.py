@@ -244,3 +244,15 @@ def test_what_lies_beyond_the_crop_is_no_part_of_a_mask():
     back = hide_masks(torch.ones(10, 20, dtype=torch.bool), (30, 40), transform)
     assert back.sum() == 200
     assert back[10:20, 10:30].all()
+
+
+def test_bicubic_is_torchvisions(way):
+    images = arrays(SIZES)
+    transform = {**PLAIN, "resize": [12], "crop": [12, 12], "interpolation": "bicubic"}
+    found = prepare(pack(images), transform)
+    for one, image in zip(found, images, strict=True):
+        expected = F.resize(torch.from_numpy(image).permute(2, 0, 1), [12], F.InterpolationMode.BICUBIC, antialias=True)
+        expected = F.center_crop(expected, [12, 12]).float() / 127.5 - 1
+        torch.testing.assert_close(one, expected, rtol=0, atol=1e-6 if way == "one by one" else 2 / 127.5 + 1e-6)
+    plain = prepare(pack(images), {**transform, "interpolation": "bilinear"})
+    assert (plain - found).abs().max() > 0.05

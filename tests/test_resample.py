@@ -9,24 +9,27 @@ def image(height, width, seed=0):
     return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(10, 30), (64, 64), (20, 20), (7, 5)])
-def test_one_image_is_resized_as_by_torchvision(size):
+def test_one_image_is_resized_as_by_torchvision(size, mode):
     for images in (image(20, 20), image(20, 20).expand(4, 3, 20, 20)):
-        assert torch.equal(resize(images, *size), F.resize(images, list(size), antialias=True))
+        expected = F.resize(images, list(size), F.InterpolationMode(mode), antialias=True)
+        assert torch.equal(resize(images, *size, mode), expected)
 
 
 BOXES = [(0, 0, 40, 60), (3, 5, 30, 20), (10, 0, 8, 60), (39, 59, 1, 1), (0, 20, 40, 7)]
 
 
+@pytest.mark.parametrize(("mode", "levels"), [("bilinear", 1), ("bicubic", 2)])
 @pytest.mark.parametrize("size", [(32, 24), (5, 80), (40, 60)])
-def test_a_batch_is_within_one_grey_level_of_torchvision_on_the_same_boxes(size):
+def test_a_batch_is_within_few_grey_levels_of_torchvision_on_the_same_boxes(size, mode, levels):
     images = torch.stack([image(40, 60, seed) for seed in range(len(BOXES))])
     full = torch.tensor(size).expand(len(BOXES), 2)
-    found = resample(images, torch.tensor(BOXES), full, torch.zeros_like(full), size)
+    found = resample(images, torch.tensor(BOXES), full, torch.zeros_like(full), size, mode)
     assert found.is_contiguous(memory_format=torch.channels_last)
     for one, box, cut in zip(images, BOXES, found, strict=True):
-        expected = F.resized_crop(one, *box, size=list(size), antialias=True)
-        assert (expected.int() - cut.int()).abs().max() <= 1
+        expected = F.resized_crop(one, *box, list(size), F.InterpolationMode(mode), antialias=True)
+        assert (expected.int() - cut.int()).abs().max() <= levels
 
 
 def test_nothing_outside_the_box_is_seen():

@@ -196,6 +196,9 @@ def check_network(settings, config, where):
     for key in ("train", "val", "test"):
         if key in settings["embeddings"]:
             yield f"{where}/embeddings/{key}: is for a dataset without images"
+    in_cache = settings["images"]["source"] not in ("minibirds", "dominoes") and settings["pixels"] == "cached"
+    if settings["transform"].get("interpolation") == "bicubic" and in_cache and settings["decode_size"] == "needed":
+        yield f"{where}/decode_size: needed makes images smaller bilinearly, but transform/interpolation is bicubic; set it to original"
     yield from check_attribute(settings, config, where)
     yield from check_training(settings, where) if is_trained(settings) else ()
 
@@ -265,7 +268,7 @@ def check_masks(settings, where):
 def check_architecture(name, where):
     """Names of torchvision's models, out of its source: importing it takes seconds. timm's are left to the job."""
     found = importlib.util.find_spec("torchvision")
-    if name.startswith("timm:") or found is None:
+    if name.startswith(("timm:", "open_clip:")) or found is None:
         return
     text = "".join(path.read_text() for path in Path(found.origin).parent.glob("models/*.py"))
     known = ["small_resnet", *re.findall(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", text, re.MULTILINE)]
@@ -274,7 +277,7 @@ def check_architecture(name, where):
         hint = (
             f"did you mean {' or '.join(close)}?"
             if close
-            else "allowed are torchvision's models, timm:NAME, small_resnet"
+            else "allowed are torchvision's models, timm:NAME, open_clip:NAME, small_resnet"
         )
         yield f"{where}: unknown architecture {name!r}; {hint}"
 

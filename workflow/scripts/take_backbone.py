@@ -2,7 +2,7 @@
 
 import json
 
-from hsfm import job
+from hsfm import clip, job
 from hsfm.backbone import Network, build_network, read_foreign, write_checkpoint
 from hsfm.images import read_images
 from hsfm.pixels import common_size
@@ -19,20 +19,24 @@ def take_backbone(images: str, checkpoint: str, run: int, backbone: dict, transf
     }
     write_checkpoint(
         checkpoint,
-        take(backbone, len(table.class_names)),
+        take(backbone, len(table.class_names), transform),
         name=backbone["name"],
         class_names=table.class_names,
         metadata=metadata,
     )
 
 
-def take(backbone: dict, n_classes: int) -> Network:
+def take(backbone: dict, n_classes: int, transform: dict) -> Network:
     if backbone["checkpoint"] is not None:
-        return read_foreign(backbone["checkpoint"], backbone["name"], n_classes)
-    # its head is fresh, and is never used: fit_erm_head makes one
-    return build_network(
-        backbone["name"], n_classes, pretrained=backbone["pretrained"], weights=backbone["weights"], seed=0
-    )
+        network = read_foreign(backbone["checkpoint"], backbone["name"], n_classes)
+    else:
+        # its head is fresh, and is never used: fit_erm_head makes one
+        network = build_network(
+            backbone["name"], n_classes, pretrained=backbone["pretrained"], weights=backbone["weights"], seed=0
+        )
+    if backbone["name"].startswith(clip.PREFIX):
+        clip.check_transform(network.body.visual, transform)
+    return network
 
 
 job.start(snakemake.log[0])

@@ -1,0 +1,153 @@
+"""CLIP's image tower as a backbone, and what CLIP says of pictures: open_clip's models.
+
+A name is an architecture of open_clip (`ViT-B-32`), with the tag of its weights behind a slash where these are wanted
+(`ViT-H-14/laion2b_s32b_b79k`), or a folder that holds `open_clip_config.json` and `open_clip_model.safetensors`.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+PREFIX = "open_clip:"
+
+
+class ImageTower(nn.Module):
+    """CLIP's image tower with a fresh linear head on its projections, which are neither scaled nor normalised."""
+
+    def __init__(self, visual: nn.Module, n_classes: int):
+        super().__init__()
+        self.visual = visual
+        # the size of what comes out is not told by every tower
+        with torch.no_grad():
+            example = torch.zeros(1, 3, *_pair(visual.image_size))
+            d = visual.eval()(example).shape[1]
+        self.fc = nn.Linear(d, n_classes)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        return self.fc(self.visual(images))
+
+
+def image_tower(name: str, n_classes: int, *, pretrained: bool) -> ImageTower:
+    """The image tower of a model. Raises ValueError as `load_model` does."""
+    return ImageTower(load_model(name, pretrained=pretrained).visual, n_classes)
+
+
+def load_model(name: str, *, pretrained: bool) -> Any:
+    """A model of open_clip on the CPU, with its weights or fresh ones.
+
+    Raises ValueError for an unknown name or tag, for weights that are asked for without a tag, where they cannot be
+    had, and where open_clip is not installed.
+    """
+    open_clip = _library()
+    where = f"backbone: {PREFIX}{name}"
+    if Path(name).is_dir():
+        with _quiet(), _as_value_error(where):
+            return open_clip.create_model(f"local-dir:{Path(name)}", load_weights=pretrained)
+    architecture, _, tag = name.partition("/")
+    if architecture not in open_clip.list_models():
+        raise ValueError(f"{where}: neither a folder nor one of open_clip.list_models()")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag and tag not in tags:
+        raise ValueError(f"{where}: unknown tag {tag!r}; allowed are {', '.join(tags) or 'none'}")
+    if pretrained and not tag:
+        raise ValueError(f"{where}: its weights need a tag behind a slash; allowed are {', '.join(tags) or 'none'}")
+    with _quiet(), _as_value_error(where):
+        model = open_clip.create_model(architecture, pretrained=tag if pretrained else None)
+    if tag:  # what its images are prepared by, whether or not its weights are loaded
+        open_clip.factory.set_model_preprocess_cfg(
+            model, {**model.visual.preprocess_cfg, **_preprocess(open_clip.get_pretrained_cfg(architecture, tag))}
+        )
+    return model
+
+
+def _preprocess(settings: dict) -> dict:
+    return {key: settings[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in settings}
+
+
+def transform_of(visual: nn.Module) -> dict[str, Any]:
+    """How CLIP prepares images, as a transform of ours. Raises ValueError for one that ours cannot be."""
+    settings = visual.preprocess_cfg
+    height, width = _pair(settings.get("size", visual.image_size))
+    ways = {
+        "shortest": ([min(height, width)], [height, width]),
+        "squash": ([height, width], None),
+    }
+    if settings["resize_mode"] not in ways or settings["interpolation"] not in ("bicubic", "bilinear"):
+        raise ValueError(
+            f"backbone: its images are resized by {settings['resize_mode']}, {settings['interpolation']}; known are "
+            "shortest and squash, bicubic and bilinear"
+        )
+    resize, crop = ways[settings["resize_mode"]]
+    return {
+        "resize": resize,
+        "crop": crop,
+        "mean": list(settings["mean"]),
+        "std": list(settings["std"]),
+        "interpolation": settings["interpolation"],
+    }
+
+
+def check_transform(visual: nn.Module, transform: dict[str, Any]) -> None:
+    """Raise ValueError unless a transform is CLIP's own."""
+    expected = transform_of(visual)
+    if {"interpolation": "bilinear", **transform} != expected:
+        raise ValueError(f"transform: is {transform}, but this CLIP model was trained on images after {expected}")
+
+
+class ZeroShot:
+    """What CLIP takes a picture for, among some descriptions (Radford et al., ICML 2021)."""
+
+    def __init__(self, name: str, prompts: Sequence[str], device: torch.device):
+        model = load_model(name, pretrained=True).eval().to(device)
+        folder = Path(name).is_dir()
+        with _quiet():
+            tokenizer = _library().get_tokenizer(f"local-dir:{Path(name)}" if folder else name.partition("/")[0])
+        with torch.inference_mode():
+            text = model.encode_text(tokenizer(list(prompts)).to(device))
+            self._text = text / text.norm(dim=-1, keepdim=True)
+        self._scale = model.logit_scale.detach().exp()
+        self.visual = model.visual
+
+    @torch.inference_mode()
+    def __call__(self, shown: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        """Probabilities of the descriptions, of images that are prepared as CLIP's are."""
+        image = self.visual(shown)
+        image = image / image.norm(dim=-1, keepdim=True)
+        return (self._scale * image @ self._text.T).softmax(-1)
+
+
+def _library() -> Any:
+    try:
+        import open_clip
+    except ImportError as error:
+        raise ValueError(f'backbone: {PREFIX} needs the extra [diffusion]; pip install -e ".[diffusion]"') from error
+    return open_clip
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """open_clip warns, through the root logger, of weights that are to come out of a checkpoint of ours."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@contextmanager
+def _as_value_error(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError) as error:  # no network, a broken folder
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"{where}: cannot be loaded ({lines[0]})") from error
