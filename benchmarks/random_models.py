@@ -12,15 +12,20 @@ from diffusers import (
     DDPMScheduler,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableUnCLIPImg2ImgPipeline,
     UNet2DConditionModel,
 )
+from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 from safetensors.torch import save_file
 from transformers import (
     BertConfig,
     BertTokenizerFast,
+    CLIPImageProcessor,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
     GroundingDinoConfig,
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessor,
@@ -52,7 +57,27 @@ def write_diffusion(folder: Path, channels: int = 8) -> None:
     channels: of the first blocks of UNet and VAE, a multiple of 4.
     """
     torch.manual_seed(0)
-    tokenizer = _clip_tokenizer(folder / "words")
+    tokenizer, encoder, vae, noise = _parts(folder / "words", channels)
+    rest = {"tokenizer": tokenizer, "text_encoder": encoder, "vae": vae, "safety_checker": None}
+    StableDiffusionPipeline(
+        **rest,
+        unet=_unet(4, channels),
+        scheduler=DDPMScheduler(**noise, prediction_type="v_prediction"),
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder / "text_to_image")
+    StableDiffusionInpaintPipeline(
+        **rest,
+        unet=_unet(9, channels),
+        scheduler=DDIMScheduler(**noise),
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder / "inpainting")
+
+
+def _parts(words: Path, channels: int) -> tuple[CLIPTokenizer, CLIPTextModel, AutoencoderKL, dict]:
+    """Tokenizer, text encoder, VAE and the settings of the noise."""
+    tokenizer = _clip_tokenizer(words)
     encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -83,24 +108,10 @@ def write_diffusion(folder: Path, channels: int = 8) -> None:
         "clip_sample": False,
         "steps_offset": 1,
     }
-    rest = {"tokenizer": tokenizer, "text_encoder": encoder, "vae": vae, "safety_checker": None}
-    StableDiffusionPipeline(
-        **rest,
-        unet=_unet(4, channels),
-        scheduler=DDPMScheduler(**noise, prediction_type="v_prediction"),
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder / "text_to_image")
-    StableDiffusionInpaintPipeline(
-        **rest,
-        unet=_unet(9, channels),
-        scheduler=DDIMScheduler(**noise),
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder / "inpainting")
+    return tokenizer, encoder, vae, noise
 
 
-def _unet(inputs: int, channels: int) -> UNet2DConditionModel:
+def _unet(inputs: int, channels: int, **further: object) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         block_out_channels=(channels, 2 * channels),
         layers_per_block=1,
@@ -112,7 +123,29 @@ def _unet(inputs: int, channels: int) -> UNet2DConditionModel:
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
         norm_num_groups=4,
+        **further,
     )
+
+
+def write_unclip(folder: Path) -> None:
+    """A pipeline that decodes embeddings as wide as `write_clip`'s into pictures of 32 x 32."""
+    torch.manual_seed(0)
+    tokenizer, encoder, vae, noise = _parts(folder.parent / "unclip words", 8)
+    unet = _unet(4, 8, class_embed_type="projection", projection_class_embeddings_input_dim=2 * WIDTH)
+    StableUnCLIPImg2ImgPipeline(
+        feature_extractor=CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+        image_encoder=CLIPVisionModelWithProjection(
+            CLIPVisionConfig(hidden_size=16, intermediate_size=16, projection_dim=WIDTH, num_hidden_layers=1,
+                             num_attention_heads=2, image_size=32, patch_size=8)
+        ),
+        image_normalizer=StableUnCLIPImageNormalizer(WIDTH),
+        image_noising_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+        tokenizer=tokenizer,
+        text_encoder=encoder,
+        unet=unet,
+        scheduler=DDIMScheduler(**noise, prediction_type="v_prediction"),
+        vae=vae,
+    ).save_pretrained(folder)  # fmt: skip
 
 
 def write_clip(folder: Path, image_size: int = 32) -> None:

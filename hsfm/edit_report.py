@@ -167,6 +167,36 @@ def draw_neighbours(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
         return figure
 
 
+def draw_decoded(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Original image, and pictures of its embedding before and after the edit, two rows of them side by side.
+
+    rows: name; original, uint8 [h w 3]; before and after, such pictures with a text; moved, whether the texts tell
+    different attributes.
+    """
+    lines = -(-len(rows) // 2)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.4, 1.5 * lines + 0.6))
+        axes = figure.subplots(lines, 7, squeeze=False, width_ratios=[1, 1, 1, 0.35, 1, 1, 1])
+        for axis in axes.flat:
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.grid(visible=False)
+            axis.spines[:].set_visible(False)
+        for first in (0, 4):
+            for axis, name in zip(axes[0, first : first + 3], ("original", "before", "after"), strict=True):
+                axis.set_title(name, fontsize=8)
+        for number, row in enumerate(rows):
+            column, line = divmod(number, lines)
+            original, before, after = axes[line, 4 * column : 4 * column + 3]
+            original.imshow(row["original"])
+            original.set_ylabel(row["name"], rotation=0, ha="right", va="center", fontsize=7)
+            for axis, (picture, text) in ((before, row["before"]), (after, row["after"])):
+                axis.imshow(picture)
+                axis.set_xlabel(text, fontsize=7, color="#D55E00" if axis is after and row["moved"] else "black")
+        figure.suptitle(title, fontsize=9)
+        return figure
+
+
 def draw_cosines(rows: pd.DataFrame, title: str) -> Figure:
     """How the edits' cosines with the spurious and the class direction lie, against random directions' spread."""
     panels = {"cos_spurious": "with the spurious direction", "cos_class": "with the class direction"}

@@ -48,6 +48,22 @@ SCHEMA = pa.schema(
         *((name, pa.float64()) for name in ("own_before", "own_after", "probe_before", "probe_after")),
     ]
 )  # fmt: skip
+DECODED = pa.schema(  # edits as pictures
+    [
+        ("seed", pa.int64()),
+        ("image_id", pa.string()),
+        ("y", pa.int32()),
+        ("attribute", pa.int32()),
+        ("length", pa.float64()),
+        ("picture_before", pa.binary()),  # PNG
+        ("picture_after", pa.binary()),
+        ("probabilities_before", pa.list_(pa.float64())),  # of the attributes' prompts, under CLIP
+        ("probabilities_after", pa.list_(pa.float64())),
+        ("attribute_before", pa.int32()),  # the most probable
+        ("attribute_after", pa.int32()),
+        ("moved", pa.bool_()),  # whether these differ
+    ]
+)
 PAIRS = 1000  # directions that are drawn
 PROBED = 5000  # rows that the probe learns from at most
 
@@ -271,6 +287,16 @@ def _add_probe(frame: pd.DataFrame, probe: Probe | None, support: Support, attri
         frame[f"probe_{when}"] = [
             probability[row, column[own]] if own in column else np.nan for row, own in enumerate(attribute.tolist())
         ]
+
+
+def largest_of_each_group(rows: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The support rows with the longest edits of each class and attribute; the index tells their places in `rows`."""
+    numbered = rows.assign(known=rows["attribute"].fillna(-1))
+    longest = numbered.sort_values("length", ascending=False, kind="stable")
+    chosen = longest.groupby(["y", "known"], sort=True).head(count)
+    return chosen.sort_values(["y", "known", "length"], ascending=[True, True, False], kind="stable").drop(
+        columns="known"
+    )
 
 
 # Files ----------------------------------------------------------------------------------------------------------------

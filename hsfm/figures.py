@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from hsfm.files import write_atomically
 from hsfm.tables import method_label
@@ -48,6 +49,13 @@ def save(figure: Figure, path: str | Path) -> None:
     metadata = {"CreationDate": None} if suffix == "pdf" else {"Software": None}
     with write_atomically(path) as temporary, mpl.rc_context(STYLE):
         figure.savefig(temporary, format=suffix, metadata=metadata)
+
+
+def thumbnail(picture: np.ndarray, side: int = 160) -> np.ndarray:
+    """A picture or a mask no larger than a figure can show, in its proportions. side: pixels at most."""
+    image = Image.fromarray(picture)
+    image.thumbnail((side, side))
+    return np.asarray(image)
 
 
 def draw_examples(images: Mapping[str, Sequence[np.ndarray]], title: str) -> Figure:

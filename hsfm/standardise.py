@@ -27,6 +27,11 @@ class Standardisation:
         mean, factor = self.mean.to(features.device), self.factor.to(features.device)
         return (features - mean) * factor
 
+    def undo(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Raw features of standardised ones; of one without variation, its mean."""
+        mean, factor = self.mean.to(features.device), self.factor.to(features.device)
+        return torch.where(factor == 0, mean, features / torch.where(factor == 0, 1.0, factor) + mean)
+
     def fold(
         self, weight: Float[Tensor, "*s c d"], bias: Float[Tensor, "*s c"]
     ) -> tuple[Float[Tensor, "*s c d"], Float[Tensor, "*s c"]]:

@@ -379,7 +379,7 @@ def without_extra(folder: Path) -> None:
     """Hide the packages of the extra from the processes that run in this folder."""
     (folder / "sitecustomize.py").write_text(
         "import importlib.util, sys\n"
-        "hidden = ('accelerate', 'captum', 'cv2', 'diffusers', 'transformers')\n"
+        "hidden = ('accelerate', 'captum', 'cv2', 'diffusers', 'open_clip', 'transformers')\n"
         "find = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *rest: None if name in hidden else find(name, *rest)\n"
         "sys.modules.update(dict.fromkeys(hidden))\n"
@@ -391,9 +391,8 @@ def test_without_the_extra_the_row_is_left_out_and_asking_for_it_says_what_to_in
     shutil.copytree(pasted, folder)
     without_extra(folder)
     arguments = overlay(folder, "small")
-    install = (
-        'pip install -e ".[diffusion]" (missing: accelerate, captum, diffusers, opencv-python-headless, transformers)'
-    )
+    missing = "accelerate, captum, diffusers, open-clip-torch, opencv-python-headless, transformers"
+    install = f'pip install -e ".[diffusion]" (missing: {missing})'
     out = snakemake(folder, *arguments, "all").stdout
     assert f"DDB is left out: {install}" in out
     assert "DDB" not in (folder / "results/tables/main.md").read_text()
@@ -401,7 +400,7 @@ def test_without_the_extra_the_row_is_left_out_and_asking_for_it_says_what_to_in
     for target in ("scores.parquet", "sources.parquet", "seed0/heads.safetensors"):
         done = snakemake(folder, *arguments, f"{RUN}/ddb/{target}", check=False)
         assert done.returncode != 0
-        assert f"DDB was asked for: {install}" in done.stdout
+        assert f"DDB or unCLIP was asked for: {install}" in done.stdout
 
 
 def test_nothing_but_diffusion_imports_the_extra(pasted, tmp_path):

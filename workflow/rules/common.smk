@@ -79,28 +79,29 @@ def gpus(wildcards):
 
 # Optional parts -------------------------------------------------------------------------------------------------------
 
-MISSING_FOR_DDB = [
+MISSING_EXTRA = [
     package
     for package, module in {
         "accelerate": "accelerate",
         "captum": "captum",
         "diffusers": "diffusers",
+        "open-clip-torch": "open_clip",
         "opencv-python-headless": "cv2",
         "transformers": "transformers",
     }.items()
     if importlib.util.find_spec(module) is None
 ]
-HOW_TO_INSTALL_DDB = f'pip install -e ".[diffusion]" (missing: {", ".join(MISSING_FOR_DDB)})'
-if MISSING_FOR_DDB and "ddb" in config["methods"] and workflow.is_main_process:
-    logger.warning(f"DDB is left out: {HOW_TO_INSTALL_DDB}")
+HOW_TO_INSTALL_EXTRA = f'pip install -e ".[diffusion]" (missing: {", ".join(MISSING_EXTRA)})'
+if MISSING_EXTRA and "ddb" in config["methods"] and workflow.is_main_process:
+    logger.warning(f"DDB is left out: {HOW_TO_INSTALL_EXTRA}")
 
 
 def needs_diffusion(files):
     """Input files of a rule that runs only where the extra [diffusion] is installed."""
 
     def checked(wildcards):
-        if MISSING_FOR_DDB:
-            raise WorkflowError(f"DDB was asked for: {HOW_TO_INSTALL_DDB}")
+        if MISSING_EXTRA:
+            raise WorkflowError(f"DDB or unCLIP was asked for: {HOW_TO_INSTALL_EXTRA}")
         return files
 
     return checked
@@ -111,9 +112,9 @@ def needs_diffusion(files):
 DATASETS = config["datasets"]
 RUNS = config["runs"]
 # DDB's row is left out where what it needs is not installed; asking for one of its files says so.
-METHODS = [method for method in config["methods"] if method != "ddb" or not MISSING_FOR_DDB]
+METHODS = [method for method in config["methods"] if method != "ddb" or not MISSING_EXTRA]
 if not METHODS:
-    raise WorkflowError(f"methods: ddb alone was asked for: {HOW_TO_INSTALL_DDB}")
+    raise WorkflowError(f"methods: ddb alone was asked for: {HOW_TO_INSTALL_EXTRA}")
 STUDIES = config["studies"]
 COMPUTE = in_order(config["compute"])
 SETTINGS = {"settings": in_order(config["settings"])}
@@ -185,6 +186,7 @@ BY_DIFFUSION = [name for name in WITH_DDB if name not in BY_CUT_PASTE]
 
 
 WITH_EDITS = [name for name in DATASETS if "hsfm" in METHODS and SETTINGS["settings"][name].get("edits") is not None]
+WITH_UNCLIP = [name for name in WITH_EDITS if SETTINGS["settings"][name].get("unclip") is not None]
 TABLES_OF_EDITS = multiext("results/tables/edits", ".csv", ".md", ".tex") if WITH_EDITS else []
 
 
@@ -393,6 +395,8 @@ def figures_of(dataset):
         figures.append("generated")
     if dataset in WITH_EDITS:
         figures += ["edits", "edit_cosines"] + (["edit_neighbours"] if dataset not in GIVEN else [])
+    if dataset in WITH_UNCLIP and not MISSING_EXTRA:
+        figures.append("unclip")
     return figures + [study for study in STUDIES if study != "ablations"]
 
 

@@ -148,6 +148,11 @@ def cross_check(config):
             yield from check_dac(settings, where)
         if "ddb" in config["methods"] and settings.get("ddb") is not None:
             yield from check_ddb(settings, config, where)
+        if settings.get("unclip") is not None:
+            if "images" not in settings or not settings["backbone"]["name"].startswith("open_clip:"):
+                yield f"{where}/unclip: decodes embeddings of CLIP; set backbone/name to open_clip:NAME, or unclip to null"
+            elif settings.get("edits") is None:
+                yield f"{where}: missing key 'edits', which unclip shows"
         if "masks" in settings:
             yield from check_masks(settings, where)
         yield from not_finite(settings, where)

@@ -94,3 +94,41 @@ use rule draw_edits as draw_edits_without_images with:
         **{name: path for name, path in EDIT_FIGURES.items() if not name.startswith("neighbours")},
     wildcard_constraints:
         dataset=one_of([name for name in WITH_EDITS if name in GIVEN]),
+
+
+rule decode_edits:
+    input:
+        **IMAGES,
+        edits=OF_FIRST_RUN["edits"],
+        support=OF_FIRST_RUN["support"],
+        standardisation=ERM_NETWORK["standardisation"].replace("{run}", str(RUNS[0])),
+        code=uses("workflow/scripts/decode_edits.py"),
+        extra=needs_diffusion([]),
+    output:
+        decoded="results/{dataset}/run{run}/hsfm/decoded.parquet".replace("{run}", str(RUNS[0])),
+        png="results/figures/{dataset}/unclip.png",
+        pdf="results/figures/{dataset}/unclip.pdf",
+    log:
+        "logs/{dataset}/decode_edits.log",
+    benchmark:
+        "logs/{dataset}/decode_edits.tsv"
+    wildcard_constraints:
+        dataset=one_of(WITH_UNCLIP),
+    priority: 50
+    conda:
+        "../../environment.yml"
+    threads: config["training_threads"]
+    resources:
+        gpu=gpus,
+    params:
+        unclip=setting("unclip"),
+        stamps=lambda wildcards: folder_stamp(SETTINGS["settings"][wildcards.dataset]["unclip"]["model"]["name"]),
+        backbone=setting("backbone"),
+        transform=setting("transform"),
+        decode_size=decode_size,
+        device=config["device"],
+        compute=COMPUTE,
+    message:
+        "Decoding HSFM's edits of {wildcards.dataset} into pictures"
+    script:
+        "../scripts/decode_edits.py"

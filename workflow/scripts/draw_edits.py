@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 
 from hsfm import edit_report, figures, job
 from hsfm.edits import class_direction, read_edits, spurious_direction
@@ -18,7 +17,6 @@ from hsfm.support import read_support
 ARROWS = 60  # support rows that are drawn
 SHOWN = 8  # of the largest edits, as pictures
 NEAREST = 4
-SIDE = 160  # pixels
 
 
 def draw(inputs: dict, outputs: dict, dataset: str, cache: CacheFiles | None) -> None:
@@ -76,7 +74,7 @@ def neighbours(images: str, rows: pd.DataFrame, train: Embeddings, cache: CacheF
         for one, picture in zip(image_id[:NEAREST], open_(list(image_id[:NEAREST])), strict=True):
             y, a = group[one]
             attribute = names.attribute_names[a] if a >= 0 else "unknown"
-            found.append((thumbnail(picture), f"{names.class_names[y]},\n{attribute}", a != own))
+            found.append((figures.thumbnail(picture), f"{names.class_names[y]},\n{attribute}", a != own))
         return found
 
     pictures = []
@@ -87,18 +85,12 @@ def neighbours(images: str, rows: pd.DataFrame, train: Embeddings, cache: CacheF
             {
                 "name": f"{names.class_names[row.y]},\n{attribute}",
                 "caption": f"edit {row.relative_length:.2f}",
-                "image": thumbnail(open_([row.image_id])[0]),
+                "image": figures.thumbnail(open_([row.image_id])[0]),
                 "before": near(row.nearest_before, own),
                 "after": near(row.nearest_after, own),
             }
         )
     return edit_report.draw_neighbours(pictures, title)
-
-
-def thumbnail(picture: np.ndarray) -> np.ndarray:
-    image = Image.fromarray(picture)
-    image.thumbnail((SIDE, SIDE))
-    return np.asarray(image)
 
 
 job.start(snakemake.log[0])

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
 
 from hsfm import figures, job
 from hsfm.decode import read_rgb
@@ -16,7 +15,6 @@ from hsfm.scores import read_scores
 ERM = ["epoch", "train_accuracy", "val_average", "val_worst_group"]
 HSFM = ["seed", "epoch", "val_worst_group", "minority_share", "pool_minority_share", "kept"]
 SHOWN = 8  # images of a group
-SIDE = 160  # pixels
 
 
 def draw_figure(name: str, inputs: dict, dataset: str) -> Figure:
@@ -59,9 +57,7 @@ def picture(folder: Path, row: dict) -> np.ndarray:
     """One image of a table, no larger than a figure can show."""
     if not pd.isna(row["index"]):
         return np.load(folder / row["path"], mmap_mode="r", allow_pickle=False)[row["index"]]
-    image = Image.fromarray(read_rgb(folder / row["path"]))
-    image.thumbnail((SIDE, SIDE))
-    return np.asarray(image)
+    return figures.thumbnail(read_rgb(folder / row["path"]))
 
 
 job.start(snakemake.log[0])

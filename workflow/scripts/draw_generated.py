@@ -3,9 +3,7 @@
 import textwrap
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from PIL import Image
 
 from hsfm import figures, job
 from hsfm.generated import GENERATED, PRUNED, read_mask, read_png, read_table
@@ -13,7 +11,6 @@ from hsfm.pixel_cache import CacheFiles
 from hsfm.source import open_pictures
 
 KEPT, DROPPED = 6, 2  # images of a class that are shown; dropped ones of each reason
-SIDE = 160  # pixels
 
 
 def draw_generated(inputs: dict, outputs: list[str], dataset: str, cache: CacheFiles | None) -> None:
@@ -26,9 +23,9 @@ def draw_generated(inputs: dict, outputs: list[str], dataset: str, cache: CacheF
     pictures = [
         {
             "name": f"{classes[row.source_y]} to\n{classes[row.y]}",
-            "source": thumbnail(source),
-            "mask": None if made.mask is None else thumbnail(read_mask(made.mask)),
-            "generated": None if made.image is None else thumbnail(read_png(made.image)),
+            "source": figures.thumbnail(source),
+            "mask": None if made.mask is None else figures.thumbnail(read_mask(made.mask)),
+            "generated": None if made.image is None else figures.thumbnail(read_png(made.image)),
             "kept": row.kept,
             "caption": caption(row, about["rules"]["attribution"]),
         }
@@ -63,12 +60,6 @@ def summary(pruned: pd.DataFrame, classes: list[str]) -> str:
         for y, part in pruned.groupby("y")
     ]
     return "; ".join(counts)
-
-
-def thumbnail(picture: np.ndarray) -> np.ndarray:
-    image = Image.fromarray(picture)
-    image.thumbnail((SIDE, SIDE))
-    return np.asarray(image)
 
 
 job.start(snakemake.log[0])

@@ -1,0 +1,134 @@
+"""Show HSFM's edits of CLIP embeddings as pictures, before and after, and ask CLIP what they show."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from diffusers import StableUnCLIPImg2ImgPipeline
+from torch import Tensor
+from tqdm import tqdm
+
+from hsfm import edit_report, figures, job
+from hsfm.augment import prepare
+from hsfm.clip import PREFIX, ZeroShot
+from hsfm.device import Compute, choose_device
+from hsfm.diffusion.models import choose_dtype, find_model, load_pipeline, to_device
+from hsfm.diffusion.unclip import decode
+from hsfm.edits import DECODED, largest_of_each_group, read_edits
+from hsfm.files import encode, write_parquet
+from hsfm.generated import as_png, read_png, seed_of
+from hsfm.images import read_names
+from hsfm.pixel_cache import CacheFiles
+from hsfm.pixels import pack
+from hsfm.source import open_pictures
+from hsfm.standardise import read_standardisation
+from hsfm.support import read_support
+
+SIDE = 256  # pixels, in the figure
+
+
+def decode_edits(inputs: dict, outputs: dict, cache: CacheFiles | None, settings: dict) -> None:
+    edits, about = read_edits(inputs["edits"])
+    names, unclip = read_names(inputs["images"]), settings["unclip"]
+    if len(unclip["prompts"]) != len(names.attribute_names):
+        raise ValueError(
+            f"unclip/prompts: {len(unclip['prompts'])}, but {names.dataset} has {len(names.attribute_names)} "
+            f"attributes ({', '.join(names.attribute_names)}); give one for each"
+        )
+    rows = largest_of_each_group(edits[edits["seed"] == edits["seed"].iloc[0]], unclip["rows_per_group"])
+    support = read_support(inputs["support"])
+    standardisation, _ = read_standardisation(inputs["standardisation"])
+    # on the raw projections, whatever they were brought to for HSFM
+    before, after = (
+        standardisation.undo(part[torch.tensor(rows.index.to_numpy())]) for part in (support.before, support.after)
+    )
+    compute = Compute(choose_device(settings["device"]), **settings["compute"])
+    model = find_model(**unclip["model"], local_files_only=unclip["local_files_only"], pipeline=True)
+    pipeline = load_pipeline(StableUnCLIPImg2ImgPipeline, model, choose_dtype(unclip["precision"], compute))
+    to_device(pipeline, compute, {key: unclip[key] for key in ("attention_slicing", "cpu_offload")})
+    # the same noise before and after, so that nothing but the edit tells them apart
+    seeds = [seed_of(unclip["seed"], image_id) for image_id in rows["image_id"]]
+    drawing = {key: unclip[key] for key in ("steps", "guidance", "noise_level", "batch_size")}
+    made = decode(
+        pipeline, torch.cat([before, after]), 2 * seeds, **drawing, size=tuple(unclip["size"]), compute=compute
+    )
+    pictures = list(tqdm(made, "decoding", 2 * len(rows), unit="image", disable=None))
+    pictures = {"before": pictures[: len(rows)], "after": pictures[len(rows) :]}
+    del pipeline
+    judge = judge_of(settings, unclip["prompts"], compute)
+    judged = {when: judge(part) for when, part in pictures.items()}
+    described = {"dataset": names.dataset, "prompts": unclip["prompts"], "model": model.origin}
+    table = as_table(rows, pictures, judged, {**described, "class_names": about["class_names"]})
+    moved = table["moved"].to_pylist()
+    job.log.info("CLIP sees another attribute after the edit in %d of %d pairs", sum(moved), len(moved))
+    write_parquet(outputs["decoded"], table, {}, compression="none")
+    draw(table, open_pictures(inputs["images"], cache), names, [outputs["png"], outputs["pdf"]])
+
+
+def judge_of(settings: dict, prompts: list[str], compute: Compute) -> Callable[[list[np.ndarray]], Tensor]:
+    """What CLIP takes pictures for: probabilities of the prompts [n k]."""
+    zero_shot = ZeroShot(settings["backbone"]["name"].removeprefix(PREFIX), prompts, compute.device)
+
+    def judge(pictures: list[np.ndarray]) -> Tensor:
+        parts = (pack([picture]).to(compute.device) for picture in pictures)
+        return torch.cat([zero_shot(prepare(part, settings["transform"])) for part in parts]).cpu()
+
+    return judge
+
+
+def as_table(rows: pd.DataFrame, pictures: dict, judged: dict, about: dict) -> pa.Table:
+    records = []
+    for number, row in enumerate(rows.itertuples()):
+        found = {when: judged[when][number] for when in ("before", "after")}
+        records.append(
+            {
+                "seed": row.seed,
+                "image_id": row.image_id,
+                "y": row.y,
+                "attribute": None if pd.isna(row.attribute) else row.attribute,
+                "length": row.length,
+                **{f"picture_{when}": as_png(pictures[when][number]) for when in found},
+                **{f"probabilities_{when}": value.tolist() for when, value in found.items()},
+                **{f"attribute_{when}": int(value.argmax()) for when, value in found.items()},
+                "moved": bool(found["before"].argmax() != found["after"].argmax()),
+            }
+        )
+    return pa.Table.from_pylist(records, schema=DECODED).replace_schema_metadata(encode(about, DECODED))
+
+
+def draw(table: pa.Table, originals: Callable, names: object, outputs: list[str]) -> None:
+    figure = edit_report.draw_decoded(
+        [
+            {
+                "name": f"{names.class_names[row['y']]},\n"
+                + ("unknown" if row["attribute"] is None else names.attribute_names[row["attribute"]]),
+                "original": figures.thumbnail(originals([row["image_id"]])[0], SIDE),
+                **{
+                    when: (
+                        figures.thumbnail(read_png(row[f"picture_{when}"]), SIDE),
+                        f"{names.attribute_names[row[f'attribute_{when}']]}, "
+                        f"{100 * max(row[f'probabilities_{when}']):.0f} %",
+                    )
+                    for when in ("before", "after")
+                },
+                "moved": row["moved"],
+            }
+            for row in table.to_pylist()
+        ],
+        f"{names.dataset}: HSFM's edits decoded by unCLIP, and what CLIP takes them for; another attribute after the "
+        f"edit in {sum(table['moved'].to_pylist())} of {len(table)} pairs",
+    )
+    for path in outputs:
+        figures.save(figure, path)
+
+
+job.start(snakemake.log[0])
+decode_edits(
+    dict(snakemake.input.items()),
+    dict(snakemake.output.items()),
+    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    dict(snakemake.params.items()),
+)
