@@ -3,7 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import dac, ddb, meta, throughput
+from benchmarks import dac, ddb, edits, meta, throughput
 from hsfm.meta import Shared
 
 
@@ -72,4 +72,12 @@ def test_the_inpainting_stage_is_timed_against_the_pipeline(monkeypatch, capsys)
     found = re.fullmatch(
         r"5 images of 16 x 16 in batches of 2, 2 steps: pipeline ([0-9.]+) s, stage ([0-9.]+) s, ratio ([0-9.]+)", line
     )
+    assert all(float(number) > 0 for number in found.groups())
+
+
+def test_measuring_edits_is_timed(monkeypatch, capfd):
+    small = ["--rows", "200", "--val", "60", "--features", "16", "--support", "20", "--seeds", "2", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["edits", *small])
+    edits.main()
+    found = re.fullmatch(r"([0-9.]+) s, ([0-9.]+) GB at most\n", capfd.readouterr().out)
     assert all(float(number) > 0 for number in found.groups())
