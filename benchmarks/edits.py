@@ -7,6 +7,7 @@ process of its own and prints its seconds and the highest resident set.
 """
 
 import argparse
+import os
 import resource
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 
 from hsfm.edits import measure, write_edits
-from hsfm.embeddings import Embeddings, read_embeddings, write_embeddings
+from hsfm.embeddings import Embeddings, read_embeddings, write_pieces
 from hsfm.support import Support, read_support, write_support
 
 SHA = "0" * 64
@@ -36,8 +37,10 @@ def random_embeddings(split: str, n: int, d: int, seed: int) -> Embeddings:
 
 def write(folder: Path, arguments: argparse.Namespace) -> None:
     train = random_embeddings("train", arguments.rows, arguments.features, 0)
-    write_embeddings(folder / "train.parquet", train)
-    write_embeddings(folder / "val.parquet", random_embeddings("val", arguments.val, arguments.features, 1))
+    val = random_embeddings("val", arguments.val, arguments.features, 1)
+    for part in (train, val):  # piece by piece, as the workflow writes them
+        starts = range(0, len(part.y), 256)
+        write_pieces(folder / f"{part.split}.parquet", (part.take(_rows(first, part)) for first in starts))
     generator = torch.Generator().manual_seed(2)
     rows = [torch.randperm(arguments.rows, generator=generator)[: arguments.support] for _ in range(arguments.seeds)]
     every = torch.cat(rows)
@@ -53,13 +56,17 @@ def write(folder: Path, arguments: argparse.Namespace) -> None:
     write_support(folder / "support.parquet", support, dataset="random", class_names=("a", "b"))
 
 
+def _rows(first: int, part: Embeddings) -> torch.Tensor:
+    return torch.arange(first, min(first + 256, len(part.y)))
+
+
 def run_stage(folder: Path) -> None:
     start = time.perf_counter()
     train, val = (read_embeddings(folder / f"{split}.parquet", split=split) for split in ("train", "val"))
     measured = measure(read_support(folder / "support.parquet"), train, val)
     write_edits(folder / "edits.parquet", measured, dataset="random", run=0, checkpoint_sha256=SHA)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"{time.perf_counter() - start:.1f} s, {peak:.2f} GB at most")
+    print(f"{time.perf_counter() - start:.2f} s, {peak:.2f} GB at most")
 
 
 def main() -> None:
@@ -78,9 +85,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         write(Path(name), arguments)
-        # a process of its own, whose memory is the stage's alone
+        # a process of its own, whose memory is the stage's alone, with the allocator that the workflow sets
         command = [sys.executable, "-m", "benchmarks.edits", "--threads", str(arguments.threads), "--stage", name]
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=True, env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"})
 
 
 if __name__ == "__main__":
