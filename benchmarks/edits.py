@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from hsfm import neighbours
 from hsfm.edits import measure, write_edits
 from hsfm.embeddings import Embeddings, read_embeddings, write_pieces
 from hsfm.support import Support, read_support, write_support
@@ -77,9 +78,12 @@ def main() -> None:
     parser.add_argument("--support", type=int, default=2048, help="support rows per seed")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--float32", action="store_true", help="look for neighbours in float32 from the start")
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.float32:
+        neighbours._screening = lambda: torch.float32
     if arguments.stage is not None:
         run_stage(Path(arguments.stage))
         return
@@ -87,6 +91,7 @@ def main() -> None:
         write(Path(name), arguments)
         # a process of its own, whose memory is the stage's alone, with the allocator that the workflow sets
         command = [sys.executable, "-m", "benchmarks.edits", "--threads", str(arguments.threads), "--stage", name]
+        command += ["--float32"] if arguments.float32 else []
         subprocess.run(command, check=True, env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"})
 
 
