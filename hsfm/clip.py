@@ -48,7 +48,9 @@ def load_model(name: str, *, pretrained: bool) -> Any:
     where = f"backbone: {PREFIX}{name}"
     if Path(name).is_dir():
         with _quiet(), _as_value_error(where):
-            return open_clip.create_model(f"local-dir:{Path(name)}", load_weights=pretrained)
+            return open_clip.create_model(
+                f"local-dir:{Path(name)}", load_weights=pretrained, require_pretrained=pretrained
+            )
     architecture, _, tag = name.partition("/")
     if architecture not in open_clip.list_models():
         raise ValueError(f"{where}: neither a folder nor one of open_clip.list_models()")
@@ -57,8 +59,14 @@ def load_model(name: str, *, pretrained: bool) -> Any:
         raise ValueError(f"{where}: unknown tag {tag!r}; allowed are {', '.join(tags) or 'none'}")
     if pretrained and not tag:
         raise ValueError(f"{where}: its weights need a tag behind a slash; allowed are {', '.join(tags) or 'none'}")
+    own = open_clip.get_model_config(architecture).get("quick_gelu", False)
+    if tag and open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu", False) != own:
+        other = architecture.removesuffix("-quickgelu") if own else f"{architecture}-quickgelu"
+        raise ValueError(f"{where}: weights {tag!r} are for another activation; name {other}/{tag}")
     with _quiet(), _as_value_error(where):
-        model = open_clip.create_model(architecture, pretrained=tag if pretrained else None)
+        model = open_clip.create_model(
+            architecture, pretrained=tag if pretrained else None, require_pretrained=pretrained
+        )
     if tag:  # what its images are prepared by, whether or not its weights are loaded
         open_clip.factory.set_model_preprocess_cfg(
             model, {**model.visual.preprocess_cfg, **_preprocess(open_clip.get_pretrained_cfg(architecture, tag))}
@@ -148,6 +156,13 @@ def _quiet() -> Iterator[None]:
 def _as_value_error(where: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError, KeyError) as error:  # no network, a broken folder
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+    ) as error:  # no network, a broken folder
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{where}: cannot be loaded ({lines[0]})") from error

@@ -65,6 +65,7 @@ DECODED = pa.schema(  # edits as pictures
     ]
 )
 PAIRS = 1000  # directions that are drawn
+PERMUTED = 100  # times that attributes are shuffled
 PROBED = 5000  # rows that the probe learns from at most
 
 
@@ -115,8 +116,12 @@ def spurious_direction(train: Embeddings, val: Embeddings) -> tuple[Embeddings, 
 
 
 def class_direction(val: Embeddings) -> Float[Tensor, " d"] | None:
-    """The contrast of the classes within attributes, those that are not known being one."""
-    return contrast(val.features, val.y, torch.where(val.attribute >= 0, val.attribute, val.n_attributes))
+    """The contrast of the classes within attributes, those that are not known being one.
+
+    Where no attribute shows two classes, that of all images. None for a single class.
+    """
+    direction = contrast(val.features, val.y, torch.where(val.attribute >= 0, val.attribute, val.n_attributes))
+    return direction if direction is not None else contrast(val.features, val.y, torch.zeros_like(val.y))
 
 
 def cosines(edits: Float[Tensor, "n d"], directions: Float[Tensor, "k d"]) -> Float[Tensor, "n k"]:
@@ -146,6 +151,34 @@ def within_group_directions(
     return difference / difference.norm(dim=1, keepdim=True) if len(difference) else None
 
 
+def contrast_ratio(embeddings: Embeddings, generator: Generator) -> float | None:
+    """How much longer the contrast of two attributes is than by chance, with attributes shuffled within the classes.
+
+    About 1 where the features do not know the attribute, so that the spurious direction is noise. None unless there are
+    two attributes within a class. The mean difference within a class is a weighted sum of its rows, so that all
+    contrasts are one product.
+    """
+    attribute, y = embeddings.attribute, embeddings.y
+    labels = attribute[attribute >= 0].unique()
+    if len(labels) != 2:
+        return None
+    weight = torch.zeros(1 + PERMUTED, len(y))  # the first is as it is
+    for value in y.unique().tolist():
+        parts = [((y == value) & (attribute == label)).nonzero()[:, 0] for label in labels.tolist()]
+        if min(map(len, parts)) == 0:
+            continue
+        rows = torch.cat(parts)
+        shares = torch.cat(
+            [torch.full((len(part),), sign / len(part)) for part, sign in zip(parts, (-1, 1), strict=True)]
+        )
+        weight[0, rows] = shares
+        for number in range(1, 1 + PERMUTED):
+            weight[number, rows] = shares[torch.randperm(len(rows), generator=generator)]
+    length = (weight @ embeddings.features).square().sum(1)
+    chance = length[1:].mean()
+    return float((length[0] / chance).sqrt()) if chance > 0 else None
+
+
 # Measurements ---------------------------------------------------------------------------------------------------------
 
 
@@ -166,7 +199,7 @@ def measure(support: Support, train: Embeddings, val: Embeddings, *, neighbours:
     the lower to the higher), and cos_away, the same counted away from the row's own attribute (two attributes);
     cos_class, likewise with that of the classes' means within attributes; random_spread, the standard deviation of an
     edit's cosines with random directions, 1 / sqrt(d); pairs_spread, with differences of random pairs of images of one
-    group; nearest_before and nearest_after, the ids of the nearest training images, without the row itself before;
+    group; nearest_before and nearest_after, the ids of the nearest training images, the row itself left out;
     attribute_before, attribute_after, y_before and y_after, of the nearest one, and whether these differ,
     attribute_flips and class_flips; own_before and own_after, the share of the neighbours with the row's own attribute;
     probe_before and probe_after, the probability of its own attribute under a linear probe. What needs an attribute is
@@ -193,8 +226,11 @@ def measure(support: Support, train: Embeddings, val: Embeddings, *, neighbours:
     generator = Generator().manual_seed(seed)
     pairs = within_group_directions(val, generator)
     two = spurious is not None and len(reference.attribute[reference.attribute >= 0].unique()) == 2
-    lowest = int(reference.attribute[reference.attribute >= 0].min()) if two else 0
-    away = torch.where(attribute == lowest, 1.0, -1.0)
+    lowest, highest = (
+        (int(known.min()), int(known.max())) if len(known := reference.attribute[reference.attribute >= 0]) else (0, 0)
+    )
+    # of an attribute that the direction does not tell from another there is no away
+    away = torch.where(attribute == lowest, 1.0, torch.where(attribute == highest, -1.0, torch.nan))
 
     frame = pd.DataFrame(
         {
@@ -206,11 +242,10 @@ def measure(support: Support, train: Embeddings, val: Embeddings, *, neighbours:
             "relative_length": torch.where(size > 0, length / size, 0.0).numpy(),
         }
     )
-    known = (attribute >= 0).numpy()
     if spurious is not None:
         along = cosines(edits, spurious[None])[:, 0].numpy()
         frame["cos_spurious"] = along
-        frame["cos_away"] = np.where(known, along * away.numpy(), np.nan) if two else np.nan
+        frame["cos_away"] = along * away.numpy() if two else np.nan
     else:
         frame["cos_spurious"] = frame["cos_away"] = np.nan
     frame["cos_class"] = cosines(edits, between[None])[:, 0].numpy() if between is not None else np.nan
@@ -225,6 +260,7 @@ def measure(support: Support, train: Embeddings, val: Embeddings, *, neighbours:
         "directions_of": reference.split,
         "directions_cosine": float(spurious @ between) if both else None,
         "spurious": spurious is not None,
+        "contrast_ratio": contrast_ratio(reference, generator) if spurious is not None else None,
         "two_attributes": two,
         "probe_accuracy": None if probe is None else probe.accuracy,
         "neighbours": neighbours,
@@ -243,7 +279,8 @@ def _add_neighbours(frame: pd.DataFrame, support: Support, train: Embeddings, ow
     rows, where = own.unique(return_inverse=True)
     found = {
         "before": nearest(train.features[rows], train.features, k, own=rows).row[where],
-        "after": nearest(support.after, train.features, k).row,
+        # without the row itself here too, or an edit that moves nothing would come to lie nearer to its own class
+        "after": nearest(support.after, train.features, k, own=own).row,
     }
     attribute = train.attribute[own]
     for when, row in found.items():
@@ -265,16 +302,21 @@ class Probe:
     accuracy: float  # on rows that it has not seen
 
 
-def _probe(reference: Embeddings, generator: Generator) -> Probe:
-    """Logistic regression of the attribute on one half of the rows, with its accuracy on the other."""
+def _probe(reference: Embeddings, generator: Generator) -> Probe | None:
+    """Logistic regression of the attribute on one half of each attribute's rows, with its accuracy on the other.
+
+    None where an attribute that is there has a single row.
+    """
     rows = (reference.attribute >= 0).nonzero()[:, 0]
     rows = rows[torch.randperm(len(rows), generator=generator)][: 2 * PROBED]
-    half = len(rows) // 2
-    features, attribute = reference.features[rows].numpy(), reference.attribute[rows].numpy()
-    scale = float(features[:half].std()) or 1.0
-    model = LogisticRegression(C=0.1, max_iter=2000)
-    model.fit(features[:half] / scale, attribute[:half])
-    return Probe(model, scale, float(model.score(features[half:] / scale, attribute[half:])))
+    by_attribute = [rows[reference.attribute[rows] == label] for label in reference.attribute[rows].unique()]
+    if len(by_attribute) < 2 or min(map(len, by_attribute)) < 2:
+        return None
+    halves = [torch.cat([part[side::2] for part in by_attribute]) for side in (0, 1)]
+    (features, attribute), unseen = ((reference.features[h].numpy(), reference.attribute[h].numpy()) for h in halves)
+    scale = float(features.std()) or 1.0
+    model = LogisticRegression(C=0.1, max_iter=2000).fit(features / scale, attribute)
+    return Probe(model, scale, float(model.score(unseen[0] / scale, unseen[1])))
 
 
 def _add_probe(frame: pd.DataFrame, probe: Probe | None, support: Support, attribute: Tensor) -> None:
@@ -315,7 +357,11 @@ def read_edits(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     Raises ValueError naming the file and what is wrong.
     """
     table, about = read_parquet(path, SCHEMA)
-    require(about, ("class_names", "directions_of", "directions_cosine", "spurious", "probe_accuracy"), path)
+    require(
+        about,
+        ("class_names", "directions_of", "directions_cosine", "spurious", "contrast_ratio", "probe_accuracy"),
+        path,
+    )
     types = {pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
     frame = table.to_pandas(types_mapper=types.get)
     return frame.assign(class_name=[about["class_names"][y] for y in frame["y"]]), about

@@ -14,9 +14,11 @@ log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 4096
 QUERIES_AT_ONCE = 2048
-CANDIDATES = 32  # that a pass in low precision keeps beyond the k that are asked for
-# of the exact product of two numbers, by how much that of their roundings may be off
-ROUNDING = {torch.bfloat16: 2.0**-7.9, torch.float32: 2.0**-20, torch.float64: 2.0**-45}
+CANDIDATES = 128  # that a pass in low precision keeps beyond the k that are asked for
+# of |q| |x|, by how much a product of theirs may be off but for its sum: bfloat16 rounds both, and the result, by 2^-8
+ROUNDING = {torch.bfloat16: 3.1 * 2.0**-8, torch.float32: 0.0, torch.float64: 0.0}
+# and by how much, at most, each of the d additions
+UNIT = {torch.bfloat16: 2.0**-24, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,14 @@ def _by(
         ]
     )
     distance = distance.masked_fill(place == own[:, None], torch.inf)
-    # by distance, and by row where that is equal
+    # by distance, and by row where that is equal among the candidates
     order = torch.argsort(place, dim=1, stable=True)
     order = order.gather(1, distance.gather(1, order).argsort(dim=1, stable=True))
     row, distance = place.gather(1, order)[:, :k], distance.gather(1, order)[:, :k]
     squares = low.square().sum(1) if dtype == torch.float64 else queries.square().sum(1)
-    error = ROUNDING[dtype] * (squares * longest).sqrt()
+    added = queries.shape[1] * UNIT[dtype]
+    # of the product, and of the rows' own squares
+    error = (ROUNDING[dtype] + added) * (squares * longest).sqrt() + added * longest / 2
     dropped = (squares + 2 * (best.amax(1) - error)).clamp(min=0).sqrt()
     sure = (distance[:, -1] <= dropped) | (n_kept == len(rows))
     return Nearest(row, distance), sure

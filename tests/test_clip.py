@@ -73,6 +73,17 @@ def test_an_architecture_with_a_tag_prepares_images_as_its_weights_want():
     assert found["mean"] == pytest.approx([0.48145466, 0.4578275, 0.40821073])
 
 
+def test_a_folder_without_its_weights_is_an_error(folder, tmp_path):
+    (tmp_path / "open_clip_config.json").write_text((folder / "open_clip_config.json").read_text())
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        clip.load_model(str(tmp_path), pretrained=True)
+
+
+def test_weights_of_another_activation_are_refused():
+    with pytest.raises(ValueError, match="'openai' are for another activation; name ViT-B-32-quickgelu/openai"):
+        clip.load_model("ViT-B-32/openai", pretrained=False)
+
+
 def test_what_cannot_be_had_is_said(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name, message in (

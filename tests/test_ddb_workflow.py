@@ -400,7 +400,7 @@ def test_without_the_extra_the_row_is_left_out_and_asking_for_it_says_what_to_in
     for target in ("scores.parquet", "sources.parquet", "seed0/heads.safetensors"):
         done = snakemake(folder, *arguments, f"{RUN}/ddb/{target}", check=False)
         assert done.returncode != 0
-        assert f"DDB or unCLIP was asked for: {install}" in done.stdout
+        assert f"DDB was asked for: {install}" in done.stdout
 
 
 def test_nothing_but_diffusion_imports_the_extra(pasted, tmp_path):

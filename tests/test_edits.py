@@ -17,7 +17,7 @@ from hsfm.edits import (
     write_edits,
 )
 from hsfm.embeddings import Embeddings
-from hsfm.support import Support
+from hsfm.support import Support, read_support, write_support
 
 D = 12
 
@@ -114,7 +114,9 @@ def test_edits_along_the_planted_direction_are_found_and_random_ones_are_not(spl
     train, val = splits["train"], splits["val"]
     along = torch.zeros(200, D)
     along[:, 0] = torch.where(train.attribute[:200] == 0, 6.0, -6.0)
-    found = measure(support(train, along + 0.2 * random_edits(200)), train, val).rows
+    measured = measure(support(train, along + 0.2 * random_edits(200)), train, val)
+    assert measured.about["contrast_ratio"] > 5, "the direction is no noise"
+    found = measured.rows
     random = measure(support(train, random_edits(200)), train, val).rows
     spread = D**-0.5
     assert (found["random_spread"] == spread).all()
@@ -136,6 +138,7 @@ def test_without_a_planted_direction_nothing_stands_out():
     along = torch.zeros(100, D)
     along[:, 0] = 4.0
     found = measure(support(plain["train"], along), *plain.values())
+    assert found.about["contrast_ratio"] < 1.5, "the direction is what shuffled attributes give"
     assert found.about["probe_accuracy"] < 0.65
     assert (found.rows["probe_after"] - found.rows["probe_before"]).abs().mean() < 0.2
     assert found.rows["own_after"].mean() == pytest.approx(0.5, abs=0.15)
@@ -146,9 +149,13 @@ def test_an_edit_of_no_length_is_a_row_of_zeros_and_no_nan(splits):
     edits[2] = 0
     found = measure(support(splits["train"], edits), splits["train"], splits["val"]).rows
     row = found.iloc[2]
-    assert (row[["length", "relative_length", "cos_spurious", "cos_away", "cos_class", "pairs_spread"]] == 0).all()
+    lengths = ["length", "relative_length", "cos_spurious", "cos_away", "cos_class", "pairs_spread"]
+    assert (row[lengths] == 0).all()
     assert not found.isna().any(axis=None)
-    assert row["nearest_after"][0] == row["image_id"], "it lies on itself"
+    assert list(row["nearest_after"]) == list(row["nearest_before"]), "the row itself is left out both times"
+    assert not row["attribute_flips"]
+    assert not row["class_flips"]
+    assert row["own_before"] == row["own_after"]
     assert row["probe_before"] == row["probe_after"]
     assert (found["length"].drop(2) > 0).all()
 
@@ -159,8 +166,7 @@ def test_neighbours_are_the_nearest_training_images(splits):
     found = measure(chosen, train, splits["val"], neighbours=3).rows
     for when, features in (("before", chosen.before), ("after", chosen.after)):
         distance = torch.cdist(features.double(), train.features.double())
-        if when == "before":
-            distance[torch.arange(40), torch.arange(20).repeat(2)] = torch.inf
+        distance[torch.arange(40), torch.arange(20).repeat(2)] = torch.inf
         nearest = distance.argsort(1)[:, :3]
         assert found[f"nearest_{when}"].tolist() == [[train.image_id[i] for i in row] for row in nearest.tolist()]
         assert found[f"attribute_{when}"].tolist() == train.attribute[nearest[:, 0]].tolist()
@@ -210,6 +216,41 @@ def test_what_does_not_belong_together_is_named(splits):
     other = replace(splits["val"], checkpoint_sha256="b" * 64)
     with pytest.raises(ValueError, match=r"support: is of checkpoint a{64}, but the val embeddings are of b{64}"):
         measure(chosen, splits["train"], other)
+
+
+def test_classes_that_no_attribute_shows_together_are_compared_as_they_are(splits):
+    """Validation in which the attribute is the class: directions within attributes come from nowhere."""
+    same = splits["val"].take((splits["val"].attribute == splits["val"].y).nonzero()[:, 0])
+    found = measure(support(splits["train"], random_edits(4)), splits["train"], same)
+    assert found.about["directions_of"] == "train"
+    assert found.rows["cos_class"].notna().all()
+    assert isinstance(found.about["directions_cosine"], float)
+
+
+def test_an_attribute_of_a_single_image_has_no_probe(splits):
+    val = splits["val"]
+    one = torch.cat([(val.attribute == 0).nonzero()[:, 0], (val.attribute == 1).nonzero()[:1, 0]])
+    found = measure(support(splits["train"], random_edits(4)), splits["train"], val.take(one))
+    assert found.about["probe_accuracy"] is None
+    assert found.rows["probe_after"].isna().all()
+    assert found.rows["cos_spurious"].notna().all()
+
+
+def test_an_attribute_that_the_direction_does_not_know_has_no_away(splits):
+    train = splits["train"]
+    third = replace(train, attribute=torch.where(torch.arange(len(train.y)) < 2, 2, train.attribute))
+    found = measure(support(third, random_edits(4)), third, splits["val"]).rows
+    assert found["cos_away"].isna().tolist() == [True, True, False, False]
+
+
+def test_a_nan_in_the_support_is_named(splits, tmp_path):
+    broken = support(splits["train"], random_edits(3))
+    broken.after[1, 2] = torch.nan
+    path = tmp_path / "support.parquet"
+    write_support(path, broken, dataset="planted", class_names=("a", "b"))
+    image = splits["train"].image_id[1]
+    with pytest.raises(ValueError, match=rf"support.parquet: row 1 \(image '{image}'\) holds a NaN .* in 'after'"):
+        read_support(path)
 
 
 def test_the_file_comes_back(splits, tmp_path):

@@ -61,6 +61,21 @@ def test_what_a_precision_cannot_tell_apart_goes_through_a_higher_one(monkeypatc
     assert "9 of 9 queries went through float64" in caplog.text
 
 
+@pytest.mark.usefixtures("screening")
+def test_a_row_that_bfloat16_moves_away_is_found():
+    """The query is itself a row, whose coordinates all round down, beside one whose coordinates all round up."""
+    value = 1 + 2**-8 - 2**-12
+    query = torch.full((1, 8), value)
+    generator = torch.Generator().manual_seed(0)
+    for spread in (0.003, 0.005, 0.02):
+        near = torch.full((1, 8), 1 + 2**-8 + 2**-12)
+        others = near + spread**0.5 * torch.sign(torch.randn(300, 8, generator=generator))
+        candidates = torch.cat([near, others.to(torch.bfloat16).float(), query])
+        candidates = torch.cat([candidates, -candidates])
+        found = nearest(query, candidates, 1)
+        assert (found.row.item(), found.distance.item()) == (301, 0)
+
+
 def test_more_neighbours_than_rows_is_an_error():
     with pytest.raises(ValueError, match="neighbours: 5 were asked for, but there are 4 rows to choose from"):
         nearest(rows(2, 3), rows(4, 3), 5)

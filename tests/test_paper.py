@@ -54,7 +54,7 @@ def overlay(folder: Path) -> list[str]:
             "dfr": {"grid": [1.0, 0.1], "fits": 2},
             "llr": {"grid": [1.0, 0.1]},
             "dac": {"epochs": 1},
-            "ddb": tiny_ddb(folder) if name != "dominoes" else None,
+            "ddb": tiny_ddb(folder) if name == "waterbirds" else None,
         }
         if name != "dominoes":
             small[name]["transform"] = {"resize": [40, 40], "crop": [32, 32]}
@@ -79,7 +79,7 @@ def test_the_table_has_every_method_on_every_dataset(done):
     for name in DATASETS:
         assert f"{name}: worst group | {name}: average" in table[0]
     numbers = pd.read_csv(done / "results/tables/main.csv").set_index(["dataset", "method"])
-    assert len(numbers) == 23
+    assert len(numbers) == 21
     assert ("dominoes", "ddb") not in numbers.index
     assert numbers["worst_group_percent"].between(0, 100).all()
     assert numbers["adjusted_average_percent"].isna().groupby("dataset").all().to_dict() == {

@@ -1,5 +1,6 @@
 """Edits of CLIP embeddings as pictures: the decoder on a tiny random pipeline, and the stage through Snakemake."""
 
+import re
 import shutil
 from dataclasses import replace
 from io import BytesIO
@@ -154,6 +155,13 @@ def test_an_edit_of_no_length_changes_no_picture(decoded, tmp_path):
         assert not row["moved"]
 
 
+def test_the_overlay_for_waterbirds_is_sound(decoded):
+    out = snakemake(decoded, "--configfile", "config/paper.yaml", "config/clip.yaml", "--dry-run").stdout
+    assert re.search(r"^decode_edits +1$", out, re.MULTILINE)
+    assert re.search(r"^take_backbone +1$", out, re.MULTILINE)
+    assert "train_erm" not in out
+
+
 def test_another_transform_than_clips_is_an_error(decoded, tmp_path):
     folder = tmp_path / "hsfm"
     shutil.copytree(decoded, folder)
@@ -163,6 +171,10 @@ def test_another_transform_than_clips_is_an_error(decoded, tmp_path):
     done = snakemake(folder, "--configfile", "config/minimal.yaml", "clip.yaml", "--", "all", check=False)
     (error,) = [line for line in done.stdout.splitlines() if line.startswith("ERROR: ")]
     assert "but this CLIP model was trained on images after {'resize': [32], 'crop': [32, 32], 'mean': [0.48" in error
+    config["settings"]["clipbirds"]["backbone"]["train"] = True
+    (folder / "clip.yaml").write_text(yaml.safe_dump(config))
+    done = snakemake(folder, "--configfile", "config/minimal.yaml", "clip.yaml", "--dry-run", check=False)
+    assert "settings/clipbirds/unclip: decodes CLIP's own embeddings; set backbone/pretrained to true" in done.stdout
     config["settings"]["clipbirds"]["backbone"] = {"name": "small_resnet", "pretrained": False, "train": True}
     (folder / "clip.yaml").write_text(yaml.safe_dump(config))
     done = snakemake(folder, "--configfile", "config/minimal.yaml", "clip.yaml", "--dry-run", check=False)

@@ -62,6 +62,7 @@ rule take_backbone:
         backbone=setting("backbone"),
         transform=setting("transform"),
         files=stamps_of("backbone", "weights", "checkpoint"),
+        clip=clip_stamp,
     message:
         "Taking the backbone of {wildcards.dataset} as it is"
     script:

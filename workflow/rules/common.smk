@@ -79,30 +79,29 @@ def gpus(wildcards):
 
 # Optional parts -------------------------------------------------------------------------------------------------------
 
-MISSING_EXTRA = [
-    package
-    for package, module in {
-        "accelerate": "accelerate",
-        "captum": "captum",
-        "diffusers": "diffusers",
-        "open-clip-torch": "open_clip",
-        "opencv-python-headless": "cv2",
-        "transformers": "transformers",
-    }.items()
-    if importlib.util.find_spec(module) is None
-]
+EXTRA = {  # modules of the extra [diffusion], by package
+    "accelerate": "accelerate",
+    "captum": "captum",
+    "diffusers": "diffusers",
+    "open-clip-torch": "open_clip",
+    "opencv-python-headless": "cv2",
+    "transformers": "transformers",
+}
+MISSING_EXTRA = [package for package, module in EXTRA.items() if importlib.util.find_spec(module) is None]
+MISSING_FOR_DDB = [package for package in MISSING_EXTRA if package != "open-clip-torch"]
+MISSING_FOR_UNCLIP = [package for package in MISSING_EXTRA if package not in ("captum", "opencv-python-headless")]
 HOW_TO_INSTALL_EXTRA = f'pip install -e ".[diffusion]" (missing: {", ".join(MISSING_EXTRA)})'
-if MISSING_EXTRA and "ddb" in config["methods"] and workflow.is_main_process:
+if MISSING_FOR_DDB and "ddb" in config["methods"] and workflow.is_main_process:
     logger.warning(f"DDB is left out: {HOW_TO_INSTALL_EXTRA}")
 
 
-def needs_diffusion(files):
-    """Input files of a rule that runs only where the extra [diffusion] is installed."""
+def needs_extra(what, missing):
+    """No input files, of a rule that runs only where the extra [diffusion] is installed."""
 
     def checked(wildcards):
-        if MISSING_EXTRA:
-            raise WorkflowError(f"DDB or unCLIP was asked for: {HOW_TO_INSTALL_EXTRA}")
-        return files
+        if missing:
+            raise WorkflowError(f"{what} was asked for: {HOW_TO_INSTALL_EXTRA}")
+        return []
 
     return checked
 
@@ -112,7 +111,7 @@ def needs_diffusion(files):
 DATASETS = config["datasets"]
 RUNS = config["runs"]
 # DDB's row is left out where what it needs is not installed; asking for one of its files says so.
-METHODS = [method for method in config["methods"] if method != "ddb" or not MISSING_EXTRA]
+METHODS = [method for method in config["methods"] if method != "ddb" or not MISSING_FOR_DDB]
 if not METHODS:
     raise WorkflowError(f"methods: ddb alone was asked for: {HOW_TO_INSTALL_EXTRA}")
 STUDIES = config["studies"]
@@ -187,6 +186,8 @@ BY_DIFFUSION = [name for name in WITH_DDB if name not in BY_CUT_PASTE]
 
 WITH_EDITS = [name for name in DATASETS if "hsfm" in METHODS and SETTINGS["settings"][name].get("edits") is not None]
 WITH_UNCLIP = [name for name in WITH_EDITS if SETTINGS["settings"][name].get("unclip") is not None]
+if WITH_UNCLIP and MISSING_FOR_UNCLIP and workflow.is_main_process:
+    logger.warning(f"Pictures by unCLIP are left out: {HOW_TO_INSTALL_EXTRA}")
 TABLES_OF_EDITS = multiext("results/tables/edits", ".csv", ".md", ".tex") if WITH_EDITS else []
 
 
@@ -264,6 +265,12 @@ def folder_stamp(name):
     """Names, sizes and times of a local folder's files; nothing of a model on the hub."""
     files = sorted(path for path in Path(name).rglob("*") if path.is_file()) if Path(name).is_dir() else []
     return [f"{path.relative_to(name)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+
+
+def clip_stamp(wildcards):
+    """The files of a CLIP model in a folder, as `folder_stamp`; nothing of another backbone."""
+    name = SETTINGS["settings"][wildcards.dataset]["backbone"]["name"]
+    return {"clip": folder_stamp(name.removeprefix("open_clip:"))} if name.startswith("open_clip:") else {}
 
 
 def tokens(wildcards):
@@ -395,7 +402,7 @@ def figures_of(dataset):
         figures.append("generated")
     if dataset in WITH_EDITS:
         figures += ["edits", "edit_cosines"] + (["edit_neighbours"] if dataset not in GIVEN else [])
-    if dataset in WITH_UNCLIP and not MISSING_EXTRA:
+    if dataset in WITH_UNCLIP and not MISSING_FOR_UNCLIP:
         figures.append("unclip")
     return figures + [study for study in STUDIES if study != "ablations"]
 

@@ -149,8 +149,11 @@ def cross_check(config):
         if "ddb" in config["methods"] and settings.get("ddb") is not None:
             yield from check_ddb(settings, config, where)
         if settings.get("unclip") is not None:
-            if "images" not in settings or not settings["backbone"]["name"].startswith("open_clip:"):
+            backbone = settings.get("backbone", {})
+            if "images" not in settings or not backbone["name"].startswith("open_clip:"):
                 yield f"{where}/unclip: decodes embeddings of CLIP; set backbone/name to open_clip:NAME, or unclip to null"
+            elif backbone["train"] or not backbone["pretrained"]:
+                yield f"{where}/unclip: decodes CLIP's own embeddings; set backbone/pretrained to true and train to false"
             elif settings.get("edits") is None:
                 yield f"{where}: missing key 'edits', which unclip shows"
         if "masks" in settings:

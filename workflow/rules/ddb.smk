@@ -10,7 +10,7 @@ rule choose_sources:
         val=f"{EMBEDDINGS}/val.parquet",
         heads=ERM_NETWORK["heads"],
         code=uses("workflow/scripts/choose_sources.py"),
-        extra=needs_diffusion([]),
+        extra=needs_extra("DDB", MISSING_FOR_DDB),
     output:
         sources=f"{DDB}/sources.parquet",
     log:
@@ -38,7 +38,7 @@ rule learn_token:
         images=IMAGES["images"],
         pixels=packed,
         code=uses("workflow/scripts/learn_token.py"),
-        extra=needs_diffusion([]),
+        extra=needs_extra("DDB", MISSING_FOR_DDB),
     output:
         token=f"{TOKEN}.safetensors",
         history=f"{TOKEN}.parquet",

@@ -103,7 +103,7 @@ rule decode_edits:
         support=OF_FIRST_RUN["support"],
         standardisation=ERM_NETWORK["standardisation"].replace("{run}", str(RUNS[0])),
         code=uses("workflow/scripts/decode_edits.py"),
-        extra=needs_diffusion([]),
+        extra=needs_extra("unCLIP", MISSING_FOR_UNCLIP),
     output:
         decoded="results/{dataset}/run{run}/hsfm/decoded.parquet".replace("{run}", str(RUNS[0])),
         png="results/figures/{dataset}/unclip.png",
@@ -123,6 +123,7 @@ rule decode_edits:
     params:
         unclip=setting("unclip"),
         stamps=lambda wildcards: folder_stamp(SETTINGS["settings"][wildcards.dataset]["unclip"]["model"]["name"]),
+        clip=clip_stamp,
         backbone=setting("backbone"),
         transform=setting("transform"),
         decode_size=decode_size,

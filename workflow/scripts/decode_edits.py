@@ -46,6 +46,7 @@ def decode_edits(inputs: dict, outputs: dict, cache: CacheFiles | None, settings
         standardisation.undo(part[torch.tensor(rows.index.to_numpy())]) for part in (support.before, support.after)
     )
     compute = Compute(choose_device(settings["device"]), **settings["compute"])
+    judge = judge_of(settings, unclip["prompts"], compute)
     model = find_model(**unclip["model"], local_files_only=unclip["local_files_only"], pipeline=True)
     pipeline = load_pipeline(StableUnCLIPImg2ImgPipeline, model, choose_dtype(unclip["precision"], compute))
     to_device(pipeline, compute, {key: unclip[key] for key in ("attention_slicing", "cpu_offload")})
@@ -57,8 +58,6 @@ def decode_edits(inputs: dict, outputs: dict, cache: CacheFiles | None, settings
     )
     pictures = list(tqdm(made, "decoding", 2 * len(rows), unit="image", disable=None))
     pictures = {"before": pictures[: len(rows)], "after": pictures[len(rows) :]}
-    del pipeline
-    judge = judge_of(settings, unclip["prompts"], compute)
     judged = {when: judge(part) for when, part in pictures.items()}
     described = {"dataset": names.dataset, "prompts": unclip["prompts"], "model": model.origin}
     table = as_table(rows, pictures, judged, {**described, "class_names": about["class_names"]})

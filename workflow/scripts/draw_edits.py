@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from hsfm import edit_report, figures, job
-from hsfm.edits import class_direction, read_edits, spurious_direction
+from hsfm.edits import class_direction, largest_of_each_group, read_edits, spurious_direction
 from hsfm.embeddings import Embeddings, read_embeddings
 from hsfm.images import read_names
 from hsfm.pixel_cache import CacheFiles
@@ -27,7 +27,7 @@ def draw(inputs: dict, outputs: dict, dataset: str, cache: CacheFiles | None) ->
     save(outputs, "edits", plane(inputs["support"], first, train, val, f"{dataset}: HSFM's edits, seed {seed}"))
     save(outputs, "cosines", edit_report.draw_cosines(edits, f"{dataset}: where HSFM's edits point"))
     if "images" in inputs:
-        title = f"{dataset}: the largest edits, seed {seed} (orange: another attribute than the support image)"
+        title = f"{dataset}: longest edits of each group, seed {seed} (orange: another attribute than the support's)"
         save(outputs, "neighbours", neighbours(inputs["images"], first, train, cache, title))
 
 
@@ -45,6 +45,8 @@ def plane(path: str, rows: pd.DataFrame, train: Embeddings, val: Embeddings, tit
     if across is None:  # the next best: where features vary most
         across = torch.linalg.svd(val.features - val.features.mean(0), full_matrices=False).Vh[0]
         labels = ("along the first principal component", labels[1])
+    if up is None:  # a single class
+        up, labels = torch.zeros_like(across), (labels[0], "")
     axes = torch.stack([across, up]).T
     names = [name_of(val, y, a) for y, a in zip(val.y.tolist(), val.attribute.tolist(), strict=True)]
     points = {name: (val.features[[n == name for n in names]] @ axes).numpy() for name in dict.fromkeys(sorted(names))}
@@ -61,7 +63,9 @@ def name_of(embeddings: Embeddings, y: int, attribute: int) -> str:
 
 
 def neighbours(images: str, rows: pd.DataFrame, train: Embeddings, cache: CacheFiles | None, title: str) -> object:
-    largest = rows.sort_values("length", ascending=False, kind="stable").head(SHOWN)
+    # as many of each group, as far as they go
+    groups = rows.groupby([rows["y"], rows["attribute"].fillna(-1)]).ngroups
+    largest = largest_of_each_group(rows, max(SHOWN // groups, 1)).head(SHOWN)
     names = read_names(images)
     group = {
         image_id: (y, a)

@@ -22,14 +22,24 @@ def notes(parts: list[tuple[pd.DataFrame, dict]]) -> list[str]:
                 f"{dataset}: no two attributes are known within a class, so that there is no spurious direction."
             )
             continue
-        overlap = sum(about["directions_cosine"] for about in runs) / len(runs)
-        accuracy = 100 * sum(about["probe_accuracy"] for about in runs) / len(runs)
-        split = "" if runs[0]["directions_of"] == "val" else " of train, since validation shows one attribute,"
-        texts.append(
-            f"{dataset}: the probe{split} tells the attribute of {accuracy:.1f} % of images it has not seen; the two "
-            f"directions have a cosine of {overlap:.2f}."
+        overlap, accuracy, ratio = (
+            mean_of(runs, key) for key in ("directions_cosine", "probe_accuracy", "contrast_ratio")
         )
+        split = "" if runs[0]["directions_of"] == "val" else " of train, since validation shows one attribute,"
+        probed = "there are too few images for a probe"
+        if accuracy is not None:
+            probed = f"the probe{split} tells the attribute of {100 * accuracy:.1f} % of images it has not seen"
+        angle = "" if overlap is None else f"; the two directions have a cosine of {overlap:.2f}"
+        noise = (
+            "" if ratio is None else f"; the attributes' means differ {ratio:.1f} times as much as shuffled ones' do"
+        )
+        texts.append(f"{dataset}: {probed}{angle}{noise}.")
     return texts
+
+
+def mean_of(runs: list[dict], key: str) -> float | None:
+    known = [about[key] for about in runs if about[key] is not None]
+    return sum(known) / len(known) if known else None
 
 
 job.start(snakemake.log[0])
