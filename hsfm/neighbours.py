@@ -1,4 +1,4 @@
-"""Nearest rows by Euclidean distance, exactly, and without a matrix of all distances.
+"""Nearest rows by Euclidean distance, without a matrix of all distances.
 
 Letters: m queries, n rows, d features, k neighbours.
 """
@@ -15,10 +15,9 @@ log = logging.getLogger(__name__)
 ROWS_AT_ONCE = 4096
 QUERIES_AT_ONCE = 2048
 CANDIDATES = 128  # that a pass in low precision keeps beyond the k that are asked for
-# of |q| |x|, by how much a product of theirs may be off but for its sum: bfloat16 rounds both, and the result, by 2^-8
-ROUNDING = {torch.bfloat16: 3.1 * 2.0**-8, torch.float32: 0.0, torch.float64: 0.0}
-# and by how much, at most, each of the d additions
-UNIT = {torch.bfloat16: 2.0**-24, torch.float32: 2.0**-24, torch.float64: 2.0**-53}
+DEVIATIONS = 8  # of a sum of roundings in bfloat16 that are taken to be possible
+BFLOAT16 = 2.0**-8  # a number's rounding, relative, at most
+UNIT = {torch.bfloat16: 2.0**-24, torch.float32: 2.0**-24, torch.float64: 2.0**-53}  # that of each addition
 
 
 @dataclass(frozen=True)
@@ -33,10 +32,10 @@ def nearest(
     """The k nearest rows of each query.
 
     own: the row that a query itself is, which is left out; -1 for none. A first pass, in bfloat16 where the processor
-    has instructions for it, keeps some more candidates than k; their distances are then computed exactly. The
-    invariant: a query's k-th exact distance is not above what a row that was dropped could have, by the bound of the
-    rounding; a query for which that does not hold goes through a higher precision. Raises ValueError for fewer than k
-    rows.
+    has instructions for it, keeps some more candidates than k; their distances are then computed exactly. A query
+    whose k-th exact distance is above what a row that was dropped could have goes through a higher precision. What it
+    could have: the roundings of a product's terms are taken as independent, and their sum as at most eight of its
+    standard deviations; those of float32 and float64 are bounded strictly. Raises ValueError for fewer than k rows.
     """
     available = len(rows) - (0 if own is None else 1)
     if k > available:
@@ -50,7 +49,7 @@ def nearest(
 
 
 def _nearest(queries: Tensor, rows: Tensor, centre: Tensor, k: int, own: Tensor) -> Nearest:
-    precisions = list(ROUNDING)
+    precisions = list(UNIT)
     precisions = precisions[precisions.index(_screening()) :]
     found, sure = _by(precisions[0], queries, rows, centre, k, own)
     for dtype in precisions[1:]:
@@ -72,15 +71,19 @@ def _by(
     """Neighbours, and for which queries they are certain."""
     n_kept = min(k + CANDIDATES, len(rows))
     low, best, place = queries.to(dtype), None, None
-    longest = 0.0
+    longest = largest = 0.0
+    product_size = torch.zeros(len(queries))
     for first in range(0, len(rows), ROWS_AT_ONCE):
         block = rows[first : first + ROWS_AT_ONCE] - centre
         block = block.double() if dtype == torch.float64 else block
         squares = block.square().sum(1)
-        longest = max(longest, float(squares.max()))
+        longest, largest = max(longest, float(squares.max())), max(largest, float(block.abs().max()))
         # half the squared distance, but for the query's own square
         product = low @ block.to(dtype).T
-        half = squares / 2 - (product if dtype == torch.float64 else product.float())
+        product = product if dtype == torch.float64 else product.float()
+        if dtype == torch.bfloat16:
+            product_size = torch.maximum(product_size, product.abs().amax(1))
+        half = squares / 2 - product
         mine = (own >= first) & (own < first + len(block))
         half[mine.nonzero()[:, 0], own[mine] - first] = torch.inf
         value, column = half.topk(min(n_kept, len(block)), largest=False)
@@ -103,8 +106,11 @@ def _by(
     row, distance = place.gather(1, order)[:, :k], distance.gather(1, order)[:, :k]
     squares = low.square().sum(1) if dtype == torch.float64 else queries.square().sum(1)
     added = queries.shape[1] * UNIT[dtype]
-    # of the product, and of the rows' own squares
-    error = (ROUNDING[dtype] + added) * (squares * longest).sqrt() + added * longest / 2
+    # of the product's additions, and of those of the rows' own squares
+    error = added * (squares * longest).sqrt() + added * longest / 2
+    if dtype == torch.bfloat16:
+        # variance of the sum over i of q_i x_i (r_i + s_i), r and s uniform, is 2/3 BFLOAT16^2 sum q_i^2 x_i^2 at most
+        error = error + DEVIATIONS * BFLOAT16 * (2 / 3 * squares).sqrt() * largest + BFLOAT16 * product_size
     dropped = (squares + 2 * (best.amax(1) - error)).clamp(min=0).sqrt()
     sure = (distance[:, -1] <= dropped) | (n_kept == len(rows))
     return Nearest(row, distance), sure

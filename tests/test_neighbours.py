@@ -61,19 +61,17 @@ def test_what_a_precision_cannot_tell_apart_goes_through_a_higher_one(monkeypatc
     assert "9 of 9 queries went through float64" in caplog.text
 
 
-@pytest.mark.usefixtures("screening")
-def test_a_row_that_bfloat16_moves_away_is_found():
-    """The query is itself a row, whose coordinates all round down, beside one whose coordinates all round up."""
-    value = 1 + 2**-8 - 2**-12
-    query = torch.full((1, 8), value)
+def test_enough_candidates_are_kept_in_bfloat16(monkeypatch, caplog):
+    """Where all rows are nearly as far as one another, which is the worst case: all neighbours are right."""
+    monkeypatch.setattr(neighbours, "_screening", lambda: torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
-    for spread in (0.003, 0.005, 0.02):
-        near = torch.full((1, 8), 1 + 2**-8 + 2**-12)
-        others = near + spread**0.5 * torch.sign(torch.randn(300, 8, generator=generator))
-        candidates = torch.cat([near, others.to(torch.bfloat16).float(), query])
-        candidates = torch.cat([candidates, -candidates])
-        found = nearest(query, candidates, 1)
-        assert (found.row.item(), found.distance.item()) == (301, 0)
+    candidates, queries = (torch.randn(n, 512, generator=generator) for n in (6000, 40))
+    with caplog.at_level("INFO", "hsfm.neighbours"):
+        found = nearest(queries, candidates, 5)
+    row, distance = by_hand(queries, candidates, 5)
+    assert torch.equal(found.row, row)
+    torch.testing.assert_close(found.distance, distance.float(), rtol=1e-5, atol=1e-5)
+    assert "went through" not in caplog.text, "without another pass"
 
 
 def test_more_neighbours_than_rows_is_an_error():
