@@ -4,9 +4,12 @@ A name is an architecture of open_clip (`ViT-B-32`), with the tag of its weights
 (`ViT-H-14/laion2b_s32b_b79k`), or a folder that holds `open_clip_config.json` and `open_clip_model.safetensors`.
 """
 
+import json
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +54,10 @@ def load_model(name: str, *, pretrained: bool) -> Any:
             return open_clip.create_model(
                 f"local-dir:{Path(name)}", load_weights=pretrained, require_pretrained=pretrained
             )
-    architecture, _, tag = name.partition("/")
-    if architecture not in open_clip.list_models():
-        raise ValueError(f"{where}: neither a folder nor one of open_clip.list_models()")
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if tag and tag not in tags:
-        raise ValueError(f"{where}: unknown tag {tag!r}; allowed are {', '.join(tags) or 'none'}")
+    architecture, tag = _checked(name)
     if pretrained and not tag:
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
         raise ValueError(f"{where}: its weights need a tag behind a slash; allowed are {', '.join(tags) or 'none'}")
-    own = open_clip.get_model_config(architecture).get("quick_gelu", False)
-    if tag and open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu", False) != own:
-        other = architecture.removesuffix("-quickgelu") if own else f"{architecture}-quickgelu"
-        raise ValueError(f"{where}: weights {tag!r} are for another activation; name {other}/{tag}")
     with _quiet(), _as_value_error(where):
         model = open_clip.create_model(
             architecture, pretrained=tag if pretrained else None, require_pretrained=pretrained
@@ -74,6 +69,22 @@ def load_model(name: str, *, pretrained: bool) -> Any:
     return model
 
 
+def _checked(name: str) -> tuple[str, str]:
+    """Architecture and tag of a name; ValueError where either is unknown, or they do not go together."""
+    open_clip, where = _library(), f"backbone: {PREFIX}{name}"
+    architecture, _, tag = name.partition("/")
+    if architecture not in open_clip.list_models():
+        raise ValueError(f"{where}: neither a folder nor one of open_clip.list_models()")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag and tag not in tags:
+        raise ValueError(f"{where}: unknown tag {tag!r}; allowed are {', '.join(tags) or 'none'}")
+    own = open_clip.get_model_config(architecture).get("quick_gelu", False)
+    if tag and open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu", False) != own:
+        other = architecture.removesuffix("-quickgelu") if own else f"{architecture}-quickgelu"
+        raise ValueError(f"{where}: weights {tag!r} are for another activation; name {other}/{tag}")
+    return architecture, tag
+
+
 def _preprocess(settings: dict) -> dict:
     return {key: settings[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in settings}
 
@@ -81,7 +92,26 @@ def _preprocess(settings: dict) -> dict:
 def transform_of(visual: nn.Module) -> dict[str, Any]:
     """How CLIP prepares images, as a transform of ours. Raises ValueError for one that ours cannot be."""
     settings = visual.preprocess_cfg
-    height, width = _pair(settings.get("size", visual.image_size))
+    return _as_transform(settings, _pair(settings.get("size", visual.image_size)))
+
+
+def transform_named(name: str) -> dict[str, Any]:
+    """The same of a model by its name, which is not made. Raises ValueError as `load_model` does."""
+    open_clip = _library()
+    described = Path(name, "open_clip_config.json")
+    if described.is_file():
+        model = json.loads(described.read_text())
+        config, further = model["model_cfg"], model.get("preprocess_cfg", {})
+    else:
+        architecture, tag = _checked(name)
+        config = open_clip.get_model_config(architecture)
+        further = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
+    defaults = asdict(open_clip.transform.PreprocessCfg())
+    return _as_transform({**defaults, **_preprocess(further)}, _pair(config["vision_cfg"]["image_size"]))
+
+
+def _as_transform(settings: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    height, width = size
     ways = {
         "shortest": ([min(height, width)], [height, width]),
         "squash": ([height, width], None),
@@ -166,3 +196,10 @@ def _as_value_error(where: str) -> Iterator[None]:
     ) as error:  # no network, a broken folder
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{where}: cannot be loaded ({lines[0]})") from error
+
+
+if __name__ == "__main__":  # what the workflow asks while it reads its configuration
+    try:
+        print(json.dumps(transform_named(sys.argv[1])))
+    except ValueError as problem:
+        sys.exit(str(problem))

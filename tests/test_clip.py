@@ -56,7 +56,7 @@ def test_a_checkpoint_is_read_without_the_models_weights(folder, tmp_path):
 
 def test_the_transform_has_to_be_the_models(folder):
     visual = build_network(f"open_clip:{folder}", 2).body.visual
-    assert clip.transform_of(visual) == TRANSFORM
+    assert clip.transform_of(visual) == clip.transform_named(str(folder)) == TRANSFORM
     clip.check_transform(visual, TRANSFORM)
     for change in ({"mean": [0.5, 0.5, 0.5]}, {"interpolation": "bilinear"}, {"resize": [32, 32], "crop": None}):
         with pytest.raises(ValueError, match=r"transform: is .*, but this CLIP model was trained on images"):
@@ -70,6 +70,7 @@ def test_an_architecture_with_a_tag_prepares_images_as_its_weights_want():
     visual = clip.load_model("ViT-B-32/laion2b_s34b_b79k", pretrained=False).visual
     found = clip.transform_of(visual)
     assert (found["resize"], found["crop"], found["interpolation"]) == ([224], [224, 224], "bicubic")
+    assert clip.transform_named("ViT-B-32/laion2b_s34b_b79k") == found
     assert found["mean"] == pytest.approx([0.48145466, 0.4578275, 0.40821073])
 
 

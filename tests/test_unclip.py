@@ -1,5 +1,6 @@
 """Edits of CLIP embeddings as pictures: the decoder on a tiny random pipeline, and the stage through Snakemake."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -16,6 +17,7 @@ from PIL import Image
 from test_workflow import copy_repository, snakemake
 
 from benchmarks import random_models
+from hsfm.backbone import read_checkpoint
 from hsfm.device import Compute
 from hsfm.diffusion.models import find_model, load_pipeline
 from hsfm.diffusion.unclip import decode
@@ -104,8 +106,7 @@ def decoded(models, tmp_path_factory):
         "images": {"source": "minibirds", "sizes": {"train": 80, "val": 48, "test": 48}, "image_size": 40,
                    "hardness": 0.15, "agreement": {"train": 0.8, "val": 0.5, "test": 0.5}, "seed": 0},
         "backbone": {"name": f"open_clip:{models / 'clip'}", "pretrained": True, "train": False},
-        "transform": {"resize": [32], "crop": [32, 32], "mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28],
-                      "interpolation": "bicubic"},
+        "transform": "model",
         "unclip": {"model": {"name": str(models / "unclip"), "revision": None}, "local_files_only": True,
                    "precision": "auto", "attention_slicing": False, "cpu_offload": False, "rows_per_group": 1,
                    "prompts": ["a bird on land", "a bird on water"], "size": [32, 32], "steps": 2, "guidance": 10,
@@ -132,6 +133,11 @@ def test_edits_of_clip_embeddings_end_in_pictures(decoded, models):
         assert Image.open(BytesIO(row["picture_after"])).size == (32, 32)
         assert (row["picture_before"] != row["picture_after"]) == (row["length"] > 0)
     assert (decoded / "results/figures/clipbirds/unclip.png").read_bytes().startswith(b"\x89PNG")
+    details = read_checkpoint(decoded / RUN / "erm/backbone.safetensors").metadata
+    assert json.loads(details["transform"]) == {
+        "resize": [32], "crop": [32, 32], "mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28],
+        "interpolation": "bicubic",
+    }  # fmt: skip
     train = read_embeddings(decoded / RUN / "erm/embeddings/train.parquet")
     assert train.features.shape == (80, random_models.WIDTH)
     assert "Nothing to be done" in snakemake(
@@ -166,7 +172,8 @@ def test_another_transform_than_clips_is_an_error(decoded, tmp_path):
     folder = tmp_path / "hsfm"
     shutil.copytree(decoded, folder)
     config = yaml.safe_load((folder / "clip.yaml").read_text())
-    config["settings"]["clipbirds"]["transform"]["mean"] = [0.5, 0.5, 0.5]
+    own = {"resize": [32], "crop": [32, 32], "mean": [0.5, 0.5, 0.5], "std": [0.27, 0.26, 0.28]}
+    config["settings"]["clipbirds"]["transform"] = {**own, "interpolation": "bicubic"}
     (folder / "clip.yaml").write_text(yaml.safe_dump(config))
     done = snakemake(folder, "--configfile", "config/minimal.yaml", "clip.yaml", "--", "all", check=False)
     (error,) = [line for line in done.stdout.splitlines() if line.startswith("ERROR: ")]
@@ -175,6 +182,14 @@ def test_another_transform_than_clips_is_an_error(decoded, tmp_path):
     (folder / "clip.yaml").write_text(yaml.safe_dump(config))
     done = snakemake(folder, "--configfile", "config/minimal.yaml", "clip.yaml", "--dry-run", check=False)
     assert "settings/clipbirds/unclip: decodes CLIP's own embeddings; set backbone/pretrained to true" in done.stdout
+    config["settings"]["clipbirds"]["transform"] = "model"
+    config["settings"]["clipbirds"]["backbone"] = {"name": "small_resnet", "pretrained": False, "train": True}
+    (folder / "clip.yaml").write_text(yaml.safe_dump(config))
+    done = snakemake(folder, "--configfile", "config/minimal.yaml", "clip.yaml", "--dry-run", check=False)
+    assert (
+        "settings/clipbirds/transform: model is for a backbone open_clip:NAME, but it is 'small_resnet'" in done.stdout
+    )
+    config["settings"]["clipbirds"]["transform"] = own
     config["settings"]["clipbirds"]["backbone"] = {"name": "small_resnet", "pretrained": False, "train": True}
     (folder / "clip.yaml").write_text(yaml.safe_dump(config))
     done = snakemake(folder, "--configfile", "config/minimal.yaml", "clip.yaml", "--dry-run", check=False)

@@ -2,14 +2,20 @@
 
 import copy
 import difflib
+import importlib.metadata
 import importlib.util
+import json
+import os
 import re
+import subprocess
 import sys
 from math import isfinite
 
 import yaml
 from jsonschema import Draft202012Validator
 from snakemake.logging import logger
+
+from hsfm.files import fingerprint, write_atomically
 
 STUDY_SECTIONS = {
     "sweep": ["sweep", "hsfm"],
@@ -22,6 +28,8 @@ def check_config(config):
     """Stop with one line per mistake before any rule is read; datasets get what they inherit."""
     schema = yaml.safe_load(Path(workflow.basedir, "config", "schema.yaml").read_text())
     mistakes = list(inherit(config))
+    if not mistakes:
+        mistakes = list(take_transforms(config))
     if not mistakes:
         validator = Draft202012Validator(schema)
         for error in list(validator.iter_errors(config)):
@@ -71,6 +79,40 @@ def inherit(config):
             left = {"images"} if own.get("ddb") is not None else {"images", "ddb"}
             base = {key: value for key, value in done[own.pop("base")].items() if key not in left}
             done[name] = settings[name] = merged(base, own)
+
+
+def take_transforms(config):
+    """Replace `transform: model` by how the backbone's CLIP model prepares images.
+
+    Asking it takes seconds, and every job reads the configuration: what was found is kept beside Snakemake's own records.
+    Yields mistakes.
+    """
+    for name, own in config["settings"].items():
+        if not isinstance(own, dict) or own.get("transform") != "model" or name not in config["datasets"]:
+            continue
+        backbone = own.get("backbone", {}).get("name", "")
+        if not backbone.startswith("open_clip:"):
+            yield f"settings/{name}/transform: model is for a backbone open_clip:NAME, but it is {backbone!r}"
+            continue
+        model = backbone.removeprefix("open_clip:")
+        try:
+            version = importlib.metadata.version("open_clip_torch")
+            described = Path(model, "open_clip_config.json")
+            key = fingerprint([model, version, described.read_text() if described.is_file() else None])
+            kept = Path(".snakemake", "transforms", f"{key}.json")
+            if not kept.is_file():
+                # a process of its own: the library changes how Python logs
+                command = [sys.executable, "-m", "hsfm.clip", model]
+                environment = {**os.environ, "PYTHONPATH": str(workflow.basedir)}
+                asked = subprocess.run(command, env=environment, capture_output=True, text=True)
+                if asked.returncode:
+                    yield f"settings/{name}/transform: {asked.stderr.strip().splitlines()[-1]}"
+                    continue
+                with write_atomically(kept) as temporary:
+                    temporary.write_text(asked.stdout)
+            own["transform"] = json.loads(kept.read_text())
+        except importlib.metadata.PackageNotFoundError:
+            yield f'settings/{name}/backbone/name: open_clip needs the extra [diffusion]; pip install -e ".[diffusion]"'
 
 
 def merged(base, own):
