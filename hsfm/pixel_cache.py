@@ -61,6 +61,11 @@ class CacheFiles:
     index: Path
     rule: Mapping[str, Any]  # of decode_size
 
+    @staticmethod
+    def of(files: Sequence[str | Path], rule: Mapping[str, Any]) -> "CacheFiles | None":
+        """That of these two files, pixels and index; None where a dataset has none."""
+        return CacheFiles(*map(Path, files), rule) if len(files) else None
+
     @property
     def folder(self) -> Path:
         return self.pixels.parent

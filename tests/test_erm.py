@@ -137,29 +137,6 @@ def test_an_epoch_beside_other_images_is_what_torch_does_by_hand(data, tmp_path)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def test_an_interrupted_run_of_adam_beside_other_images_ends_with_the_same_weights(data, tmp_path, monkeypatch):
-    settings = {**SETTINGS, "schedule": "constant", "optimiser": "adam", "checkpoint": "best_worst_class", "lr": 1e-3}
-    settings["beside"] = [Beside("few", bright_and_dark(tmp_path, 20, 2), 2.0)]
-    undisturbed = build_network("small_resnet", 2)
-    expected = train(undisturbed, *data, **settings)
-    resume, validate, calls = tmp_path / "resume.safetensors", erm._validate, []
-
-    def stop_in_the_third_epoch(*args):
-        calls.append(None)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return validate(*args)
-
-    monkeypatch.setattr(erm, "_validate", stop_in_the_third_epoch)
-    with pytest.raises(KeyboardInterrupt):
-        train(build_network("small_resnet", 2), *data, **settings, resume=resume)
-    monkeypatch.setattr(erm, "_validate", validate)
-    resumed = build_network("small_resnet", 2, seed=99)
-    history = train(resumed, *data, **settings, resume=resume)
-    pd.testing.assert_frame_equal(history, expected)
-    assert all(torch.equal(a, b) for a, b in zip(weights(resumed), weights(undisturbed), strict=True))
-
-
 @pytest.mark.parametrize(
     ("schedule", "shape"), [("constant", "flat"), ("cosine", "down"), ("one_cycle", "up and down")]
 )
@@ -177,10 +154,21 @@ def test_schedules(data, schedule, shape):
         assert lr.iloc[-1] < 0.001
 
 
-@pytest.mark.parametrize("checkpoint", ["last", "best_val"])
-@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
-def test_an_interrupted_run_ends_with_the_same_weights(data, tmp_path, monkeypatch, schedule, checkpoint):
-    settings = {**SETTINGS, "schedule": schedule, "checkpoint": checkpoint}
+ADAM = {"schedule": "constant", "optimiser": "adam", "checkpoint": "best_worst_class", "lr": 1e-3}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"schedule": s, "checkpoint": c} for s in ("one_cycle", "cosine", "constant") for c in ("last", "best_val")),
+        {**ADAM, "beside": 20},
+    ],
+    ids=lambda change: "-".join(map(str, change.values())),
+)
+def test_an_interrupted_run_ends_with_the_same_weights(data, tmp_path, monkeypatch, change):
+    settings = {**SETTINGS, **change}
+    if "beside" in change:  # so many images
+        settings["beside"] = [Beside("few", bright_and_dark(tmp_path, change["beside"], 2), 2.0)]
     undisturbed = build_network("small_resnet", 2)
     expected = train(undisturbed, *data, **settings)
 

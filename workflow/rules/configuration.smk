@@ -192,7 +192,7 @@ def cross_check(config):
             yield from check_ddb(settings, config, where)
         if settings.get("unclip") is not None:
             backbone = settings.get("backbone", {})
-            if "images" not in settings or not backbone["name"].startswith("open_clip:"):
+            if "images" not in settings or not backbone.get("name", "").startswith("open_clip:"):
                 yield f"{where}/unclip: decodes embeddings of CLIP; set backbone/name to open_clip:NAME, or unclip to null"
             elif backbone["train"] or not backbone["pretrained"]:
                 yield f"{where}/unclip: decodes CLIP's own embeddings; set backbone/pretrained to true and train to false"

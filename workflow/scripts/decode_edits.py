@@ -1,7 +1,6 @@
 """Show HSFM's edits of CLIP embeddings as pictures, before and after, and ask CLIP what they show."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -128,6 +127,6 @@ job.start(snakemake.log[0])
 decode_edits(
     dict(snakemake.input.items()),
     dict(snakemake.output.items()),
-    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )

@@ -1,7 +1,5 @@
 """Draw what HSFM's edits mean: arrows in the plane of two directions, nearest images, cosines."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import torch
@@ -102,5 +100,5 @@ draw(
     dict(snakemake.input.items()),
     dict(snakemake.output.items()),
     snakemake.wildcards.dataset,
-    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
 )

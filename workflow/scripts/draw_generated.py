@@ -1,7 +1,6 @@
 """Draw a contact sheet of generated images: source, mask, what was made of it, and why it was kept or not."""
 
 import textwrap
-from pathlib import Path
 
 import pandas as pd
 
@@ -67,5 +66,5 @@ draw_generated(
     dict(snakemake.input.items()),
     list(snakemake.output),
     snakemake.wildcards.dataset,
-    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
 )

@@ -1,7 +1,5 @@
 """Draw what DaC makes of some training images of each group: heat map, mask, loss over the cuts, compositions."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import torch
@@ -106,7 +104,7 @@ draw_masks(
     dict(snakemake.input.items()),
     list(snakemake.output),
     snakemake.wildcards.dataset,
-    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     snakemake.params.transform,
     snakemake.params.shown,
 )

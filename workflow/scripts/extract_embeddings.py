@@ -88,7 +88,7 @@ def apply(standardisation: Standardisation, pieces: Iterator[Embeddings]) -> Ite
 job.start(snakemake.log[0])
 extract_embeddings(
     snakemake.input.images,
-    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     snakemake.input.checkpoint,
     dict(snakemake.output.items()),
     snakemake.params.transform,

@@ -1,7 +1,6 @@
 """Fit DaC's head of one seed."""
 
 import json
-from pathlib import Path
 
 from hsfm import job
 from hsfm.backbone import write_checkpoint
@@ -94,6 +93,6 @@ fit(
     dict(snakemake.input.items()),
     dict(snakemake.output.items()),
     int(snakemake.wildcards.seed),
-    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )

@@ -21,7 +21,7 @@ from hsfm.pixels import pack
 from hsfm.source import open_source
 
 METHODS = {"diffusion": "ddb", "cut_paste": "ddb_cut_paste"}  # how tables call it
-GENERATORS = {
+OBJECTS_OF = {
     "heat_map": "objects cut out by the heat maps of ERM's network",
     "dataset": "objects cut out along the masks that the dataset knows",
 }
@@ -37,7 +37,7 @@ def fit(inputs: dict, outputs: dict, seed: int, cache: CacheFiles | None, settin
         )
     network, retraining = model.trained.network, settings["retrain"]
     generated = kept_images(inputs["generated"], pruned, model.trained.class_names)
-    remarks = [GENERATORS[about["source"]]] if about["generator"] == "cut_paste" else []
+    remarks = [OBJECTS_OF[about["source"]]] if about["generator"] == "cut_paste" else []
     without = [name for name, images in zip(model.trained.class_names, generated, strict=True) if images is None]
     if any(generated):
         history = retrain_network(network, generated, seed, inputs, outputs, cache, settings)
@@ -123,6 +123,6 @@ fit(
     dict(snakemake.input.items()),
     dict(snakemake.output.items()),
     int(snakemake.wildcards.seed),
-    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )

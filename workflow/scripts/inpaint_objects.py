@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import diffusers
 import pyarrow as pa
@@ -89,6 +88,6 @@ job.start(snakemake.log[0])
 inpaint_objects(
     dict(snakemake.input.items()),
     snakemake.output.generated,
-    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )

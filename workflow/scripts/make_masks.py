@@ -1,7 +1,6 @@
 """Make DaC's masks of the images of one split, by the heat maps of a network."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -87,6 +86,6 @@ make_masks(
     dict(snakemake.input.items()),
     snakemake.output.masks,
     snakemake.wildcards.split,
-    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )

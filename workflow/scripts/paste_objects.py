@@ -1,7 +1,6 @@
 """Paste objects of one class into scenes of another, out of which their own object is erased."""
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -56,7 +55,7 @@ job.start(snakemake.log[0])
 paste_objects(
     dict(snakemake.input.items()),
     snakemake.output.generated,
-    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     snakemake.params.ddb,
     snakemake.threads,
 )

@@ -1,7 +1,6 @@
 """Keep those generated images that show the object and are hard for ERM, and account for all of them."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import torch
@@ -86,6 +85,6 @@ job.start(snakemake.log[0])
 prune_generated(
     dict(snakemake.input.items()),
     snakemake.output.pruned,
-    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )

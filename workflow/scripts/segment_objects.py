@@ -1,7 +1,6 @@
 """Find the object of every source image by GroundingDINO and SAM."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 import transformers
@@ -67,6 +66,6 @@ job.start(snakemake.log[0])
 segment_objects(
     dict(snakemake.input.items()),
     snakemake.output.objects,
-    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )

@@ -1,7 +1,5 @@
 """Take the object of every source image out of masks that are there."""
 
-from pathlib import Path
-
 from hsfm import job
 from hsfm.augment import hide_masks
 from hsfm.files import write_parquet
@@ -42,6 +40,6 @@ job.start(snakemake.log[0])
 take_objects(
     dict(snakemake.input.items()),
     snakemake.output.objects,
-    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     snakemake.params.transform,
 )

@@ -61,7 +61,7 @@ def train_erm(
 job.start(snakemake.log[0])
 train_erm(
     snakemake.input.images,
-    CacheFiles(*map(Path, snakemake.input.cache), snakemake.params.decode_size) if snakemake.input.cache else None,
+    CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     snakemake.output.checkpoint,
     snakemake.output.history,
     int(snakemake.wildcards.run),
