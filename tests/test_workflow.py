@@ -607,7 +607,7 @@ def test_killed_masks_go_on_after_their_last_shard(finished, tmp_path):
             "        if number == 2 and not Path('revived').exists():\n"
             "            os.kill(os.getpid(), signal.SIGKILL)\n"
             "        print(f'shard {number}', flush=True)\n",
-        ).replace("from pathlib import Path\n", "import os\nimport signal\nfrom pathlib import Path\n")
+        ).replace("import numpy as np\n", "import os\nimport signal\nfrom pathlib import Path\nimport numpy as np\n", 1)
     )  # fmt: skip
     target = RUN / "erm/masks/heat_map/train.parquet"
     done = snakemake(folder, *MINIMAL, "--", str(target), check=False)
