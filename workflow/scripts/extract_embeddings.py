@@ -85,7 +85,7 @@ def apply(standardisation: Standardisation, pieces: Iterator[Embeddings]) -> Ite
     return (replace(piece, features=standardisation.apply(piece.features)) for piece in pieces)
 
 
-job.start(snakemake.log[0])
+job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 extract_embeddings(
     snakemake.input.images,
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),

@@ -58,7 +58,7 @@ def train_erm(
         leftover.unlink()
 
 
-job.start(snakemake.log[0])
+job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 train_erm(
     snakemake.input.images,
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
