@@ -310,6 +310,7 @@ MISTAKES = {
     "settings={minibirds: {sweep: {values: {inner_lr: []}}}}": "settings/minibirds/sweep/values/inner_lr: [] ",
     "studies=[sweeps]": "studies/0: unknown value 'sweeps'; allowed are sweep, ablations, validation_bias",
     "compute={precision: half}": "compute/precision: unknown value 'half'; allowed are auto, float32, bfloat16",
+    "training_gpus=0": "training_gpus: 0 is less than the minimum of 1",
     "compute={compiled: true}": "compute: unknown key 'compiled'; did you mean 'compile'?",
     "settings={minibirds: {pixels: disk}}": "settings/minibirds/pixels: unknown value 'disk'; allowed are",
     "settings={minibirds: {masks: {cuts: [0.3, 0.8, 0.5]}}}": (
@@ -334,6 +335,26 @@ def test_a_mistake_in_the_configuration_is_one_line_before_anything_runs(finishe
     assert len(lines) == 1, done.stdout
     assert lines[0].startswith(f"ERROR: configuration (config/config.yaml): {message}")
     assert "Traceback" not in done.stdout
+
+
+def test_what_several_gpus_exclude_is_said(finished):
+    chosen = ["training_gpus=2", "device=cuda:1", "compute={compile: true}"]
+    done = snakemake(finished, "--dry-run", "--config", *chosen, check=False)
+    assert done.returncode != 0
+    assert "training_gpus: 2, but device: cuda:1 names one; set it to auto" in done.stdout
+    assert "training_gpus: 2 and compute/compile exclude one another; set compile to false" in done.stdout
+
+
+def test_more_gpus_rerun_nothing_and_on_the_cpu_train_in_one_process(finished, tmp_path):
+    several = ["--config", "training_gpus=2", "device=cpu"]
+    assert planned(finished, "--config", "training_gpus=2") == {}
+    folder = tmp_path / "hsfm"
+    shutil.copytree(finished, folder)
+    target = RUN / "erm/backbone.safetensors"
+    before = (folder / target).read_bytes()
+    snakemake(folder, *MINIMAL, *several, "--allowed-rules", "train_erm", "--forcerun", "train_erm", "--", str(target))
+    after = (folder / target).read_bytes()
+    assert after.replace(b'\\"device\\": \\"cpu\\"', b'\\"device\\": \\"auto\\"')[8:] == before[8:]
 
 
 def test_numbers_on_the_command_line_and_in_short_form_are_read(finished, edited):

@@ -27,7 +27,7 @@ rule train_erm:
         "../../environment.yml"
     threads: config["training_threads"]
     resources:
-        gpu=gpus,
+        gpu=gpus_to_train,
     params:
         backbone=setting("backbone"),
         transform=setting("transform"),

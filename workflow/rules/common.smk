@@ -77,6 +77,11 @@ def gpus(wildcards):
     return 1
 
 
+def gpus_to_train(wildcards):
+    """Those of an ERM training; Snakemake gives at most what --resources allows."""
+    return config["training_gpus"] * gpus(wildcards)
+
+
 # Optional parts -------------------------------------------------------------------------------------------------------
 
 EXTRA = {  # modules of the extra [diffusion], by package
