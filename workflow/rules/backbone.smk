@@ -28,6 +28,8 @@ rule train_erm:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
+        mem_mb=memory(8000),
+        runtime=1440,
     params:
         backbone=setting("backbone"),
         transform=setting("transform"),
@@ -58,6 +60,10 @@ rule take_backbone:
         dataset=one_of(TAKEN),
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000),
+        runtime=30,
     params:
         backbone=setting("backbone"),
         transform=setting("transform"),
@@ -91,6 +97,8 @@ rule extract_embeddings:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
+        mem_mb=memory(8000),
+        runtime=720,
     params:
         transform=setting("transform"),
         settings=setting("embeddings"),
@@ -117,6 +125,10 @@ rule import_embeddings:
         dataset=one_of(GIVEN),
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 4, "files"),
+        runtime=60,
     params:
         settings=setting("embeddings"),
         files=stamps_of("embeddings", *SPLITS),

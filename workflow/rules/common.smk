@@ -77,6 +77,25 @@ def gpus(wildcards):
     return 1
 
 
+def memory(base, times=0, *names):
+    """Megabytes that a job asks for: `base`, and so many times the size of its inputs of these names.
+
+    Doubled at the second attempt and so on, since a job that was killed for memory fails like any other. Inputs that
+    are not there yet count nothing in a dry run; they are there when the job is handed out.
+    """
+
+    def mem_mb(wildcards, input, attempt):
+        files = [file for name in names for file in always_list(input.get(name, []))]
+        return attempt * (base + times * sum(Path(file).stat().st_size for file in files if Path(file).exists()) // 10**6)
+
+    return mem_mb
+
+
+def always_list(files):
+    """A named input as a list: Snakemake gives a single file as a string."""
+    return [files] if isinstance(files, str) else list(files)
+
+
 # Optional parts -------------------------------------------------------------------------------------------------------
 
 EXTRA = {  # modules of the extra [diffusion], by package

@@ -24,6 +24,8 @@ rule make_masks:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
+        mem_mb=memory(8000),
+        runtime=720,
     params:
         transform=setting("transform"),
         masks=lambda wildcards: {
@@ -55,6 +57,9 @@ rule take_masks:
     conda:
         "../../environment.yml"
     threads: 2
+    resources:
+        mem_mb=memory(4000),
+        runtime=60,
     params:
         images=setting("images"),
         transform=setting("transform"),
@@ -89,6 +94,8 @@ rule fit_dac:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
+        mem_mb=memory(8000, 3, "train", "val", "masks"),
+        runtime=720,
     params:
         dac=setting("dac"),
         transform=setting("transform"),
@@ -150,6 +157,10 @@ rule gather_heads:
         method="dac|ddb",
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=10,
     message:
         "Gathering the {wildcards.method} heads of {wildcards.dataset}, run {wildcards.run}"
     script:
@@ -173,6 +184,10 @@ rule draw_masks:
         "logs/{dataset}/draw_masks.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000, 2, "train", "masks"),
+        runtime=30,
     params:
         transform=setting("transform"),
         shown=lambda wildcards: {

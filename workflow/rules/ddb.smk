@@ -21,6 +21,10 @@ rule choose_sources:
         dataset=one_of(WITH_DDB),
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 3, "train", "val"),
+        runtime=30,
     params:
         ddb=lambda wildcards: {
             "classes": len(SETTINGS["settings"][wildcards.dataset]["ddb"]["retrain"]["weights"]),
@@ -55,6 +59,8 @@ rule learn_token:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
+        mem_mb=memory(16000),
+        runtime=240,
     params:
         models=models("text_to_image"),
         token=setting("ddb/token"),
@@ -85,6 +91,8 @@ rule segment_objects:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
+        mem_mb=memory(16000),
+        runtime=720,
     params:
         models=models("detector", "segmenter"),
         segment=setting("ddb/segment"),
@@ -113,6 +121,10 @@ rule take_objects:
         dataset=one_of(BY_CUT_PASTE),
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000, 3, "masks"),
+        runtime=60,
     params:
         transform=setting("transform"),
         decode_size=decode_size,
@@ -142,6 +154,8 @@ rule inpaint_objects:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
+        mem_mb=memory(16000, 2, "objects"),
+        runtime=1440,
     params:
         models=models("inpainting"),
         ddb=ddb_settings("images_per_source", "inpaint", "seed"),
@@ -169,6 +183,10 @@ rule paste_objects:
         dataset=one_of(BY_CUT_PASTE),
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000, 4, "objects"),
+        runtime=240,
     params:
         ddb=ddb_settings("cut_paste", "images_per_source", "seed"),
         decode_size=decode_size,
@@ -199,6 +217,8 @@ rule prune_generated:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
+        mem_mb=memory(8000, 3, "train"),
+        runtime=720,
     params:
         prune=setting("ddb/prune"),
         transform=setting("transform"),
@@ -227,6 +247,10 @@ rule draw_generated:
         dataset=one_of(WITH_DDB),
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000, 2, "generated"),
+        runtime=30,
     params:
         decode_size=decode_size,
     message:
@@ -258,6 +282,8 @@ rule fit_ddb:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
+        mem_mb=memory(8000, 3, "generated"),
+        runtime=1440,
     params:
         retrain=setting("ddb/retrain"),
         transform=setting("transform"),
