@@ -185,8 +185,8 @@ def embed_stage(case: Case, data: Data, compute: Compute) -> Callable[[], None]:
     def stage() -> None:
         source = open_source(data.table, data.cache)
         pieces = embed_table(
-            network, read_pieces(data.table), source, split="train", transform=case.transform,
-            batch_size=case.batch_size, compute=compute, n=case.n_train, about=about,
+            network, lambda: read_pieces(data.table), source, split="train", transform=case.transform,
+            batch_size=case.batch_size, compute=compute, about=about,
         )  # fmt: skip
         write_pieces(data.folder / "train.parquet", pieces)
 
@@ -439,8 +439,8 @@ def memory(n: int, side: int) -> None:
         watcher = threading.Thread(target=watch)
         watcher.start()
         pieces = embed_table(
-            build_network("small_resnet", 2), read_pieces(table), open_source(table), split="train", transform=AT_64,
-            batch_size=256, compute=Compute(choose_device("cpu")), n=n,
+            build_network("small_resnet", 2), lambda: read_pieces(table), open_source(table), split="train",
+            transform=AT_64, batch_size=256, compute=Compute(choose_device("cpu")),
             about={"checkpoint_sha256": "0" * 64, "details": {"backbone": "small_resnet"}},
         )  # fmt: skip
         write_pieces(Path(folder, "train.parquet"), pieces)
