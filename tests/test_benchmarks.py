@@ -85,13 +85,13 @@ def test_measuring_edits_is_timed(monkeypatch, capfd):
     assert all(float(number) > 0 for number in found.groups())
 
 
-@pytest.mark.parametrize("stage", list(scale.STAGES))
-def test_memory_of_stages_that_grow_is_measured(stage, tmp_path, capsys):
+def test_memory_of_stages_that_grow_is_measured(tmp_path, capsys):
     scale.write_rows(tmp_path, 240, 8)
-    scale.run_stage(stage, str(tmp_path))
-    peak, seconds = map(float, capsys.readouterr().out.split())
-    assert peak > 2**20
-    assert seconds > 0
+    for stage in scale.STAGES:
+        scale.run_stage(stage, str(tmp_path))
+        peak, seconds = map(float, capsys.readouterr().out.split())
+        assert peak > 2**20
+        assert seconds > 0
 
 
 def test_the_cost_of_a_large_dataset_follows_from_its_size_and_two_rates():
