@@ -145,7 +145,8 @@ def shared(tmp_path_factory) -> Path:
     program = folder / "program.py"
     program.write_text(PROGRAM.format(tests=str(ROOT / "tests")))
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", program, folder],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "--log-dir",
+         folder / "logs", program, folder],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
         timeout=200, check=False,
     )  # fmt: skip
