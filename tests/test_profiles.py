@@ -1,4 +1,4 @@
-"""Profiles of machines and clusters: each plans the workflow, gives its reasons, and bears the default one beside it."""
+"""Profiles of machines and clusters: each plans the workflow, gives its reasons, bears the default one beside it."""
 
 import os
 import re
