@@ -88,9 +88,7 @@ def test_a_touched_module_reruns_nothing_on_a_cluster_either(trained):
 def test_every_rule_states_memory_time_and_threads():
     rules = {}
     for path in sorted((ROOT / "workflow/rules").glob("*.smk")):
-        for _, name, body in re.findall(
-            r"^( *)rule ?(\w*):\n((?:\1    .*\n|\n)+)", path.read_text(), re.MULTILINE
-        ):
+        for _, name, body in re.findall(r"^( *)rule ?(\w*):\n((?:\1    .*\n|\n)+)", path.read_text(), re.MULTILINE):
             rules[name or path.name] = body
     scripts = {name: body for name, body in rules.items() if "script:" in body}
     assert len(scripts) > 40
