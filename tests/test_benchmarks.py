@@ -3,7 +3,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import dac, ddb, edits, meta, throughput
+import pytest
+
+from benchmarks import dac, ddb, edits, meta, scale, throughput
 from hsfm.meta import Shared
 
 
@@ -81,3 +83,19 @@ def test_measuring_edits_is_timed(monkeypatch, capfd):
     edits.main()
     found = re.fullmatch(r"([0-9.]+) s, ([0-9.]+) GB at most\n", capfd.readouterr().out)
     assert all(float(number) > 0 for number in found.groups())
+
+
+def test_memory_of_stages_that_grow_is_measured(tmp_path, capsys):
+    scale.write_rows(tmp_path, 240, 8)
+    for stage in scale.STAGES:
+        scale.run_stage(stage, str(tmp_path))
+        peak, seconds = map(float, capsys.readouterr().out.split())
+        assert peak > 2**20
+        assert seconds > 0
+
+
+def test_the_cost_of_a_large_dataset_follows_from_its_size_and_two_rates():
+    rows = {row[0]: row[1:] for row in scale.stages(scale.CASES[0], forward=2500, inpainting=2, hours=4)}
+    assert rows["extract_embeddings"][0] == "10.5 GB"  # 1,281,167 x 2048 x 4 bytes
+    assert float(rows["train_erm"][1]) == pytest.approx(90 * 3 * 1_281_167 / 2500 / 3600, abs=0.05)
+    assert rows["inpaint_objects"][1:] == ["666.7", "167"]  # 1000 x 300 x 4 images, 2 s each, in jobs of 4 h

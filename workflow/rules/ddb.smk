@@ -1,4 +1,5 @@
 DDB = "results/{dataset}/run{run}/ddb"
+GENERATED = f"{DDB}/generated.parquet"
 DDB_SEED = f"{DDB}/seed{{seed}}"
 TOKEN = "results/{dataset}/tokens/class{label}"
 IMAGES = {"images": "results/{dataset}/images.parquet", "pixels": packed, "cache": decoded}
@@ -141,11 +142,11 @@ rule inpaint_objects:
         tokens=tokens,
         code=uses("workflow/scripts/inpaint_objects.py"),
     output:
-        generated=f"{DDB}/generated.parquet",
+        generated=sharded("generation", GENERATED),
     log:
-        "logs/{dataset}/run{run}/inpaint_objects.log",
+        f"logs/{{dataset}}/run{{run}}/inpaint_objects{suffix('generation')}.log",
     benchmark:
-        "logs/{dataset}/run{run}/inpaint_objects.tsv"
+        f"logs/{{dataset}}/run{{run}}/inpaint_objects{suffix('generation')}.tsv"
     wildcard_constraints:
         dataset=one_of(BY_DIFFUSION),
     priority: 50
@@ -174,11 +175,11 @@ rule paste_objects:
         objects=f"{DDB}/objects.parquet",
         code=uses("workflow/scripts/paste_objects.py"),
     output:
-        generated=f"{DDB}/generated.parquet",
+        generated=sharded("generation", GENERATED),
     log:
-        "logs/{dataset}/run{run}/paste_objects.log",
+        f"logs/{{dataset}}/run{{run}}/paste_objects{suffix('generation')}.log",
     benchmark:
-        "logs/{dataset}/run{run}/paste_objects.tsv"
+        f"logs/{{dataset}}/run{{run}}/paste_objects{suffix('generation')}.tsv"
     wildcard_constraints:
         dataset=one_of(BY_CUT_PASTE),
     conda:
@@ -196,12 +197,38 @@ rule paste_objects:
         "../scripts/paste_objects.py"
 
 
+if SHARDS["generation"] > 1:
+
+    rule gather_generated:
+        input:
+            shards=of_shards("generation", GENERATED),
+            code=uses("workflow/scripts/gather_shards.py"),
+        output:
+            generated=GENERATED,
+        log:
+            "logs/{dataset}/run{run}/gather_generated.log",
+        benchmark:
+            "logs/{dataset}/run{run}/gather_generated.tsv"
+        wildcard_constraints:
+            dataset=one_of(WITH_DDB),
+        conda:
+            "../../environment.yml"
+        threads: 1
+        resources:
+            mem_mb=memory(2000),
+            runtime=60,
+        message:
+            "Gathering the generated images of {wildcards.dataset}, run {wildcards.run}"
+        script:
+            "../scripts/gather_shards.py"
+
+
 rule prune_generated:
     input:
         **ERM_NETWORK,
         **IMAGES,
         train=f"{EMBEDDINGS}/train.parquet",
-        generated=f"{DDB}/generated.parquet",
+        generated=GENERATED,
         code=uses("workflow/scripts/prune_generated.py"),
     output:
         pruned=f"{DDB}/pruned.parquet",
@@ -234,7 +261,7 @@ rule prune_generated:
 rule draw_generated:
     input:
         **IMAGES,
-        generated=f"{DDB}/generated.parquet".replace("{run}", str(RUNS[0])),
+        generated=GENERATED.replace("{run}", str(RUNS[0])),
         pruned=f"{DDB}/pruned.parquet".replace("{run}", str(RUNS[0])),
         code=uses("workflow/scripts/draw_generated.py"),
     output:
@@ -263,7 +290,7 @@ rule fit_ddb:
     input:
         **ERM_NETWORK,
         **IMAGES,
-        generated=f"{DDB}/generated.parquet",
+        generated=GENERATED,
         pruned=f"{DDB}/pruned.parquet",
         code=uses("workflow/scripts/fit_ddb.py"),
     output:
@@ -295,28 +322,3 @@ rule fit_ddb:
         "Retraining the network of {wildcards.dataset}, run {wildcards.run}, beside generated images, seed {wildcards.seed}"
     script:
         "../scripts/fit_ddb.py"
-
-
-use rule extract_embeddings as extract_retrained_embeddings with:
-    input:
-        **IMAGES,
-        checkpoint=f"{DDB_SEED}/backbone.safetensors",
-        code=uses("workflow/scripts/extract_embeddings.py"),
-    output:
-        **{split: f"{DDB_SEED}/embeddings/{split}.parquet" for split in SPLITS},
-        standardisation=f"{DDB_SEED}/standardisation.safetensors",
-    log:
-        "logs/{dataset}/run{run}/extract_embeddings_ddb_seed{seed}.log",
-    benchmark:
-        "logs/{dataset}/run{run}/extract_embeddings_ddb_seed{seed}.tsv"
-    wildcard_constraints:
-        dataset=one_of(WITH_DDB),
-    params:
-        transform=setting("transform"),
-        # its features are of the network's own head, which nothing standardises
-        settings=lambda wildcards: {**SETTINGS["settings"][wildcards.dataset]["embeddings"], "standardise": None},
-        decode_size=decode_size,
-        device=config["device"],
-        compute=COMPUTE,
-    message:
-        "Embedding {wildcards.dataset}, run {wildcards.run}, with DDB's network of seed {wildcards.seed}"
