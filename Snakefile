@@ -14,6 +14,11 @@ include: "workflow/rules/configuration.smk"
 check_config(config)
 
 
+if config["container"] is not None:
+
+    container: config["container"]
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/backbone.smk"
@@ -24,6 +29,18 @@ include: "workflow/rules/edits.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/studies.smk"
 include: "workflow/rules/export.smk"
+
+
+# Seconds of one core on kilobytes: on a cluster a job of their own takes them far longer to start than to run.
+localrules:
+    read_erm_head,
+    gather_heads,
+    make_tables,
+    draw_figure,
+    tabulate_edits,
+    gather_sweep,
+    tabulate_study,
+    draw_study,
 
 
 rule all:
