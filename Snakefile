@@ -12,6 +12,7 @@ include: "workflow/rules/configuration.smk"
 
 
 check_config(config)
+check_writable(".")
 
 
 include: "workflow/rules/common.smk"
@@ -33,6 +34,10 @@ rule all:
         TABLES_OF_STUDIES,
         TABLES_OF_EDITS,
         FIGURES,
+
+
+onstart:
+    check_writable("results", "logs")
 
 
 onsuccess:

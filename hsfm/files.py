@@ -1,11 +1,20 @@
-"""Files that are whole or absent: atomic writes, hashes, and readers that name what is wrong."""
+"""Files that are whole or absent: atomic writes, hashes, and readers that name what is wrong.
 
+What is written carries checksums, and readers compare them: a disk that returns other bytes than were written is
+noticed here rather than in a result.
+"""
+
+import errno
+import fcntl
+import functools
 import hashlib
 import json
 import os
+import re
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -18,25 +27,74 @@ if TYPE_CHECKING:  # stages that draw images or tables do not pay for importing 
     from torch import Tensor
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
 @contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its place when the block ends without an error.
 
-    The invariant: `path` is either what it was before or complete.
+    The invariant: `path` is either what it was before or complete. What killed processes have left of their writes in
+    the same folder is removed. Raises OSError whose `filename` is `path` where the disk is full or takes no writes.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False) as handle:
-        temporary = Path(handle.name)
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        with _temporary(path) as temporary:
+            yield temporary
+            # NamedTemporaryFile is readable by its owner only; a result follows the user's umask like any other file
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(path)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """An empty file beside `path`, locked while the block runs: a lock goes with its process, however it ends."""
+    while True:
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False) as handle:
+            temporary = Path(handle.name)
+            with suppress(OSError):  # some clusters' file systems have no locks; there nothing is swept
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if not temporary.exists():  # swept before it was locked
+                continue
+            try:
+                yield temporary
+            finally:
+                temporary.unlink(missing_ok=True)
+            return
+
+
+@functools.cache  # once per process: a folder of shards is written to thousands of times
+def _sweep(folder: Path) -> None:
+    """Remove the temporary files of processes that have died: those that nobody holds a lock on."""
+    for leftover in folder.glob(".*.part"):
+        if re.search(r"\.[a-z0-9_]{8}\.part$", leftover.name):
+            with suppress(OSError), open(leftover, "r+b") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                leftover.unlink()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An error of the disk names the file that is written, and what to do; libraries leave out one or both."""
     try:
-        yield temporary
-        # NamedTemporaryFile is readable by its owner only; a result follows the user's umask like any other file
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        here = [None, *map(str, path.parents)]  # what is read meanwhile has errors of its own
+        if error.filename not in here and os.path.dirname(os.fsdecode(error.filename)) not in here:
+            raise
+        if error.errno in _NO_ROOM:
+            free = in_bytes(shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free)
+            text = f"the disk became full while this was written ({free} free without it); make room and run again"
+        elif error.errno in _REFUSED:
+            text = f"cannot be written there ({os.strerror(error.errno).lower()})"
+        else:
+            raise
+        raise OSError(error.errno, text, str(path)) from error
 
 
 def sha256(path: str | Path) -> str:
@@ -73,6 +131,7 @@ def write_parquet(
             temporary,
             row_group_size=row_group_size,
             compression=compression,
+            write_page_checksum=True,
         )
 
 
@@ -84,7 +143,7 @@ def encode(metadata: Mapping[str, Any], schema: "pa.Schema") -> dict[bytes | str
 def read_parquet(path: str | Path, schema: "pa.Schema") -> tuple["pa.Table", dict[str, Any]]:
     """Read the columns of `schema` and the metadata that `write_parquet` wrote.
 
-    Raises ValueError where the file cannot be read (truncated, say), lacks a column, or holds another type;
+    Raises ValueError where the file cannot be read (truncated or damaged, say), lacks a column, or holds another type;
     FileNotFoundError where there is none. A fixed-size list of length -1 in `schema` stands for any length.
     """
     with _open_parquet(path, schema) as file:
@@ -114,7 +173,7 @@ def _open_parquet(path: str | Path, schema: "pa.Schema") -> Iterator["pq.Parquet
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
             found = file.schema_arrow
             for field in schema:
                 if field.name not in found.names:
@@ -139,7 +198,7 @@ def _metadata(file: "pq.ParquetFile") -> dict[str, Any]:
 
 
 def _unreadable(path: str | Path, error: Exception) -> ValueError:
-    return ValueError(f"{path}: not a readable Parquet file, perhaps truncated ({error})")
+    return ValueError(f"{path}: not a readable Parquet file, perhaps truncated or damaged ({error})")
 
 
 def _same_type(found: "pa.DataType", expected: "pa.DataType") -> bool:
@@ -174,11 +233,12 @@ def write_in_shards(
     missing = [number for number, file in enumerate(files) if not file.exists()]
     for number, table in zip(missing, make(missing) if missing else (), strict=True):
         with write_atomically(files[number]) as temporary:
-            pq.write_table(table, temporary, compression=compression)
+            pq.write_table(table, temporary, compression=compression, write_page_checksum=True)
+    options = {"compression": compression, "write_page_checksum": True}
     schema = pq.read_schema(files[0])
-    with write_atomically(path) as temporary, pq.ParquetWriter(temporary, schema, compression=compression) as writer:
+    with write_atomically(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
         for file in files:
-            writer.write_table(pq.read_table(file))
+            writer.write_table(pq.read_table(file, page_checksum_verification=True))
     for leftover in path.parent.glob(f"{prefix}*"):
         shutil.rmtree(leftover)
 
@@ -216,36 +276,67 @@ def write_array(path: str | Path, array: "np.ndarray") -> None:
     """Write one array in numpy's own format, which can be memory-mapped."""
     import numpy as np
 
+    array = np.ascontiguousarray(array)
     with write_atomically(path) as temporary, open(temporary, "wb") as handle:
-        np.save(handle, array, allow_pickle=False)
+        # as np.save does, whose errors of a full disk do not say so
+        np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(array))
+        handle.write(array)
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
     """Write tensors and metadata so that equal content gives equal bytes.
 
     safetensors keeps its metadata in a hash map, whose order differs from process to process; the header is
-    therefore written again with its keys sorted (eight bytes of length, JSON padded with blanks, then the tensors).
+    therefore written again with its keys sorted (eight bytes of length, JSON padded with blanks, then the tensors). It
+    gets a CRC-32 of itself and the tensors, which the format lacks.
     """
     from safetensors.torch import save
 
     blob = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata=dict(metadata))
     length = int.from_bytes(blob[:8], "little")
-    header = json.loads(blob[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
-    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    header, data = json.loads(blob[8 : 8 + length]), memoryview(blob)[8 + length :]
+    texts = dict(sorted(header.get("__metadata__", {}).items()))
+    header["__metadata__"] = texts
+    header["__metadata__"] = {_CRC32: str(zlib.crc32(data, zlib.crc32(_as_json(header)))), **texts}
+    ordered = _as_json(header)
     ordered += b" " * (-len(ordered) % 8)
     with write_atomically(path) as temporary, open(temporary, "wb") as handle:
         handle.write(len(ordered).to_bytes(8, "little"))
         handle.write(ordered)
-        handle.write(memoryview(blob)[8 + length :])
+        handle.write(data)
+
+
+_CRC32 = "crc32"
+
+
+def _as_json(header: Mapping[str, Any]) -> bytes:
+    return json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, "Tensor"], dict[str, str]]:
-    """Tensors by name, and metadata. Raises ValueError where the file is not whole."""
+    """Tensors by name, and metadata. Raises ValueError where the file is not whole, or not what was written.
+
+    A file of another program has no checksum to compare with.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+            expected = metadata.pop(_CRC32, None)
+            if expected is not None and expected != _crc32(path):
+                raise ValueError(f"{path}: damaged; its bytes are not those that were written")
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path}: not a readable safetensors file, perhaps truncated ({error})") from error
+
+
+def _crc32(path: str | Path) -> str:
+    """Of a safetensors file without its checksum, as `write_safetensors` counts it."""
+    with open(path, "rb") as handle:
+        header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
+        del header["__metadata__"][_CRC32]
+        found = zlib.crc32(_as_json(header))
+        while piece := handle.read(1 << 20):
+            found = zlib.crc32(piece, found)
+    return str(found)

@@ -4,6 +4,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,8 +32,8 @@ class _Once(logging.Filter):
 def start(log: str | Path) -> None:
     """Log progress to the file `log`, warnings to the terminal too, each once.
 
-    An error about input (ValueError, FileNotFoundError) ends the process with its one line on the terminal; the
-    traceback is in the log.
+    An error about input (ValueError, FileNotFoundError), and one of the disk that names its file, ends the process with
+    its one line on the terminal; the traceback is in the log.
     """
     handler = logging.FileHandler(log, mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -46,10 +47,12 @@ def start(log: str | Path) -> None:
     logging.captureWarnings(True)
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        with open(log, "a") as file:
+        with suppress(OSError), open(log, "a") as file:  # whose disk may be full
             traceback.print_exception(kind, error, trace, file=file)
         if issubclass(kind, ValueError | FileNotFoundError):
             print(f"ERROR: {error}", file=sys.stderr)
+        elif isinstance(error, OSError) and error.filename is not None:
+            print(f"ERROR: {error.filename}: {error.strerror}", file=sys.stderr)
         else:
             sys.__excepthook__(kind, error, trace)
 

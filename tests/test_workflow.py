@@ -65,10 +65,13 @@ def copy_repository(folder: Path) -> Path:
     return folder
 
 
-def snakemake(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+def snakemake(
+    folder: Path, *arguments: str, check: bool = True, also_on_path: Path | None = None
+) -> subprocess.CompletedProcess:
     """Run Snakemake on the code of `folder`, not on an installed one; stdout and stderr together."""
     command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    path = folder if also_on_path is None else f"{folder}{os.pathsep}{also_on_path}"
+    environment = {**os.environ, "PYTHONPATH": str(path)}
     done = subprocess.run(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
     )

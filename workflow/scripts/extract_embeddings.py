@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from hsfm import job
 from hsfm.backbone import read_checkpoint
@@ -63,6 +62,8 @@ def extract_embeddings(
 
 def write_train(path: str, embed: Callable[[], Iterator[Embeddings]], settings: dict | None) -> Standardisation:
     """Write the training split; its features are those that standardise, so that raw ones lie on disk in between."""
+    raw = Path(path).with_name(".raw.parquet")
+    raw.unlink(missing_ok=True)  # of a killed run
     if settings is None:
         write_pieces(path, embed())
         return nothing(next(read_pieces(path)).features.shape[1])
@@ -73,11 +74,10 @@ def write_train(path: str, embed: Callable[[], Iterator[Embeddings]], settings: 
             moments.add(piece.features)
             yield piece
 
-    with TemporaryDirectory(dir=Path(path).parent) as folder:
-        raw = Path(folder, "raw.parquet")
-        write_pieces(raw, counted())
-        standardisation = moments.standardisation(**settings)
-        write_pieces(path, apply(standardisation, read_pieces(raw)))
+    write_pieces(raw, counted())
+    standardisation = moments.standardisation(**settings)
+    write_pieces(path, apply(standardisation, read_pieces(raw)))
+    raw.unlink()
     return standardisation
 
 
