@@ -135,9 +135,18 @@ def write_parquet(
         )
 
 
-def encode(metadata: Mapping[str, Any], schema: "pa.Schema") -> dict[bytes | str, bytes | str]:
-    """A schema's own metadata and these, each value as JSON."""
-    return {**(schema.metadata or {}), **{key: json.dumps(value) for key, value in metadata.items()}}
+_CRC32 = "crc32"
+
+
+def encode(metadata: Mapping[str, Any], schema: "pa.Schema") -> dict[bytes, bytes]:
+    """A schema's own metadata and these, each value as JSON, with a CRC-32, which Parquet has for the data alone."""
+    texts = {**(schema.metadata or {}), **{key.encode(): json.dumps(value).encode() for key, value in metadata.items()}}
+    return {**texts, _CRC32.encode(): str(_crc32_of(texts)).encode()}
+
+
+def _crc32_of(texts: Mapping[bytes, bytes]) -> int:
+    ours = {key: value for key, value in texts.items() if key not in (b"ARROW:schema", _CRC32.encode())}
+    return zlib.crc32(b"\0".join(part for item in sorted(ours.items()) for part in item))
 
 
 def read_parquet(path: str | Path, schema: "pa.Schema") -> tuple["pa.Table", dict[str, Any]]:
@@ -147,7 +156,7 @@ def read_parquet(path: str | Path, schema: "pa.Schema") -> tuple["pa.Table", dic
     FileNotFoundError where there is none. A fixed-size list of length -1 in `schema` stands for any length.
     """
     with _open_parquet(path, schema) as file:
-        return file.read(schema.names).select(schema.names), _metadata(file)
+        return file.read(schema.names).select(schema.names), _metadata(file, path)
 
 
 def read_parquet_in_pieces(
@@ -163,7 +172,7 @@ def read_parquet_in_pieces(
                     yield batch.select(schema.names)
 
     with _open_parquet(path, schema) as file:
-        return pieces(), _metadata(file)
+        return pieces(), _metadata(file, path)
 
 
 @contextmanager
@@ -183,18 +192,19 @@ def _open_parquet(path: str | Path, schema: "pa.Schema") -> Iterator["pq.Parquet
                         f"{path}: column {field.name!r} holds {found.field(field.name).type}, expected {field.type}"
                     )
             yield file
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise _unreadable(path, error) from error
 
 
-def _metadata(file: "pq.ParquetFile") -> dict[str, Any]:
-    return {
-        key.decode(): json.loads(value)
-        for key, value in (file.schema_arrow.metadata or {}).items()
-        if key not in (b"pandas", b"ARROW:schema")
-    }
+def _metadata(file: "pq.ParquetFile", path: str | Path) -> dict[str, Any]:
+    texts = file.schema_arrow.metadata or {}
+    expected = texts.get(_CRC32.encode())  # none in a file of another program
+    if expected is not None and expected != str(_crc32_of(texts)).encode():
+        raise ValueError(f"{path}: damaged; its metadata are not those that were written")
+    ours = {key: value for key, value in texts.items() if key not in (b"pandas", b"ARROW:schema", _CRC32.encode())}
+    return {key.decode(): json.loads(value) for key, value in ours.items()}
 
 
 def _unreadable(path: str | Path, error: Exception) -> ValueError:
@@ -264,7 +274,7 @@ def read_frame(path: str | Path, columns: Sequence[str]) -> "pd.DataFrame":
 
     try:
         schema = pq.read_schema(path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise _unreadable(path, error) from error
@@ -304,9 +314,6 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, "Tensor"], metadat
         handle.write(len(ordered).to_bytes(8, "little"))
         handle.write(ordered)
         handle.write(data)
-
-
-_CRC32 = "crc32"
 
 
 def _as_json(header: Mapping[str, Any]) -> bytes:

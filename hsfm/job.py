@@ -35,6 +35,7 @@ def start(log: str | Path) -> None:
     An error about input (ValueError, FileNotFoundError), and one of the disk that names its file, ends the process with
     its one line on the terminal; the traceback is in the log.
     """
+    Path(log).parent.mkdir(parents=True, exist_ok=True)  # Snakemake has made it, but somebody may tidy up meanwhile
     handler = logging.FileHandler(log, mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     terminal = logging.StreamHandler(sys.stderr)

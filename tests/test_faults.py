@@ -13,11 +13,14 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import textwrap
 import threading
+import time
 from pathlib import Path
 
 import fork_server
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import replicas
 import yaml
@@ -26,6 +29,13 @@ from test_download import Server
 from test_workflow import ROOT, copy_repository, snakemake
 
 from benchmarks import random_models
+from hsfm.backbone import read_checkpoint
+from hsfm.embeddings import read_embeddings
+from hsfm.files import read_frame
+from hsfm.head import read_heads
+from hsfm.images import read_images
+from hsfm.scores import read_scores
+from hsfm.standardise import read_standardisation
 
 # Killed jobs ----------------------------------------------------------------------------------------------------------
 
@@ -465,3 +475,152 @@ def test_an_intermediate_file_that_was_deleted_is_there_again_when_asked_for(cop
     snakemake(copied, *arguments, "--", BEFORE_DFR, also_on_path=probe)
     snakemake(copied, *arguments, also_on_path=probe)
     assert contents(copied) == contents(finished)
+
+
+# Damaged files --------------------------------------------------------------------------------------------------------
+
+READERS = {
+    "images.parquet": read_images,
+    "backbone.safetensors": read_checkpoint,
+    "standardisation.safetensors": read_standardisation,
+    "history.parquet": lambda path: read_frame(path, pq.read_schema(path).names),
+    "val.parquet": read_embeddings,
+    "heads.safetensors": read_heads,
+    "scores.parquet": read_scores,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_no_flipped_bit_and_no_cut_goes_unnoticed(finished, tmp_path, name):
+    """Either the file is named, or what is read is what was written: some bits of a Parquet footer mean nothing."""
+    (source, *_) = sorted((finished / "results").rglob(name))
+    whole, path, rng = source.read_bytes(), tmp_path / name, np.random.default_rng(0)
+    path.write_bytes(whole)
+    expected = READERS[name](path)
+    for place in rng.integers(0, len(whole), 60):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            found = READERS[name](path)
+        except ValueError as error:
+            assert str(path) in str(error)
+        else:
+            assert name.endswith(".parquet")
+            assert str(found) == str(expected)
+    for kept in (0, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(ValueError, match=re.escape(str(path))):
+            READERS[name](path)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "reader"),
+    [
+        (BEFORE_DFR, "fit_dfr"),
+        (f"{RUN}/erm/backbone.safetensors", "extract_embeddings"),
+        (f"{RUN}/dfr/heads.safetensors", "score_heads"),
+        ("results/minibirds/images.parquet", "extract_embeddings"),
+        ("results/minibirds/pixels.npy", "extract_embeddings"),
+    ],
+)
+def test_a_damaged_file_is_named_and_one_command_makes_it_anew(copied, finished, arguments, probe, damaged, reader):
+    path = copied / damaged
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 16
+    path.write_bytes(content)
+    command = ["--forcerun", reader, "--", "results/tables/main.md"]
+    done = snakemake(copied, *arguments, *command, check=False, also_on_path=probe)
+    assert done.returncode != 0
+    found = errors(done.stdout)
+    assert found
+    assert all(line.startswith(f"ERROR: {damaged}: ") for line in found)
+    snakemake(copied, *arguments, "--forcerun", damaged, also_on_path=probe)
+    assert contents(copied) == contents(finished)
+
+
+# Two at once, clocks, logs --------------------------------------------------------------------------------------------
+
+
+def test_a_second_snakemake_is_refused_and_the_first_goes_on(finished, tmp_path, arguments):
+    folder = copy_repository(tmp_path / "hsfm")
+    script = folder / "workflow/scripts/pack_images.py"
+    waits = "import time\nfrom pathlib import Path\n\nwhile not Path('go').exists():\n    time.sleep(0.05)\n"
+    script.write_text(
+        script.read_text().replace("    job.start(", f"{textwrap.indent(waits, '    ')}    job.start(", 1)
+    )
+    target = "results/minibirds/pixels.npy"
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments, "--", target]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    with open(tmp_path / "out", "w") as out:
+        first = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out)
+        try:
+            while not list(folder.glob(".snakemake/locks/*")):
+                assert first.poll() is None, (tmp_path / "out").read_text()
+                time.sleep(0.05)
+            second = snakemake(folder, *arguments, "--", target, check=False)
+            assert second.returncode != 0
+            assert "Directory cannot be locked" in second.stdout
+            assert first.poll() is None
+        finally:
+            (folder / "go").touch()
+            assert first.wait(60) == 0
+    assert contents(folder)[target] == contents(finished)[target]
+
+
+def date(folder: Path, seconds: float, *parts: str) -> None:
+    """Move the dates of files by so much."""
+    for part in parts:
+        for path in [folder / part, *(folder / part).rglob("*")]:
+            if path.is_file():
+                status = path.stat()
+                os.utime(path, (status.st_atime + seconds, status.st_mtime + seconds))
+
+
+YEAR = 365 * 86_400
+
+
+@pytest.mark.parametrize("seconds", [YEAR, -YEAR])
+def test_a_clock_that_jumped_while_results_were_made_reruns_nothing(copied, arguments, seconds):
+    date(copied, seconds, "results")
+    out = snakemake(copied, "--dry-run", *arguments).stdout
+    assert "Nothing to be done" in out
+    assert ("results are dated in the future" in out) == (seconds > 0)
+    assert all(path.stat().st_mtime < time.time() for path in (copied / "results").rglob("*"))
+
+
+@pytest.mark.parametrize("seconds", [YEAR, -YEAR])
+def test_a_clock_that_jumped_in_the_middle_reruns_nothing(copied, arguments, seconds):
+    date(copied, seconds, f"{RUN}/erm", "results/tables/main.md")
+    assert planned(copied, *arguments) == {}
+
+
+@pytest.mark.parametrize("part", ["results", "hsfm", "workflow"])
+@pytest.mark.parametrize("seconds", [YEAR, -YEAR])
+def test_a_change_is_seen_whatever_the_dates(copied, arguments, part, seconds):
+    """Of a module; changed settings are compared by value."""
+    date(copied, seconds, part)
+    module = copied / "hsfm/baselines/dfr.py"
+    before = module.stat()
+    module.write_text(module.read_text() + "\n# changed\n")
+    os.utime(module, (before.st_atime, before.st_mtime - 3600))  # as from an archive
+    assert planned(copied, *arguments) == {"fit_dfr": 1, "score_heads": 1, "make_tables": 1, "draw_figure": 1}
+
+
+def test_logs_that_were_deleted_rerun_nothing_and_come_again(copied, finished, arguments, probe):
+    shutil.rmtree(copied / "logs")
+    assert planned(copied, *arguments) == {}
+    snakemake(copied, *arguments, "--forcerun", "fit_dfr", also_on_path=probe)
+    assert (copied / "logs/minibirds/run0/fit_dfr.log").exists()
+    assert contents(copied) == contents(finished)
+
+
+def test_folders_of_logs_that_vanish_meanwhile_are_made_again(tmp_path):
+    """By a job: Snakemake made them before it."""
+    job_log = tmp_path / "logs/minibirds/fit.log"
+    program = f"from hsfm import job; job.start({str(job_log)!r}); raise ValueError('x: is wrong')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.stderr == "ERROR: x: is wrong\n"
+    assert "is wrong" in job_log.read_text()
