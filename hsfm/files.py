@@ -204,7 +204,10 @@ def _metadata(file: "pq.ParquetFile", path: str | Path) -> dict[str, Any]:
     if expected is not None and expected != str(_crc32_of(texts)).encode():
         raise ValueError(f"{path}: damaged; its metadata are not those that were written")
     ours = {key: value for key, value in texts.items() if key not in (b"pandas", b"ARROW:schema", _CRC32.encode())}
-    return {key.decode(): json.loads(value) for key, value in ours.items()}
+    try:
+        return {key.decode(): json.loads(value) for key, value in ours.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: its metadata are not JSON ({error}); it is damaged, or another program's") from error
 
 
 def _unreadable(path: str | Path, error: Exception) -> ValueError:

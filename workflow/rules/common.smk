@@ -99,17 +99,20 @@ def date_changed_code():
 def date_future_results():
     """Date results that a clock, since put back, has dated in the future: what changes now would seem to be older."""
     now = time.time_ns()
-    files = [(path, path.stat().st_mtime_ns) for path in Path("results").rglob("*") if path.is_file()]
+    # logs, since Snakemake counts a job's benchmark among its outputs
+    paths = [path for folder in ("results", "logs") for path in Path(folder).rglob("*") if path.is_file()]
+    files = [(path, path.stat().st_mtime_ns) for path in paths]
     future = sorted({date for _, date in files if date > now + CLOCKS_DIFFER * 10**9})
     if not future:
         return
-    late = [path for path, date in files if date in future]
+    rank = {date: number for number, date in enumerate(future, start=1)}
+    late = [path for path, date in files if date in rank]
     last = max((date for _, date in files if date <= now), default=now - 10**9)
     for path, date in files:
-        if date in future:  # in their order, after all others
-            os.utime(path, ns=(now, last + 1000 * (1 + future.index(date))))
+        if date in rank:  # in their order, after all others
+            os.utime(path, ns=(now, last + 1000 * rank[date]))
     logger.warning(
-        f"{len(late)} results are dated in the future, {late[0]} among them: the clock was put back. "
+        f"{len(late)} results and logs are dated in the future, {late[0]} among them: the clock was put back. "
         "They are dated anew, in their order; nothing runs again for that."
     )
 
