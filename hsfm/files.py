@@ -156,7 +156,9 @@ def read_parquet(path: str | Path, schema: "pa.Schema") -> tuple["pa.Table", dic
     FileNotFoundError where there is none. A fixed-size list of length -1 in `schema` stands for any length.
     """
     with _open_parquet(path, schema) as file:
-        return file.read(schema.names).select(schema.names), _metadata(file, path)
+        metadata = _metadata(file, path)
+        table = file.read(schema.names).select(schema.names)
+        return table.replace_schema_metadata(file.schema_arrow.metadata), metadata  # a Parquet file has them twice
 
 
 def read_parquet_in_pieces(
@@ -169,7 +171,7 @@ def read_parquet_in_pieces(
             # a group at a time: the reader that goes through all of them holds on to what it has read
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(rows, row_groups=[group], columns=schema.names):
-                    yield batch.select(schema.names)
+                    yield batch.select(schema.names).replace_schema_metadata(file.schema_arrow.metadata)
 
     with _open_parquet(path, schema) as file:
         return pieces(), _metadata(file, path)
