@@ -24,13 +24,13 @@ from benchmarks import random_models
 from hsfm.device import Compute, choose_device
 from hsfm.diffusion.inpaint import Batch, at_size, inpaint_parts
 from hsfm.diffusion.models import choose_dtype, find_model, load_pipeline, to_device
-from hsfm.files import write_in_shards
 from hsfm.generated import GENERATED, PRUNED, as_table, plan, read_table
+from hsfm.parts import cut, write_in_parts
 from hsfm.pixels import ImageFiles
 
 FOLDER = Path("results/minibirds")
 PROMPT = "a photo of a {token} bird"
-SHARD = 8  # batches
+PART = 8  # batches
 
 
 def write_images(folder: Path, n: int, side: int) -> pd.DataFrame:
@@ -67,8 +67,7 @@ def time_stage(arguments: argparse.Namespace) -> None:
         drawing = {"steps": arguments.steps, "guidance": 7.5, "compute": compute}
 
         def stage(number: int) -> None:
-            shard = SHARD * arguments.batch_size
-            parts = [rows.iloc[first : first + shard] for first in range(0, len(rows), shard)]
+            parts = cut(rows, PART * arguments.batch_size)
             about = {"dataset": "none", "run": 0, "classes": ["x", "y"]}
 
             def tables(missing: list[int]) -> object:
@@ -76,7 +75,8 @@ def time_stage(arguments: argparse.Namespace) -> None:
                                      size=size, batch_size=arguments.batch_size, **drawing)  # fmt: skip
                 return (as_table(part, GENERATED, about) for part in made)
 
-            write_in_shards(folder / f"{number}.parquet", len(parts), tables, depends_on=number, compression="none")
+            out = folder / f"{number}.parquet"
+            write_in_parts(out, range(len(parts)), tables, depends_on=number, compression="none")
 
         ready = []
         for first in range(0, len(rows), arguments.batch_size):

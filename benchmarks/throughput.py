@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from tqdm import tqdm
 
+from benchmarks.memory import watched
 from hsfm.augment import prepare
 from hsfm.backbone import Network, build_network
 from hsfm.datasets import minibirds
@@ -185,8 +185,8 @@ def embed_stage(case: Case, data: Data, compute: Compute) -> Callable[[], None]:
     def stage() -> None:
         source = open_source(data.table, data.cache)
         pieces = embed_table(
-            network, read_pieces(data.table), source, split="train", transform=case.transform,
-            batch_size=case.batch_size, compute=compute, n=case.n_train, about=about,
+            network, lambda: read_pieces(data.table), source, split="train", transform=case.transform,
+            batch_size=case.batch_size, compute=compute, about=about,
         )  # fmt: skip
         write_pieces(data.folder / "train.parquet", pieces)
 
@@ -424,29 +424,19 @@ def time_at_once(sizes: list[int], n_rounds: int, compute: Compute) -> None:
 
 def memory(n: int, side: int) -> None:
     """Print the highest RssAnon of this process while it embeds n images."""
-    peak, stop = [0.0], threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.01):
-            line = next(line for line in Path("/proc/self/status").read_text().splitlines() if "RssAnon" in line)
-            peak[0] = max(peak[0], int(line.split()[1]) / 1024)
-
     with tempfile.TemporaryDirectory() as folder:
         # the table is made by a process of its own, since it holds all rows at once
         make = f"from benchmarks.throughput import make_empty; make_empty({n}, {side}, {folder!r})"
         subprocess.run([sys.executable, "-c", make], check=True)
         table = Path(folder, "images.parquet")
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        pieces = embed_table(
-            build_network("small_resnet", 2), read_pieces(table), open_source(table), split="train", transform=AT_64,
-            batch_size=256, compute=Compute(choose_device("cpu")), n=n,
-            about={"checkpoint_sha256": "0" * 64, "details": {"backbone": "small_resnet"}},
-        )  # fmt: skip
-        write_pieces(Path(folder, "train.parquet"), pieces)
-        stop.set()
-        watcher.join()
-    print(f"{n} images of {side} x {side}: highest RssAnon {peak[0]:.1f} MB", flush=True)
+        with watched() as peak:
+            pieces = embed_table(
+                build_network("small_resnet", 2), lambda: read_pieces(table), open_source(table), split="train",
+                transform=AT_64, batch_size=256, compute=Compute(choose_device("cpu")),
+                about={"checkpoint_sha256": "0" * 64, "details": {"backbone": "small_resnet"}},
+            )  # fmt: skip
+            write_pieces(Path(folder, "train.parquet"), pieces)
+    print(f"{n} images of {side} x {side}: highest RssAnon {peak[0] / 2**20:.1f} MB", flush=True)
 
 
 def make_empty(n: int, side: int, folder: str) -> None:

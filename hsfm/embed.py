@@ -18,6 +18,7 @@ from hsfm.backbone import Network
 from hsfm.device import Compute, choose_device
 from hsfm.embeddings import Embeddings, extract
 from hsfm.images import ImageTable
+from hsfm.parts import WHOLE, Shard
 from hsfm.pixels import ImageFiles, Images, feed
 
 
@@ -51,32 +52,34 @@ def embed_images(
 
 def embed_table(
     network: Network,
-    pieces: Iterable[ImageTable],
+    pieces: Callable[[], Iterable[ImageTable]],
     source: Callable[[pd.DataFrame], Images | ImageFiles],
     *,
     split: str,
     transform: Mapping[str, Any],
     batch_size: int,
     compute: Compute,
-    n: int,
     about: Mapping[str, Any],
+    shard: Shard = WHOLE,
 ) -> Iterator[Embeddings]:
     """Embeddings of one split, piece by piece, in table order; memory does not grow with the number of images.
 
-    pieces: an image table, a part of its rows at a time. source: gives the images of some of its rows. batch_size:
-    images at once; halved where memory does not suffice. n: images of the split, for the progress bar. about: further
-    fields of the embeddings.
+    pieces: gives an image table from its beginning, a part of its rows at a time. source: gives the images of some of
+    its rows. batch_size: images at once; halved where memory does not suffice. about: further fields of the embeddings.
+    shard: which of the split's batches are to be embedded; they are the same batches however many shards there are.
     """
     waiting: deque[Embeddings] = deque()  # labels of pieces whose features are on their way
+    counts = [int((piece.rows["split"] == split).sum()) for piece in pieces()]
+    taken = _rows_of_shard(counts, batch_size, shard)
 
     def batches() -> Iterator[Images]:
-        for piece in pieces:
-            rows = piece.split(split)
+        for piece, part in zip(pieces(), taken, strict=True):
+            rows = piece.split(split).iloc[part]
             if not rows.empty:
                 waiting.append(_without_features(piece, rows, split, about))
                 yield from feed(source(rows), torch.arange(len(rows)), batch_size, compute.device)
 
-    first = 0
+    first, n = 0, sum(len(range(count)[part]) for count, part in zip(counts, taken, strict=True))
     with tqdm(total=n, desc=f"embedding {split}", unit="image", disable=None) as bar:
         for features in stream(feature_function(network, transform, compute), batches(), compute):
             piece, part = waiting[0], slice(first, first + len(features))  # a batch is of one piece
@@ -87,6 +90,16 @@ def embed_table(
             if first == len(piece.y):
                 waiting.popleft()
                 first = 0
+
+
+def _rows_of_shard(counts: Sequence[int], batch_size: int, shard: Shard) -> list[slice]:
+    """Of pieces with so many rows each, those whose batches are a shard's; no batch reaches over the end of a piece."""
+    batches = [-(-count // batch_size) for count in counts]
+    taken, first, found = shard.take(sum(batches)), 0, []
+    for n in batches:
+        found.append(slice(*(max(edge - first, 0) * batch_size for edge in (taken.start, taken.stop))))
+        first += n
+    return found
 
 
 def _without_features(piece: ImageTable, rows: pd.DataFrame, split: str, about: Mapping[str, Any]) -> Embeddings:

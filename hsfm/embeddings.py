@@ -177,11 +177,12 @@ def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
     write_pieces(path, [embeddings])
 
 
-def write_pieces(path: str | Path, pieces: Iterable[Embeddings]) -> None:
+def write_pieces(path: str | Path, pieces: Iterable[Embeddings], *, whole: bool = True) -> None:
     """Write embeddings that come piece by piece, so that memory does not grow with their number.
 
-    The file is the same however they are cut. Raises ValueError where a row is not sound, or a class has no image; that
-    no image comes twice is the caller's word.
+    The file is the same however they are cut. whole: whether they are all of a split, or a share of it, which may lack
+    a class, or have no row at all. Raises ValueError where a row is not sound, or a class of a whole split has no
+    image; that no image comes twice is the caller's word.
     """
     writer, n = None, 0
     # features are as good as random: looking for repetitions in them takes time and finds none
@@ -200,9 +201,12 @@ def write_pieces(path: str | Path, pieces: Iterable[Embeddings]) -> None:
             present += torch.bincount(group.y, minlength=group.n_classes)
             writer.write_table(_table(group), row_group_size=len(group.y))
             pa.default_memory_pool().release_unused()  # of what arrow has set aside
-        if writer is None:
+        if whole and writer is None:
             raise ValueError(f"{path}: holds no row")
-        _check_classes(present, group.class_names, path)
+        if whole:
+            _check_classes(present, group.class_names, path)
+        elif writer is None:
+            pq.write_table(pa.table({}), temporary)
 
 
 def _row_groups(pieces: Iterable[Embeddings]) -> Iterator[Embeddings]:
@@ -287,7 +291,7 @@ def read_embeddings(path: str | Path, *, split: str | None = None) -> Embeddings
 
 
 def read_pieces(path: str | Path, *, split: str | None = None) -> Iterator[Embeddings]:
-    """The same, a row group at a time, each row checked as `check_rows` does."""
+    """The same, a row group at a time, each row checked as `check_rows` does; no class need be there."""
     groups, metadata = read_parquet_in_pieces(path, SCHEMA, 2**31 - 1)
     require(metadata, METADATA, path)
     d, first = metadata["d"], 0

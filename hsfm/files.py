@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -222,40 +222,6 @@ def _same_type(found: "pa.DataType", expected: "pa.DataType") -> bool:
     if pa.types.is_list(expected) and pa.types.is_fixed_size_list(found):
         return found.value_type == expected.value_type
     return found == expected
-
-
-def write_in_shards(
-    path: str | Path,
-    n_shards: int,
-    make: Callable[[Sequence[int]], Iterator["pa.Table"]],
-    *,
-    depends_on: Any,
-    compression: str = "zstd",
-) -> None:
-    """Write the tables of several shards, one after the other, as one Parquet file; none is made twice.
-
-    make: from the numbers of the shards that are missing to their tables, in that order, the schema's metadata with
-    each. Until all are there they lie in a folder beside `path`, named after `depends_on`, a JSON-like value of all
-    that they depend on: a run that was killed goes on after the last, and one of other settings starts anew. At the end
-    the folder is removed, and so are those of other settings.
-    """
-    import pyarrow.parquet as pq
-
-    path = Path(path)
-    prefix = f".{path.stem}-"
-    folder = path.with_name(prefix + fingerprint(depends_on))
-    files = [folder / f"{number:06d}.parquet" for number in range(n_shards)]
-    missing = [number for number, file in enumerate(files) if not file.exists()]
-    for number, table in zip(missing, make(missing) if missing else (), strict=True):
-        with write_atomically(files[number]) as temporary:
-            pq.write_table(table, temporary, compression=compression, write_page_checksum=True)
-    options = {"compression": compression, "write_page_checksum": True}
-    schema = pq.read_schema(files[0])
-    with write_atomically(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
-        for file in files:
-            writer.write_table(pq.read_table(file, page_checksum_verification=True))
-    for leftover in path.parent.glob(f"{prefix}*"):
-        shutil.rmtree(leftover)
 
 
 def require(metadata: Mapping[str, Any], keys: Iterable[str], path: str | Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import dac, ddb, edits, meta, overhead, throughput
+from benchmarks import dac, ddb, edits, meta, overhead, scale, throughput
 from hsfm.meta import Shared
 
 
@@ -96,3 +96,19 @@ def test_the_workflows_overhead_is_what_no_script_works_in(monkeypatch, capsys):
     assert 0 < busy == work < wall
     assert share == pytest.approx(100 * (1 - busy / wall), abs=1)
     assert re.fullmatch(r"pack_images: 1 jobs, [0-9.]+ s of loading, [0-9.]+ s of work", stage)
+
+
+def test_memory_of_stages_that_grow_is_measured(tmp_path, capsys):
+    scale.write_rows(tmp_path, 240, 8)
+    for stage in scale.STAGES:
+        scale.run_stage(stage, str(tmp_path))
+        peak, seconds = map(float, capsys.readouterr().out.split())
+        assert peak > 2**20
+        assert seconds > 0
+
+
+def test_the_cost_of_a_large_dataset_follows_from_its_size_and_two_rates():
+    rows = {row[0]: row[1:] for row in scale.stages(scale.CASES[0], forward=2500, inpainting=2, hours=4)}
+    assert rows["extract_embeddings"][0] == "10.5 GB"  # 1,281,167 x 2048 x 4 bytes
+    assert float(rows["train_erm"][1]) == pytest.approx(90 * 3 * 1_281_167 / 2500 / 3600, abs=0.05)
+    assert rows["inpaint_objects"][1:] == ["666.7", "167"]  # 1000 x 300 x 4 images, 2 s each, in jobs of 4 h

@@ -31,7 +31,7 @@ SMALL = {
     "retrain": {"weights": [6, 10], "batch_size": 16, "epochs": 2},
 }
 ROWS = 2 * 6 * 2
-PRUNING = {"prune_generated": 1, "draw_generated": 1, "fit_ddb": 2, "extract_retrained_embeddings": 2}
+PRUNING = {"prune_generated": 1, "draw_generated": 1, "fit_ddb": 2, "extract_embeddings": 2}
 SCORING = {"score_heads": 1, "make_tables": 1, "draw_figure": 1}
 
 
@@ -90,7 +90,7 @@ def inpainted(pasted, models, tmp_path_factory) -> Path:
     arguments = overlay(folder, "tiny", **models)
     assert planned(folder, arguments) == {
         "learn_token": 2, "segment_objects": 1, "inpaint_objects": 1, **PRUNING, **SCORING,
-        "fit_ddb": 1, "extract_retrained_embeddings": 1,
+        "fit_ddb": 1, "extract_embeddings": 1,
     }  # fmt: skip
     snakemake(folder, *arguments, "all")
     assert planned(folder, arguments) == {}
@@ -174,7 +174,7 @@ def test_scores_are_those_of_the_retrained_networks(pasted):
 @pytest.mark.parametrize(
     ("change", "jobs"),
     [
-        ({"retrain": {**SMALL["retrain"], "lr": 0.002}}, {"fit_ddb": 2, "extract_retrained_embeddings": 2, **SCORING}),
+        ({"retrain": {**SMALL["retrain"], "lr": 0.002}}, {"fit_ddb": 2, "extract_embeddings": 2, **SCORING}),
         ({"prune": {**SMALL["prune"], "attribution": 0.2}}, {**PRUNING, **SCORING}),
         ({"seed": 1}, {"paste_objects": 1, **PRUNING, **SCORING}),
         ({"cut_paste": {"masks": "heat_map"}},
@@ -267,7 +267,7 @@ def test_pictures_do_not_depend_on_batches(inpainted, models, tmp_path):
         assert abs(read_png(a).astype(int) - read_png(b)).max() <= 1, "but for rounding"
 
 
-def test_a_killed_inpainting_goes_on_after_its_last_shard(inpainted, models, tmp_path):
+def test_a_killed_inpainting_goes_on_after_its_last_part(inpainted, models, tmp_path):
     folder = tmp_path / "hsfm"
     shutil.copytree(inpainted, folder)
     script = folder / "workflow/scripts/inpaint_objects.py"
@@ -278,7 +278,7 @@ def test_a_killed_inpainting_goes_on_after_its_last_shard(inpainted, models, tmp
             "            done.append(len(finished))\n"
             "            if len(done) == 3 and not os.path.exists('revived'):\n"
             "                os.kill(os.getpid(), signal.SIGKILL)\n"
-            "            print(f'shard of {len(finished)}', flush=True)\n"
+            "            print(f'part of {len(finished)}', flush=True)\n"
             "            bar.update(len(finished))\n",
         ).replace("import json\n", "import json\nimport os\nimport signal\n", 1)
     )  # fmt: skip
@@ -286,13 +286,24 @@ def test_a_killed_inpainting_goes_on_after_its_last_shard(inpainted, models, tmp
     arguments = overlay(folder, "tiny", **models)
     assert snakemake(folder, *arguments, str(target), check=False).returncode != 0
     assert not (folder / target).exists()
-    (shards,) = (folder / RUN / "ddb").glob(".generated-*")
-    assert len(list(shards.iterdir())) == 2
+    (parts,) = (folder / RUN / "ddb").glob(".generated-*")
+    assert len(list(parts.iterdir())) == 2
     (folder / "revived").touch()
     out = snakemake(folder, *arguments, str(target)).stdout
-    assert out.count("shard of 8") == 1, "of three"
+    assert out.count("part of 8") == 1, "of three"
     assert not list((folder / RUN / "ddb").glob(".generated-*"))
     assert pq.read_table(folder / target).equals(pq.read_table(inpainted / target))
+
+
+def test_shards_inpaint_the_same_bytes(inpainted, models, tmp_path):
+    folder = tmp_path / "hsfm"
+    shutil.copytree(inpainted, folder)
+    target = RUN / "ddb/generated.parquet"
+    arguments = overlay(folder, "tiny", **models)
+    (folder / "shards.yaml").write_text("shards: {generation: 2}")
+    assert planned(folder, [*arguments[:-1], "shards.yaml", "--"])["inpaint_objects"] == 2
+    snakemake(folder, *arguments[:-1], "shards.yaml", "--", str(target))
+    assert (folder / target).read_bytes() == (inpainted / target).read_bytes()
 
 
 def test_a_killed_token_goes_on_after_its_last_state(inpainted, models, tmp_path):

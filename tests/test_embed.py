@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,10 @@ from hsfm.augment import prepare
 from hsfm.backbone import build_network
 from hsfm.device import Compute
 from hsfm.embed import embed_images, embed_table
-from hsfm.embeddings import read_embeddings, write_pieces
+from hsfm.embeddings import Embeddings, read_embeddings, write_pieces
 from hsfm.files import sha256, write_array
 from hsfm.images import SPLITS, ImageTable, complete, read_images, read_names, read_pieces, write_images
+from hsfm.parts import WHOLE, Shard
 from hsfm.pixel_cache import CacheFiles, decode_images
 from hsfm.pixels import ImageFiles, Images, pack
 from hsfm.source import open_source
@@ -65,14 +66,16 @@ def network():
 
 
 def features(network, path: Path, source, split="test", batch_size=7) -> torch.Tensor:
-    counts = Counter(s for piece in read_pieces(path) for s in piece.rows["split"])
-    pieces = embed_table(
-        network, read_pieces(path), source, split=split, transform=TRANSFORM, batch_size=batch_size,
-        compute=COMPUTE, n=counts[split], about={"checkpoint_sha256": "a" * 64, "details": {"backbone": "b"}},
-    )  # fmt: skip
     out = path.with_name(f"{split}.parquet")
-    write_pieces(out, pieces)
+    write_pieces(out, pieces(network, path, source, split, batch_size))
     return read_embeddings(out, split=split).features
+
+
+def pieces(network, path: Path, source, split: str, batch_size: int, shard: Shard = WHOLE) -> Iterator[Embeddings]:
+    return embed_table(
+        network, lambda: read_pieces(path), source, split=split, transform=TRANSFORM, batch_size=batch_size,
+        compute=COMPUTE, about={"checkpoint_sha256": "a" * 64, "details": {"backbone": "b"}}, shard=shard,
+    )  # fmt: skip
 
 
 def cache(path: Path, table: ImageTable, rule: dict) -> CacheFiles:

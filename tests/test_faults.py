@@ -204,7 +204,7 @@ def write_everything(folder: Path) -> list[list[str]]:
 
     tables, figures, birds, water = "results/tables", "results/figures", "results/minibirds/run0", "results/waterbirds"
     return [
-        [*overlay("minibirds"), "--",
+        [*overlay("minibirds"), "--config", "shards={embedding: 2, masks: 2, generation: 2}", "--",
          *(f"{tables}/{name}.md" for name in ("main", "edits", "sweep")),
          *(f"{figures}/minibirds/{name}.png" for name in ("examples", "edits", "masks", "generated", "sweep")),
          "results/minibirds/card.md",
@@ -329,7 +329,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, TESTS)
 from conftest import planted
-from hsfm import figures, files, tables
+from hsfm import figures, files, parts
 from hsfm.embeddings import write_embeddings
 from hsfm.pixel_cache import CacheFiles, decode_images
 import replicas
@@ -354,7 +354,7 @@ def cache(path):
 
 
 def shards(path):
-    files.write_in_shards(path, 3, lambda missing: (pa.table({"a": numbers[n:]}) for n in missing), depends_on=0)
+    parts.write_in_parts(path, range(3), lambda missing: (pa.table({"a": numbers[n:]}) for n in missing), depends_on=0)
 
 
 for name, write in {

@@ -3,7 +3,6 @@ import sys
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -16,7 +15,6 @@ from hsfm.files import (
     sha256,
     write_atomically,
     write_frame,
-    write_in_shards,
     write_safetensors,
 )
 
@@ -111,32 +109,3 @@ def test_fingerprint_ignores_order_and_sees_values():
 )
 def test_sizes_are_as_people_write_them(n, text):
     assert in_bytes(n) == text
-
-
-def test_shards_are_made_once_and_joined(tmp_path):
-    """A run that is killed leaves its finished shards, and the next one makes the others."""
-    asked = []
-
-    def make(missing, dies=False):
-        asked.append(list(missing))
-        for number in missing:
-            if dies and number == 2:
-                raise KeyboardInterrupt
-            yield pa.table({"row": range(number * 4, number * 4 + 4)}).replace_schema_metadata({"about": "rows"})
-
-    path = tmp_path / "rows.parquet"
-    with pytest.raises(KeyboardInterrupt):
-        write_in_shards(path, 3, lambda missing: make(missing, dies=True), depends_on={"a": 1})
-    assert not path.exists()
-    (folder,) = tmp_path.iterdir()
-    assert sorted(file.name for file in folder.iterdir()) == ["000000.parquet", "000001.parquet"]
-    (tmp_path / ".rows-of-other-settings").mkdir()
-    (tmp_path / ".other-rows").mkdir()
-    write_in_shards(path, 3, make, depends_on={"a": 1})
-    assert asked == [[0, 1, 2], [2]]
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".other-rows", "rows.parquet"]
-    table = pq.read_table(path)
-    assert table["row"].to_pylist() == list(range(12))
-    assert table.schema.metadata[b"about"] == b"rows"
-    write_in_shards(path, 3, lambda missing: make(missing, dies=False), depends_on={"a": 2})
-    assert asked[-1] == [0, 1, 2], "other settings start anew"

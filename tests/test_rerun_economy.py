@@ -89,13 +89,16 @@ EDITS = {"measure_edits": 3, "draw_edits": 1}
 HSFM = {"fit_hsfm": 3, "score_heads": 3, "draw_figure": 3, **EDITS}  # groups, training, hard_set
 TABLES = {**TABLE, ("tabulate_edits", ""): 1}
 DAC = {"fit_dac": 9, "gather_heads": 3, **SCORED}
-RETRAINED = {"fit_ddb": 9, "extract_retrained_embeddings": 9, **SCORED}
+RETRAINED = {"fit_ddb": 9, "extract_embeddings": 9, **SCORED}
 PRUNED = {"prune_generated": 3, "draw_generated": 1, **RETRAINED}
 NEW_NETWORK = {
     "extract_embeddings": 3, "read_erm_head": 3, "build_hard_set": 3, "fit_dfr": 3, "fit_llr": 3, "make_masks": 3,
     "draw_masks": 1, **HSFM, **DAC, "score_heads": 15, "draw_figure": 3,
 }  # fmt: skip
-NEW_SOURCES = {"choose_sources": 3, "segment_objects": 3, "inpaint_objects": 3, **PRUNED}
+NEW_NETWORK_WITH_DDB = {
+    "choose_sources": 3, "segment_objects": 3, "inpaint_objects": 3, **PRUNED, **NEW_NETWORK, "extract_embeddings": 12,
+    "score_heads": 18,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -105,8 +108,7 @@ NEW_SOURCES = {"choose_sources": 3, "segment_objects": 3, "inpaint_objects": 3, 
         ("dominoes", "hard_set", {"hard_per_class": 9},
          {**every({"build_hard_set": 3, **HSFM}, ["dominoes"]), **TABLES}),
         ("metashift", "erm", {"epochs": 50},
-         {**every({"train_erm": 3, **NEW_NETWORK, **NEW_SOURCES, "score_heads": 18, "draw_figure": 3}, ["metashift"]),
-          **TABLES}),
+         {**every({"train_erm": 3, **NEW_NETWORK_WITH_DDB}, ["metashift"]), **TABLES}),
         ("dominoes", "erm", {"epochs": 50}, {**every({"train_erm": 3, **NEW_NETWORK}, ["dominoes"]), **TABLES}),
         ("waterbirds", "dfr", {"fits": 10}, {**every({"fit_dfr": 3, **SCORED}, ["waterbirds"]), **TABLE}),
         ("waterbirds", "dac", {"alpha": 3}, {**every(DAC, ["waterbirds"]), **TABLE}),
@@ -135,13 +137,13 @@ EVERY_PICTURE = {
         ("hsfm/baselines/dac.py", {**every({**DAC, "draw_masks": 1}), **TABLE}),
         ("hsfm/diffusion/inpaint.py", {**every({"inpaint_objects": 3, **PRUNED}, WITH_DDB), **TABLE}),
         ("hsfm/erm.py", {
-            **every({"train_erm": 3, **NEW_NETWORK}),
-            **every({**NEW_SOURCES, "score_heads": 18, "draw_figure": 3}, WITH_DDB),
+            **every({"train_erm": 3, **NEW_NETWORK}, ["dominoes"]),
+            **every({"train_erm": 3, **NEW_NETWORK_WITH_DDB}, WITH_DDB),
             **TABLES,
         }),
         ("hsfm/datasets/celeba.py", {
-            **every({"list_images": 1, "decode_images": 1, "learn_token": 2, "train_erm": 3, **NEW_NETWORK,
-                     **NEW_SOURCES, "score_heads": 18, "draw_figure": 4}, ["celeba"]),
+            **every({"list_images": 1, "decode_images": 1, "learn_token": 2, "train_erm": 3, **NEW_NETWORK_WITH_DDB,
+                     "draw_figure": 4}, ["celeba"]),
             **TABLES,
         }),
         ("hsfm/__init__.py", {}),

@@ -313,6 +313,7 @@ MISTAKES = {
     "settings={minibirds: {sweep: {values: {inner_lr: []}}}}": "settings/minibirds/sweep/values/inner_lr: [] ",
     "studies=[sweeps]": "studies/0: unknown value 'sweeps'; allowed are sweep, ablations, validation_bias",
     "compute={precision: half}": "compute/precision: unknown value 'half'; allowed are auto, float32, bfloat16",
+    "training_gpus=0": "training_gpus: 0 is less than the minimum of 1",
     "compute={compiled: true}": "compute: unknown key 'compiled'; did you mean 'compile'?",
     "settings={minibirds: {pixels: disk}}": "settings/minibirds/pixels: unknown value 'disk'; allowed are",
     "settings={minibirds: {masks: {cuts: [0.3, 0.8, 0.5]}}}": (
@@ -337,6 +338,24 @@ def test_a_mistake_in_the_configuration_is_one_line_before_anything_runs(finishe
     assert len(lines) == 1, done.stdout
     assert lines[0].startswith(f"ERROR: configuration (config/config.yaml): {message}")
     assert "Traceback" not in done.stdout
+
+
+def test_what_several_gpus_exclude_is_said(finished):
+    chosen = ["training_gpus=2", "device=cuda:1", "compute={compile: true}"]
+    done = snakemake(finished, "--dry-run", "--config", *chosen, check=False)
+    assert done.returncode != 0
+    assert "training_gpus: 2, but device: cuda:1 names one; set it to auto" in done.stdout
+    assert "training_gpus: 2 and compute/compile exclude one another; set compile to false" in done.stdout
+
+
+def test_more_gpus_rerun_nothing_and_where_there_are_none_train_in_one_process(finished, tmp_path):
+    several = ["--config", "training_gpus=2"]
+    assert planned(finished, *several) == {}
+    folder = tmp_path / "hsfm"
+    shutil.copytree(finished, folder)
+    target = RUN / "erm/backbone.safetensors"
+    snakemake(folder, *MINIMAL, *several, "--allowed-rules", "train_erm", "--forcerun", "train_erm", "--", str(target))
+    assert (folder / target).read_bytes() == (finished / target).read_bytes()
 
 
 def test_numbers_on_the_command_line_and_in_short_form_are_read(finished, edited):
@@ -599,31 +618,32 @@ def test_lint_finds_nothing(finished):
     assert done.returncode == 0, done.stdout
 
 
-def test_killed_masks_go_on_after_their_last_shard(finished, tmp_path):
-    """A job that dies in its third shard leaves two, which the next run does not make again."""
+def test_killed_masks_go_on_after_their_last_part(finished, tmp_path):
+    """A job that dies in its third part leaves two, which the next run does not make again."""
     folder = tmp_path / "hsfm"
     shutil.copytree(finished, folder)
     script = folder / "workflow/scripts/make_masks.py"
     script.write_text(
-        script.read_text().replace("SHARD = 2048", "SHARD = 16").replace(
-            "    def shard(number: int) -> Masks:\n",
-            "    def shard(number: int) -> Masks:\n"
+        script.read_text().replace('BATCHES * masking["batch_size"]', "16").replace(
+            "    def masks_of(part: pd.DataFrame) -> Masks:\n",
+            "    def masks_of(part: pd.DataFrame) -> Masks:\n"
+            "        number = next(n for n, other in enumerate(parts) if other is part)\n"
             "        if number == 2 and not Path('revived').exists():\n"
             "            os.kill(os.getpid(), signal.SIGKILL)\n"
-            "        print(f'shard {number}', flush=True)\n",
+            "        print(f'part {number}', flush=True)\n",
         ).replace("import numpy as np\n", "import os\nimport signal\nfrom pathlib import Path\nimport numpy as np\n", 1)
     )  # fmt: skip
     target = RUN / "erm/masks/heat_map/train.parquet"
     done = snakemake(folder, *MINIMAL, "--", str(target), check=False)
     assert done.returncode != 0
     assert not (folder / target).exists()
-    (shards,) = (folder / RUN / "erm/masks/heat_map").glob(".train-*")
-    assert sorted(path.name for path in shards.iterdir()) == ["000000.parquet", "000001.parquet"]
+    (parts,) = (folder / RUN / "erm/masks/heat_map").glob(".train-*")
+    assert sorted(path.name for path in parts.iterdir()) == ["000000.parquet", "000001.parquet"]
     (folder / "revived").touch()
-    (shards.parent / ".train-0123").mkdir()  # of other settings
+    (parts.parent / ".train-0123").mkdir()  # of other settings
     out = snakemake(folder, *MINIMAL, "--", str(target)).stdout
-    assert re.findall(r"^shard (\d)$", out, re.MULTILINE) == ["2", "3", "4"]
-    assert not list(shards.parent.glob(".*"))
+    assert re.findall(r"^part (\d)$", out, re.MULTILINE) == ["2", "3", "4"]
+    assert not list(parts.parent.glob(".*"))
     ours, whole = (pq.read_table(path / target) for path in (folder, finished))
     assert ours["image_id"].equals(whole["image_id"])
     # a batch that is cut elsewhere may round differently, and a pixel at the very quantile then changes sides
@@ -636,7 +656,7 @@ def test_each_seed_has_features_of_its_own_where_batchnorm_drifts(finished, tmp_
     shutil.copytree(finished, folder)
     drift = "settings={minibirds: {dac: {batchnorm: drift}}}"
     assert planned(folder, "--config", drift) == {
-        "fit_drifting_dac": 2, "extract_drifted_embeddings": 2, "score_heads": 1, "make_tables": 1, "draw_figure": 1,
+        "fit_drifting_dac": 2, "extract_embeddings": 2, "score_heads": 1, "make_tables": 1, "draw_figure": 1,
     }  # fmt: skip
     model = RUN / "dac/model_seed1.safetensors"
     heads = RUN / "dac/heads.safetensors"

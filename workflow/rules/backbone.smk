@@ -3,6 +3,10 @@ ERM_NETWORK = {
     name: f"results/{{dataset}}/run{{run}}/erm/{file}.safetensors"
     for name, file in {"checkpoint": "backbone", "heads": "heads", "standardisation": "standardisation"}.items()
 }
+# A network: ERM's, or one of DaC's or DDB's seeds where they have features of their own.
+NETWORK = "results/{dataset}/run{run}/{network}"
+EMBEDDED = {split: f"{NETWORK}/embeddings/{split}.parquet" for split in SPLITS}
+STANDARDISATION = {"standardisation": f"{NETWORK}/standardisation.safetensors"}
 EMBEDDINGS_OF_SPLITS = {split: f"{EMBEDDINGS}/{split}.parquet" for split in SPLITS}
 
 
@@ -27,7 +31,9 @@ rule train_erm:
         "../../environment.yml"
     threads: config["training_threads"]
     resources:
-        gpu=gpus,
+        gpu=gpus_to_train,
+        mem_mb=memory(8000 * config["training_gpus"]),
+        runtime=1440,
     params:
         backbone=setting("backbone"),
         transform=setting("transform"),
@@ -58,6 +64,10 @@ rule take_backbone:
         dataset=one_of(TAKEN),
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000),
+        runtime=30,
     params:
         backbone=setting("backbone"),
         transform=setting("transform"),
@@ -74,33 +84,66 @@ rule extract_embeddings:
         images="results/{dataset}/images.parquet",
         pixels=packed,
         cache=decoded,
-        checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
+        checkpoint=f"{NETWORK}/backbone.safetensors",
         code=uses("workflow/scripts/extract_embeddings.py"),
     output:
-        **EMBEDDINGS_OF_SPLITS,
-        standardisation="results/{dataset}/run{run}/erm/standardisation.safetensors",
+        **{split: sharded("embedding", path) for split, path in EMBEDDED.items()},
+        **(STANDARDISATION if SHARDS["embedding"] == 1 else {}),
     log:
-        "logs/{dataset}/run{run}/extract_embeddings.log",
+        f"logs/{{dataset}}/run{{run}}/{{network}}/extract_embeddings{suffix('embedding')}.log",
     benchmark:
-        "logs/{dataset}/run{run}/extract_embeddings.tsv"
+        f"logs/{{dataset}}/run{{run}}/{{network}}/extract_embeddings{suffix('embedding')}.tsv"
     wildcard_constraints:
-        dataset=one_of(PACKED + IN_FILES),
+        dataset=one_of(WITH_IMAGES),
+        network="erm|(dac|ddb)/seed[0-9]+",
     priority: 50
     conda:
         "../../environment.yml"
     threads: config["training_threads"]
     resources:
         gpu=gpus,
+        mem_mb=memory(8000),
+        runtime=720,
     params:
         transform=setting("transform"),
-        settings=setting("embeddings"),
+        settings=embedding_settings,
         decode_size=decode_size,
         device=config["device"],
         compute=COMPUTE,
     message:
-        "Embedding {wildcards.dataset}, run {wildcards.run}"
+        "Embedding {wildcards.dataset}, run {wildcards.run}, with the network of {wildcards.network}"
     script:
         "../scripts/extract_embeddings.py"
+
+
+if SHARDS["embedding"] > 1:
+
+    rule gather_embeddings:
+        input:
+            **{split: of_shards("embedding", path) for split, path in EMBEDDED.items()},
+            code=uses("workflow/scripts/gather_embeddings.py"),
+        output:
+            **EMBEDDED,
+            **STANDARDISATION,
+        log:
+            "logs/{dataset}/run{run}/{network}/gather_embeddings.log",
+        benchmark:
+            "logs/{dataset}/run{run}/{network}/gather_embeddings.tsv"
+        wildcard_constraints:
+            dataset=one_of(WITH_IMAGES),
+            network="erm|(dac|ddb)/seed[0-9]+",
+        conda:
+            "../../environment.yml"
+        threads: 1
+        resources:
+            mem_mb=memory(2000),
+            runtime=240,
+        params:
+            settings=embedding_settings,
+        message:
+            "Gathering the embeddings of {wildcards.dataset}, run {wildcards.run}, with the network of {wildcards.network}"
+        script:
+            "../scripts/gather_embeddings.py"
 
 
 rule import_embeddings:
@@ -117,6 +160,10 @@ rule import_embeddings:
         dataset=one_of(GIVEN),
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 4, "files"),
+        runtime=60,
     params:
         settings=setting("embeddings"),
         files=stamps_of("embeddings", *SPLITS),

@@ -140,6 +140,32 @@ def gpus(wildcards):
     return 1
 
 
+def gpus_to_train(wildcards):
+    """Those of an ERM training; Snakemake gives at most what --resources allows."""
+    return config["training_gpus"] * gpus(wildcards)
+
+
+def memory(base, times=0, *names):
+    """Megabytes that a job asks for: `base`, and so many times the size of its inputs of these names.
+
+    Doubled at the second attempt and so on, since a job that was killed for memory fails like any other. Inputs that
+    are not there yet count nothing in a dry run; they are there when the job is handed out.
+    """
+
+    def mem_mb(wildcards, input, attempt):
+        files = [file for name in names for file in always_list(input.get(name, []))]
+        return attempt * (
+            base + times * sum(Path(file).stat().st_size for file in files if Path(file).exists()) // 10**6
+        )
+
+    return mem_mb
+
+
+def always_list(files):
+    """A named input as a list: Snakemake gives a single file as a string."""
+    return [files] if isinstance(files, str) else list(files)
+
+
 # Optional parts -------------------------------------------------------------------------------------------------------
 
 EXTRA = {  # modules of the extra [diffusion], by package
@@ -190,6 +216,7 @@ wildcard_constraints:
     run="[0-9]+",
     method="[a-z][a-z0-9_]*",
     seed="[0-9]+",
+    shard="[0-9]+-of-[0-9]+",
 
 
 def setting(section):
@@ -212,6 +239,34 @@ def images_without(key):
 def settings_of(*sections):
     """Several sections of a dataset's settings as one dict."""
     return lambda wildcards: {key: SETTINGS["settings"][wildcards.dataset][key] for key in sorted(sections)}
+
+
+# Shards -----------------------------------------------------------------------------------------------------------------
+
+
+SHARDS = config["shards"]
+
+
+def sharded(stage, path):
+    """Where a job of a stage leaves a file: at its place or, cut into shards, in a folder of its own until they are
+    gathered."""
+    return path if SHARDS[stage] == 1 else temp(in_shard(path))
+
+
+def in_shard(path):
+    folder, name = os.path.split(path)
+    return f"{folder}/shards/{{shard}}/{name}"
+
+
+def of_shards(stage, path):
+    """The files of all shards of a stage, in their order."""
+    names = [f"{number}-of-{SHARDS[stage]}" for number in range(1, SHARDS[stage] + 1)]
+    return expand(in_shard(path), shard=names, allow_missing=True)
+
+
+def suffix(stage):
+    """Of logs and benchmarks: the shard's, where there are several."""
+    return "" if SHARDS[stage] == 1 else "_{shard}"
 
 
 # Kinds of datasets -----------------------------------------------------------------------------------------------------
@@ -279,6 +334,16 @@ def masks_for(choose, run=None):
 
 def masks_of_dac(settings):
     return settings["masks"]["source"]
+
+
+def embedding_settings(wildcards):
+    """How a network's features are made; a shard leaves their spread to those that gather."""
+    settings = dict(SETTINGS["settings"][wildcards.dataset]["embeddings"])
+    if wildcards.network.startswith("ddb/"):
+        settings["standardise"] = None  # they are of the network's own head
+    if hasattr(wildcards, "shard"):
+        del settings["standardise"]
+    return settings
 
 
 def standardised(wildcards):

@@ -179,6 +179,11 @@ def describe(error):
 
 def cross_check(config):
     """What a schema cannot say."""
+    if config["training_gpus"] > 1:
+        if ":" in config["device"]:
+            yield f"training_gpus: {config['training_gpus']}, but device: {config['device']} names one; set it to auto"
+        if config["compute"]["compile"]:
+            yield f"training_gpus: {config['training_gpus']} and compute/compile exclude one another; set compile to false"
     for dataset in config["datasets"]:
         if dataset not in config["settings"]:
             yield f"datasets: unknown dataset {dataset!r}; settings has {', '.join(config['settings'])}"

@@ -1,4 +1,5 @@
 MASKS = "results/{dataset}/run{run}/erm/masks/{source}/{split}.parquet"
+HEAT_MAP_MASKS = MASKS.replace("{source}", "heat_map")
 DAC_SEED = "results/{dataset}/run{run}/dac/seed{seed}"
 
 
@@ -10,11 +11,11 @@ rule make_masks:
         cache=decoded,
         code=uses("workflow/scripts/make_masks.py"),
     output:
-        masks=MASKS.replace("{source}", "heat_map"),
+        masks=sharded("masks", HEAT_MAP_MASKS),
     log:
-        "logs/{dataset}/run{run}/make_masks_{split}.log",
+        f"logs/{{dataset}}/run{{run}}/make_masks_{{split}}{suffix('masks')}.log",
     benchmark:
-        "logs/{dataset}/run{run}/make_masks_{split}.tsv"
+        f"logs/{{dataset}}/run{{run}}/make_masks_{{split}}{suffix('masks')}.tsv"
     wildcard_constraints:
         dataset=one_of(WITH_IMAGES),
         split=one_of(SPLITS),
@@ -24,6 +25,8 @@ rule make_masks:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
+        mem_mb=memory(8000),
+        runtime=720,
     params:
         transform=setting("transform"),
         masks=lambda wildcards: {
@@ -36,6 +39,32 @@ rule make_masks:
         "Masking the {wildcards.split} images of {wildcards.dataset}, run {wildcards.run}"
     script:
         "../scripts/make_masks.py"
+
+
+if SHARDS["masks"] > 1:
+
+    rule gather_masks:
+        input:
+            shards=of_shards("masks", HEAT_MAP_MASKS),
+            code=uses("workflow/scripts/gather_shards.py"),
+        output:
+            masks=HEAT_MAP_MASKS,
+        log:
+            "logs/{dataset}/run{run}/gather_masks_{split}.log",
+        benchmark:
+            "logs/{dataset}/run{run}/gather_masks_{split}.tsv"
+        wildcard_constraints:
+            split=one_of(SPLITS),
+        conda:
+            "../../environment.yml"
+        threads: 1
+        resources:
+            mem_mb=memory(2000),
+            runtime=60,
+        message:
+            "Gathering the masks of the {wildcards.split} images of {wildcards.dataset}, run {wildcards.run}"
+        script:
+            "../scripts/gather_shards.py"
 
 
 rule take_masks:
@@ -55,6 +84,9 @@ rule take_masks:
     conda:
         "../../environment.yml"
     threads: 2
+    resources:
+        mem_mb=memory(4000),
+        runtime=60,
     params:
         images=setting("images"),
         transform=setting("transform"),
@@ -89,6 +121,8 @@ rule fit_dac:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
+        mem_mb=memory(8000, 3, "train", "val", "masks"),
+        runtime=720,
     params:
         dac=setting("dac"),
         transform=setting("transform"),
@@ -112,26 +146,6 @@ use rule fit_dac as fit_drifting_dac with:
         dataset=one_of(DRIFTING),
 
 
-use rule extract_embeddings as extract_drifted_embeddings with:
-    input:
-        images="results/{dataset}/images.parquet",
-        pixels=packed,
-        cache=decoded,
-        checkpoint=f"{DAC_SEED}/backbone.safetensors",
-        code=uses("workflow/scripts/extract_embeddings.py"),
-    output:
-        **{split: f"{DAC_SEED}/embeddings/{split}.parquet" for split in SPLITS},
-        standardisation=f"{DAC_SEED}/standardisation.safetensors",
-    log:
-        "logs/{dataset}/run{run}/extract_embeddings_dac_seed{seed}.log",
-    benchmark:
-        "logs/{dataset}/run{run}/extract_embeddings_dac_seed{seed}.tsv"
-    wildcard_constraints:
-        dataset=one_of(DRIFTING),
-    message:
-        "Embedding {wildcards.dataset}, run {wildcards.run}, with DaC's network of seed {wildcards.seed}"
-
-
 rule gather_heads:
     input:
         heads=expand(
@@ -150,6 +164,10 @@ rule gather_heads:
         method="dac|ddb",
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=10,
     message:
         "Gathering the {wildcards.method} heads of {wildcards.dataset}, run {wildcards.run}"
     script:
@@ -173,6 +191,10 @@ rule draw_masks:
         "logs/{dataset}/draw_masks.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000, 2, "train", "masks"),
+        runtime=30,
     params:
         transform=setting("transform"),
         shown=lambda wildcards: {

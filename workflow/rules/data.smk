@@ -14,6 +14,9 @@ rule pack_images:
     conda:
         "../../environment.yml"
     threads: 2
+    resources:
+        mem_mb=memory(4000),
+        runtime=60,
     params:
         settings=setting("images"),
     message:
@@ -36,6 +39,10 @@ rule list_images:
         dataset=one_of(IN_FILES),
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=120,
     params:
         settings=images_without("on_bad_image"),
         files=stamps_of("images", "metadata"),
@@ -63,6 +70,9 @@ rule decode_images:
     conda:
         "../../environment.yml"
     threads: 8
+    resources:
+        mem_mb=memory(4000),
+        runtime=720,
     params:
         on_bad_image=setting("images/on_bad_image"),
         decode_size=decode_size,
@@ -88,6 +98,9 @@ rule check_images:
     conda:
         "../../environment.yml"
     threads: 8
+    resources:
+        mem_mb=memory(4000),
+        runtime=720,
     params:
         on_bad_image=setting("images/on_bad_image"),
     message:
@@ -116,6 +129,10 @@ for NUMBER, (FOLDER, (SOURCE, FILES)) in enumerate(MISSING_DATA.items()):
         localrule: True
         conda:
             "../../environment.yml"
+        threads: 1
+        resources:
+            mem_mb=memory(1000),
+            runtime=720,
         params:
             source=SOURCE,
             folder=FOLDER,

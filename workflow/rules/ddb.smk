@@ -1,4 +1,5 @@
 DDB = "results/{dataset}/run{run}/ddb"
+GENERATED = f"{DDB}/generated.parquet"
 DDB_SEED = f"{DDB}/seed{{seed}}"
 TOKEN = "results/{dataset}/tokens/class{label}"
 IMAGES = {"images": "results/{dataset}/images.parquet", "pixels": packed, "cache": decoded}
@@ -21,6 +22,10 @@ rule choose_sources:
         dataset=one_of(WITH_DDB),
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 3, "train", "val"),
+        runtime=30,
     params:
         ddb=lambda wildcards: {
             "classes": len(SETTINGS["settings"][wildcards.dataset]["ddb"]["retrain"]["weights"]),
@@ -55,6 +60,8 @@ rule learn_token:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
+        mem_mb=memory(16000),
+        runtime=240,
     params:
         models=models("text_to_image"),
         token=setting("ddb/token"),
@@ -85,6 +92,8 @@ rule segment_objects:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
+        mem_mb=memory(16000),
+        runtime=720,
     params:
         models=models("detector", "segmenter"),
         segment=setting("ddb/segment"),
@@ -113,6 +122,10 @@ rule take_objects:
         dataset=one_of(BY_CUT_PASTE),
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000, 3, "masks"),
+        runtime=60,
     params:
         transform=setting("transform"),
         decode_size=decode_size,
@@ -129,11 +142,11 @@ rule inpaint_objects:
         tokens=tokens,
         code=uses("workflow/scripts/inpaint_objects.py"),
     output:
-        generated=f"{DDB}/generated.parquet",
+        generated=sharded("generation", GENERATED),
     log:
-        "logs/{dataset}/run{run}/inpaint_objects.log",
+        f"logs/{{dataset}}/run{{run}}/inpaint_objects{suffix('generation')}.log",
     benchmark:
-        "logs/{dataset}/run{run}/inpaint_objects.tsv"
+        f"logs/{{dataset}}/run{{run}}/inpaint_objects{suffix('generation')}.tsv"
     wildcard_constraints:
         dataset=one_of(BY_DIFFUSION),
     priority: 50
@@ -142,6 +155,8 @@ rule inpaint_objects:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
+        mem_mb=memory(16000, 2, "objects"),
+        runtime=1440,
     params:
         models=models("inpainting"),
         ddb=ddb_settings("images_per_source", "inpaint", "seed"),
@@ -160,15 +175,19 @@ rule paste_objects:
         objects=f"{DDB}/objects.parquet",
         code=uses("workflow/scripts/paste_objects.py"),
     output:
-        generated=f"{DDB}/generated.parquet",
+        generated=sharded("generation", GENERATED),
     log:
-        "logs/{dataset}/run{run}/paste_objects.log",
+        f"logs/{{dataset}}/run{{run}}/paste_objects{suffix('generation')}.log",
     benchmark:
-        "logs/{dataset}/run{run}/paste_objects.tsv"
+        f"logs/{{dataset}}/run{{run}}/paste_objects{suffix('generation')}.tsv"
     wildcard_constraints:
         dataset=one_of(BY_CUT_PASTE),
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000, 4, "objects"),
+        runtime=240,
     params:
         ddb=ddb_settings("cut_paste", "images_per_source", "seed"),
         decode_size=decode_size,
@@ -178,12 +197,38 @@ rule paste_objects:
         "../scripts/paste_objects.py"
 
 
+if SHARDS["generation"] > 1:
+
+    rule gather_generated:
+        input:
+            shards=of_shards("generation", GENERATED),
+            code=uses("workflow/scripts/gather_shards.py"),
+        output:
+            generated=GENERATED,
+        log:
+            "logs/{dataset}/run{run}/gather_generated.log",
+        benchmark:
+            "logs/{dataset}/run{run}/gather_generated.tsv"
+        wildcard_constraints:
+            dataset=one_of(WITH_DDB),
+        conda:
+            "../../environment.yml"
+        threads: 1
+        resources:
+            mem_mb=memory(2000),
+            runtime=60,
+        message:
+            "Gathering the generated images of {wildcards.dataset}, run {wildcards.run}"
+        script:
+            "../scripts/gather_shards.py"
+
+
 rule prune_generated:
     input:
         **ERM_NETWORK,
         **IMAGES,
         train=f"{EMBEDDINGS}/train.parquet",
-        generated=f"{DDB}/generated.parquet",
+        generated=GENERATED,
         code=uses("workflow/scripts/prune_generated.py"),
     output:
         pruned=f"{DDB}/pruned.parquet",
@@ -199,6 +244,8 @@ rule prune_generated:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
+        mem_mb=memory(8000, 3, "train"),
+        runtime=720,
     params:
         prune=setting("ddb/prune"),
         transform=setting("transform"),
@@ -214,7 +261,7 @@ rule prune_generated:
 rule draw_generated:
     input:
         **IMAGES,
-        generated=f"{DDB}/generated.parquet".replace("{run}", str(RUNS[0])),
+        generated=GENERATED.replace("{run}", str(RUNS[0])),
         pruned=f"{DDB}/pruned.parquet".replace("{run}", str(RUNS[0])),
         code=uses("workflow/scripts/draw_generated.py"),
     output:
@@ -227,6 +274,10 @@ rule draw_generated:
         dataset=one_of(WITH_DDB),
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000, 2, "generated"),
+        runtime=30,
     params:
         decode_size=decode_size,
     message:
@@ -239,7 +290,7 @@ rule fit_ddb:
     input:
         **ERM_NETWORK,
         **IMAGES,
-        generated=f"{DDB}/generated.parquet",
+        generated=GENERATED,
         pruned=f"{DDB}/pruned.parquet",
         code=uses("workflow/scripts/fit_ddb.py"),
     output:
@@ -258,6 +309,8 @@ rule fit_ddb:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
+        mem_mb=memory(8000, 3, "generated"),
+        runtime=1440,
     params:
         retrain=setting("ddb/retrain"),
         transform=setting("transform"),
@@ -269,28 +322,3 @@ rule fit_ddb:
         "Retraining the network of {wildcards.dataset}, run {wildcards.run}, beside generated images, seed {wildcards.seed}"
     script:
         "../scripts/fit_ddb.py"
-
-
-use rule extract_embeddings as extract_retrained_embeddings with:
-    input:
-        **IMAGES,
-        checkpoint=f"{DDB_SEED}/backbone.safetensors",
-        code=uses("workflow/scripts/extract_embeddings.py"),
-    output:
-        **{split: f"{DDB_SEED}/embeddings/{split}.parquet" for split in SPLITS},
-        standardisation=f"{DDB_SEED}/standardisation.safetensors",
-    log:
-        "logs/{dataset}/run{run}/extract_embeddings_ddb_seed{seed}.log",
-    benchmark:
-        "logs/{dataset}/run{run}/extract_embeddings_ddb_seed{seed}.tsv"
-    wildcard_constraints:
-        dataset=one_of(WITH_DDB),
-    params:
-        transform=setting("transform"),
-        # its features are of the network's own head, which nothing standardises
-        settings=lambda wildcards: {**SETTINGS["settings"][wildcards.dataset]["embeddings"], "standardise": None},
-        decode_size=decode_size,
-        device=config["device"],
-        compute=COMPUTE,
-    message:
-        "Embedding {wildcards.dataset}, run {wildcards.run}, with DDB's network of seed {wildcards.seed}"

@@ -33,6 +33,9 @@ rule measure_edits:
     conda:
         "../../environment.yml"
     threads: config["training_threads"]
+    resources:
+        mem_mb=memory(2000, 3, "train", "val"),
+        runtime=120,
     params:
         edits=setting("edits"),
     message:
@@ -53,6 +56,10 @@ rule tabulate_edits:
         "logs/tabulate_edits.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=10,
     message:
         "Making the table of HSFM's edits"
     script:
@@ -76,6 +83,10 @@ rule draw_edits:
         dataset=one_of([name for name in WITH_EDITS if name in WITH_IMAGES]),
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000, 3, "train", "val"),
+        runtime=60,
     params:
         decode_size=decode_size,
     message:
@@ -120,6 +131,8 @@ rule decode_edits:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
+        mem_mb=memory(16000),
+        runtime=240,
     params:
         unclip=setting("unclip"),
         stamps=lambda wildcards: folder_stamp(SETTINGS["settings"][wildcards.dataset]["unclip"]["model"]["name"]),

@@ -13,6 +13,10 @@ rule export_model:
         "logs/{dataset}/run{run}/export_{method}_seed{seed}.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000),
+        runtime=10,
     message:
         "Exporting the network with the {wildcards.method} head of seed {wildcards.seed}: {wildcards.dataset}, run {wildcards.run}"
     script:

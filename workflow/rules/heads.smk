@@ -15,6 +15,10 @@ rule read_erm_head:
         dataset=one_of(WITH_HEAD),
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=10,
     message:
         "Reading ERM's own head of {wildcards.dataset}, run {wildcards.run}"
     script:
@@ -35,6 +39,10 @@ rule fit_erm_head:
         dataset=one_of(WITHOUT_HEAD),
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 4, "train"),
+        runtime=240,
     params:
         settings=setting("erm_head"),
     message:
@@ -56,6 +64,10 @@ rule build_hard_set:
         "logs/{dataset}/run{run}/build_hard_set.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 3, "pool"),
+        runtime=30,
     params:
         settings=setting("hard_set"),
     message:
@@ -82,8 +94,11 @@ rule fit_hsfm:
     priority: 50
     conda:
         "../../environment.yml"
+    threads: 1
     resources:
         gpu=gpus,
+        mem_mb=memory(4000, 3, "train", "val"),
+        runtime=120,
     params:
         settings=setting("hsfm"),
         hard_set=setting("hard_set"),
@@ -107,6 +122,10 @@ rule fit_dfr:
         "logs/{dataset}/run{run}/fit_dfr.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 4, "val"),
+        runtime=240,
     params:
         settings=setting("dfr"),
         seeds=config["seeds"],
@@ -128,6 +147,10 @@ rule fit_llr:
         "logs/{dataset}/run{run}/fit_llr.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 4, "val"),
+        runtime=240,
     params:
         settings=setting("llr"),
         seeds=config["seeds"],
@@ -150,6 +173,10 @@ rule score_heads:
         "logs/{dataset}/run{run}/score_{method}.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 2, "embeddings"),
+        runtime=60,
     message:
         "Scoring {wildcards.method} on {wildcards.dataset}, run {wildcards.run}"
     script:

@@ -17,6 +17,10 @@ rule make_tables:
         "logs/make_tables.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=10,
     message:
         "Making the tables"
     script:
@@ -37,6 +41,10 @@ rule draw_figure:
         figure="examples|training|groups|hard_set",
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=10,
     message:
         "Drawing {wildcards.figure} of {wildcards.dataset}"
     script:
@@ -56,6 +64,10 @@ rule write_card:
         "logs/{dataset}/write_card.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=10,
     message:
         "Describing {wildcards.dataset}"
     script:

@@ -13,8 +13,11 @@ rule sweep_hsfm:
     priority: 50
     conda:
         "../../environment.yml"
+    threads: 1
     resources:
         gpu=gpus,
+        mem_mb=memory(4000, 3, "train", "val", "test"),
+        runtime=720,
     params:
         settings=settings_of("sweep", "hsfm", "hard_set"),
         device=config["device"],
@@ -36,6 +39,10 @@ rule gather_sweep:
         "logs/{dataset}/run{run}/gather_sweep.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=10,
     message:
         "Gathering the sweep of {wildcards.dataset}, run {wildcards.run}"
     script:
@@ -55,8 +62,11 @@ rule ablate_hsfm:
     priority: 50
     conda:
         "../../environment.yml"
+    threads: 1
     resources:
         gpu=gpus,
+        mem_mb=memory(4000, 3, "train", "val", "test"),
+        runtime=240,
     params:
         settings=setting("hsfm"),
         hard_set=setting("hard_set"),
@@ -80,6 +90,10 @@ rule bias_validation:
         "logs/{dataset}/run{run}/bias_validation.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 4, "train", "val", "test"),
+        runtime=720,
     params:
         settings=settings_of("validation_bias", "hsfm", "hard_set", "dfr", "llr"),
     message:
@@ -104,6 +118,10 @@ rule tabulate_study:
         study="sweep|ablations|validation_bias",
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=10,
     message:
         "Making the table of {wildcards.study}"
     script:
@@ -124,6 +142,10 @@ rule draw_study:
         study="sweep|validation_bias",
     conda:
         "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=10,
     message:
         "Drawing {wildcards.study} of {wildcards.dataset}"
     script:

@@ -1,5 +1,10 @@
 """Inpaint the object of every source image as another class, by a diffusion model."""
 
+from hsfm import job
+
+# before all else: diffusers asks CUDA for its devices when it is imported
+job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
+
 import json
 from collections.abc import Iterator, Sequence
 
@@ -9,19 +14,19 @@ import transformers
 from diffusers import StableDiffusionInpaintPipeline
 from tqdm import tqdm
 
-from hsfm import job
 from hsfm.device import Compute, choose_device
 from hsfm.diffusion.inpaint import inpaint_parts
 from hsfm.diffusion.models import choose_dtype, find_model, load_pipeline, to_device
-from hsfm.files import read_safetensors, require, write_in_shards
+from hsfm.files import read_safetensors, require
 from hsfm.generated import GENERATED, OBJECTS, as_table, plan, read_mask, read_table
+from hsfm.parts import Shard, cut, write_in_parts
 from hsfm.pixel_cache import CacheFiles
 from hsfm.source import open_pictures
 
-BATCHES = 8  # of a shard; what a killed job loses at most
+BATCHES = 8  # of a part; what a killed job loses at most
 
 
-def inpaint_objects(inputs: dict, output: str, cache: CacheFiles | None, settings: dict) -> None:
+def inpaint_objects(inputs: dict, output: str, shard: Shard, cache: CacheFiles | None, settings: dict) -> None:
     objects, about = read_table(inputs["objects"], OBJECTS)
     compute = Compute(choose_device(settings["device"]), **settings["compute"])
     models, ddb = settings["models"], settings["ddb"]
@@ -34,17 +39,19 @@ def inpaint_objects(inputs: dict, output: str, cache: CacheFiles | None, setting
     rows = plan(objects, about["classes"], images_per_source=ddb["images_per_source"], seed=ddb["seed"], tokens=names)
     masks = {one.image_id: read_mask(one.mask) for one in objects.itertuples() if one.mask is not None}
     pictures = open_pictures(inputs["images"], cache)
-    size, shard = tuple(drawing["size"]), BATCHES * drawing["batch_size"]
+    size = tuple(drawing["size"])
+    parts = cut(rows, BATCHES * drawing["batch_size"])
+    share = shard.take(len(parts))
     about = {
         **about,
         "generator": "diffusion",
         "models": {**about["models"], "text_to_image": learnt_on, "inpainting": model.origin},
     }
-    bar = tqdm(total=len(rows), desc="inpainting", unit="image", disable=None)
+    bar = tqdm(total=sum(len(parts[number]) for number in share), desc="inpainting", unit="image", disable=None)
 
-    def shards(missing: Sequence[int]) -> Iterator[pa.Table]:
-        parts = [rows.iloc[number * shard : (number + 1) * shard] for number in missing]
-        for finished in inpaint_parts(pipeline, parts, pictures, masks, **{**drawing, "size": size}, compute=compute):
+    def make(missing: Sequence[int]) -> Iterator[pa.Table]:
+        chosen = [parts[number] for number in missing]
+        for finished in inpaint_parts(pipeline, chosen, pictures, masks, **{**drawing, "size": size}, compute=compute):
             bar.update(len(finished))
             yield as_table(finished, GENERATED, about)
 
@@ -55,7 +62,7 @@ def inpaint_objects(inputs: dict, output: str, cache: CacheFiles | None, setting
         str(compute.device),
     )
     # PNG is compressed already
-    write_in_shards(output, -(-len(rows) // shard), shards, depends_on=depends_on, compression="none")
+    write_in_parts(output, share, make, depends_on=depends_on, compression="none")
     bar.close()
 
 
@@ -84,10 +91,10 @@ def add_tokens(
     return names, json.loads(metadata["model"])
 
 
-job.start(snakemake.log[0])
 inpaint_objects(
     dict(snakemake.input.items()),
     snakemake.output.generated,
+    Shard.named(snakemake.wildcards.get("shard")),
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )

@@ -3,23 +3,24 @@
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm import tqdm
 
 from hsfm import job
 from hsfm.classifier import read_classifier
 from hsfm.device import Compute, choose_device
-from hsfm.files import write_in_shards
 from hsfm.images import read_images
 from hsfm.masks import Masks, as_table, find_masks, pack
+from hsfm.parts import Shard, cut, write_in_parts
 from hsfm.pixel_cache import CacheFiles
 from hsfm.pixels import Images, feed
 from hsfm.source import open_source
 
-SHARD = 2048  # images; what a killed job loses at most
+BATCHES = 8  # of a part; what a killed job loses at most
 
 
-def make_masks(inputs: dict, output: str, split: str, cache: CacheFiles | None, settings: dict) -> None:
+def make_masks(inputs: dict, output: str, split: str, shard: Shard, cache: CacheFiles | None, settings: dict) -> None:
     model = read_classifier(inputs["checkpoint"], inputs["heads"], standardisation=inputs["standardisation"])
     table = read_images(inputs["images"])
     rows = table.split(split)
@@ -34,10 +35,12 @@ def make_masks(inputs: dict, output: str, split: str, cache: CacheFiles | None, 
         "checkpoint_sha256": model.checkpoint_sha256,
         "transform": transform,
     }
-    bar = tqdm(total=len(rows), desc=f"masking {split}", unit="image", disable=None)
+    parts = cut(rows, BATCHES * masking["batch_size"])
+    share = shard.take(len(parts))
+    n = sum(len(parts[number]) for number in share)
+    bar = tqdm(total=n, desc=f"masking {split}", unit="image", disable=None)
 
-    def shard(number: int) -> Masks:
-        part = rows.iloc[number * SHARD : (number + 1) * SHARD]
+    def masks_of(part: pd.DataFrame) -> Masks:
         y = torch.tensor(part["y"].to_numpy(np.int64), device=compute.device)
 
         def batches() -> Iterator[tuple[Images, torch.Tensor]]:
@@ -72,20 +75,21 @@ def make_masks(inputs: dict, output: str, split: str, cache: CacheFiles | None, 
         )
 
     files = [*(inputs[name] for name in ("checkpoint", "heads", "standardisation", "images")), *inputs["code"]]
-    write_in_shards(
+    write_in_parts(
         output,
-        -(-len(rows) // SHARD),
-        lambda missing: (as_table(shard(number)) for number in missing),
+        share,
+        lambda missing: (as_table(masks_of(parts[number])) for number in missing),
         depends_on=job.depends_on(settings, files, str(compute.device)),
     )
     bar.close()
 
 
-job.start(snakemake.log[0])
+job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 make_masks(
     dict(snakemake.input.items()),
     snakemake.output.masks,
     snakemake.wildcards.split,
+    Shard.named(snakemake.wildcards.get("shard")),
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )

@@ -1,23 +1,29 @@
 """Paste objects of one class into scenes of another, out of which their own object is erased."""
 
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
 from tqdm import tqdm
 
 from hsfm import job
 from hsfm.cut_paste import cut_paste, leaves_surroundings
-from hsfm.files import write_parquet
 from hsfm.generated import GENERATED, NOTHING_FOUND, OBJECTS, as_png, as_table, mask_as_png, plan, read_mask, read_table
+from hsfm.parts import Shard, cut, write_in_parts
 from hsfm.pixel_cache import CacheFiles
 from hsfm.source import open_pictures
 
+PART = 64  # images; what a killed job loses at most
 NO_DONOR = "no object was found in any source of the class"
 NO_SCENE = "the object covers the whole source"
 
 
-def paste_objects(inputs: dict, output: str, cache: CacheFiles | None, ddb: dict, threads: int) -> None:
+def paste_objects(
+    inputs: dict, output: str, shard: Shard, cache: CacheFiles | None, settings: dict, threads: int
+) -> None:
     objects, about = read_table(inputs["objects"], OBJECTS)
+    about, ddb = {**about, "generator": "cut_paste"}, settings["ddb"]
     masks = {one.image_id: read_mask(one.mask) for one in objects.itertuples() if one.mask is not None}
     donors = {y: [one for one in part["image_id"] if one in masks] for y, part in objects.groupby("y")}
     pictures = open_pictures(inputs["images"], cache)
@@ -43,19 +49,31 @@ def paste_objects(inputs: dict, output: str, cache: CacheFiles | None, ddb: dict
         }
 
     rows = plan(objects, about["classes"], images_per_source=ddb["images_per_source"], seed=ddb["seed"])
-    with ThreadPoolExecutor(threads) as pool:
-        made = pool.map(paste, rows.to_dict("records"))
-        finished = list(tqdm(made, "pasting", len(rows), unit="image", disable=None))
-    about = {**about, "generator": "cut_paste"}
+    parts = cut(rows, PART)
+    share = shard.take(len(parts))
+    bar = tqdm(total=sum(len(parts[number]) for number in share), desc="pasting", unit="image", disable=None)
+
+    def make(missing: Sequence[int]) -> Iterator[pa.Table]:
+        with ThreadPoolExecutor(threads) as pool:
+            for number in missing:
+                made = []
+                for row in pool.map(paste, parts[number].to_dict("records")):
+                    made.append(row)
+                    bar.update(1)
+                yield as_table(made, GENERATED, about)
+
+    files = [inputs["images"], inputs["objects"], *inputs["code"]]
     # PNG is compressed already
-    write_parquet(output, as_table(finished, GENERATED, about), {}, row_group_size=64, compression="none")
+    write_in_parts(output, share, make, depends_on=job.depends_on(settings, files, "cpu"), compression="none")
+    bar.close()
 
 
 job.start(snakemake.log[0])
 paste_objects(
     dict(snakemake.input.items()),
     snakemake.output.generated,
+    Shard.named(snakemake.wildcards.get("shard")),
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
-    snakemake.params.ddb,
+    dict(snakemake.params.items()),
     snakemake.threads,
 )

@@ -1,21 +1,25 @@
 """Find the object of every source image by GroundingDINO and SAM."""
 
+from hsfm import job
+
+# before all else: diffusers asks CUDA for its devices when it is imported
+job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
+
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import transformers
 from tqdm import tqdm
 
-from hsfm import job
 from hsfm.device import Compute, choose_device
 from hsfm.diffusion.models import find_model
 from hsfm.diffusion.segment import Segmenter
-from hsfm.files import write_in_shards
 from hsfm.generated import OBJECTS, SOURCES, as_table, mask_as_png, read_table
+from hsfm.parts import write_in_parts
 from hsfm.pixel_cache import CacheFiles
 from hsfm.source import open_pictures
 
-SHARD = 64  # images; what a killed job loses at most
+PART = 64  # images; what a killed job loses at most
 
 
 def segment_objects(inputs: dict, output: str, cache: CacheFiles | None, settings: dict) -> None:
@@ -32,9 +36,9 @@ def segment_objects(inputs: dict, output: str, cache: CacheFiles | None, setting
     pictures = open_pictures(inputs["images"], cache)
     bar = tqdm(total=len(sources), desc="segmenting", unit="image", disable=None)
 
-    def shards(missing: Sequence[int]) -> Iterator[pa.Table]:
+    def parts(missing: Sequence[int]) -> Iterator[pa.Table]:
         for number in missing:
-            part, rows = sources.iloc[number * SHARD : (number + 1) * SHARD], []
+            part, rows = sources.iloc[number * PART : (number + 1) * PART], []
             for first in range(0, len(part), settings["segment"]["batch_size"]):
                 batch = part.iloc[first : first + settings["segment"]["batch_size"]]
                 for source, one in zip(
@@ -56,13 +60,12 @@ def segment_objects(inputs: dict, output: str, cache: CacheFiles | None, setting
 
     files = [inputs["images"], inputs["sources"], *inputs["code"]]
     origins = {**settings, "origins": about["models"], "transformers": transformers.__version__}
-    write_in_shards(
-        output, -(-len(sources) // SHARD), shards, depends_on=job.depends_on(origins, files, str(compute.device))
+    write_in_parts(
+        output, range(-(-len(sources) // PART)), parts, depends_on=job.depends_on(origins, files, str(compute.device))
     )
     bar.close()
 
 
-job.start(snakemake.log[0])
 segment_objects(
     dict(snakemake.input.items()),
     snakemake.output.objects,
