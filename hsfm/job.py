@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,17 +33,19 @@ class _Once(logging.Filter):
 def start(log: str | Path, *, gpus: int = 0, device: str = "auto") -> None:
     """Log progress to the file `log`, warnings to the terminal too, each once; take GPUs that no other job has.
 
-    An error about input (ValueError, FileNotFoundError) ends the process with its one line on the terminal; the
-    traceback is in the log. gpus: how many the job was given. device: the setting; one that names its GPU (`cuda:1`)
-    is left with that. To be called before anything asks CUDA for its devices.
+    An error about input (ValueError, FileNotFoundError), and one of the disk that names its file, ends the process with
+    its one line on the terminal; the traceback is in the log. gpus: how many the job was given. device: the setting;
+    one that names its GPU (`cuda:1`) is left with that. To be called before anything asks CUDA for its devices.
     """
     _log_to(log, "w", [_terminal()])
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        with open(log, "a") as file:
+        with suppress(OSError), open(log, "a") as file:  # whose disk may be full
             traceback.print_exception(kind, error, trace, file=file)
         if issubclass(kind, ValueError | FileNotFoundError):
             print(f"ERROR: {error}", file=sys.stderr)
+        elif isinstance(error, OSError) and error.filename is not None:
+            print(f"ERROR: {error.filename}: {error.strerror}", file=sys.stderr)
         else:
             sys.__excepthook__(kind, error, trace)
 
@@ -81,6 +84,7 @@ def _terminal() -> logging.Handler:
 
 
 def _log_to(log: str | Path, mode: str, others: Iterable[logging.Handler], level: int = logging.NOTSET) -> None:
+    Path(log).parent.mkdir(parents=True, exist_ok=True)  # Snakemake has made it, but somebody may tidy up meanwhile
     handler = logging.FileHandler(log, mode=mode)
     handler.setLevel(level)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))

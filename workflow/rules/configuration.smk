@@ -46,6 +46,14 @@ def check_config(config):
         sys.exit(1)
 
 
+def check_writable(*folders):
+    """Stop with one line where a folder that is there takes no files, before the first job finds out."""
+    for folder in folders:
+        if Path(folder).exists() and not os.access(folder, os.W_OK):
+            logger.error(f"ERROR: {Path(folder).resolve()}: is read-only, but the workflow writes there")
+            sys.exit(1)
+
+
 def inherit(config):
     """Give each dataset the settings of its `base` that it does not have itself.
 

@@ -15,7 +15,7 @@ from diffusers import StableUnCLIPImg2ImgPipeline
 from torch import Tensor
 from tqdm import tqdm
 
-from hsfm import edit_report, figures
+from hsfm import edit_figures, figures
 from hsfm.augment import prepare
 from hsfm.clip import PREFIX, ZeroShot
 from hsfm.device import Compute, choose_device
@@ -103,7 +103,7 @@ def as_table(rows: pd.DataFrame, pictures: dict, judged: dict, about: dict) -> p
 
 
 def draw(table: pa.Table, originals: Callable, names: object, outputs: list[str]) -> None:
-    figure = edit_report.draw_decoded(
+    figure = edit_figures.draw_decoded(
         [
             {
                 "name": f"{names.class_names[row['y']]},\n"
