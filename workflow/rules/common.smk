@@ -89,7 +89,7 @@ def date_changed_code():
     files = [*ROOT.glob("hsfm/**/*.py"), *ROOT.glob("workflow/scripts/*.py")]
     found = {os.path.relpath(path): sha256(path) for path in files}
     for path, digest in found.items():
-        if before.get(path, digest) != digest:
+        if before.get(path, digest) != digest and os.access(path, os.W_OK):  # not in a read-only installation
             os.utime(path)
     if found != before:
         with write_atomically(kept) as temporary:
@@ -224,7 +224,7 @@ def setting(section):
 
     # Snakemake's lookup walks through all settings of all datasets, which takes a second of the paper's plan
     def found(wildcards):
-        return functools.reduce(dict.__getitem__, section.split("/"), SETTINGS["settings"][wildcards.dataset])
+        return functools.reduce(dict.__getitem__, Path(section).parts, SETTINGS["settings"][wildcards.dataset])
 
     return found
 
