@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ LLR = f"{RUN}/llr/heads.safetensors"
 # What a user would say here, of a partition's longest time and of jobs that take about ten seconds; the rest is the
 # profile as it is.
 PROFILE = ["--profile", "profiles/slurm", "--resources", "gpu=1", f"runtime={MINUTES}"]
-PROFILE += ["--slurm-init-seconds-before-status-checks", "12"]
+PROFILE += ["--slurm-init-seconds-before-status-checks", "4"]
 
 
 def slurm(*command: str) -> str:
@@ -104,15 +105,46 @@ def wait_for(what: str, condition, output: Path, seconds: int = 150):
     pytest.fail(f"waited {seconds} s for {what}:\n{output.read_text()}")
 
 
-def start(folder: Path, output: Path, *arguments: str) -> subprocess.Popen:
+@contextmanager
+def snakemake_under_slurm(folder: Path, output: Path, *arguments: str):
+    """A Snakemake that runs beside the test. Leaves nothing behind, whatever becomes of the test."""
     with output.open("w") as out:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "snakemake", *PROFILE, *arguments],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(folder)},
             stdout=out,
             stderr=subprocess.STDOUT,
         )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def finished(folder: Path, output: Path, *arguments: str) -> tuple[int, str]:
+    """What Snakemake returned, and what it said."""
+    with snakemake_under_slurm(folder, output, *arguments) as process:
+        try:
+            return process.wait(timeout=200), output.read_text()
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"no end after 200 s:\n{output.read_text()}")
+
+
+def clean_up(folder: Path) -> None:
+    """Cancel the jobs of a folder, and end what of them lives on this machine.
+
+    A Snakemake that gets SIGTERM from `scancel` just as its own job ends may hang, and without cgroups Slurm forgets it.
+    """
+    jobs = [job["JobId"] for job in records(folder) if job["JobState"] in ("RUNNING", "PENDING", "COMPLETING")]
+    if jobs:
+        slurm("scancel", *jobs)
+        time.sleep(1)
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # ended in the meantime
+            if str(folder) in (process / "cmdline").read_text():
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def recover(folder: Path) -> None:
@@ -154,29 +186,23 @@ def run(tmp_path_factory):
     def running(rule):
         return lambda: [job for job in of_rule(records(folder), rule) if job["JobState"] == "RUNNING"]
 
-    process = start(folder, output, *FEW, "--", TABLE)
     try:
-        # its log: it is not Snakemake that runs by now, but the script
-        wait_for("the training", (folder / "logs/minibirds/run0/train_erm.log").exists, output)
-        cancelled = running("train_erm")()[0]["JobId"]
-        slurm("scancel", cancelled)
-        orphan = wait_for("the embeddings", running("extract_embeddings"), output)[0]["JobId"]
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        with snakemake_under_slurm(folder, output, *FEW, "--", TABLE) as process:
+            # its log: it is not Snakemake that runs by now, but the script
+            wait_for("the training", (folder / "logs/minibirds/run0/train_erm.log").exists, output)
+            cancelled = running("train_erm")()[0]["JobId"]
+            slurm("scancel", cancelled)
+            orphan = wait_for("the embeddings", running("extract_embeddings"), output)[0]["JobId"]
+            process.send_signal(signal.SIGKILL)
+            process.wait()
         (after,) = [job["JobState"] for job in records(folder) if job["JobId"] == orphan]
         recover(folder)
-        again = folder.parent / "again.log"
-        process = start(folder, again, *FEW, "--", TABLE)
-        assert process.wait(timeout=240) == 0, again.read_text()
+        code, said = finished(folder, folder.parent / "again.log", *FEW, "--", TABLE)
+        assert code == 0, said
         local.result()
         yield Disturbed(folder, undisturbed, cancelled, orphan, output.read_text(), after)
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        left = [job["JobId"] for job in records(folder) if job["JobState"] in ("RUNNING", "PENDING", "COMPLETING")]
-        if left:
-            slurm("scancel", *left)
+        clean_up(folder)
 
 
 def test_slurm_ran_the_jobs_with_the_gpu_and_memory_that_they_ask_for(run):
@@ -231,9 +257,13 @@ def test_a_failing_job_is_reported_with_its_log_and_one_killed_for_memory_comes_
     output = tmp_path / "output.log"
     # far too little for torch, and then enough
     memory = ["--set-resources", "fit_llr:mem_mb=300 * 8 ** (attempt - 1)"]
-    process = start(folder, output, *FEW, "--retries", "1", *memory, "--forcerun", "fit_hsfm", "--", hsfm, LLR)
-    assert process.wait(timeout=240) == 1, output.read_text()
-    said = output.read_text()
+    try:
+        code, said = finished(
+            folder, output, *FEW, "--retries", "1", *memory, "--forcerun", "fit_hsfm", "--", hsfm, LLR
+        )
+    finally:
+        clean_up(folder)
+    assert code == 1, said
 
     failed = of_rule(records(folder), "fit_hsfm")
     assert states(failed) == ["FAILED", "FAILED"]
