@@ -29,7 +29,7 @@ LLR = f"{RUN}/llr/heads.safetensors"
 # What a user would say here, of a partition's longest time and of jobs that take about ten seconds; the rest is the
 # profile as it is.
 PROFILE = ["--profile", "profiles/slurm", "--resources", "gpu=1", f"runtime={MINUTES}"]
-PROFILE += ["--slurm-init-seconds-before-status-checks", "4"]
+PROFILE += ["--slurm-init-seconds-before-status-checks", "6"]
 
 
 def slurm(*command: str) -> str:
