@@ -12,6 +12,7 @@ include: "workflow/rules/configuration.smk"
 
 
 check_config(config)
+check_writable(".")
 
 
 if config["container"] is not None:
@@ -50,6 +51,10 @@ rule all:
         TABLES_OF_STUDIES,
         TABLES_OF_EDITS,
         FIGURES,
+
+
+onstart:
+    check_writable("results", "logs")
 
 
 onsuccess:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import dac, ddb, edits, meta, scale, throughput
+from benchmarks import dac, ddb, edits, meta, overhead, scale, throughput
 from hsfm.meta import Shared
 
 
@@ -83,6 +83,19 @@ def test_measuring_edits_is_timed(monkeypatch, capfd):
     edits.main()
     found = re.fullmatch(r"([0-9.]+) s, ([0-9.]+) GB at most\n", capfd.readouterr().out)
     assert all(float(number) > 0 for number in found.groups())
+
+
+def test_the_workflows_overhead_is_what_no_script_works_in(monkeypatch, capsys):
+    assert overhead.covered([(0, 2), (1, 3), (5, 6), (5.5, 5.7)]) == 4
+    target = ["--", "results/minibirds/pixels.npy", "--configfile", "config/minimal.yaml"]
+    monkeypatch.setattr(sys, "argv", ["overhead", "--cores", "1", "--stages", *target])
+    overhead.main()
+    *_, row, stage = capsys.readouterr().out.splitlines()
+    cores, jobs, wall, work, busy, share = (float(cell.strip().removesuffix(" %")) for cell in row.split("|")[1:-1])
+    assert (cores, jobs) == (1, 1)
+    assert 0 < busy == work < wall
+    assert share == pytest.approx(100 * (1 - busy / wall), abs=1)
+    assert re.fullmatch(r"pack_images: 1 jobs, [0-9.]+ s of loading, [0-9.]+ s of work", stage)
 
 
 def test_memory_of_stages_that_grow_is_measured(tmp_path, capsys):
