@@ -295,6 +295,12 @@ MISTAKES = {
     "settings={minibirds: {backbone: {pretrained: true}}}": (
         "settings/minibirds/backbone: small_resnet has no pretrained weights"
     ),
+    "settings={minibirds: {transform: modle}}": (
+        "settings/minibirds/transform: 'modle' is not of type 'object', or model"
+    ),
+    "settings={minibirds: {transform: {resize: x}}}": (
+        "settings/minibirds/transform/resize: 'x' is not of type 'array', or null"
+    ),
     "settings={minibirds: {images: {source: birds}}}": (
         "settings/minibirds/images/source: unknown value 'birds'; allowed are minibirds"
     ),
