@@ -6,7 +6,7 @@ is the method and how much is the validation data.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,10 +14,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
-from tqdm import tqdm
 
 from hsfm.embeddings import Embeddings
 from hsfm.head import Head, stack
+from hsfm.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +41,8 @@ def fit_dfr(
             raise ValueError(f"DFR: group {name!r} has 1 image in {val.dataset} {val.split}; tuning C needs at least 2")
         if count == 0:
             log.warning("DFR: group '%s' has no image in %s %s and is left out", name, val.dataset, val.split)
-    return stack(
-        [_fit_dfr(val, np.random.default_rng(seed), grid, fits, max_iter) for seed in _bar(seeds, "DFR", progress)]
-    )
+    with Progress("DFR", len(seeds) * (len(grid) + fits), "regression", shown=progress) as bar:
+        return stack([_fit_dfr(val, np.random.default_rng(seed), grid, fits, max_iter, bar.update) for seed in seeds])
 
 
 def fit_llr(
@@ -58,23 +57,35 @@ def fit_llr(
     x, y = val.features.numpy(), val.y.numpy()
 
     def fit(seed: int) -> Head:
-        c = tune(x, y, y, np.random.default_rng(seed), grid, max_iter, balance=False)
+        c = tune(x, y, y, np.random.default_rng(seed), grid, max_iter, balance=False, report=bar.update)
         scaler = StandardScaler().fit(x)
-        return _fold(*regress(scaler.transform(x), y, c, max_iter), scaler)
+        head = _fold(*regress(scaler.transform(x), y, c, max_iter), scaler)
+        bar.update()
+        return head
 
-    return stack([fit(seed) for seed in _bar(seeds, "LLR", progress)])
+    with Progress("LLR", len(seeds) * (len(grid) + 1), "regression", shown=progress) as bar:
+        return stack([fit(seed) for seed in seeds])
 
 
-def _fit_dfr(val: Embeddings, rng: np.random.Generator, grid: Sequence[float], fits: int, max_iter: int) -> Head:
+def _fit_dfr(
+    val: Embeddings,
+    rng: np.random.Generator,
+    grid: Sequence[float],
+    fits: int,
+    max_iter: int,
+    report: Callable[[int], None],
+) -> Head:
     x, y, group = val.features.numpy(), val.y.numpy(), val.group.numpy()
-    c = tune(x, y, group, rng, grid, max_iter, balance=True)
+    c = tune(x, y, group, rng, grid, max_iter, balance=True, report=report)
     # ASSUME: the scaler is fitted on validation features; the original repository fits it on train
     scaler = StandardScaler().fit(x)
     scaled = scaler.transform(x)
-    coefficients, intercepts = zip(
-        *(regress(scaled[rows], y[rows], c, max_iter) for rows in (balanced_rows(group, rng) for _ in range(fits))),
-        strict=True,
-    )
+    coefficients, intercepts = [], []
+    for _ in range(fits):
+        rows = balanced_rows(group, rng)
+        for fitted, of_all in zip(regress(scaled[rows], y[rows], c, max_iter), (coefficients, intercepts), strict=True):
+            of_all.append(fitted)
+        report(1)
     return _fold(np.mean(coefficients, axis=0), np.mean(intercepts, axis=0), scaler)
 
 
@@ -87,10 +98,12 @@ def tune(
     max_iter: int,
     *,
     balance: bool,
+    report: Callable[[int], None] = lambda n: None,
 ) -> float:
     """The C of `grid` whose regression on half of the rows has the best worst-part accuracy on the other half.
 
     part `[n]`: groups, or classes. balance: cut the training half to its smallest part. The first of equals wins.
+    report: is told of every regression.
     """
     fit_rows, judge_rows = halves(part, rng)
     if balance:
@@ -102,6 +115,7 @@ def tune(
         coefficients, intercepts = regress(x_fit, y[fit_rows], c, max_iter)
         weight, bias = _as_rows(coefficients, intercepts)
         correct = (x_judge @ weight.T + bias).argmax(axis=1) == y[judge_rows]
+        report(1)
         return min(correct[part[judge_rows] == p].mean() for p in np.unique(part))
 
     scores = [worst_part(c) for c in grid]
@@ -160,10 +174,6 @@ def _fold(coefficients: np.ndarray, intercepts: np.ndarray, scaler: StandardScal
     weight = weight / scaler.scale_
     bias = bias - weight @ scaler.mean_
     return Head(torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32))
-
-
-def _bar(seeds: Sequence[int], name: str, progress: bool) -> Iterable[int]:
-    return tqdm(seeds, name, unit="seed", disable=None if progress else True)
 
 
 def _check(seeds: Sequence[int], grid: Sequence[float], fits: int) -> None:

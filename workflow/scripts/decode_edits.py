@@ -13,7 +13,6 @@ import pyarrow as pa
 import torch
 from diffusers import StableUnCLIPImg2ImgPipeline
 from torch import Tensor
-from tqdm import tqdm
 
 from hsfm import edit_figures, figures
 from hsfm.augment import prepare
@@ -27,6 +26,7 @@ from hsfm.generated import as_png, read_png, seed_of
 from hsfm.images import read_names
 from hsfm.pixel_cache import CacheFiles
 from hsfm.pixels import pack
+from hsfm.progress import track
 from hsfm.source import open_pictures
 from hsfm.standardise import read_standardisation
 from hsfm.support import read_support
@@ -60,7 +60,7 @@ def decode_edits(inputs: dict, outputs: dict, cache: CacheFiles | None, settings
     made = decode(
         pipeline, torch.cat([before, after]), 2 * seeds, **drawing, size=tuple(unclip["size"]), compute=compute
     )
-    pictures = list(tqdm(made, "decoding", 2 * len(rows), unit="image", disable=None))
+    pictures = list(track(made, "decoding", "image", 2 * len(rows)))
     pictures = {"before": pictures[: len(rows)], "after": pictures[len(rows) :]}
     judged = {when: judge(part) for when, part in pictures.items()}
     described = {"dataset": names.dataset, "prompts": unclip["prompts"], "model": model.origin}

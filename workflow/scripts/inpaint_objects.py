@@ -12,7 +12,6 @@ import diffusers
 import pyarrow as pa
 import transformers
 from diffusers import StableDiffusionInpaintPipeline
-from tqdm import tqdm
 
 from hsfm.device import Compute, choose_device
 from hsfm.diffusion.inpaint import inpaint_parts
@@ -21,6 +20,7 @@ from hsfm.files import read_safetensors, require
 from hsfm.generated import GENERATED, OBJECTS, as_table, plan, read_mask, read_table
 from hsfm.parts import Shard, cut, write_in_parts
 from hsfm.pixel_cache import CacheFiles
+from hsfm.progress import Progress
 from hsfm.source import open_pictures
 
 BATCHES = 8  # of a part; what a killed job loses at most
@@ -47,7 +47,7 @@ def inpaint_objects(inputs: dict, output: str, shard: Shard, cache: CacheFiles |
         "generator": "diffusion",
         "models": {**about["models"], "text_to_image": learnt_on, "inpainting": model.origin},
     }
-    bar = tqdm(total=sum(len(parts[number]) for number in share), desc="inpainting", unit="image", disable=None)
+    bar = Progress("inpainting", sum(len(parts[number]) for number in share), "image")
 
     def make(missing: Sequence[int]) -> Iterator[pa.Table]:
         chosen = [parts[number] for number in missing]

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from hsfm import job
 from hsfm.classifier import read_classifier
@@ -15,6 +14,7 @@ from hsfm.masks import Masks, as_table, find_masks, pack
 from hsfm.parts import Shard, cut, write_in_parts
 from hsfm.pixel_cache import CacheFiles
 from hsfm.pixels import Images, feed
+from hsfm.progress import Progress
 from hsfm.source import open_source
 
 BATCHES = 8  # of a part; what a killed job loses at most
@@ -38,7 +38,7 @@ def make_masks(inputs: dict, output: str, split: str, shard: Shard, cache: Cache
     parts = cut(rows, BATCHES * masking["batch_size"])
     share = shard.take(len(parts))
     n = sum(len(parts[number]) for number in share)
-    bar = tqdm(total=n, desc=f"masking {split}", unit="image", disable=None)
+    bar = Progress(f"masking {split}", n, "image")
 
     def masks_of(part: pd.DataFrame) -> Masks:
         y = torch.tensor(part["y"].to_numpy(np.int64), device=compute.device)

@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from hsfm import job
 from hsfm.cut_paste import cut_paste, leaves_surroundings
 from hsfm.generated import GENERATED, NOTHING_FOUND, OBJECTS, as_png, as_table, mask_as_png, plan, read_mask, read_table
 from hsfm.parts import Shard, cut, write_in_parts
 from hsfm.pixel_cache import CacheFiles
+from hsfm.progress import Progress
 from hsfm.source import open_pictures
 
 PART = 64  # images; what a killed job loses at most
@@ -51,7 +51,7 @@ def paste_objects(
     rows = plan(objects, about["classes"], images_per_source=ddb["images_per_source"], seed=ddb["seed"])
     parts = cut(rows, PART)
     share = shard.take(len(parts))
-    bar = tqdm(total=sum(len(parts[number]) for number in share), desc="pasting", unit="image", disable=None)
+    bar = Progress("pasting", sum(len(parts[number]) for number in share), "image")
 
     def make(missing: Sequence[int]) -> Iterator[pa.Table]:
         with ThreadPoolExecutor(threads) as pool:

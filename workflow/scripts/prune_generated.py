@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import torch
-from tqdm import tqdm
 
 from hsfm import job
 from hsfm.baselines.ddb import Pairs, class_confidence, judge, why_not
@@ -16,6 +15,7 @@ from hsfm.generated import GENERATED, PRUNED, as_table, read_mask, read_png
 from hsfm.head import read_heads
 from hsfm.pixel_cache import CacheFiles
 from hsfm.pixels import pack
+from hsfm.progress import Progress
 from hsfm.source import open_pictures
 
 
@@ -45,7 +45,7 @@ def prune_generated(inputs: dict, output: str, cache: CacheFiles | None, setting
                 y=torch.tensor([row["y"] for row in made]),
             )
 
-    with tqdm(desc="pruning", unit="image", disable=None) as bar:
+    with Progress("pruning", None, "image") as bar:
         for judged in judge(
             model.trained.network,
             pairs(),

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import transformers
-from tqdm import tqdm
 
 from hsfm.device import Compute, choose_device
 from hsfm.diffusion.models import find_model
@@ -17,6 +16,7 @@ from hsfm.diffusion.segment import Segmenter
 from hsfm.generated import OBJECTS, SOURCES, as_table, mask_as_png, read_table
 from hsfm.parts import write_in_parts
 from hsfm.pixel_cache import CacheFiles
+from hsfm.progress import Progress
 from hsfm.source import open_pictures
 
 PART = 64  # images; what a killed job loses at most
@@ -34,7 +34,7 @@ def segment_objects(inputs: dict, output: str, cache: CacheFiles | None, setting
     about |= {"source": "GroundingDINO and SAM", "models": {name: model.origin for name, model in found.items()}}
     segmenting = {key: value for key, value in settings["segment"].items() if key != "batch_size"}
     pictures = open_pictures(inputs["images"], cache)
-    bar = tqdm(total=len(sources), desc="segmenting", unit="image", disable=None)
+    bar = Progress("segmenting", len(sources), "image")
 
     def parts(missing: Sequence[int]) -> Iterator[pa.Table]:
         for number in missing:

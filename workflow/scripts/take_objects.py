@@ -6,6 +6,7 @@ from hsfm.files import write_parquet
 from hsfm.generated import OBJECTS, SOURCES, as_table, mask_as_png, read_table
 from hsfm.masks import read_masks, unpack
 from hsfm.pixel_cache import CacheFiles
+from hsfm.progress import track
 from hsfm.source import open_pictures
 
 
@@ -21,7 +22,8 @@ def take_objects(inputs: dict, output: str, cache: CacheFiles | None, transform:
     masks = masks.of(sources["image_id"])
     pictures = open_pictures(inputs["images"], cache)
     rows = []
-    for source, seen in zip(sources.itertuples(), unpack(masks.packed, masks.size), strict=True):
+    both = zip(sources.itertuples(), unpack(masks.packed, masks.size), strict=True)
+    for source, seen in track(both, "taking objects", "image", len(sources)):
         (picture,) = pictures([source.image_id])
         mask = hide_masks(seen, picture.shape[:2], transform).numpy()
         there = bool(mask.any())
