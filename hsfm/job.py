@@ -173,7 +173,10 @@ def finish(what: str, result: str) -> None:
     where = place(_job.log).replace(",", "")
     summary = f"{what} {where}: {result}" if where else f"{what}: {result}"
     log.info("%s (%s)", summary, progress.duration(time.monotonic() - _job.began))
-    record = {"summary": summary, **resources(), **_job.used, "versions": versions()}
+    elsewhere = dict(_job.used)
+    found = versions()
+    found["driver"] = elsewhere.pop("driver", None) or found["driver"]
+    record = {"summary": summary, **resources(), **elsewhere, "versions": found}
     with write_atomically(_job.log.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
     if os.environ.get("HSFM_QUIET") != "yes":
@@ -181,8 +184,9 @@ def finish(what: str, result: str) -> None:
 
 
 def used(**resources: Any) -> None:
-    """What other processes of this job computed on, for its record: device, gpu_memory_mb."""
-    _job.used.update(resources)
+    """What other processes of this job computed on, for its record: device, gpu_memory_mb, driver."""
+    if _job is not None:
+        _job.used.update(resources)
 
 
 def resources() -> dict[str, Any]:

@@ -23,13 +23,21 @@ log = logging.getLogger(__name__)
 
 
 def fit_dfr(
-    val: Embeddings, *, seeds: Sequence[int], grid: Sequence[float], fits: int, max_iter: int, progress: bool = True
+    val: Embeddings,
+    *,
+    seeds: Sequence[int],
+    grid: Sequence[float],
+    fits: int,
+    max_iter: int,
+    progress: bool = True,
+    chosen: list[float] | None = None,
 ) -> Head:
     """DFR heads `[s c d]` on raw features, one per seed.
 
     grid: inverse strengths C of the L1 penalty, tuned by worst-group accuracy. fits: regressions on fresh
     group-balanced subsamples of val whose coefficients are averaged. max_iter: of liblinear. progress: show a bar on a
-    terminal. Raises ValueError naming a group with fewer than two images, and where an attribute of val is unknown.
+    terminal. chosen: is given the C of every seed. Raises ValueError naming a group with fewer than two images, and
+    where an attribute of val is unknown.
     """
     _check(seeds, grid, fits)
     val.refuse_test("DFR")
@@ -42,15 +50,28 @@ def fit_dfr(
         if count == 0:
             log.warning("DFR: group '%s' has no image in %s %s and is left out", name, val.dataset, val.split)
     with Progress("DFR", len(seeds) * (len(grid) + fits), "regression", shown=progress) as bar:
-        return stack([_fit_dfr(val, np.random.default_rng(seed), grid, fits, max_iter, bar.update) for seed in seeds])
+        heads = []
+        for seed in seeds:
+            c, head = _fit_dfr(val, np.random.default_rng(seed), grid, fits, max_iter, bar.update)
+            heads.append(head)
+            if chosen is not None:
+                chosen.append(c)
+    return stack(heads)
 
 
 def fit_llr(
-    val: Embeddings, *, seeds: Sequence[int], grid: Sequence[float], max_iter: int, progress: bool = True
+    val: Embeddings,
+    *,
+    seeds: Sequence[int],
+    grid: Sequence[float],
+    max_iter: int,
+    progress: bool = True,
+    chosen: list[float] | None = None,
 ) -> Head:
     """LLR heads `[s c d]`: one regression on all of val, C tuned by worst-class accuracy; no group label is read.
 
     The seed shuffles only the halves that tune C, so heads of different seeds are equal where they agree on C.
+    chosen: is given the C of every seed.
     """
     _check(seeds, grid, 1)
     val.refuse_test("LLR")
@@ -60,6 +81,8 @@ def fit_llr(
         c = tune(x, y, y, np.random.default_rng(seed), grid, max_iter, balance=False, report=bar.update)
         scaler = StandardScaler().fit(x)
         head = _fold(*regress(scaler.transform(x), y, c, max_iter), scaler)
+        if chosen is not None:
+            chosen.append(c)
         bar.update()
         return head
 
@@ -74,7 +97,7 @@ def _fit_dfr(
     fits: int,
     max_iter: int,
     report: Callable[[int], None],
-) -> Head:
+) -> tuple[float, Head]:
     x, y, group = val.features.numpy(), val.y.numpy(), val.group.numpy()
     c = tune(x, y, group, rng, grid, max_iter, balance=True, report=report)
     # ASSUME: the scaler is fitted on validation features; the original repository fits it on train
@@ -86,7 +109,7 @@ def _fit_dfr(
         for fitted, of_all in zip(regress(scaled[rows], y[rows], c, max_iter), (coefficients, intercepts), strict=True):
             of_all.append(fitted)
         report(1)
-    return _fold(np.mean(coefficients, axis=0), np.mean(intercepts, axis=0), scaler)
+    return c, _fold(np.mean(coefficients, axis=0), np.mean(intercepts, axis=0), scaler)
 
 
 def tune(

@@ -34,7 +34,7 @@ from hsfm.support import read_support
 SIDE = 256  # pixels, in the figure
 
 
-def decode_edits(inputs: dict, outputs: dict, cache: CacheFiles | None, settings: dict) -> None:
+def decode_edits(inputs: dict, outputs: dict, cache: CacheFiles | None, settings: dict) -> str:
     edits, about = read_edits(inputs["edits"])
     names, unclip = read_names(inputs["images"]), settings["unclip"]
     if len(unclip["prompts"]) != len(names.attribute_names):
@@ -69,6 +69,7 @@ def decode_edits(inputs: dict, outputs: dict, cache: CacheFiles | None, settings
     job.log.info("CLIP sees another attribute after the edit in %d of %d pairs", sum(moved), len(moved))
     write_parquet(outputs["decoded"], table, {}, compression="none")
     draw(table, open_pictures(inputs["images"], cache), names, [outputs["png"], outputs["pdf"]])
+    return f"{sum(moved)} of {len(moved)} pairs"
 
 
 def judge_of(settings: dict, prompts: list[str], compute: Compute) -> Callable[[list[np.ndarray]], Tensor]:
@@ -128,9 +129,10 @@ def draw(table: pa.Table, originals: Callable, names: object, outputs: list[str]
         figures.save(figure, path)
 
 
-decode_edits(
+shown = decode_edits(
     dict(snakemake.input.items()),
     dict(snakemake.output.items()),
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )
+job.finish("CLIP", f"another attribute seen after the edit in {shown}")

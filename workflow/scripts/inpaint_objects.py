@@ -26,7 +26,7 @@ from hsfm.source import open_pictures
 BATCHES = 8  # of a part; what a killed job loses at most
 
 
-def inpaint_objects(inputs: dict, output: str, shard: Shard, cache: CacheFiles | None, settings: dict) -> None:
+def inpaint_objects(inputs: dict, output: str, shard: Shard, cache: CacheFiles | None, settings: dict) -> str:
     objects, about = read_table(inputs["objects"], OBJECTS)
     compute = Compute(choose_device(settings["device"]), **settings["compute"])
     models, ddb = settings["models"], settings["ddb"]
@@ -64,6 +64,7 @@ def inpaint_objects(inputs: dict, output: str, shard: Shard, cache: CacheFiles |
     # PNG is compressed already
     write_in_parts(output, share, make, depends_on=depends_on, compression="none")
     bar.close()
+    return f"{sum(len(parts[number]) for number in share):,} images generated or accounted for"
 
 
 def add_tokens(
@@ -91,10 +92,11 @@ def add_tokens(
     return names, json.loads(metadata["model"])
 
 
-inpaint_objects(
+made = inpaint_objects(
     dict(snakemake.input.items()),
     snakemake.output.generated,
     Shard.named(snakemake.wildcards.get("shard")),
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )
+job.finish("DDB", made)

@@ -20,7 +20,7 @@ from hsfm.source import open_source
 BATCHES = 8  # of a part; what a killed job loses at most
 
 
-def make_masks(inputs: dict, output: str, split: str, shard: Shard, cache: CacheFiles | None, settings: dict) -> None:
+def make_masks(inputs: dict, output: str, split: str, shard: Shard, cache: CacheFiles | None, settings: dict) -> str:
     model = read_classifier(inputs["checkpoint"], inputs["heads"], standardisation=inputs["standardisation"])
     table = read_images(inputs["images"])
     rows = table.split(split)
@@ -82,10 +82,11 @@ def make_masks(inputs: dict, output: str, split: str, shard: Shard, cache: Cache
         depends_on=job.depends_on(settings, files, str(compute.device)),
     )
     bar.close()
+    return f"{n:,} {split} images"
 
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
-make_masks(
+made = make_masks(
     dict(snakemake.input.items()),
     snakemake.output.masks,
     snakemake.wildcards.split,
@@ -93,3 +94,4 @@ make_masks(
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )
+job.finish("Masks", made)

@@ -21,7 +21,7 @@ NO_SCENE = "the object covers the whole source"
 
 def paste_objects(
     inputs: dict, output: str, shard: Shard, cache: CacheFiles | None, settings: dict, threads: int
-) -> None:
+) -> str:
     objects, about = read_table(inputs["objects"], OBJECTS)
     about, ddb = {**about, "generator": "cut_paste"}, settings["ddb"]
     masks = {one.image_id: read_mask(one.mask) for one in objects.itertuples() if one.mask is not None}
@@ -66,10 +66,11 @@ def paste_objects(
     # PNG is compressed already
     write_in_parts(output, share, make, depends_on=job.depends_on(settings, files, "cpu"), compression="none")
     bar.close()
+    return f"{sum(len(parts[number]) for number in share):,} images generated or accounted for"
 
 
 job.start(snakemake.log[0])
-paste_objects(
+made = paste_objects(
     dict(snakemake.input.items()),
     snakemake.output.generated,
     Shard.named(snakemake.wildcards.get("shard")),
@@ -77,3 +78,4 @@ paste_objects(
     dict(snakemake.params.items()),
     snakemake.threads,
 )
+job.finish("DDB", made)

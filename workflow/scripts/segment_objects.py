@@ -22,7 +22,7 @@ from hsfm.source import open_pictures
 PART = 64  # images; what a killed job loses at most
 
 
-def segment_objects(inputs: dict, output: str, cache: CacheFiles | None, settings: dict) -> None:
+def segment_objects(inputs: dict, output: str, cache: CacheFiles | None, settings: dict) -> str:
     sources, about = read_table(inputs["sources"], SOURCES)
     compute = Compute(choose_device(settings["device"]), **settings["compute"])
     models = settings["models"]
@@ -64,11 +64,14 @@ def segment_objects(inputs: dict, output: str, cache: CacheFiles | None, setting
         output, range(-(-len(sources) // PART)), parts, depends_on=job.depends_on(origins, files, str(compute.device))
     )
     bar.close()
+    objects, _ = read_table(output, OBJECTS)
+    return f"objects found in {int(objects['mask'].notna().sum()):,} of {len(objects):,} source images"
 
 
-segment_objects(
+found = segment_objects(
     dict(snakemake.input.items()),
     snakemake.output.objects,
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )
+job.finish("DDB", found)

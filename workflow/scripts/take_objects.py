@@ -10,7 +10,7 @@ from hsfm.progress import track
 from hsfm.source import open_pictures
 
 
-def take_objects(inputs: dict, output: str, cache: CacheFiles | None, transform: dict) -> None:
+def take_objects(inputs: dict, output: str, cache: CacheFiles | None, transform: dict) -> str:
     sources, about = read_table(inputs["sources"], SOURCES)
     masks = read_masks(inputs["masks"], split="train")
     if masks.about["checkpoint_sha256"] != about["checkpoint_sha256"]:
@@ -36,12 +36,14 @@ def take_objects(inputs: dict, output: str, cache: CacheFiles | None, transform:
             }
         )
     write_parquet(output, as_table(rows, OBJECTS, {**about, "source": masks.about["source"], "models": {}}), {})
+    return f"objects taken from {sum(row['mask'] is not None for row in rows):,} of {len(rows):,} source images"
 
 
 job.start(snakemake.log[0])
-take_objects(
+taken = take_objects(
     dict(snakemake.input.items()),
     snakemake.output.objects,
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     snakemake.params.transform,
 )
+job.finish("DDB", taken)
