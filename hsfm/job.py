@@ -178,9 +178,10 @@ def finish(what: str, result: str) -> None:
     found["driver"] = elsewhere.pop("driver", None) or found["driver"]
     record = {"summary": summary, **resources(), **elsewhere, "versions": found}
     with write_atomically(_job.log.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if os.environ.get("HSFM_QUIET") != "yes":
-        progress.say(f"{time.strftime('%H:%M:%S')}  {summary}")
+        # further in than what Snakemake says of a start
+        progress.say(f"{time.strftime('%H:%M:%S')}    {summary}", green=True)
 
 
 def used(**resources: Any) -> None:

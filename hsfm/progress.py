@@ -40,10 +40,11 @@ def announce(place: str | None, *, silent: bool = False) -> None:
     _place, _silent = place, silent
 
 
-def say(text: str) -> None:
+def say(text: str, *, green: bool = False) -> None:
     """Print lines on standard error, above the bars."""
     if _has_rows():
-        _draw(f"{CLEAR}{text}\n")
+        coloured = f"\033[32m{text}\033[0m" if green and not os.environ.get("NO_COLOR") else text
+        _draw(f"{CLEAR}{coloured}\n")
     else:
         print(text, file=sys.stderr, flush=True)
 
@@ -126,11 +127,12 @@ class Progress:
         now = _now()
         self._next_line = now + max(EVERY, SPARSER * (now - self._started))
         self._said = True
-        log.info("%s", self)
+        log.info("%s", str(self))  # now, not when somebody reads it
 
     def _text(self, columns: int) -> str:
         """What is drawn in so many columns."""
-        text = f"{_place}: {self}" if _place else str(self)
+        line = str(self)
+        text = f"{_place}: {line}" if _place and len(_place) + 2 + len(line) <= columns else line
         width = min(columns - len(text) - 3, 30)
         if self.total and width >= 8:
             full = min(width, width * self.done // self.total)
