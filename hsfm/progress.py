@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BARS = "HSFM_BARS"  # the folder of the rows' locks
+QUIET = "HSFM_QUIET"  # set where a user wants to see less
 ROWS = 4  # bars at the same time; further jobs have none until one is done
 REDRAWN = 0.5  # seconds
 CLEAR = "\r\x1b[J"  # from the beginning of this line to the end of the screen
