@@ -1,5 +1,5 @@
-"""AFR, automatic feature reweighting: the head retrained on training images that ERM has not seen, weighted by how badly
-it fits them.
+"""AFR, automatic feature reweighting: the head retrained on training images that ERM has not seen, weighted by how
+badly it fits them.
 
 Qiu et al., "Simple and Fast Group Robustness by Automatic Feature Reweighting" (ICML 2023). ERM is trained on a part of
 the training images. On the rest, with p_i ERM's probability of the true class and n_y the images of a class,
@@ -59,8 +59,8 @@ def fit_afr(
 
     held_out: training images that the network was not trained on. erm: its own head. gammas, penalties (lambda): every
     pair of them is tried. lr: of plain gradient descent. clip_norm: longest gradient of a head. select_by:
-    `worst_group` (the paper), which reads the group labels of val, or `worst_class`; ties go to the higher average, then to the
-    earlier step, the first gamma, the first lambda.
+    `worst_group` (the paper), which reads the group labels of val, or `worst_class`; ties go to the higher average,
+    then to the earlier step, the first gamma, the first lambda.
 
     Raises ValueError for settings that cannot be, an unknown group of val that would have to be read, and a loss that
     is not finite.
