@@ -12,6 +12,12 @@ include: "workflow/rules/configuration.smk"
 
 
 check_config(config)
+check_writable(".")
+
+
+if config["container"] is not None:
+
+    container: config["container"]
 
 
 include: "workflow/rules/common.smk"
@@ -26,6 +32,18 @@ include: "workflow/rules/studies.smk"
 include: "workflow/rules/export.smk"
 
 
+# Seconds of one core on kilobytes: on a cluster a job of their own takes them far longer to start than to run.
+localrules:
+    read_erm_head,
+    gather_heads,
+    make_tables,
+    draw_figure,
+    tabulate_edits,
+    gather_sweep,
+    tabulate_study,
+    draw_study,
+
+
 rule all:
     default_target: True
     input:
@@ -33,6 +51,10 @@ rule all:
         TABLES_OF_STUDIES,
         TABLES_OF_EDITS,
         FIGURES,
+
+
+onstart:
+    check_writable("results", "logs")
 
 
 onsuccess:

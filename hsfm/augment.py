@@ -29,7 +29,7 @@ class Views:
     corner: Int[Tensor, "n 2"] | None = None  # top, left of the window in the padded image
     mirrored: Bool[Tensor, " n"] | None = None
 
-    def __getitem__(self, part: slice) -> "Views":
+    def __getitem__(self, part: slice | Int[Tensor, " k"]) -> "Views":
         return self._each(lambda tensor: tensor[part])
 
     def to(self, device: torch.device) -> "Views":

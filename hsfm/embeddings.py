@@ -187,6 +187,7 @@ def write_pieces(path: str | Path, pieces: Iterable[Embeddings], *, whole: bool 
     writer, n = None, 0
     # features are as good as random: looking for repetitions in them takes time and finds none
     options = {"use_dictionary": ["split"], "compression": dict.fromkeys(SCHEMA.names[:-1], "snappy")}
+    options["write_page_checksum"] = True
     options["compression"][f"{SCHEMA.names[-1]}.list.element"] = "none"
     with write_atomically(path) as temporary, ExitStack() as stack:
         for group in _row_groups(pieces):

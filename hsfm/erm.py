@@ -21,6 +21,7 @@ from tqdm import tqdm
 from hsfm.augment import Views, apply, draw_views, prepare
 from hsfm.backbone import Network
 from hsfm.device import Compute
+from hsfm.distributed import Processes
 from hsfm.files import read_safetensors, write_safetensors
 from hsfm.images import ImageTable
 from hsfm.metrics import accuracy_by, worst
@@ -97,12 +98,17 @@ def train(
     depends on, and removes it when done. beside: further images with a loss of their own; they pass through the
     network in one batch with the training images, so that BatchNorm sees them together.
 
+    Where torch.distributed joins processes, each calls this with the same arguments but for its device: they train one
+    network on batches of `batch_size` images in all, and each ends with it and with the history of all. The file
+    `resume` is written by the first and read by every one of them.
+
     History columns: epoch (from 1), lr (of the epoch's last step), train_loss, train_accuracy (of the augmented
     training images, before each step), loss_NAME (mean, of those beside), val_loss, val_average, val_worst_group (NaN
     where no group is known), val_worst_class.
 
     Raises ValueError for an unknown optimiser, schedule or checkpoint rule, for a rule by groups that are not known,
-    and when the loss is no longer finite.
+    when the loss is no longer finite, and on several processes for images beside, a compiled network, or one whose
+    BatchNorm is not torch's own.
     """
     for what, value, allowed in (
         ("schedule", schedule, SCHEDULES),
@@ -116,6 +122,9 @@ def train(
     for images in (training, *(part.images for part in beside)):
         if images.pixels.size_on_cpu is None:
             raise ValueError("training images: height and width of some are not known; the image table has to say them")
+    processes = Processes.here()
+    if beside and not processes.alone:
+        raise ValueError(f"beside: {len(beside)} sets of images, which {processes.count} processes cannot share out")
     compute.prepare(network)
     settings = {"lr": lr, "weight_decay": weight_decay, "fused": not compute.on_cpu}
     if optimiser == "sgd":
@@ -140,14 +149,22 @@ def train(
 
     forward = compute.compiled(network)
 
-    with compute.repeatable():
+    quiet = None if processes.first else True  # None: where nobody looks
+    with compute.repeatable(), processes.together(network, forward, compute) as training_forward:
         for epoch in tqdm(
-            range(len(history) + 1, epochs + 1), "ERM", epochs, initial=len(history), unit="epoch", disable=None
+            range(len(history) + 1, epochs + 1), "ERM", epochs, initial=len(history), unit="epoch", disable=quiet
         ):
             row = {
                 "epoch": epoch,
                 **_train_epoch(
-                    state, forward, training, beside, batch_size, transform_settings, augment_settings, compute
+                    state,
+                    training_forward,
+                    training,
+                    beside,
+                    batch_size,
+                    transform_settings,
+                    augment_settings,
+                    compute,
                 ),
                 **_validate(network, forward, validation, batch_size, transform_settings, compute),
             }
@@ -156,7 +173,7 @@ def train(
             history.append(row)
             if column is not None and rank(row) > max(map(rank, history[:-1]), default=(-1.0, -1.0)):
                 best = {key: value.detach().clone() for key, value in network.state_dict().items()}
-            if resume is not None:
+            if resume is not None and processes.first:
                 state.save(resume, history, best)
             log.info(
                 "epoch %d of %d: training loss %.4f, validation average %.1f %%, worst group %.1f %%",
@@ -185,22 +202,28 @@ def _train_epoch(
     # all that is random is drawn and moved before the first step, so that within a step nothing waits for the device
     order = torch.cat(list(_batches(torch.randperm(len(training.y), generator=state.generator), batch_size)))
     steps = -(-len(order) // batch_size)
+    processes = Processes.here()
+    share = processes.share(len(order), batch_size)
 
-    def show(images: LabelledImages, order: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """What the network sees of each batch, and its classes."""
-        views = draw_views(images.pixels.size_on_cpu[order], augment_settings, state.generator).to(device)
+    def show(
+        images: LabelledImages, order: Tensor, size: int | list[int], rows: slice | Tensor = slice(None)
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the network sees of each batch, and its classes; of these places in the order alone."""
+        views = draw_views(images.pixels.size_on_cpu[order], augment_settings, state.generator)[rows].to(device)
+        order = order[rows]
         return _shown(feed(images.pixels, order, size, device), images.y[order].to(device), views, transform_settings,
                       augment_settings)  # fmt: skip
 
-    batches = show(training, order, batch_size)
+    batches = show(training, order, share.sizes, share.rows)
     others = []
     for part in beside:
         size = min(batch_size, len(part.images.y))
         others.append(show(part.images, _cycle(len(part.images.y), steps * size, state.generator), size))
-    bar = tqdm(total=len(order), desc="epoch", unit="image", leave=False, disable=None)
+    quiet = None if processes.first else True
+    bar = tqdm(total=len(order), desc="epoch", unit="image", leave=False, disable=quiet)
     seen, last_lr = 0, 0.0
-    for (images, labels), *more in zip(batches, *others, strict=True):
-        with compute.autocast():
+    for step, ((images, labels), *more) in enumerate(zip(batches, *others, strict=True)):
+        with compute.autocast(), share.batchnorm(step):
             logits = forward(images if not more else torch.cat([images, *(shown for shown, _ in more)]))
             logits, *logits_beside = logits.split([len(images), *(len(shown) for shown, _ in more)])
             loss = cross_entropy(logits, labels)
@@ -209,20 +232,22 @@ def _train_epoch(
                 loss = loss + beside[number].weight * of_part
                 losses[number] += of_part.detach()
         state.optimiser.zero_grad(set_to_none=True)
-        state.scaler.scale(loss).backward()
+        state.scaler.scale(share.scaled(loss, step)).backward()
         state.scaler.step(state.optimiser)
         state.scaler.update()
         last_lr = state.scheduler.get_last_lr()[0]
         state.scheduler.step()
-        loss_sum += loss.detach() * len(images)
-        correct += (logits.detach().argmax(1) == labels).sum()
-        seen += len(images)
-        bar.update(len(images))
+        if share.counts(step):
+            loss_sum += loss.detach() * len(images)
+            correct += (logits.detach().argmax(1) == labels).sum()
+            seen += len(images)
+        bar.update(min(batch_size, len(order) - step * batch_size))
     bar.close()
+    loss_sum, correct, seen = processes.totals(loss_sum, correct, seen)
     return {
         "lr": last_lr,
-        "train_loss": float(loss_sum) / seen,
-        "train_accuracy": float(correct) / seen,
+        "train_loss": float(loss_sum) / float(seen),
+        "train_accuracy": float(correct) / float(seen),
         **{f"loss_{part.name}": value / steps for part, value in zip(beside, losses.tolist(), strict=True)},
     }
 
@@ -266,10 +291,11 @@ def _validate(
     compute: Compute,
 ) -> dict[str, float]:
     network.eval()
+    processes, n = Processes.here(), len(validation.y)
     logits = []
-    for images in feed(validation.pixels, torch.arange(len(validation.y)), batch_size, compute.device):
+    for images in feed(validation.pixels, torch.arange(n)[processes.part(n)], batch_size, compute.device):
         logits.append(apply(forward, images, transform_settings, compute).float())
-    logits = torch.cat(logits).cpu()
+    logits = processes.gathered(logits, n, network.fc).cpu()
     correct = logits.argmax(1) == validation.y
     groups = accuracy_by(correct, validation.group, int(validation.group.max()) + 1)
     classes = accuracy_by(correct, validation.y, int(validation.y.max()) + 1)

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from hsfm.files import write_atomically
-from hsfm.tables import method_label
+from hsfm.methods import method_label
 
 # Okabe and Ito's palette, told apart by colour-blind readers; a method keeps its colour in every figure.
 COLOURS = {

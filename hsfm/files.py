@@ -1,10 +1,20 @@
-"""Files that are whole or absent: atomic writes, hashes, and readers that name what is wrong."""
+"""Files that are whole or absent: atomic writes, hashes, and readers that name what is wrong.
 
+What is written carries checksums, and readers compare them: a disk that returns other bytes than were written is
+noticed here rather than in a result.
+"""
+
+import errno
+import fcntl
+import functools
 import hashlib
 import json
 import os
+import re
+import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -17,25 +27,74 @@ if TYPE_CHECKING:  # stages that draw images or tables do not pay for importing 
     from torch import Tensor
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
 @contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its place when the block ends without an error.
 
-    The invariant: `path` is either what it was before or complete.
+    The invariant: `path` is either what it was before or complete. What killed processes have left of their writes in
+    the same folder is removed. Raises OSError whose `filename` is `path` where the disk is full or takes no writes.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False) as handle:
-        temporary = Path(handle.name)
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        with _temporary(path) as temporary:
+            yield temporary
+            # NamedTemporaryFile is readable by its owner only; a result follows the user's umask like any other file
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(path)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """An empty file beside `path`, locked while the block runs: a lock goes with its process, however it ends."""
+    while True:
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False) as handle:
+            temporary = Path(handle.name)
+            with suppress(OSError):  # some clusters' file systems have no locks; there nothing is swept
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if not temporary.exists():  # swept before it was locked
+                continue
+            try:
+                yield temporary
+            finally:
+                temporary.unlink(missing_ok=True)
+            return
+
+
+@functools.cache  # once per process: a folder of shards is written to thousands of times
+def _sweep(folder: Path) -> None:
+    """Remove the temporary files of processes that have died: those that nobody holds a lock on."""
+    for leftover in folder.glob(".*.part"):
+        if re.search(r"\.[a-z0-9_]{8}\.part$", leftover.name):
+            with suppress(OSError), open(leftover, "r+b") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                leftover.unlink()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An error of the disk names the file that is written, and what to do; libraries leave out one or both."""
     try:
-        yield temporary
-        # NamedTemporaryFile is readable by its owner only; a result follows the user's umask like any other file
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        here = [None, *map(str, path.parents)]  # what is read meanwhile has errors of its own
+        if error.filename not in here and os.path.dirname(os.fsdecode(error.filename)) not in here:
+            raise
+        if error.errno in _NO_ROOM:
+            free = in_bytes(shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free)
+            text = f"the disk became full while this was written ({free} free without it); make room and run again"
+        elif error.errno in _REFUSED:
+            text = f"cannot be written there ({os.strerror(error.errno).lower()})"
+        else:
+            raise
+        raise OSError(error.errno, text, str(path)) from error
 
 
 def sha256(path: str | Path) -> str:
@@ -72,22 +131,34 @@ def write_parquet(
             temporary,
             row_group_size=row_group_size,
             compression=compression,
+            write_page_checksum=True,
         )
 
 
-def encode(metadata: Mapping[str, Any], schema: "pa.Schema") -> dict[bytes | str, bytes | str]:
-    """A schema's own metadata and these, each value as JSON."""
-    return {**(schema.metadata or {}), **{key: json.dumps(value) for key, value in metadata.items()}}
+_CRC32 = "crc32"
+
+
+def encode(metadata: Mapping[str, Any], schema: "pa.Schema") -> dict[bytes, bytes]:
+    """A schema's own metadata and these, each value as JSON, with a CRC-32, which Parquet has for the data alone."""
+    texts = {**(schema.metadata or {}), **{key.encode(): json.dumps(value).encode() for key, value in metadata.items()}}
+    return {**texts, _CRC32.encode(): str(_crc32_of(texts)).encode()}
+
+
+def _crc32_of(texts: Mapping[bytes, bytes]) -> int:
+    ours = {key: value for key, value in texts.items() if key not in (b"ARROW:schema", _CRC32.encode())}
+    return zlib.crc32(b"\0".join(part for item in sorted(ours.items()) for part in item))
 
 
 def read_parquet(path: str | Path, schema: "pa.Schema") -> tuple["pa.Table", dict[str, Any]]:
     """Read the columns of `schema` and the metadata that `write_parquet` wrote.
 
-    Raises ValueError where the file cannot be read (truncated, say), lacks a column, or holds another type;
+    Raises ValueError where the file cannot be read (truncated or damaged, say), lacks a column, or holds another type;
     FileNotFoundError where there is none. A fixed-size list of length -1 in `schema` stands for any length.
     """
     with _open_parquet(path, schema) as file:
-        return file.read(schema.names).select(schema.names), _metadata(file)
+        metadata = _metadata(file, path)
+        table = file.read(schema.names).select(schema.names)
+        return table.replace_schema_metadata(file.schema_arrow.metadata), metadata  # a Parquet file has them twice
 
 
 def read_parquet_in_pieces(
@@ -100,10 +171,10 @@ def read_parquet_in_pieces(
             # a group at a time: the reader that goes through all of them holds on to what it has read
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(rows, row_groups=[group], columns=schema.names):
-                    yield batch.select(schema.names)
+                    yield batch.select(schema.names).replace_schema_metadata(file.schema_arrow.metadata)
 
     with _open_parquet(path, schema) as file:
-        return pieces(), _metadata(file)
+        return pieces(), _metadata(file, path)
 
 
 @contextmanager
@@ -113,7 +184,7 @@ def _open_parquet(path: str | Path, schema: "pa.Schema") -> Iterator["pq.Parquet
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
             found = file.schema_arrow
             for field in schema:
                 if field.name not in found.names:
@@ -123,22 +194,26 @@ def _open_parquet(path: str | Path, schema: "pa.Schema") -> Iterator["pq.Parquet
                         f"{path}: column {field.name!r} holds {found.field(field.name).type}, expected {field.type}"
                     )
             yield file
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise _unreadable(path, error) from error
 
 
-def _metadata(file: "pq.ParquetFile") -> dict[str, Any]:
-    return {
-        key.decode(): json.loads(value)
-        for key, value in (file.schema_arrow.metadata or {}).items()
-        if key not in (b"pandas", b"ARROW:schema")
-    }
+def _metadata(file: "pq.ParquetFile", path: str | Path) -> dict[str, Any]:
+    texts = file.schema_arrow.metadata or {}
+    expected = texts.get(_CRC32.encode())  # none in a file of another program
+    if expected is not None and expected != str(_crc32_of(texts)).encode():
+        raise ValueError(f"{path}: damaged; its metadata are not those that were written")
+    ours = {key: value for key, value in texts.items() if key not in (b"pandas", b"ARROW:schema", _CRC32.encode())}
+    try:
+        return {key.decode(): json.loads(value) for key, value in ours.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: its metadata are not JSON ({error}); it is damaged, or another program's") from error
 
 
 def _unreadable(path: str | Path, error: Exception) -> ValueError:
-    return ValueError(f"{path}: not a readable Parquet file, perhaps truncated ({error})")
+    return ValueError(f"{path}: not a readable Parquet file, perhaps truncated or damaged ({error})")
 
 
 def _same_type(found: "pa.DataType", expected: "pa.DataType") -> bool:
@@ -170,7 +245,7 @@ def read_frame(path: str | Path, columns: Sequence[str]) -> "pd.DataFrame":
 
     try:
         schema = pq.read_schema(path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise _unreadable(path, error) from error
@@ -182,36 +257,64 @@ def write_array(path: str | Path, array: "np.ndarray") -> None:
     """Write one array in numpy's own format, which can be memory-mapped."""
     import numpy as np
 
+    array = np.ascontiguousarray(array)
     with write_atomically(path) as temporary, open(temporary, "wb") as handle:
-        np.save(handle, array, allow_pickle=False)
+        # as np.save does, whose errors of a full disk do not say so
+        np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(array))
+        handle.write(array)
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
     """Write tensors and metadata so that equal content gives equal bytes.
 
     safetensors keeps its metadata in a hash map, whose order differs from process to process; the header is
-    therefore written again with its keys sorted (eight bytes of length, JSON padded with blanks, then the tensors).
+    therefore written again with its keys sorted (eight bytes of length, JSON padded with blanks, then the tensors). It
+    gets a CRC-32 of itself and the tensors, which the format lacks.
     """
     from safetensors.torch import save
 
     blob = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata=dict(metadata))
     length = int.from_bytes(blob[:8], "little")
-    header = json.loads(blob[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
-    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    header, data = json.loads(blob[8 : 8 + length]), memoryview(blob)[8 + length :]
+    texts = dict(sorted(header.get("__metadata__", {}).items()))
+    header["__metadata__"] = texts
+    header["__metadata__"] = {_CRC32: str(zlib.crc32(data, zlib.crc32(_as_json(header)))), **texts}
+    ordered = _as_json(header)
     ordered += b" " * (-len(ordered) % 8)
     with write_atomically(path) as temporary, open(temporary, "wb") as handle:
         handle.write(len(ordered).to_bytes(8, "little"))
         handle.write(ordered)
-        handle.write(memoryview(blob)[8 + length :])
+        handle.write(data)
+
+
+def _as_json(header: Mapping[str, Any]) -> bytes:
+    return json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, "Tensor"], dict[str, str]]:
-    """Tensors by name, and metadata. Raises ValueError where the file is not whole."""
+    """Tensors by name, and metadata. Raises ValueError where the file is not whole, or not what was written.
+
+    A file of another program has no checksum to compare with.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+            expected = metadata.pop(_CRC32, None)
+            if expected is not None and expected != _crc32(path):
+                raise ValueError(f"{path}: damaged; its bytes are not those that were written")
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path}: not a readable safetensors file, perhaps truncated ({error})") from error
+
+
+def _crc32(path: str | Path) -> str:
+    """Of a safetensors file without its checksum, as `write_safetensors` counts it."""
+    with open(path, "rb") as handle:
+        header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
+        del header["__metadata__"][_CRC32]
+        found = zlib.crc32(_as_json(header))
+        while piece := handle.read(1 << 20):
+            found = zlib.crc32(piece, found)
+    return str(found)

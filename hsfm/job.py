@@ -1,9 +1,11 @@
 """What every stage does first: open its log and turn errors into one line; and what a stage that resumes goes by."""
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,32 +30,70 @@ class _Once(logging.Filter):
         return False
 
 
-def start(log: str | Path) -> None:
-    """Log progress to the file `log`, warnings to the terminal too, each once.
+def start(log: str | Path, *, gpus: int = 0, device: str = "auto") -> None:
+    """Log progress to the file `log`, warnings to the terminal too, each once; take GPUs that no other job has.
 
-    An error about input (ValueError, FileNotFoundError) ends the process with its one line on the terminal; the
-    traceback is in the log.
+    An error about input (ValueError, FileNotFoundError), and one of the disk that names its file, ends the process with
+    its one line on the terminal; the traceback is in the log. gpus: how many the job was given. device: the setting;
+    one that names its GPU (`cuda:1`) is left with that. To be called before anything asks CUDA for its devices.
     """
-    handler = logging.FileHandler(log, mode="w")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    terminal = logging.StreamHandler(sys.stderr)
-    terminal.setLevel(logging.WARNING)
-    terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    for each in (handler, terminal):
-        each.addFilter(_Once())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler, terminal], force=True)
-    logging.getLogger("hsfm").setLevel(logging.INFO)
-    logging.captureWarnings(True)
+    _log_to(log, "w", [_terminal()])
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        with open(log, "a") as file:
+        with suppress(OSError), open(log, "a") as file:  # whose disk may be full
             traceback.print_exception(kind, error, trace, file=file)
         if issubclass(kind, ValueError | FileNotFoundError):
             print(f"ERROR: {error}", file=sys.stderr)
+        elif isinstance(error, OSError) and error.filename is not None:
+            print(f"ERROR: {error.filename}: {error.strerror}", file=sys.stderr)
         else:
             sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = report
+    if gpus and ":" not in device:
+        from hsfm.gpus import claim
+
+        claim(gpus, f"process {os.getpid()} ({log})")
+
+
+def join(log: str | Path, *, speaks: bool) -> None:
+    """Go on in the log of the job that has started this process; what it raises is left to the job to say.
+
+    speaks: for one of several processes that would all say the same; the others only say what went wrong.
+    """
+    if speaks:
+        _log_to(log, "a", [_terminal()])
+    else:
+        _log_to(log, "a", [], logging.CRITICAL)
+        # whatever libraries say, and progress bars, which ask whether this is a terminal
+        with open(log, "a") as file:
+            os.dup2(file.fileno(), sys.stderr.fileno())
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        with open(log, "a") as file:
+            traceback.print_exception(kind, error, trace, file=file)
+
+    sys.excepthook = report
+
+
+def _terminal() -> logging.Handler:
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setLevel(logging.WARNING)
+    terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    return terminal
+
+
+def _log_to(log: str | Path, mode: str, others: Iterable[logging.Handler], level: int = logging.NOTSET) -> None:
+    Path(log).parent.mkdir(parents=True, exist_ok=True)  # Snakemake has made it, but somebody may tidy up meanwhile
+    handler = logging.FileHandler(log, mode=mode)
+    handler.setLevel(level)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handlers = [handler, *others]
+    for each in handlers:
+        each.addFilter(_Once())
+    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
+    logging.getLogger("hsfm").setLevel(logging.INFO)
+    logging.captureWarnings(True)
 
 
 def depends_on(settings: Mapping[str, Any], files: Iterable[str | Path], device: str) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def write_in_parts(
     missing = [number for number, file in files.items() if not file.exists()]
     for number, table in zip(missing, make(missing) if missing else (), strict=True):
         with write_atomically(files[number]) as temporary:
-            pq.write_table(table, temporary, compression=compression)
+            pq.write_table(table, temporary, compression=compression, write_page_checksum=True)
     if files:
         join(path, list(files.values()))
     else:
@@ -90,7 +90,8 @@ def join(path: str | Path, files: Sequence[str | Path]) -> None:
         for name, compression, group in _row_groups(files):
             if first is None:
                 first = name
-                writer = stack.enter_context(pq.ParquetWriter(temporary, group.schema, compression=compression))
+                options = {"compression": compression, "write_page_checksum": True}
+                writer = stack.enter_context(pq.ParquetWriter(temporary, group.schema, **options))
             if not group.schema.equals(writer.schema, check_metadata=True):
                 raise ValueError(f"{name}: columns or metadata differ from those of {first}")
             writer.write_table(group)
@@ -105,11 +106,11 @@ def _row_groups(files: Sequence[str | Path]) -> Iterator[tuple[str | Path, str, 
 
     for name in files:
         try:
-            with pq.ParquetFile(name) as file:
+            with pq.ParquetFile(name, page_checksum_verification=True) as file:
                 for number in range(file.num_row_groups if file.metadata.num_rows else 0):
                     codec = file.metadata.row_group(number).column(0).compression.lower()
                     yield name, "none" if codec == "uncompressed" else codec, file.read_row_group(number)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             if isinstance(error, FileNotFoundError):
                 raise
-            raise ValueError(f"{name}: not a readable Parquet file, perhaps truncated ({error})") from error
+            raise ValueError(f"{name}: not a readable Parquet file, perhaps truncated or damaged ({error})") from error

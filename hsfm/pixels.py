@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -182,16 +183,19 @@ class ImageFiles:
 
 
 def feed(
-    images: Images | ImageFiles, order: Int[Tensor, " m"], batch_size: int, device: torch.device
+    images: Images | ImageFiles, order: Int[Tensor, " m"], batch_size: int | Sequence[int], device: torch.device
 ) -> Iterator[Images]:
     """Batches on `device`, in this order: the one way in which images reach a network.
 
-    Images that lie on the device are chosen there. Others are read, decoded if need be, and copied ahead of use.
+    batch_size: that of all but the last, or one for each. Images that lie on the device are chosen there. Others are
+    read, decoded if need be, and copied ahead of use.
     """
+    parts = [part for part in order.split(batch_size) if len(part)]
     if isinstance(images, ImageFiles):
-        return upload(run_ahead(images.read(part) for part in order.split(batch_size)), device)
+        return upload(run_ahead(images.read(part) for part in parts), device)
     chosen = images.take(order)
-    batches = (chosen[first : first + batch_size] for first in range(0, len(order), batch_size))
+    ends = accumulate(len(part) for part in parts)
+    batches = (chosen[end - len(part) : end] for part, end in zip(parts, ends, strict=True))
     return batches if images.pixels.device.type == device.type else upload(batches, device)
 
 

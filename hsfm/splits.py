@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -31,17 +30,18 @@ def write_splits(
 
 def _write_train(path: str, pieces: Iterable[Embeddings], settings: Mapping[str, Any] | None) -> Standardisation:
     """Write the training split, whose features are those that standardise: raw ones lie on disk in between."""
+    raw = Path(path).with_name(".raw.parquet")
+    raw.unlink(missing_ok=True)  # of a killed run
     if settings is None:
         write_pieces(path, pieces)
         return nothing(next(read_pieces(path)).features.shape[1])
-    with TemporaryDirectory(dir=Path(path).parent) as folder:
-        raw = Path(folder, "raw.parquet")
-        write_pieces(raw, pieces)
-        moments = Moments()
-        for piece in read_pieces(raw):  # row groups, where sums are the same however the pieces came
-            moments.add(piece.features)
-        standardisation = moments.standardisation(**settings)
-        write_pieces(path, _apply(standardisation, read_pieces(raw)))
+    write_pieces(raw, pieces)
+    moments = Moments()
+    for piece in read_pieces(raw):  # row groups, where sums are the same however the pieces came
+        moments.add(piece.features)
+    standardisation = moments.standardisation(**settings)
+    write_pieces(path, _apply(standardisation, read_pieces(raw)))
+    raw.unlink()
     return standardisation
 
 

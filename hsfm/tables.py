@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from hsfm.files import write_atomically
+from hsfm.methods import method_label
 
 METRICS = {
     "worst_group": "worst group",
@@ -15,12 +16,6 @@ METRICS = {
     "worst_class": "worst class",
 }
 GROUP_LABELS = {"none": "no", "selection": "val, to select", "training": "val, to train"}
-_LABELS = {"dac": "DaC", "ddb_cut_paste": "DDB, cut and paste", "hsfm_capped": "HSFM, K_hard capped"}
-
-
-def method_label(method: str) -> str:
-    """How a method is written for readers."""
-    return _LABELS.get(method, method.upper())
 
 
 def summarise(scores: pd.DataFrame) -> pd.DataFrame:

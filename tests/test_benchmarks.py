@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import dac, ddb, edits, meta, scale, throughput
+from benchmarks import checksums, dac, ddb, edits, meta, overhead, scale, throughput
 from hsfm.meta import Shared
 
 
@@ -85,6 +85,19 @@ def test_measuring_edits_is_timed(monkeypatch, capfd):
     assert all(float(number) > 0 for number in found.groups())
 
 
+def test_the_workflows_overhead_is_what_no_script_works_in(monkeypatch, capsys):
+    assert overhead.covered([(0, 2), (1, 3), (5, 6), (5.5, 5.7)]) == 4
+    target = ["--", "results/minibirds/pixels.npy", "--configfile", "config/minimal.yaml"]
+    monkeypatch.setattr(sys, "argv", ["overhead", "--cores", "1", "--stages", *target])
+    overhead.main()
+    *_, row, stage = capsys.readouterr().out.splitlines()
+    cores, jobs, wall, work, busy, share = (float(cell.strip().removesuffix(" %")) for cell in row.split("|")[1:-1])
+    assert (cores, jobs) == (1, 1)
+    assert 0 < busy == work < wall
+    assert share == pytest.approx(100 * (1 - busy / wall), abs=1)
+    assert re.fullmatch(r"pack_images: 1 jobs, [0-9.]+ s of loading, [0-9.]+ s of work", stage)
+
+
 def test_memory_of_stages_that_grow_is_measured(tmp_path, capsys):
     scale.write_rows(tmp_path, 240, 8)
     for stage in scale.STAGES:
@@ -99,3 +112,11 @@ def test_the_cost_of_a_large_dataset_follows_from_its_size_and_two_rates():
     assert rows["extract_embeddings"][0] == "10.5 GB"  # 1,281,167 x 2048 x 4 bytes
     assert float(rows["train_erm"][1]) == pytest.approx(90 * 3 * 1_281_167 / 2500 / 3600, abs=0.05)
     assert rows["inpaint_objects"][1:] == ["666.7", "167"]  # 1000 x 300 x 4 images, 2 s each, in jobs of 4 h
+
+
+def test_checksums_are_timed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["checksums", "--rows", "600", "--features", "8", "--weights", "1000"])
+    checksums.main()
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0].strip() for row in rows] == ["embeddings.parquet", "backbone.safetensors"]
+    assert all(float(cell) >= 0 for row in rows for cell in row[2:])

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hsfm import edit_report
+from hsfm import edit_figures, edit_report
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_random_directions_have_the_size_that_the_table_says():
 def test_the_plane_shows_points_and_arrows():
     points = {"a, x": np.zeros((3, 2)), "b, y": np.ones((4, 2))}
     before, after = np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[50.0, 0.0], [1.0, 80.0]])
-    figure = edit_report.draw_plane(points, before, after, ["a, x", "b, y"], ("across", "up"), "toy")
+    figure = edit_figures.draw_plane(points, before, after, ["a, x", "b, y"], ("across", "up"), "toy")
     whole, near = figure.axes
     assert whole.get_xlim()[1] > 50
     assert whole.get_ylim()[1] > 80
@@ -73,16 +73,16 @@ def test_neighbours_of_another_attribute_stand_out():
     image = np.zeros((4, 4, 3), np.uint8)
     row = {"name": "a", "caption": "edit 2", "image": image, "before": [(image, "a, x", False)] * 3,
            "after": [(image, "a, x", False), (image, "a, y", True), (image, "b, y", True)]}  # fmt: skip
-    figure = edit_report.draw_neighbours([row, row], "toy")
+    figure = edit_figures.draw_neighbours([row, row], "toy")
     shown = [axis for axis in figure.axes if axis.images]
     assert len(shown) == 2 * 7
     assert [axis.xaxis.label.get_color() for axis in shown[4:7]] == ["black", "#D55E00", "#D55E00"]
 
 
 def test_cosines_are_drawn_for_the_directions_that_are_known(rows):
-    figure = edit_report.draw_cosines(rows, "toy")
+    figure = edit_figures.draw_cosines(rows, "toy")
     assert len(figure.axes) == 2
     counts = [sum(bar.get_height() for bar in axis.patches if hasattr(bar, "get_height")) for axis in figure.axes]
     assert all(count >= 3 for count in counts)
-    plain = edit_report.draw_cosines(rows.assign(cos_spurious=np.nan), "toy")
+    plain = edit_figures.draw_cosines(rows.assign(cos_spurious=np.nan), "toy")
     assert [axis.get_xlabel() for axis in plain.axes] == ["cosine of the edit with the class direction"]

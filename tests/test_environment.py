@@ -13,7 +13,8 @@ CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base", "opencv-python-hea
 def test_conda_and_pip_install_the_same():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    extras = [one for one in [*extras["diffusion"], *extras["test"]] if not one.startswith("hsfm[")]
+    named = [one for extra in ("cluster", "diffusion", "kubernetes", "test") for one in extras[extra]]
+    extras = [one for one in named if not one.startswith("hsfm[")]
     pip = [*project["dependencies"], *extras]
     expected = {f"python{project['requires-python']}"}
     for requirement in pip:

@@ -5,6 +5,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hsfm.files import (
     fingerprint,
@@ -42,6 +43,30 @@ def test_a_write_replaces_the_file_and_follows_the_umask(tmp_path):
         assert not path.exists()
     assert path.read_text() == "whole"
     assert path.stat().st_mode == ordinary.stat().st_mode
+
+
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path):
+    program = (
+        "import sys, time; from hsfm.files import write_atomically\n"
+        "with write_atomically(sys.argv[1]) as temporary:\n"
+        "    temporary.write_text('half'); print(flush=True); time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", program]
+    writers = [subprocess.Popen([*command, tmp_path / f"{i}.txt"], stdout=subprocess.PIPE) for i in range(2)]
+    try:
+        for writer in writers:
+            writer.stdout.read(1)
+        writers[0].kill()
+        writers[0].wait()
+        (tmp_path / ".decoded-0123.part").write_text("a cache that goes on later")
+        with write_atomically(tmp_path / "other.txt") as temporary:
+            temporary.write_text("whole")
+        left = sorted(path.name[:9] for path in tmp_path.iterdir())
+        assert left == [".1.txt." + left[0][7:], ".decoded-", "other.txt"]
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
 
 
 def test_safetensors_are_the_same_bytes_in_every_process(tmp_path):
@@ -96,6 +121,20 @@ def test_frames_are_read_by_column(tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match=r"history.parquet: not a readable Parquet file"):
         read_frame(path, ["epoch"])
+
+
+def test_a_checksum_is_compared_and_foreign_files_have_none(tmp_path):
+    path, foreign = tmp_path / "ours.safetensors", tmp_path / "foreign.safetensors"
+    write_safetensors(path, {"a": torch.ones(100)}, {"about": "ones"})
+    save_file({"a": torch.ones(100)}, foreign, {"about": "ones"})
+    for each in (path, foreign):
+        content = bytearray(each.read_bytes())
+        assert read_safetensors(each)[1] == {"about": "ones"}
+        content[-1] ^= 1
+        each.write_bytes(content)
+    with pytest.raises(ValueError, match=r"ours.safetensors: damaged; its bytes are not those that were written"):
+        read_safetensors(path)
+    assert len(read_safetensors(foreign)[0]["a"]) == 100
 
 
 def test_fingerprint_ignores_order_and_sees_values():

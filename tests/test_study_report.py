@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from test_tables import scores as scores_of
 
-from hsfm.studies import report
+from hsfm.studies import figures, report
 
 SETTINGS = {"inner_steps": 5, "inner_lr": 0.01, "outer_lr": 1.0, "support_steps": 3, "hard_per_class": 20,
             "support_per_class": 16}  # fmt: skip
@@ -77,7 +77,7 @@ def test_without_groups_only_the_worst_class_picks():
     text = report.sweep_table(summary).markdown()
     assert "nan" not in text
     assert "| 95.0 | - | 95.0 | 77.0 |" in text
-    report.draw_sweep(frame, "t").canvas.draw()
+    figures.draw_sweep(frame, "t").canvas.draw()
 
 
 def test_the_sweep_for_readers():
@@ -91,7 +91,7 @@ def test_the_sweep_for_readers():
 
 def test_the_sweep_figure_has_a_panel_per_swept_setting():
     frame = sweep_frame().assign(inner_steps=lambda f: 5 + f["setting"] % 2)
-    figure = report.draw_sweep(frame, "a title")
+    figure = figures.draw_sweep(frame, "a title")
     drawn = [axis.get_xlabel() for axis in figure.axes if axis.axison]
     assert drawn == ["inner_steps (T)", "inner_lr (alpha)"]
     lines = figure.axes[1].get_lines()
@@ -170,7 +170,7 @@ def test_one_draw_claims_nothing():
 
 
 def test_the_bias_figure():
-    figure = report.draw_bias(report.summarise_bias(bias_frame(0.1)), "a title")
+    figure = figures.draw_bias(report.summarise_bias(bias_frame(0.1)), "a title")
     line = next(x for x in figure.axes[0].get_lines() if str(x.get_label()).startswith("DFR"))
     assert line.get_xdata().tolist() == [50, 90]
     assert line.get_ydata().tolist() == pytest.approx([91.5, 91.5])
@@ -181,7 +181,7 @@ def test_the_legend_of_the_bias_figure_fits():
     """With the longest words that it can hold."""
     frame = bias_frame(0.1).assign(sees="classes; groups choose the epoch")
     capped = frame[frame["method"] == "hsfm"].assign(method="hsfm_capped")
-    figure = report.draw_bias(report.summarise_bias(pd.concat([frame, capped])), "a title")
+    figure = figures.draw_bias(report.summarise_bias(pd.concat([frame, capped])), "a title")
     figure.canvas.draw()
     legend, page = figure.legends[0].get_window_extent(), figure.bbox
     assert page.x0 <= legend.x0 < legend.x1 <= page.x1

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from hsfm import tables
+from hsfm.methods import method_label
 
 
 def scores(method, labels, seeds, *, run=0, test=None, dataset="toy", val_n=(5, 5, 5, 5)) -> pd.DataFrame:
@@ -158,7 +159,7 @@ def test_a_method_that_a_dataset_was_not_given_is_a_dash(three_methods):
 
 
 def test_names_for_readers():
-    assert [tables.method_label(m) for m in ("erm", "dac", "ddb_cut_paste", "hsfm")] == [
+    assert [method_label(m) for m in ("erm", "dac", "ddb_cut_paste", "hsfm")] == [
         "ERM", "DaC", "DDB, cut and paste", "HSFM"
     ]  # fmt: skip
 

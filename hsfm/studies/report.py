@@ -1,22 +1,17 @@
-"""Tables and figures of the studies: data frames in, text and matplotlib figures out. Knows no torch."""
+"""Tables of the studies: data frames in, text out. Knows no torch."""
 
 import itertools
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from hsfm.figures import COLOURS, STYLE
+from hsfm.methods import method_label
 from hsfm.tables import (
-    METRICS,
     Cell,
     TextTable,
     aggregate,
     choice_notes,
     independent,
-    method_label,
     percent,
     size_notes,
     spread_note,
@@ -140,52 +135,6 @@ def sweep_table(summary: pd.DataFrame) -> TextTable:
         "test: worst class",
     )  # fmt: skip
     return TextTable(header=header, rows=tuple(rows), notes=tuple(notes), text_columns=3)
-
-
-def draw_sweep(sweep: pd.DataFrame, title: str) -> Figure:
-    """Test accuracy of every setting against each value that was swept, a panel per setting of HSFM.
-
-    Lines are medians; the star is the setting that is best on validation.
-    """
-    rule = next(rule for rule in RULES if (sweep["rule"] == rule).any())
-    part = sweep[sweep["rule"] == rule]
-    swept = [name for name in SYMBOLS if len(part[name].unique()) > 1]
-    summary = summarise_sweep(part)
-    best = part[part["setting"] == summary.loc[summary["choice"] == "best on validation", "setting"].iloc[0]]
-    columns = min(3, max(1, len(swept)))
-    lines = -(-max(1, len(swept)) // columns)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2.7 * columns + 0.5, 2.4 * lines + 0.5))
-        axes = figure.subplots(lines, columns, squeeze=False, sharey=True).flat
-        for axis, name in zip(axes, swept, strict=False):
-            _panel(axis, part, best, name, rule)
-        for axis in list(axes)[len(swept) :]:
-            axis.set_axis_off()
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, ncols=3, loc="outside lower center")
-        figure.suptitle(title, fontsize=9)
-        return figure
-
-
-def _panel(axis: Axes, part: pd.DataFrame, best: pd.DataFrame, name: str, rule: str) -> None:
-    values = sorted(part[name].unique())
-    rng = np.random.default_rng(0)  # of the dots' sideways shifts
-    for measure, colour in (("average", COLOURS["erm"]), (rule, COLOURS["hsfm"])):
-        column = f"test_{measure}"
-        for place, value in enumerate(values):
-            scores = 100 * part.loc[part[name] == value, column]
-            x = place + rng.uniform(-0.18, 0.18, len(scores))
-            axis.plot(x, scores, ".", color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
-        medians = [100 * part.loc[part[name] == value, column].median() for value in values]
-        axis.plot(range(len(values)), medians, color=colour, linewidth=1.5, label=f"test {METRICS[measure]}, median")
-    axis.plot(
-        values.index(best[name].iloc[0]), 100 * best[f"test_{rule}"].mean(), "*", color="black", markersize=9,
-        label="best on validation",
-    )  # fmt: skip
-    axis.set_xticks(range(len(values)), [f"{value:g}" for value in values])
-    axis.set_xlabel(f"{name} ({SYMBOLS[name]})" if SYMBOLS[name] != "support" else name)
-    if axis.get_subplotspec().is_first_col():
-        axis.set_ylabel("accuracy (%)")
 
 
 # Ablations ------------------------------------------------------------------------------------------------------------
@@ -324,28 +273,6 @@ def _where(part: pd.DataFrame, name: str, sign: int) -> str:
     if len(clear) in (0, len(part)):
         return "none of the agreements" if clear.empty else "every agreement"
     return " and ".join(f"{100 * a:g} %" for a in clear["agreement"])
-
-
-def draw_bias(summary: pd.DataFrame, title: str) -> Figure:
-    """Worst group and average on test against the agreement of the validation subsample, a line per method."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.2, 3.6))
-        axes = figure.subplots(1, 2)
-        for axis, measure in zip(axes, ("worst_group", "average"), strict=True):
-            for method, part in summary.groupby("method", sort=False):
-                x, y = 100 * part["agreement"], part[f"test_{measure}_percent"]
-                spread = part[f"test_{measure}_deviation"].fillna(0)
-                axis.plot(
-                    x, y, "o--" if method == "hsfm_capped" else "o-", color=COLOURS[method], markersize=3.5,
-                    label=f"{method_label(method)} ({part['sees'].iloc[0]})",
-                )  # fmt: skip
-                axis.fill_between(x, y - spread, y + spread, color=COLOURS[method], alpha=0.12, linewidth=0)
-            axis.set_xticks(100 * summary["agreement"].unique())
-            axis.set_xlabel("majority images in validation (%)")
-            axis.set_ylabel(f"test {METRICS[measure]} (%)")
-        figure.legend(*axes[0].get_legend_handles_labels(), ncols=2, loc="outside lower center")
-        figure.suptitle(title, fontsize=9)
-        return figure
 
 
 def signed(value: float, deviation: float) -> str:

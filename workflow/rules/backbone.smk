@@ -31,8 +31,8 @@ rule train_erm:
         "../../environment.yml"
     threads: config["training_threads"]
     resources:
-        gpu=gpus,
-        mem_mb=memory(8000),
+        gpu=gpus_to_train,
+        mem_mb=memory(8000 * config["training_gpus"]),
         runtime=1440,
     params:
         backbone=setting("backbone"),

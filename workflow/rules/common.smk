@@ -1,13 +1,16 @@
 import ast
+import functools
 import importlib.util
+import json
 import os
+import time
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 from hsfm.decode_size import decode_rule
 from hsfm.device import accelerator_present
-from hsfm.files import sha256
+from hsfm.files import sha256, write_atomically
 
 # OpenMP threads that spin while they wait for one another lose most of their speed on a busy machine. Set here, since
 # the library reads it when torch loads.
@@ -22,11 +25,12 @@ ROOT = Path(workflow.basedir)
 # What a script depends on ----------------------------------------------------------------------------------------------
 
 
-def uses(script):
+def uses(script, without=()):
     """The script and every module of hsfm that it imports, directly or not.
 
     As inputs they make jobs run again when their code changes, since Snakemake compares small files by checksum.
     hsfm/__init__.py only names where things are and is left out, or one more public name would make all stale.
+    without: modules that the script imports but does not use in a job.
     """
     found, waiting = [], [ROOT / script]
     while waiting:
@@ -34,12 +38,28 @@ def uses(script):
         if path in found:
             continue
         found.append(path)
-        waiting += imported(path)
+        waiting += [other for other in imported(path) if path != ROOT / script or other not in without]
     return sorted(os.path.relpath(path) for path in found)
 
 
+def uses_of_source(script):
+    """The same, but of the modules that read datasets only the one for a job's, or a change in one would have all of
+    them read, and all trainings run, again."""
+
+    def files(wildcards):
+        own = source(SETTINGS["settings"][wildcards.dataset])
+        return uses(script, without=[module(f"hsfm.datasets.{other}") for other in SOURCES if other != own])
+
+    return files
+
+
+@functools.cache  # scripts share most of their modules
 def imported(path):
     """The modules of hsfm that a file imports."""
+    return list(found_imports(path))
+
+
+def found_imports(path):
     for node in ast.walk(ast.parse(path.read_text(), path)):
         if isinstance(node, ast.Import):
             yield from (module(alias.name) for alias in node.names if alias.name.startswith("hsfm."))
@@ -59,6 +79,49 @@ def module(name):
     return ROOT.joinpath(*name.split(".")).with_suffix(".py")
 
 
+# Dates: Snakemake looks at what a file holds only if it is dated later than what was made from it -------------------------
+
+
+def date_changed_code():
+    """Date code that has changed since the last call as of now; it may bring any date from an archive or another clock."""
+    kept = Path(".snakemake", "code.json")
+    before = json.loads(kept.read_text()) if kept.exists() else {}
+    files = [*ROOT.glob("hsfm/**/*.py"), *ROOT.glob("workflow/scripts/*.py")]
+    found = {os.path.relpath(path): sha256(path) for path in files}
+    for path, digest in found.items():
+        if before.get(path, digest) != digest and os.access(path, os.W_OK):  # not in a read-only installation
+            os.utime(path)
+    if found != before:
+        with write_atomically(kept) as temporary:
+            temporary.write_text(json.dumps(found))
+
+
+def date_future_results():
+    """Date results that a clock, since put back, has dated in the future: what changes now would seem to be older."""
+    now = time.time_ns()
+    # logs, since Snakemake counts a job's benchmark among its outputs
+    paths = [path for folder in ("results", "logs") for path in Path(folder).rglob("*") if path.is_file()]
+    files = [(path, path.stat().st_mtime_ns) for path in paths]
+    future = sorted({date for _, date in files if date > now + CLOCKS_DIFFER * 10**9})
+    if not future:
+        return
+    rank = {date: number for number, date in enumerate(future, start=1)}
+    late = [path for path, date in files if date in rank]
+    last = max((date for _, date in files if date <= now), default=now - 10**9)
+    for path, date in files:
+        if date in rank:  # in their order, after all others
+            os.utime(path, ns=(now, last + 1000 * rank[date]))
+    logger.warning(
+        f"{len(late)} results and logs are dated in the future, {late[0]} among them: the clock was put back. "
+        "They are dated anew, in their order; nothing runs again for that."
+    )
+
+
+CLOCKS_DIFFER = 60  # seconds, on machines that share a disk
+if workflow.is_main_process:
+    date_changed_code()
+    date_future_results()
+
 # Resources -------------------------------------------------------------------------------------------------------------
 
 
@@ -75,6 +138,11 @@ def gpus(wildcards):
             raise WorkflowError(f"device: {config['device']!r} was asked for, but this machine has no CUDA device")
         return 0
     return 1
+
+
+def gpus_to_train(wildcards):
+    """Those of an ERM training; Snakemake gives at most what --resources allows."""
+    return config["training_gpus"] * gpus(wildcards)
 
 
 def memory(base, times=0, *names):
@@ -153,7 +221,12 @@ wildcard_constraints:
 
 def setting(section):
     """The settings of one stage for the dataset of a job."""
-    return lookup(dpath=f"settings/{{dataset}}/{section}", within=SETTINGS)
+
+    # Snakemake's lookup walks through all settings of all datasets, which takes a second of the paper's plan
+    def found(wildcards):
+        return functools.reduce(dict.__getitem__, Path(section).parts, SETTINGS["settings"][wildcards.dataset])
+
+    return found
 
 
 def images_without(key):
@@ -213,8 +286,11 @@ def source(settings):
     return settings["images"]["source"] if "images" in settings else None
 
 
-PACKED = kind(lambda s: source(s) in ("minibirds", "dominoes"))  # images in one array
-IN_FILES = kind(lambda s: source(s) in ("waterbirds", "celeba", "metashift", "metadata"))
+SOURCES_IN_ARRAYS = ("minibirds", "dominoes")
+SOURCES_IN_FILES = ("waterbirds", "celeba", "metashift", "metadata")
+SOURCES = SOURCES_IN_ARRAYS + SOURCES_IN_FILES  # each has its module in hsfm/datasets
+PACKED = kind(lambda s: source(s) in SOURCES_IN_ARRAYS)  # images in one array
+IN_FILES = kind(lambda s: source(s) in SOURCES_IN_FILES)
 GIVEN = kind(lambda s: source(s) is None)  # embeddings that the user has
 TRAINED = kind(lambda s: source(s) and s["backbone"]["train"] and s["backbone"]["checkpoint"] is None)
 TAKEN = [name for name in PACKED + IN_FILES if name not in TRAINED]
@@ -471,13 +547,13 @@ def inputs_of_figure(wildcards):
     """What one figure of a dataset is drawn from, by name."""
     folder = f"results/{wildcards.dataset}"
     methods = dict.fromkeys(["erm", *methods_of(wildcards.dataset)])
-    scores = expand(f"{folder}/run{{run}}/{{method}}/scores.parquet", run=RUNS, method=methods)
+    scores = {method: expand(f"{folder}/run{{run}}/{method}/scores.parquet", run=RUNS) for method in methods}
     erm = expand(f"{folder}/run{{run}}/erm/history.parquet", run=RUNS if wildcards.dataset in TRAINED else [])
     hsfm = expand(f"{folder}/run{{run}}/hsfm/history.parquet", run=RUNS if "hsfm" in METHODS else [])
     return {
         "examples": {"images": f"{folder}/images.parquet", "pixels": packed(wildcards)},
-        "training": {"scores": scores, "erm": erm, "hsfm": hsfm},
-        "groups": {"scores": scores},
+        "training": {"scores": scores["erm"], "erm": erm, "hsfm": hsfm},
+        "groups": {"scores": [path for run in zip(*scores.values()) for path in run]},
         "hard_set": {"hsfm": hsfm},
     }[wildcards.figure]
 

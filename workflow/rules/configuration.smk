@@ -46,6 +46,14 @@ def check_config(config):
         sys.exit(1)
 
 
+def check_writable(*folders):
+    """Stop with one line where a folder that is there takes no files, before the first job finds out."""
+    for folder in folders:
+        if Path(folder).exists() and not os.access(folder, os.W_OK):
+            logger.error(f"ERROR: {Path(folder).resolve()}: is read-only, but the workflow writes there")
+            sys.exit(1)
+
+
 def inherit(config):
     """Give each dataset the settings of its `base` that it does not have itself.
 
@@ -171,6 +179,11 @@ def describe(error):
 
 def cross_check(config):
     """What a schema cannot say."""
+    if config["training_gpus"] > 1:
+        if ":" in config["device"]:
+            yield f"training_gpus: {config['training_gpus']}, but device: {config['device']} names one; set it to auto"
+        if config["compute"]["compile"]:
+            yield f"training_gpus: {config['training_gpus']} and compute/compile exclude one another; set compile to false"
     for dataset in config["datasets"]:
         if dataset not in config["settings"]:
             yield f"datasets: unknown dataset {dataset!r}; settings has {', '.join(config['settings'])}"

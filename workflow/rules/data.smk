@@ -1,7 +1,7 @@
 rule pack_images:
     input:
         raw=raw_data,
-        code=uses("workflow/scripts/pack_images.py"),
+        code=uses_of_source("workflow/scripts/pack_images.py"),
     output:
         images="results/{dataset}/images.parquet",
         pixels="results/{dataset}/pixels.npy",
@@ -28,7 +28,7 @@ rule pack_images:
 rule list_images:
     input:
         raw=raw_data,
-        code=uses("workflow/scripts/list_images.py"),
+        code=uses_of_source("workflow/scripts/list_images.py"),
     output:
         "results/{dataset}/listed.parquet",
     log:

@@ -32,7 +32,7 @@ def ablate_hsfm(inputs: dict, output: str, run: int, seeds: list[int], settings:
     write_scores(output, whole, {"checkpoint_sha256": erm.checkpoint_sha256})
 
 
-job.start(snakemake.log[0])
+job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 ablate_hsfm(
     dict(snakemake.input.items()),
     snakemake.output[0],

@@ -1,5 +1,10 @@
 """Show HSFM's edits of CLIP embeddings as pictures, before and after, and ask CLIP what they show."""
 
+from hsfm import job
+
+# before all else: diffusers asks CUDA for its devices when it is imported
+job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
+
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +15,7 @@ from diffusers import StableUnCLIPImg2ImgPipeline
 from torch import Tensor
 from tqdm import tqdm
 
-from hsfm import edit_report, figures, job
+from hsfm import edit_figures, figures
 from hsfm.augment import prepare
 from hsfm.clip import PREFIX, ZeroShot
 from hsfm.device import Compute, choose_device
@@ -98,7 +103,7 @@ def as_table(rows: pd.DataFrame, pictures: dict, judged: dict, about: dict) -> p
 
 
 def draw(table: pa.Table, originals: Callable, names: object, outputs: list[str]) -> None:
-    figure = edit_report.draw_decoded(
+    figure = edit_figures.draw_decoded(
         [
             {
                 "name": f"{names.class_names[row['y']]},\n"
@@ -123,7 +128,6 @@ def draw(table: pa.Table, originals: Callable, names: object, outputs: list[str]
         figures.save(figure, path)
 
 
-job.start(snakemake.log[0])
 decode_edits(
     dict(snakemake.input.items()),
     dict(snakemake.output.items()),

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hsfm import edit_report, figures, job
+from hsfm import edit_figures, figures, job
 from hsfm.edits import class_direction, largest_of_each_group, read_edits, spurious_direction
 from hsfm.embeddings import Embeddings, read_embeddings
 from hsfm.images import read_names
@@ -23,7 +23,7 @@ def draw(inputs: dict, outputs: dict, dataset: str, cache: CacheFiles | None) ->
     seed = edits["seed"].iloc[0]
     first = edits[edits["seed"] == seed].reset_index(drop=True)
     save(outputs, "edits", plane(inputs["support"], first, train, val, f"{dataset}: HSFM's edits, seed {seed}"))
-    save(outputs, "cosines", edit_report.draw_cosines(edits, f"{dataset}: where HSFM's edits point"))
+    save(outputs, "cosines", edit_figures.draw_cosines(edits, f"{dataset}: where HSFM's edits point"))
     if "images" in inputs:
         title = f"{dataset}: longest edits of each group, seed {seed} (orange: another attribute than the support's)"
         save(outputs, "neighbours", neighbours(inputs["images"], first, train, cache, title))
@@ -53,7 +53,7 @@ def plane(path: str, rows: pd.DataFrame, train: Embeddings, val: Embeddings, tit
     own = rows.iloc[order]
     colours = [name_of(val, y, -1 if pd.isna(a) else int(a)) for y, a in zip(own["y"], own["attribute"], strict=True)]
     shown = "" if len(order) == len(rows) else f" ({len(order)} of {len(rows)} support rows)"
-    return edit_report.draw_plane(points, before, after, colours, labels, title + shown)
+    return edit_figures.draw_plane(points, before, after, colours, labels, title + shown)
 
 
 def name_of(embeddings: Embeddings, y: int, attribute: int) -> str:
@@ -92,7 +92,7 @@ def neighbours(images: str, rows: pd.DataFrame, train: Embeddings, cache: CacheF
                 "after": near(row.nearest_after, own),
             }
         )
-    return edit_report.draw_neighbours(pictures, title)
+    return edit_figures.draw_neighbours(pictures, title)
 
 
 job.start(snakemake.log[0])

@@ -6,6 +6,7 @@ import pandas as pd
 
 from hsfm import figures, job
 from hsfm.files import read_frame
+from hsfm.studies import figures as study_figures
 from hsfm.studies import report
 
 
@@ -14,10 +15,10 @@ def draw_study(paths: list[str], outputs: list[str], study: str, dataset: str) -
     frame = pd.concat([read_frame(path, columns) for path in paths], ignore_index=True)
     for path in outputs:
         if study == "sweep":
-            figure = report.draw_sweep(frame, f"{dataset}: HSFM under {frame['setting'].nunique()} settings")
+            figure = study_figures.draw_sweep(frame, f"{dataset}: HSFM under {frame['setting'].nunique()} settings")
         else:
             title = f"{dataset}: fitted on validation splits of growing bias"
-            figure = report.draw_bias(report.summarise_bias(frame), title)
+            figure = study_figures.draw_bias(report.summarise_bias(frame), title)
         figures.save(figure, path)
 
 

@@ -57,7 +57,7 @@ def extract_embeddings(
             write_pieces(outputs[split], embed(split), whole=False)
 
 
-job.start(snakemake.log[0])
+job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 extract_embeddings(
     snakemake.input.images,
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),

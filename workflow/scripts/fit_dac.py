@@ -88,7 +88,7 @@ def saved(head: Head, seed: int, train: Embeddings, origin: str, remark: str, se
     )
 
 
-job.start(snakemake.log[0])
+job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 fit(
     dict(snakemake.input.items()),
     dict(snakemake.output.items()),

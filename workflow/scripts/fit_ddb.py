@@ -118,7 +118,7 @@ def retrain_network(
     return result.history
 
 
-job.start(snakemake.log[0])
+job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 fit(
     dict(snakemake.input.items()),
     dict(snakemake.output.items()),

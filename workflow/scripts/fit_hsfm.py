@@ -36,7 +36,7 @@ def fit_hsfm(inputs: dict[str, str], outputs: dict[str, str], seeds: list[int], 
     write_heads(outputs["heads"], saved)
 
 
-job.start(snakemake.log[0])
+job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 fit_hsfm(
     dict(snakemake.input.items()),
     dict(snakemake.output.items()),

@@ -1,5 +1,10 @@
 """Inpaint the object of every source image as another class, by a diffusion model."""
 
+from hsfm import job
+
+# before all else: diffusers asks CUDA for its devices when it is imported
+job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
+
 import json
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +14,6 @@ import transformers
 from diffusers import StableDiffusionInpaintPipeline
 from tqdm import tqdm
 
-from hsfm import job
 from hsfm.device import Compute, choose_device
 from hsfm.diffusion.inpaint import inpaint_parts
 from hsfm.diffusion.models import choose_dtype, find_model, load_pipeline, to_device
@@ -87,7 +91,6 @@ def add_tokens(
     return names, json.loads(metadata["model"])
 
 
-job.start(snakemake.log[0])
 inpaint_objects(
     dict(snakemake.input.items()),
     snakemake.output.generated,

@@ -1,5 +1,10 @@
 """Learn a word for the objects of one class by textual inversion."""
 
+from hsfm import job
+
+# before all else: diffusers asks CUDA for its devices when it is imported
+job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
+
 import json
 import re
 from collections.abc import Sequence
@@ -10,7 +15,6 @@ import torch
 import transformers
 from diffusers import StableDiffusionPipeline
 
-from hsfm import job
 from hsfm.device import Compute, choose_device
 from hsfm.diffusion.models import choose_dtype, find_model, load_pipeline, to_device
 from hsfm.diffusion.textual_inversion import learn_token
@@ -74,7 +78,6 @@ def token_of(label: int, class_names: Sequence[str]) -> str:
     return f"<{plain[label]}>" if plain[label] and plain.count(plain[label]) == 1 else f"<{plain[label]}-class{label}>"
 
 
-job.start(snakemake.log[0])
 learn(
     dict(snakemake.input.items()),
     snakemake.output.token,

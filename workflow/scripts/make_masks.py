@@ -84,7 +84,7 @@ def make_masks(inputs: dict, output: str, split: str, shard: Shard, cache: Cache
     bar.close()
 
 
-job.start(snakemake.log[0])
+job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 make_masks(
     dict(snakemake.input.items()),
     snakemake.output.masks,

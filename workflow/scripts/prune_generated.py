@@ -81,7 +81,7 @@ def report(table: pa.Table, class_names: list[str]) -> None:
         job.log.info("%s: %d of %d generated images kept", name, sum(kept), len(kept))
 
 
-job.start(snakemake.log[0])
+job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 prune_generated(
     dict(snakemake.input.items()),
     snakemake.output.pruned,

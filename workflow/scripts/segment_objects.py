@@ -1,12 +1,16 @@
 """Find the object of every source image by GroundingDINO and SAM."""
 
+from hsfm import job
+
+# before all else: diffusers asks CUDA for its devices when it is imported
+job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
+
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import transformers
 from tqdm import tqdm
 
-from hsfm import job
 from hsfm.device import Compute, choose_device
 from hsfm.diffusion.models import find_model
 from hsfm.diffusion.segment import Segmenter
@@ -62,7 +66,6 @@ def segment_objects(inputs: dict, output: str, cache: CacheFiles | None, setting
     bar.close()
 
 
-job.start(snakemake.log[0])
 segment_objects(
     dict(snakemake.input.items()),
     snakemake.output.objects,

@@ -29,7 +29,7 @@ def sweep_hsfm(inputs: dict, output: str, part: int, settings: dict, device: str
     write_frame(output, frame, {"checkpoint_sha256": erm.checkpoint_sha256})
 
 
-job.start(snakemake.log[0])
+job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 sweep_hsfm(
     dict(snakemake.input.items()),
     snakemake.output[0],

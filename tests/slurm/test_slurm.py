@@ -1,0 +1,278 @@
+"""The workflow on a real Slurm through profiles/slurm: what Slurm's own records say, and faults with the way back.
+
+Run on any machine where `sbatch` answers. `HSFM_SLURM=required` turns the skip elsewhere into a failure. The folder of
+the tests has to be one that the nodes share (`pytest --basetemp`).
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from test_workflow import MINIMAL, ROOT, RUN, copy_repository, results, snakemake
+
+GPU_RULES = {"train_erm": 1, "extract_embeddings": 1, "fit_hsfm": 1}
+CPU_RULES = {"pack_images": 1, "build_hard_set": 1, "score_heads": 2}
+# one method beside ERM: what there is to see of Slurm is the same with all of them
+FEW = [*MINIMAL, "--config", "methods=[erm, hsfm]"]
+TABLE = "results/tables/main.csv"
+MINUTES = 15
+LLR = f"{RUN}/llr/heads.safetensors"
+# What a user would say here, of a partition's longest time and of jobs that take about ten seconds; the rest is the
+# profile as it is.
+PROFILE = ["--profile", "profiles/slurm", "--resources", "gpu=1", f"runtime={MINUTES}"]
+PROFILE += ["--slurm-init-seconds-before-status-checks", "6"]
+
+
+def slurm(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def no_slurm() -> str:
+    """Why no Slurm answers, or nothing."""
+    if shutil.which("sbatch") is None:
+        return "there is no sbatch"
+    try:  # without a controller sinfo waits for minutes
+        done = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True, timeout=10, check=False)
+    except subprocess.TimeoutExpired:
+        return "sinfo does not answer"
+    return "" if done.returncode == 0 else f"sinfo: {done.stderr.strip()}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _slurm_answers():
+    reason = no_slurm()
+    if reason and os.environ.get("HSFM_SLURM") == "required":
+        pytest.fail(f"HSFM_SLURM=required, but {reason}")
+    if reason:
+        pytest.skip(f"no Slurm here: {reason}; docs/cluster.md#tests says how to bring one up")
+
+
+def records(folder: Path) -> list[dict[str, str]]:
+    """What Slurm knows of all jobs that were submitted in a folder, in their order: fields of `scontrol show job`."""
+    jobs = [line.split(" ", 1) for line in slurm("squeue", "--me", "--states=all", "-h", "-o", "%A %Z").splitlines()]
+    ids = sorted(int(number) for number, where in jobs if where == str(folder))
+    shown = [slurm("scontrol", "--oneliner", "show", "job", str(number)) for number in ids]
+    return [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in shown]
+
+
+def of_rule(jobs: list[dict[str, str]], rule: str) -> list[dict[str, str]]:
+    return [job for job in jobs if re.match(rf"rule_{rule}(_wildcards_|$)", job["Comment"])]
+
+
+def states(jobs: list[dict[str, str]]) -> list[str]:
+    return [job["JobState"] for job in jobs]
+
+
+def megabytes(job: dict[str, str]) -> int:
+    """Memory that a job asked for."""
+    number, unit = re.search(r"mem=([\d.]+)([MG])", job["TRES"]).groups()
+    return round(float(number) * {"M": 1, "G": 1024}[unit])
+
+
+def ledger(folder: Path) -> dict[str, str] | None:
+    """State by number of all jobs that ended in a folder, by Slurm's ledger of finished jobs where it keeps one."""
+    config = slurm("scontrol", "show", "config")
+    where = re.search(r"^JobCompLoc\s+= (.*)$", config, re.MULTILINE).group(1)
+    if not re.search(r"^JobCompType\s+= jobcomp/filetxt$", config, re.MULTILINE) or not os.access(where, os.R_OK):
+        return None
+    lines = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in Path(where).read_text().splitlines()]
+    return {line["JobId"]: line["JobState"] for line in lines if line["WorkDir"] == str(folder)}
+
+
+def stated(rule: str, what: str) -> int:
+    """A number that a rule states under `resources`, of memory that without the size of its inputs, or its threads."""
+    text = "".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
+    body = re.search(rf"^rule {rule}:\n((?:    .*\n|\n)+)", text, re.MULTILINE).group(1)
+    return int(re.search(rf"\b{what}(?:=|: )(?:memory\()?(\d+)", body).group(1))
+
+
+def wait_for(what: str, condition, output: Path, seconds: int = 150):
+    """The first true value of `condition()`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.5)
+    pytest.fail(f"waited {seconds} s for {what}:\n{output.read_text()}")
+
+
+@contextmanager
+def snakemake_under_slurm(folder: Path, output: Path, *arguments: str):
+    """A Snakemake that runs beside the test. Leaves nothing behind, whatever becomes of the test."""
+    with output.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "snakemake", *PROFILE, *arguments],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(folder)},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def finished(folder: Path, output: Path, *arguments: str) -> tuple[int, str]:
+    """What Snakemake returned, and what it said."""
+    with snakemake_under_slurm(folder, output, *arguments) as process:
+        try:
+            return process.wait(timeout=200), output.read_text()
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"no end after 200 s:\n{output.read_text()}")
+
+
+def clean_up(folder: Path) -> None:
+    """Cancel the jobs of a folder, and end what of them lives on this machine.
+
+    A Snakemake that `scancel` ends just as its own job ends may hang, and without cgroups Slurm forgets it.
+    """
+    jobs = [job["JobId"] for job in records(folder) if job["JobState"] in ("RUNNING", "PENDING", "COMPLETING")]
+    if jobs:
+        slurm("scancel", *jobs)
+        time.sleep(1)
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # ended in the meantime
+            if str(folder) in (process / "cmdline").read_text():
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def recover(folder: Path) -> None:
+    """The commands of docs/cluster.md for a run whose Snakemake was killed, but for the last, which runs it again."""
+    docs = (ROOT / "docs/cluster.md").read_text().split("## After Snakemake was killed")[1]
+    commands = re.search(r"(?:^    .*\n)+", docs, re.MULTILINE).group(0)
+    *first, again = [line.strip() for line in commands.splitlines()]
+    assert again == "snakemake --profile profiles/slurm"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    subprocess.run(["bash", "-euc", "\n".join(first)], cwd=folder, env=environment, timeout=120, check=True)
+
+
+@dataclass(frozen=True)
+class Disturbed:
+    """A run that was disturbed twice and finished, and one that was not."""
+
+    folder: Path
+    undisturbed: Path
+    cancelled: str  # number of the training that `scancel` took away
+    orphan: str  # number of the job that ran when Snakemake was killed
+    first: str  # what Snakemake said until then
+    after_the_kill: str  # the state of that job once Snakemake was gone
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    undisturbed = copy_repository(tmp_path_factory.mktemp("local") / "hsfm")
+    # Slurm remembers a folder's jobs for longer than pytest its folders
+    folder = copy_repository(tmp_path_factory.mktemp("slurm").resolve() / f"hsfm{time.time_ns()}")
+    output = folder.parent / "first.log"
+
+    def running(rule):
+        return lambda: [job for job in of_rule(records(folder), rule) if job["JobState"] == "RUNNING"]
+
+    try:
+        with snakemake_under_slurm(folder, output, *FEW, "--", TABLE) as process:
+            # its log: it is not Snakemake that runs by now, but the script
+            wait_for("the training", (folder / "logs/minibirds/run0/train_erm.log").exists, output)
+            cancelled = running("train_erm")()[0]["JobId"]
+            slurm("scancel", cancelled)
+            # beside the other, which waits for Slurm most of the time
+            local = ThreadPoolExecutor().submit(snakemake, undisturbed, *FEW, "--", TABLE, LLR)
+            orphan = wait_for("the embeddings", running("extract_embeddings"), output)[0]["JobId"]
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        (after,) = [job["JobState"] for job in records(folder) if job["JobId"] == orphan]
+        recover(folder)
+        # and one rule that is given far too little for torch at first
+        memory = ["--set-resources", "fit_llr:mem_mb=300 * 8 ** (attempt - 1)"]
+        code, said = finished(folder, folder.parent / "again.log", *FEW, *memory, "--", TABLE, LLR)
+        assert code == 0, said
+        local.result()
+        yield Disturbed(folder, undisturbed, cancelled, orphan, output.read_text(), after)
+    finally:
+        clean_up(folder)
+
+
+def test_slurm_ran_the_jobs_with_the_gpu_and_memory_that_they_ask_for(run):
+    jobs = records(run.folder)
+    done = [job for job in jobs if job["JobState"] == "COMPLETED"]
+    expected = GPU_RULES | CPU_RULES
+    # the embeddings may have been written before they could be cancelled, and count twice then
+    assert {rule: len(of_rule(done, rule)) for rule in expected} in (expected, {**expected, "extract_embeddings": 2})
+    for rule in expected:
+        for job in of_rule(jobs, rule):
+            attempt = 2 if rule == "train_erm" and job["JobId"] != run.cancelled else 1
+            # what the inputs add is less than a megabyte each
+            assert 0 <= megabytes(job) - attempt * stated(rule, "mem_mb") < 10 * attempt, job
+            assert job["TimeLimit"] == f"00:{MINUTES}:00", job
+            assert bool(re.match("gres[:/]gpu:1$", job.get("TresPerJob", ""))) == (rule in GPU_RULES), job
+    # what is seconds of work stays where Snakemake runs
+    assert not of_rule(jobs, "make_tables")
+    assert not of_rule(jobs, "read_erm_head")
+    if (ended := ledger(run.folder)) is not None:
+        assert ended == {job["JobId"]: job["JobState"] for job in jobs}
+
+
+def test_a_cancelled_job_comes_back_and_is_reported(run):
+    trainings = of_rule(records(run.folder), "train_erm")
+    assert [job["JobId"] == run.cancelled for job in trainings] == [True, False]
+    assert states(trainings) == ["CANCELLED", "COMPLETED"]
+    assert f"SLURM-job '{run.cancelled}' failed, SLURM status is: 'CANCELLED'" in run.first
+    assert "Trying to restart job" in run.first
+
+
+def test_jobs_run_on_when_snakemake_is_killed_and_the_documented_commands_recover(run):
+    assert run.after_the_kill in ("RUNNING", "COMPLETING")
+    embeddings = of_rule(records(run.folder), "extract_embeddings")
+    assert [job["JobId"] == run.orphan for job in embeddings] == [True, False]
+    assert states(embeddings)[1] == "COMPLETED"
+    # its successor did not run beside it
+    assert embeddings[0]["EndTime"] <= embeddings[1]["StartTime"]
+
+
+def test_a_job_killed_for_memory_comes_back_with_more(run):
+    killed, again = of_rule(records(run.folder), "fit_llr")
+    # OUT_OF_MEMORY is of cgroups; without them Slurm knows but of a signal
+    assert killed["JobState"] in ("FAILED", "OUT_OF_MEMORY")
+    assert again["JobState"] == "COMPLETED"
+    assert [megabytes(killed), megabytes(again)] == [300, 2400]
+
+
+def test_a_disturbed_run_leaves_the_bytes_of_an_undisturbed_one(run):
+    assert results(run.folder) == results(run.undisturbed)
+
+
+def test_a_failing_job_is_reported_with_its_log(run, tmp_path):
+    folder = tmp_path.resolve() / f"hsfm{time.time_ns()}"
+    shutil.copytree(run.folder, folder)
+    hard_set = folder / RUN / "erm/hard_set.parquet"
+    hard_set.write_bytes(hard_set.read_bytes()[:-50])
+    hsfm = f"{RUN}/hsfm/heads.safetensors"
+    try:
+        code, said = finished(
+            folder, tmp_path / "output.log", *FEW, "--retries", "0", "--forcerun", "fit_hsfm", "--", hsfm
+        )
+    finally:
+        clean_up(folder)
+    assert code == 1, said
+    (failed,) = of_rule(records(folder), "fit_hsfm")
+    assert failed["JobState"] == "FAILED"
+    assert f"SLURM-job '{failed['JobId']}' failed, SLURM status is: 'FAILED'" in said
+    # the log of the rule, and that of Slurm, in which Snakemake says the same
+    report = said.split(f"external_jobid: {failed['JobId']}")[1]
+    assert re.search(rf"^Logfile logs/{RUN.relative_to('results')}/fit_hsfm.log:\n", report, re.MULTILINE)
+    assert "hard_set.parquet: not a readable Parquet file, perhaps truncated" in report
+    assert not (folder / hsfm).exists()
