@@ -1,11 +1,14 @@
 """From images to tables: ERM training, embeddings, hard sets, HSFM and its rivals, scores, tables, figures."""
 
+import os
+
 from snakemake.utils import min_version
 
 min_version("9.0")
 
 
-configfile: "config/config.yaml"
+# that beside this file, also under --directory
+configfile: os.path.relpath(os.path.join(workflow.basedir, "config", "config.yaml"))
 
 
 include: "workflow/rules/configuration.smk"

@@ -133,7 +133,7 @@ def measure(rows: tuple[int, int], d: int) -> dict[str, tuple[float, float]]:
 
 
 def stages(case: Case, forward: float, inpainting: float, hours: float) -> list[list[str]]:
-    """Rows of the table: stage, bytes on disk, GPU hours, jobs of at most `hours`."""
+    """Rows of the table: stage, bytes on disk, GPU hours, shards of at most `hours`."""
     one_pass = case.n / forward / 3600
     generated = case.classes * SOURCES * PER_SOURCE
     gpu = {
@@ -147,7 +147,7 @@ def stages(case: Case, forward: float, inpainting: float, hours: float) -> list[
     shared = ("extract_embeddings", "make_masks", "inpaint_objects")
     rows = []
     for name, (size, time_on_gpu) in gpu.items():
-        jobs = str(max(1, -(-int(time_on_gpu * 60) // int(hours * 60)))) if name in shared else "1"
+        jobs = str(max(1, -(-int(time_on_gpu * 60) // int(hours * 60)))) if name in shared else "not cut"
         rows.append([name, in_bytes(size) if size else "", f"{time_on_gpu:,.1f}" if time_on_gpu else "", jobs])
     rows[0][2] = f"({case.n / DECODED / 3600:,.1f} core hours)"
     return rows
@@ -174,7 +174,7 @@ def main() -> None:
     show(rows, ["what grows with the images", "bytes per image", "seconds per million", *fit_in])
     for case in CASES:
         print(f"\n{case.name}: {case.n:,} images, d = {case.d}, {case.classes} classes, ERM for {case.epochs} epochs\n")
-        header = ["stage, of one run", "bytes", "GPU hours", f"jobs of {arguments.hours:g} hours at most"]
+        header = ["stage, of one run", "bytes", "GPU hours", f"shards of {arguments.hours:g} hours at most"]
         show(stages(case, arguments.forward, arguments.inpainting, arguments.hours), header)
 
 

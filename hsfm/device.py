@@ -1,6 +1,7 @@
 """Where tensors live and how they are computed: the one place that knows about accelerators."""
 
 import ctypes
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the Snakefile asks `accelerator_present` and must not wait for torch
     import torch
+
+log = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 # On the CPU: 5 images of 224 x 224, which two cores take through ResNet-50 faster each than 64 (docs/performance.md).
@@ -35,7 +38,14 @@ def choose_device(name: str = "auto") -> "torch.device":
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if os.environ.get("CUDA_VISIBLE_DEVICES"):
+            log.warning(
+                "CUDA_VISIBLE_DEVICES is %s, but torch %s finds no CUDA device: computing on the CPU",
+                os.environ["CUDA_VISIBLE_DEVICES"], torch.__version__,
+            )  # fmt: skip
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -1,8 +1,8 @@
 """One training shared out over processes, each with a device of its own.
 
-The invariant: every step is the one that a single process would make on the whole batch, up to rounding. Each process
-draws all random numbers of an epoch and computes its part of every batch; losses are weighted by the sizes of the
-parts, gradients averaged (DistributedDataParallel), and BatchNorm's statistics are those of the whole batch.
+The invariant: every step is the one that a single process would make on the whole batch, up to rounding and dropout.
+Each process draws all random numbers of an epoch and computes its part of every batch; losses are weighted by the sizes
+of the parts, gradients averaged (DistributedDataParallel), and BatchNorm's statistics are those of the whole batch.
 """
 
 import inspect

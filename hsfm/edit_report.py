@@ -79,6 +79,3 @@ def edits_table(summary: pd.DataFrame, notes: Sequence[str]) -> TextTable:
     )
     names = [d if not c else f"{d}: {c}" for d, c in zip(summary["dataset"], summary["class_name"], strict=True)]
     return TextTable(header=("HSFM's edits", *names), rows=tuple(rows), notes=(*general, *notes), text_columns=1)
-
-
-# Figures --------------------------------------------------------------------------------------------------------------

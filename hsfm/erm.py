@@ -22,7 +22,7 @@ from hsfm.augment import Views, apply, draw_views, prepare
 from hsfm.backbone import Network
 from hsfm.device import Compute
 from hsfm.distributed import Processes
-from hsfm.files import read_safetensors, write_safetensors
+from hsfm.files import read_leftover, write_safetensors
 from hsfm.images import ImageTable
 from hsfm.metrics import accuracy_by, worst
 from hsfm.optimiser_state import as_tensors, load_tensors
@@ -135,7 +135,7 @@ def train(
     scheduler = _schedule(stepper, schedule, lr, epochs * steps, warmup)
     generator = Generator().manual_seed(seed)  # order of the images and augmentation
     state = _State(network, stepper, scheduler, compute.scaler(), generator)
-    history, best = state.load(resume) if resume is not None and resume.exists() else ([], None)
+    history, best = state.load(resume) if resume is not None else ([], None)
     if history:
         log.info("resuming after epoch %d of %d", len(history), epochs)
     sets = [training, validation, *(part.images for part in beside)]
@@ -334,7 +334,10 @@ class _State:
         write_safetensors(path, tensors, {"progress": json.dumps(progress)})
 
     def load(self, path: Path) -> tuple[list[dict], dict[str, Tensor] | None]:
-        tensors, metadata = read_safetensors(path)
+        found = read_leftover(path)
+        if found is None:
+            return [], None
+        tensors, metadata = found
         progress = json.loads(metadata["progress"])
 
         def part(prefix: str) -> dict[str, Tensor]:

@@ -9,9 +9,12 @@ import fcntl
 import functools
 import hashlib
 import json
+import logging
 import os
+import platform
 import re
 import shutil
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +30,10 @@ if TYPE_CHECKING:  # stages that draw images or tables do not pay for importing 
     from torch import Tensor
 
 
+log = logging.getLogger(__name__)
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_HERE = f"{zlib.crc32(platform.node().encode()):08x}"  # this machine
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -48,6 +54,9 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)
+            # or a machine that loses power could come back with the new name and without the bytes
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
             temporary.replace(path)
 
 
@@ -55,7 +64,9 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 def _temporary(path: Path) -> Iterator[Path]:
     """An empty file beside `path`, locked while the block runs: a lock goes with its process, however it ends."""
     while True:
-        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False) as handle:
+        with NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=f".{_HERE}.part", delete=False
+        ) as handle:
             temporary = Path(handle.name)
             with suppress(OSError):  # some clusters' file systems have no locks; there nothing is swept
                 fcntl.flock(handle, fcntl.LOCK_EX)
@@ -70,10 +81,16 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 @functools.cache  # once per process: a folder of shards is written to thousands of times
 def _sweep(folder: Path) -> None:
-    """Remove the temporary files of processes that have died: those that nobody holds a lock on."""
+    """Remove the temporary files of processes that have died: those that nobody holds a lock on.
+
+    Of other machines only what is a day old: some disks that machines share do not share locks.
+    """
     for leftover in folder.glob(".*.part"):
-        if re.search(r"\.[a-z0-9_]{8}\.part$", leftover.name):
-            with suppress(OSError), open(leftover, "r+b") as handle:
+        found = re.search(r"\.[a-z0-9_]{8}\.([0-9a-f]{8})\.part$", leftover.name)
+        if found is None:
+            continue
+        with suppress(OSError), open(leftover, "r+b") as handle:
+            if found[1] == _HERE or time.time() - os.fstat(handle.fileno()).st_mtime > 86400:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 leftover.unlink()
 
@@ -285,6 +302,21 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, "Tensor"], metadat
         handle.write(len(ordered).to_bytes(8, "little"))
         handle.write(ordered)
         handle.write(data)
+
+
+def read_leftover(path: str | Path) -> tuple[dict[str, "Tensor"], dict[str, str]] | None:
+    """The tensors and metadata that a killed job left to go on from; None where there are none.
+
+    A file that is damaged, by a machine that lost power, say, is removed with a warning: its job begins anew.
+    """
+    try:
+        return read_safetensors(path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        log.warning("%s; the job begins anew", error)
+        Path(path).unlink(missing_ok=True)
+        return None
 
 
 def _as_json(header: Mapping[str, Any]) -> bytes:

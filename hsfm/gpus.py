@@ -21,17 +21,19 @@ _held: list[FileLock] = []  # until the process ends
 
 
 def claim(n: int, who: str, *, seconds: float | int = 0.5) -> list[str]:
-    """Take n of the machine's GPUs for this process and show CUDA no others; their UUIDs.
+    """Take n of the machine's GPUs for this process and show CUDA no others; their names.
 
-    Waits while too many are taken, looking again every so many seconds. Takes none where CUDA_VISIBLE_DEVICES is set,
-    since somebody else hands GPUs out then, and where the machine has none. CUDA reads that variable once, when the
-    process first asks it for anything: not before this function has returned. who: what other jobs are told that wait.
+    Waits while too many are taken, looking again every so many seconds. Where CUDA_VISIBLE_DEVICES names more than n it
+    takes n of those; where it names no more, somebody else has handed them out, and none is taken, as where the machine
+    has none. CUDA reads that variable once, when the process first asks it for anything: not before this function has
+    returned. who: what other jobs are told that wait.
 
     Raises ValueError where the machine has fewer than n.
     """
-    if n < 1 or VISIBLE in os.environ:
+    given = [name for name in os.environ.get(VISIBLE, "").split(",") if name]
+    if n < 1 or (VISIBLE in os.environ and len(given) <= n):
         return []
-    known = list_gpus()
+    known = given or list_gpus()
     if not known:
         return []
     if n > len(known):
@@ -77,7 +79,7 @@ def _folder() -> Path:
 
 
 def _wait(n: int, known: Sequence[str], who: str, folder: Path, seconds: float | int) -> dict[str, FileLock]:
-    """n locks by UUID.
+    """n locks by the name of the GPU.
 
     One job at a time stands at the head of the queue and gathers what gets free: two that want several GPUs each cannot
     wait for one another, and one that wants many is not overtaken for ever.
@@ -95,14 +97,14 @@ def _wait(n: int, known: Sequence[str], who: str, folder: Path, seconds: float |
         while True:
             for uuid in known:
                 if len(locks) < n and uuid not in locks:
-                    lock = FileLock(folder / f"{uuid}.lock")
+                    lock = FileLock(folder / f"{_file(uuid)}.lock")
                     try:
                         lock.acquire(timeout=0)
                     except Timeout:
                         continue
                     locks[uuid] = lock
                     # beside the lock, since some versions of filelock empty the file when they ask for it
-                    (folder / f"{uuid}.holder").write_text(who)
+                    (folder / f"{_file(uuid)}.holder").write_text(who)
             if len(locks) == n:
                 return {uuid: locks[uuid] for uuid in known if uuid in locks}
             if not said:
@@ -118,8 +120,13 @@ def _wait(n: int, known: Sequence[str], who: str, folder: Path, seconds: float |
         queue.release()
 
 
+def _file(name: str) -> str:
+    """A GPU's name as that of a file; MIG devices may have a slash in theirs."""
+    return name.replace("/", "_")
+
+
 def _holder(folder: Path, uuid: str) -> str:
     try:
-        return (folder / f"{uuid}.holder").read_text()
+        return (folder / f"{_file(uuid)}.holder").read_text()
     except OSError:
         return "somebody"

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -12,6 +13,7 @@ from typing import Any
 
 from hsfm.files import sha256
 
+DATE = "%Y-%m-%d %H:%M:%S"
 log = logging.getLogger("hsfm.job")  # for what a script itself has to say
 
 
@@ -34,20 +36,26 @@ def start(log: str | Path, *, gpus: int = 0, device: str = "auto") -> None:
     """Log progress to the file `log`, warnings to the terminal too, each once; take GPUs that no other job has.
 
     An error about input (ValueError, FileNotFoundError), and one of the disk that names its file, ends the process with
-    its one line on the terminal; the traceback is in the log. gpus: how many the job was given. device: the setting;
-    one that names its GPU (`cuda:1`) is left with that. To be called before anything asks CUDA for its devices.
+    its one line on the terminal and in the log, which Snakemake shows; its traceback lies beside the log. gpus: how
+    many the job was given. device: the setting; one that names its GPU (`cuda:1`) is left with that. To be called
+    before anything asks CUDA for its devices.
     """
     _log_to(log, "w", [_terminal()])
+    Path(log).with_suffix(".traceback").unlink(missing_ok=True)
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        with suppress(OSError), open(log, "a") as file:  # whose disk may be full
-            traceback.print_exception(kind, error, trace, file=file)
         if issubclass(kind, ValueError | FileNotFoundError):
-            print(f"ERROR: {error}", file=sys.stderr)
+            said = str(error)
         elif isinstance(error, OSError) and error.filename is not None:
-            print(f"ERROR: {error.filename}: {error.strerror}", file=sys.stderr)
+            said = f"{error.filename}: {error.strerror}"
         else:
+            said = None
+        with suppress(OSError):  # the disk may be full
+            _write_traceback(log, said, kind, error, trace)
+        if said is None:
             sys.__excepthook__(kind, error, trace)
+        else:
+            print(f"ERROR: {said}", file=sys.stderr)
 
     sys.excepthook = report
     if gpus and ":" not in device:
@@ -70,10 +78,22 @@ def join(log: str | Path, *, speaks: bool) -> None:
             os.dup2(file.fileno(), sys.stderr.fileno())
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        with open(log, "a") as file:
-            traceback.print_exception(kind, error, trace, file=file)
+        expected = issubclass(kind, ValueError | FileNotFoundError)  # which the job will raise once more
+        _write_traceback(log, str(error) if expected else None, kind, error, trace)
 
     sys.excepthook = report
+
+
+def _write_traceback(
+    log: str | Path, said: str | None, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Into the log; beside it, where one line there says all that a user needs."""
+    file = Path(log) if said is None else Path(log).with_suffix(".traceback")
+    with open(file, "a") as handle:
+        traceback.print_exception(kind, error, trace, file=handle)
+    if said is not None:
+        with open(log, "a") as handle:
+            handle.write(f"{time.strftime(DATE)} ERROR: {said} (traceback: {file})\n")
 
 
 def _terminal() -> logging.Handler:
@@ -87,7 +107,7 @@ def _log_to(log: str | Path, mode: str, others: Iterable[logging.Handler], level
     Path(log).parent.mkdir(parents=True, exist_ok=True)  # Snakemake has made it, but somebody may tidy up meanwhile
     handler = logging.FileHandler(log, mode=mode)
     handler.setLevel(level)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", DATE))
     handlers = [handler, *others]
     for each in handlers:
         each.addFilter(_Once())

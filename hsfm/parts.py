@@ -4,6 +4,7 @@ The parts of a stage's work, and the order in which they come, do not depend on 
 these leave can be joined to the very file that one job writes.
 """
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -16,6 +17,9 @@ from hsfm.files import fingerprint, write_atomically, write_parquet
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def write_in_parts(
     parts: their numbers. make: from the numbers of those that are missing to their tables, in that order, the schema's
     metadata with each. Until all are there they lie in a folder beside `path`, named after `depends_on`, a JSON-like
     value of all that they depend on: a run that was killed goes on after the last, and one of other settings starts
-    anew. At the end the folder is removed, and so are those of other settings. Without any part the file is empty.
+    anew. One that is damaged is made again. At the end the folder is removed, and so are those of other settings.
+    Without any part the file is empty.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -65,7 +70,7 @@ def write_in_parts(
     prefix = f".{path.stem}-"
     folder = path.with_name(prefix + fingerprint(depends_on))
     files = {number: folder / f"{number:06d}.parquet" for number in parts}
-    missing = [number for number, file in files.items() if not file.exists()]
+    missing = [number for number, file in files.items() if not _is_whole(file)]
     for number, table in zip(missing, make(missing) if missing else (), strict=True):
         with write_atomically(files[number]) as temporary:
             pq.write_table(table, temporary, compression=compression, write_page_checksum=True)
@@ -75,6 +80,19 @@ def write_in_parts(
         write_parquet(path, pa.table({}), {})
     for leftover in path.parent.glob(f"{prefix}*"):
         shutil.rmtree(leftover)
+
+
+def _is_whole(part: Path) -> bool:
+    """Whether a killed job left this part; one that cannot be read is none."""
+    if not part.exists():
+        return False
+    try:
+        for _ in _row_groups([part]):
+            pass
+    except ValueError as error:
+        log.warning("%s; it is made again", error)
+        return False
+    return True
 
 
 def join(path: str | Path, files: Sequence[str | Path]) -> None:

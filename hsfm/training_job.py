@@ -183,7 +183,13 @@ def main() -> None:
     # dropout draws from the global generator, which would make the same holes in every process
     torch.manual_seed(arguments["run"] * int(os.environ["WORLD_SIZE"]) + rank)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    train_erm(**arguments)
+    try:
+        train_erm(**arguments)
+    except OSError as error:
+        # of a full disk, say: one line, as `hsfm.job` has it
+        if error.filename is None or isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"{error.filename}: {error.strerror}") from error
     dist.destroy_process_group()
 
 

@@ -250,10 +250,10 @@ def test_a_job_of_every_rule_is_killed_twice_and_nothing_is_lost(tmp_path, serve
     assert contents(killed) == contents(undisturbed), "all bytes are the same, and nothing else lies there"
     for log, text in {
         "minibirds/run0/train_erm": "resuming after epoch 1 of 2",
-        "minibirds/run0/fit_ddb_seed0": "resuming after epoch 1 of 2",
-        "waterbirds/learn_token_0": "resuming after step 2 of 2",
+        "minibirds/run0/fit_ddb_seed*": "resuming after epoch 1 of 2",
+        "waterbirds/learn_token_*": "resuming after step 2 of 2",  # of whichever class began first
     }.items():
-        assert text in (killed / f"logs/{log}.log").read_text()
+        assert any(text in path.read_text() for path in (killed / "logs").glob(f"{log}.log")), log
 
 
 # A finished run that things happen to ---------------------------------------------------------------------------------

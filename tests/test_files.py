@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pyarrow as pa
@@ -7,10 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from hsfm import files
 from hsfm.files import (
     fingerprint,
     in_bytes,
     read_frame,
+    read_leftover,
     read_parquet,
     read_safetensors,
     sha256,
@@ -135,6 +139,29 @@ def test_a_checksum_is_compared_and_foreign_files_have_none(tmp_path):
     with pytest.raises(ValueError, match=r"ours.safetensors: damaged; its bytes are not those that were written"):
         read_safetensors(path)
     assert len(read_safetensors(foreign)[0]["a"]) == 100
+
+
+def test_what_a_killed_job_left_is_used_or_removed(tmp_path, caplog):
+    path = tmp_path / "resume.safetensors"
+    assert read_leftover(path) is None
+    write_safetensors(path, {"a": torch.arange(3)}, {"epoch": "2"})
+    tensors, metadata = read_leftover(path)
+    assert (tensors["a"].tolist(), metadata) == ([0, 1, 2], {"epoch": "2"})
+    path.write_bytes(path.read_bytes()[:-5])
+    assert read_leftover(path) is None
+    assert not path.exists()
+    assert "resume.safetensors: not a readable safetensors file, perhaps truncated" in caplog.text
+
+
+def test_what_another_machine_writes_is_left_until_it_is_a_day_old(tmp_path):
+    other = tmp_path / ".a.parquet.abcdefgh.00c0ffee.part"
+    for age, there in ((3600, True), (90000, False)):
+        other.write_text("half")
+        os.utime(other, (time.time() - age,) * 2)
+        files._sweep.cache_clear()
+        with write_atomically(tmp_path / "b") as temporary:
+            temporary.write_text("whole")
+        assert other.exists() == there
 
 
 def test_fingerprint_ignores_order_and_sees_values():

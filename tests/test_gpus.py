@@ -180,6 +180,15 @@ def test_devices_that_somebody_else_hands_out_are_kept(machine, tmp_path):
     assert not [path for path in gpus._folder().iterdir() if path.stem in machine.uuids]
 
 
+def test_jobs_share_the_gpus_that_a_whole_run_was_restricted_to(machine, tmp_path):
+    run = f"{machine.uuids[1]},MIG-GPU-{machine.uuids[0]}/1/0"
+    jobs = [held(machine, 1, tmp_path / f"{n}.log", CUDA_VISIBLE_DEVICES=run) for n in range(2)]
+    assert sorted(devices_of(job)[0] for job in jobs) == sorted(run.split(","))
+    ends(*jobs)
+    for path in gpus._folder().glob(f"MIG-GPU-{machine.uuids[0]}*"):
+        path.unlink()
+
+
 def test_jobs_without_a_gpu_and_a_device_by_its_number_take_none(machine, tmp_path):
     jobs = [held(machine, 0, tmp_path / "0.log"), held(machine, 1, tmp_path / "1.log", "cuda:1")]
     assert [devices_of(job) for job in jobs] == [["None"]] * 2

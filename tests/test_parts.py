@@ -54,6 +54,28 @@ def test_parts_are_made_once_and_joined(tmp_path):
     assert asked[-1] == [0, 1, 2], "other settings start anew"
 
 
+def test_a_part_that_a_power_cut_damaged_is_made_again(tmp_path, caplog):
+    asked = []
+
+    def make(missing):
+        asked.append(list(missing))
+        for table in numbers(missing):
+            if len(asked) == 1 and table["row"][0].as_py() == 6:
+                raise KeyboardInterrupt
+            yield table
+
+    path = tmp_path / "rows.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        write_in_parts(path, range(4), make, depends_on={})
+    (folder,) = tmp_path.iterdir()
+    damaged = folder / "000001.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-7])
+    write_in_parts(path, range(4), make, depends_on={})
+    assert asked == [[0, 1, 2, 3], [1, 2, 3]]
+    assert pq.read_table(path)["row"].to_pylist() == list(range(12))
+    assert "000001.parquet: not a readable Parquet file" in caplog.text
+
+
 def numbers(missing):
     """Parts of 3 rows, with text and a null in them."""
     for number in missing:

@@ -175,13 +175,13 @@ def test_killed_processes_take_the_others_along_and_the_next_run_goes_on(images,
         assert (killed / name).read_bytes() == (two / name).read_bytes()
 
 
-def test_what_a_process_raises_is_one_line_and_its_traceback_is_in_the_log(images, tmp_path):
+def test_what_a_process_raises_is_one_line_and_its_traceback_beside_the_log(images, tmp_path):
     process = start(arguments(images, tmp_path / "failed", lr=1e30, schedule="constant"), tmp_path / "failed")
     errors = finish(process)
     assert process.returncode == 1
     assert errors == "ERROR: the training loss is nan in epoch 1; lower lr (now 1e+30)\n"
-    log = (tmp_path / "failed/log").read_text()
-    assert 'hsfm/erm.py", line' in log
+    assert "Traceback" not in (tmp_path / "failed/log").read_text()
+    assert 'hsfm/erm.py", line' in (tmp_path / "failed/log.traceback").read_text()
     assert not (tmp_path / "failed/backbone.safetensors").exists()
 
 

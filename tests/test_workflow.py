@@ -295,6 +295,12 @@ MISTAKES = {
     "settings={minibirds: {backbone: {pretrained: true}}}": (
         "settings/minibirds/backbone: small_resnet has no pretrained weights"
     ),
+    "settings={minibirds: {transform: modle}}": (
+        "settings/minibirds/transform: 'modle' is not of type 'object', or model"
+    ),
+    "settings={minibirds: {transform: {resize: x}}}": (
+        "settings/minibirds/transform/resize: 'x' is not of type 'array', or null"
+    ),
     "settings={minibirds: {images: {source: birds}}}": (
         "settings/minibirds/images/source: unknown value 'birds'; allowed are minibirds"
     ),
@@ -398,7 +404,7 @@ def test_a_truncated_file_stops_its_stage_with_one_line_and_nothing_half_written
     assert len(errors) == 1, done.stdout
     assert "val.parquet: not a readable Parquet file, perhaps truncated" in errors[0]
     assert "Traceback (most recent call last)" not in done.stdout
-    assert "Traceback" in (folder / "logs/minibirds/run0/fit_dfr.log").read_text()
+    assert "Traceback" in (folder / "logs/minibirds/run0/fit_dfr.traceback").read_text()
     assert not list((folder / RUN / "dfr").glob("*heads*"))
 
 

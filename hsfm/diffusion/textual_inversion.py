@@ -20,7 +20,7 @@ from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
 from hsfm.device import Compute
-from hsfm.files import read_safetensors, write_safetensors
+from hsfm.files import read_leftover, write_safetensors
 from hsfm.optimiser_state import as_tensors, load_tensors
 
 log = logging.getLogger(__name__)
@@ -229,9 +229,10 @@ def _load(
     scaler: torch.amp.GradScaler,
 ) -> list[float]:
     """Losses of the steps that were done; none where there is no file."""
-    if path is None or not path.exists():
+    found = None if path is None else read_leftover(path)
+    if found is None:
         return []
-    tensors, metadata = read_safetensors(path)
+    tensors, metadata = found
     with torch.no_grad():
         row.copy_(tensors["row"])
     moments = {key: value for key, value in tensors.items() if key.startswith("optimiser.")}

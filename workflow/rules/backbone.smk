@@ -32,7 +32,7 @@ rule train_erm:
     threads: config["training_threads"]
     resources:
         gpu=gpus_to_train,
-        mem_mb=memory(8000 * config["training_gpus"]),
+        mem_mb=memory(8000 * config["training_gpus"], images=IN_MEMORY * config["training_gpus"]),
         runtime=1440,
     params:
         backbone=setting("backbone"),
@@ -137,7 +137,7 @@ if SHARDS["embedding"] > 1:
         threads: 1
         resources:
             mem_mb=memory(2000),
-            runtime=240,
+            runtime=1440,
         params:
             settings=embedding_settings,
         message:
@@ -162,7 +162,7 @@ rule import_embeddings:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=memory(2000, 4, "files"),
+        mem_mb=memory(2000, files=4),
         runtime=60,
     params:
         settings=setting("embeddings"),

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import time
+from contextlib import suppress
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
@@ -85,7 +86,10 @@ def module(name):
 def date_changed_code():
     """Date code that has changed since the last call as of now; it may bring any date from an archive or another clock."""
     kept = Path(".snakemake", "code.json")
-    before = json.loads(kept.read_text()) if kept.exists() else {}
+    before = {}
+    if kept.exists():
+        with suppress(ValueError):  # a damaged one is as good as none
+            before = json.loads(kept.read_text())
     files = [*ROOT.glob("hsfm/**/*.py"), *ROOT.glob("workflow/scripts/*.py")]
     found = {os.path.relpath(path): sha256(path) for path in files}
     for path, digest in found.items():
@@ -99,9 +103,14 @@ def date_changed_code():
 def date_future_results():
     """Date results that a clock, since put back, has dated in the future: what changes now would seem to be older."""
     now = time.time_ns()
-    # logs, since Snakemake counts a job's benchmark among its outputs
-    paths = [path for folder in ("results", "logs") for path in Path(folder).rglob("*") if path.is_file()]
-    files = [(path, path.stat().st_mtime_ns) for path in paths]
+    files = []
+    for folder in ("results", "logs"):  # logs, since Snakemake counts a job's benchmark among its outputs
+        for parent, folders, names in os.walk(folder):
+            # what jobs that run at this moment write and remove again
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for path in (Path(parent, name) for name in names if not name.startswith(".")):
+                with suppress(FileNotFoundError):
+                    files.append((path, path.stat().st_mtime_ns))
     future = sorted({date for _, date in files if date > now + CLOCKS_DIFFER * 10**9})
     if not future:
         return
@@ -110,7 +119,8 @@ def date_future_results():
     last = max((date for _, date in files if date <= now), default=now - 10**9)
     for path, date in files:
         if date in rank:  # in their order, after all others
-            os.utime(path, ns=(now, last + 1000 * rank[date]))
+            with suppress(FileNotFoundError):
+                os.utime(path, ns=(now, last + 1000 * rank[date]))
     logger.warning(
         f"{len(late)} results and logs are dated in the future, {late[0]} among them: the clock was put back. "
         "They are dated anew, in their order; nothing runs again for that."
@@ -145,20 +155,23 @@ def gpus_to_train(wildcards):
     return config["training_gpus"] * gpus(wildcards)
 
 
-def memory(base, times=0, *names):
-    """Megabytes that a job asks for: `base`, and so many times the size of its inputs of these names.
+def memory(base, **times):
+    """Megabytes that a job asks for: `base`, and for the inputs of each name so many times their size.
 
     Doubled at the second attempt and so on, since a job that was killed for memory fails like any other. Inputs that
     are not there yet count nothing in a dry run; they are there when the job is handed out.
     """
 
     def mem_mb(wildcards, input, attempt):
-        files = [file for name in names for file in always_list(input.get(name, []))]
-        return attempt * (
-            base + times * sum(Path(file).stat().st_size for file in files if Path(file).exists()) // 10**6
-        )
+        files = [(file, factor) for name, factor in times.items() for file in always_list(input.get(name, []))]
+        size = sum(factor * Path(file).stat().st_size for file, factor in files if Path(file).exists())
+        return attempt * (base + size // 10**6)
 
     return mem_mb
+
+
+# Of the size of its file an image table takes in memory: 320 bytes an image (docs/scale.md), and 13 in the file.
+IN_MEMORY = 30
 
 
 def always_list(files):

@@ -170,9 +170,14 @@ def describe(error):
         yield f"{prefix}missing key{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
     elif error.validator == "enum":
         yield f"{prefix}unknown value {error.instance!r}; allowed are {', '.join(map(str, error.validator_value))}"
-    elif error.validator == "oneOf":  # null, or what the second schema says
-        lines = [line for part in error.context if part.schema_path[0] == 1 for line in describe(part)]
-        yield from (f"{line}, or null" for line in lines or [f"{prefix}{error.message}"])
+    elif error.validator == "oneOf":  # null or a word, or what the second schema says
+        other = error.validator_value[0].get("const", "null")
+        parts = [part for part in error.context if part.schema_path[0] == 1]
+        for part in parts:
+            here = f", or {other}" if part.absolute_path == error.absolute_path else ""
+            yield from (f"{line}{here}" for line in describe(part))
+        if not parts:
+            yield f"{prefix}{error.message}, or {other}"
     else:
         yield f"{prefix}{error.message}"
 

@@ -25,7 +25,7 @@ rule make_masks:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
-        mem_mb=memory(8000),
+        mem_mb=memory(8000, images=IN_MEMORY),
         runtime=720,
     params:
         transform=setting("transform"),
@@ -60,7 +60,7 @@ if SHARDS["masks"] > 1:
         threads: 1
         resources:
             mem_mb=memory(2000),
-            runtime=60,
+            runtime=240,
         message:
             "Gathering the masks of the {wildcards.split} images of {wildcards.dataset}, run {wildcards.run}"
         script:
@@ -121,7 +121,7 @@ rule fit_dac:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
-        mem_mb=memory(8000, 3, "train", "val", "masks"),
+        mem_mb=memory(8000, images=IN_MEMORY, train=3, val=3, masks=3),
         runtime=720,
     params:
         dac=setting("dac"),
@@ -193,7 +193,7 @@ rule draw_masks:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=memory(4000, 2, "train", "masks"),
+        mem_mb=memory(4000, train=2, masks=2),
         runtime=30,
     params:
         transform=setting("transform"),

@@ -24,7 +24,7 @@ rule choose_sources:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=memory(2000, 3, "train", "val"),
+        mem_mb=memory(2000, train=3, val=3),
         runtime=30,
     params:
         ddb=lambda wildcards: {
@@ -60,7 +60,7 @@ rule learn_token:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
-        mem_mb=memory(16000),
+        mem_mb=memory(16000, images=IN_MEMORY),
         runtime=240,
     params:
         models=models("text_to_image"),
@@ -92,7 +92,7 @@ rule segment_objects:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
-        mem_mb=memory(16000),
+        mem_mb=memory(16000, images=IN_MEMORY),
         runtime=720,
     params:
         models=models("detector", "segmenter"),
@@ -124,7 +124,7 @@ rule take_objects:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=memory(4000, 3, "masks"),
+        mem_mb=memory(4000, masks=3),
         runtime=60,
     params:
         transform=setting("transform"),
@@ -155,7 +155,7 @@ rule inpaint_objects:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
-        mem_mb=memory(16000, 2, "objects"),
+        mem_mb=memory(16000, images=IN_MEMORY, objects=2),
         runtime=1440,
     params:
         models=models("inpainting"),
@@ -186,7 +186,7 @@ rule paste_objects:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=memory(4000, 4, "objects"),
+        mem_mb=memory(4000, images=IN_MEMORY, objects=4),
         runtime=240,
     params:
         ddb=ddb_settings("cut_paste", "images_per_source", "seed"),
@@ -216,7 +216,7 @@ if SHARDS["generation"] > 1:
         threads: 1
         resources:
             mem_mb=memory(2000),
-            runtime=60,
+            runtime=720,
         message:
             "Gathering the generated images of {wildcards.dataset}, run {wildcards.run}"
         script:
@@ -244,7 +244,7 @@ rule prune_generated:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
-        mem_mb=memory(8000, 3, "train"),
+        mem_mb=memory(8000, images=IN_MEMORY, train=3),
         runtime=720,
     params:
         prune=setting("ddb/prune"),
@@ -276,7 +276,7 @@ rule draw_generated:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=memory(4000, 2, "generated"),
+        mem_mb=memory(4000, generated=2),
         runtime=30,
     params:
         decode_size=decode_size,
@@ -309,7 +309,7 @@ rule fit_ddb:
     threads: config["training_threads"]
     resources:
         gpu=gpus,
-        mem_mb=memory(8000, 3, "generated"),
+        mem_mb=memory(8000, images=IN_MEMORY, generated=3),
         runtime=1440,
     params:
         retrain=setting("ddb/retrain"),

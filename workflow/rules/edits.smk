@@ -34,7 +34,7 @@ rule measure_edits:
         "../../environment.yml"
     threads: config["training_threads"]
     resources:
-        mem_mb=memory(2000, 3, "train", "val"),
+        mem_mb=memory(2000, train=3, val=3),
         runtime=120,
     params:
         edits=setting("edits"),
@@ -85,7 +85,7 @@ rule draw_edits:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=memory(4000, 3, "train", "val"),
+        mem_mb=memory(4000, train=3, val=3),
         runtime=60,
     params:
         decode_size=decode_size,

@@ -41,7 +41,7 @@ rule fit_erm_head:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=memory(2000, 4, "train"),
+        mem_mb=memory(2000, train=4),
         runtime=240,
     params:
         settings=setting("erm_head"),
@@ -66,7 +66,7 @@ rule build_hard_set:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=memory(2000, 3, "pool"),
+        mem_mb=memory(2000, pool=3),
         runtime=30,
     params:
         settings=setting("hard_set"),
@@ -97,7 +97,7 @@ rule fit_hsfm:
     threads: 1
     resources:
         gpu=gpus,
-        mem_mb=memory(4000, 3, "train", "val"),
+        mem_mb=memory(4000, train=3, val=3),
         runtime=120,
     params:
         settings=setting("hsfm"),
@@ -124,7 +124,7 @@ rule fit_dfr:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=memory(2000, 4, "val"),
+        mem_mb=memory(2000, val=4),
         runtime=240,
     params:
         settings=setting("dfr"),
@@ -149,7 +149,7 @@ rule fit_llr:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=memory(2000, 4, "val"),
+        mem_mb=memory(2000, val=4),
         runtime=240,
     params:
         settings=setting("llr"),
@@ -175,7 +175,7 @@ rule score_heads:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=memory(2000, 2, "embeddings"),
+        mem_mb=memory(2000, embeddings=2),
         runtime=60,
     message:
         "Scoring {wildcards.method} on {wildcards.dataset}, run {wildcards.run}"

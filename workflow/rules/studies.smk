@@ -16,7 +16,7 @@ rule sweep_hsfm:
     threads: 1
     resources:
         gpu=gpus,
-        mem_mb=memory(4000, 3, "train", "val", "test"),
+        mem_mb=memory(4000, train=3, val=3, test=3),
         runtime=720,
     params:
         settings=settings_of("sweep", "hsfm", "hard_set"),
@@ -65,7 +65,7 @@ rule ablate_hsfm:
     threads: 1
     resources:
         gpu=gpus,
-        mem_mb=memory(4000, 3, "train", "val", "test"),
+        mem_mb=memory(4000, train=3, val=3, test=3),
         runtime=240,
     params:
         settings=setting("hsfm"),
@@ -92,7 +92,7 @@ rule bias_validation:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=memory(2000, 4, "train", "val", "test"),
+        mem_mb=memory(2000, train=4, val=4, test=4),
         runtime=720,
     params:
         settings=settings_of("validation_bias", "hsfm", "hard_set", "dfr", "llr"),
