@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from hsfm.baselines.afr import fit_afr, hold_out, weigh
+from hsfm.baselines.afr import fit_afr, weigh
+from hsfm.holdout import hold_out
 from hsfm.metrics import accuracy_by, worst
 from tests.conftest import planted
 

@@ -18,7 +18,7 @@ from itertools import product
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import one_hot
 from tqdm import tqdm
@@ -99,24 +99,6 @@ def weigh(erm: Head, held_out: Embeddings, gamma: float | int) -> Float[Tensor, 
     p = erm.logits(held_out.features).softmax(-1).gather(1, held_out.y[:, None])[:, 0]
     weight = (-gamma * p).exp() / torch.bincount(held_out.y, minlength=held_out.n_classes)[held_out.y]
     return weight / weight.sum()
-
-
-def hold_out(y: Int[Tensor, " n"], share: float, seed: int) -> Int[Tensor, " k"]:
-    """Rows of a share of the images, drawn at random, in rising order; both parts have every class.
-
-    Raises ValueError where a class has too few images for that.
-    """
-    if not 0 < share < 1:
-        raise ValueError(f"holdout: {share} is not a share between 0 and 1")
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
-    rows, _ = order[: round(share * len(y))].sort()
-    for label in y.unique().tolist():
-        found, there = int((y[rows] == label).sum()), int((y == label).sum())
-        if not 0 < found < there:
-            raise ValueError(
-                f"holdout: {share} takes {found} of the {there} images of class {label}; both parts need some"
-            )
-    return rows
 
 
 def _with_ones(features: Float[Tensor, "n d"]) -> Float[Tensor, "n d1"]:

@@ -3,7 +3,7 @@ ERM_NETWORK = {
     name: f"results/{{dataset}}/run{{run}}/erm/{file}.safetensors"
     for name, file in {"checkpoint": "backbone", "heads": "heads", "standardisation": "standardisation"}.items()
 }
-# A network: ERM's, or one of DaC's or DDB's seeds where they have features of their own.
+# A network: ERM's, AFR's, or one of DaC's or DDB's seeds where they have features of their own.
 NETWORK = "results/{dataset}/run{run}/{network}"
 EMBEDDED = {split: f"{NETWORK}/embeddings/{split}.parquet" for split in SPLITS}
 STANDARDISATION = {"standardisation": f"{NETWORK}/standardisation.safetensors"}
@@ -38,7 +38,7 @@ rule train_erm:
         backbone=setting("backbone"),
         transform=setting("transform"),
         augmentation=setting("augmentation"),
-        training=setting("erm"),
+        training=erm_settings,
         files=stamps_of("backbone", "weights"),
         decode_size=decode_size,
         device=config["device"],
@@ -95,7 +95,7 @@ rule extract_embeddings:
         f"logs/{{dataset}}/run{{run}}/{{network}}/extract_embeddings{suffix('embedding')}.tsv"
     wildcard_constraints:
         dataset=one_of(WITH_IMAGES),
-        network="erm|(dac|ddb)/seed[0-9]+",
+        network="erm|afr|(dac|ddb)/seed[0-9]+",
     priority: 50
     conda:
         "../../environment.yml"
@@ -131,7 +131,7 @@ if SHARDS["embedding"] > 1:
             "logs/{dataset}/run{run}/{network}/gather_embeddings.tsv"
         wildcard_constraints:
             dataset=one_of(WITH_IMAGES),
-            network="erm|(dac|ddb)/seed[0-9]+",
+            network="erm|afr|(dac|ddb)/seed[0-9]+",
         conda:
             "../../environment.yml"
         threads: 1

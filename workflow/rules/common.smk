@@ -323,6 +323,7 @@ BY_CUT_PASTE = [name for name in WITH_DDB if SETTINGS["settings"][name]["ddb"]["
 BY_DIFFUSION = [name for name in WITH_DDB if name not in BY_CUT_PASTE]
 
 
+WITH_AFR = [name for name in TRAINED if SETTINGS["settings"][name].get("afr") is not None]
 WITH_EDITS = [name for name in DATASETS if "hsfm" in METHODS and SETTINGS["settings"][name].get("edits") is not None]
 WITH_UNCLIP = [name for name in WITH_EDITS if SETTINGS["settings"][name].get("unclip") is not None]
 if WITH_UNCLIP and MISSING_FOR_UNCLIP and workflow.is_main_process:
@@ -331,8 +332,9 @@ TABLES_OF_EDITS = multiext("results/tables/edits", ".csv", ".md", ".tex") if WIT
 
 
 def methods_of(dataset):
-    """The methods of a dataset; `ddb: null` leaves DDB out."""
-    return [method for method in METHODS if method != "ddb" or dataset in WITH_DDB]
+    """The methods of a dataset; `ddb: null` leaves DDB out, `afr: null` AFR."""
+    some = {"ddb": WITH_DDB, "afr": WITH_AFR}
+    return [method for method in METHODS if dataset in some.get(method, DATASETS)]
 
 
 def masks_for(choose, run=None):
@@ -359,13 +361,21 @@ def embedding_settings(wildcards):
     return settings
 
 
+def erm_settings(wildcards):
+    """How ERM trains on all images; what it holds out for AFR is of another network."""
+    settings = SETTINGS["settings"][wildcards.dataset]["erm"]
+    return {key: value for key, value in settings.items() if key != "holdout"}
+
+
 def standardised(wildcards):
     """Whether a dataset's features are brought to one spread."""
     return SETTINGS["settings"][wildcards.dataset]["embeddings"].get("standardise") is not None
 
 
 def own_features(wildcards):
-    """Folders of the networks whose features a method's heads are for, one per seed; none where that is ERM's."""
+    """Folders of the networks whose features a method's heads are for, AFR's or one per seed; none where it is ERM's."""
+    if wildcards.method == "afr":
+        return [f"results/{wildcards.dataset}/run{wildcards.run}/afr"]
     if wildcards.method != "ddb" and not (wildcards.method == "dac" and wildcards.dataset in DRIFTING):
         return []
     seeds = [wildcards.seed] if hasattr(wildcards, "seed") else config["seeds"]

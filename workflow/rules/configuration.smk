@@ -196,10 +196,16 @@ def cross_check(config):
         settings, where = config["settings"][dataset], f"settings/{dataset}"
         for method in config["methods"]:
             if method not in settings and method != "erm":
-                hint = "; ddb: null leaves it out" if method == "ddb" else ""
+                hint = f"; {method}: null leaves it out" if method in ("afr", "ddb") else ""
                 yield f"{where}: missing key {method!r}, which methods asks for{hint}"
-        if settings.get("ddb", False) is None and config["methods"] == ["ddb"]:
-            yield f"methods: ddb alone, which {dataset} leaves out (ddb: null)"
+        for method in ("afr", "ddb"):
+            if settings.get(method, False) is None and config["methods"] == [method]:
+                yield f"methods: {method} alone, which {dataset} leaves out ({method}: null)"
+        if "afr" in config["methods"] and settings.get("afr") is not None:
+            if not is_trained(settings):
+                yield f"{where}/afr: needs a network that is trained here on a part of the images; set afr to null"
+            elif "holdout" not in settings.get("erm", {}):
+                yield f"{where}/erm: missing key 'holdout', which afr needs"
         for study in config["studies"]:
             for section in STUDY_SECTIONS[study]:
                 if section not in settings:
@@ -365,7 +371,7 @@ def check_attribute(settings, config, where):
     if settings["images"]["source"] != "metadata" or settings["images"]["columns"].get("attribute") is not None:
         return
     needs = [method for method in config["methods"] if method == "dfr"]
-    for method, section in (("dac", "dac"), ("ddb", "ddb/retrain"), ("hsfm", "hsfm")):
+    for method, section in (("afr", "afr"), ("dac", "dac"), ("ddb", "ddb/retrain"), ("hsfm", "hsfm")):
         chosen = settings.get(method) or {}
         for key in section.split("/")[1:]:
             chosen = chosen[key] if chosen else {}
