@@ -31,8 +31,10 @@ include: "workflow/rules/afr.smk"
 include: "workflow/rules/dac.smk"
 include: "workflow/rules/ddb.smk"
 include: "workflow/rules/edits.smk"
-include: "workflow/rules/report.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/figures.smk"
 include: "workflow/rules/studies.smk"
+include: "workflow/rules/card.smk"
 include: "workflow/rules/export.smk"
 
 

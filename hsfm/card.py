@@ -3,7 +3,7 @@
 import pandas as pd
 
 from hsfm.images import SPLITS, ImageTable
-from hsfm.tables import escape
+from hsfm.table_text import escape
 
 
 def count_groups(table: ImageTable) -> pd.DataFrame:

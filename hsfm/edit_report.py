@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hsfm.tables import Cell, TextTable
+from hsfm.table_text import Cell, TextTable
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,13 +1,11 @@
-"""Tables from scores: data frames in, data frames and text out."""
+"""Tables from scores: data frames in, data frames and tables of text out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
-from hsfm.files import write_atomically
 from hsfm.methods import method_label
+from hsfm.table_text import Cell, TextTable, percent
 
 METRICS = {
     "worst_group": "worst group",
@@ -96,67 +94,7 @@ def group_table(scores: pd.DataFrame) -> pd.DataFrame:
     return sizes.join(accuracy.add_suffix("_percent")).reindex(order).rename_axis(names).reset_index()
 
 
-def write_table(path: str | Path, frame: pd.DataFrame, text: "TextTable") -> None:
-    """Write the numbers (.csv) or the table for readers (.md, .tex), as the suffix says."""
-    path = Path(path)
-    content = {
-        ".csv": lambda: frame.to_csv(index=False, float_format="%.4f"),
-        ".md": text.markdown,
-        ".tex": lambda: text.latex(f"tab:{path.stem}"),
-    }[path.suffix]()
-    with write_atomically(path) as temporary:
-        temporary.write_text(content)
-
-
 # Text -----------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Cell:
-    text: str
-    bold: bool = False
-    underlined: bool = False
-
-    def markdown(self) -> str:
-        text = f"<u>{escape(self.text)}</u>" if self.underlined else escape(self.text)
-        return f"**{text}**" if self.bold else text
-
-    def latex(self) -> str:
-        text = _escape(self.text)
-        text = rf"\underline{{{text}}}" if self.underlined else text
-        return rf"\textbf{{{text}}}" if self.bold else text
-
-
-@dataclass(frozen=True)
-class TextTable:
-    header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    notes: tuple[str, ...]
-    text_columns: int = 2  # the first ones; the others hold numbers and are aligned to the right
-
-    def markdown(self) -> str:
-        """A pipe table, then the notes."""
-        lines = [
-            [escape(name) for name in self.header],
-            ["---" if i < self.text_columns else "---:" for i in range(len(self.header))],
-        ]
-        lines += [[cell.markdown() for cell in row] for row in self.rows]
-        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return table + "\n\n" + "\n".join(f"{note}  " for note in self.notes).rstrip() + "\n"
-
-    def latex(self, label: str) -> str:
-        """A booktabs table environment; the notes are its caption."""
-        frame = pd.DataFrame(
-            [[cell.latex() for cell in row] for row in self.rows], columns=[_escape(h) for h in self.header]
-        )
-        return frame.to_latex(
-            index=False,
-            escape=False,
-            column_format="l" * self.text_columns + "r" * (len(self.header) - self.text_columns),
-            caption=_escape(" ".join(self.notes)),
-            label=label,
-            position="htbp",
-        )
 
 
 def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
@@ -254,13 +192,6 @@ def _column(part: pd.DataFrame, metric: str, methods: Sequence[str]) -> list[Cel
     return cells
 
 
-def percent(value: float, deviation: float) -> str:
-    """A mean with its deviation, or alone where there is none; a dash where there is no mean."""
-    if pd.isna(value):
-        return "-"
-    return f"{value:.1f}" + ("" if pd.isna(deviation) else f" ± {deviation:.1f}")
-
-
 def spread_note(summary: pd.DataFrame, repeated: str = "seeds", each: str = "head seed") -> str:
     """What the deviations of a table are over. repeated: the column that counts what is repeated on one backbone."""
     runs, seeds = summary["runs"].max(), summary[repeated].max()
@@ -319,14 +250,3 @@ def size_notes(scores: pd.DataFrame) -> tuple[str, ...]:
         empty = list(sizes[sizes == 0].index)
         notes.append(note + (f" Without test images and left out: {'; '.join(empty)}." if empty else ""))
     return tuple(notes)
-
-
-def escape(text: str) -> str:
-    """A text inside a cell of a Markdown table."""
-    return " ".join(text.split()).replace("|", r"\|")
-
-
-def _escape(text: str) -> str:
-    for plain, escaped in (("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("±", r"$\pm$")):
-        text = text.replace(plain, escaped)
-    return text

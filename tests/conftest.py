@@ -1,7 +1,8 @@
-"""Small embeddings on which a head trained the usual way leans on a spurious feature."""
+"""What tests share: small embeddings on which a head trained the usual way leans on a spurious feature; a server."""
 
 import pytest
 import torch
+from loopback import serving
 from sklearn.linear_model import LogisticRegression
 
 from hsfm.embeddings import Embeddings
@@ -62,3 +63,12 @@ def erm_head(splits) -> Head:
     weight = torch.tensor(model.coef_, dtype=torch.float32)
     bias = torch.tensor(model.intercept_, dtype=torch.float32)
     return Head(torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """What downloads are served by; the proxies of a user's machine are left out."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serving() as server:
+        yield server

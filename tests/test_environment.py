@@ -7,13 +7,18 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 # where conda-forge has another name
-CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base", "opencv-python-headless": "py-opencv"}
+CONDA = {
+    "matplotlib": "matplotlib-base",
+    "opencv-python-headless": "py-opencv",
+    "playwright": "playwright-python",
+    "torch": "pytorch",
+}
 
 
 def test_conda_and_pip_install_the_same():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    named = [one for extra in ("cluster", "diffusion", "kubernetes", "test") for one in extras[extra]]
+    named = [one for extra in ("cluster", "diffusion", "docs", "kubernetes", "test") for one in extras[extra]]
     extras = [one for one in named if not one.startswith("hsfm[")]
     pip = [*project["dependencies"], *extras]
     expected = {f"python{project['requires-python']}"}

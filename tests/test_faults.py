@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tarfile
 import textwrap
-import threading
 import time
 from pathlib import Path
 
@@ -24,7 +23,7 @@ import pytest
 import replicas
 import yaml
 from conftest import planted
-from test_download import Server
+from loopback import Server
 from test_workflow import ROOT, copy_repository, snakemake
 
 from benchmarks import random_models
@@ -94,19 +93,6 @@ def rules() -> set[str]:
     text = "".join(path.read_text() for path in [ROOT / "Snakefile", *(ROOT / "workflow/rules").glob("*.smk")])
     named = re.findall(r"^ *(?:use rule \w+ as|(?:rule|checkpoint)) (\w+)", text, re.MULTILINE)
     return {*named, "download_waterbirds", "download_dominoes"}
-
-
-@pytest.fixture
-def server(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join(5)
 
 
 def serve_datasets(server: Server, folder: Path) -> None:

@@ -132,7 +132,8 @@ EVERY_PICTURE = {
     [
         ("hsfm/figures.py", EVERY_PICTURE),  # style, colours
         ("hsfm/edit_figures.py", every({"draw_edits": 1})),
-        ("hsfm/tables.py", TABLES),
+        ("hsfm/tables.py", TABLE),
+        ("hsfm/table_text.py", TABLES),
         ("hsfm/meta.py", {**every(HSFM), **TABLES}),
         ("hsfm/baselines/dac.py", {**every({**DAC, "draw_masks": 1}), **TABLE}),
         ("hsfm/diffusion/inpaint.py", {**every({"inpaint_objects": 3, **PRUNED}, WITH_DDB), **TABLE}),

@@ -1,9 +1,13 @@
+import dataclasses
+from xml.etree import ElementTree
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from hsfm import tables
 from hsfm.methods import method_label
+from hsfm.table_text import Cell
 
 
 def scores(method, labels, seeds, *, run=0, test=None, dataset="toy", val_n=(5, 5, 5, 5)) -> pd.DataFrame:
@@ -126,6 +130,29 @@ def test_markdown_and_latex_hold_the_same_cells(three_methods):
     assert r"\toprule" in latex
     assert "±" not in latex
     assert not any(" % " in line for line in latex.splitlines())
+
+
+def test_html_holds_the_same_cells_and_what_they_are_from(three_methods):
+    """Well-formed, so that any parser reads it; text of a user's cannot break out of it."""
+    table = tables.main_table(tables.aggregate(tables.summarise(three_methods)), three_methods)
+    sources = tuple((f"results/{row[0].text}", "b") for row in table.rows)
+    odd = dataclasses.replace(table, header=("<Method>", *table.header[1:]), made_from=sources)
+    page = ElementTree.fromstring(odd.html("table-main"))
+    assert page.attrib == {"class": "table", "id": "table-main"}
+    assert [cell.text for cell in page.iter("th")] == list(odd.header)
+    assert [cell.get("class") for cell in page.iter("th")] == ["text", "text", "number", "number"]
+    assert [["".join(cell.itertext()) for cell in row] for row in page.find("table/tbody")] == [
+        [cell.text for cell in row] for row in table.rows
+    ]
+    assert [row.get("data-made-from") for row in page.find("table/tbody")] == [
+        f"results/{r[0].text} b" for r in table.rows
+    ]
+    assert page.find("table/tbody/tr[2]/td[3]/strong").text == "90.0 ± 0.0"
+    assert [note.text for note in page.find("figcaption")] == list(table.notes)
+
+
+def test_html_sorts_by_what_a_cell_says():
+    assert Cell("2 min", order=120.0).html() == '<td data-order="120.0">2 min</td>'
 
 
 def test_group_table(three_methods):

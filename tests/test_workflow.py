@@ -134,7 +134,11 @@ def test_everything_is_there_and_nothing_half_written(finished):
         *(f"{RUN}/{method}/heads.safetensors" for method in ("hsfm", "dfr", "llr", "dac")),
         *(f"{RUN}/{method}/scores.parquet" for method in ("erm", "hsfm", "dfr", "llr", "dac")),
         f"{RUN}/hsfm/edits.parquet",
-        *(f"results/tables/{t}.{s}" for t in ("main", "metrics", "groups", "edits") for s in ("csv", "md", "tex")),
+        *(
+            f"results/tables/{t}.{s}"
+            for t in ("main", "metrics", "groups", "edits")
+            for s in ("csv", "md", "tex", "html")
+        ),
         *(
             f"results/figures/minibirds/{f}.{s}"
             for f in (
@@ -242,7 +246,8 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
         ("hsfm/baselines/dac.py", {**DAC, "draw_masks": 1}),
         ("hsfm/masks.py", MASKS),
         ("hsfm/scores.py", {"score_heads": 5, "make_tables": 1, "draw_figure": 4}),
-        ("hsfm/tables.py", {"make_tables": 1, "tabulate_edits": 1}),
+        ("hsfm/tables.py", {"make_tables": 1}),
+        ("hsfm/table_text.py", {"make_tables": 1, "tabulate_edits": 1}),
         ("hsfm/figures.py", {"draw_figure": 4, "draw_masks": 1, "draw_edits": 1}),
         ("hsfm/neighbours.py", EDITS),
         ("hsfm/edits.py", EDITS),

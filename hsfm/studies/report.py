@@ -6,17 +6,8 @@ import numpy as np
 import pandas as pd
 
 from hsfm.methods import method_label
-from hsfm.tables import (
-    Cell,
-    TextTable,
-    aggregate,
-    choice_notes,
-    independent,
-    percent,
-    size_notes,
-    spread_note,
-    summarise,
-)
+from hsfm.table_text import Cell, TextTable, percent
+from hsfm.tables import aggregate, choice_notes, independent, size_notes, spread_note, summarise
 
 SYMBOLS = {
     "inner_steps": "T",

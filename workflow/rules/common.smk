@@ -220,8 +220,15 @@ STUDIES = config["studies"]
 COMPUTE = in_order(config["compute"])
 SETTINGS = {"settings": in_order(config["settings"])}
 SPLITS = ["train", "val", "test"]
-TABLES = expand("results/tables/{table}.{suffix}", table=["main", "metrics", "groups"], suffix=["csv", "md", "tex"])
-TABLES_OF_STUDIES = expand("results/tables/{study}.{suffix}", study=STUDIES, suffix=["csv", "md", "tex"])
+
+
+def table_files(*names):
+    """Tables by name: numbers, and text for readers."""
+    return expand("results/tables/{table}.{suffix}", table=names, suffix=["csv", "md", "tex", "html"])
+
+
+TABLES = table_files("main", "metrics", "groups")
+TABLES_OF_STUDIES = table_files(*STUDIES)
 
 
 wildcard_constraints:
@@ -328,7 +335,7 @@ WITH_EDITS = [name for name in DATASETS if "hsfm" in METHODS and SETTINGS["setti
 WITH_UNCLIP = [name for name in WITH_EDITS if SETTINGS["settings"][name].get("unclip") is not None]
 if WITH_UNCLIP and MISSING_FOR_UNCLIP and workflow.is_main_process:
     logger.warning(f"Pictures by unCLIP are left out: {HOW_TO_INSTALL_EXTRA}")
-TABLES_OF_EDITS = multiext("results/tables/edits", ".csv", ".md", ".tex") if WITH_EDITS else []
+TABLES_OF_EDITS = table_files("edits") if WITH_EDITS else []
 
 
 def methods_of(dataset):

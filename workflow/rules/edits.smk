@@ -49,7 +49,7 @@ rule tabulate_edits:
         edits=expand(EDITS, dataset=WITH_EDITS, run=RUNS),
         code=uses("workflow/scripts/tabulate_edits.py"),
     output:
-        TABLES_OF_EDITS or multiext("results/tables/edits", ".csv", ".md", ".tex"),
+        table_files("edits"),
     log:
         "logs/tabulate_edits.log",
     benchmark:

@@ -109,7 +109,7 @@ rule tabulate_study:
         ),
         code=uses("workflow/scripts/tabulate_study.py"),
     output:
-        multiext("results/tables/{study}", ".csv", ".md", ".tex"),
+        table_files("{study}"),
     log:
         "logs/tabulate_{study}.log",
     benchmark:

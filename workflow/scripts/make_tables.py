@@ -6,7 +6,7 @@ import pandas as pd
 
 from hsfm import job, tables
 from hsfm.scores import read_scores
-from hsfm.tables import write_table
+from hsfm.table_text import write_table
 
 
 def make_tables(score_files: list[str], outputs: list[str]) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 from hsfm import job
 from hsfm.edit_report import edits_table, summarise
 from hsfm.edits import read_edits
-from hsfm.tables import write_table
+from hsfm.table_text import write_table
 
 
 def notes(parts: list[tuple[pd.DataFrame, dict]]) -> list[str]:

@@ -8,7 +8,7 @@ from hsfm import job
 from hsfm.files import read_frame
 from hsfm.scores import read_scores
 from hsfm.studies import report
-from hsfm.tables import TextTable, write_table
+from hsfm.table_text import TextTable, write_table
 
 
 def tabulate_study(paths: list[str], outputs: list[str], study: str) -> None:
