@@ -10,17 +10,9 @@ use rule train_erm as train_on_share with:
         "logs/{dataset}/run{run}/train_on_share.log",
     benchmark:
         "logs/{dataset}/run{run}/train_on_share.tsv"
-    wildcard_constraints:
-        dataset=one_of(WITH_AFR),
     params:
-        backbone=setting("backbone"),
-        transform=setting("transform"),
-        augmentation=setting("augmentation"),
+        **TRAINING,
         training=setting("erm"),
-        files=stamps_of("backbone", "weights"),
-        decode_size=decode_size,
-        device=config["device"],
-        compute=COMPUTE,
     message:
         "Training {wildcards.dataset}, run {wildcards.run}, by ERM on a share of the images"
 
@@ -39,7 +31,7 @@ rule fit_afr:
     benchmark:
         "logs/{dataset}/run{run}/fit_afr.tsv"
     wildcard_constraints:
-        dataset=one_of(WITH_AFR),
+        dataset=one_of(kind(lambda s: s.get("afr"))),
     priority: 50
     conda:
         "../../environment.yml"

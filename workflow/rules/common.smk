@@ -236,6 +236,7 @@ wildcard_constraints:
     run="[0-9]+",
     method="[a-z][a-z0-9_]*",
     seed="[0-9]+",
+    network="[a-z][a-z0-9_]*(/seed[0-9]+)?",
     shard="[0-9]+-of-[0-9]+",
 
 
@@ -330,7 +331,6 @@ BY_CUT_PASTE = [name for name in WITH_DDB if SETTINGS["settings"][name]["ddb"]["
 BY_DIFFUSION = [name for name in WITH_DDB if name not in BY_CUT_PASTE]
 
 
-WITH_AFR = [name for name in TRAINED if SETTINGS["settings"][name].get("afr") is not None]
 WITH_EDITS = [name for name in DATASETS if "hsfm" in METHODS and SETTINGS["settings"][name].get("edits") is not None]
 WITH_UNCLIP = [name for name in WITH_EDITS if SETTINGS["settings"][name].get("unclip") is not None]
 if WITH_UNCLIP and MISSING_FOR_UNCLIP and workflow.is_main_process:
@@ -339,9 +339,9 @@ TABLES_OF_EDITS = table_files("edits") if WITH_EDITS else []
 
 
 def methods_of(dataset):
-    """The methods of a dataset; `ddb: null` leaves DDB out, `afr: null` AFR."""
-    some = {"ddb": WITH_DDB, "afr": WITH_AFR}
-    return [method for method in METHODS if dataset in some.get(method, DATASETS)]
+    """The methods of a dataset; null in place of a method's settings leaves it out."""
+    settings = SETTINGS["settings"][dataset]
+    return [method for method in METHODS if method == "erm" or settings[method] is not None]
 
 
 def masks_for(choose, run=None):
@@ -369,7 +369,7 @@ def embedding_settings(wildcards):
 
 
 def erm_settings(wildcards):
-    """How ERM trains on all images; what it holds out for AFR is of another network."""
+    """How ERM trains, which holds nothing out; that is for AFR's network."""
     settings = SETTINGS["settings"][wildcards.dataset]["erm"]
     return {key: value for key, value in settings.items() if key != "holdout"}
 
@@ -380,13 +380,14 @@ def standardised(wildcards):
 
 
 def own_features(wildcards):
-    """Folders of the networks whose features a method's heads are for, AFR's or one per seed; none where it is ERM's."""
+    """Folders of the networks whose features a method's heads are for, one or one per seed; none where it is ERM's."""
+    folder = f"results/{wildcards.dataset}/run{wildcards.run}/{wildcards.method}"
     if wildcards.method == "afr":
-        return [f"results/{wildcards.dataset}/run{wildcards.run}/afr"]
-    if wildcards.method != "ddb" and not (wildcards.method == "dac" and wildcards.dataset in DRIFTING):
-        return []
-    seeds = [wildcards.seed] if hasattr(wildcards, "seed") else config["seeds"]
-    return [f"results/{wildcards.dataset}/run{wildcards.run}/{wildcards.method}/seed{seed}" for seed in seeds]
+        return [folder]
+    if wildcards.method == "ddb" or (wildcards.method == "dac" and wildcards.dataset in DRIFTING):
+        seeds = [wildcards.seed] if hasattr(wildcards, "seed") else config["seeds"]
+        return [f"{folder}/seed{seed}" for seed in seeds]
+    return []
 
 
 def heads_to_score(wildcards):
