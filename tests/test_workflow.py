@@ -465,11 +465,18 @@ def test_a_gpu_that_is_not_there_is_said_before_anything_runs(finished):
     assert "device: 'cuda' was asked for, but this machine has no CUDA device" in done.stdout
 
 
-def test_a_missing_key_is_named(finished, edited):
-    edited("config/config.yaml", lambda text: re.sub(r"^ +outer_lr:.*\n", "", text, flags=re.MULTILINE))
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("outer_lr", "settings/minibirds/hsfm: missing key 'outer_lr'"),
+        ("holdout", "settings/minibirds/erm: missing key 'holdout', which afr needs"),
+    ],
+)
+def test_a_missing_key_is_named(finished, edited, key, message):
+    edited("config/config.yaml", lambda text: re.sub(rf"^ +{key}:.*\n", "", text, flags=re.MULTILINE))
     done = snakemake(finished, "--dry-run", check=False)
     assert done.returncode != 0
-    assert "settings/minibirds/hsfm: missing key 'outer_lr'" in done.stdout
+    assert message in done.stdout
 
 
 def test_a_truncated_file_stops_its_stage_with_one_line_and_nothing_half_written(finished, tmp_path):

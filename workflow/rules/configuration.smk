@@ -234,7 +234,8 @@ def cross_check(config, optional):
 
 
 def is_trained(settings):
-    return "images" in settings and settings["backbone"]["train"] and settings["backbone"]["checkpoint"] is None
+    backbone = settings.get("backbone")
+    return "images" in settings and backbone is not None and backbone["train"] and backbone["checkpoint"] is None
 
 
 def check_network(settings, config, where):
@@ -282,6 +283,8 @@ def check_network(settings, config, where):
 
 def check_afr(settings, where):
     """What AFR needs."""
+    if "images" in settings and "backbone" not in settings:
+        return  # which is said of all methods
     if not is_trained(settings):
         yield f"{where}/afr: needs a network that is trained here, on a part of the images; set afr to null"
     elif "holdout" not in settings.get("erm", {}):
