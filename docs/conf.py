@@ -39,6 +39,6 @@ python_display_short_literal_types = True
 OTHERS = "jaxtyping|torch|numpy|np|pandas|pd|pyarrow|pathlib|collections|typing|sklearn|matplotlib"
 nitpick_ignore_regex = [
     (r"py:.*", rf"({OTHERS})\..*"),
-    (r"py:.*", r"(int|float|str|bool|bytes|object|tuple|list|dict|None|ValueError|OSError|Any|Path|Tensor)"),
+    (r"py:.*", r"(int|float|str|bool|bytes|object|tuple|list|dict|None|ValueError|OSError|Any|Path|Tensor|ndarray)"),
 ]
 linkcheck_anchors = False

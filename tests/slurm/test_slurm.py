@@ -150,7 +150,7 @@ def clean_up(folder: Path) -> None:
 def recover(folder: Path) -> None:
     """What docs/how-to/cluster.md says to do after Snakemake was killed, but for the last line, which runs it again."""
     docs = (ROOT / "docs/how-to/cluster.md").read_text().split("## After Snakemake was killed")[1]
-    commands = re.search(r"(?:^    .*\n)+", docs, re.MULTILINE).group(0)
+    commands = re.search(r"```bash\n(.*?)```", docs, re.DOTALL).group(1)
     *first, again = [line.strip() for line in commands.splitlines()]
     assert again == "snakemake --profile profiles/slurm"
     environment = {
