@@ -1,6 +1,5 @@
 """Settings of the documentation: `sphinx-build -W -n -b html docs docs/_build/html`."""
 
-import re
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import hsfm  # noqa: E402
 
 project = "hsfm"
 author = "The hsfm authors"
-copyright = "2026, the hsfm authors"  # noqa: A001
+copyright = "2026, the hsfm authors"
 version = release = hsfm.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "mathml", "docstrings", "generated"]

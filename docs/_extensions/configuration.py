@@ -38,6 +38,8 @@ class _Reference:
             if self._below(own):
                 yield f"### {key}\n"
                 yield f"{_text(own.get('description', ''))}\n"
+                if "oneOf" in own:
+                    yield f"{self.allowed(own)[0].upper()}{self.allowed(own)[1:]}.\n"
                 yield from self._section(key, own, values.get(key))
 
     def _section(self, path: str, own: Schema, values: Any) -> Iterator[str]:

@@ -46,7 +46,7 @@ def as_rest(lines: Iterable[str]) -> list[str]:
             if verbatim and line:
                 out.append("")
             out.append(_text(line))
-        verbatim = indented and not listed or (verbatim and not line)
+        verbatim = (indented and not listed) or (verbatim and not line)
     return out
 
 
