@@ -23,6 +23,7 @@ html_copy_source = False
 html_show_sphinx = False
 html_math_renderer = "mathml"
 highlight_language = "none"
+smartquotes = False  # what stands between quotes is code as often as not
 
 myst_enable_extensions = ["dollarmath", "attrs_inline"]
 myst_heading_anchors = 4  # as GitHub has them

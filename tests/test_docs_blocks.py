@@ -1,7 +1,7 @@
 """Every code block of the documentation is run, planned or checked, or says why not.
 
-The pages' clone has config/minimal.yaml as its default configuration. CONTRIBUTING.md says what the comments above blocks
-mean. Blocks of the README are run by test_workflow.py and test_own_data.py.
+The pages' clone has config/minimal.yaml as its default configuration. CONTRIBUTING.md says what the comments above
+blocks mean. Blocks of the README are run by test_workflow.py and test_own_data.py.
 """
 
 import copy
@@ -35,7 +35,7 @@ class Block:
 
 
 def blocks(page: str) -> list[Block]:
-    """Code blocks in their order. An indented one, or one without a language, is an error: nothing would be known of it."""
+    """Code blocks in their order. An indented one, or one without a language, is an error."""
     found, mark = [], None
     for token in MarkdownIt().enable("table").parse((ROOT / page).read_text()):
         if token.type == "html_block":
@@ -58,7 +58,7 @@ def open_schema() -> dict:
 
     def relax(part: object, name: str = "") -> None:
         if isinstance(part, dict):
-            if isinstance(part.get("required"), list) and "if" != name:
+            if isinstance(part.get("required"), list) and name != "if":
                 del part["required"]
             for key, value in part.items():
                 relax(value, key)
@@ -94,8 +94,9 @@ def over(base: object, own: object) -> object:
 
 def in_shell(script: str, folder: Path) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env={**os.environ, "PATH": path, "PYTHONPATH": str(folder)},
+        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=580,
     )  # fmt: skip
     assert done.returncode == 0, f"{script}\n{done.stdout}"
