@@ -1,6 +1,6 @@
 """What goes wrong outside the code: killed jobs, full and read-only disks, damaged and deleted files, clocks, locks.
 
-docs/reliability.md has a table of all of them.
+docs/how-to/after-an-error.md has a table of all of them.
 """
 
 import gzip

@@ -518,10 +518,8 @@ def run_python(program: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_python_examples_of_the_readme_run(finished):
-    _, classifier, library = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert re.fullmatch(r"ERM: worst group [0-9.]+ %\nHSFM: worst group [0-9.]+ %\n", run_python(library, finished))
-
+def test_the_classifier_of_the_readme_runs(finished):
+    _, classifier = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     splits = {
         split: read_embeddings(finished / RUN / f"erm/embeddings/{split}.parquet") for split in ("train", "val", "test")
     }

@@ -17,7 +17,8 @@ from hsfm.files import sha256, write_atomically
 # the library reads it when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# Arrow's own allocator sets memory aside in large pieces; with the system's a stage needs less (docs/performance.md).
+# Arrow's own allocator sets memory aside in large pieces; with the system's a stage needs less, as measured in
+# docs/explanation/performance.md.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 ROOT = Path(workflow.basedir)
@@ -170,7 +171,8 @@ def memory(base, **times):
     return mem_mb
 
 
-# Of the size of its file an image table takes in memory: 320 bytes an image (docs/scale.md), and 13 in the file.
+# Of the size of its file an image table takes in memory: 320 bytes an image, and 13 in the file; measured in
+# docs/how-to/large-datasets.md.
 IN_MEMORY = 30
 
 
