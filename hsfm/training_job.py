@@ -149,6 +149,10 @@ def launch(arguments: Mapping[str, Any], processes: int, log_file: str) -> None:
             torchrun(get_args_parser().parse_args([*options, "-m", "hsfm.training_job", str(file)]))
         except ChildFailedError as error:
             raise _cause(list(error.failures.values())) from None
+        parts = [json.loads(Path(folder, f"used-{rank}.json").read_text()) for rank in range(processes)]
+    memory = [part["gpu_memory_mb"] for part in parts if part["gpu_memory_mb"] is not None]
+    device = f"{processes} x {parts[0]['device']}" if memory else parts[0]["device"]
+    job.used(device=device, gpu_memory_mb=max(memory, default=None), driver=parts[0]["driver"])
 
 
 def _cause(failures: Sequence[ProcessFailure]) -> Exception:
@@ -197,6 +201,9 @@ def main() -> None:
         if error.filename is None or isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{error.filename}: {error.strerror}") from error
+    Path(sys.argv[1]).with_name(f"used-{rank}.json").write_text(
+        json.dumps({**job.resources(), "driver": job.versions()["driver"]})
+    )
     dist.destroy_process_group()
 
 
