@@ -116,7 +116,8 @@ NEW_NETWORK_WITH_DDB = {
         ("waterbirds", "ddb", {"retrain": {"lr": 0.0001}}, {**every(RETRAINED, ["waterbirds"]), **TABLE}),
         ("celeba", "ddb", {"token": {"lr": 0.001}},
          {**every({"learn_token": 2, "inpaint_objects": 3, **PRUNED}, ["celeba"]), **TABLE}),
-        ("celeba", "edits", {"neighbours": 4}, {**every(EDITS, ["celeba"]), ("tabulate_edits", ""): 1, ("describe_run", ""): 1}),
+        ("celeba", "edits", {"neighbours": 4},
+         {**every(EDITS, ["celeba"]), ("tabulate_edits", ""): 1, ("describe_run", ""): 1}),
     ],
 )  # fmt: skip
 def test_a_changed_setting_of_one_dataset_reruns_its_stage_and_what_follows(finished, dataset, section, change, jobs):
