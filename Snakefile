@@ -44,6 +44,8 @@ localrules:
     read_erm_head,
     gather_heads,
     make_tables,
+    describe_run,
+    save_config,
     draw_figure,
     tabulate_edits,
     gather_sweep,
@@ -55,9 +57,11 @@ rule all:
     default_target: True
     input:
         TABLES,
+        TABLES_OF_RUN,
         TABLES_OF_STUDIES,
         TABLES_OF_EDITS,
         FIGURES,
+        "results/config.yaml",
 
 
 onstart:
