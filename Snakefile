@@ -28,6 +28,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/backbone.smk"
 include: "workflow/rules/heads.smk"
+include: "workflow/rules/afr.smk"
 include: "workflow/rules/dac.smk"
 include: "workflow/rules/ddb.smk"
 include: "workflow/rules/edits.smk"
@@ -43,6 +44,8 @@ localrules:
     read_erm_head,
     gather_heads,
     make_tables,
+    describe_run,
+    save_config,
     draw_figure,
     tabulate_edits,
     gather_sweep,
@@ -54,9 +57,11 @@ rule all:
     default_target: True
     input:
         TABLES,
+        TABLES_OF_RUN,
         TABLES_OF_STUDIES,
         TABLES_OF_EDITS,
         FIGURES,
+        "results/config.yaml",
 
 
 onstart:

@@ -48,9 +48,18 @@ class LabelledImages:
     group: Int[Tensor, " n"]  # -1 where unknown; recorded in the history, never trained on
 
     @staticmethod
-    def of(table: ImageTable, source: Callable[[pd.DataFrame], Images | ImageFiles], split: str) -> "LabelledImages":
-        """Those of one split. source: gives the images of some of the table's rows."""
+    def of(
+        table: ImageTable,
+        source: Callable[[pd.DataFrame], Images | ImageFiles],
+        split: str,
+        *,
+        without: Int[Tensor, " k"] | None = None,
+    ) -> "LabelledImages":
+        """Those of one split. source: gives the images of some of the table's rows. without: places in the split of
+        images that are left out."""
         rows = table.split(split)
+        if without is not None:
+            rows = rows.drop(rows.index[without.numpy()])
         y, group = (torch.tensor(rows[name].fillna(-1).astype("int64").to_numpy()) for name in ("y", "group"))
         return LabelledImages(source(rows), y, group)
 

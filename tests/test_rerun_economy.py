@@ -83,7 +83,8 @@ def with_settings(folder: Path, **settings) -> list[str]:
 
 
 # What follows from new heads of one method on one dataset. Where it has heads of one seed each, three runs have nine.
-TABLE = {("make_tables", ""): 1}
+TABLE = {("make_tables", ""): 1, ("describe_run", ""): 1}
+CONFIG = {("save_config", ""): 1}  # of changed settings
 SCORED = {"score_heads": 3, "draw_figure": 1}  # groups
 EDITS = {"measure_edits": 3, "draw_edits": 1}
 HSFM = {"fit_hsfm": 3, "score_heads": 3, "draw_figure": 3, **EDITS}  # groups, training, hard_set
@@ -91,13 +92,14 @@ TABLES = {**TABLE, ("tabulate_edits", ""): 1}
 DAC = {"fit_dac": 9, "gather_heads": 3, **SCORED}
 RETRAINED = {"fit_ddb": 9, "extract_embeddings": 9, **SCORED}
 PRUNED = {"prune_generated": 3, "draw_generated": 1, **RETRAINED}
-NEW_NETWORK = {
-    "extract_embeddings": 3, "read_erm_head": 3, "build_hard_set": 3, "fit_dfr": 3, "fit_llr": 3, "make_masks": 3,
-    "draw_masks": 1, **HSFM, **DAC, "score_heads": 15, "draw_figure": 3,
+AFR = {"fit_afr": 3, **SCORED}
+NEW_NETWORK = {  # of ERM, and AFR's with it
+    "train_on_share": 3, "extract_embeddings": 6, "read_erm_head": 3, "build_hard_set": 3, "fit_dfr": 3, "fit_llr": 3,
+    "make_masks": 3, "draw_masks": 1, **HSFM, **DAC, **AFR, "score_heads": 18, "draw_figure": 3,
 }  # fmt: skip
 NEW_NETWORK_WITH_DDB = {
-    "choose_sources": 3, "segment_objects": 3, "inpaint_objects": 3, **PRUNED, **NEW_NETWORK, "extract_embeddings": 12,
-    "score_heads": 18,
+    "choose_sources": 3, "segment_objects": 3, "inpaint_objects": 3, **PRUNED, **NEW_NETWORK, "extract_embeddings": 15,
+    "score_heads": 21,
 }  # fmt: skip
 
 
@@ -110,16 +112,20 @@ NEW_NETWORK_WITH_DDB = {
         ("metashift", "erm", {"epochs": 50},
          {**every({"train_erm": 3, **NEW_NETWORK_WITH_DDB}, ["metashift"]), **TABLES}),
         ("dominoes", "erm", {"epochs": 50}, {**every({"train_erm": 3, **NEW_NETWORK}, ["dominoes"]), **TABLES}),
+        ("dominoes", "erm", {"holdout": 0.3},
+         {**every({"train_on_share": 3, "extract_embeddings": 3, **AFR}, ["dominoes"]), **TABLE}),
+        ("celeba", "afr", {"steps": 50}, {**every(AFR, ["celeba"]), **TABLE}),
         ("waterbirds", "dfr", {"fits": 10}, {**every({"fit_dfr": 3, **SCORED}, ["waterbirds"]), **TABLE}),
         ("waterbirds", "dac", {"alpha": 3}, {**every(DAC, ["waterbirds"]), **TABLE}),
         ("waterbirds", "ddb", {"retrain": {"lr": 0.0001}}, {**every(RETRAINED, ["waterbirds"]), **TABLE}),
         ("celeba", "ddb", {"token": {"lr": 0.001}},
          {**every({"learn_token": 2, "inpaint_objects": 3, **PRUNED}, ["celeba"]), **TABLE}),
-        ("celeba", "edits", {"neighbours": 4}, {**every(EDITS, ["celeba"]), ("tabulate_edits", ""): 1}),
+        ("celeba", "edits", {"neighbours": 4},
+         {**every(EDITS, ["celeba"]), ("tabulate_edits", ""): 1, ("describe_run", ""): 1}),
     ],
 )  # fmt: skip
 def test_a_changed_setting_of_one_dataset_reruns_its_stage_and_what_follows(finished, dataset, section, change, jobs):
-    assert planned(finished, *with_settings(finished, **{dataset: {section: change}})) == jobs
+    assert planned(finished, *with_settings(finished, **{dataset: {section: change}})) == {**jobs, **CONFIG}
 
 
 EVERY_PICTURE = {
@@ -132,7 +138,9 @@ EVERY_PICTURE = {
     [
         ("hsfm/figures.py", EVERY_PICTURE),  # style, colours
         ("hsfm/edit_figures.py", every({"draw_edits": 1})),
-        ("hsfm/tables.py", TABLE),
+        ("hsfm/tables.py", {("make_tables", ""): 1}),
+        ("hsfm/published.py", {("make_tables", ""): 1}),
+        ("hsfm/cost_tables.py", {("describe_run", ""): 1}),
         ("hsfm/table_text.py", TABLES),
         ("hsfm/meta.py", {**every(HSFM), **TABLES}),
         ("hsfm/baselines/dac.py", {**every({**DAC, "draw_masks": 1}), **TABLE}),

@@ -12,12 +12,14 @@ from snakemake.logging import logger
 from hsfm.decode_size import decode_rule
 from hsfm.device import accelerator_present
 from hsfm.files import sha256, write_atomically
+from hsfm.published import PUBLISHED
 
 # OpenMP threads that spin while they wait for one another lose most of their speed on a busy machine. Set here, since
 # the library reads it when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# Arrow's own allocator sets memory aside in large pieces; with the system's a stage needs less (docs/performance.md).
+# Arrow's own allocator sets memory aside in large pieces; with the system's a stage needs less, as measured in
+# docs/explanation/performance.md.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 ROOT = Path(workflow.basedir)
@@ -170,7 +172,8 @@ def memory(base, **times):
     return mem_mb
 
 
-# Of the size of its file an image table takes in memory: 320 bytes an image (docs/scale.md), and 13 in the file.
+# Of the size of its file an image table takes in memory: 320 bytes an image, and 13 in the file; measured in
+# docs/how-to/large-datasets.md.
 IN_MEMORY = 30
 
 
@@ -227,8 +230,8 @@ def table_files(*names):
     return expand("results/tables/{table}.{suffix}", table=names, suffix=["csv", "md", "tex", "html"])
 
 
-TABLES = table_files("main", "metrics", "groups")
 TABLES_OF_STUDIES = table_files(*STUDIES)
+TABLES_OF_RUN = table_files("costs", "stages", "settings", "versions")
 
 
 wildcard_constraints:
@@ -236,6 +239,7 @@ wildcard_constraints:
     run="[0-9]+",
     method="[a-z][a-z0-9_]*",
     seed="[0-9]+",
+    network="[a-z][a-z0-9_]*(/seed[0-9]+)?",
     shard="[0-9]+-of-[0-9]+",
 
 
@@ -338,8 +342,61 @@ TABLES_OF_EDITS = table_files("edits") if WITH_EDITS else []
 
 
 def methods_of(dataset):
-    """The methods of a dataset; `ddb: null` leaves DDB out."""
-    return [method for method in METHODS if method != "ddb" or dataset in WITH_DDB]
+    """The methods of a dataset; null in place of a method's settings leaves it out."""
+    settings = SETTINGS["settings"][dataset]
+    return [method for method in METHODS if method == "erm" or settings[method] is not None]
+
+
+# By dataset the source of its images, where the paper has numbers for it.
+WITH_PUBLISHED = {
+    name: source(SETTINGS["settings"][name]) for name in DATASETS if source(SETTINGS["settings"][name]) in PUBLISHED
+}
+TABLES = table_files("main", "metrics", "groups", "uncertainty", *(["published"] if WITH_PUBLISHED else []))
+
+# What every head ends in, method by method.
+RESULTS_OF_HEADS = {
+    name: [
+        f"results/{dataset}/run{run}/{method}/{name}.parquet"
+        for method in METHODS
+        for dataset in DATASETS
+        if method in methods_of(dataset)
+        for run in RUNS
+    ]
+    for name in ("scores", "predictions")
+}
+
+
+def used_settings(dataset):
+    """A dataset's settings by method (empty: of all) and section, as far as they are used."""
+    settings = SETTINGS["settings"][dataset]
+    network = ["images", "pixels", "decode_size", "backbone", "transform"] if dataset in WITH_IMAGES else []
+    own = ["embeddings", *(["augmentation", "erm"] if dataset in TRAINED else [])]
+    own += ["erm_head"] if dataset in WITHOUT_HEAD else []
+    sections = {"": network, "erm": own}
+    sections |= {method: [method] for method in methods_of(dataset) if method != "erm"}
+    for method, section in (("hsfm", "hard_set"), ("dac", "masks")):
+        if method in sections:
+            sections[method] = [*sections[method], section]
+    return {
+        method: {name: settings[name] for name in names if isinstance(settings.get(name), dict)}
+        for method, names in sections.items()
+    }
+
+
+# What the tables of costs, settings and versions are about.
+DESCRIPTION = {
+    "methods": {dataset: methods_of(dataset) for dataset in DATASETS},
+    "runs": RUNS,
+    "seeds": sorted({*config["seeds"], *RUNS}),
+    "settings": {dataset: used_settings(dataset) for dataset in DATASETS},
+}
+
+# All that results are made with: of datasets that were not chosen there is nothing to say.
+SAVED_CONFIG = {
+    **{key: config[key] for key in ("datasets", "runs", "seeds", "methods", "studies")},
+    **in_order({key: value for key, value in config.items() if key != "settings"}),
+    "settings": {name: SETTINGS["settings"][name] for name in DATASETS},
+}
 
 
 def masks_for(choose, run=None):
@@ -366,17 +423,26 @@ def embedding_settings(wildcards):
     return settings
 
 
+def erm_settings(wildcards):
+    """How ERM trains, which holds nothing out; that is for AFR's network."""
+    settings = SETTINGS["settings"][wildcards.dataset]["erm"]
+    return {key: value for key, value in settings.items() if key != "holdout"}
+
+
 def standardised(wildcards):
     """Whether a dataset's features are brought to one spread."""
     return SETTINGS["settings"][wildcards.dataset]["embeddings"].get("standardise") is not None
 
 
 def own_features(wildcards):
-    """Folders of the networks whose features a method's heads are for, one per seed; none where that is ERM's."""
-    if wildcards.method != "ddb" and not (wildcards.method == "dac" and wildcards.dataset in DRIFTING):
-        return []
-    seeds = [wildcards.seed] if hasattr(wildcards, "seed") else config["seeds"]
-    return [f"results/{wildcards.dataset}/run{wildcards.run}/{wildcards.method}/seed{seed}" for seed in seeds]
+    """Folders of the networks whose features a method's heads are for, one or one per seed; none where it is ERM's."""
+    folder = f"results/{wildcards.dataset}/run{wildcards.run}/{wildcards.method}"
+    if wildcards.method == "afr":
+        return [folder]
+    if wildcards.method == "ddb" or (wildcards.method == "dac" and wildcards.dataset in DRIFTING):
+        seeds = [wildcards.seed] if hasattr(wildcards, "seed") else config["seeds"]
+        return [f"{folder}/seed{seed}" for seed in seeds]
+    return []
 
 
 def heads_to_score(wildcards):
