@@ -10,7 +10,7 @@ rule make_tables:
         ],
         code=uses("workflow/scripts/make_tables.py"),
     output:
-        TABLES,
+        reported(TABLES),
     log:
         "logs/make_tables.log",
     benchmark:
