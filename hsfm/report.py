@@ -51,7 +51,7 @@ def write_page(
 ) -> str:
     """The page as HTML text.
 
-    main: of `tables.aggregate`; with a column `tied_with_best`, where the differences were tested. settings: the YAML
+    main: of `tables.aggregate`; with the columns of `uncertainty.measure`, where differences were tested. settings: the YAML
     text of SETTINGS_FILE, empty where there is none. Raises ValueError naming a table or picture that cannot be read.
     """
     environment = Environment(
@@ -104,7 +104,9 @@ def summary(main: pd.DataFrame, provenance: Provenance) -> list[tuple[str, list[
 def best_method(main: pd.DataFrame) -> list[str]:
     """Sentences on one dataset: the best method, by how much over ERM and the best other, and what is no difference.
 
-    Judged by the worst group, or by the worst class where no group is known. What is shown equal is called equal.
+    Judged by the worst group, or by the worst class where no group is known. What is shown equal is called equal. With
+    a column `worst_group_best` the methods that are not told apart from the best are those that it marks; without one
+    those whose deviations reach the best's.
     """
     dataset = main["dataset"].iloc[0]
     measure = "worst_group" if main["worst_group_percent"].notna().any() else "worst_class"
@@ -131,7 +133,7 @@ def best_method(main: pd.DataFrame) -> list[str]:
             f"({_with_spread(rows.loc[other])})"
         )
     sentences = [f"{found}{': ' if above else ''}{_in_words(above)}."]
-    sentences += _ties(rows, best, others, rivals)
+    sentences += _ties(rows, measure, best, others, rivals)
     free = rows[rows["group_labels"] != "training"]
     if rows.loc[best, "group_labels"] == "training" and len(free):
         winner = free["value"].idxmax()
@@ -147,18 +149,18 @@ def best_method(main: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def _ties(rows: pd.DataFrame, best: str, others: Sequence[str], rivals: Sequence[str]) -> list[str]:
+def _ties(rows: pd.DataFrame, measure: str, best: str, others: Sequence[str], rivals: Sequence[str]) -> list[str]:
     """What a reader must not take for a difference."""
     if not others:
         return []
-    if "tied_with_best" in rows:
-        tied = [method for method in others if rows.loc[method, "tied_with_best"] == True]  # noqa: E712  (may be null)
+    if f"{measure}_best" in rows:
+        tied = [method for method in others if rows.loc[method, f"{measure}_best"]]
         if tied:
             return [
-                f"These differences are no finding: {_names(tied)} cannot be told apart from {method_label(best)} by "
-                "resampling the test images."
+                f"{_names(tied)} cannot be told apart from {method_label(best)} on these test images (95 % interval of a "
+                "bootstrap over them): which of them is best is not known."
             ]
-        return [f"No other method reaches {method_label(best)} when the test images are resampled."]
+        return ["All other methods are told apart from it by a bootstrap over the test images (95 % intervals)."]
     spread = rows["spread"].fillna(0)
     close = [m for m in rivals if (rows["value"][best] - rows["value"][m]).round(4) <= spread[[best, m]].sum().round(4)]
     if close:
@@ -343,7 +345,7 @@ def _command(files: Sequence[str], commit: str | None) -> str:
 def _picture_part(picture: Picture, several: bool) -> dict[str, Any]:
     title = contents.figure_title(picture.name) + (f": {picture.dataset}" if several else "")
     width, height = png_size(picture)
-    first = re.split(r"(?<=[.:;])\s", " ".join(picture.caption.split()).replace("``", ""))[0]
+    first = re.split(r"(?<=[.])\s", " ".join(picture.caption.split()).replace("``", ""))[0]
     return {
         "title": title,
         "anchor": f"figure-{picture.dataset}-{picture.name}".replace("_", "-"),
