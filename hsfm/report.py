@@ -51,8 +51,8 @@ def write_page(
 ) -> str:
     """The page as HTML text.
 
-    main: of `tables.aggregate`; with the columns of `uncertainty.measure`, where differences were tested. settings: the YAML
-    text of SETTINGS_FILE, empty where there is none. Raises ValueError naming a table or picture that cannot be read.
+    main: of `tables.aggregate`; with the columns of `uncertainty.measure`, where differences were tested. settings: the
+    YAML text of SETTINGS_FILE, empty where there is none. Raises ValueError naming a table or picture that is none.
     """
     environment = Environment(
         loader=PackageLoader("hsfm", "page"),
@@ -157,8 +157,8 @@ def _ties(rows: pd.DataFrame, measure: str, best: str, others: Sequence[str], ri
         tied = [method for method in others if rows.loc[method, f"{measure}_best"]]
         if tied:
             return [
-                f"{_names(tied)} cannot be told apart from {method_label(best)} on these test images (95 % interval of a "
-                "bootstrap over them): which of them is best is not known."
+                f"{_names(tied)} cannot be told apart from {method_label(best)} on these test images (95 % interval of "
+                "a bootstrap over them): which of them is best is not known."
             ]
         return ["All other methods are told apart from it by a bootstrap over the test images (95 % intervals)."]
     spread = rows["spread"].fillna(0)
