@@ -46,6 +46,8 @@ localrules:
     read_erm_head,
     gather_heads,
     make_tables,
+    describe_run,
+    save_config,
     draw_figure,
     tabulate_edits,
     gather_sweep,
@@ -58,10 +60,12 @@ rule all:
     default_target: True
     input:
         TABLES,
+        TABLES_OF_RUN,
         TABLES_OF_STUDIES,
         TABLES_OF_EDITS,
         FIGURES,
         REPORT,
+        "results/config.yaml",
 
 
 onstart:

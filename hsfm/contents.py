@@ -17,10 +17,10 @@ TOPICS = (
         "results",
         "Results",
         {"main": "Worst group and average of every method", "metrics": "All four accuracies"},
-        {},
+        {"tradeoff": "Worst group against average"},
     ),
-    Topic("uncertainty", "How sure the numbers are", {}, {}),
-    Topic("published", "Against the published numbers", {}, {}),
+    Topic("uncertainty", "How sure the numbers are", {"uncertainty": "Intervals and differences"}, {}),
+    Topic("published", "Against the published numbers", {"published": "Ours beside the paper's"}, {}),
     Topic(
         "groups",
         "Groups",
@@ -33,6 +33,7 @@ TOPICS = (
         "What HSFM did",
         {"edits": "What its edits mean"},
         {
+            "method": "HSFM step by step, from this run",
             "hard_set": "Minority images in the hard set",
             "edits": "Edits among the validation images",
             "edit_cosines": "Where the edits point",
@@ -47,9 +48,14 @@ TOPICS = (
         {"ablations": "Parts taken away", "sweep": "Many settings", "validation_bias": "Biased validation splits"},
         {"sweep": "Accuracy under many settings", "validation_bias": "Accuracy under biased validation splits"},
     ),
-    Topic("costs", "Costs", {}, {}),
-    Topic("settings", "Settings", {}, {}),
-    Topic("versions", "Versions", {}, {}),
+    Topic(
+        "costs",
+        "Costs",
+        {"costs": "From the images to one head", "stages": "Time and memory of every stage"},
+        {"time": "Worst group against training time"},
+    ),
+    Topic("settings", "Settings", {"settings": "Settings that were used"}, {}),
+    Topic("versions", "Versions", {"versions": "Versions and devices"}, {}),
 )
 OTHERS = "More"  # the topic of what is not listed above
 

@@ -43,7 +43,26 @@ class Provenance:
     seconds: float | None = None  # of all jobs together
     version: str | None = None  # of hsfm
     commit: str | None = None
-    dirty: bool = False  # whether code was changed since that commit
+    dirty: bool = False  # whether code had changes that were in no commit
+    mixed: bool = False  # whether other jobs were made from other commits
+
+
+def provenance(made: date, stages: pd.DataFrame, versions: pd.DataFrame) -> Provenance:
+    """Out of the tables of stages and versions; what most jobs were made with, where they differ.
+
+    stages: with `seconds`, null where not known. versions: with hsfm, commit, dirty and jobs, null likewise.
+    """
+    known = stages["seconds"].dropna()
+    most = versions.sort_values("jobs", ascending=False, kind="stable")
+    version, commit = (next(iter(most[name].dropna().astype(str)), None) for name in ("hsfm", "commit"))
+    return Provenance(
+        made=made,
+        seconds=float(known.sum()) if len(known) else None,
+        version=version,
+        commit=commit,
+        dirty=bool((versions["dirty"] == True).any()),  # noqa: E712  (null where not known)
+        mixed=len(set(versions["commit"].dropna())) > 1,
+    )
 
 
 def write_page(
@@ -75,6 +94,7 @@ def write_page(
         settings_link=_data_uri(settings.encode(), "text/yaml;charset=utf-8"),
         reproduce_all=reproduce,
         dirty=provenance.dirty,
+        mixed=provenance.mixed,
         foot=f"{_made_with(provenance)} Results of {_day(provenance.made)}.",
     )
 
@@ -87,7 +107,10 @@ def summary(main: pd.DataFrame, provenance: Provenance) -> list[tuple[str, list[
     best = [sentence for _, part in main.groupby("dataset", sort=False) for sentence in best_method(part)]
     took = "Not known: there is no record of the jobs."
     if provenance.seconds is not None:
-        took = f"All jobs together took {_duration(provenance.seconds)}; the table of costs has every stage."
+        took = (
+            f"All stages together took {_duration(provenance.seconds)} by the clock, one after the other; the topic "
+            "Costs has every stage, and what each method takes."
+        )
     return [
         ("Which method is best", best),
         ("Group labels", group_labels(main)),
@@ -124,7 +147,7 @@ def best_method(main: pd.DataFrame) -> list[str]:
         found = f"On {dataset} {method_label(best)} has the highest {what}, {_with_spread(rows.loc[best])}"
     above = []
     if "erm" in others:
-        above.append(f"{_points(rows, best, 'erm')} above ERM ({_with_spread(rows.loc['erm'])})")
+        above.append(f"{_points(rows, best, 'erm')} above ERM ({_with_spread(rows.loc['erm'])}{_gap(rows, best)})")
     rivals = [method for method in others if method != "erm"]
     if rivals and len(first) == 1:
         other = rivals[0]
@@ -205,6 +228,15 @@ def repetitions(main: pd.DataFrame) -> str:
 def _points(rows: pd.DataFrame, method: str, other: str) -> str:
     difference = rows["value"][method].round(1) - rows["value"][other].round(1)
     return f"{difference:.1f} point{'' if f'{difference:.1f}' == '1.0' else 's'}"
+
+
+def _gap(rows: pd.DataFrame, best: str) -> str:
+    """The interval of the worst group's difference to ERM, where it is known."""
+    ends = [f"worst_group_to_erm_{end}" for end in ("low", "high")]
+    if not set(ends) <= set(rows) or rows.loc[best, ends].isna().any():
+        return ""
+    low, high = rows.loc[best, ends]
+    return f"; 95{SPACE}% interval of the difference {low:.1f} to {high:.1f}"
 
 
 def _with_spread(row: pd.Series) -> str:

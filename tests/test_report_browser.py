@@ -145,7 +145,7 @@ def test_the_page_answers_what_a_reader_asks_first(opened):
     assert "trained on the group labels of validation images" in summary
     assert "plain mean over test images" in summary
     assert "means over 2 seeds of each method" in summary
-    assert re.search(r"All jobs together took \d+ (seconds|minutes)|no record of the jobs", summary)
+    assert re.search(r"All stages together took \d+ (seconds|minutes)|no record of the jobs", summary)
 
 
 def test_the_source_nests_and_the_contents_lead_to_what_they_name(opened, finished):
@@ -264,7 +264,7 @@ def test_all_rows_but_of_the_machine_say_what_they_are_made_from(opened):
     bare = page.locator("figure.table").evaluate_all(
         "all => all.filter(t => t.querySelector('tbody tr:not([data-made-from])')).map(t => t.id)"
     )
-    assert set(bare) <= {"table-costs", "table-settings", "table-versions"}
+    assert set(bare) <= {"table-costs", "table-stages", "table-settings", "table-versions"}
 
 
 def test_settings_are_on_the_page_and_copied(opened, finished):

@@ -13,6 +13,7 @@ from hsfm import contents
 from hsfm.decode_size import decode_rule
 from hsfm.device import accelerator_present
 from hsfm.files import sha256, write_atomically
+from hsfm.published import PUBLISHED
 
 # OpenMP threads that spin while they wait for one another lose most of their speed on a busy machine. Set here, since
 # the library reads it when torch loads.
@@ -234,9 +235,9 @@ def table_files(*names):
     return expand("results/tables/{table}.{suffix}", table=names, suffix=["csv", "md", "tex", "html"])
 
 
-TABLES = table_files("main", "metrics", "groups")
 TABLES_OF_STUDIES = table_files(*STUDIES)
 REPORT = "results/report.html"
+TABLES_OF_RUN = table_files("costs", "stages", "settings", "versions")
 
 
 wildcard_constraints:
@@ -348,6 +349,58 @@ TABLES_OF_EDITS = table_files("edits") if WITH_EDITS else []
 def methods_of(dataset):
     """The methods of a dataset; `ddb: null` leaves DDB out."""
     return [method for method in METHODS if method != "ddb" or dataset in WITH_DDB]
+
+
+# By dataset the source of its images, where the paper has numbers for it.
+WITH_PUBLISHED = {
+    name: source(SETTINGS["settings"][name]) for name in DATASETS if source(SETTINGS["settings"][name]) in PUBLISHED
+}
+TABLES = table_files("main", "metrics", "groups", "uncertainty", *(["published"] if WITH_PUBLISHED else []))
+
+# What every head ends in, method by method.
+RESULTS_OF_HEADS = {
+    name: [
+        f"results/{dataset}/run{run}/{method}/{name}.parquet"
+        for method in METHODS
+        for dataset in DATASETS
+        if method in methods_of(dataset)
+        for run in RUNS
+    ]
+    for name in ("scores", "predictions")
+}
+
+
+def used_settings(dataset):
+    """A dataset's settings by method (empty: of all) and section, as far as they are used."""
+    settings = SETTINGS["settings"][dataset]
+    network = ["images", "pixels", "decode_size", "backbone", "transform"] if dataset in WITH_IMAGES else []
+    own = ["embeddings", *(["augmentation", "erm"] if dataset in TRAINED else [])]
+    own += ["erm_head"] if dataset in WITHOUT_HEAD else []
+    sections = {"": network, "erm": own}
+    sections |= {method: [method] for method in methods_of(dataset) if method != "erm"}
+    for method, section in (("hsfm", "hard_set"), ("dac", "masks")):
+        if method in sections:
+            sections[method] = [*sections[method], section]
+    return {
+        method: {name: settings[name] for name in names if isinstance(settings.get(name), dict)}
+        for method, names in sections.items()
+    }
+
+
+# What the tables of costs, settings and versions are about.
+DESCRIPTION = {
+    "methods": {dataset: methods_of(dataset) for dataset in DATASETS},
+    "runs": RUNS,
+    "seeds": sorted({*config["seeds"], *RUNS}),
+    "settings": {dataset: used_settings(dataset) for dataset in DATASETS},
+}
+
+# All that results are made with: of datasets that were not chosen there is nothing to say.
+SAVED_CONFIG = {
+    **{key: config[key] for key in ("datasets", "runs", "seeds", "methods", "studies")},
+    **in_order({key: value for key, value in config.items() if key != "settings"}),
+    "settings": {name: SETTINGS["settings"][name] for name in DATASETS},
+}
 
 
 def masks_for(choose, run=None):

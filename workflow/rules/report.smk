@@ -1,10 +1,15 @@
-PAGE_TABLES = [file for file in [*TABLES, *TABLES_OF_STUDIES, *TABLES_OF_EDITS] if file.endswith(".html")]
+PAGE_TABLES = [
+    file for file in [*TABLES, *TABLES_OF_RUN, *TABLES_OF_STUDIES, *TABLES_OF_EDITS] if file.endswith(".html")
+]
 PAGE_FIGURES = [file for file in FIGURES if file.endswith(".png")]
 
 
 rule write_report:
     input:
-        numbers="results/tables/main.csv",
+        numbers="results/tables/uncertainty.csv",
+        stages="results/tables/stages.csv",
+        versions="results/tables/versions.csv",
+        config="results/config.yaml",
         tables=PAGE_TABLES,
         figures=PAGE_FIGURES,
         captions=captions(PAGE_TABLES + PAGE_FIGURES),

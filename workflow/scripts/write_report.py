@@ -7,7 +7,7 @@ import pandas as pd
 
 from hsfm import job
 from hsfm.files import write_atomically
-from hsfm.report import Picture, Provenance, Table, made_from, write_page
+from hsfm.report import Picture, Table, made_from, provenance, write_page
 
 
 def texts(paths: list[str]) -> dict[tuple[str, str], str]:
@@ -31,6 +31,13 @@ pictures = [
     Picture(Path(path).parent.name, Path(path).stem, Path(path).read_bytes(), captions["figures", Path(path).stem])
     for path in snakemake.input.figures
 ]
-page = write_page(tables, pictures, pd.read_csv(snakemake.input.numbers), "", Provenance(newest(tables)))
+stages, versions = (pd.read_csv(snakemake.input[name]) for name in ("stages", "versions"))
+page = write_page(
+    tables,
+    pictures,
+    pd.read_csv(snakemake.input.numbers),
+    Path(snakemake.input.config).read_text(),
+    provenance(newest(tables), stages, versions),
+)
 with write_atomically(snakemake.output[0]) as temporary:
     temporary.write_text(page, encoding="utf-8")
