@@ -69,10 +69,9 @@ def read_costs(folder: str | Path) -> pd.DataFrame:
     folder = Path(folder)
     jobs = sorted({path.with_suffix("") for suffix in ("tsv", "json") for path in folder.rglob(f"*.{suffix}")})
     rows = [_row(job, folder) for job in jobs if len(job.relative_to(folder).parts) > 1]
-    frame = pd.DataFrame(rows, columns=[*COLUMNS, "shards", "made"])
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, "shards", "made"]).sort_values(["dataset", "made"], kind="stable")
     stages = ["dataset", "run", "stage", "method"]
-    latest = frame.sort_values("made").groupby(stages, dropna=False)["shards"].transform("last")
-    kept = frame[frame["shards"] == latest].sort_values(["dataset", "made"]) if len(frame) else frame
+    kept = frame[frame["shards"] == frame.groupby(stages, dropna=False)["shards"].transform("last")]
     types = {"run": "Int64", "seed": "Int64", **dict.fromkeys(NUMBERS, float)}
     return kept[COLUMNS].astype(types).reset_index(drop=True)
 

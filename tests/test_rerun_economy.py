@@ -83,7 +83,8 @@ def with_settings(folder: Path, **settings) -> list[str]:
 
 
 # What follows from new heads of one method on one dataset. Where it has heads of one seed each, three runs have nine.
-TABLE = {("make_tables", ""): 1}
+PAGE = {("write_report", ""): 1}
+TABLE = {("make_tables", ""): 1, **PAGE}
 SCORED = {"score_heads": 3, "draw_figure": 1}  # groups
 EDITS = {"measure_edits": 3, "draw_edits": 1}
 HSFM = {"fit_hsfm": 3, "score_heads": 3, "draw_figure": 3, **EDITS}  # groups, training, hard_set
@@ -115,7 +116,7 @@ NEW_NETWORK_WITH_DDB = {
         ("waterbirds", "ddb", {"retrain": {"lr": 0.0001}}, {**every(RETRAINED, ["waterbirds"]), **TABLE}),
         ("celeba", "ddb", {"token": {"lr": 0.001}},
          {**every({"learn_token": 2, "inpaint_objects": 3, **PRUNED}, ["celeba"]), **TABLE}),
-        ("celeba", "edits", {"neighbours": 4}, {**every(EDITS, ["celeba"]), ("tabulate_edits", ""): 1}),
+        ("celeba", "edits", {"neighbours": 4}, {**every(EDITS, ["celeba"]), ("tabulate_edits", ""): 1, **PAGE}),
     ],
 )  # fmt: skip
 def test_a_changed_setting_of_one_dataset_reruns_its_stage_and_what_follows(finished, dataset, section, change, jobs):
@@ -123,7 +124,7 @@ def test_a_changed_setting_of_one_dataset_reruns_its_stage_and_what_follows(fini
 
 
 EVERY_PICTURE = {
-    **every({"draw_figure": 4, "draw_masks": 1, "draw_edits": 1}), **every({"draw_generated": 1}, WITH_DDB)
+    **every({"draw_figure": 4, "draw_masks": 1, "draw_edits": 1}), **every({"draw_generated": 1}, WITH_DDB), **PAGE
 }  # fmt: skip
 
 
@@ -131,7 +132,7 @@ EVERY_PICTURE = {
     ("module", "jobs"),
     [
         ("hsfm/figures.py", EVERY_PICTURE),  # style, colours
-        ("hsfm/edit_figures.py", every({"draw_edits": 1})),
+        ("hsfm/edit_figures.py", {**every({"draw_edits": 1}), **PAGE}),
         ("hsfm/tables.py", TABLE),
         ("hsfm/table_text.py", TABLES),
         ("hsfm/meta.py", {**every(HSFM), **TABLES}),

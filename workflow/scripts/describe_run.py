@@ -32,7 +32,8 @@ def of_this_run(costs: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
         & (costs["seed"].isna() | costs["seed"].isin(run["seeds"]))
         & ~costs["stage"].str.match("draw_|write_card|export_model|decode_edits")
     )
-    return costs[mine]
+    order = list(run["methods"])
+    return costs[mine].sort_values("dataset", key=lambda names: names.map(order.index), kind="stable")
 
 
 def of_methods(costs: pd.DataFrame, methods: Mapping[str, list[str]]) -> tuple[pd.DataFrame, TextTable]:
