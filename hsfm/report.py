@@ -19,6 +19,7 @@ from hsfm.methods import method_label
 
 SETTINGS_FILE = "results/config.yaml"
 SPACE = "\N{NO-BREAK SPACE}"
+LONG = 20  # rows of a table that scrolls within the page
 MEASURES = {"worst_group": "worst-group accuracy", "worst_class": "worst-class accuracy"}
 
 
@@ -329,8 +330,9 @@ def table_html(table: Table, title: str, commit: str | None) -> str:
     if any(commands):
         column = ElementTree.SubElement(head, "th", {"class": "reproduce", "scope": "col"})
         ElementTree.SubElement(column, "span", {"class": "said"}).text = "Reproduce"
+    long = " long" if len(body) > LONG else ""
     container = ElementTree.Element(
-        "div", {"class": "scroll", "role": "region", "tabindex": "0", "aria-label": f"Table: {title}"}
+        "div", {"class": f"scroll{long}", "role": "region", "tabindex": "0", "aria-label": f"Table: {title}"}
     )
     figure.remove(found)
     container.append(found)
