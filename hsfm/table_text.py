@@ -23,6 +23,9 @@ def write_table(path: str | Path, frame: pd.DataFrame, text: "TextTable") -> Non
         temporary.write_text(content)
 
 
+LATEX_ROWS = 40  # on a page
+
+
 @dataclass(frozen=True)
 class Cell:
     text: str
@@ -66,24 +69,35 @@ class TextTable:
         return table + "\n\n" + "\n".join(f"{note}  " for note in self.notes).rstrip() + "\n"
 
     def latex(self, label: str) -> str:
-        """A table environment that compiles with the package booktabs alone; the notes stand below the table."""
+        """A table environment that compiles with the package booktabs alone; the notes stand below the table.
+
+        One that is too long for a page goes on in another.
+        """
+        parts = [self.rows[i : i + LATEX_ROWS] for i in range(0, len(self.rows), LATEX_ROWS)] or [()]
+        lines = []
+        for number, rows in enumerate(parts):
+            last = number == len(parts) - 1
+            lines += [
+                r"\begin{table}[htbp]",
+                r"\centering",
+                *([rf"\caption{{{latex(self.title)}}}", rf"\label{{{label}}}"] if number == 0 else []),
+                *self._tabular(rows),
+                *(rf"\par\smallskip\raggedright\footnotesize {latex(note)}" for note in self.notes if last),
+                r"\end{table}",
+            ]
+        return "\n".join(lines) + "\n"
+
+    def _tabular(self, rows: Iterable[tuple[Cell, ...]]) -> list[str]:
         columns = "l" * self.text_columns + "r" * (len(self.header) - self.text_columns)
-        lines = [
-            r"\begin{table}[htbp]",
-            r"\centering",
-            *([rf"\caption{{{latex(self.title)}}}"] if self.title else []),
-            rf"\label{{{label}}}",
+        return [
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             _latex_row(latex(name) for name in self.header),
             r"\midrule",
-            *(_latex_row(cell.latex() for cell in row) for row in self.rows),
+            *(_latex_row(cell.latex() for cell in row) for row in rows),
             r"\bottomrule",
             r"\end{tabular}",
-            *(rf"\par\smallskip\raggedright\footnotesize {latex(note)}" for note in self.notes),
-            r"\end{table}",
         ]
-        return "\n".join(lines) + "\n"
 
     def html(self, name: str) -> str:
         """A fragment: `<figure class="table" id=name>` with a table and its notes, for a page that holds it.

@@ -84,7 +84,8 @@ def with_settings(folder: Path, **settings) -> list[str]:
 
 # What follows from new heads of one method on one dataset. Where it has heads of one seed each, three runs have nine.
 PAGE = {("write_report", ""): 1}
-TABLE = {("make_tables", ""): 1, **PAGE}
+TABLE = {("make_tables", ""): 1, ("describe_run", ""): 1, **PAGE}
+CONFIG = {("save_config", ""): 1}  # of changed settings
 SCORED = {"score_heads": 3, "draw_figure": 1}  # groups
 EDITS = {"measure_edits": 3, "draw_edits": 1}
 HSFM = {"fit_hsfm": 3, "score_heads": 3, "draw_figure": 3, **EDITS}  # groups, training, hard_set
@@ -116,11 +117,12 @@ NEW_NETWORK_WITH_DDB = {
         ("waterbirds", "ddb", {"retrain": {"lr": 0.0001}}, {**every(RETRAINED, ["waterbirds"]), **TABLE}),
         ("celeba", "ddb", {"token": {"lr": 0.001}},
          {**every({"learn_token": 2, "inpaint_objects": 3, **PRUNED}, ["celeba"]), **TABLE}),
-        ("celeba", "edits", {"neighbours": 4}, {**every(EDITS, ["celeba"]), ("tabulate_edits", ""): 1, **PAGE}),
+        ("celeba", "edits", {"neighbours": 4},
+         {**every(EDITS, ["celeba"]), ("tabulate_edits", ""): 1, ("describe_run", ""): 1, **PAGE}),
     ],
 )  # fmt: skip
 def test_a_changed_setting_of_one_dataset_reruns_its_stage_and_what_follows(finished, dataset, section, change, jobs):
-    assert planned(finished, *with_settings(finished, **{dataset: {section: change}})) == jobs
+    assert planned(finished, *with_settings(finished, **{dataset: {section: change}})) == {**jobs, **CONFIG}
 
 
 EVERY_PICTURE = {
@@ -133,7 +135,10 @@ EVERY_PICTURE = {
     [
         ("hsfm/figures.py", EVERY_PICTURE),  # style, colours
         ("hsfm/edit_figures.py", {**every({"draw_edits": 1}), **PAGE}),
-        ("hsfm/tables.py", TABLE),
+        ("hsfm/tables.py", {("make_tables", ""): 1, **PAGE}),
+        ("hsfm/published.py", {("make_tables", ""): 1, **PAGE}),
+        ("hsfm/cost_tables.py", {("describe_run", ""): 1, **PAGE}),
+        ("hsfm/report.py", PAGE),
         ("hsfm/table_text.py", TABLES),
         ("hsfm/meta.py", {**every(HSFM), **TABLES}),
         ("hsfm/baselines/dac.py", {**every({**DAC, "draw_masks": 1}), **TABLE}),

@@ -156,6 +156,7 @@ def test_latex_compiles_whatever_names_hold(three_methods):
     assert r"a\textbackslash{}b \{c\} \#\$\%\&\_\textasciicircum{}\textasciitilde{} " in latex
     assert r"$\pm$ $\leq$ é {[}U+4E2D]" in latex
     check_latex(TextTable(header=("a", "b"), rows=(), notes=()).latex("tab:x"))
+    check_latex(TextTable(header=("a", "b"), rows=((Cell("1"), Cell("2")),) * 90, notes=("n",)).latex("tab:x"))
     for broken in (latex.replace(r"\%", "%"), latex.replace("{*} 3", "* 3"), latex.replace(r"\}", "}")):
         with pytest.raises(AssertionError):
             check_latex(broken)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from latex_structure import check_latex
 from PIL import Image
 
 from hsfm import meta
@@ -28,6 +29,7 @@ from hsfm.head import read_heads
 from hsfm.images import read_images
 from hsfm.masks import read_masks, unpack
 from hsfm.pixels import read_packed
+from hsfm.predictions import read_predictions
 
 ROOT = Path(__file__).parent.parent
 MINIMAL = ["--configfile", "config/minimal.yaml"]
@@ -46,12 +48,14 @@ EVERYTHING = {
     "gather_heads": 1,
     "score_heads": 5,
     "make_tables": 1,
+    "describe_run": 1,
+    "save_config": 1,
+    "write_report": 1,
     "draw_figure": 4,
     "draw_masks": 1,
     "measure_edits": 1,
     "draw_edits": 1,
     "tabulate_edits": 1,
-    "write_report": 1,
 }
 
 
@@ -81,21 +85,27 @@ def snakemake(
 
 
 def planned(folder: Path, *arguments: str) -> dict[str, int]:
-    """Jobs by rule that a dry run lists, without `all`."""
-    out = snakemake(folder, *MINIMAL, "--dry-run", *arguments).stdout
+    """Jobs by rule that a dry run of the minimal configuration lists, without `all`."""
+    return planned_by(folder, *MINIMAL, *arguments)
+
+
+def planned_by(folder: Path, *arguments: str) -> dict[str, int]:
+    out = snakemake(folder, "--dry-run", *arguments).stdout
     if "Nothing to be done" in out:
         return {}
     table = out[out.rindex("Job stats:") :].split("total")[0]
     return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE) if rule != "all"}
 
 
-OF_ONE_RUN = {"results/report.html"}  # says when it was made and how long that took
-
-
 def results(folder: Path) -> dict[str, str]:
     """Hash of every file under results/."""
     files = sorted(p for p in (folder / "results").rglob("*") if p.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def timeless(files: dict[str, str]) -> dict[str, str]:
+    """Without the tables of how long it took, and the page that holds them."""
+    return {path: digest for path, digest in files.items() if Path(path).stem not in ("costs", "stages", "report")}
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +147,18 @@ def test_everything_is_there_and_nothing_half_written(finished):
         f"{RUN}/erm/masks/heat_map/train.parquet",
         *(f"{RUN}/dac/seed{seed}/{name}" for seed in (0, 1) for name in ("heads.safetensors", "history.parquet")),
         *(f"{RUN}/{method}/heads.safetensors" for method in ("hsfm", "dfr", "llr", "dac")),
-        *(f"{RUN}/{method}/scores.parquet" for method in ("erm", "hsfm", "dfr", "llr", "dac")),
+        *(
+            f"{RUN}/{method}/{name}.parquet"
+            for method in ("erm", "hsfm", "dfr", "llr", "dac")
+            for name in ("scores", "predictions")
+        ),
         f"{RUN}/hsfm/edits.parquet",
         *(
             f"results/tables/{t}.{s}"
-            for t in ("main", "metrics", "groups", "edits")
+            for t in (
+                *("main", "metrics", "groups", "uncertainty", "edits"),
+                *("costs", "stages", "settings", "versions"),
+            )
             for s in ("csv", "md", "tex", "html")
         ),
         *(
@@ -153,6 +170,7 @@ def test_everything_is_there_and_nothing_half_written(finished):
             for s in ("png", "pdf")
         ),
     }
+    expected.add("results/config.yaml")
     assert files == expected
     for log in (finished / "logs").rglob("*.log"):
         assert "Traceback" not in log.read_text()
@@ -193,6 +211,84 @@ def test_the_table_groups_the_scores(finished):
     assert (finished / "results/tables/main.md").read_text().startswith("| Method | Group labels |")
 
 
+def test_predictions_are_those_of_the_heads(finished):
+    test = read_embeddings(finished / RUN / "erm/embeddings/test.parquet")
+    for method in ("erm", "dac", "hsfm"):
+        saved = read_heads(finished / RUN / method / "heads.safetensors")
+        found = read_predictions(finished / RUN / method / "predictions.parquet")
+        assert (found.image_id, found.seeds, found.checkpoint_sha256) == (
+            test.image_id, saved.seeds, test.checkpoint_sha256
+        )  # fmt: skip
+        assert found.predicted.T.tolist() == saved.head.predict(test.features).tolist()
+        assert found.group.tolist() == test.group.tolist()
+
+
+def test_every_table_is_latex_and_html_of_the_same_rows(finished):
+    for path in (finished / "results/tables").glob("*.tex"):
+        check_latex(path.read_text())
+        rows = path.with_suffix(".html").read_text().count("<tr") - 1
+        assert rows == path.with_suffix(".md").read_text().count("\n| ") - 1
+        assert rows > 0 or path.stem == "versions"
+    main = (finished / "results/tables/main.html").read_text()
+    assert f'<tr data-made-from="{RUN}/hsfm/scores.parquet"><td>HSFM</td>' in main
+
+
+def test_the_run_is_described(finished):
+    costs = pd.read_csv(finished / "results/tables/costs.csv").set_index("method")
+    assert costs.index.tolist() == ["erm", "dfr", "llr", "dac", "hsfm"]
+    assert (costs["seconds"] > costs.loc["erm", "seconds"]).drop("erm").all()
+    stages = pd.read_csv(finished / "results/tables/stages.csv")
+    # what comes after, or is drawn meanwhile, is none of it
+    of_results = [rule for rule in EVERYTHING if not re.match("draw|tabulate|make_tables|describe|save", rule)]
+    assert set(stages["stage"]) == set(of_results)
+    assert stages.groupby("stage")["jobs"].sum().to_dict() == {rule: EVERYTHING[rule] for rule in of_results}
+    settings = pd.read_csv(finished / "results/tables/settings.csv").set_index(["section", "setting"])["value"]
+    assert (settings["hsfm", "inner_steps"], settings["hard_set", "hard_per_class"]) == ("2", "8")
+    assert "erm_head" not in settings.index.get_level_values(0), "a trained network has a head of its own"
+
+
+def test_the_saved_configuration_gives_the_same_again(finished):
+    out = snakemake(finished, "--dry-run", "--configfile", "results/config.yaml").stdout
+    assert "Nothing to be done" in out
+
+
+def test_a_saved_configuration_holds_what_a_dataset_inherits(finished, tmp_path):
+    """`base`, short numbers and the command line are gone into it; what was not chosen is left out."""
+    folder = tmp_path / "hsfm"
+    shutil.copytree(finished, folder)
+    own = {"base": "minibirds", "images": {"source": "minibirds", "sizes": {"train": 80, "val": 48, "test": 48},
+           "agreement": {"train": 0.8, "val": 0.5, "test": 0.5}, "image_size": 32, "hardness": 0.15, "seed": 3},
+           "hsfm": {"inner_lr": "5e-4"}}  # fmt: skip
+    (folder / "mine.yaml").write_text(yaml.safe_dump({"datasets": ["mine"], "settings": {"mine": own}}))
+    arguments = ["--configfile", "config/minimal.yaml", "mine.yaml", "--config", "runs=[0, 1]"]
+    snakemake(folder, *arguments, "--", "results/config.yaml")
+    saved = yaml.safe_load((folder / "results/config.yaml").read_text())
+    assert (saved["datasets"], saved["runs"], list(saved["settings"])) == (["mine"], [0, 1], ["mine"])
+    assert saved["settings"]["mine"]["hsfm"]["inner_lr"] == 0.0005
+    assert saved["settings"]["mine"]["dac"]["batch_size"] == 16
+    plans = [
+        planned_by(folder, *arguments),
+        planned_by(folder, "--configfile", "results/config.yaml"),
+    ]
+    assert plans[0] == plans[1]
+    assert plans[0]["train_erm"] == 2
+    assert "save_config" not in plans[0]
+
+
+def test_logs_are_no_inputs(finished, tmp_path):
+    """They may be deleted or written anew without anything being made again; tables then have dashes."""
+    folder = tmp_path / "hsfm"
+    shutil.copytree(finished, folder)
+    for path in (folder / "logs").rglob("*.tsv"):
+        path.write_text(path.read_text().replace("0:00", "1:00"))
+    assert planned(folder) == {}
+    shutil.rmtree(folder / "logs")
+    assert planned(folder) == {}
+    snakemake(folder, *MINIMAL, "--forcerun", "describe_run", "--", "results/tables/costs.md")
+    rows = (folder / "results/tables/costs.md").read_text().splitlines()[2:7]
+    assert all(row.endswith("| - | - | - | - | - |") for row in rows)
+
+
 def test_nothing_to_do_the_second_time(finished):
     assert planned(finished) == {}
 
@@ -203,13 +299,17 @@ def test_a_touched_module_reruns_nothing(finished):
     assert planned(finished) == {}
 
 
-EDITS = {"measure_edits": 1, "draw_edits": 1, "tabulate_edits": 1, "write_report": 1}
-HSFM_ONLY = {"fit_hsfm": 1, "score_heads": 1, "make_tables": 1, "draw_figure": 3, **EDITS}
-DAC = {"fit_dac": 2, "gather_heads": 1, "score_heads": 1, "make_tables": 1, "draw_figure": 1, "write_report": 1}
+PAGE = {"write_report": 1}
+TABLES = {"make_tables": 1, "describe_run": 1, **PAGE}
+EDITS = {"measure_edits": 1, "draw_edits": 1, "tabulate_edits": 1, "describe_run": 1, **PAGE}
+HSFM_ONLY = {"fit_hsfm": 1, "score_heads": 1, "draw_figure": 3, **TABLES, **EDITS}
+DAC = {"fit_dac": 2, "gather_heads": 1, "score_heads": 1, "draw_figure": 1, **TABLES}
+CONFIG = {"save_config": 1}  # of changed settings
 MASKS = {"make_masks": 1, "draw_masks": 1, **DAC}
 HEADS = {"read_erm_head": 1, "build_hard_set": 1, "fit_hsfm": 1, "fit_dfr": 1, "fit_llr": 1, **MASKS, "score_heads": 5,
-         "make_tables": 1, "draw_figure": 3, **EDITS}  # fmt: skip
-TRAINING = {rule: 3 if rule == "draw_figure" else n for rule, n in EVERYTHING.items() if rule != "pack_images"}
+         "draw_figure": 3, **TABLES, **EDITS}  # fmt: skip
+IMAGES = {rule: n for rule, n in EVERYTHING.items() if rule not in CONFIG}
+TRAINING = {rule: 3 if rule == "draw_figure" else n for rule, n in IMAGES.items() if rule != "pack_images"}
 
 
 def with_setting(section: str, key: str, value):
@@ -227,17 +327,17 @@ def with_setting(section: str, key: str, value):
         ("hsfm", "inner_lr", 0.002, HSFM_ONLY),
         ("hsfm", "select_by", "worst_class", HSFM_ONLY),
         ("hard_set", "hard_per_class", 9, {"build_hard_set": 1, **HSFM_ONLY}),
-        ("dfr", "fits", 3, {"fit_dfr": 1, "score_heads": 1, "make_tables": 1, "draw_figure": 1, "write_report": 1}),
+        ("dfr", "fits", 3, {"fit_dfr": 1, "score_heads": 1, "draw_figure": 1, **TABLES}),
         ("dac", "alpha", 3, DAC),
         ("edits", "neighbours", 4, EDITS),
         ("masks", "fallback", 0.7, MASKS),
         ("erm", "epochs", 3, TRAINING),
-        ("images", "seed", 5, EVERYTHING),
+        ("images", "seed", 5, IMAGES),
     ],
 )
 def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, section, key, value, jobs):
     edited("config/minimal.yaml", with_setting(section, key, value))
-    assert planned(finished) == jobs
+    assert planned(finished) == {**jobs, **CONFIG}
 
 
 @pytest.mark.parametrize(
@@ -246,26 +346,23 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
         ("hsfm/meta.py", HSFM_ONLY),
         ("hsfm/meta_gradient.py", HSFM_ONLY),
         ("hsfm/hard_set.py", {"build_hard_set": 1, **HSFM_ONLY}),
-        (
-            "hsfm/baselines/dfr.py",
-            {"fit_dfr": 1, "fit_llr": 1, "score_heads": 2, "make_tables": 1, "draw_figure": 1, "write_report": 1},
-        ),
+        ("hsfm/baselines/dfr.py", {"fit_dfr": 1, "fit_llr": 1, "score_heads": 2, "draw_figure": 1, **TABLES}),
         ("hsfm/head.py", HEADS),
         ("hsfm/baselines/dac.py", {**DAC, "draw_masks": 1}),
         ("hsfm/masks.py", MASKS),
-        ("hsfm/scores.py", {"score_heads": 5, "make_tables": 1, "draw_figure": 4, "write_report": 1}),
-        ("hsfm/tables.py", {"make_tables": 1, "write_report": 1}),
-        ("hsfm/table_text.py", {"make_tables": 1, "tabulate_edits": 1, "write_report": 1}),
-        ("hsfm/figures.py", {"draw_figure": 4, "draw_masks": 1, "draw_edits": 1, "write_report": 1}),
-        ("hsfm/report.py", {"write_report": 1}),
-        ("hsfm/contents.py", {"write_report": 1}),
-        ("hsfm/page/report.css", {"write_report": 1}),
-        ("workflow/report/tables/main.rst", {"write_report": 1}),
-        ("workflow/report/figures/groups.rst", {"write_report": 1}),
+        ("hsfm/scores.py", {"score_heads": 5, "draw_figure": 4, **TABLES}),
+        ("hsfm/predictions.py", {"score_heads": 5, "draw_figure": 4, **TABLES}),
+        ("hsfm/bootstrap.py", {"make_tables": 1, **PAGE}),
+        ("hsfm/tables.py", {"make_tables": 1, **PAGE}),
+        ("hsfm/costs.py", {"describe_run": 1, **PAGE}),
+        ("hsfm/report.py", PAGE),
+        ("hsfm/contents.py", PAGE),
+        ("hsfm/table_text.py", {"tabulate_edits": 1, **TABLES}),
+        ("hsfm/figures.py", {"draw_figure": 4, "draw_masks": 1, "draw_edits": 1, **PAGE}),
         ("hsfm/neighbours.py", EDITS),
         ("hsfm/edits.py", EDITS),
         ("hsfm/erm.py", TRAINING),
-        ("hsfm/datasets/minibirds.py", EVERYTHING),
+        ("hsfm/datasets/minibirds.py", IMAGES),
         ("hsfm/__init__.py", {}),
         ("workflow/scripts/fit_hsfm.py", HSFM_ONLY),
     ],
@@ -273,6 +370,14 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
 def test_a_changed_module_reruns_the_rules_that_import_it_and_what_follows(finished, edited, module, jobs):
     edited(module, lambda text: text + "\n# changed\n")
     assert planned(finished) == jobs
+
+
+@pytest.mark.parametrize(
+    "file", ["hsfm/page/report.css", "workflow/report/tables/main.rst", "workflow/report/figures/groups.rst"]
+)
+def test_a_changed_caption_or_style_reruns_the_page_alone(finished, edited, file):
+    edited(file, lambda text: text + "\nMore.\n")
+    assert planned(finished) == PAGE
 
 
 def test_a_changed_hsfm_setting_leaves_all_else_as_it_was(finished, tmp_path):
@@ -284,7 +389,7 @@ def test_a_changed_hsfm_setting_leaves_all_else_as_it_was(finished, tmp_path):
     minimal.write_text(with_setting("hsfm", "inner_lr", 0.02)(minimal.read_text()))
     out = snakemake(folder, *MINIMAL).stdout
     ran = re.findall(r"^(?:local)?(?:rule|Finished jobid: \d+ \(Rule:) ?(\w+)", out, re.MULTILINE)
-    assert set(ran) == {*HSFM_ONLY, "all"}
+    assert set(ran) == {*HSFM_ONLY, *CONFIG, "all"}
     after = results(folder)
     changed = {path for path in before if after[path] != before[path]}
     assert f"{RUN}/hsfm/heads.safetensors" in changed
@@ -296,11 +401,7 @@ def test_a_changed_hsfm_setting_leaves_all_else_as_it_was(finished, tmp_path):
 def test_two_runs_from_nothing_are_the_same_bytes(finished, tmp_path):
     second = copy_repository(tmp_path / "hsfm")
     snakemake(second, *MINIMAL)
-    first, second = (
-        {path: digest for path, digest in results(folder).items() if path not in OF_ONE_RUN}
-        for folder in (finished, second)
-    )
-    assert second == first
+    assert timeless(results(second)) == timeless(results(finished))
 
 
 MISTAKES = {
@@ -378,7 +479,7 @@ def test_what_several_gpus_exclude_is_said(finished):
 
 def test_more_gpus_rerun_nothing_and_where_there_are_none_train_in_one_process(finished, tmp_path):
     several = ["--config", "training_gpus=2"]
-    assert planned(finished, *several) == {}
+    assert planned(finished, *several) == CONFIG
     folder = tmp_path / "hsfm"
     shutil.copytree(finished, folder)
     target = RUN / "erm/backbone.safetensors"
@@ -501,7 +602,8 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_weights(tmp_path):
 
 STUDIES = "studies=[sweep, ablations, validation_bias]"
 OF_STUDIES = {"sweep_hsfm": 2, "gather_sweep": 1, "ablate_hsfm": 1, "bias_validation": 1, "tabulate_study": 3,
-              "draw_study": 2, "write_report": 1}  # fmt: skip
+              "draw_study": 2, "describe_run": 1, "save_config": 1,
+              **PAGE}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -524,7 +626,7 @@ def test_the_studies_end_in_tables_and_figures(studied):
     for study in ("sweep", "validation_bias"):
         assert (studied / f"results/figures/minibirds/{study}.png").read_bytes().startswith(b"\x89PNG")
     assert planned(studied, "--config", STUDIES) == {}
-    assert planned(studied) == {"write_report": 1}, "the rest does not depend on them; the page leaves them out"
+    assert planned(studied) == {"describe_run": 1, **CONFIG, **PAGE}, "the rest does not depend on them"
 
 
 def test_the_sweep_holds_the_settings_drawn_and_the_configured_one(studied, finished):
@@ -550,7 +652,7 @@ def test_the_first_ablation_is_hsfm_itself(studied, finished):
 def test_a_changed_sweep_reruns_the_sweep_alone(studied):
     changed = "settings={minibirds: {sweep: {draws: 3}}}"
     assert planned(studied, "--config", STUDIES, changed) == {
-        "sweep_hsfm": 2, "gather_sweep": 1, "tabulate_study": 1, "draw_study": 1, "write_report": 1
+        "sweep_hsfm": 2, "gather_sweep": 1, "tabulate_study": 1, "draw_study": 1, "describe_run": 1, **PAGE, **CONFIG
     }  # fmt: skip
 
 
@@ -684,8 +786,7 @@ def test_each_seed_has_features_of_its_own_where_batchnorm_drifts(finished, tmp_
     shutil.copytree(finished, folder)
     drift = "settings={minibirds: {dac: {batchnorm: drift}}}"
     assert planned(folder, "--config", drift) == {
-        "fit_drifting_dac": 2, "extract_embeddings": 2, "score_heads": 1, "make_tables": 1, "draw_figure": 1,
-        "write_report": 1,
+        "fit_drifting_dac": 2, "extract_embeddings": 2, "score_heads": 1, "draw_figure": 1, **TABLES, **CONFIG,
     }  # fmt: skip
     model = RUN / "dac/model_seed1.safetensors"
     heads = RUN / "dac/heads.safetensors"
@@ -723,7 +824,7 @@ def test_masks_that_the_dataset_knows(finished, tmp_path):
     folder = tmp_path / "hsfm"
     shutil.copytree(finished, folder)
     known = "settings={minibirds: {masks: {source: dataset}}}"
-    assert planned(folder, "--config", known) == {"take_masks": 1, "draw_masks": 1, **DAC}
+    assert planned(folder, "--config", known) == {"take_masks": 1, "draw_masks": 1, **DAC, **CONFIG}
     snakemake(folder, *MINIMAL, "--config", known)
     masks = read_masks(folder / RUN / "erm/masks/dataset/train.parquet", split="train")
     rows = read_images(folder / "results/minibirds/images.parquet").split("train")
