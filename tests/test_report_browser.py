@@ -130,7 +130,8 @@ def test_every_table_and_picture_of_the_run_is_there(opened, finished):
     assert sorted(page.locator("figure.table").evaluate_all("all => all.map(t => t.id)")) == sorted(
         f"table-{name}" for name in tables
     )
-    assert min(page.locator("figure.table").evaluate_all("all => all.map(t => t.querySelectorAll('td').length)")) > 0
+    empty = page.locator("figure.table").evaluate_all("all => all.filter(t => !t.querySelector('td')).map(t => t.id)")
+    assert set(empty) <= {"table-versions"}, "of jobs that have left no record"
     widths = loaded(page)
     assert len(widths) == len(list((finished / "results/figures").glob("*/*.png")))
     assert min(widths) > 100
@@ -366,7 +367,7 @@ def test_snakemakes_report_shows_every_result_with_caption_category_and_labels(o
                 page.wait_for_function("name => results[app.state.resultPath]?.labels.result === name", arg=name)
                 seen.add(page.evaluate("app.state.resultPath"))
                 if name.endswith("(table)"):
-                    page.frame_locator("iframe").locator("figure.table td").first.wait_for()
+                    page.frame_locator("iframe").locator("figure.table th").first.wait_for()
                 else:
                     page.wait_for_function("document.querySelector('#app img[src^=\"data:image/png\"]')?.naturalWidth")
     assert seen == files
