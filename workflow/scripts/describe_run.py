@@ -58,3 +58,4 @@ def of_versions(costs: pd.DataFrame) -> tuple[pd.DataFrame, TextTable]:
 
 job.start(snakemake.log[0])
 describe_run(snakemake.params.run, list(snakemake.output))
+job.finish("Costs, settings and versions", ", ".join(path for path in snakemake.output if path.endswith(".md")))

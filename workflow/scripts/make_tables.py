@@ -59,3 +59,4 @@ make_tables(
     list(snakemake.output),
     snakemake.params.published,
 )
+job.finish("Tables", ", ".join(path for path in snakemake.output if path.endswith(".md")))

@@ -14,3 +14,4 @@ job.start(snakemake.log[0])
 with write_atomically(snakemake.output.config) as temporary:
     text = yaml.safe_dump(snakemake.params.config, sort_keys=False, allow_unicode=True, width=120)
     temporary.write_text(HEADER.format(path=snakemake.output.config) + text)
+job.finish("Configuration", snakemake.output.config)

@@ -50,3 +50,4 @@ text = edits_table(summary, notes(parts))
 text = replace(text, made_from=(tuple(snakemake.input.edits),) * len(text.rows))  # a row is a measure of all
 for output in snakemake.output:
     write_table(Path(output), summary, text)
+job.finish("Table", next(path for path in snakemake.output if path.endswith(".md")))

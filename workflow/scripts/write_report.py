@@ -41,3 +41,4 @@ page = write_page(
 )
 with write_atomically(snakemake.output[0]) as temporary:
     temporary.write_text(page, encoding="utf-8")
+job.finish("Report", snakemake.output[0])
