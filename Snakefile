@@ -19,6 +19,9 @@ check_config(config)
 check_writable(".")
 
 
+report: "workflow/report/workflow.rst"
+
+
 if config["container"] is not None:
 
     container: config["container"]
@@ -35,6 +38,7 @@ include: "workflow/rules/edits.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/studies.smk"
+include: "workflow/rules/report.smk"
 include: "workflow/rules/card.smk"
 include: "workflow/rules/export.smk"
 
@@ -51,6 +55,7 @@ localrules:
     gather_sweep,
     tabulate_study,
     draw_study,
+    write_report,
 
 
 rule all:
@@ -61,6 +66,7 @@ rule all:
         TABLES_OF_STUDIES,
         TABLES_OF_EDITS,
         FIGURES,
+        REPORT,
         "results/config.yaml",
 
 

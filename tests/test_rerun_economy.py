@@ -83,7 +83,8 @@ def with_settings(folder: Path, **settings) -> list[str]:
 
 
 # What follows from new heads of one method on one dataset. Where it has heads of one seed each, three runs have nine.
-TABLE = {("make_tables", ""): 1, ("describe_run", ""): 1}
+PAGE = {("write_report", ""): 1}
+TABLE = {("make_tables", ""): 1, ("describe_run", ""): 1, **PAGE}
 CONFIG = {("save_config", ""): 1}  # of changed settings
 SCORED = {"score_heads": 3, "draw_figure": 1}  # groups
 EDITS = {"measure_edits": 3, "draw_edits": 1}
@@ -121,7 +122,7 @@ NEW_NETWORK_WITH_DDB = {
         ("celeba", "ddb", {"token": {"lr": 0.001}},
          {**every({"learn_token": 2, "inpaint_objects": 3, **PRUNED}, ["celeba"]), **TABLE}),
         ("celeba", "edits", {"neighbours": 4},
-         {**every(EDITS, ["celeba"]), ("tabulate_edits", ""): 1, ("describe_run", ""): 1}),
+         {**every(EDITS, ["celeba"]), ("tabulate_edits", ""): 1, ("describe_run", ""): 1, **PAGE}),
     ],
 )  # fmt: skip
 def test_a_changed_setting_of_one_dataset_reruns_its_stage_and_what_follows(finished, dataset, section, change, jobs):
@@ -129,7 +130,7 @@ def test_a_changed_setting_of_one_dataset_reruns_its_stage_and_what_follows(fini
 
 
 EVERY_PICTURE = {
-    **every({"draw_figure": 4, "draw_masks": 1, "draw_edits": 1}), **every({"draw_generated": 1}, WITH_DDB)
+    **every({"draw_figure": 4, "draw_masks": 1, "draw_edits": 1}), **every({"draw_generated": 1}, WITH_DDB), **PAGE
 }  # fmt: skip
 
 
@@ -137,10 +138,11 @@ EVERY_PICTURE = {
     ("module", "jobs"),
     [
         ("hsfm/figures.py", EVERY_PICTURE),  # style, colours
-        ("hsfm/edit_figures.py", every({"draw_edits": 1})),
-        ("hsfm/tables.py", {("make_tables", ""): 1}),
-        ("hsfm/published.py", {("make_tables", ""): 1}),
-        ("hsfm/cost_tables.py", {("describe_run", ""): 1}),
+        ("hsfm/edit_figures.py", {**every({"draw_edits": 1}), **PAGE}),
+        ("hsfm/tables.py", {("make_tables", ""): 1, **PAGE}),
+        ("hsfm/published.py", {("make_tables", ""): 1, **PAGE}),
+        ("hsfm/cost_tables.py", {("describe_run", ""): 1, **PAGE}),
+        ("hsfm/report.py", PAGE),
         ("hsfm/table_text.py", TABLES),
         ("hsfm/meta.py", {**every(HSFM), **TABLES}),
         ("hsfm/baselines/dac.py", {**every({**DAC, "draw_masks": 1}), **TABLE}),

@@ -9,6 +9,7 @@ from contextlib import suppress
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
+from hsfm import contents
 from hsfm.decode_size import decode_rule
 from hsfm.device import accelerator_present
 from hsfm.files import sha256, write_atomically
@@ -23,6 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 ROOT = Path(workflow.basedir)
+PAGE = sorted(ROOT.glob("hsfm/page/*"))  # what the report is made of beside its code
 
 
 # What a script depends on ----------------------------------------------------------------------------------------------
@@ -92,7 +94,12 @@ def date_changed_code():
     if kept.exists():
         with suppress(ValueError):  # a damaged one is as good as none
             before = json.loads(kept.read_text())
-    files = [*ROOT.glob("hsfm/**/*.py"), *ROOT.glob("workflow/scripts/*.py")]
+    files = [
+        *ROOT.glob("hsfm/**/*.py"),
+        *ROOT.glob("workflow/scripts/*.py"),
+        *PAGE,
+        *ROOT.glob("workflow/report/*/*.rst"),
+    ]
     found = {os.path.relpath(path): sha256(path) for path in files}
     for path, digest in found.items():
         if before.get(path, digest) != digest and os.access(path, os.W_OK):  # not in a read-only installation
@@ -231,6 +238,7 @@ def table_files(*names):
 
 
 TABLES_OF_STUDIES = table_files(*STUDIES)
+REPORT = "results/report.html"
 TABLES_OF_RUN = table_files("costs", "stages", "settings", "versions")
 
 
@@ -652,6 +660,11 @@ FIGURES = [
 ]
 
 
+def figure_files(figure):
+    """A figure of a dataset: a picture for the screen, a drawing for print."""
+    return expand("results/figures/{{dataset}}/{figure}.{suffix}", figure=figure, suffix=["png", "pdf"])
+
+
 def sweep_parts(wildcards):
     """The files that hold a dataset's sweep, part by part."""
     parts = SETTINGS["settings"][wildcards.dataset]["sweep"]["parts"]
@@ -661,3 +674,58 @@ def sweep_parts(wildcards):
         run=wildcards.run,
         part=range(parts),
     )
+
+
+# Reports ---------------------------------------------------------------------------------------------------------------
+
+
+def caption(file):
+    """The caption of a table or a figure."""
+    kind, *_, name = Path(file).with_suffix("").parts[1:]
+    return ROOT / "workflow" / "report" / kind / f"{name}.rst"
+
+
+def captions(files):
+    return [os.path.relpath(caption(file)) for file in files]
+
+
+def reported(files):
+    """Outputs of a rule, a list or a dict, whose HTML tables and PNG figures `snakemake --report` shows."""
+    if isinstance(files, dict):
+        return {name: reported_file(file) for name, file in files.items()}
+    return [reported_file(file) for file in files]
+
+
+def reported_file(file):
+    kind, *dataset, name = Path(file).with_suffix("").parts[1:]
+    if Path(file).suffix != {"tables": ".html", "figures": ".png"}[kind]:
+        return file
+    topic, title = {
+        "tables": (contents.table_topic, contents.table_title),
+        "figures": (contents.figure_topic, contents.figure_title),
+    }[kind]
+
+    def labels(wildcards):
+        of = {"dataset": wildcards.dataset} if dataset else {}
+        return {"result": f"{title(name.format(**dict(wildcards.items())))} ({kind.removesuffix('s')})", **of}
+
+    return report(
+        file,
+        caption=str(caption(file)) if "{" not in name else str(caption_by_wildcard(kind, name)),
+        category=lambda wildcards: topic(name.format(**dict(wildcards.items()))),
+        subcategory="{dataset}" if dataset else "all datasets",
+        labels=labels,
+    )
+
+
+def caption_by_wildcard(kind, name):
+    """A template for Snakemake, which takes one caption for all files of an output: the caption of each by its name."""
+    template = Path(".snakemake", "captions", kind, f"{name.strip('{}')}.rst").absolute()
+    parts = [
+        f'{{% if snakemake.wildcards.{name.strip("{}")} == "{path.stem}" %}}\n{{% raw %}}\n{path.read_text()}{{% endraw %}}\n{{% endif %}}\n'
+        for path in sorted(ROOT.glob(f"workflow/report/{kind}/*.rst"))
+    ]
+    if workflow.is_main_process and not (template.exists() and template.read_text() == "".join(parts)):
+        with write_atomically(template) as temporary:
+            temporary.write_text("".join(parts))
+    return template

@@ -184,7 +184,7 @@ rule draw_masks:
         masks=masks_for(masks_of_dac, run=RUNS[0]),
         code=uses("workflow/scripts/draw_masks.py"),
     output:
-        multiext("results/figures/{dataset}/masks", ".png", ".pdf"),
+        reported(figure_files("masks")),
     log:
         "logs/{dataset}/draw_masks.log",
     benchmark:

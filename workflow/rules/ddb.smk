@@ -265,7 +265,7 @@ rule draw_generated:
         pruned=f"{DDB}/pruned.parquet".replace("{run}", str(RUNS[0])),
         code=uses("workflow/scripts/draw_generated.py"),
     output:
-        multiext("results/figures/{dataset}/generated", ".png", ".pdf"),
+        reported(figure_files("generated")),
     log:
         "logs/{dataset}/draw_generated.log",
     benchmark:

@@ -49,7 +49,7 @@ rule tabulate_edits:
         edits=expand(EDITS, dataset=WITH_EDITS, run=RUNS),
         code=uses("workflow/scripts/tabulate_edits.py"),
     output:
-        table_files("edits"),
+        reported(table_files("edits")),
     log:
         "logs/tabulate_edits.log",
     benchmark:
@@ -74,7 +74,7 @@ rule draw_edits:
         cache=decoded,
         code=uses("workflow/scripts/draw_edits.py"),
     output:
-        **EDIT_FIGURES,
+        **reported(EDIT_FIGURES),
     log:
         "logs/{dataset}/draw_edits.log",
     benchmark:
@@ -102,7 +102,7 @@ use rule draw_edits as draw_edits_without_images with:
         cache=[],
         code=uses("workflow/scripts/draw_edits.py"),
     output:
-        **{name: path for name, path in EDIT_FIGURES.items() if not name.startswith("neighbours")},
+        **reported({name: path for name, path in EDIT_FIGURES.items() if not name.startswith("neighbours")}),
     wildcard_constraints:
         dataset=one_of([name for name in WITH_EDITS if name in GIVEN]),
 
@@ -116,9 +116,8 @@ rule decode_edits:
         code=uses("workflow/scripts/decode_edits.py"),
         extra=needs_extra("unCLIP", MISSING_FOR_UNCLIP),
     output:
+        **reported({suffix: f"results/figures/{{dataset}}/unclip.{suffix}" for suffix in ("png", "pdf")}),
         decoded="results/{dataset}/run{run}/hsfm/decoded.parquet".replace("{run}", str(RUNS[0])),
-        png="results/figures/{dataset}/unclip.png",
-        pdf="results/figures/{dataset}/unclip.pdf",
     log:
         "logs/{dataset}/decode_edits.log",
     benchmark:

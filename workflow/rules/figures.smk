@@ -3,7 +3,7 @@ rule draw_figure:
         unpack(inputs_of_figure),
         code=uses("workflow/scripts/draw_figure.py"),
     output:
-        multiext("results/figures/{dataset}/{figure}", ".png", ".pdf"),
+        reported(figure_files("{figure}")),
     log:
         "logs/{dataset}/draw_{figure}.log",
     benchmark:
