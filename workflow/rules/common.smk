@@ -43,6 +43,10 @@ def uses(script, without=()):
     return sorted(os.path.relpath(path) for path in found)
 
 
+# The style of all figures: an input of every rule that draws.
+STYLE = os.path.relpath(ROOT / "hsfm" / "hsfm.mplstyle")
+
+
 def uses_of_source(script):
     """The same, but of the modules that read datasets only the one for a job's, or a change in one would have all of
     them read, and all trainings run, again."""
@@ -90,7 +94,7 @@ def date_changed_code():
     if kept.exists():
         with suppress(ValueError):  # a damaged one is as good as none
             before = json.loads(kept.read_text())
-    files = [*ROOT.glob("hsfm/**/*.py"), *ROOT.glob("workflow/scripts/*.py")]
+    files = [*ROOT.glob("hsfm/**/*.py"), *ROOT.glob("workflow/scripts/*.py"), ROOT / "hsfm" / "hsfm.mplstyle"]
     found = {os.path.relpath(path): sha256(path) for path in files}
     for path, digest in found.items():
         if before.get(path, digest) != digest and os.access(path, os.W_OK):  # not in a read-only installation
@@ -548,7 +552,7 @@ def figures_of(dataset):
     figures = ["groups"]
     if dataset not in GIVEN:
         figures.append("examples")
-    if dataset in TRAINED or "hsfm" in METHODS:
+    if dataset in TRAINED or {"dac", "ddb", "hsfm"} & set(methods_of(dataset)):
         figures.append("training")
     if "hsfm" in METHODS:
         figures.append("hard_set")
@@ -570,11 +574,20 @@ def inputs_of_figure(wildcards):
     scores = {method: expand(f"{folder}/run{{run}}/{method}/scores.parquet", run=RUNS) for method in methods}
     erm = expand(f"{folder}/run{{run}}/erm/history.parquet", run=RUNS if wildcards.dataset in TRAINED else [])
     hsfm = expand(f"{folder}/run{{run}}/hsfm/history.parquet", run=RUNS if "hsfm" in METHODS else [])
+    seeds = {
+        method: expand(f"{folder}/run{{run}}/{method}/seed{{seed}}/history.parquet", run=RUNS, seed=config["seeds"])
+        for method in ("dac", "ddb")
+        if method in methods_of(wildcards.dataset)
+    }
     return {
         "examples": {"images": f"{folder}/images.parquet", "pixels": packed(wildcards)},
-        "training": {"scores": scores["erm"], "erm": erm, "hsfm": hsfm},
+        "training": {"scores": scores["erm"], "erm": erm, **seeds, "hsfm": hsfm},
         "groups": {"scores": [path for run in zip(*scores.values()) for path in run]},
-        "hard_set": {"hsfm": hsfm},
+        "hard_set": {
+            "scores": scores["erm"],
+            "hsfm": hsfm,
+            "hard_groups": [path.replace("history", "hard_groups") for path in hsfm],
+        },
     }[wildcards.figure]
 
 

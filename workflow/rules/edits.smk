@@ -73,6 +73,7 @@ rule draw_edits:
         pixels=packed,
         cache=decoded,
         code=uses("workflow/scripts/draw_edits.py"),
+        style=STYLE,
     output:
         **EDIT_FIGURES,
     log:
@@ -101,6 +102,7 @@ use rule draw_edits as draw_edits_without_images with:
         **OF_FIRST_RUN,
         cache=[],
         code=uses("workflow/scripts/draw_edits.py"),
+        style=STYLE,
     output:
         **{name: path for name, path in EDIT_FIGURES.items() if not name.startswith("neighbours")},
     wildcard_constraints:

@@ -2,6 +2,7 @@ rule draw_figure:
     input:
         unpack(inputs_of_figure),
         code=uses("workflow/scripts/draw_figure.py"),
+        style=STYLE,
     output:
         multiext("results/figures/{dataset}/{figure}", ".png", ".pdf"),
     log:
