@@ -168,6 +168,7 @@ rule score_heads:
         code=uses("workflow/scripts/score_heads.py"),
     output:
         scores="results/{dataset}/run{run}/{method}/scores.parquet",
+        predictions="results/{dataset}/run{run}/{method}/predictions.parquet",
     log:
         "logs/{dataset}/run{run}/score_{method}.log",
     benchmark:

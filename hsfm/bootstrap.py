@@ -1,0 +1,76 @@
+"""The bootstrap over test images: how far accuracies would move with other images of the same groups.
+
+Images are drawn within their group. How many a test split has of each is a choice of whoever made it, not chance, and
+no resample is without a group whose accuracy counts. All heads are judged on the same resamples, so that differences
+between them are paired. Heads stay as they are: what another seed or backbone would change is a matter of deviations.
+
+Letters: n images, g groups, h heads, b resamples. Knows no torch.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+_AT_ONCE = 2_000_000  # counts in memory
+
+
+def resample(
+    correct: Bool[np.ndarray, "n h"], group: Int[np.ndarray, " n"], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Float[np.ndarray, "b g h"]:
+    """Accuracies of every head on every group (in ascending order of their numbers) in each resample, as fractions.
+
+    Images of a group that the same heads get right are exchangeable: to draw n images is to draw how many there are of
+    each such pattern, which is multinomial. That is exact and as fast as there are few patterns.
+    """
+    rng = np.random.default_rng(seed)
+    return np.stack([_resample(correct[group == g], resamples, rng) for g in np.unique(group)], axis=1)
+
+
+def _resample(correct: Bool[np.ndarray, "n h"], resamples: int, rng: np.random.Generator) -> Float[np.ndarray, "b h"]:
+    packed, counts = np.unique(np.packbits(correct, axis=1), axis=0, return_counts=True)
+    # the common ones first: once all images of a resample are drawn, numpy skips the others
+    order = np.argsort(-counts, kind="stable")
+    patterns = np.unpackbits(packed[order], axis=1, count=correct.shape[1]).astype(float)
+    shares = counts[order] / len(correct)
+    size = max(1, _AT_ONCE // len(counts))
+    pieces = [
+        rng.multinomial(len(correct), shares, size=min(size, resamples - start)) @ patterns
+        for start in range(0, resamples, size)
+    ]
+    return np.concatenate(pieces) / len(correct)
+
+
+def interval(draws: Float[np.ndarray, " b"], level: float = LEVEL) -> Float[np.ndarray, " 2"]:
+    """The percentile interval: for plain means, whose draws lie about what was observed."""
+    return np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+
+
+def lowest_interval(
+    draws: Float[np.ndarray, "b g h"],
+    observed: Float[np.ndarray, "g h"],
+    weights: Float[np.ndarray, " h"],
+    level: float = LEVEL,
+) -> Float[np.ndarray, " 2"]:
+    """An interval for the mean over heads of their lowest group accuracy: the lower ends, and the upper ends, of the
+    groups' own intervals, and of each the lowest.
+
+    The lowest of several draws lies below what was observed, which lies below the truth in turn: where groups are level
+    the percentile interval of that minimum held the truth in 50 of 100 simulations, its bias-corrected one in 79, this
+    one in 91; where one group is clearly lowest all three are its own interval (test_bootstrap.py). With several heads
+    the groups are: each one for all heads, and for each head its own lowest. weights: of the heads, with sum 1.
+    """
+    own = np.take_along_axis(draws, observed.argmin(0)[None, None, :], axis=1)  # [b 1 h]
+    candidates = np.concatenate([draws, own], axis=1) @ weights
+    return np.array([min(ends) for ends in zip(*(interval(c, level) for c in candidates.T), strict=True)])
+
+
+def difference_interval(
+    draws: Float[np.ndarray, " b"], observed: float, level: float = LEVEL
+) -> Float[np.ndarray, " 2"]:
+    """The percentile interval of a difference's draws, moved so that their mean is what was observed.
+
+    Each of two lowest accuracies is lower in a resample than in the sample, the one with more groups near it by more;
+    the move takes that out of their difference.
+    """
+    return interval(draws, level) + (observed - draws.mean())
