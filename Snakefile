@@ -43,6 +43,7 @@ localrules:
     gather_heads,
     make_tables,
     draw_figure,
+    draw_comparison,
     tabulate_edits,
     gather_sweep,
     tabulate_study,

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hsfm.figures import WIDTH
-from hsfm.style import MARKED, of_group, of_method, styled
+from hsfm.style import GROUP_LOOKS, MARKED, OTHER_GROUPS, Look, of_group, of_method, styled
 
 
 def draw_plane(
@@ -24,7 +24,9 @@ def draw_plane(
     On the left all of it, on the right as much as the validation images take. points: by group name, [n 2]; before,
     after: [m 2]; names: the group of each support row; labels: of the axes.
     """
-    look = {name: of_group(number) for number, name in enumerate(points)}
+    look = looks_of(list(points))
+    others = [name for name in points if look[name] == OTHER_GROUPS]
+    words = {name: name for name in points} | dict.fromkeys(others, f"{len(others)} other groups")
     colours = [look[name].colour if name in look else "black" for name in names]
     with styled():
         figure = Figure(figsize=(WIDTH, 4.0))
@@ -33,7 +35,7 @@ def draw_plane(
             for name, place in points.items():
                 axis.plot(
                     *place.T, look[name].marker, color=look[name].colour, markersize=2.5, alpha=0.45, markeredgewidth=0,
-                    label=f"validation: {name}",
+                    label=f"validation: {words[name]}",
                 )  # fmt: skip
             # quiver, whose arrows end where the axes do
             axis.quiver(
@@ -52,10 +54,16 @@ def draw_plane(
         axes[1].set_ylim(low, high)
         axes[1].set_title("where the validation images lie")
         axes[0].set_ylabel(labels[1])
-        handles, words = axes[0].get_legend_handles_labels()
-        figure.legend(handles, words, loc="outside lower center", ncols=3, markerscale=2)
+        legend = dict(reversed(pair) for pair in zip(*axes[0].get_legend_handles_labels(), strict=True))
+        figure.legend(list(legend.values()), list(legend), loc="outside lower center", ncols=3, markerscale=2)
         figure.suptitle(title)
         return figure
+
+
+def looks_of(names: Sequence[str]) -> dict[str, Look]:
+    """The look of each group; where there are more groups than looks, the last ones share that of the others."""
+    own = GROUP_LOOKS if len(names) <= GROUP_LOOKS else GROUP_LOOKS - 1
+    return {name: of_group(number) if number < own else OTHER_GROUPS for number, name in enumerate(names)}
 
 
 def frame_around(points: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -134,7 +142,7 @@ def draw_cosines(rows: pd.DataFrame, title: str) -> Figure:
     bins = np.linspace(-1, 1, 41)
     edited = rows[rows["length"] > 0]
     with styled():
-        figure = Figure(figsize=(3.6 * max(len(panels), 1), 2.9))
+        figure = Figure(figsize=(WIDTH / 2 * max(len(panels), 1), 2.9))
         axes = figure.subplots(1, max(len(panels), 1), squeeze=False, sharey=True)[0]
         for axis, (name, words) in zip(axes, panels.items(), strict=False):
             axis.hist(edited[name], bins, color=of_method("hsfm").colour, label="edits")

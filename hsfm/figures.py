@@ -14,7 +14,7 @@ from PIL import Image
 
 from hsfm.files import write_atomically
 from hsfm.methods import method_label
-from hsfm.style import MARKED, OTHER_GROUPS, Look, of_group, of_method, styled
+from hsfm.style import GROUP_LOOKS, MARKED, OTHER_GROUPS, Look, of_group, of_method, styled
 
 WIDTH = 7.0  # inches of a figure that fills a page; shown at 700 pixels, its text is as large as the page's
 
@@ -24,7 +24,8 @@ def save(figure: Figure, path: str | Path) -> None:
     suffix = Path(path).suffix.removeprefix(".")
     metadata = {"CreationDate": None} if suffix == "pdf" else {"Software": None}
     with write_atomically(path) as temporary, styled():
-        figure.savefig(temporary, format=suffix, metadata=metadata)
+        smaller = {"pil_kwargs": {"compress_level": 9}} if suffix == "png" else {}
+        figure.savefig(temporary, format=suffix, metadata=metadata, **smaller)
 
 
 def thumbnail(picture: np.ndarray, side: int = 96) -> np.ndarray:
@@ -62,7 +63,7 @@ def draw_training(
     columns = min(3, count)
     lines = -(-count // columns)
     with styled():
-        figure = Figure(figsize=(min(WIDTH, 0.6 + 3.2 * columns), 0.9 + 2.1 * lines))
+        figure = Figure(figsize=(min(WIDTH, 0.6 + 3.2 * columns), 0.9 + 2.3 * lines))
         axes = list(figure.subplots(lines, columns, squeeze=False).flat)
         for axis in axes[count:]:
             axis.set_axis_off()
@@ -71,6 +72,8 @@ def draw_training(
         for axis, (method, history) in zip(axes, others.items(), strict=False):
             _curves_of(axis, method, history, erm_val_worst)
             axis.sharey(axes[0])
+            if axis is axes[0] or axis.get_subplotspec().is_first_col():
+                axis.set_ylabel("validation worst group (%)")
         handles = {}
         for axis in figure.axes:
             handles |= dict(reversed(pair) for pair in zip(*axis.get_legend_handles_labels(), strict=True))
@@ -102,7 +105,7 @@ def _curves_of(axis: Axes, method: str, history: pd.DataFrame, erm_val_worst: Ma
     for _, part in history.groupby(["run", "seed"]):
         axis.plot(part["epoch"], 100 * part["val_worst_group"], color=of_method(method).colour, alpha=0.7, linewidth=1)
     _mark_kept(axis, method, history)
-    _dress(axis, f"{method_label(method)}, a line per seed", "validation worst group (%)")
+    _dress(axis, f"{method_label(method)}, a line per seed", "")
 
 
 def _mark_kept(axis: Axes, method: str, history: pd.DataFrame) -> None:
@@ -182,14 +185,13 @@ def draw_hard_set(counts: pd.DataFrame, groups: pd.DataFrame, minority: pd.DataF
     share = (share / share.groupby(["run", "seed", "epoch"]).transform("sum")).unstack("group_name", fill_value=0.0)
     share = 100 * share.groupby("epoch").mean().reindex(columns=groups["group_name"], fill_value=0.0)
     pool = 100 * groups.set_index("group_name")["n"] / groups["n"].sum()
-    stacked = _stacking(share, groups)
+    stacked = stacking(share, groups)
     with styled():
         figure = Figure(figsize=(WIDTH, 3.4))
         axis, whole = figure.subplots(1, 2, sharey=True, width_ratios=[12, 1])
         floor, floor_of_pool, middles = np.zeros(len(share)), 0.0, {}
-        for names, look in stacked:
+        for names, name, look in stacked:
             height = share[names].sum(axis=1).to_numpy()
-            name = names[0] if len(names) == 1 else f"{len(names)} other groups"
             fill = {"facecolor": look.colour, "hatch": look.hatch, "edgecolor": "white", "linewidth": 0}
             axis.bar(share.index, height, 1.0, floor, label=name, **fill)
             whole.bar(0, pool[names].sum(), 0.8, floor_of_pool, **fill)
@@ -216,16 +218,22 @@ def draw_hard_set(counts: pd.DataFrame, groups: pd.DataFrame, minority: pd.DataF
         return figure
 
 
-def _stacking(share: pd.DataFrame, groups: pd.DataFrame, most: int = 7) -> list[tuple[list[str], Look]]:
-    """What lies on what, from below: minority groups first; groups beyond `most`, those with the least, as one."""
-    looks = {name: of_group(number) for number, name in enumerate(groups["group_name"])}
-    order = groups.assign(last=~groups["minority"].fillna(False).astype(bool)).sort_values("last", kind="stable")
-    names = list(order["group_name"])
-    if len(names) > most + 1:
-        large = set(share.mean().sort_values(ascending=False, kind="stable").index[:most])
-        rest = [name for name in names if name not in large]
-        return [*(([name], looks[name]) for name in names if name in large), (rest, OTHER_GROUPS)]
-    return [([name], looks[name]) for name in names]
+def stacking(share: pd.DataFrame, groups: pd.DataFrame, most: int = GROUP_LOOKS) -> list[tuple[list[str], str, Look]]:
+    """What lies on what, from below: group names, how they are called, look; minority groups first.
+
+    share: a column per group name. groups: group_name and minority, in their order. Of more than `most` groups those
+    with the least of the share are one.
+    """
+    order = list(groups["group_name"])
+    large = order
+    if len(order) > most:
+        kept = set(share.mean().sort_values(ascending=False, kind="stable").index[: most - 1])
+        large = [name for name in order if name in kept]
+    looks = {name: of_group(number) for number, name in enumerate(large)}
+    rare = set(groups.loc[groups["minority"].fillna(False).astype(bool), "group_name"])
+    stack = [([name], name, looks[name]) for name in sorted(large, key=lambda name: name not in rare)]
+    rest = [name for name in order if name not in looks]
+    return [*stack, (rest, f"{len(rest)} other groups", OTHER_GROUPS)] if rest else stack
 
 
 def spread_out(places: Sequence[float], room: float) -> list[float]:

@@ -41,6 +41,7 @@ _GROUPS = (
     Look("#AA4499", "X", ""),
     Look("#999933", "<", "xxx"),
 )
+GROUP_LOOKS = len(_GROUPS)
 OTHER_GROUPS = Look("#DDDDDD", ".")
 MARKED = "#D55E00"  # what a caption calls orange
 

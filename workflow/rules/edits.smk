@@ -109,18 +109,19 @@ use rule draw_edits as draw_edits_without_images with:
         dataset=one_of([name for name in WITH_EDITS if name in GIVEN]),
 
 
+DECODED = f"results/{{dataset}}/run{RUNS[0]}/hsfm/decoded.parquet"
+
+
 rule decode_edits:
     input:
-        **IMAGES,
+        images="results/{dataset}/images.parquet",
         edits=OF_FIRST_RUN["edits"],
         support=OF_FIRST_RUN["support"],
         standardisation=ERM_NETWORK["standardisation"].replace("{run}", str(RUNS[0])),
         code=uses("workflow/scripts/decode_edits.py"),
         extra=needs_extra("unCLIP", MISSING_FOR_UNCLIP),
     output:
-        decoded="results/{dataset}/run{run}/hsfm/decoded.parquet".replace("{run}", str(RUNS[0])),
-        png="results/figures/{dataset}/unclip.png",
-        pdf="results/figures/{dataset}/unclip.pdf",
+        DECODED,
     log:
         "logs/{dataset}/decode_edits.log",
     benchmark:
@@ -141,10 +142,37 @@ rule decode_edits:
         clip=clip_stamp,
         backbone=setting("backbone"),
         transform=setting("transform"),
-        decode_size=decode_size,
         device=config["device"],
         compute=COMPUTE,
     message:
         "Decoding HSFM's edits of {wildcards.dataset} into pictures"
     script:
         "../scripts/decode_edits.py"
+
+
+rule draw_unclip:
+    input:
+        **IMAGES,
+        decoded=DECODED,
+        code=uses("workflow/scripts/draw_unclip.py"),
+        style=STYLE,
+    output:
+        multiext("results/figures/{dataset}/unclip", ".png", ".pdf"),
+    log:
+        "logs/{dataset}/draw_unclip.log",
+    benchmark:
+        "logs/{dataset}/draw_unclip.tsv"
+    wildcard_constraints:
+        dataset=one_of(WITH_UNCLIP),
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=60,
+    params:
+        decode_size=decode_size,
+    message:
+        "Drawing the pictures of HSFM's edits of {wildcards.dataset}"
+    script:
+        "../scripts/draw_unclip.py"
