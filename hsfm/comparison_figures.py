@@ -1,6 +1,6 @@
 """Figures of all methods as points: worst group against average, and against the time they took."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -8,16 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hsfm.costs import VARIANTS
-from hsfm.figures import WIDTH, spread_out
+from hsfm.figures import WIDTH, spread_out, within
 from hsfm.methods import method_label
 from hsfm.style import of_method, styled
 from hsfm.tables import METRICS
 
 ROUND_TIMES = [
-    *(0.01, 0.1, 1, 2, 5, 10, 20, 30),
-    *(60 * minutes for minutes in (1, 2, 5, 10, 20, 30)),
-    *(3600 * hours for hours in (1, 2, 5, 10)),
-    *(86400 * days for days in (1, 2, 5, 10, 20, 50)),
+    *(0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0),
+    *(60.0 * minutes for minutes in (1, 2, 5, 10, 20, 30)),
+    *(3600.0 * hours for hours in (1, 2, 5, 10)),
+    *(86400.0 * days for days in (1, 2, 5, 10, 20, 50)),
 ]  # seconds
 ROOM = 0.09  # between two labels, of the height of the axes
 
@@ -147,9 +147,3 @@ def _label(axis: Axes, points: Mapping[str, tuple[float, float, str]]) -> None:
             transform=axis.transAxes, clip_on=False,
         )  # fmt: skip
         axis.text(1.055, height, f"{method_label(method)}  {text}", va="center", fontsize=8, transform=axis.transAxes)
-
-
-def within(places: Sequence[float], low: float, high: float) -> list[float]:
-    """The places moved together, so that they lie between two bounds as far as they can."""
-    shift = max(low - min(places), min(0.0, high - max(places)))
-    return [place + shift for place in places]

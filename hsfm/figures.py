@@ -116,7 +116,7 @@ def _mark_kept(axis: Axes, method: str, history: pd.DataFrame) -> None:
     )  # fmt: skip
 
 
-SHOWN_GROUPS = 10  # more do not fit side by side
+SHOWN_GROUPS = 8  # more do not fit side by side
 
 
 def draw_groups(scores: pd.DataFrame, title: str) -> Figure:
@@ -172,7 +172,7 @@ def interval(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _wrapped(group: str, letters: int) -> str:
-    return "\n".join(textwrap.fill(part, max(letters, 6)) for part in group.split(", "))
+    return "\n".join(textwrap.fill(part, letters, break_long_words=False) for part in group.split(", "))
 
 
 def draw_hard_set(counts: pd.DataFrame, groups: pd.DataFrame, minority: pd.DataFrame, title: str) -> Figure:
@@ -195,14 +195,16 @@ def draw_hard_set(counts: pd.DataFrame, groups: pd.DataFrame, minority: pd.DataF
             fill = {"facecolor": look.colour, "hatch": look.hatch, "edgecolor": "white", "linewidth": 0}
             axis.bar(share.index, height, 1.0, floor, label=name, **fill)
             whole.bar(0, pool[names].sum(), 0.8, floor_of_pool, **fill)
-            middles[f"{_wrapped(name, 18)}\n{height[-1]:.0f} % at the end"] = floor_of_pool + pool[names].sum() / 2
+            middles[_beside(name, height[-1], len(stacked))] = floor_of_pool + pool[names].sum() / 2
             floor, floor_of_pool = floor + height, floor_of_pool + pool[names].sum()
         for number, (_, part) in enumerate(minority.dropna().groupby(["run", "seed"])):
             axis.plot(
                 part["epoch"], 100 * part["minority_share"], color="black", linewidth=0.8,
                 label=None if number else "share of minority groups, a line per seed",
             )  # fmt: skip
-        for text, y in zip(middles, spread_out(list(middles.values()), 13), strict=True):
+        lines = max(text.count("\n") + 1 for text in middles)
+        heights = within(spread_out(list(middles.values()), 5.0 * lines), 0.0, 100.0)
+        for text, y in zip(middles, heights, strict=True):
             whole.annotate(text, (0.6, y), annotation_clip=False, va="center", fontsize=7)
         axis.set_xlim(share.index.min() - 0.5, share.index.max() + 0.5)
         axis.set_ylim(0, 100)
@@ -216,6 +218,13 @@ def draw_hard_set(counts: pd.DataFrame, groups: pd.DataFrame, minority: pd.DataF
         if lines:
             figure.legend(*zip(*lines, strict=True), loc="outside lower center")
         return figure
+
+
+def _beside(name: str, share: float, count: int) -> str:
+    """The label of one of some groups, as many lines as there is room for."""
+    if count > 5:
+        return f"{textwrap.shorten(name, 26, placeholder=' …')}: {share:.0f} %"
+    return f"{_wrapped(name, 18)}\n{share:.0f} % at the end"
 
 
 def stacking(share: pd.DataFrame, groups: pd.DataFrame, most: int = GROUP_LOOKS) -> list[tuple[list[str], str, Look]]:
@@ -252,6 +261,12 @@ def spread_out(places: Sequence[float], room: float) -> list[float]:
         for step, number in enumerate(block):
             moved[number] = _start(block, places, room) + room * step
     return moved
+
+
+def within(places: Sequence[float], low: float, high: float) -> list[float]:
+    """The places moved together, so that they lie between two bounds as far as they can."""
+    shift = max(low - min(places), min(0.0, high - max(places)))
+    return [place + shift for place in places]
 
 
 def _start(block: Sequence[int], places: Sequence[float], room: float) -> float:
@@ -356,4 +371,4 @@ def _dress(axis: Axes, title: str, y_label: str) -> None:
     axis.set_title(title)
     axis.set_xlabel("epoch")
     axis.set_ylabel(y_label)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -78,7 +78,7 @@ def draw_method(run: Run) -> Figure:
         _inner_loop(_Panel(figure, right, upper), run)
         _hard_set(_Panel(figure, right, LEGEND), run, stack, looks)
         _outer_loss(_Panel(figure, EDGE, LEGEND), run)
-        _arrows(figure, run.settings)
+        _arrows(figure, run)
         handles = [
             Patch(facecolor=look.colour, hatch=look.hatch, edgecolor="white", label=name) for _, name, look in stack
         ]
@@ -262,17 +262,18 @@ def _outer_loss(panel: _Panel, run: Run) -> None:
             axis.annotate(
                 text, (run.kept_epoch, value), (-6 if left else 6, 7 if above else -7), textcoords="offset points",
                 ha="right" if left else "left", va="bottom" if above else "top", fontsize=SMALL,
+                bbox={"boxstyle": "round,pad=0.1", "facecolor": "#fafafa", "edgecolor": "none", "alpha": 0.85},
             )  # fmt: skip
     upper.tick_params(labelbottom=False)
     lower.set_xlabel("epoch", fontsize=SMALL, labelpad=1)
 
 
-def _arrows(figure: Figure, settings: Mapping[str, Any]) -> None:
+def _arrows(figure: Figure, run: Run) -> None:
     """From panel to panel, and what goes along."""
     left, right = EDGE + PANEL[0], WIDTH - EDGE - PANEL[0]
     low, high = LEGEND + PANEL[1], HEIGHT - 0.34 - PANEL[1]
     upper, lower = high + PANEL[1] / 2, LEGEND + PANEL[1] / 2
-    across_left, across_right = EDGE + PANEL[0] / 2, WIDTH - EDGE - PANEL[0] / 2
+    across_left, across_right = EDGE + 0.5, right + 0.5
     for start, end in (
         ((left, upper), (right, upper)),
         ((across_right, high), (across_right, low)),
@@ -297,11 +298,13 @@ def _arrows(figure: Figure, settings: Mapping[str, Any]) -> None:
 
     middle = (low + high) / 2
     say(WIDTH / 2, upper + 0.1, "H and\nlabels", ha="center", va="bottom")
-    say(across_right + 0.12, middle, "the adapted head", va="center")
+    first, later = (f"{loop.outer_loss:.2f}" for loop in run.loops)
+    adapted = f"the adapted head: outer loss\n{first} in epoch 1, {later} after epoch {run.kept_epoch}"
+    say(across_right + 0.12, middle, adapted, va="center")
     say(WIDTH / 2, lower + 0.1, "its\nlosses", ha="center", va="bottom")
     say(
         across_left + 0.12, middle,
-        f"gradient through all steps, by Adam with $\\eta$ = {settings['outer_lr']:g}\n"
-        f"to H; $K_H$ = {settings['support_steps']} times an epoch",
+        f"gradient through all steps, by Adam with $\\eta$ = {run.settings['outer_lr']:g}\n"
+        f"to H; $K_H$ = {run.settings['support_steps']} times an epoch",
         va="center",
     )  # fmt: skip

@@ -30,16 +30,16 @@ METHODS = {
     "hsfm_capped": Look("#8B3E00", "*"),
 }
 OTHER_METHOD = Look("#000000", ">")
-# Tol's muted palette, dark and light in turn: none of its colours is a method's.
+# Tol's muted palette; none of its colours is a method's.
 _GROUPS = (
     Look("#332288", "o", ""),
     Look("#88CCEE", "s", "///"),
-    Look("#CC6677", "^", ""),
+    Look("#CC6677", "^", "..."),
     Look("#DDCC77", "D", "\\\\\\"),
-    Look("#117733", "v", ""),
-    Look("#44AA99", "P", "..."),
-    Look("#AA4499", "X", ""),
-    Look("#999933", "<", "xxx"),
+    Look("#117733", "v", "---"),
+    Look("#44AA99", "P", "xxx"),
+    Look("#AA4499", "X", "|||"),
+    Look("#999933", "<", "+++"),
 )
 GROUP_LOOKS = len(_GROUPS)
 OTHER_GROUPS = Look("#DDDDDD", ".")

@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hsfm.figures import WIDTH
 from hsfm.methods import method_label
 from hsfm.studies.report import RULES, SYMBOLS, summarise_sweep
 from hsfm.style import of_method, styled
@@ -25,7 +26,7 @@ def draw_sweep(sweep: pd.DataFrame, title: str) -> Figure:
     columns = min(3, max(1, len(swept)))
     lines = -(-max(1, len(swept)) // columns)
     with styled():
-        figure = Figure(figsize=(2.7 * columns + 0.5, 2.4 * lines + 0.5))
+        figure = Figure(figsize=(min(WIDTH, 2.7 * columns + 0.5), 2.1 * lines + 0.6))
         axes = figure.subplots(lines, columns, squeeze=False, sharey=True).flat
         for axis, name in zip(axes, swept, strict=False):
             _panel(axis, part, best, name, rule)
@@ -57,7 +58,7 @@ def _panel(axis: Axes, part: pd.DataFrame, best: pd.DataFrame, name: str, rule: 
         values.index(best[name].iloc[0]), 100 * best[f"test_{rule}"].mean(), "*", color="black", markersize=9,
         label="best on validation",
     )  # fmt: skip
-    axis.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+    axis.set_xticks(range(len(values)), [f"{value:g}" for value in values], fontsize=7)
     axis.set_xlabel(f"{name} ({SYMBOLS[name]})" if SYMBOLS[name] != "support" else name)
     if axis.get_subplotspec().is_first_col():
         axis.set_ylabel("accuracy (%)")
@@ -66,7 +67,7 @@ def _panel(axis: Axes, part: pd.DataFrame, best: pd.DataFrame, name: str, rule: 
 def draw_bias(summary: pd.DataFrame, title: str) -> Figure:
     """Worst group and average on test against the agreement of the validation subsample, a line per method."""
     with styled():
-        figure = Figure(figsize=(8.2, 3.6))
+        figure = Figure(figsize=(WIDTH, 3.6))
         axes = figure.subplots(1, 2)
         for axis, measure in zip(axes, ("worst_group", "average"), strict=True):
             for method, part in summary.groupby("method", sort=False):
