@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hsfm.figures import WIDTH
+from hsfm.figures import WIDTH, frame_around
 from hsfm.style import GROUP_LOOKS, MARKED, OTHER_GROUPS, Look, of_group, of_method, styled
 
 
@@ -64,13 +64,6 @@ def looks_of(names: Sequence[str]) -> dict[str, Look]:
     """The look of each group; where there are more groups than looks, the last ones share that of the others."""
     own = GROUP_LOOKS if len(names) <= GROUP_LOOKS else GROUP_LOOKS - 1
     return {name: of_group(number) if number < own else OTHER_GROUPS for number, name in enumerate(names)}
-
-
-def frame_around(points: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Limits of x and of y that leave some room around points [n 2]."""
-    low, high = points.min(0), points.max(0)
-    room = 0.15 * (high - low)
-    return tuple(zip((low - room).tolist(), (high + room).tolist(), strict=True))
 
 
 def draw_neighbours(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:

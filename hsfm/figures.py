@@ -245,6 +245,13 @@ def stacking(share: pd.DataFrame, groups: pd.DataFrame, most: int = GROUP_LOOKS)
     return [*stack, (rest, f"{len(rest)} other groups", OTHER_GROUPS)] if rest else stack
 
 
+def frame_around(points: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Limits of x and of y that leave some room around points [n 2]."""
+    low, high = points.min(0), points.max(0)
+    room = 0.15 * (high - low)
+    return tuple(zip((low - room).tolist(), (high + room).tolist(), strict=True))
+
+
 def spread_out(places: Sequence[float], room: float) -> list[float]:
     """The places moved apart, as little as need be and in their order, until neighbours have `room` between them."""
     order = np.argsort(places, kind="stable")

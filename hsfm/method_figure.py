@@ -13,8 +13,7 @@ from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
-from hsfm.edit_figures import frame_around
-from hsfm.figures import WIDTH, stacking
+from hsfm.figures import WIDTH, frame_around, stacking
 from hsfm.style import OTHER_GROUPS, Look, of_method, styled
 
 HEIGHT = 7.3

@@ -192,7 +192,8 @@ def write_everything(folder: Path) -> list[list[str]]:
     return [
         [*overlay("minibirds"), "--config", "shards={embedding: 2, masks: 2, generation: 2}", "--",
          *(f"{tables}/{name}.md" for name in ("main", "edits", "sweep")),
-         *(f"{figures}/minibirds/{name}.png" for name in ("examples", "edits", "masks", "generated", "sweep")),
+         *(f"{figures}/minibirds/{name}.png" for name in ("examples", "tradeoff", "method", "edits", "masks")),
+         *(f"{figures}/minibirds/{name}.png" for name in ("generated", "sweep")),
          "results/minibirds/card.md",
          *(f"{birds}/{method}/heads.safetensors" for method in ("dfr", "llr", "dac")),
          *(f"{birds}/studies/{name}.parquet" for name in ("ablations", "validation_bias")),
@@ -596,7 +597,8 @@ def test_a_change_is_seen_whatever_the_dates(copied, arguments, parts, seconds):
     before = module.stat()
     module.write_text(module.read_text() + "\n# changed\n")
     os.utime(module, (before.st_atime, before.st_mtime - 3600))  # as from an archive
-    assert planned(copied, *arguments) == {"fit_dfr": 1, "score_heads": 1, "make_tables": 1, "draw_figure": 1}
+    after = {"score_heads": 1, "make_tables": 1, "draw_figure": 1, "draw_comparison": 2}
+    assert planned(copied, *arguments) == {"fit_dfr": 1, **after}
 
 
 def test_logs_that_were_deleted_rerun_nothing_and_come_again(copied, finished, arguments, probe):
