@@ -33,9 +33,9 @@ from hsfm.splits import read_shards, write_splits
 
 # Network passes of a forward pass's cost. A training step takes a forward pass and a backward pass of twice its cost.
 STEP = 3
-# Masks against embedding, ResNet-50 at 224: docs/performance.md, `python -m benchmarks.dac --time`.
+# Masks against embedding, ResNet-50 at 224: docs/explanation/performance.md, `python -m benchmarks.dac --time`.
 MASKS = 7.2
-# Image files read per second and core, JPEG of 500 x 375: docs/performance.md, `python -m benchmarks.throughput`.
+# Image files read per second and core, JPEG of 500 x 375: `python -m benchmarks.throughput`, in the same page.
 DECODED = 1200
 STORED = 256 * 341 * 3  # bytes of an image of that shape in the cache, for a crop of 224
 MASK = 224 * 224 // 8 + 6 * 4

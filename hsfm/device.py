@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # the Snakefile asks `accelerator_present` and must not wait 
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-# On the CPU: 5 images of 224 x 224, which two cores take through ResNet-50 faster each than 64 (docs/performance.md).
+# On the CPU: 5 images of 224 x 224, which two cores take through ResNet-50 faster each than 64; measured in
+# docs/explanation/performance.md.
 PIXELS_AT_ONCE = 2**18
 
 

@@ -53,7 +53,7 @@ def _slurm_answers():
     if reason and os.environ.get("HSFM_SLURM") == "required":
         pytest.fail(f"HSFM_SLURM=required, but {reason}")
     if reason:
-        pytest.skip(f"no Slurm here: {reason}; docs/cluster.md#tests says how to bring one up")
+        pytest.skip(f"no Slurm here: {reason}; docs/how-to/cluster.md#tests says how to bring one up")
 
 
 def records(folder: Path) -> list[dict[str, str]]:
@@ -148,9 +148,9 @@ def clean_up(folder: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """The commands of docs/cluster.md for a run whose Snakemake was killed, but for the last, which runs it again."""
-    docs = (ROOT / "docs/cluster.md").read_text().split("## After Snakemake was killed")[1]
-    commands = re.search(r"(?:^    .*\n)+", docs, re.MULTILINE).group(0)
+    """What docs/how-to/cluster.md says to do after Snakemake was killed, but for the last line, which runs it again."""
+    docs = (ROOT / "docs/how-to/cluster.md").read_text().split("## After Snakemake was killed")[1]
+    commands = re.search(r"```bash\n(.*?)```", docs, re.DOTALL).group(1)
     *first, again = [line.strip() for line in commands.splitlines()]
     assert again == "snakemake --profile profiles/slurm"
     environment = {

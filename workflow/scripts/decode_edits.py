@@ -13,7 +13,6 @@ import pyarrow as pa
 import torch
 from diffusers import StableUnCLIPImg2ImgPipeline
 from torch import Tensor
-from tqdm import tqdm
 
 from hsfm.augment import prepare
 from hsfm.clip import PREFIX, ZeroShot
@@ -25,11 +24,12 @@ from hsfm.files import encode, write_parquet
 from hsfm.generated import as_png, seed_of
 from hsfm.images import read_names
 from hsfm.pixels import pack
+from hsfm.progress import track
 from hsfm.standardise import read_standardisation
 from hsfm.support import read_support
 
 
-def decode_edits(inputs: dict, output: str, settings: dict) -> None:
+def decode_edits(inputs: dict, output: str, settings: dict) -> str:
     edits, about = read_edits(inputs["edits"])
     names, unclip = read_names(inputs["images"]), settings["unclip"]
     if len(unclip["prompts"]) != len(names.attribute_names):
@@ -55,7 +55,7 @@ def decode_edits(inputs: dict, output: str, settings: dict) -> None:
     made = decode(
         pipeline, torch.cat([before, after]), 2 * seeds, **drawing, size=tuple(unclip["size"]), compute=compute
     )
-    pictures = list(tqdm(made, "decoding", 2 * len(rows), unit="image", disable=None))
+    pictures = list(track(made, "decoding", "image", 2 * len(rows)))
     pictures = {"before": pictures[: len(rows)], "after": pictures[len(rows) :]}
     judged = {when: judge(part) for when, part in pictures.items()}
     described = {"dataset": names.dataset, "prompts": unclip["prompts"], "model": model.origin}
@@ -63,6 +63,7 @@ def decode_edits(inputs: dict, output: str, settings: dict) -> None:
     moved = table["moved"].to_pylist()
     job.log.info("CLIP sees another attribute after the edit in %d of %d pairs", sum(moved), len(moved))
     write_parquet(output, table, {}, compression="none")
+    return f"{sum(moved)} of {len(moved)} pairs"
 
 
 def judge_of(settings: dict, prompts: list[str], compute: Compute) -> Callable[[list[np.ndarray]], Tensor]:
@@ -96,8 +97,9 @@ def as_table(rows: pd.DataFrame, pictures: dict, judged: dict, about: dict) -> p
     return pa.Table.from_pylist(records, schema=DECODED).replace_schema_metadata(encode(about, DECODED))
 
 
-decode_edits(
+shown = decode_edits(
     dict(snakemake.input.items()),
     snakemake.output[0],
     dict(snakemake.params.items()),
 )
+job.finish("CLIP", f"another attribute seen after the edit in {shown}")

@@ -30,3 +30,4 @@ draw_comparison(
     snakemake.wildcards.figure,
     snakemake.wildcards.dataset,
 )
+job.finish("Figure", snakemake.output[0])

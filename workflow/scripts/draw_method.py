@@ -146,3 +146,4 @@ draw(
     snakemake.params.run,
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
 )
+job.finish("Figure", snakemake.output[0])

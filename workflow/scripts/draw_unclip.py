@@ -51,3 +51,4 @@ draw_unclip(
     list(snakemake.output),
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
 )
+job.finish("Figure", snakemake.output[0])

@@ -5,11 +5,13 @@ import pandas as pd
 from hsfm import job
 from hsfm.embeddings import Embeddings, read_embeddings
 from hsfm.head import SavedHeads, read_heads
+from hsfm.methods import method_label
 from hsfm.predictions import Predictions, check_counts, gather, write_predictions
 from hsfm.scores import SPLITS, score_splits, write_scores
+from hsfm.summary import on_test
 
 
-def score_heads(heads: list[str], embeddings: list[str], scores: str, predictions: str, run: int) -> None:
+def score_heads(heads: list[str], embeddings: list[str], scores: str, predictions: str, run: int) -> pd.DataFrame:
     """heads: a file, or one per seed where each has features of its own; embeddings: for each the three splits.
 
     The method is what the heads say, which tells variants of one rule apart.
@@ -25,6 +27,7 @@ def score_heads(heads: list[str], embeddings: list[str], scores: str, prediction
     check_counts(together, frame, predictions)
     write_scores(scores, frame, {"checkpoint_sha256": together.checkpoint_sha256})
     write_predictions(predictions, together)
+    return frame
 
 
 def read_splits(paths: list[str], saved: SavedHeads) -> list[Embeddings]:
@@ -59,10 +62,11 @@ def predict(saved: SavedHeads, test: Embeddings, run: int) -> Predictions:
 
 
 job.start(snakemake.log[0])
-score_heads(
+scores = score_heads(
     list(snakemake.input.heads),
     list(snakemake.input.embeddings),
     snakemake.output.scores,
     snakemake.output.predictions,
     int(snakemake.wildcards.run),
 )
+job.finish(method_label(scores["method"].iloc[0]), on_test(scores))

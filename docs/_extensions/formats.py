@@ -1,0 +1,39 @@
+"""Columns of the Parquet files as Markdown, out of the schemas that the package writes and checks them by."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from hsfm import edits, embeddings, generated, hard_set, images, masks, pixel_cache, scores, support
+
+FILES = {
+    "images.parquet": (images.SCHEMA, "the image table"),
+    "embeddings/{split}.parquet": (embeddings.SCHEMA, "features and labels of one split"),
+    "hard_set.parquet": (hard_set.SCHEMA, "validation images ranked by their loss"),
+    "support.parquet": (support.SCHEMA, "HSFM's support rows before and after the edits"),
+    "scores.parquet": (scores.SCHEMA, "correct predictions by seed, split and group"),
+    "edits.parquet": (edits.SCHEMA, "what HSFM's edits mean, a row per support row and seed"),
+    "hsfm/decoded.parquet": (edits.DECODED, "edits as pictures"),
+    "masks/{source}/train.parquet": (masks.SCHEMA, "masks; a last column `mask` holds the packed bits of each"),
+    "decoded.parquet": (pixel_cache.SCHEMA, "where each image lies in `decoded.npy`"),
+    "ddb/sources.parquet": (generated.SOURCES, "DDB's source images"),
+    "ddb/objects.parquet": (generated.OBJECTS, "the object in each"),
+    "ddb/generated.parquet": (generated.GENERATED, "what was made of them"),
+    "ddb/pruned.parquet": (generated.PRUNED, "which of them are kept"),
+}
+
+
+def reference() -> str:
+    return "\n".join(_write())
+
+
+def _write() -> Iterator[str]:
+    for name, (schema, meaning) in FILES.items():
+        yield f"### {name}\n\n{meaning[0].upper()}{meaning[1:]}.\n"
+        yield "| column | type |\n| --- | --- |"
+        yield from (f"| `{field.name}` | {_type(field.type)} |" for field in schema)
+        yield ""
+
+
+def _type(kind: pa.DataType) -> str:
+    return "`fixed_size_list<float>[d]`" if pa.types.is_fixed_size_list(kind) else f"`{kind}`"
