@@ -57,7 +57,8 @@ def draw_training(
     """ERM's training curves, and every other method's validation worst group by epoch; kept epochs are marked.
 
     erm: history of every run, with a column `run`, or None where no network was trained. others: likewise, by method,
-    with a column `seed`. erm_val_worst: by run, the worst group of ERM's head, where HSFM starts.
+    with a column `seed`, and `step` where there are no epochs; of one without groups the worst class is drawn.
+    erm_val_worst: by run, the worst group of ERM's head, where HSFM starts.
     """
     count = (erm is not None) + len(others)
     columns = min(3, count)
@@ -99,20 +100,26 @@ def _erm_curves(axis: Axes, erm: pd.DataFrame) -> None:
 
 
 def _curves_of(axis: Axes, method: str, history: pd.DataFrame, erm_val_worst: Mapping[int, float]) -> None:
-    for number, run in enumerate(history["run"].unique()):
-        label = None if number else "ERM's head"
-        axis.axhline(100 * erm_val_worst[run], color=of_method("erm").colour, linestyle=":", label=label)
+    worst = "val_worst_group" if history["val_worst_group"].notna().any() else "val_worst_class"
+    at = "epoch" if "epoch" in history else "step"
+    if worst == "val_worst_group":
+        for number, run in enumerate(history["run"].unique()):
+            label = None if number else "ERM's head"
+            axis.axhline(100 * erm_val_worst[run], color=of_method("erm").colour, linestyle=":", label=label)
     for _, part in history.groupby(["run", "seed"]):
-        axis.plot(part["epoch"], 100 * part["val_worst_group"], color=of_method(method).colour, alpha=0.7, linewidth=1)
-    _mark_kept(axis, method, history)
-    _dress(axis, f"{method_label(method)}, a line per seed", "")
+        axis.plot(part[at], 100 * part[worst], color=of_method(method).colour, alpha=0.7, linewidth=1)
+    _mark_kept(axis, method, history, at, worst)
+    of = ", worst class" if worst == "val_worst_class" else ""
+    _dress(axis, f"{method_label(method)}{of}, a line per seed", "", at)
 
 
-def _mark_kept(axis: Axes, method: str, history: pd.DataFrame) -> None:
+def _mark_kept(
+    axis: Axes, method: str, history: pd.DataFrame, at: str = "epoch", worst: str = "val_worst_group"
+) -> None:
     kept = history[history["kept"]]
     axis.plot(
-        kept["epoch"], 100 * kept["val_worst_group"], of_method(method).marker, color=of_method(method).colour,
-        markersize=6, markeredgecolor="black", label=f"{method_label(method)}: kept epoch",
+        kept[at], 100 * kept[worst], of_method(method).marker, color=of_method(method).colour,
+        markersize=6, markeredgecolor="black", label=f"{method_label(method)}: kept {at}",
     )  # fmt: skip
 
 
@@ -374,8 +381,8 @@ def _loss_curve(axis: Axes, picture: Mapping[str, Any], cuts: Sequence[float]) -
     axis.tick_params(labelsize=6, length=2, pad=1)
 
 
-def _dress(axis: Axes, title: str, y_label: str) -> None:
+def _dress(axis: Axes, title: str, y_label: str, x_label: str = "epoch") -> None:
     axis.set_title(title)
-    axis.set_xlabel("epoch")
+    axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -53,6 +53,7 @@ def test_the_kept_step_is_the_best_of_the_history(splits, erm_head):
     result = fit_afr(splits["train"], splits["val"], erm_head, **SETTINGS, progress=False)
     best = result.history.sort_values(["val_worst_group", "val_average"], ascending=False, kind="stable").iloc[0]
     assert (best["gamma"], best["penalty"], best["step"]) == (result.gamma, result.penalty, result.step)
+    assert result.history[result.history["kept"]].index.tolist() == [best.name]
 
 
 def test_it_raises_the_worst_group_above_erm_without_training_groups(splits, erm_head):

@@ -91,7 +91,7 @@ TABLES = {**TABLE, ("tabulate_edits", ""): 1}
 DAC = {"fit_dac": 9, "gather_heads": 3, **SCORED, "draw_figure": 2}  # groups, training
 RETRAINED = {"fit_ddb": 9, "extract_embeddings": 9, **SCORED, "draw_figure": 2}
 PRUNED = {"prune_generated": 3, "draw_generated": 1, **RETRAINED}
-AFR = {"fit_afr": 3, **SCORED}
+AFR = {"fit_afr": 3, **SCORED, "draw_figure": 2}
 NEW_NETWORK = {  # of ERM, and AFR's with it
     "train_on_share": 3, "extract_embeddings": 6, "read_erm_head": 3, "build_hard_set": 3, "fit_dfr": 3, "fit_llr": 3,
     "make_masks": 3, "draw_masks": 1, **HSFM, **DAC, **AFR, "score_heads": 18, "draw_figure": 3,

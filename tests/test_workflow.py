@@ -275,7 +275,7 @@ SCORED = {"score_heads": 1, "make_tables": 1, "draw_figure": 1, "draw_comparison
 HSFM_ONLY = {"fit_hsfm": 1, **SCORED, "draw_figure": 3, "draw_method": 1, **EDITS}
 DAC = {"fit_dac": 2, "gather_heads": 1, **SCORED, "draw_figure": 2}  # training too
 MASKS = {"make_masks": 1, "draw_masks": 1, **DAC}
-AFR = {"fit_afr": 1, **SCORED}
+AFR = {"fit_afr": 1, **SCORED, "draw_figure": 2}
 HEADS = {"read_erm_head": 1, "build_hard_set": 1, "fit_hsfm": 1, "fit_dfr": 1, "fit_llr": 1, "fit_afr": 1, **MASKS,
          "score_heads": 6, "draw_figure": 3, "draw_method": 1, **EDITS}  # fmt: skip
 DRAWINGS = {"draw_figure": 4, "draw_comparison": 2, "draw_method": 1, "draw_masks": 1, "draw_edits": 1}

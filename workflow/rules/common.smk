@@ -565,7 +565,7 @@ def figures_of(dataset):
     figures = ["groups", "tradeoff", "time"]
     if dataset not in GIVEN:
         figures.append("examples")
-    if dataset in TRAINED or {"dac", "ddb", "hsfm"} & set(methods_of(dataset)):
+    if dataset in TRAINED or {"afr", "dac", "ddb", "hsfm"} & set(methods_of(dataset)):
         figures.append("training")
     if "hsfm" in METHODS:
         figures += ["hard_set", "method"]
@@ -592,6 +592,8 @@ def inputs_of_figure(wildcards):
     of_erm = expand(f"{folder}/run{{run}}/erm/scores.parquet", run=RUNS)
     erm = expand(f"{folder}/run{{run}}/erm/history.parquet", run=RUNS if wildcards.dataset in TRAINED else [])
     hsfm = expand(f"{folder}/run{{run}}/hsfm/history.parquet", run=RUNS if "hsfm" in METHODS else [])
+    with_afr = "afr" in methods_of(wildcards.dataset)
+    afr = expand(f"{folder}/run{{run}}/afr/history.parquet", run=RUNS if with_afr else [])
     seeds = {
         method: expand(f"{folder}/run{{run}}/{method}/seed{{seed}}/history.parquet", run=RUNS, seed=config["seeds"])
         for method in ("dac", "ddb")
@@ -599,7 +601,7 @@ def inputs_of_figure(wildcards):
     }
     return {
         "examples": {"images": f"{folder}/images.parquet", "pixels": packed(wildcards)},
-        "training": {"scores": of_erm, "erm": erm, **seeds, "hsfm": hsfm},
+        "training": {"scores": of_erm, "erm": erm, "afr": afr, **seeds, "hsfm": hsfm},
         "groups": {"scores": scores_of_methods(wildcards)},
         "hard_set": {
             "scores": of_erm,

@@ -14,7 +14,8 @@ from hsfm.images import read_images
 from hsfm.scores import read_scores
 
 ERM = ["epoch", "train_accuracy", "val_average", "val_worst_group", "kept"]
-OTHERS = ["seed", "epoch", "val_worst_group", "kept"]
+OTHERS = ["seed", "epoch", "val_worst_group", "val_worst_class", "kept"]
+AFR = ["gamma", "penalty", "step", "val_worst_group", "val_worst_class", "kept"]
 MINORITY = ["seed", "epoch", "minority_share"]
 HARD = ["seed", "epoch", "y", "attribute", "n"]
 SHOWN = 8  # images of a group
@@ -31,13 +32,21 @@ def draw_figure(name: str, inputs: dict, dataset: str) -> Figure:
     of_erm = scores[(scores["method"] == "erm") & (scores["split"] == "val") & (scores["n"] > 0)]
     return figures.draw_training(
         histories(inputs["erm"], ERM),
-        {method: histories(inputs[method], OTHERS) for method in TRAINED if inputs.get(method)},
+        {method: history_of(method, inputs[method]) for method in TRAINED if inputs.get(method)},
         of_erm.groupby("run")["accuracy"].min().to_dict(),
         f"{dataset}: training",
     )
 
 
-TRAINED = ("dac", "ddb", "hsfm")  # methods whose histories go by epochs
+TRAINED = ("afr", "dac", "ddb", "hsfm")  # methods with a history
+
+
+def history_of(method: str, paths: list[str]) -> pd.DataFrame:
+    if method != "afr":
+        return histories(paths, OTHERS)
+    pairs = histories(paths, AFR).assign(seed=0)
+    kept = pairs.loc[pairs["kept"], ["run", "gamma", "penalty"]]
+    return pairs.merge(kept)  # of all pairs that were tried, the one of the kept head
 
 
 def histories(paths: list[str], columns: list[str]) -> pd.DataFrame | None:
