@@ -44,6 +44,8 @@ localrules:
     read_erm_head,
     gather_heads,
     make_tables,
+    describe_run,
+    save_config,
     draw_figure,
     draw_comparison,
     tabulate_edits,
@@ -56,9 +58,11 @@ rule all:
     default_target: True
     input:
         TABLES,
+        TABLES_OF_RUN,
         TABLES_OF_STUDIES,
         TABLES_OF_EDITS,
         FIGURES,
+        "results/config.yaml",
 
 
 onstart:

@@ -68,9 +68,12 @@ def lowest_interval(
 def difference_interval(
     draws: Float[np.ndarray, " b"], observed: float, level: float = LEVEL
 ) -> Float[np.ndarray, " 2"]:
-    """The percentile interval of a difference's draws, moved so that their mean is what was observed.
+    """The percentile interval of a difference's draws, stretched to hold it moved by their bias, too.
 
-    Each of two lowest accuracies is lower in a resample than in the sample, the one with more groups near it by more;
-    the move takes that out of their difference.
+    Each of two lowest accuracies is lower in a resample than in the sample, the one with more groups near it by more:
+    the move, which makes the draws' mean what was observed, takes that out of their difference. That both count makes
+    the interval a little long where groups are level, rather than short where few images differ.
     """
-    return interval(draws, level) + (observed - draws.mean())
+    ends = interval(draws, level)
+    moved = ends + (observed - draws.mean())
+    return np.array([min(ends[0], moved[0]), max(ends[1], moved[1])])

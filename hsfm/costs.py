@@ -47,9 +47,11 @@ AFTER_HEADS = {
 VARIANTS = {"ddb_cut_paste": "ddb"}
 # methods that train a network from nothing rather than start at ERM's
 OWN_TRAINING = {"afr": "train_on_share"}
+NUMBERS = ["seconds", "cpu_seconds", "memory_mb", "gpu_memory_mb"]
 COLUMNS = [
     "dataset", "run", "stage", "method", "seed", "seconds", "cpu_seconds", "memory_mb", "gpu_memory_mb", "job",
 ]  # fmt: skip
+EMBEDDING = ("extract_embeddings", "gather_embeddings")
 _BENCHMARK = {"seconds": "s", "cpu_seconds": "cpu_time", "memory_mb": "max_rss"}
 _NAMED_AFTER_METHOD = {"score": "score_heads", "gather_heads": "gather_heads", "export": "export_model"}
 
@@ -61,17 +63,17 @@ def read_costs(folder: str | Path) -> pd.DataFrame:
     all runs. stage: NAME without seed, split, shard and method. method: what the stage is for; empty where it serves
     all. seed: null but where each seed has a job of its own. seconds: by the clock; memory_mb: the largest resident
     set; gpu_memory_mb: the peak of torch's allocator. job: the path without suffix. Where a stage has run with several
-    numbers of shards, the jobs of the latest count. Raises ValueError naming a file that holds something else.
+    numbers of shards, the jobs of the latest count. In the order in which they ended. Raises ValueError naming a file
+    that holds something else.
     """
     folder = Path(folder)
     jobs = sorted({path.with_suffix("") for suffix in ("tsv", "json") for path in folder.rglob(f"*.{suffix}")})
     rows = [_row(job, folder) for job in jobs if len(job.relative_to(folder).parts) > 1]
-    frame = pd.DataFrame(rows, columns=[*COLUMNS, "shards", "made"])
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, "shards", "made"]).sort_values(["dataset", "made"], kind="stable")
     stages = ["dataset", "run", "stage", "method"]
-    latest = frame.sort_values("made").groupby(stages, dropna=False)["shards"].transform("last")
-    kept = frame[frame["shards"] == latest.reindex(frame.index)] if len(frame) else frame
-    numbers = dict.fromkeys(("seconds", "cpu_seconds", "memory_mb", "gpu_memory_mb"), float)
-    return kept[COLUMNS].astype({"run": "Int64", "seed": "Int64", **numbers}).reset_index(drop=True)
+    kept = frame[frame["shards"] == frame.groupby(stages, dropna=False)["shards"].transform("last")]
+    types = {"run": "Int64", "seed": "Int64", **dict.fromkeys(NUMBERS, float)}
+    return kept[COLUMNS].astype(types).reset_index(drop=True)
 
 
 def _row(job: Path, folder: Path) -> dict[str, Any]:
@@ -136,39 +138,61 @@ def read_record(path: str | Path) -> dict[str, Any]:
     return record
 
 
-def method_seconds(costs: pd.DataFrame) -> pd.DataFrame:
-    """Seconds from the images to one head: columns dataset, run, method, seconds.
+def method_costs(costs: pd.DataFrame) -> pd.DataFrame:
+    """What it takes from the images to one head: a row per dataset, run and method with the columns NUMBERS.
 
     costs: of `read_costs`. Counted are the stages of ERM (training, embedding) and the method's own before its head;
-    not the preparation of images, which serves all methods, nor what comes after the head. Shards add up. Where each
-    seed has a job of its own the mean over seeds counts; a job that fits all seeds at once counts whole, which is
-    more than a single head would take. A method that starts from nothing (AFR) does not count ERM's training. ERM
-    itself counts its training and its head, and embedding only where that head is fitted on embeddings. Null where
-    the time of a stage is not known. method: as the workflow names it; VARIANTS has those that scores name otherwise.
+    not the preparation of images, which serves all methods, nor what comes after the head. Times of shards add up; of
+    memory the highest counts. Where each seed has a job of its own the mean time over seeds counts; a job that fits all
+    seeds at once counts whole, which is more than a single head would take. A method that starts from nothing (AFR)
+    does not count ERM's training. ERM itself counts its training and its head, and embedding only where that head is
+    fitted on embeddings. A time is null where that of a stage is not known. method: as the workflow names it; VARIANTS
+    has those that scores name otherwise.
     """
-    jobs = costs[costs["run"].notna() & (costs["method"] != "") & ~costs["stage"].isin(AFTER_HEADS)]
+    jobs = costs[(costs["method"] != "") & ~costs["stage"].isin(AFTER_HEADS)]
     # features of a seed's own network are made to score its head
-    jobs = jobs[~(jobs["stage"].isin(("extract_embeddings", "gather_embeddings")) & jobs["seed"].notna())]
-    shared_by_runs = costs[costs["run"].isna() & (costs["method"] != "") & ~costs["stage"].isin(AFTER_HEADS)]
+    jobs = jobs[~(jobs["stage"].isin(EMBEDDING) & jobs["seed"].notna())]
+    of_all_runs = jobs[jobs["run"].isna()]
     rows = []
-    for (dataset, run), part in jobs.groupby(["dataset", "run"], sort=False):
+    for (dataset, run), part in jobs[jobs["run"].notna()].groupby(["dataset", "run"], sort=False):
         erm = part[part["method"] == "erm"]
-        for method in dict.fromkeys(["erm", *part["method"]]):
+        for method in dict.fromkeys(part["method"]):
             own = part[part["method"] == method]
-            if method == "erm":
-                fitted = (own["stage"] == "fit_erm_head").any()
-                counted = own if fitted else own[~own["stage"].isin(("extract_embeddings", "gather_embeddings"))]
-            elif OWN_TRAINING.get(method) in set(own["stage"]):
-                counted = own
-            else:
-                of_dataset = (shared_by_runs["dataset"] == dataset) & (shared_by_runs["method"] == method)
-                counted = pd.concat([erm, shared_by_runs[of_dataset], own])
-            if len(counted):
-                rows.append({"dataset": dataset, "run": run, "method": method, "seconds": _one_head(counted)})
-    return pd.DataFrame(rows, columns=["dataset", "run", "method", "seconds"]).astype({"run": "Int64"})
+            if method == "erm" and not (own["stage"] == "fit_erm_head").any():
+                own = own[~own["stage"].isin(EMBEDDING)]
+            elif method != "erm" and OWN_TRAINING.get(method) not in set(own["stage"]):
+                shared = of_all_runs[(of_all_runs["dataset"] == dataset) & (of_all_runs["method"] == method)]
+                own = pd.concat([erm, *([shared] if len(shared) else []), own])
+            rows.append({"dataset": dataset, "run": run, "method": method, **_one_head(own)})
+    return pd.DataFrame(rows, columns=["dataset", "run", "method", *NUMBERS]).astype({"run": "Int64"})
 
 
-def _one_head(jobs: pd.DataFrame) -> float:
-    by_seed = jobs[jobs["seed"].notna()]
-    per_seed = by_seed["seconds"].sum(skipna=False) / max(by_seed["seed"].nunique(), 1)
-    return float(jobs.loc[jobs["seed"].isna(), "seconds"].sum(skipna=False) + per_seed)
+def _one_head(jobs: pd.DataFrame) -> dict[str, float]:
+    of_seeds = jobs["seed"].notna()
+    share = np.where(of_seeds, 1 / max(jobs.loc[of_seeds, "seed"].nunique(), 1), 1.0)
+    return {
+        **{name: float((jobs[name] * share).sum(skipna=False)) for name in ("seconds", "cpu_seconds")},
+        **{name: float(jobs[name].max()) for name in ("memory_mb", "gpu_memory_mb")},
+    }
+
+
+def method_seconds(costs: pd.DataFrame) -> pd.DataFrame:
+    """Seconds from the images to one head as `method_costs` counts them: columns dataset, run, method, seconds."""
+    return method_costs(costs)[["dataset", "run", "method", "seconds"]]
+
+
+def stage_costs(costs: pd.DataFrame) -> pd.DataFrame:
+    """One row per dataset, stage and method: jobs, and NUMBERS over all runs, seeds and shards.
+
+    Times are sums of what is known, memory the highest.
+    """
+    rows = [
+        {
+            **dict(zip(("dataset", "stage", "method"), key, strict=True)),
+            "jobs": len(part),
+            **{name: part[name].sum(min_count=1) for name in ("seconds", "cpu_seconds")},
+            **{name: part[name].max() for name in ("memory_mb", "gpu_memory_mb")},
+        }
+        for key, part in costs.groupby(["dataset", "stage", "method"], sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["dataset", "stage", "method", "jobs", *NUMBERS])

@@ -78,4 +78,6 @@ def edits_table(summary: pd.DataFrame, notes: Sequence[str]) -> TextTable:
         "the classes' within attributes.",
     )
     names = [d if not c else f"{d}: {c}" for d, c in zip(summary["dataset"], summary["class_name"], strict=True)]
-    return TextTable(header=("HSFM's edits", *names), rows=tuple(rows), notes=(*general, *notes), text_columns=1)
+    header = ("HSFM's edits", *names)
+    title = "What HSFM's edits mean."
+    return TextTable(header=header, rows=tuple(rows), notes=(*general, *notes), text_columns=1, title=title)

@@ -126,7 +126,7 @@ def check_predictions(predictions: Predictions, source: str | Path) -> Predictio
         raise ValueError(
             f"{source}: {shape[0]} images and {shape[1]} seeds, but predictions {predictions.predicted.shape}"
         )
-    if not predictions.image_id:
+    if shape[0] == 0:
         raise ValueError(f"{source}: no test image")
     for name, values in (("y", predictions.y[:, None]), ("predicted", predictions.predicted)):
         wrong = ((values < 0) | (values >= predictions.classes)).any(1)

@@ -23,6 +23,9 @@ def write_table(path: str | Path, frame: pd.DataFrame, text: "TextTable") -> Non
         temporary.write_text(content)
 
 
+LATEX_ROWS = 40  # on a page
+
+
 @dataclass(frozen=True)
 class Cell:
     text: str
@@ -35,7 +38,7 @@ class Cell:
         return f"**{text}**" if self.bold else text
 
     def latex(self) -> str:
-        text = _escape(self.text)
+        text = latex(self.text)
         text = rf"\underline{{{text}}}" if self.underlined else text
         return rf"\textbf{{{text}}}" if self.bold else text
 
@@ -53,6 +56,7 @@ class TextTable:
     notes: tuple[str, ...]
     text_columns: int = 2  # the first ones; the others hold numbers and are aligned to the right
     made_from: tuple[tuple[str, ...], ...] = ()  # by row, the results that its numbers are out of; none where not known
+    title: str = ""  # in LaTeX, the caption
 
     def markdown(self) -> str:
         """A pipe table, then the notes."""
@@ -65,18 +69,35 @@ class TextTable:
         return table + "\n\n" + "\n".join(f"{note}  " for note in self.notes).rstrip() + "\n"
 
     def latex(self, label: str) -> str:
-        """A booktabs table environment; the notes are its caption."""
-        frame = pd.DataFrame(
-            [[cell.latex() for cell in row] for row in self.rows], columns=[_escape(h) for h in self.header]
-        )
-        return frame.to_latex(
-            index=False,
-            escape=False,
-            column_format="l" * self.text_columns + "r" * (len(self.header) - self.text_columns),
-            caption=_escape(" ".join(self.notes)),
-            label=label,
-            position="htbp",
-        )
+        """A table environment that compiles with the package booktabs alone; the notes stand below the table.
+
+        One that is too long for a page goes on in another.
+        """
+        parts = [self.rows[i : i + LATEX_ROWS] for i in range(0, len(self.rows), LATEX_ROWS)] or [()]
+        lines = []
+        for number, rows in enumerate(parts):
+            last = number == len(parts) - 1
+            lines += [
+                r"\begin{table}[htbp]",
+                r"\centering",
+                *([rf"\caption{{{latex(self.title)}}}", rf"\label{{{label}}}"] if number == 0 else []),
+                *self._tabular(rows),
+                *(rf"\par\smallskip\raggedright\footnotesize {latex(note)}" for note in self.notes if last),
+                r"\end{table}",
+            ]
+        return "\n".join(lines) + "\n"
+
+    def _tabular(self, rows: Iterable[tuple[Cell, ...]]) -> list[str]:
+        columns = "l" * self.text_columns + "r" * (len(self.header) - self.text_columns)
+        return [
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            _latex_row(latex(name) for name in self.header),
+            r"\midrule",
+            *(_latex_row(cell.latex() for cell in row) for row in rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
 
     def html(self, name: str) -> str:
         """A fragment: `<figure class="table" id=name>` with a table and its notes, for a page that holds it.
@@ -122,12 +143,52 @@ def percent(value: float, deviation: float) -> str:
     return f"{value:.1f}" + ("" if pd.isna(deviation) else f" ± {deviation:.1f}")
 
 
+def signed(value: float, deviation: float) -> str:
+    """A difference in points, with its deviation where there is one; a dash where there is no difference."""
+    if pd.isna(value):
+        return "-"
+    return f"{round(value, 1) + 0.0:+.1f}" + ("" if pd.isna(deviation) else f" ± {deviation:.1f}")
+
+
 def escape(text: str) -> str:
     """A text inside a cell of a Markdown table."""
     return " ".join(text.split()).replace("|", r"\|")
 
 
-def _escape(text: str) -> str:
-    for plain, escaped in (("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("±", r"$\pm$")):
-        text = text.replace(plain, escaped)
-    return text
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    # after the end of a row these would belong to it
+    "[": "{[}",
+    "*": "{*}",
+    "±": r"$\pm$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "\u00d7": r"$\times$",
+    "\u2212": "$-$",
+    "\u2013": "--",
+    "\u2014": "---",
+    "\u2026": r"\ldots{}",
+    **{special: rf"\{special}" for special in "#$&%_"},
+}
+
+
+def latex(text: str) -> str:
+    """A text for LaTeX without any package: what it has no letter for is the number of its Unicode character."""
+    return "".join(_LATEX.get(letter) or _latex_letter(letter) for letter in " ".join(text.split()))
+
+
+def _latex_letter(letter: str) -> str:
+    # up to U+017F, letters with accents: what LaTeX reads by itself
+    readable = letter.isascii() or (letter.isalpha() and ord(letter) < 0x180)
+    return letter if readable and letter.isprintable() else f"{{[}}U+{ord(letter):04X}]"
+
+
+def _latex_row(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"

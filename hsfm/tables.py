@@ -1,6 +1,7 @@
 """Tables from scores: data frames in, data frames and tables of text out."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -98,12 +99,15 @@ def group_table(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
-    """The paper's table: a row per method, worst group and average of each dataset."""
+    """The paper's table: a row per method, worst group and average of each dataset.
+
+    aggregated: of `aggregate`, with the columns of `hsfm.uncertainty.measure`. scores: with a column `file`.
+    """
     datasets = list(dict.fromkeys(aggregated["dataset"]))
     methods = list(dict.fromkeys(aggregated["method"]))
     columns = [(dataset, metric) for dataset in datasets for metric in ("worst_group", "average")]
     by_method = aggregated.set_index(["dataset", "method"])
-    columns_of_cells = [_column(by_method.loc[dataset], metric, methods) for dataset, metric in columns]
+    columns_of_cells = [accuracy_column(by_method.loc[dataset], metric, methods) for dataset, metric in columns]
     return TextTable(
         header=("Method", "Group labels", *(f"{dataset}: {METRICS[metric]}" for dataset, metric in columns)),
         rows=tuple(
@@ -115,15 +119,17 @@ def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
             for i, m in enumerate(methods)
         ),
         notes=(*_notes(aggregated), *choice_notes(scores), *size_notes(scores)),
+        made_from=tuple(files_of(scores, method=m) for m in methods),
+        title="Test accuracy of every method.",
     )
 
 
-def metrics_table(aggregated: pd.DataFrame) -> TextTable:
-    """Every accuracy, a row per dataset and method."""
+def metrics_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
+    """Every accuracy, a row per dataset and method; of the same as `main_table`."""
     rows = []
     for dataset, part in aggregated.groupby("dataset", sort=False):
         part = part.set_index("method")
-        columns = [_column(part, metric, list(part.index)) for metric in METRICS]
+        columns = [accuracy_column(part, metric, list(part.index)) for metric in METRICS]
         rows += [
             (
                 Cell(dataset),
@@ -139,10 +145,24 @@ def metrics_table(aggregated: pd.DataFrame) -> TextTable:
         "group has no training image. Worst class: the lowest class accuracy, which needs no group labels.",
     )
     header = ("Dataset", "Method", "Group labels", *METRICS.values())
-    return TextTable(header=header, rows=tuple(rows), notes=notes, text_columns=3)
+    made_from = tuple(
+        files_of(scores, dataset=row.dataset, method=row.method)
+        for _, part in aggregated.groupby("dataset", sort=False)
+        for row in part.itertuples()
+    )
+    title = "Every accuracy of every method."
+    return TextTable(header=header, rows=tuple(rows), notes=notes, text_columns=3, made_from=made_from, title=title)
 
 
-def groups_text(groups: pd.DataFrame) -> TextTable:
+def files_of(results: pd.DataFrame, **where: Any) -> tuple[str, ...]:
+    """The files (column `file`) of those rows whose columns hold these values."""
+    chosen = results
+    for column, value in where.items():
+        chosen = chosen[chosen[column] == value]
+    return tuple(dict.fromkeys(chosen["file"]))
+
+
+def groups_text(groups: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
     """The table of `group_table` for readers."""
     methods = [c for c in groups.columns if c.endswith("_percent")]
     # a method that a dataset was not given has no number for any of its groups
@@ -162,7 +182,9 @@ def groups_text(groups: pd.DataFrame) -> TextTable:
         *(method_label(m.removesuffix("_percent")) for m in methods),
     )  # fmt: skip
     notes = ("Accuracy on the images of each test group in percent, the mean over all runs and seeds.",)
-    return TextTable(header=header, rows=rows, notes=notes)
+    made_from = tuple(files_of(scores, dataset=dataset) for dataset in groups["dataset"])
+    title = "Test accuracy on every group."
+    return TextTable(header=header, rows=rows, notes=notes, made_from=made_from, title=title)
 
 
 def _accuracy(value: float, absent: bool) -> str:
@@ -171,22 +193,25 @@ def _accuracy(value: float, absent: bool) -> str:
     return f"{value:.1f}"
 
 
-def _column(part: pd.DataFrame, metric: str, methods: Sequence[str]) -> list[Cell]:
-    """Best in bold; best of those that train without group labels underlined. Equal when shown is equal."""
+def accuracy_column(part: pd.DataFrame, metric: str, methods: Sequence[str]) -> list[Cell]:
+    """In bold the best and what is not told apart from it; underlined the same of those without training labels.
+
+    Equal when shown is equal.
+    """
     shown = part[f"{metric}_percent"].round(1).reindex(methods)
     deviation = part[f"{metric}_deviation"].reindex(methods)
     free = part["group_labels"].reindex(methods) != "training"
     best, best_free = shown.max(), shown[free].max()
     cells = []
     for method in methods:
-        if pd.isna(shown[method]):
-            cells.append(Cell(percent(shown[method], deviation[method])))
-            continue
+        known = pd.notna(shown[method])
         cells.append(
             Cell(
                 percent(shown[method], deviation[method]),
-                bold=bool(shown[method] == best),
-                underlined=bool(free[method] and shown[method] == best_free),
+                bold=bool(known and (shown[method] == best or part.loc[method, f"{metric}_best"])),
+                underlined=bool(
+                    known and free[method] and (shown[method] == best_free or part.loc[method, f"{metric}_best_free"])
+                ),
             )
         )
     return cells
@@ -207,7 +232,9 @@ def spread_note(summary: pd.DataFrame, repeated: str = "seeds", each: str = "hea
 
 def _notes(aggregated: pd.DataFrame) -> tuple[str, ...]:
     return (
-        "Test accuracy in percent. Bold: best. Underlined: best without group labels in training.",
+        "Test accuracy in percent. Bold: best, with all that the test images do not tell apart from it, the 95 % "
+        "interval of the difference holding 0 (table uncertainty). Underlined: the same without group labels in "
+        "training.",
         spread_note(aggregated),
         "Worst group: the lowest accuracy of a (class, attribute) group. Average: the plain mean over test images.",
         "Group labels: whether those of validation were used, and for what; none trains on or picks by those of train.",

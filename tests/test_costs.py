@@ -1,10 +1,17 @@
 import json
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from latex_structure import check_latex
 
 from hsfm import costs
+from hsfm.cost_tables import costs_table, duration, megabytes, stages_table, with_methods
+from hsfm.versions import collect_versions, versions_table
+
+ROOT = Path(__file__).parent.parent
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
 
@@ -134,3 +141,114 @@ def test_a_file_that_is_something_else_is_named(tmp_path, suffix, text):
     path.write_text(text)
     with pytest.raises(ValueError, match=rf"fit_dfr\.{suffix}: not a (benchmark|record).*delete it"):
         costs.read_costs(tmp_path)
+
+
+def test_stages_are_named_as_their_rules(tmp_path):
+    """Of every rule, with several shards or one: what its jobs leave behind is found as that rule's."""
+    wildcards = {"dataset": "birds", "run": "3", "network": "erm", "split": "val", "seed": "7", "method": "dfr",
+                 "label": "1", "part": "0", "figure": "groups", "study": "sweep"}  # fmt: skip
+    known = {}
+    for file in (ROOT / "workflow/rules").glob("*.smk"):
+        for rule, body in re.findall(r"^ *rule (\w+):\n(.*?)(?=^ *(?:use )?rule |\Z)", file.read_text(), re.M | re.S):
+            for path in re.findall(r'benchmark:\s+f?"logs/(\{+dataset.*?)\.tsv"', body):
+                path = re.sub(r"\{suffix\('\w+'\)\}", "_2-of-4" if "extract" in rule else "", path)
+                known[path.replace("{{", "{").replace("}}", "}").format(**wildcards)] = rule
+    assert len(known) > 30
+    for path in known:
+        job(tmp_path, path, 1)
+    found = costs.read_costs(tmp_path)
+    stages = {str(Path(row.job).relative_to(tmp_path)): row.stage for row in found.itertuples()}
+    for path, rule in known.items():
+        # several rules draw, each a figure by its name
+        assert stages[path] == (rule if not path.split("/")[-1].startswith("draw_") else stages[path]), path
+    assert {row.stage for row in found.itertuples() if row.method == "hsfm"} <= set(known.values())
+    assert set(costs.STAGE_METHODS) - {"train_on_share"} <= set(known.values())
+    assert (found["run"].dropna() == 3).all()
+
+
+def test_tables_of_costs(logs):
+    jobs = costs.read_costs(logs)
+    summary = with_methods(costs.method_costs(jobs), {"birds": ["erm", "dac", "ddb_cut_paste", "llr"]})
+    assert summary["seconds"].tolist()[:3] == [102, 192, 662]
+    assert np.isnan(summary["seconds"].iloc[3])
+    table = costs_table(summary)
+    assert [cell.text for cell in table.rows[1]] == ["birds", "DaC", "3.2 min", "90.0 s", "5.0 s", "100 MB", "-"]
+    assert [cell.text for cell in table.rows[3]] == ["birds", "LLR", *["-"] * 5]
+    stages = costs.stage_costs(jobs).set_index(["stage", "method"])
+    assert stages.loc[("fit_dac", "dac"), ["jobs", "seconds", "memory_mb"]].tolist() == [2, 100, 100]
+    assert stages.loc[("extract_embeddings", "dac"), "seconds"] == 7
+    text = stages_table(stages.reset_index())
+    assert ["birds", "pack_images", "all", "1", "5.0 s"] in [[cell.text for cell in row[:5]] for row in text.rows]
+    check_latex(table.latex("tab:costs"))
+    check_latex(text.latex("tab:stages"))
+
+
+def test_without_logs_there_are_dashes(tmp_path):
+    jobs = costs.read_costs(tmp_path)
+    table = costs_table(with_methods(costs.method_costs(jobs), {"birds": ["erm", "hsfm"]}))
+    assert [[cell.text for cell in row[2:]] for row in table.rows] == [["-"] * 5] * 2
+    assert stages_table(costs.stage_costs(jobs)).rows == ()
+    assert versions_table(collect_versions(jobs)).rows == ()
+    assert "which may be deleted" in table.markdown()
+
+
+def test_means_over_runs(tmp_path):
+    for run, seconds in ((0, 10), (1, 30)):
+        job(tmp_path, f"birds/run{run}/train_erm", seconds, memory=seconds, gpu=float(seconds))
+    summary = with_methods(costs.method_costs(costs.read_costs(tmp_path)), {"birds": ["erm"]})
+    assert summary[["runs", "seconds", "memory_mb", "gpu_memory_mb"]].to_numpy().tolist() == [[2, 20, 30, 30]]
+    assert "the mean over 2 backbone runs" in costs_table(summary).markdown()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(8.44, "8.4 s"), (119.0, "119.0 s"), (720.0, "12.0 min"), (11520.0, "3.2 h"), (np.nan, "-")]
+)
+def test_times_as_people_read_them(seconds, text):
+    assert duration(seconds).text == text
+    assert duration(seconds).order == (None if text == "-" else seconds)
+
+
+def test_memory_as_people_read_it():
+    assert [megabytes(n).text for n in (806.4, 1234.0, np.nan)] == ["806 MB", "1.2 GB", "-"]
+
+
+TORCH = {"torch": "2.12", "torchvision": "0.27", "cuda": "12.8", "driver": "570.1"}
+PLAIN = {"hsfm": "0.1", "python": "3.11.2", "commit": "abc1234", "dirty": False}
+NOTHING = dict.fromkeys(TORCH)
+
+
+def record(folder, name, device="cpu", **versions) -> None:
+    path = folder / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"device": device, "versions": {**PLAIN, **NOTHING, **versions}}))
+
+
+def test_jobs_that_know_less_count_with_those_that_agree(tmp_path):
+    record(tmp_path, "birds/pack_images")
+    record(tmp_path, "birds/run0/train_erm", "NVIDIA H100", **TORCH)
+    record(tmp_path, "birds/run0/fit_dfr", torch="2.12", torchvision="0.27", cuda="12.8")
+    job(tmp_path, "birds/run0/fit_llr", 1)  # of before there were records
+    found = collect_versions(costs.read_costs(tmp_path))
+    assert len(found) == 1
+    assert found.loc[0, ["commit", "torch", "driver", "jobs", "recorded"]].tolist() == [
+        "abc1234",
+        "2.12",
+        "570.1",
+        3,
+        3,
+    ]
+    (row,) = versions_table(found).rows
+    assert row[0].text == "all 3 recorded jobs"
+    assert {*row[1].text.split("; ")} == {"cpu", "NVIDIA H100"}
+
+
+def test_every_other_set_of_versions_is_a_row(tmp_path):
+    record(tmp_path, "birds/run0/train_erm", **TORCH)
+    record(tmp_path, "birds/run0/fit_dfr", **TORCH, dirty=True)
+    record(tmp_path, "fish/run0/fit_dfr", **{**TORCH, "torch": "2.11"})
+    rows = [[cell.text for cell in row] for row in versions_table(collect_versions(costs.read_costs(tmp_path))).rows]
+    by_stage = {row[0]: row for row in rows}
+    assert set(by_stage) == {"birds: fit_dfr", "birds: train_erm", "fish: fit_dfr"}
+    assert by_stage["birds: fit_dfr"][3] == "abc1234 + changes"
+    assert by_stage["birds: train_erm"][3] == "abc1234"
+    assert by_stage["fish: fit_dfr"][5] == "2.11"

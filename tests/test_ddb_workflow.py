@@ -32,7 +32,9 @@ SMALL = {
 }
 ROWS = 2 * 6 * 2
 PRUNING = {"prune_generated": 1, "draw_generated": 1, "fit_ddb": 2, "extract_embeddings": 2}
-SCORING = {"score_heads": 1, "make_tables": 1, "draw_figure": 2, "draw_comparison": 2}
+SCORING = {
+    "score_heads": 1, "make_tables": 1, "draw_figure": 2, "draw_comparison": 2, "describe_run": 1, "save_config": 1,
+}  # fmt: skip
 
 
 def overlay(folder: Path, name: str, **ddb) -> list[str]:
@@ -105,7 +107,10 @@ def test_its_files_are_there_and_nothing_is_left_to_do(pasted):
     seeds = ("backbone.safetensors", "heads.safetensors", "history.parquet", "standardisation.safetensors",
              *(f"embeddings/{split}.parquet" for split in ("train", "val", "test")))  # fmt: skip
     assert files == {
-        *(f"{RUN}/ddb/{name}.parquet" for name in ("sources", "objects", "generated", "pruned", "scores")),
+        *(
+            f"{RUN}/ddb/{name}.parquet"
+            for name in ("sources", "objects", "generated", "pruned", "scores", "predictions")
+        ),
         *(f"{RUN}/ddb/seed{seed}/{name}" for seed in (0, 1) for name in seeds),
         *(f"results/figures/minibirds/generated.{suffix}" for suffix in ("png", "pdf")),
         f"{RUN}/erm/masks/dataset/train.parquet",

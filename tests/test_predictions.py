@@ -61,7 +61,11 @@ def test_small(tmp_path):
         ({"predicted": PREDICTED + 1}, r"x: predicted of b is \[2, 1\], but there are 2 classes"),
         ({"y": np.array([0, -1, 0, 0, 0])}, r"x: y of b is \[-1\], but there are 2 classes"),
         (
-            {"image_id": (), "predicted": PREDICTED[:0], "y": np.zeros(0, int), "attribute": np.zeros(0, int)},
+            {
+                "image_id": (),
+                "predicted": PREDICTED[:0],
+                **dict.fromkeys(("y", "attribute", "group"), np.zeros(0, int)),
+            },
             "x: no test image",
         ),
     ],

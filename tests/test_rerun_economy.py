@@ -83,7 +83,8 @@ def with_settings(folder: Path, **settings) -> list[str]:
 
 
 # What follows from new heads of one method on one dataset. Where it has heads of one seed each, three runs have nine.
-TABLE = {("make_tables", ""): 1}
+TABLE = {("make_tables", ""): 1, ("describe_run", ""): 1}
+CONFIG = {("save_config", ""): 1}  # of changed settings
 SCORED = {"score_heads": 3, "draw_figure": 1, "draw_comparison": 2}  # groups, tradeoff, time
 EDITS = {"measure_edits": 3, "draw_edits": 1}
 HSFM = {"fit_hsfm": 3, **SCORED, "draw_figure": 3, "draw_method": 1, **EDITS}  # groups, training, hard_set
@@ -119,11 +120,12 @@ NEW_NETWORK_WITH_DDB = {
         ("waterbirds", "ddb", {"retrain": {"lr": 0.0001}}, {**every(RETRAINED, ["waterbirds"]), **TABLE}),
         ("celeba", "ddb", {"token": {"lr": 0.001}},
          {**every({"learn_token": 2, "inpaint_objects": 3, **PRUNED}, ["celeba"]), **TABLE}),
-        ("celeba", "edits", {"neighbours": 4}, {**every(EDITS, ["celeba"]), ("tabulate_edits", ""): 1}),
+        ("celeba", "edits", {"neighbours": 4},
+         {**every(EDITS, ["celeba"]), ("tabulate_edits", ""): 1, ("describe_run", ""): 1}),
     ],
 )  # fmt: skip
 def test_a_changed_setting_of_one_dataset_reruns_its_stage_and_what_follows(finished, dataset, section, change, jobs):
-    assert planned(finished, *with_settings(finished, **{dataset: {section: change}})) == jobs
+    assert planned(finished, *with_settings(finished, **{dataset: {section: change}})) == {**jobs, **CONFIG}
 
 
 EVERY_PICTURE = {
@@ -140,7 +142,9 @@ EVERY_PICTURE = {
         ("hsfm/hsfm.mplstyle", EVERY_PICTURE),
         ("hsfm/comparison_figures.py", every({"draw_comparison": 2})),
         ("hsfm/edit_figures.py", every({"draw_edits": 1})),
-        ("hsfm/tables.py", {**every({"draw_comparison": 2}), **TABLE}),
+        ("hsfm/tables.py", {**every({"draw_comparison": 2}), ("make_tables", ""): 1}),
+        ("hsfm/published.py", {("make_tables", ""): 1}),
+        ("hsfm/cost_tables.py", {("describe_run", ""): 1}),
         ("hsfm/table_text.py", {**every({"draw_comparison": 2}), **TABLES}),
         ("hsfm/meta.py", {**every(HSFM), **TABLES}),
         ("hsfm/baselines/dac.py", {**every({**DAC, "draw_masks": 1}), **TABLE}),

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from latex_structure import check_latex
 from PIL import Image
 
 from hsfm import meta
@@ -29,6 +30,7 @@ from hsfm.head import Head, read_heads
 from hsfm.images import read_images
 from hsfm.masks import read_masks, unpack
 from hsfm.pixels import read_packed
+from hsfm.predictions import read_predictions
 from tests.test_afr import autograd
 
 ROOT = Path(__file__).parent.parent
@@ -50,6 +52,8 @@ EVERYTHING = {
     "gather_heads": 1,
     "score_heads": 6,
     "make_tables": 1,
+    "describe_run": 1,
+    "save_config": 1,
     "draw_figure": 4,
     "draw_comparison": 2,
     "draw_method": 1,
@@ -58,10 +62,6 @@ EVERYTHING = {
     "draw_edits": 1,
     "tabulate_edits": 1,
 }
-
-
-# what shows how long jobs took
-OF_THE_CLOCK = [f"results/figures/minibirds/time.{suffix}" for suffix in ("png", "pdf")]
 
 
 def copy_repository(folder: Path) -> Path:
@@ -90,8 +90,12 @@ def snakemake(
 
 
 def planned(folder: Path, *arguments: str) -> dict[str, int]:
-    """Jobs by rule that a dry run lists, without `all`."""
-    out = snakemake(folder, *MINIMAL, "--dry-run", *arguments).stdout
+    """Jobs by rule that a dry run of the minimal configuration lists, without `all`."""
+    return planned_by(folder, *MINIMAL, *arguments)
+
+
+def planned_by(folder: Path, *arguments: str) -> dict[str, int]:
+    out = snakemake(folder, "--dry-run", *arguments).stdout
     if "Nothing to be done" in out:
         return {}
     table = out[out.rindex("Job stats:") :].split("total")[0]
@@ -102,6 +106,11 @@ def results(folder: Path) -> dict[str, str]:
     """Hash of every file under results/."""
     files = sorted(p for p in (folder / "results").rglob("*") if p.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def timeless(files: dict[str, str]) -> dict[str, str]:
+    """Without the tables of how long it took."""
+    return {path: digest for path, digest in files.items() if Path(path).stem not in ("costs", "stages", "time")}
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +156,18 @@ def test_everything_is_there_and_nothing_half_written(finished):
         f"{RUN}/erm/masks/heat_map/train.parquet",
         *(f"{RUN}/dac/seed{seed}/{name}" for seed in (0, 1) for name in ("heads.safetensors", "history.parquet")),
         *(f"{RUN}/{method}/heads.safetensors" for method in ("hsfm", "dfr", "llr", "dac")),
-        *(f"{RUN}/{method}/scores.parquet" for method in ("erm", "hsfm", "dfr", "llr", "afr", "dac")),
+        *(
+            f"{RUN}/{method}/{name}.parquet"
+            for method in ("erm", "hsfm", "dfr", "llr", "afr", "dac")
+            for name in ("scores", "predictions")
+        ),
         f"{RUN}/hsfm/edits.parquet",
         *(
             f"results/tables/{t}.{s}"
-            for t in ("main", "metrics", "groups", "edits")
+            for t in (
+                *("main", "metrics", "groups", "uncertainty", "edits"),
+                *("costs", "stages", "settings", "versions"),
+            )
             for s in ("csv", "md", "tex", "html")
         ),
         *(
@@ -163,6 +179,7 @@ def test_everything_is_there_and_nothing_half_written(finished):
             for s in ("png", "pdf")
         ),
     }
+    expected.add("results/config.yaml")
     assert files == expected
     for log in (finished / "logs").rglob("*.log"):
         assert "Traceback" not in log.read_text()
@@ -260,6 +277,84 @@ def test_the_table_groups_the_scores(finished):
     assert (finished / "results/tables/main.md").read_text().startswith("| Method | Group labels |")
 
 
+def test_predictions_are_those_of_the_heads(finished):
+    test = read_embeddings(finished / RUN / "erm/embeddings/test.parquet")
+    for method in ("erm", "dac", "hsfm"):
+        saved = read_heads(finished / RUN / method / "heads.safetensors")
+        found = read_predictions(finished / RUN / method / "predictions.parquet")
+        assert (found.image_id, found.seeds, found.checkpoint_sha256) == (
+            test.image_id, saved.seeds, test.checkpoint_sha256
+        )  # fmt: skip
+        assert found.predicted.T.tolist() == saved.head.predict(test.features).tolist()
+        assert found.group.tolist() == test.group.tolist()
+
+
+def test_every_table_is_latex_and_html_of_the_same_rows(finished):
+    for path in (finished / "results/tables").glob("*.tex"):
+        check_latex(path.read_text())
+        rows = path.with_suffix(".html").read_text().count("<tr") - 1
+        assert rows == path.with_suffix(".md").read_text().count("\n| ") - 1
+        assert rows > 0 or path.stem == "versions"
+    main = (finished / "results/tables/main.html").read_text()
+    assert f'<tr data-made-from="{RUN}/hsfm/scores.parquet"><td>HSFM</td>' in main
+
+
+def test_the_run_is_described(finished):
+    costs = pd.read_csv(finished / "results/tables/costs.csv").set_index("method")
+    assert costs.index.tolist() == ["erm", "dfr", "llr", "dac", "hsfm"]
+    assert (costs["seconds"] > costs.loc["erm", "seconds"]).drop("erm").all()
+    stages = pd.read_csv(finished / "results/tables/stages.csv")
+    # what comes after, or is drawn meanwhile, is none of it
+    of_results = [rule for rule in EVERYTHING if not re.match("draw|tabulate|make_tables|describe|save", rule)]
+    assert set(stages["stage"]) == set(of_results)
+    assert stages.groupby("stage")["jobs"].sum().to_dict() == {rule: EVERYTHING[rule] for rule in of_results}
+    settings = pd.read_csv(finished / "results/tables/settings.csv").set_index(["section", "setting"])["value"]
+    assert (settings["hsfm", "inner_steps"], settings["hard_set", "hard_per_class"]) == ("2", "8")
+    assert "erm_head" not in settings.index.get_level_values(0), "a trained network has a head of its own"
+
+
+def test_the_saved_configuration_gives_the_same_again(finished):
+    out = snakemake(finished, "--dry-run", "--configfile", "results/config.yaml").stdout
+    assert "Nothing to be done" in out
+
+
+def test_a_saved_configuration_holds_what_a_dataset_inherits(finished, tmp_path):
+    """`base`, short numbers and the command line are gone into it; what was not chosen is left out."""
+    folder = tmp_path / "hsfm"
+    shutil.copytree(finished, folder)
+    own = {"base": "minibirds", "images": {"source": "minibirds", "sizes": {"train": 80, "val": 48, "test": 48},
+           "agreement": {"train": 0.8, "val": 0.5, "test": 0.5}, "image_size": 32, "hardness": 0.15, "seed": 3},
+           "hsfm": {"inner_lr": "5e-4"}}  # fmt: skip
+    (folder / "mine.yaml").write_text(yaml.safe_dump({"datasets": ["mine"], "settings": {"mine": own}}))
+    arguments = ["--configfile", "config/minimal.yaml", "mine.yaml", "--config", "runs=[0, 1]"]
+    snakemake(folder, *arguments, "--", "results/config.yaml")
+    saved = yaml.safe_load((folder / "results/config.yaml").read_text())
+    assert (saved["datasets"], saved["runs"], list(saved["settings"])) == (["mine"], [0, 1], ["mine"])
+    assert saved["settings"]["mine"]["hsfm"]["inner_lr"] == 0.0005
+    assert saved["settings"]["mine"]["dac"]["batch_size"] == 16
+    plans = [
+        planned_by(folder, *arguments),
+        planned_by(folder, "--configfile", "results/config.yaml"),
+    ]
+    assert plans[0] == plans[1]
+    assert plans[0]["train_erm"] == 2
+    assert "save_config" not in plans[0]
+
+
+def test_logs_are_no_inputs(finished, tmp_path):
+    """They may be deleted or written anew without anything being made again; tables then have dashes."""
+    folder = tmp_path / "hsfm"
+    shutil.copytree(finished, folder)
+    for path in (folder / "logs").rglob("*.tsv"):
+        path.write_text(path.read_text().replace("0:00", "1:00"))
+    assert planned(folder) == {}
+    shutil.rmtree(folder / "logs")
+    assert planned(folder) == {}
+    snakemake(folder, *MINIMAL, "--forcerun", "describe_run", "--", "results/tables/costs.md")
+    rows = (folder / "results/tables/costs.md").read_text().splitlines()[2:7]
+    assert all(row.endswith("| - | - | - | - | - |") for row in rows)
+
+
 def test_nothing_to_do_the_second_time(finished):
     assert planned(finished) == {}
 
@@ -270,16 +365,19 @@ def test_a_touched_module_reruns_nothing(finished):
     assert planned(finished) == {}
 
 
-EDITS = {"measure_edits": 1, "draw_edits": 1, "tabulate_edits": 1}
-SCORED = {"score_heads": 1, "make_tables": 1, "draw_figure": 1, "draw_comparison": 2}  # groups, tradeoff, time
+TABLES = {"make_tables": 1, "describe_run": 1}
+EDITS = {"measure_edits": 1, "draw_edits": 1, "tabulate_edits": 1, "describe_run": 1}
+SCORED = {"score_heads": 1, "draw_figure": 1, "draw_comparison": 2, **TABLES}  # figures groups, tradeoff, time
 HSFM_ONLY = {"fit_hsfm": 1, **SCORED, "draw_figure": 3, "draw_method": 1, **EDITS}
 DAC = {"fit_dac": 2, "gather_heads": 1, **SCORED, "draw_figure": 2}  # training too
+CONFIG = {"save_config": 1}  # of changed settings
 MASKS = {"make_masks": 1, "draw_masks": 1, **DAC}
 AFR = {"fit_afr": 1, **SCORED, "draw_figure": 2}
 HEADS = {"read_erm_head": 1, "build_hard_set": 1, "fit_hsfm": 1, "fit_dfr": 1, "fit_llr": 1, "fit_afr": 1, **MASKS,
          "score_heads": 6, "draw_figure": 3, "draw_method": 1, **EDITS}  # fmt: skip
 DRAWINGS = {"draw_figure": 4, "draw_comparison": 2, "draw_method": 1, "draw_masks": 1, "draw_edits": 1}
-TRAINING = {rule: 3 if rule == "draw_figure" else n for rule, n in EVERYTHING.items() if rule != "pack_images"}
+IMAGES = {rule: n for rule, n in EVERYTHING.items() if rule not in CONFIG}
+TRAINING = {rule: 3 if rule == "draw_figure" else n for rule, n in IMAGES.items() if rule != "pack_images"}
 
 
 def with_setting(section: str, key: str, value):
@@ -304,12 +402,12 @@ def with_setting(section: str, key: str, value):
         ("masks", "fallback", 0.7, MASKS),
         ("erm", "epochs", 3, TRAINING),
         ("erm", "holdout", 0.3, {"train_on_share": 1, "extract_embeddings": 1, **AFR}),
-        ("images", "seed", 5, EVERYTHING),
+        ("images", "seed", 5, IMAGES),
     ],
 )
 def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, section, key, value, jobs):
     edited("config/minimal.yaml", with_setting(section, key, value))
-    assert planned(finished) == jobs
+    assert planned(finished) == {**jobs, **CONFIG}
 
 
 @pytest.mark.parametrize(
@@ -324,15 +422,18 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
         ("hsfm/baselines/dac.py", {**DAC, "draw_masks": 1}),
         ("hsfm/masks.py", MASKS),
         ("hsfm/scores.py", {**SCORED, "score_heads": 6, "draw_figure": 4}),
+        ("hsfm/predictions.py", {**SCORED, "score_heads": 6, "draw_figure": 3}),
+        ("hsfm/bootstrap.py", {"make_tables": 1}),
         ("hsfm/tables.py", {"make_tables": 1, "draw_comparison": 2}),
-        ("hsfm/table_text.py", {"make_tables": 1, "tabulate_edits": 1, "draw_comparison": 2}),
+        ("hsfm/costs.py", {"describe_run": 1, "draw_comparison": 2}),
+        ("hsfm/table_text.py", {"tabulate_edits": 1, "draw_comparison": 2, **TABLES}),
         ("hsfm/figures.py", DRAWINGS),
         ("hsfm/hsfm.mplstyle", DRAWINGS),
         ("hsfm/method_figure.py", {"draw_method": 1}),
         ("hsfm/neighbours.py", {**EDITS, "draw_method": 1}),
         ("hsfm/edits.py", {**EDITS, "draw_method": 1}),
         ("hsfm/erm.py", TRAINING),
-        ("hsfm/datasets/minibirds.py", EVERYTHING),
+        ("hsfm/datasets/minibirds.py", IMAGES),
         ("hsfm/__init__.py", {}),
         ("workflow/scripts/fit_hsfm.py", HSFM_ONLY),
     ],
@@ -351,7 +452,7 @@ def test_a_changed_hsfm_setting_leaves_all_else_as_it_was(finished, tmp_path):
     minimal.write_text(with_setting("hsfm", "inner_lr", 0.02)(minimal.read_text()))
     out = snakemake(folder, *MINIMAL).stdout
     ran = re.findall(r"^(?:local)?(?:rule|Finished jobid: \d+ \(Rule:) ?(\w+)", out, re.MULTILINE)
-    assert set(ran) == {*HSFM_ONLY, "all"}
+    assert set(ran) == {*HSFM_ONLY, *CONFIG, "all"}
     after = results(folder)
     changed = {path for path in before if after[path] != before[path]}
     assert f"{RUN}/hsfm/heads.safetensors" in changed
@@ -363,11 +464,7 @@ def test_a_changed_hsfm_setting_leaves_all_else_as_it_was(finished, tmp_path):
 def test_two_runs_from_nothing_are_the_same_bytes(finished, tmp_path):
     second = copy_repository(tmp_path / "hsfm")
     snakemake(second, *MINIMAL)
-    first, again = (
-        {path: digest for path, digest in results(folder).items() if path not in OF_THE_CLOCK}
-        for folder in (finished, second)
-    )
-    assert again == first
+    assert timeless(results(second)) == timeless(results(finished))
 
 
 MISTAKES = {
@@ -451,7 +548,7 @@ def test_what_several_gpus_exclude_is_said(finished):
 
 def test_more_gpus_rerun_nothing_and_where_there_are_none_train_in_one_process(finished, tmp_path):
     several = ["--config", "training_gpus=2"]
-    assert planned(finished, *several) == {}
+    assert planned(finished, *several) == CONFIG
     folder = tmp_path / "hsfm"
     shutil.copytree(finished, folder)
     target = RUN / "erm/backbone.safetensors"
@@ -579,7 +676,7 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_weights(tmp_path):
 
 STUDIES = "studies=[sweep, ablations, validation_bias]"
 OF_STUDIES = {"sweep_hsfm": 2, "gather_sweep": 1, "ablate_hsfm": 1, "bias_validation": 1, "tabulate_study": 3,
-              "draw_study": 2}  # fmt: skip
+              "draw_study": 2, "describe_run": 1, "save_config": 1}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -602,7 +699,7 @@ def test_the_studies_end_in_tables_and_figures(studied):
     for study in ("sweep", "validation_bias"):
         assert (studied / f"results/figures/minibirds/{study}.png").read_bytes().startswith(b"\x89PNG")
     assert planned(studied, "--config", STUDIES) == {}
-    assert planned(studied) == {}, "the rest does not depend on them"
+    assert planned(studied) == {"describe_run": 1, "save_config": 1}, "the rest does not depend on them"
 
 
 def test_the_sweep_holds_the_settings_drawn_and_the_configured_one(studied, finished):
@@ -628,7 +725,7 @@ def test_the_first_ablation_is_hsfm_itself(studied, finished):
 def test_a_changed_sweep_reruns_the_sweep_alone(studied):
     changed = "settings={minibirds: {sweep: {draws: 3}}}"
     assert planned(studied, "--config", STUDIES, changed) == {
-        "sweep_hsfm": 2, "gather_sweep": 1, "tabulate_study": 1, "draw_study": 1
+        "sweep_hsfm": 2, "gather_sweep": 1, "tabulate_study": 1, "draw_study": 1, "describe_run": 1, **CONFIG
     }  # fmt: skip
 
 
@@ -762,7 +859,7 @@ def test_each_seed_has_features_of_its_own_where_batchnorm_drifts(finished, tmp_
     shutil.copytree(finished, folder)
     drift = "settings={minibirds: {dac: {batchnorm: drift}}}"
     assert planned(folder, "--config", drift) == {
-        "fit_drifting_dac": 2, "extract_embeddings": 2, "score_heads": 1, "make_tables": 1, "draw_figure": 1,
+        "fit_drifting_dac": 2, "extract_embeddings": 2, "score_heads": 1, "draw_figure": 1, **TABLES, **CONFIG,
     }  # fmt: skip
     model = RUN / "dac/model_seed1.safetensors"
     heads = RUN / "dac/heads.safetensors"
@@ -800,7 +897,7 @@ def test_masks_that_the_dataset_knows(finished, tmp_path):
     folder = tmp_path / "hsfm"
     shutil.copytree(finished, folder)
     known = "settings={minibirds: {masks: {source: dataset}}}"
-    assert planned(folder, "--config", known) == {"take_masks": 1, "draw_masks": 1, **DAC}
+    assert planned(folder, "--config", known) == {"take_masks": 1, "draw_masks": 1, **DAC, **CONFIG}
     snakemake(folder, *MINIMAL, "--config", known)
     masks = read_masks(folder / RUN / "erm/masks/dataset/train.parquet", split="train")
     rows = read_images(folder / "results/minibirds/images.parquet").split("train")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from hsfm.methods import method_label
-from hsfm.table_text import Cell, TextTable, percent
+from hsfm.table_text import Cell, TextTable, percent, signed
 from hsfm.tables import aggregate, choice_notes, independent, size_notes, spread_note, summarise
 
 SYMBOLS = {
@@ -125,7 +125,7 @@ def sweep_table(summary: pd.DataFrame) -> TextTable:
         "Dataset", "Epoch and setting by", "Setting", *SYMBOLS.values(), "val", "test: worst group", "test: average",
         "test: worst class",
     )  # fmt: skip
-    return TextTable(header=header, rows=tuple(rows), notes=tuple(notes), text_columns=3)
+    return TextTable(header=header, rows=tuple(rows), notes=tuple(notes), text_columns=3, title="HSFM's settings.")
 
 
 # Ablations ------------------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def ablations_table(summary: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
         *size_notes(scores),
     )
     header = ("Dataset", "Variant", "worst group", "difference", "average")
-    return TextTable(header=header, rows=tuple(rows), notes=notes)
+    return TextTable(header=header, rows=tuple(rows), notes=notes, title="HSFM with one part changed.")
 
 
 # Validation bias ------------------------------------------------------------------------------------------------------
@@ -240,7 +240,8 @@ def bias_table(summary: pd.DataFrame) -> TextTable:
     header = (
         "Dataset", "Agreement (%)", "n", *map(method_label, methods), *(f"{method_label(m)} - LLR" for m in OURS),
     )  # fmt: skip
-    return TextTable(header=header, rows=tuple(rows), notes=notes, text_columns=1)
+    title = "Test worst group by the bias of validation."
+    return TextTable(header=header, rows=tuple(rows), notes=notes, text_columns=1, title=title)
 
 
 def _verdicts(summary: pd.DataFrame) -> list[str]:
@@ -264,10 +265,3 @@ def _where(part: pd.DataFrame, name: str, sign: int) -> str:
     if len(clear) in (0, len(part)):
         return "none of the agreements" if clear.empty else "every agreement"
     return " and ".join(f"{100 * a:g} %" for a in clear["agreement"])
-
-
-def signed(value: float, deviation: float) -> str:
-    """A difference in points, with its deviation where there is one; a dash where there is no difference."""
-    if pd.isna(value):
-        return "-"
-    return f"{round(value, 1) + 0.0:+.1f}" + ("" if pd.isna(deviation) else f" ± {deviation:.1f}")

@@ -12,6 +12,7 @@ from snakemake.logging import logger
 from hsfm.decode_size import decode_rule
 from hsfm.device import accelerator_present
 from hsfm.files import sha256, write_atomically
+from hsfm.published import PUBLISHED
 
 # OpenMP threads that spin while they wait for one another lose most of their speed on a busy machine. Set here, since
 # the library reads it when torch loads.
@@ -233,8 +234,8 @@ def table_files(*names):
     return expand("results/tables/{table}.{suffix}", table=names, suffix=["csv", "md", "tex", "html"])
 
 
-TABLES = table_files("main", "metrics", "groups")
 TABLES_OF_STUDIES = table_files(*STUDIES)
+TABLES_OF_RUN = table_files("costs", "stages", "settings", "versions")
 
 
 wildcard_constraints:
@@ -348,6 +349,58 @@ def methods_of(dataset):
     """The methods of a dataset; null in place of a method's settings leaves it out."""
     settings = SETTINGS["settings"][dataset]
     return [method for method in METHODS if method == "erm" or settings[method] is not None]
+
+
+# By dataset the source of its images, where the paper has numbers for it.
+WITH_PUBLISHED = {
+    name: source(SETTINGS["settings"][name]) for name in DATASETS if source(SETTINGS["settings"][name]) in PUBLISHED
+}
+TABLES = table_files("main", "metrics", "groups", "uncertainty", *(["published"] if WITH_PUBLISHED else []))
+
+# What every head ends in, method by method.
+RESULTS_OF_HEADS = {
+    name: [
+        f"results/{dataset}/run{run}/{method}/{name}.parquet"
+        for method in METHODS
+        for dataset in DATASETS
+        if method in methods_of(dataset)
+        for run in RUNS
+    ]
+    for name in ("scores", "predictions")
+}
+
+
+def used_settings(dataset):
+    """A dataset's settings by method (empty: of all) and section, as far as they are used."""
+    settings = SETTINGS["settings"][dataset]
+    network = ["images", "pixels", "decode_size", "backbone", "transform"] if dataset in WITH_IMAGES else []
+    own = ["embeddings", *(["augmentation", "erm"] if dataset in TRAINED else [])]
+    own += ["erm_head"] if dataset in WITHOUT_HEAD else []
+    sections = {"": network, "erm": own}
+    sections |= {method: [method] for method in methods_of(dataset) if method != "erm"}
+    for method, section in (("hsfm", "hard_set"), ("dac", "masks")):
+        if method in sections:
+            sections[method] = [*sections[method], section]
+    return {
+        method: {name: settings[name] for name in names if isinstance(settings.get(name), dict)}
+        for method, names in sections.items()
+    }
+
+
+# What the tables of costs, settings and versions are about.
+DESCRIPTION = {
+    "methods": {dataset: methods_of(dataset) for dataset in DATASETS},
+    "runs": RUNS,
+    "seeds": sorted({*config["seeds"], *RUNS}),
+    "settings": {dataset: used_settings(dataset) for dataset in DATASETS},
+}
+
+# All that results are made with: of datasets that were not chosen there is nothing to say.
+SAVED_CONFIG = {
+    **{key: config[key] for key in ("datasets", "runs", "seeds", "methods", "studies")},
+    **in_order({key: value for key, value in config.items() if key != "settings"}),
+    "settings": {name: SETTINGS["settings"][name] for name in DATASETS},
+}
 
 
 def masks_for(choose, run=None):

@@ -1,5 +1,6 @@
 """Group the edits of all datasets into one table."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -46,6 +47,7 @@ job.start(snakemake.log[0])
 parts = [read_edits(path) for path in snakemake.input.edits]
 summary = summarise(pd.concat([rows for rows, _ in parts], ignore_index=True))
 text = edits_table(summary, notes(parts))
+text = replace(text, made_from=(tuple(snakemake.input.edits),) * len(text.rows))  # a row is a measure of all
 for output in snakemake.output:
     write_table(Path(output), summary, text)
 job.finish("Table", next(path for path in snakemake.output if path.endswith(".md")))

@@ -1,5 +1,6 @@
 """Write the table of one study over all datasets and backbones."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,9 @@ from hsfm.table_text import TextTable, write_table
 
 def tabulate_study(paths: list[str], outputs: list[str], study: str) -> None:
     frame, text = {"sweep": sweep, "ablations": ablations, "validation_bias": bias}[study](paths)
+    # results/{dataset}/run{run}/studies/{study}.parquet; a row begins with its dataset
+    sources = {row[0].text: tuple(path for path in paths if Path(path).parts[-4] == row[0].text) for row in text.rows}
+    text = replace(text, made_from=tuple(sources[row[0].text] for row in text.rows))
     for path in outputs:
         write_table(path, frame, text)
 
