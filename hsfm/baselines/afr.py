@@ -22,11 +22,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import one_hot
-from tqdm import tqdm
 
 from hsfm.embeddings import Embeddings, check_same_origin
 from hsfm.head import Head
 from hsfm.metrics import accuracy_by, worst
+from hsfm.progress import track
 
 HISTORY = ["gamma", "penalty", "step", "val_average", "val_worst_group", "val_worst_class"]
 SELECT_BY = {
@@ -82,7 +82,7 @@ def fit_afr(
     grouped = bool((val.group >= 0).any())
     best, rows = (-1.0, -1.0), []
     kept = (start, 0, 0)
-    for step in tqdm(range(1, steps + 1), "AFR", unit="step", disable=None if progress else True):
+    for step in track(range(1, steps + 1), "AFR", "step", shown=progress):
         w = w - lr * _clipped(_gradient(w, start, x, target, weights, penalty), clip_norm)
         if not w.isfinite().all():
             raise ValueError(f"AFR: a head is no longer finite after step {step}; lower lr (now {lr})")
