@@ -11,6 +11,7 @@ min_version("9.0")
 configfile: os.path.relpath(os.path.join(workflow.basedir, "config", "config.yaml"))
 
 
+include: "workflow/rules/terminal.smk"
 include: "workflow/rules/configuration.smk"
 
 
@@ -27,6 +28,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/backbone.smk"
 include: "workflow/rules/heads.smk"
+include: "workflow/rules/afr.smk"
 include: "workflow/rules/dac.smk"
 include: "workflow/rules/ddb.smk"
 include: "workflow/rules/edits.smk"
@@ -63,7 +65,8 @@ onstart:
 
 
 onsuccess:
-    if Path("results/tables/main.md").exists():
-        logger.info(
-            f"\n{Path('results/tables/main.md').read_text()}\nTables: results/tables, figures: results/figures"
-        )
+    say_what_was_made()
+
+
+onerror:
+    say_what_failed(log)

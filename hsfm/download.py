@@ -27,9 +27,8 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from tqdm import tqdm
-
 from hsfm.files import write_atomically
+from hsfm.progress import Progress, track
 
 log = logging.getLogger(__name__)
 
@@ -241,7 +240,7 @@ def _stream(url: str, part: Path, timeout: float) -> None:
             raise URLError("the server does not say how long the file is, so that a cut would go unseen")
         with (
             open(part, "ab" if start else "wb") as file,
-            tqdm(desc=part.stem, total=found["size"], initial=start, unit="B", unit_scale=True, disable=None) as bar,
+            Progress(part.stem, found["size"], "B", done=start) as bar,
         ):
             with write_atomically(state) as temporary:
                 temporary.write_text(json.dumps(found))
@@ -329,15 +328,18 @@ def _extract(archive: Path, folder: Path) -> None:
             for member in whole.infolist():
                 kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the archive does not come from a Unix
                 _refuse_unsafe(archive, member.filename, plain=kind in (0, stat.S_IFREG, stat.S_IFDIR))
-            whole.extractall(folder)
+            for member in track(whole.infolist(), f"unpacking {archive.name}", "member"):
+                whole.extract(member, folder)
         return
 
     def check(member: tarfile.TarInfo, destination: str | Path) -> tarfile.TarInfo:
+        progress.update()
         link = member.linkname if member.islnk() or member.issym() else ""
         _refuse_unsafe(archive, member.name, link, plain=member.isfile() or member.isdir() or bool(link))
         return tarfile.data_filter(member, destination)
 
-    with tarfile.open(archive, "r:gz" if magic.startswith(b"\x1f\x8b") else "r:") as whole:
+    mode = "r:gz" if magic.startswith(b"\x1f\x8b") else "r:"
+    with tarfile.open(archive, mode) as whole, Progress(f"unpacking {archive.name}", None, "member") as progress:
         whole.extractall(folder, filter=check)
         # tarfile takes a cut between members, or a broken header, for the end: only a block of zeros is the end
         whole.fileobj.seek(whole.offset)

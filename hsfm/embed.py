@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
-from tqdm import tqdm
 
 from hsfm.augment import apply
 from hsfm.backbone import Network
@@ -20,6 +19,7 @@ from hsfm.embeddings import Embeddings, extract
 from hsfm.images import ImageTable
 from hsfm.parts import WHOLE, Shard
 from hsfm.pixels import ImageFiles, Images, feed
+from hsfm.progress import Progress
 
 
 def embed_images(
@@ -41,7 +41,7 @@ def embed_images(
         raise ValueError("paths: there is no image")
     compute = Compute(choose_device(device))
     images = ImageFiles(pd.DataFrame({"path": [str(path) for path in paths]}), "")
-    with tqdm(total=len(paths), desc="embedding", unit="image", disable=None) as bar:
+    with Progress("embedding", len(paths), "image") as bar:
         parts = []
         batches = feed(images, torch.arange(len(images)), batch_size, compute.device)
         for features in stream(feature_function(network, transform, compute), batches, compute):
@@ -80,7 +80,7 @@ def embed_table(
                 yield from feed(source(rows), torch.arange(len(rows)), batch_size, compute.device)
 
     first, n = 0, sum(len(range(count)[part]) for count, part in zip(counts, taken, strict=True))
-    with tqdm(total=n, desc=f"embedding {split}", unit="image", disable=None) as bar:
+    with Progress(f"embedding {split}", n, "image") as bar:
         for features in stream(feature_function(network, transform, compute), batches(), compute):
             piece, part = waiting[0], slice(first, first + len(features))  # a batch is of one piece
             yield replace(piece, features=features, y=piece.y[part], attribute=piece.attribute[part],

@@ -16,7 +16,6 @@ from jaxtyping import Int
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
-from tqdm import tqdm
 
 from hsfm.augment import Views, apply, draw_views, prepare
 from hsfm.backbone import Network
@@ -27,6 +26,7 @@ from hsfm.images import ImageTable
 from hsfm.metrics import accuracy_by, worst
 from hsfm.optimiser_state import as_tensors, load_tensors
 from hsfm.pixels import ImageFiles, Images, feed, keep_on_device
+from hsfm.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +48,18 @@ class LabelledImages:
     group: Int[Tensor, " n"]  # -1 where unknown; recorded in the history, never trained on
 
     @staticmethod
-    def of(table: ImageTable, source: Callable[[pd.DataFrame], Images | ImageFiles], split: str) -> "LabelledImages":
-        """Those of one split. source: gives the images of some of the table's rows."""
+    def of(
+        table: ImageTable,
+        source: Callable[[pd.DataFrame], Images | ImageFiles],
+        split: str,
+        *,
+        without: Int[Tensor, " k"] | None = None,
+    ) -> "LabelledImages":
+        """Those of one split. source: gives the images of some of the table's rows. without: places in the split of
+        images that are left out."""
         rows = table.split(split)
+        if without is not None:
+            rows = rows.drop(rows.index[without.numpy()])
         y, group = (torch.tensor(rows[name].fillna(-1).astype("int64").to_numpy()) for name in ("y", "group"))
         return LabelledImages(source(rows), y, group)
 
@@ -85,6 +94,7 @@ def train(
     resume: Path | None = None,
     optimiser: str = "sgd",
     beside: Sequence[Beside] = (),
+    called: str = "ERM",
 ) -> pd.DataFrame:
     """Train `network` in place on mean cross-entropy; returns the history, one row per epoch.
 
@@ -96,7 +106,8 @@ def train(
     state after every epoch; a run that finds it goes on from there and, on the CPU with equal threads or on CUDA with
     `deterministic`, ends with the weights of an undisturbed run. The caller names it after everything the result
     depends on, and removes it when done. beside: further images with a loss of their own; they pass through the
-    network in one batch with the training images, so that BatchNorm sees them together.
+    network in one batch with the training images, so that BatchNorm sees them together. called: the method, where it
+    shows how far it has come.
 
     Where torch.distributed joins processes, each calls this with the same arguments but for its device: they train one
     network on batches of `batch_size` images in all, and each ends with it and with the history of all. The file
@@ -131,8 +142,8 @@ def train(
         stepper = torch.optim.SGD(network.parameters(), momentum=momentum, nesterov=nesterov, **settings)
     else:
         stepper = torch.optim.Adam(network.parameters(), **settings)
-    steps = len(list(_batches(torch.arange(len(training.y)), batch_size)))
-    scheduler = _schedule(stepper, schedule, lr, epochs * steps, warmup)
+    sizes = [len(batch) for batch in _batches(torch.arange(len(training.y)), batch_size)]
+    scheduler = _schedule(stepper, schedule, lr, epochs * len(sizes), warmup)
     generator = Generator().manual_seed(seed)  # order of the images and augmentation
     state = _State(network, stepper, scheduler, compute.scaler(), generator)
     history, best = state.load(resume) if resume is not None else ([], None)
@@ -147,13 +158,15 @@ def train(
     def rank(row: Mapping[str, Any]) -> tuple[float, float]:
         return row[column], row["val_average"]
 
-    forward = compute.compiled(network)
+    forward, n = compute.compiled(network), sum(sizes)
 
-    quiet = None if processes.first else True  # None: where nobody looks
-    with compute.repeatable(), processes.together(network, forward, compute) as training_forward:
-        for epoch in tqdm(
-            range(len(history) + 1, epochs + 1), "ERM", epochs, initial=len(history), unit="epoch", disable=quiet
-        ):
+    with (
+        compute.repeatable(),
+        processes.together(network, forward, compute) as training_forward,
+        Progress(called, epochs * n, "image", done=len(history) * n, shown=processes.first) as bar,
+    ):
+        for epoch in range(len(history) + 1, epochs + 1):
+            bar.now(f"{called}, epoch {epoch} of {epochs}")
             row = {
                 "epoch": epoch,
                 **_train_epoch(
@@ -165,6 +178,7 @@ def train(
                     transform_settings,
                     augment_settings,
                     compute,
+                    bar.update,
                 ),
                 **_validate(network, forward, validation, batch_size, transform_settings, compute),
             }
@@ -193,8 +207,12 @@ def _train_epoch(
     transform_settings: dict,
     augment_settings: dict,
     compute: Compute,
+    report: Callable[[int], None],
 ) -> dict[str, float]:
-    """One pass over the training images: lr of the last step, mean loss and accuracy, mean losses of those beside."""
+    """One pass over the training images: lr of the last step, mean loss and accuracy, mean losses of those beside.
+
+    report: is told how many images each step has used.
+    """
     state.network.train()
     device = compute.device
     loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
@@ -219,8 +237,6 @@ def _train_epoch(
     for part in beside:
         size = min(batch_size, len(part.images.y))
         others.append(show(part.images, _cycle(len(part.images.y), steps * size, state.generator), size))
-    quiet = None if processes.first else True
-    bar = tqdm(total=len(order), desc="epoch", unit="image", leave=False, disable=quiet)
     seen, last_lr = 0, 0.0
     for step, ((images, labels), *more) in enumerate(zip(batches, *others, strict=True)):
         with compute.autocast(), share.batchnorm(step):
@@ -241,8 +257,7 @@ def _train_epoch(
             loss_sum += loss.detach() * len(images)
             correct += (logits.detach().argmax(1) == labels).sum()
             seen += len(images)
-        bar.update(min(batch_size, len(order) - step * batch_size))
-    bar.close()
+        report(min(batch_size, len(order) - step * batch_size))
     loss_sum, correct, seen = processes.totals(loss_sum, correct, seen)
     return {
         "lr": last_lr,

@@ -35,6 +35,8 @@ def fit_head(train: Embeddings, *, c: float = 0.1, max_iter: int = 1000) -> Head
         if count == 0:
             raise ValueError(f"erm_head: class {y} ({train.class_names[y]}) has no training image")
     model = LogisticRegression(C=c, tol=TOLERANCE, max_iter=max_iter)
+    # one call of scikit-learn, which does not say how far it has come
+    log.info("fitting a head on %d images of %d features", *train.features.shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # said below, in the log
         model.fit(train.features.double().cpu().numpy(), train.y.cpu().numpy())

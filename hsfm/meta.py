@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
-from tqdm import tqdm
 
 from hsfm.embeddings import Embeddings, check_embeddings, check_same_origin
 from hsfm.hard_set import HardSet
 from hsfm.head import Head
 from hsfm.meta_loop import CLIP_NORM, Kept, Loop, Run, Shared, chosen_rows
+from hsfm.progress import Progress
 from hsfm.support import Support
 from hsfm.support import write_support as write_rows
 
@@ -177,7 +177,7 @@ def train_runs(
     batches = [slice(i, i + size) for i in range(0, len(runs), size)]
     parts: dict[str, list[_Part]] = {rule: [] for rule in select_by}
     histories = []
-    with tqdm(total=shared.epochs * len(batches), desc="HSFM", unit="epoch", disable=None if progress else True) as bar:
+    with Progress("HSFM", shared.epochs * len(batches), "epoch", shown=progress) as bar:
         for batch in batches:
             loop = Loop(
                 train, val, head, runs[batch], shared,

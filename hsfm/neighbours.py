@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hsfm.progress import Progress
+
 log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 4096
@@ -43,8 +45,11 @@ def nearest(
     own = torch.full((len(queries),), -1) if own is None else own
     # distances do not change with the origin, but roundings do
     centre = rows.mean(0)
-    parts = [_nearest(q - centre, rows, centre, k, o) for q, o in zip(
-        queries.split(QUERIES_AT_ONCE), own.split(QUERIES_AT_ONCE), strict=True)]  # fmt: skip
+    parts = []
+    with Progress("nearest neighbours", len(queries), "row") as progress:
+        for some, of_them in zip(queries.split(QUERIES_AT_ONCE), own.split(QUERIES_AT_ONCE), strict=True):
+            parts.append(_nearest(some - centre, rows, centre, k, of_them))
+            progress.update(len(some))
     return Nearest(*(torch.cat([getattr(part, name) for part in parts]) for name in ("row", "distance")))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hsfm.files import fingerprint, write_atomically, write_parquet
+from hsfm.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,6 +106,7 @@ def join(path: str | Path, files: Sequence[str | Path]) -> None:
 
     first = None
     with write_atomically(path) as temporary, ExitStack() as stack:
+        progress = stack.enter_context(Progress(f"joining {len(files)} files", None, "row"))
         for name, compression, group in _row_groups(files):
             if first is None:
                 first = name
@@ -113,6 +115,7 @@ def join(path: str | Path, files: Sequence[str | Path]) -> None:
             if not group.schema.equals(writer.schema, check_metadata=True):
                 raise ValueError(f"{name}: columns or metadata differ from those of {first}")
             writer.write_table(group)
+            progress.update(group.num_rows)
         if first is None:
             raise ValueError(f"{path}: none of the {len(files)} files that it is made of holds a row")
 

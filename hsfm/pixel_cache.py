@@ -30,12 +30,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from tqdm import tqdm
 
 from hsfm.decode import decoder, read_rgb, read_size
 from hsfm.decode_size import stored_size
 from hsfm.files import fingerprint, in_bytes, read_parquet, write_parquet
 from hsfm.pixels import Images, map_array
+from hsfm.progress import Progress, track
 from hsfm.resample import resize
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def _decode_blocks(
     with (
         open(part, "r+b") as target,
         open(journal, "ab") as record,
-        tqdm(total=n, initial=done, desc="decoding", unit="image", disable=None) as bar,
+        Progress("decoding", n, "image", done=done) as bar,
     ):
         record.write(b"\n")  # ends a line that was cut off
 
@@ -214,7 +214,7 @@ def _plan(paths: Sequence[Path], key: str, rule: Mapping[str, Any], pool: Thread
         area = max(int(np.prod(stored_size(*size, rule))) for size in ((height, width), (width, height)))
         return area, (height, width, status.st_size, status.st_mtime_ns), None
 
-    seen = list(tqdm(pool.map(look, paths), "reading headers", len(paths), unit="image", disable=None, leave=False))
+    seen = list(track(pool.map(look, paths), "reading headers", "image", len(paths)))
     area = np.array([area for area, _, _ in seen], np.int64)
     return _Plan(
         paths=paths,
@@ -368,9 +368,12 @@ def _check(files: CacheFiles, key: str, workers: int) -> tuple[PixelCache | None
     def damaged(row: int) -> bool:
         return zlib.crc32(array[start[row] : start[row] + area[row]]) != int(crc32[row])
 
-    with ThreadPoolExecutor(workers) as pool:
-        parts = np.array_split(np.arange(len(start)), max(4 * workers, 1))
-        bad = sum(pool.map(lambda rows: sum(map(damaged, rows.tolist())), parts))
+    with ThreadPoolExecutor(workers) as pool, Progress("checking pixels", len(start), "image") as progress:
+        bad = 0
+        parts = np.array_split(np.arange(len(start)), min(max(100 * workers, 1), max(len(start), 1)))
+        for part, found in zip(parts, pool.map(lambda rows: sum(map(damaged, rows.tolist())), parts), strict=True):
+            bad += found
+            progress.update(len(part))
     if bad:
         return None, _Fault(f"{files.pixels}: {bad} of {len(start)} images are damaged")
     size = torch.from_numpy(np.stack([height, width], 1).astype(np.int64))

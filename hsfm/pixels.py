@@ -12,11 +12,11 @@ import pandas as pd
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
-from tqdm import tqdm
 
 from hsfm.decode import read_rgb
 from hsfm.device import Compute, run_ahead, upload
 from hsfm.files import in_bytes
+from hsfm.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -228,6 +228,6 @@ def inspect(rows: pd.DataFrame, folder: str | Path, *, workers: int) -> pd.DataF
         return height, width, None
 
     with ThreadPoolExecutor(workers) as pool:
-        found = list(tqdm(pool.map(look, rows["path"]), "reading", len(rows), unit="image", disable=None))
+        found = list(track(pool.map(look, rows["path"]), "reading", "image", len(rows)))
     frame = pd.DataFrame(found, columns=["height", "width", "problem"], index=rows.index)
     return frame.astype({"height": "Int32", "width": "Int32", "problem": "string"})

@@ -16,7 +16,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from hsfm.augment import prepare
 from hsfm.backbone import Checkpoint, read_checkpoint
@@ -24,6 +23,7 @@ from hsfm.decode import SUFFIXES, read_rgb
 from hsfm.device import choose_device
 from hsfm.files import require, write_atomically, write_frame
 from hsfm.pixels import pack
+from hsfm.progress import track
 
 
 @torch.inference_mode()
@@ -96,7 +96,7 @@ def _transformed(
     settings = json.loads(metadata["transform"])
     size, origin = json.loads(metadata.get("image_size", "null")), "the training images"
     unreadable = []
-    for name in tqdm(names, "predicting", unit="image", disable=None):
+    for name in track(names, "predicting", "image"):
         try:
             pixels = read_rgb(folder / name)
         except ValueError as error:

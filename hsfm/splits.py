@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from hsfm.embeddings import Embeddings, read_pieces, write_pieces
 from hsfm.images import SPLITS
+from hsfm.progress import Progress
 from hsfm.standardise import Moments, Standardisation, nothing, write_standardisation
 
 
@@ -36,13 +37,21 @@ def _write_train(path: str, pieces: Iterable[Embeddings], settings: Mapping[str,
         write_pieces(path, pieces)
         return nothing(next(read_pieces(path)).features.shape[1])
     write_pieces(raw, pieces)
-    moments = Moments()
-    for piece in read_pieces(raw):  # row groups, where sums are the same however the pieces came
+    moments, n = Moments(), pq.read_metadata(raw).num_rows
+    # row groups, where sums are the same however the pieces came
+    for piece in _counted(read_pieces(raw), "measuring the spread of train", n):
         moments.add(piece.features)
     standardisation = moments.standardisation(**settings)
-    write_pieces(path, _apply(standardisation, read_pieces(raw)))
+    write_pieces(path, _apply(standardisation, _counted(read_pieces(raw), "standardising train", n)))
     raw.unlink()
     return standardisation
+
+
+def _counted(pieces: Iterable[Embeddings], what: str, n: int) -> Iterator[Embeddings]:
+    with Progress(what, n, "image") as progress:
+        for piece in pieces:
+            yield piece
+            progress.update(len(piece.y))
 
 
 def _apply(standardisation: Standardisation, pieces: Iterable[Embeddings]) -> Iterator[Embeddings]:
@@ -54,14 +63,17 @@ def read_shards(files: Sequence[str | Path], split: str) -> Iterator[Embeddings]
 
     Raises ValueError naming a file that is not one of theirs.
     """
-    first, origin = None, None
-    for path in files:
-        if pq.read_metadata(path).num_rows == 0:
-            continue
-        for piece in read_pieces(path, split=split):
-            about = (piece.dataset, piece.checkpoint_sha256, dict(piece.details), piece.class_names)
-            if origin is None:
-                first, origin = path, about
-            if about != origin:
-                raise ValueError(f"{path}: was made of another dataset, network or transform than {first}")
-            yield piece
+    rows = {path: pq.read_metadata(path).num_rows for path in files}
+
+    def pieces() -> Iterator[Embeddings]:
+        first, origin = None, None
+        for path in (path for path, n in rows.items() if n):
+            for piece in read_pieces(path, split=split):
+                about = (piece.dataset, piece.checkpoint_sha256, dict(piece.details), piece.class_names)
+                if origin is None:
+                    first, origin = path, about
+                if about != origin:
+                    raise ValueError(f"{path}: was made of another dataset, network or transform than {first}")
+                yield piece
+
+    yield from _counted(pieces(), f"gathering {split}", sum(rows.values()))

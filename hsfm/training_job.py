@@ -26,6 +26,7 @@ from hsfm.device import Compute, choose_device
 from hsfm.distributed import Processes
 from hsfm.erm import LabelledImages, train
 from hsfm.files import fingerprint, write_frame
+from hsfm.holdout import hold_out
 from hsfm.images import read_images
 from hsfm.pixel_cache import CacheFiles
 from hsfm.pixels import common_size
@@ -46,6 +47,8 @@ def train_erm(
 ) -> None:
     """Train a network on the training images of a table, and write it with its history.
 
+    settings: `training`, those of `train`, where `holdout` is the share of the images that are left out.
+
     Of several processes that torch.distributed joins, each calls this and the first writes.
     """
     processes = Processes.here()
@@ -59,11 +62,15 @@ def train_erm(
     where = str(compute.device) if processes.alone else f"{compute.device.type}, {processes.count} processes"
     key = fingerprint(job.depends_on({**settings, "run": run}, [images, *code], where))
     resume = Path(checkpoint).with_name(f".resume-{key}.safetensors")
+    training = dict(settings["training"])
+    share, without = training.pop("holdout", None), None
+    if share is not None:
+        without = hold_out(torch.tensor(table.split("train")["y"].to_numpy("int64")), share, run)
     frame = train(
         network,
-        LabelledImages.of(table, source, "train"),
+        LabelledImages.of(table, source, "train", without=without),
         LabelledImages.of(table, source, "val"),
-        **settings["training"],
+        **training,
         transform_settings=settings["transform"],
         augment_settings=settings["augmentation"],
         seed=run,
@@ -142,6 +149,10 @@ def launch(arguments: Mapping[str, Any], processes: int, log_file: str) -> None:
             torchrun(get_args_parser().parse_args([*options, "-m", "hsfm.training_job", str(file)]))
         except ChildFailedError as error:
             raise _cause(list(error.failures.values())) from None
+        parts = [json.loads(Path(folder, f"used-{rank}.json").read_text()) for rank in range(processes)]
+    memory = [part["gpu_memory_mb"] for part in parts if part["gpu_memory_mb"] is not None]
+    device = f"{processes} x {parts[0]['device']}" if memory else parts[0]["device"]
+    job.used(device=device, gpu_memory_mb=max(memory, default=None), driver=parts[0]["driver"])
 
 
 def _cause(failures: Sequence[ProcessFailure]) -> Exception:
@@ -190,6 +201,9 @@ def main() -> None:
         if error.filename is None or isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{error.filename}: {error.strerror}") from error
+    Path(sys.argv[1]).with_name(f"used-{rank}.json").write_text(
+        json.dumps({**job.resources(), "driver": job.versions()["driver"]})
+    )
     dist.destroy_process_group()
 
 

@@ -194,7 +194,7 @@ def write_everything(folder: Path) -> list[list[str]]:
          *(f"{tables}/{name}.md" for name in ("main", "edits", "sweep")),
          *(f"{figures}/minibirds/{name}.png" for name in ("examples", "edits", "masks", "generated", "sweep")),
          "results/minibirds/card.md",
-         *(f"{birds}/{method}/heads.safetensors" for method in ("dfr", "llr", "dac")),
+         *(f"{birds}/{method}/heads.safetensors" for method in ("dfr", "llr", "afr", "dac")),
          *(f"{birds}/studies/{name}.parquet" for name in ("ablations", "validation_bias")),
          f"{birds}/ddb/seed0/embeddings/test.parquet", f"{birds}/hsfm/model_seed0.safetensors"],
         [*overlay("waterbirds", "given"), "--",
@@ -236,6 +236,7 @@ def test_a_job_of_every_rule_is_killed_twice_and_nothing_is_lost(tmp_path, serve
     assert contents(killed) == contents(undisturbed), "all bytes are the same, and nothing else lies there"
     for log, text in {
         "minibirds/run0/train_erm": "resuming after epoch 1 of 2",
+        "minibirds/run0/train_on_share": "resuming after epoch 1 of 2",
         "minibirds/run0/fit_ddb_seed*": "resuming after epoch 1 of 2",
         "waterbirds/learn_token_*": "resuming after step 2 of 2",  # of whichever class began first
     }.items():

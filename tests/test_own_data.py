@@ -32,6 +32,7 @@ FAST = {
     "dac": {"epochs": 2},
     "dfr": {"grid": [1.0, 0.1], "fits": 2},
     "llr": {"grid": [1.0, 0.1]},
+    "afr": {"steps": 10},
 }
 
 
@@ -80,7 +81,7 @@ def test_the_workflow_on_ones_own_images(mine):
     assert "cannot be said: attributes of train are unknown" in card
     snakemake(mine, *ARGUMENTS, "all")
     table = pd.read_csv(mine / "results/tables/main.csv").set_index("method")
-    assert list(table.index) == ["erm", "dfr", "llr", "dac", "hsfm"]
+    assert list(table.index) == ["erm", "dfr", "llr", "afr", "dac", "hsfm"]
     assert table["worst_group_percent"].notna().all()
     assert table["adjusted_average_percent"].isna().all(), "it weights by the groups of train, which are unknown"
     assert read_embeddings(mine / "results/mine/run0/erm/embeddings/train.parquet").attribute.unique().tolist() == [-1]
@@ -93,8 +94,8 @@ def test_without_any_attribute_the_worst_class_is_what_there_is(mine):
     own = config["settings"].pop("mine")
     own["images"] |= {"metadata": "photos/plain.csv", "columns": {"path": "file", "y": "label", "split": "split"}}
     own["hsfm"]["select_by"] = "worst_class"
-    own["dac"] = {"select_by": "worst_class"}
-    config |= {"datasets": ["plain"], "methods": ["erm", "llr", "dac", "hsfm"], "settings": {"plain": own}}
+    own["afr"], own["dac"] = {"select_by": "worst_class"}, {"select_by": "worst_class"}
+    config |= {"datasets": ["plain"], "methods": ["erm", "llr", "afr", "dac", "hsfm"], "settings": {"plain": own}}
     (mine / "plain.yaml").write_text(yaml.safe_dump(config))
     (mine / "fast_plain.yaml").write_text(yaml.safe_dump({"seeds": [0], "settings": {"plain": FAST}}))
     files = ["--configfile", "plain.yaml", "fast_plain.yaml"]
@@ -223,7 +224,7 @@ MISTAKES = {
     "settings={mine: {backbone: {checkpoint: none.pth, pretrained: false}}}": (
         "settings/mine/backbone/checkpoint: no file none.pth"
     ),
-    "settings={mine: {backbone: {train: false, pretrained: false}}}": (
+    "settings={mine: {afr: null, backbone: {train: false, pretrained: false}}}": (
         "settings/mine/backbone: train is false, but there are neither pretrained weights nor a checkpoint"
     ),
     "settings={mine: {embeddings: {standardise: {scale: 1}}}}": (

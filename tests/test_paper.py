@@ -53,6 +53,7 @@ def overlay(folder: Path) -> list[str]:
             "hsfm": {"epochs": 2},
             "dfr": {"grid": [1.0, 0.1], "fits": 2},
             "llr": {"grid": [1.0, 0.1]},
+            "afr": {"steps": 5},
             "dac": {"epochs": 1},
             "ddb": tiny_ddb(folder) if name == "waterbirds" else None,
         }
@@ -75,11 +76,11 @@ def done(tmp_path_factory) -> Path:
 
 def test_the_table_has_every_method_on_every_dataset(done):
     table = (done / "results/tables/main.md").read_text().splitlines()
-    assert [line.split("|")[1].strip() for line in table[2:8]] == ["ERM", "DFR", "LLR", "DaC", "DDB", "HSFM"]
+    assert [line.split("|")[1].strip() for line in table[2:9]] == ["ERM", "DFR", "LLR", "AFR", "DaC", "DDB", "HSFM"]
     for name in DATASETS:
         assert f"{name}: worst group | {name}: average" in table[0]
     numbers = pd.read_csv(done / "results/tables/main.csv").set_index(["dataset", "method"])
-    assert len(numbers) == 21
+    assert len(numbers) == 25
     assert ("dominoes", "ddb") not in numbers.index
     assert numbers["worst_group_percent"].between(0, 100).all()
     assert numbers["adjusted_average_percent"].isna().groupby("dataset").all().to_dict() == {
@@ -198,7 +199,7 @@ def test_the_plan_needs_no_data(tmp_path):
     plan = snakemake(folder, "--dry-run", "--configfile", "config/paper.yaml").stdout
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", plan[plan.rindex("Job stats:") :], re.MULTILINE))
     assert jobs["download_waterbirds"] == jobs["download_dominoes"] == "1"
-    assert jobs["train_erm"] == "4"
+    assert jobs["train_erm"] == jobs["train_on_share"] == "4"
     images = yaml.safe_load((folder / "config/paper.yaml").read_text())["settings"]["waterbirds"]["images"]
     second = {"base": "waterbirds", "images": images, "backbone": {"name": "resnet18"}, "ddb": None}
     both = {"datasets": ["waterbirds", "waterbirds18"], "settings": {"waterbirds18": second}}

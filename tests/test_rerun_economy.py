@@ -91,13 +91,14 @@ TABLES = {**TABLE, ("tabulate_edits", ""): 1}
 DAC = {"fit_dac": 9, "gather_heads": 3, **SCORED}
 RETRAINED = {"fit_ddb": 9, "extract_embeddings": 9, **SCORED}
 PRUNED = {"prune_generated": 3, "draw_generated": 1, **RETRAINED}
-NEW_NETWORK = {
-    "extract_embeddings": 3, "read_erm_head": 3, "build_hard_set": 3, "fit_dfr": 3, "fit_llr": 3, "make_masks": 3,
-    "draw_masks": 1, **HSFM, **DAC, "score_heads": 15, "draw_figure": 3,
+AFR = {"fit_afr": 3, **SCORED}
+NEW_NETWORK = {  # of ERM, and AFR's with it
+    "train_on_share": 3, "extract_embeddings": 6, "read_erm_head": 3, "build_hard_set": 3, "fit_dfr": 3, "fit_llr": 3,
+    "make_masks": 3, "draw_masks": 1, **HSFM, **DAC, **AFR, "score_heads": 18, "draw_figure": 3,
 }  # fmt: skip
 NEW_NETWORK_WITH_DDB = {
-    "choose_sources": 3, "segment_objects": 3, "inpaint_objects": 3, **PRUNED, **NEW_NETWORK, "extract_embeddings": 12,
-    "score_heads": 18,
+    "choose_sources": 3, "segment_objects": 3, "inpaint_objects": 3, **PRUNED, **NEW_NETWORK, "extract_embeddings": 15,
+    "score_heads": 21,
 }  # fmt: skip
 
 
@@ -110,6 +111,9 @@ NEW_NETWORK_WITH_DDB = {
         ("metashift", "erm", {"epochs": 50},
          {**every({"train_erm": 3, **NEW_NETWORK_WITH_DDB}, ["metashift"]), **TABLES}),
         ("dominoes", "erm", {"epochs": 50}, {**every({"train_erm": 3, **NEW_NETWORK}, ["dominoes"]), **TABLES}),
+        ("dominoes", "erm", {"holdout": 0.3},
+         {**every({"train_on_share": 3, "extract_embeddings": 3, **AFR}, ["dominoes"]), **TABLE}),
+        ("celeba", "afr", {"steps": 50}, {**every(AFR, ["celeba"]), **TABLE}),
         ("waterbirds", "dfr", {"fits": 10}, {**every({"fit_dfr": 3, **SCORED}, ["waterbirds"]), **TABLE}),
         ("waterbirds", "dac", {"alpha": 3}, {**every(DAC, ["waterbirds"]), **TABLE}),
         ("waterbirds", "ddb", {"retrain": {"lr": 0.0001}}, {**every(RETRAINED, ["waterbirds"]), **TABLE}),

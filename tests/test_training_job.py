@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -17,7 +19,8 @@ from hsfm import training_job
 from hsfm.backbone import read_checkpoint
 from hsfm.datasets import minibirds
 from hsfm.files import sha256, write_array
-from hsfm.images import ImageTable, complete, write_images
+from hsfm.holdout import hold_out
+from hsfm.images import ImageTable, complete, read_images, write_images
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = 8
@@ -142,6 +145,33 @@ def test_two_processes_learn_what_one_does(images, two, tmp_path):
     log = (two / "log").read_text()
     assert "training in 2 processes" in log
     assert epochs_in(two) == list(range(1, EPOCHS + 1)), "one of them speaks"
+
+
+def repainted(images: Path, folder: Path, rows: list[int]) -> Path:
+    """The same table of the same images, but for some of the training images, which are noise."""
+    folder.mkdir()
+    table = read_images(images)
+    pixels = np.load(images.with_name("pixels.npy"))
+    places = table.split("train")["index"].to_numpy("int64")[rows]
+    pixels[places] = np.random.default_rng(0).integers(0, 256, pixels[places].shape, np.uint8)
+    write_array(folder / "pixels.npy", pixels)
+    write_images(folder / "images.parquet", replace(table, pixels_sha256={"pixels.npy": sha256(folder / "pixels.npy")}))
+    return folder / "images.parquet"
+
+
+def test_a_network_does_not_see_what_is_held_out(images, tmp_path):
+    few = {"epochs": 2, "batch_size": 16, "holdout": 0.2}
+    y = torch.tensor(read_images(images).split("train")["y"].to_numpy("int64"))
+    held_out = hold_out(y, 0.2, 0).tolist()
+    assert len(held_out) == 12
+    seen = next(row for row in range(len(y)) if row not in held_out)
+    states = {}
+    for name, rows in {"as they are": [], "held out": held_out, "one more": [*held_out, seen]}.items():
+        folder = tmp_path / name
+        training_job.train_erm(**arguments(repainted(images, folder, rows), folder, **few))
+        states[name] = read_checkpoint(folder / "backbone.safetensors").network.state_dict()
+    assert all(torch.equal(value, states["held out"][key]) for key, value in states["as they are"].items())
+    assert any(not torch.equal(value, states["one more"][key]) for key, value in states["as they are"].items())
 
 
 def test_killed_processes_take_the_others_along_and_the_next_run_goes_on(images, two, tmp_path):

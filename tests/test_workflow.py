@@ -1,6 +1,7 @@
 """The workflow as a user runs it: Snakemake on config/minimal.yaml in a copy of the repository."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -24,10 +25,11 @@ from hsfm.backbone import read_checkpoint
 from hsfm.device import accelerator_present
 from hsfm.embeddings import read_embeddings
 from hsfm.hard_set import read_hard_set, write_hard_set
-from hsfm.head import read_heads
+from hsfm.head import Head, read_heads
 from hsfm.images import read_images
 from hsfm.masks import read_masks, unpack
 from hsfm.pixels import read_packed
+from tests.test_afr import autograd
 
 ROOT = Path(__file__).parent.parent
 MINIMAL = ["--configfile", "config/minimal.yaml"]
@@ -35,16 +37,18 @@ RUN = Path("results/minibirds/run0")
 EVERYTHING = {
     "pack_images": 1,
     "train_erm": 1,
-    "extract_embeddings": 1,
+    "train_on_share": 1,
+    "extract_embeddings": 2,
     "read_erm_head": 1,
     "build_hard_set": 1,
     "fit_hsfm": 1,
     "fit_dfr": 1,
     "fit_llr": 1,
+    "fit_afr": 1,
     "make_masks": 1,
     "fit_dac": 2,
     "gather_heads": 1,
-    "score_heads": 5,
+    "score_heads": 6,
     "make_tables": 1,
     "draw_figure": 4,
     "draw_masks": 1,
@@ -123,16 +127,20 @@ def test_everything_is_there_and_nothing_half_written(finished):
     expected = {
         "results/minibirds/images.parquet",
         "results/minibirds/pixels.npy",
-        *(f"{RUN}/erm/{name}.safetensors" for name in ("backbone", "heads", "standardisation")),
-        f"{RUN}/erm/history.parquet",
-        *(f"{RUN}/erm/embeddings/{split}.parquet" for split in ("train", "val", "test")),
+        *(
+            f"{RUN}/{of}/{name}.safetensors"
+            for of in ("erm", "afr")
+            for name in ("backbone", "heads", "standardisation")
+        ),
+        *(f"{RUN}/{name}.parquet" for name in ("erm/history", "afr/training", "afr/history")),
+        *(f"{RUN}/{of}/embeddings/{split}.parquet" for of in ("erm", "afr") for split in ("train", "val", "test")),
         f"{RUN}/erm/hard_set.parquet",
         f"{RUN}/hsfm/history.parquet",
         f"{RUN}/hsfm/support.parquet",
         f"{RUN}/erm/masks/heat_map/train.parquet",
         *(f"{RUN}/dac/seed{seed}/{name}" for seed in (0, 1) for name in ("heads.safetensors", "history.parquet")),
         *(f"{RUN}/{method}/heads.safetensors" for method in ("hsfm", "dfr", "llr", "dac")),
-        *(f"{RUN}/{method}/scores.parquet" for method in ("erm", "hsfm", "dfr", "llr", "dac")),
+        *(f"{RUN}/{method}/scores.parquet" for method in ("erm", "hsfm", "dfr", "llr", "afr", "dac")),
         f"{RUN}/hsfm/edits.parquet",
         *(
             f"results/tables/{t}.{s}"
@@ -154,33 +162,90 @@ def test_everything_is_there_and_nothing_half_written(finished):
 
 
 def test_files_fit_together(finished):
-    val = read_embeddings(finished / RUN / "erm/embeddings/val.parquet")
-    assert (
-        val.checkpoint_sha256 == hashlib.sha256((finished / RUN / "erm/backbone.safetensors").read_bytes()).hexdigest()
-    )
-    for method, labels, seeds in (
-        ("erm", "none", (0,)),
-        ("dfr", "training", (0, 1)),
-        ("llr", "none", (0, 1)),
-        ("dac", "selection", (0, 1)),
-        ("hsfm", "selection", (0, 1)),
+    checkpoints = {of: (finished / RUN / of / "backbone.safetensors").read_bytes() for of in ("erm", "afr")}
+    val = {of: read_embeddings(finished / RUN / of / "embeddings/val.parquet") for of in checkpoints}
+    for of, content in checkpoints.items():
+        assert val[of].checkpoint_sha256 == hashlib.sha256(content).hexdigest()
+    for method, labels, seeds, features in (
+        ("erm", "none", (0,), val["erm"]),
+        ("dfr", "training", (0, 1), val["erm"]),
+        ("llr", "none", (0, 1), val["erm"]),
+        ("afr", "selection", (0,), val["afr"]),
+        ("dac", "selection", (0, 1), val["erm"]),
+        ("hsfm", "selection", (0, 1), val["erm"]),
     ):
         saved = read_heads(finished / RUN / method / "heads.safetensors")
-        saved.check_fits(val, "val.parquet")
+        saved.check_fits(features, "val.parquet")
         assert (saved.group_labels, saved.seeds) == (labels, seeds)
         scores = pd.read_parquet(finished / RUN / method / "scores.parquet")
-        predictions = saved.head.predict(val.features)
+        predictions = saved.head.predict(features.features)
         part = scores[(scores["split"] == "val") & (scores["seed"] == seeds[-1])]
-        correct = predictions[-1] == val.y
-        assert part["correct"].tolist() == [int(correct[val.group == g].sum()) for g in range(4)]
+        correct = predictions[-1] == features.y
+        assert part["correct"].tolist() == [int(correct[features.group == g].sum()) for g in range(4)]
     chosen = pq.read_table(finished / RUN / "erm/hard_set.parquet")
     assert chosen.num_rows == 48
     assert sum(chosen["chosen"].to_pylist()) == 16
 
 
+def test_afrs_head_is_plain_torchs_on_what_its_own_network_has_not_seen(finished, tmp_path):
+    """From the files: the network's own head, trained on by autograd on the held-out rows of the stored features."""
+    folder = finished / RUN / "afr"
+    trained, heads = read_checkpoint(folder / "backbone.safetensors"), read_heads(folder / "heads.safetensors")
+    train, test = (read_embeddings(folder / f"embeddings/{split}.parquet") for split in ("train", "test"))
+    rows = torch.randperm(80, generator=torch.Generator().manual_seed(0))[:16].sort()[0]  # 0.2 of 80, run 0
+    own = Head(trained.network.fc.weight.detach(), trained.network.fc.bias.detach())
+    how = {key: heads.settings[key] for key in ("gamma", "penalty", "lr", "clip_norm")}
+    layer = autograd(train.take(rows), own, steps=heads.settings["step"], **how)
+    torch.testing.assert_close(heads.head[0].weight, layer.weight.detach(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(heads.head[0].bias, layer.bias.detach(), rtol=1e-4, atol=1e-6)
+    assert not torch.equal(heads.head[0].weight, own.weight)
+
+    history = pd.read_parquet(folder / "history.parquet")
+    assert len(history) == 4 * 20, "two gammas, two lambdas"
+    best = history.sort_values(["val_worst", "val_average"], ascending=False, kind="stable").iloc[0]
+    assert {key: best[key] for key in ("gamma", "penalty", "step")} == {
+        key: heads.settings[key] for key in ("gamma", "penalty", "step")
+    }
+    erm = read_checkpoint(finished / RUN / "erm/backbone.safetensors")
+    settings = [json.loads(checkpoint.metadata["settings"])["training"] for checkpoint in (erm, trained)]
+    assert settings[1] == {**settings[0], "holdout": 0.2}, "but for that they are trained alike"
+    assert not torch.equal(erm.network.fc.weight, trained.network.fc.weight)
+
+    copy = tmp_path / "hsfm"
+    shutil.copytree(finished, copy)
+    snakemake(copy, *MINIMAL, "--", str(RUN / "afr/model_seed0.safetensors"))
+    exported = read_checkpoint(copy / RUN / "afr/model_seed0.safetensors").network.eval()
+    images = read_packed(
+        read_images(copy / "results/minibirds/images.parquet").split("test"), copy / "results/minibirds"
+    )
+    with torch.no_grad():
+        logits = exported(images.stacked().float() / 127.5 - 1)
+    torch.testing.assert_close(heads.head[0].logits(test.features), logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (["methods=[afr]", "settings={minibirds: {afr: null}}"],
+         "methods: afr alone, which minibirds leaves out (afr: null)"),
+        (["methods=[afr, ddb]", "settings={minibirds: {afr: null, ddb: null}}"],
+         "methods: afr, ddb alone, which minibirds leaves out (afr: null, ddb: null)"),
+    ],
+)  # fmt: skip
+def test_methods_that_a_dataset_leaves_out_alone_are_refused(finished, chosen, message):
+    done = snakemake(finished, "--dry-run", "--config", *chosen, check=False)
+    assert done.returncode != 0
+    (line,) = [line for line in done.stdout.splitlines() if "ERROR" in line]
+    assert line.endswith(message)
+
+
+def test_null_leaves_a_method_out_for_a_dataset(finished):
+    assert planned(finished, "--config", "settings={minibirds: {afr: null}}") == {"make_tables": 1, "draw_figure": 1}
+
+
 def test_the_table_groups_the_scores(finished):
     table = pd.read_csv(finished / "results/tables/main.csv").set_index("method")
-    assert table.index.tolist() == ["erm", "dfr", "llr", "dac", "hsfm"]
+    assert table.index.tolist() == ["erm", "dfr", "llr", "afr", "dac", "hsfm"]
     scores = pd.read_parquet(finished / RUN / "dfr/scores.parquet")
     worst = scores[scores["split"] == "test"].groupby("seed")["accuracy"].min()
     assert table.loc["dfr", "worst_group_percent"] == pytest.approx(100 * worst.mean(), abs=1e-4)
@@ -202,8 +267,9 @@ EDITS = {"measure_edits": 1, "draw_edits": 1, "tabulate_edits": 1}
 HSFM_ONLY = {"fit_hsfm": 1, "score_heads": 1, "make_tables": 1, "draw_figure": 3, **EDITS}
 DAC = {"fit_dac": 2, "gather_heads": 1, "score_heads": 1, "make_tables": 1, "draw_figure": 1}
 MASKS = {"make_masks": 1, "draw_masks": 1, **DAC}
-HEADS = {"read_erm_head": 1, "build_hard_set": 1, "fit_hsfm": 1, "fit_dfr": 1, "fit_llr": 1, **MASKS, "score_heads": 5,
-         "make_tables": 1, "draw_figure": 3, **EDITS}  # fmt: skip
+AFR = {"fit_afr": 1, "score_heads": 1, "make_tables": 1, "draw_figure": 1}
+HEADS = {"read_erm_head": 1, "build_hard_set": 1, "fit_hsfm": 1, "fit_dfr": 1, "fit_llr": 1, "fit_afr": 1, **MASKS,
+         "score_heads": 6, "make_tables": 1, "draw_figure": 3, **EDITS}  # fmt: skip
 TRAINING = {rule: 3 if rule == "draw_figure" else n for rule, n in EVERYTHING.items() if rule != "pack_images"}
 
 
@@ -223,10 +289,12 @@ def with_setting(section: str, key: str, value):
         ("hsfm", "select_by", "worst_class", HSFM_ONLY),
         ("hard_set", "hard_per_class", 9, {"build_hard_set": 1, **HSFM_ONLY}),
         ("dfr", "fits", 3, {"fit_dfr": 1, "score_heads": 1, "make_tables": 1, "draw_figure": 1}),
+        ("afr", "steps", 30, AFR),
         ("dac", "alpha", 3, DAC),
         ("edits", "neighbours", 4, EDITS),
         ("masks", "fallback", 0.7, MASKS),
         ("erm", "epochs", 3, TRAINING),
+        ("erm", "holdout", 0.3, {"train_on_share": 1, "extract_embeddings": 1, **AFR}),
         ("images", "seed", 5, EVERYTHING),
     ],
 )
@@ -243,9 +311,10 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
         ("hsfm/hard_set.py", {"build_hard_set": 1, **HSFM_ONLY}),
         ("hsfm/baselines/dfr.py", {"fit_dfr": 1, "fit_llr": 1, "score_heads": 2, "make_tables": 1, "draw_figure": 1}),
         ("hsfm/head.py", HEADS),
+        ("hsfm/baselines/afr.py", AFR),
         ("hsfm/baselines/dac.py", {**DAC, "draw_masks": 1}),
         ("hsfm/masks.py", MASKS),
-        ("hsfm/scores.py", {"score_heads": 5, "make_tables": 1, "draw_figure": 4}),
+        ("hsfm/scores.py", {"score_heads": 6, "make_tables": 1, "draw_figure": 4}),
         ("hsfm/tables.py", {"make_tables": 1}),
         ("hsfm/table_text.py", {"make_tables": 1, "tabulate_edits": 1}),
         ("hsfm/figures.py", {"draw_figure": 4, "draw_masks": 1, "draw_edits": 1}),
@@ -313,7 +382,7 @@ MISTAKES = {
         "settings/minibirds/augmentation/random_crop: 4 is not of type 'object', or null"
     ),
     "datasets=[waterbird]": "datasets: unknown dataset 'waterbird'; settings has minibirds",
-    "methods=[erm, dfrr]": "methods/1: unknown value 'dfrr'; allowed are erm, dfr, llr, dac, ddb, hsfm",
+    "methods=[erm, dfrr]": "methods/1: unknown value 'dfrr'; allowed are erm, dfr, llr, afr, dac, ddb, hsfm",
     "device=gpu": "device: 'gpu' does not match",
     "settings={minibirds: {hsfm: {outer_lr: nan}}}": "settings/minibirds/hsfm/outer_lr: nan is not a finite number",
     "settings={minibirds: {erm: {momentum: 0}}}": "settings/minibirds/erm: nesterov is true, which needs a momentum",
@@ -334,8 +403,14 @@ MISTAKES = {
     "settings={minibirds: {dac: {batchnorm: thaw}}}": (
         "settings/minibirds/dac/batchnorm: unknown value 'thaw'; allowed are frozen, drift"
     ),
-    "settings={minibirds: {dac: {batchnorm: drift}, embeddings: {standardise: {scale: 1}}, backbone: {train: false,"
-    " name: resnet18, pretrained: true}}}": "settings/minibirds/dac/batchnorm: drift moves the features, which",
+    "settings={minibirds: {afr: null, dac: {batchnorm: drift}, embeddings: {standardise: {scale: 1}}, backbone: {train:"
+    " false, name: resnet18, pretrained: true}}}": "settings/minibirds/dac/batchnorm: drift moves the features, which",
+    "settings={minibirds: {backbone: {train: false, name: resnet18, pretrained: true}}}": (
+        "settings/minibirds/afr: needs a network that is trained here, on a part of the images; set afr to null"
+    ),
+    "settings={minibirds: {erm: {holdout: 1}}}": (
+        "settings/minibirds/erm/holdout: 1 is greater than or equal to the maximum of 1"
+    ),
     "methods=[ddb]": "settings/minibirds: missing key 'ddb', which methods asks for; ddb: null leaves it out",
     "settings={mine: {}}": "settings/mine: missing keys 'embeddings', 'hard_set'",
 }
@@ -390,11 +465,18 @@ def test_a_gpu_that_is_not_there_is_said_before_anything_runs(finished):
     assert "device: 'cuda' was asked for, but this machine has no CUDA device" in done.stdout
 
 
-def test_a_missing_key_is_named(finished, edited):
-    edited("config/config.yaml", lambda text: re.sub(r"^ +outer_lr:.*\n", "", text, flags=re.MULTILINE))
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("outer_lr", "settings/minibirds/hsfm: missing key 'outer_lr'"),
+        ("holdout", "settings/minibirds/erm: missing key 'holdout', which afr needs"),
+    ],
+)
+def test_a_missing_key_is_named(finished, edited, key, message):
+    edited("config/config.yaml", lambda text: re.sub(rf"^ +{key}:.*\n", "", text, flags=re.MULTILINE))
     done = snakemake(finished, "--dry-run", check=False)
     assert done.returncode != 0
-    assert "settings/minibirds/hsfm: missing key 'outer_lr'" in done.stdout
+    assert message in done.stdout
 
 
 def test_a_truncated_file_stops_its_stage_with_one_line_and_nothing_half_written(finished, tmp_path):

@@ -23,7 +23,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from hsfm.augment import apply, prepare, shape_after
 from hsfm.backbone import Network
@@ -33,6 +32,7 @@ from hsfm.head import Head
 from hsfm.masks import Masks, unpack
 from hsfm.metrics import accuracy_by, worst
 from hsfm.pixels import ImageFiles, Images, feed, keep_on_device
+from hsfm.progress import Progress
 from hsfm.standardise import Standardisation
 
 log = logging.getLogger(__name__)
@@ -119,14 +119,14 @@ def fit_dac(
     held_out = pixels("val") if extractor.drifts else None
 
     history, kept = [], None
-    with compute.repeatable():
-        for epoch in tqdm(range(1, epochs + 1), f"DaC, seed {seed}", unit="epoch", disable=None):
+    with compute.repeatable(), Progress(f"DaC, seed {seed}", epochs * len(train.y), "image") as bar:
+        for epoch in range(1, epochs + 1):
+            bar.now(f"DaC, seed {seed}, epoch {epoch} of {epochs}")
             order = torch.randperm(len(train.y), generator=generator)
             if extractor.drifts and len(order) % batch_size == 1 and len(order) > 1:
                 order = order[:-1]  # BatchNorm cannot learn from a batch of a single image
             plans = _plan(order, train.y, easy, batch_size, generator, compute.device)
             losses = []
-            bar = tqdm(total=len(order), desc="epoch", unit="image", leave=False, disable=None)
             batches = feed(images, places[order], batch_size, compute.device)
             for plan, batch in zip(plans, batches, strict=True):
                 loss_of_step = step(Head(*head), prepare(batch, transform), plan)
@@ -135,7 +135,7 @@ def fit_dac(
                 optimiser.step()
                 losses.append(loss_of_step.detached())
                 bar.update(len(batch))
-            bar.close()
+            bar.update(len(train.y) - len(order))  # those left out
             schedule.step()
             row = {
                 "epoch": epoch,

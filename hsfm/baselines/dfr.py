@@ -6,7 +6,7 @@ is the method and how much is the validation data.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,22 +14,30 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
-from tqdm import tqdm
 
 from hsfm.embeddings import Embeddings
 from hsfm.head import Head, stack
+from hsfm.progress import Progress
 
 log = logging.getLogger(__name__)
 
 
 def fit_dfr(
-    val: Embeddings, *, seeds: Sequence[int], grid: Sequence[float], fits: int, max_iter: int, progress: bool = True
+    val: Embeddings,
+    *,
+    seeds: Sequence[int],
+    grid: Sequence[float],
+    fits: int,
+    max_iter: int,
+    progress: bool = True,
+    chosen: list[float] | None = None,
 ) -> Head:
     """DFR heads `[s c d]` on raw features, one per seed.
 
     grid: inverse strengths C of the L1 penalty, tuned by worst-group accuracy. fits: regressions on fresh
     group-balanced subsamples of val whose coefficients are averaged. max_iter: of liblinear. progress: show a bar on a
-    terminal. Raises ValueError naming a group with fewer than two images, and where an attribute of val is unknown.
+    terminal. chosen: is given the C of every seed. Raises ValueError naming a group with fewer than two images, and
+    where an attribute of val is unknown.
     """
     _check(seeds, grid, fits)
     val.refuse_test("DFR")
@@ -41,41 +49,67 @@ def fit_dfr(
             raise ValueError(f"DFR: group {name!r} has 1 image in {val.dataset} {val.split}; tuning C needs at least 2")
         if count == 0:
             log.warning("DFR: group '%s' has no image in %s %s and is left out", name, val.dataset, val.split)
-    return stack(
-        [_fit_dfr(val, np.random.default_rng(seed), grid, fits, max_iter) for seed in _bar(seeds, "DFR", progress)]
-    )
+    with Progress("DFR", len(seeds) * (len(grid) + fits), "regression", shown=progress) as bar:
+        heads = []
+        for seed in seeds:
+            c, head = _fit_dfr(val, np.random.default_rng(seed), grid, fits, max_iter, bar.update)
+            heads.append(head)
+            if chosen is not None:
+                chosen.append(c)
+    return stack(heads)
 
 
 def fit_llr(
-    val: Embeddings, *, seeds: Sequence[int], grid: Sequence[float], max_iter: int, progress: bool = True
+    val: Embeddings,
+    *,
+    seeds: Sequence[int],
+    grid: Sequence[float],
+    max_iter: int,
+    progress: bool = True,
+    chosen: list[float] | None = None,
 ) -> Head:
     """LLR heads `[s c d]`: one regression on all of val, C tuned by worst-class accuracy; no group label is read.
 
     The seed shuffles only the halves that tune C, so heads of different seeds are equal where they agree on C.
+    chosen: is given the C of every seed.
     """
     _check(seeds, grid, 1)
     val.refuse_test("LLR")
     x, y = val.features.numpy(), val.y.numpy()
 
     def fit(seed: int) -> Head:
-        c = tune(x, y, y, np.random.default_rng(seed), grid, max_iter, balance=False)
+        c = tune(x, y, y, np.random.default_rng(seed), grid, max_iter, balance=False, report=bar.update)
         scaler = StandardScaler().fit(x)
-        return _fold(*regress(scaler.transform(x), y, c, max_iter), scaler)
+        head = _fold(*regress(scaler.transform(x), y, c, max_iter), scaler)
+        if chosen is not None:
+            chosen.append(c)
+        bar.update()
+        return head
 
-    return stack([fit(seed) for seed in _bar(seeds, "LLR", progress)])
+    with Progress("LLR", len(seeds) * (len(grid) + 1), "regression", shown=progress) as bar:
+        return stack([fit(seed) for seed in seeds])
 
 
-def _fit_dfr(val: Embeddings, rng: np.random.Generator, grid: Sequence[float], fits: int, max_iter: int) -> Head:
+def _fit_dfr(
+    val: Embeddings,
+    rng: np.random.Generator,
+    grid: Sequence[float],
+    fits: int,
+    max_iter: int,
+    report: Callable[[int], None],
+) -> tuple[float, Head]:
     x, y, group = val.features.numpy(), val.y.numpy(), val.group.numpy()
-    c = tune(x, y, group, rng, grid, max_iter, balance=True)
+    c = tune(x, y, group, rng, grid, max_iter, balance=True, report=report)
     # ASSUME: the scaler is fitted on validation features; the original repository fits it on train
     scaler = StandardScaler().fit(x)
     scaled = scaler.transform(x)
-    coefficients, intercepts = zip(
-        *(regress(scaled[rows], y[rows], c, max_iter) for rows in (balanced_rows(group, rng) for _ in range(fits))),
-        strict=True,
-    )
-    return _fold(np.mean(coefficients, axis=0), np.mean(intercepts, axis=0), scaler)
+    coefficients, intercepts = [], []
+    for _ in range(fits):
+        rows = balanced_rows(group, rng)
+        for fitted, of_all in zip(regress(scaled[rows], y[rows], c, max_iter), (coefficients, intercepts), strict=True):
+            of_all.append(fitted)
+        report(1)
+    return c, _fold(np.mean(coefficients, axis=0), np.mean(intercepts, axis=0), scaler)
 
 
 def tune(
@@ -87,10 +121,12 @@ def tune(
     max_iter: int,
     *,
     balance: bool,
+    report: Callable[[int], None] = lambda n: None,
 ) -> float:
     """The C of `grid` whose regression on half of the rows has the best worst-part accuracy on the other half.
 
     part `[n]`: groups, or classes. balance: cut the training half to its smallest part. The first of equals wins.
+    report: is told of every regression.
     """
     fit_rows, judge_rows = halves(part, rng)
     if balance:
@@ -102,6 +138,7 @@ def tune(
         coefficients, intercepts = regress(x_fit, y[fit_rows], c, max_iter)
         weight, bias = _as_rows(coefficients, intercepts)
         correct = (x_judge @ weight.T + bias).argmax(axis=1) == y[judge_rows]
+        report(1)
         return min(correct[part[judge_rows] == p].mean() for p in np.unique(part))
 
     scores = [worst_part(c) for c in grid]
@@ -160,10 +197,6 @@ def _fold(coefficients: np.ndarray, intercepts: np.ndarray, scaler: StandardScal
     weight = weight / scaler.scale_
     bias = bias - weight @ scaler.mean_
     return Head(torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32))
-
-
-def _bar(seeds: Sequence[int], name: str, progress: bool) -> Iterable[int]:
-    return tqdm(seeds, name, unit="seed", disable=None if progress else True)
 
 
 def _check(seeds: Sequence[int], grid: Sequence[float], fits: int) -> None:

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
 from hsfm.images import Packed
+from hsfm.progress import track
 
 CLASS_NAMES = ("land bird", "water bird")
 ATTRIBUTE_NAMES = ("land", "water")
@@ -82,7 +82,7 @@ def _draw_rows(draw_one: Callable[[Task], np.ndarray], rows: pd.DataFrame, worke
 
 
 def _collect(images: Iterable[np.ndarray], total: int) -> np.ndarray:
-    return np.stack(list(tqdm(images, "drawing minibirds", total, unit="image", disable=None)))
+    return np.stack(list(track(images, "drawing minibirds", "image", total)))
 
 
 def _list_split(split: str, size: int, agreement: float, seed: int) -> pd.DataFrame:

@@ -17,11 +17,11 @@ from diffusers import DDPMScheduler
 from jaxtyping import Float, Int, UInt8
 from torch import Generator, Tensor, nn
 from torch.nn.functional import mse_loss
-from tqdm import tqdm
 
 from hsfm.device import Compute
 from hsfm.files import read_leftover, write_safetensors
 from hsfm.optimiser_state import as_tensors, load_tensors
+from hsfm.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -102,10 +102,8 @@ def learn_token(
     handle = table.register_forward_hook(put_row)
     new: list[Tensor] = []  # losses on the device, so that a step does not wait for them
     try:
-        with compute.repeatable():
-            for step in tqdm(
-                range(len(losses) + 1, steps + 1), token, steps, initial=len(losses), unit="step", disable=None
-            ):
+        with compute.repeatable(), Progress(token, steps, "step", done=len(losses)) as bar:
+            for step in range(len(losses) + 1, steps + 1):
                 new.append(torch.zeros((), device=compute.device))
                 for _ in range(accumulation):
                     clean, ids, eps, time = _draw(latents, prompts, noise, batch_size, generator)
@@ -127,6 +125,7 @@ def learn_token(
                     log.info("%s, step %d of %d: loss %.4f", token, step, steps, sum(last) / len(last))
                     if resume is not None:
                         _save(resume, row, optimiser, generator, scaler, losses)
+                bar.update()
     finally:
         handle.remove()
     history = pd.DataFrame({"step": range(1, steps + 1), "loss": losses})

@@ -11,12 +11,12 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from hsfm.embeddings import Embeddings
 from hsfm.head import Head
 from hsfm.meta import MEMORY_BUDGET, MetaResult, Run, Shared, runs_that_fit, train_runs
 from hsfm.metrics import accuracy_by, worst
+from hsfm.progress import Progress
 
 OF_SHARED = ("inner_steps", "support_steps", "hard_per_class", "support_per_class")
 OF_RUN = ("inner_lr", "outer_lr")
@@ -124,7 +124,7 @@ def run_sweep(
     `memory_budget` bytes side by side go one batch after the other.
     """
     rows = []
-    with tqdm(total=sum(map(len, groups)), desc="sweep", unit="run", disable=None) as bar:
+    with Progress("sweep", sum(map(len, groups)), "run") as bar:
         for group in groups:
             shared = group[0].shared
             size = runs_that_fit(train, val, shared, rules=len(select_by), memory_budget=memory_budget)

@@ -11,12 +11,12 @@ import pandas as pd
 import torch
 from jaxtyping import Bool
 from torch import Generator, Tensor
-from tqdm import tqdm
 
 from hsfm.baselines.dfr import fit_dfr, fit_llr
 from hsfm.embeddings import Embeddings, minority_rows
 from hsfm.head import Head, stack
 from hsfm.meta import train as fit_hsfm
+from hsfm.progress import track
 from hsfm.studies.sweep import accuracies
 
 METHODS = ("erm", "llr", "dfr", "hsfm", "hsfm_capped")
@@ -58,7 +58,7 @@ def run_validation_bias(
         _check_groups(part, val, share, draw)
     sees = dict(zip(METHODS, ("nothing", "classes", "classes, groups", *[_sees(settings["hsfm"])] * 2), strict=True))
     rows = []
-    for (share, draw), part in tqdm(parts.items(), "validation bias", unit="fit", disable=None):
+    for (share, draw), part in track(parts.items(), "validation bias", "subsample"):
         n_minority = int(minority_rows(train, part).sum())
         heads = _fit(train, part, head, draw, n_minority // part.n_classes, settings)
         scores = accuracies(stack([heads[method] for method in METHODS]), test)

@@ -3,9 +3,19 @@ ERM_NETWORK = {
     name: f"results/{{dataset}}/run{{run}}/erm/{file}.safetensors"
     for name, file in {"checkpoint": "backbone", "heads": "heads", "standardisation": "standardisation"}.items()
 }
-# A network: ERM's, or one of DaC's or DDB's seeds where they have features of their own.
+# A network: ERM's, or of a method that has features of its own, one or one per seed.
 NETWORK = "results/{dataset}/run{run}/{network}"
 EMBEDDED = {split: f"{NETWORK}/embeddings/{split}.parquet" for split in SPLITS}
+# How networks are trained, but for what the rules differ in.
+TRAINING = {
+    "backbone": setting("backbone"),
+    "transform": setting("transform"),
+    "augmentation": setting("augmentation"),
+    "files": stamps_of("backbone", "weights"),
+    "decode_size": decode_size,
+    "device": config["device"],
+    "compute": COMPUTE,
+}
 STANDARDISATION = {"standardisation": f"{NETWORK}/standardisation.safetensors"}
 EMBEDDINGS_OF_SPLITS = {split: f"{EMBEDDINGS}/{split}.parquet" for split in SPLITS}
 
@@ -35,14 +45,8 @@ rule train_erm:
         mem_mb=memory(8000 * config["training_gpus"], images=IN_MEMORY * config["training_gpus"]),
         runtime=1440,
     params:
-        backbone=setting("backbone"),
-        transform=setting("transform"),
-        augmentation=setting("augmentation"),
-        training=setting("erm"),
-        files=stamps_of("backbone", "weights"),
-        decode_size=decode_size,
-        device=config["device"],
-        compute=COMPUTE,
+        **TRAINING,
+        training=erm_settings,
     message:
         "Training {wildcards.dataset}, run {wildcards.run}, by ERM"
     script:
@@ -95,7 +99,6 @@ rule extract_embeddings:
         f"logs/{{dataset}}/run{{run}}/{{network}}/extract_embeddings{suffix('embedding')}.tsv"
     wildcard_constraints:
         dataset=one_of(WITH_IMAGES),
-        network="erm|(dac|ddb)/seed[0-9]+",
     priority: 50
     conda:
         "../../environment.yml"
@@ -131,7 +134,6 @@ if SHARDS["embedding"] > 1:
             "logs/{dataset}/run{run}/{network}/gather_embeddings.tsv"
         wildcard_constraints:
             dataset=one_of(WITH_IMAGES),
-            network="erm|(dac|ddb)/seed[0-9]+",
         conda:
             "../../environment.yml"
         threads: 1

@@ -238,6 +238,7 @@ wildcard_constraints:
     run="[0-9]+",
     method="[a-z][a-z0-9_]*",
     seed="[0-9]+",
+    network="[a-z][a-z0-9_]*(/seed[0-9]+)?",
     shard="[0-9]+-of-[0-9]+",
 
 
@@ -340,8 +341,9 @@ TABLES_OF_EDITS = table_files("edits") if WITH_EDITS else []
 
 
 def methods_of(dataset):
-    """The methods of a dataset; `ddb: null` leaves DDB out."""
-    return [method for method in METHODS if method != "ddb" or dataset in WITH_DDB]
+    """The methods of a dataset; null in place of a method's settings leaves it out."""
+    settings = SETTINGS["settings"][dataset]
+    return [method for method in METHODS if method == "erm" or settings[method] is not None]
 
 
 def masks_for(choose, run=None):
@@ -368,17 +370,26 @@ def embedding_settings(wildcards):
     return settings
 
 
+def erm_settings(wildcards):
+    """How ERM trains, which holds nothing out; that is for AFR's network."""
+    settings = SETTINGS["settings"][wildcards.dataset]["erm"]
+    return {key: value for key, value in settings.items() if key != "holdout"}
+
+
 def standardised(wildcards):
     """Whether a dataset's features are brought to one spread."""
     return SETTINGS["settings"][wildcards.dataset]["embeddings"].get("standardise") is not None
 
 
 def own_features(wildcards):
-    """Folders of the networks whose features a method's heads are for, one per seed; none where that is ERM's."""
-    if wildcards.method != "ddb" and not (wildcards.method == "dac" and wildcards.dataset in DRIFTING):
-        return []
-    seeds = [wildcards.seed] if hasattr(wildcards, "seed") else config["seeds"]
-    return [f"results/{wildcards.dataset}/run{wildcards.run}/{wildcards.method}/seed{seed}" for seed in seeds]
+    """Folders of the networks whose features a method's heads are for, one or one per seed; none where it is ERM's."""
+    folder = f"results/{wildcards.dataset}/run{wildcards.run}/{wildcards.method}"
+    if wildcards.method == "afr":
+        return [folder]
+    if wildcards.method == "ddb" or (wildcards.method == "dac" and wildcards.dataset in DRIFTING):
+        seeds = [wildcards.seed] if hasattr(wildcards, "seed") else config["seeds"]
+        return [f"{folder}/seed{seed}" for seed in seeds]
+    return []
 
 
 def heads_to_score(wildcards):

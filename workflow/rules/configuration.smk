@@ -37,7 +37,7 @@ def check_config(config):
         errors = sorted(validator.iter_errors(config), key=lambda error: list(map(str, error.path)))
         mistakes = list(dict.fromkeys(line for error in errors for line in describe(error)))
     if not mistakes:
-        mistakes = list(cross_check(config))
+        mistakes = list(cross_check(config, may_be_null(schema)))
     if mistakes:
         files = ", ".join(dict.fromkeys(str(f) for f in [*workflow.configfiles, *workflow.overwrite_configfiles]))
         for line in mistakes:
@@ -182,8 +182,14 @@ def describe(error):
         yield f"{prefix}{error.message}"
 
 
-def cross_check(config):
-    """What a schema cannot say."""
+def may_be_null(schema):
+    """The sections of a dataset that null leaves out."""
+    sections = schema["$defs"]["dataset"]["properties"]
+    return [name for name, said in sections.items() if {"type": "null"} in said.get("oneOf", [])]
+
+
+def cross_check(config, optional):
+    """What a schema cannot say. optional: sections that may be null."""
     if config["training_gpus"] > 1:
         if ":" in config["device"]:
             yield f"training_gpus: {config['training_gpus']}, but device: {config['device']} names one; set it to auto"
@@ -196,14 +202,17 @@ def cross_check(config):
         settings, where = config["settings"][dataset], f"settings/{dataset}"
         for method in config["methods"]:
             if method not in settings and method != "erm":
-                hint = "; ddb: null leaves it out" if method == "ddb" else ""
+                hint = f"; {method}: null leaves it out" if method in optional else ""
                 yield f"{where}: missing key {method!r}, which methods asks for{hint}"
-        if settings.get("ddb", False) is None and config["methods"] == ["ddb"]:
-            yield f"methods: ddb alone, which {dataset} leaves out (ddb: null)"
+        if all(settings.get(method, "erm") is None for method in config["methods"]):
+            left = ", ".join(f"{method}: null" for method in config["methods"])
+            yield f"methods: {', '.join(config['methods'])} alone, which {dataset} leaves out ({left})"
         for study in config["studies"]:
             for section in STUDY_SECTIONS[study]:
                 if section not in settings:
                     yield f"{where}: missing key {section!r}, which the study {study} asks for"
+        if "afr" in config["methods"] and settings.get("afr") is not None:
+            yield from check_afr(settings, where)
         if "dac" in config["methods"]:
             yield from check_dac(settings, where)
         if "ddb" in config["methods"] and settings.get("ddb") is not None:
@@ -225,7 +234,8 @@ def cross_check(config):
 
 
 def is_trained(settings):
-    return "images" in settings and settings["backbone"]["train"] and settings["backbone"]["checkpoint"] is None
+    backbone = settings.get("backbone")
+    return "images" in settings and backbone is not None and backbone["train"] and backbone["checkpoint"] is None
 
 
 def check_network(settings, config, where):
@@ -269,6 +279,16 @@ def check_network(settings, config, where):
         yield f"{where}/decode_size: needed makes images smaller bilinearly, but transform/interpolation is bicubic; set it to original"
     yield from check_attribute(settings, config, where)
     yield from check_training(settings, where) if is_trained(settings) else ()
+
+
+def check_afr(settings, where):
+    """What AFR needs."""
+    if "images" in settings and "backbone" not in settings:
+        return  # which is said of all methods
+    if not is_trained(settings):
+        yield f"{where}/afr: needs a network that is trained here, on a part of the images; set afr to null"
+    elif "holdout" not in settings.get("erm", {}):
+        yield f"{where}/erm: missing key 'holdout', which afr needs"
 
 
 def check_dac(settings, where):
@@ -365,15 +385,19 @@ def check_attribute(settings, config, where):
     if settings["images"]["source"] != "metadata" or settings["images"]["columns"].get("attribute") is not None:
         return
     needs = [method for method in config["methods"] if method == "dfr"]
-    for method, section in (("dac", "dac"), ("ddb", "ddb/retrain"), ("hsfm", "hsfm")):
-        chosen = settings.get(method) or {}
-        for key in section.split("/")[1:]:
-            chosen = chosen[key] if chosen else {}
-        if method in config["methods"] and chosen.get("select_by") == "worst_group":
-            needs.append(f"{section}/select_by: worst_group")
+    found = [choice for method in config["methods"] for choice in selections(settings.get(method), method)]
+    needs += [choice for choice in found if choice.endswith("select_by: worst_group")]
     needs += [study for study in config["studies"] if study == "validation_bias"]
     for need in needs:
         yield f"{where}/images/columns: no attribute, which {need} needs on validation"
+
+
+def selections(section, where):
+    """What picks heads and epochs, all the way down a method's section: `dac/select_by: worst_group`."""
+    for key, value in section.items() if isinstance(section, dict) else ():
+        if key == "select_by":
+            yield f"{where}/{key}: {value}"
+        yield from selections(value, f"{where}/{key}")
 
 
 def check_given(settings, where):

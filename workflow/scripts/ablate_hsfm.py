@@ -8,9 +8,10 @@ from hsfm.embeddings import read_embeddings
 from hsfm.head import read_heads
 from hsfm.scores import SPLITS, score_splits, write_scores
 from hsfm.studies.ablations import fit_variants
+from hsfm.summary import on_test
 
 
-def ablate_hsfm(inputs: dict, output: str, run: int, seeds: list[int], settings: dict, device: str) -> None:
+def ablate_hsfm(inputs: dict, output: str, run: int, seeds: list[int], settings: dict, device: str) -> str:
     splits = {split: read_embeddings(inputs[split], split=split) for split in SPLITS}
     erm = read_heads(inputs["heads"])
     for name, split in splits.items():
@@ -30,10 +31,11 @@ def ablate_hsfm(inputs: dict, output: str, run: int, seeds: list[int], settings:
         chosen_by=meta.SELECT_BY[settings["select_by"]],
     )
     write_scores(output, whole, {"checkpoint_sha256": erm.checkpoint_sha256})
+    return f"{len(results)} variants, HSFM itself {on_test(whole[whole['method'] == 'hsfm'])}"
 
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
-ablate_hsfm(
+scored = ablate_hsfm(
     dict(snakemake.input.items()),
     snakemake.output[0],
     int(snakemake.wildcards.run),
@@ -41,3 +43,4 @@ ablate_hsfm(
     {**snakemake.params.settings, **snakemake.params.hard_set},
     snakemake.params.device,
 )
+job.finish("Ablations", scored)

@@ -8,7 +8,7 @@ from hsfm.scores import SPLITS
 from hsfm.studies.validation_bias import run_validation_bias
 
 
-def bias_validation(inputs: dict, output: str, dataset: str, run: int, settings: dict) -> None:
+def bias_validation(inputs: dict, output: str, dataset: str, run: int, settings: dict) -> str:
     splits = [read_embeddings(inputs[split], split=split) for split in SPLITS]
     erm = read_heads(inputs["heads"])
     for split in splits:
@@ -20,13 +20,15 @@ def bias_validation(inputs: dict, output: str, dataset: str, run: int, settings:
     }
     frame = run_validation_bias(*splits, erm.head[0], **settings["validation_bias"], settings=of_methods)
     write_frame(output, frame.assign(dataset=dataset, run=run), {"checkpoint_sha256": erm.checkpoint_sha256})
+    return f"{frame['method'].nunique()} methods on {len(frame) // frame['method'].nunique()} subsamples"
 
 
 job.start(snakemake.log[0])
-bias_validation(
+fitted = bias_validation(
     dict(snakemake.input.items()),
     snakemake.output[0],
     snakemake.wildcards.dataset,
     int(snakemake.wildcards.run),
     snakemake.params.settings,
 )
+job.finish("Validation bias", fitted)

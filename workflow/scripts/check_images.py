@@ -8,7 +8,7 @@ from hsfm.images import leave_out_unreadable, read_images, write_images
 from hsfm.pixels import inspect
 
 
-def check_images(listed: str, images: str, unreadable: str, on_bad_image: str, workers: int) -> None:
+def check_images(listed: str, images: str, unreadable: str, on_bad_image: str, workers: int) -> str:
     table = read_images(listed)
     found = inspect(table.rows, table.folder, workers=workers)
     measured = replace(table, rows=table.rows.assign(height=found["height"], width=found["width"]))
@@ -16,13 +16,15 @@ def check_images(listed: str, images: str, unreadable: str, on_bad_image: str, w
     write_images(images, readable)
     with write_atomically(unreadable) as temporary:
         listing.to_csv(temporary, index=False)
+    return f"{len(readable.rows):,} readable, {len(listing)} not"
 
 
 job.start(snakemake.log[0])
-check_images(
+checked = check_images(
     snakemake.input.listed,
     snakemake.output.images,
     snakemake.output.unreadable,
     snakemake.params.on_bad_image,
     snakemake.threads,
 )
+job.finish("Images", checked)

@@ -33,3 +33,4 @@ write_parquet(
         "checkpoint_sha256": train.checkpoint_sha256,
     },
 )
+job.finish("DDB", f"{len(sources):,} source images chosen")

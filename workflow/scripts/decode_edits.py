@@ -13,7 +13,6 @@ import pyarrow as pa
 import torch
 from diffusers import StableUnCLIPImg2ImgPipeline
 from torch import Tensor
-from tqdm import tqdm
 
 from hsfm import edit_figures, figures
 from hsfm.augment import prepare
@@ -27,6 +26,7 @@ from hsfm.generated import as_png, read_png, seed_of
 from hsfm.images import read_names
 from hsfm.pixel_cache import CacheFiles
 from hsfm.pixels import pack
+from hsfm.progress import track
 from hsfm.source import open_pictures
 from hsfm.standardise import read_standardisation
 from hsfm.support import read_support
@@ -34,7 +34,7 @@ from hsfm.support import read_support
 SIDE = 256  # pixels, in the figure
 
 
-def decode_edits(inputs: dict, outputs: dict, cache: CacheFiles | None, settings: dict) -> None:
+def decode_edits(inputs: dict, outputs: dict, cache: CacheFiles | None, settings: dict) -> str:
     edits, about = read_edits(inputs["edits"])
     names, unclip = read_names(inputs["images"]), settings["unclip"]
     if len(unclip["prompts"]) != len(names.attribute_names):
@@ -60,7 +60,7 @@ def decode_edits(inputs: dict, outputs: dict, cache: CacheFiles | None, settings
     made = decode(
         pipeline, torch.cat([before, after]), 2 * seeds, **drawing, size=tuple(unclip["size"]), compute=compute
     )
-    pictures = list(tqdm(made, "decoding", 2 * len(rows), unit="image", disable=None))
+    pictures = list(track(made, "decoding", "image", 2 * len(rows)))
     pictures = {"before": pictures[: len(rows)], "after": pictures[len(rows) :]}
     judged = {when: judge(part) for when, part in pictures.items()}
     described = {"dataset": names.dataset, "prompts": unclip["prompts"], "model": model.origin}
@@ -69,6 +69,7 @@ def decode_edits(inputs: dict, outputs: dict, cache: CacheFiles | None, settings
     job.log.info("CLIP sees another attribute after the edit in %d of %d pairs", sum(moved), len(moved))
     write_parquet(outputs["decoded"], table, {}, compression="none")
     draw(table, open_pictures(inputs["images"], cache), names, [outputs["png"], outputs["pdf"]])
+    return f"{sum(moved)} of {len(moved)} pairs"
 
 
 def judge_of(settings: dict, prompts: list[str], compute: Compute) -> Callable[[list[np.ndarray]], Tensor]:
@@ -128,9 +129,10 @@ def draw(table: pa.Table, originals: Callable, names: object, outputs: list[str]
         figures.save(figure, path)
 
 
-decode_edits(
+shown = decode_edits(
     dict(snakemake.input.items()),
     dict(snakemake.output.items()),
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )
+job.finish("CLIP", f"another attribute seen after the edit in {shown}")

@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from hsfm import job
-from hsfm.files import write_atomically
+from hsfm.files import in_bytes, write_atomically
 from hsfm.images import leave_out_unreadable, read_images, write_images
 from hsfm.pixel_cache import CacheFiles, decode_images
 
 
-def decode(listed: str, images: str, unreadable: str, cache: CacheFiles, on_bad_image: str, workers: int) -> None:
+def decode(listed: str, images: str, unreadable: str, cache: CacheFiles, on_bad_image: str, workers: int) -> str:
     table = read_images(listed)
     decoded = decode_images(table.rows, table.folder, cache, workers=workers)
     size = {"height": decoded.found["original_height"], "width": decoded.found["original_width"]}
@@ -19,10 +19,13 @@ def decode(listed: str, images: str, unreadable: str, cache: CacheFiles, on_bad_
     with write_atomically(unreadable) as temporary:
         listing.to_csv(temporary, index=False)
     decoded.finish()
+    left_out = f", {len(listing)} unreadable left out" if len(listing) else ""
+    size = in_bytes(cache.pixels.stat().st_size)
+    return f"{len(readable.rows):,} decoded, {size}{left_out}"
 
 
 job.start(snakemake.log[0])
-decode(
+decoded = decode(
     snakemake.input.listed,
     snakemake.output.images,
     snakemake.output.unreadable,
@@ -30,3 +33,4 @@ decode(
     snakemake.params.on_bad_image,
     snakemake.threads,
 )
+job.finish("Images", decoded)

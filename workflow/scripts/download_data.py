@@ -10,3 +10,4 @@ def download_data(source: str, folder: str) -> None:
 
 job.start(snakemake.log[0])
 download_data(snakemake.params.source, snakemake.params.folder)
+job.finish("Download", f"{snakemake.params.folder} is complete")

@@ -102,3 +102,4 @@ draw(
     snakemake.wildcards.dataset,
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
 )
+job.finish("Figures", ", ".join(path for path in snakemake.output if path.endswith(".png")))

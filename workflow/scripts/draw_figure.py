@@ -64,3 +64,4 @@ job.start(snakemake.log[0])
 inputs = {name: [paths] if isinstance(paths, str) else list(paths) for name, paths in snakemake.input.items()}
 for path in snakemake.output:
     figures.save(draw_figure(snakemake.wildcards.figure, inputs, snakemake.wildcards.dataset), path)
+job.finish("Figure", snakemake.output[0])

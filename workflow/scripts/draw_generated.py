@@ -68,3 +68,4 @@ draw_generated(
     snakemake.wildcards.dataset,
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
 )
+job.finish("Figure", snakemake.output[0])

@@ -108,3 +108,4 @@ draw_masks(
     snakemake.params.transform,
     snakemake.params.shown,
 )
+job.finish("Figure", snakemake.output[0])

@@ -24,3 +24,4 @@ def draw_study(paths: list[str], outputs: list[str], study: str, dataset: str) -
 
 job.start(snakemake.log[0])
 draw_study(snakemake.input.results, snakemake.output, Path(snakemake.output[0]).stem, snakemake.wildcards.dataset)
+job.finish("Figure", snakemake.output[0])

@@ -11,3 +11,4 @@ export_model(
     standardisation=snakemake.input.standardisation,
     seed=int(snakemake.wildcards.seed),
 )
+job.finish("Export", f"{snakemake.wildcards.method} in {snakemake.output.model}")

@@ -1,7 +1,10 @@
 """Embed the images of one dataset with a trained backbone: all of them, or one shard's."""
 
 import json
+import time
 from collections.abc import Iterator
+
+import pyarrow.parquet as pq
 
 from hsfm import job
 from hsfm.backbone import read_checkpoint
@@ -14,6 +17,7 @@ from hsfm.parts import WHOLE, Shard
 from hsfm.pixel_cache import CacheFiles
 from hsfm.source import open_source
 from hsfm.splits import write_splits
+from hsfm.summary import by_split
 
 
 def extract_embeddings(
@@ -58,6 +62,7 @@ def extract_embeddings(
 
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
+began = time.monotonic()
 extract_embeddings(
     snakemake.input.images,
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
@@ -68,3 +73,6 @@ extract_embeddings(
     snakemake.params.settings,
     Compute(choose_device(snakemake.params.device), **snakemake.params.compute),
 )
+seconds = time.monotonic() - began
+rows = {split: pq.read_metadata(snakemake.output[split]).num_rows for split in SPLITS}
+job.finish("Embeddings", f"{by_split(rows)}, {sum(rows.values()) / seconds:,.0f} images/s")

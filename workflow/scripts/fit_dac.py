@@ -15,9 +15,10 @@ from hsfm.masks import read_masks
 from hsfm.pixel_cache import CacheFiles
 from hsfm.pixels import ImageFiles, Images
 from hsfm.source import open_source
+from hsfm.summary import kept_epochs
 
 
-def fit(inputs: dict, outputs: dict, seed: int, cache: CacheFiles | None, settings: dict) -> None:
+def fit(inputs: dict, outputs: dict, seed: int, cache: CacheFiles | None, settings: dict) -> str:
     # its network's own head is not used, but is known to fit the embeddings
     model = read_classifier(inputs["checkpoint"], inputs["heads"], standardisation=inputs["standardisation"])
     train, val = (read_embeddings(inputs[split], split=split) for split in ("train", "val"))
@@ -71,6 +72,7 @@ def fit(inputs: dict, outputs: dict, seed: int, cache: CacheFiles | None, settin
     write_heads(
         outputs["heads"], saved(result.head, seed, train, origin, remark, {**dac, "masks": masks.about["source"]})
     )
+    return kept_epochs(result.history)
 
 
 def saved(head: Head, seed: int, train: Embeddings, origin: str, remark: str, settings: dict) -> SavedHeads:
@@ -89,10 +91,11 @@ def saved(head: Head, seed: int, train: Embeddings, origin: str, remark: str, se
 
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
-fit(
+kept = fit(
     dict(snakemake.input.items()),
     dict(snakemake.output.items()),
     int(snakemake.wildcards.seed),
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )
+job.finish("DaC", kept)

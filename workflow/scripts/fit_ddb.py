@@ -19,6 +19,7 @@ from hsfm.images import read_images
 from hsfm.pixel_cache import CacheFiles
 from hsfm.pixels import pack
 from hsfm.source import open_source
+from hsfm.summary import kept_epochs
 
 METHODS = {"diffusion": "ddb", "cut_paste": "ddb_cut_paste"}  # how tables call it
 OBJECTS_OF = {
@@ -27,7 +28,7 @@ OBJECTS_OF = {
 }
 
 
-def fit(inputs: dict, outputs: dict, seed: int, cache: CacheFiles | None, settings: dict) -> None:
+def fit(inputs: dict, outputs: dict, seed: int, cache: CacheFiles | None, settings: dict) -> str:
     model = read_classifier(inputs["checkpoint"], inputs["heads"], standardisation=inputs["standardisation"])
     pruned, about = read_table(inputs["pruned"], PRUNED)
     if about["checkpoint_sha256"] != model.checkpoint_sha256:
@@ -72,6 +73,7 @@ def fit(inputs: dict, outputs: dict, seed: int, cache: CacheFiles | None, settin
     write_heads(outputs["heads"], saved)
     for leftover in Path(outputs["checkpoint"]).parent.glob(".resume-*.safetensors"):
         leftover.unlink()
+    return kept_epochs(history) if any(generated) else "no generated image was kept: ERM's own network"
 
 
 def kept_images(path: str, pruned: pd.DataFrame, class_names: tuple[str, ...]) -> list[LabelledImages | None]:
@@ -119,10 +121,11 @@ def retrain_network(
 
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
-fit(
+kept = fit(
     dict(snakemake.input.items()),
     dict(snakemake.output.items()),
     int(snakemake.wildcards.seed),
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )
+job.finish("DDB", kept)

@@ -4,10 +4,12 @@ from hsfm import job
 from hsfm.baselines.dfr import fit_dfr
 from hsfm.embeddings import read_embeddings
 from hsfm.head import SavedHeads, write_heads
+from hsfm.summary import strengths
 
 job.start(snakemake.log[0])
 val = read_embeddings(snakemake.input.val, split="val")
-head = fit_dfr(val, seeds=snakemake.params.seeds, **snakemake.params.settings)
+chosen = []
+head = fit_dfr(val, seeds=snakemake.params.seeds, **snakemake.params.settings, chosen=chosen)
 write_heads(
     snakemake.output.heads,
     SavedHeads(
@@ -21,3 +23,4 @@ write_heads(
         settings=snakemake.params.settings,
     ),
 )
+job.finish("DFR", strengths(chosen))

@@ -4,20 +4,21 @@ from hsfm import job
 from hsfm.embeddings import read_embeddings
 from hsfm.frozen import fit_head
 from hsfm.head import SavedHeads, write_heads
+from hsfm.summary import percent
 
 job.start(snakemake.log[0])
 train = read_embeddings(snakemake.input.train, split="train")
 settings = snakemake.params.settings
-write_heads(
-    snakemake.output.heads,
-    SavedHeads(
-        head=fit_head(train, c=settings["C"], max_iter=settings["max_iter"]),
-        method="erm",
-        seeds=(int(snakemake.wildcards.run),),
-        class_names=train.class_names,
-        checkpoint_sha256=train.checkpoint_sha256,
-        group_labels="none",
-        chosen_by="logistic regression on frozen features, nothing chosen",
-        settings=settings,
-    ),
+saved = SavedHeads(
+    head=fit_head(train, c=settings["C"], max_iter=settings["max_iter"]),
+    method="erm",
+    seeds=(int(snakemake.wildcards.run),),
+    class_names=train.class_names,
+    checkpoint_sha256=train.checkpoint_sha256,
+    group_labels="none",
+    chosen_by="logistic regression on frozen features, nothing chosen",
+    settings=settings,
 )
+write_heads(snakemake.output.heads, saved)
+correct = saved.head[0].predict(train.features) == train.y
+job.finish("ERM", f"head fitted, training accuracy {percent([float(correct.double().mean())])}")

@@ -6,9 +6,10 @@ from hsfm.embeddings import read_embeddings
 from hsfm.files import write_frame
 from hsfm.hard_set import read_hard_set
 from hsfm.head import SavedHeads, read_heads, write_heads
+from hsfm.summary import kept_epochs
 
 
-def fit_hsfm(inputs: dict[str, str], outputs: dict[str, str], seeds: list[int], settings: dict, device: str) -> None:
+def fit_hsfm(inputs: dict[str, str], outputs: dict[str, str], seeds: list[int], settings: dict, device: str) -> str:
     train, val = (read_embeddings(inputs[split], split=split) for split in ("train", "val"))
     erm = read_heads(inputs["heads"])
     for split, embeddings in (("train", train), ("val", val)):
@@ -34,13 +35,15 @@ def fit_hsfm(inputs: dict[str, str], outputs: dict[str, str], seeds: list[int], 
         remarks=result.remarks,
     )
     write_heads(outputs["heads"], saved)
+    return kept_epochs(result.history)
 
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
-fit_hsfm(
+kept = fit_hsfm(
     dict(snakemake.input.items()),
     dict(snakemake.output.items()),
     snakemake.params.seeds,
     {**snakemake.params.settings, **snakemake.params.hard_set},
     snakemake.params.device,
 )
+job.finish("HSFM", kept)

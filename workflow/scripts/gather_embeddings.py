@@ -1,8 +1,11 @@
 """Join the embeddings of shards, a piece at a time, and bring them to one spread where it is asked for."""
 
+import pyarrow.parquet as pq
+
 from hsfm import job
 from hsfm.images import SPLITS
 from hsfm.splits import read_shards, write_splits
+from hsfm.summary import by_split
 
 job.start(snakemake.log[0])
 write_splits(
@@ -10,3 +13,5 @@ write_splits(
     {split: read_shards(snakemake.input[split], split) for split in SPLITS}.__getitem__,
     snakemake.params.settings["standardise"],
 )
+rows = {split: pq.read_metadata(snakemake.output[split]).num_rows for split in SPLITS}
+job.finish("Embeddings", f"{by_split(rows)} gathered")

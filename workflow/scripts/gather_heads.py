@@ -2,6 +2,9 @@
 
 from hsfm import job
 from hsfm.head import gather, read_heads, write_heads
+from hsfm.methods import method_label
 
 job.start(snakemake.log[0])
-write_heads(snakemake.output.heads, gather([read_heads(path) for path in snakemake.input.heads]))
+saved = gather([read_heads(path) for path in snakemake.input.heads])
+write_heads(snakemake.output.heads, saved)
+job.finish(method_label(saved.method), f"heads of {len(saved.seeds)} seeds gathered")

@@ -12,7 +12,6 @@ import diffusers
 import pyarrow as pa
 import transformers
 from diffusers import StableDiffusionInpaintPipeline
-from tqdm import tqdm
 
 from hsfm.device import Compute, choose_device
 from hsfm.diffusion.inpaint import inpaint_parts
@@ -21,12 +20,13 @@ from hsfm.files import read_safetensors, require
 from hsfm.generated import GENERATED, OBJECTS, as_table, plan, read_mask, read_table
 from hsfm.parts import Shard, cut, write_in_parts
 from hsfm.pixel_cache import CacheFiles
+from hsfm.progress import Progress
 from hsfm.source import open_pictures
 
 BATCHES = 8  # of a part; what a killed job loses at most
 
 
-def inpaint_objects(inputs: dict, output: str, shard: Shard, cache: CacheFiles | None, settings: dict) -> None:
+def inpaint_objects(inputs: dict, output: str, shard: Shard, cache: CacheFiles | None, settings: dict) -> str:
     objects, about = read_table(inputs["objects"], OBJECTS)
     compute = Compute(choose_device(settings["device"]), **settings["compute"])
     models, ddb = settings["models"], settings["ddb"]
@@ -47,7 +47,7 @@ def inpaint_objects(inputs: dict, output: str, shard: Shard, cache: CacheFiles |
         "generator": "diffusion",
         "models": {**about["models"], "text_to_image": learnt_on, "inpainting": model.origin},
     }
-    bar = tqdm(total=sum(len(parts[number]) for number in share), desc="inpainting", unit="image", disable=None)
+    bar = Progress("inpainting", sum(len(parts[number]) for number in share), "image")
 
     def make(missing: Sequence[int]) -> Iterator[pa.Table]:
         chosen = [parts[number] for number in missing]
@@ -64,6 +64,7 @@ def inpaint_objects(inputs: dict, output: str, shard: Shard, cache: CacheFiles |
     # PNG is compressed already
     write_in_parts(output, share, make, depends_on=depends_on, compression="none")
     bar.close()
+    return f"{sum(len(parts[number]) for number in share):,} images generated or accounted for"
 
 
 def add_tokens(
@@ -91,10 +92,11 @@ def add_tokens(
     return names, json.loads(metadata["model"])
 
 
-inpaint_objects(
+made = inpaint_objects(
     dict(snakemake.input.items()),
     snakemake.output.generated,
     Shard.named(snakemake.wildcards.get("shard")),
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )
+job.finish("DDB", made)

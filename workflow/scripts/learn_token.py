@@ -24,7 +24,7 @@ from hsfm.resample import resize
 from hsfm.source import open_pictures
 
 
-def learn(inputs: dict, token_file: str, history_file: str, label: int, settings: dict) -> None:
+def learn(inputs: dict, token_file: str, history_file: str, label: int, settings: dict) -> str:
     table = read_images(inputs["images"])
     if label >= len(table.class_names):
         raise ValueError(
@@ -70,6 +70,7 @@ def learn(inputs: dict, token_file: str, history_file: str, label: int, settings
     write_safetensors(token_file, {"embedding": learnt.embedding}, metadata)
     for leftover in resume.parent.glob(f".resume-class{label}-*.safetensors"):
         leftover.unlink()
+    return f"word {token}, loss {learnt.history['loss'].iloc[-1]:.4f} after {len(learnt.history):,} steps"
 
 
 def token_of(label: int, class_names: Sequence[str]) -> str:
@@ -78,10 +79,11 @@ def token_of(label: int, class_names: Sequence[str]) -> str:
     return f"<{plain[label]}>" if plain[label] and plain.count(plain[label]) == 1 else f"<{plain[label]}-class{label}>"
 
 
-learn(
+learnt = learn(
     dict(snakemake.input.items()),
     snakemake.output.token,
     snakemake.output.history,
     int(snakemake.wildcards.label),
     dict(snakemake.params.items()),
 )
+job.finish("DDB", learnt)

@@ -3,6 +3,7 @@
 from hsfm import job
 from hsfm.datasets import celeba, counts, metadata, metashift, waterbirds
 from hsfm.images import ImageTable, Listing, complete, write_images
+from hsfm.summary import by_split
 
 
 def list_images(settings: dict) -> Listing:
@@ -26,3 +27,4 @@ table = ImageTable(
     pixels_sha256={},
 )
 write_images(snakemake.output[0], table)
+job.finish("Image table", by_split(listing.rows["split"].value_counts(sort=False).to_dict()))

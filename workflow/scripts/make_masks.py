@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from hsfm import job
 from hsfm.classifier import read_classifier
@@ -15,12 +14,13 @@ from hsfm.masks import Masks, as_table, find_masks, pack
 from hsfm.parts import Shard, cut, write_in_parts
 from hsfm.pixel_cache import CacheFiles
 from hsfm.pixels import Images, feed
+from hsfm.progress import Progress
 from hsfm.source import open_source
 
 BATCHES = 8  # of a part; what a killed job loses at most
 
 
-def make_masks(inputs: dict, output: str, split: str, shard: Shard, cache: CacheFiles | None, settings: dict) -> None:
+def make_masks(inputs: dict, output: str, split: str, shard: Shard, cache: CacheFiles | None, settings: dict) -> str:
     model = read_classifier(inputs["checkpoint"], inputs["heads"], standardisation=inputs["standardisation"])
     table = read_images(inputs["images"])
     rows = table.split(split)
@@ -38,7 +38,7 @@ def make_masks(inputs: dict, output: str, split: str, shard: Shard, cache: Cache
     parts = cut(rows, BATCHES * masking["batch_size"])
     share = shard.take(len(parts))
     n = sum(len(parts[number]) for number in share)
-    bar = tqdm(total=n, desc=f"masking {split}", unit="image", disable=None)
+    bar = Progress(f"masking {split}", n, "image")
 
     def masks_of(part: pd.DataFrame) -> Masks:
         y = torch.tensor(part["y"].to_numpy(np.int64), device=compute.device)
@@ -82,10 +82,11 @@ def make_masks(inputs: dict, output: str, split: str, shard: Shard, cache: Cache
         depends_on=job.depends_on(settings, files, str(compute.device)),
     )
     bar.close()
+    return f"{n:,} {split} images"
 
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
-make_masks(
+made = make_masks(
     dict(snakemake.input.items()),
     snakemake.output.masks,
     snakemake.wildcards.split,
@@ -93,3 +94,4 @@ make_masks(
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )
+job.finish("Masks", made)

@@ -25,3 +25,4 @@ def make_tables(score_files: list[str], outputs: list[str]) -> None:
 
 job.start(snakemake.log[0])
 make_tables(snakemake.input.scores, snakemake.output)
+job.finish("Tables", ", ".join(path for path in snakemake.output if path.endswith(".md")))

@@ -3,6 +3,7 @@
 from hsfm import job
 from hsfm.edits import measure, write_edits
 from hsfm.embeddings import read_embeddings
+from hsfm.summary import percent
 from hsfm.support import read_support
 
 job.start(snakemake.log[0])
@@ -11,6 +12,7 @@ settings = snakemake.params.edits
 measured = measure(
     read_support(snakemake.input.support), train, val, neighbours=settings["neighbours"], seed=settings["seed"]
 )
+flips = measured.rows["attribute_flips"].dropna()
 write_edits(
     snakemake.output.edits,
     measured,
@@ -18,3 +20,5 @@ write_edits(
     run=int(snakemake.wildcards.run),
     checkpoint_sha256=train.checkpoint_sha256,
 )
+flipped = f", {percent([flips.astype(float).mean()])} % come to lie nearest to another attribute" if len(flips) else ""
+job.finish("Edits", f"{len(measured.rows):,} measured{flipped}")

@@ -4,15 +4,17 @@ from hsfm import job
 from hsfm.datasets import counts, dominoes, minibirds
 from hsfm.files import sha256, write_array
 from hsfm.images import ImageTable, Packed, complete, write_images
+from hsfm.summary import by_split
 
 
-def pack_images(dataset: str, images: str, pixels: str, settings: dict, workers: int) -> None:
+def pack_images(dataset: str, images: str, pixels: str, settings: dict, workers: int) -> str:
     packed = pack(settings, workers)
     write_array(pixels, packed.pixels)
     height, width = packed.pixels.shape[1:3]
     rows = complete(packed.rows.assign(path="pixels.npy", height=height, width=width), packed.attribute_names)
     table = ImageTable(rows, dataset, packed.class_names, packed.attribute_names, "", {"pixels.npy": sha256(pixels)})
     write_images(images, table)
+    return f"{by_split(rows['split'].value_counts(sort=False).to_dict())}, {height} x {width} pixels"
 
 
 def pack(settings: dict, workers: int) -> Packed:
@@ -28,10 +30,11 @@ def pack(settings: dict, workers: int) -> Packed:
 # the guard, because drawing starts worker processes that import this file
 if __name__ == "__main__":
     job.start(snakemake.log[0])
-    pack_images(
+    packed = pack_images(
         snakemake.wildcards.dataset,
         snakemake.output.images,
         snakemake.output.pixels,
         snakemake.params.settings,
         snakemake.threads,
     )
+    job.finish("Images", packed)

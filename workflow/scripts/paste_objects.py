@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from hsfm import job
 from hsfm.cut_paste import cut_paste, leaves_surroundings
 from hsfm.generated import GENERATED, NOTHING_FOUND, OBJECTS, as_png, as_table, mask_as_png, plan, read_mask, read_table
 from hsfm.parts import Shard, cut, write_in_parts
 from hsfm.pixel_cache import CacheFiles
+from hsfm.progress import Progress
 from hsfm.source import open_pictures
 
 PART = 64  # images; what a killed job loses at most
@@ -21,7 +21,7 @@ NO_SCENE = "the object covers the whole source"
 
 def paste_objects(
     inputs: dict, output: str, shard: Shard, cache: CacheFiles | None, settings: dict, threads: int
-) -> None:
+) -> str:
     objects, about = read_table(inputs["objects"], OBJECTS)
     about, ddb = {**about, "generator": "cut_paste"}, settings["ddb"]
     masks = {one.image_id: read_mask(one.mask) for one in objects.itertuples() if one.mask is not None}
@@ -51,7 +51,7 @@ def paste_objects(
     rows = plan(objects, about["classes"], images_per_source=ddb["images_per_source"], seed=ddb["seed"])
     parts = cut(rows, PART)
     share = shard.take(len(parts))
-    bar = tqdm(total=sum(len(parts[number]) for number in share), desc="pasting", unit="image", disable=None)
+    bar = Progress("pasting", sum(len(parts[number]) for number in share), "image")
 
     def make(missing: Sequence[int]) -> Iterator[pa.Table]:
         with ThreadPoolExecutor(threads) as pool:
@@ -66,10 +66,11 @@ def paste_objects(
     # PNG is compressed already
     write_in_parts(output, share, make, depends_on=job.depends_on(settings, files, "cpu"), compression="none")
     bar.close()
+    return f"{sum(len(parts[number]) for number in share):,} images generated or accounted for"
 
 
 job.start(snakemake.log[0])
-paste_objects(
+made = paste_objects(
     dict(snakemake.input.items()),
     snakemake.output.generated,
     Shard.named(snakemake.wildcards.get("shard")),
@@ -77,3 +78,4 @@ paste_objects(
     dict(snakemake.params.items()),
     snakemake.threads,
 )
+job.finish("DDB", made)

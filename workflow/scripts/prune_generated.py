@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import torch
-from tqdm import tqdm
 
 from hsfm import job
 from hsfm.baselines.ddb import Pairs, class_confidence, judge, why_not
@@ -16,10 +15,11 @@ from hsfm.generated import GENERATED, PRUNED, as_table, read_mask, read_png
 from hsfm.head import read_heads
 from hsfm.pixel_cache import CacheFiles
 from hsfm.pixels import pack
+from hsfm.progress import Progress
 from hsfm.source import open_pictures
 
 
-def prune_generated(inputs: dict, output: str, cache: CacheFiles | None, settings: dict) -> None:
+def prune_generated(inputs: dict, output: str, cache: CacheFiles | None, settings: dict) -> str:
     model = read_classifier(inputs["checkpoint"], inputs["heads"], standardisation=inputs["standardisation"])
     train, erm = read_embeddings(inputs["train"], split="train"), read_heads(inputs["heads"])
     erm.check_fits(train, inputs["train"])
@@ -45,7 +45,7 @@ def prune_generated(inputs: dict, output: str, cache: CacheFiles | None, setting
                 y=torch.tensor([row["y"] for row in made]),
             )
 
-    with tqdm(desc="pruning", unit="image", disable=None) as bar:
+    with Progress("pruning", None, "image") as bar:
         for judged in judge(
             model.trained.network,
             pairs(),
@@ -71,6 +71,7 @@ def prune_generated(inputs: dict, output: str, cache: CacheFiles | None, setting
     table = as_table(pruned, PRUNED, about)
     write_parquet(output, table, {})
     report(table, about["classes"])
+    return f"{sum(row['kept'] for row in pruned):,} of {len(pruned):,} generated images kept"
 
 
 def report(table: pa.Table, class_names: list[str]) -> None:
@@ -82,9 +83,10 @@ def report(table: pa.Table, class_names: list[str]) -> None:
 
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
-prune_generated(
+kept = prune_generated(
     dict(snakemake.input.items()),
     snakemake.output.pruned,
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )
+job.finish("DDB", kept)

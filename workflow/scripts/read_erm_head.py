@@ -29,3 +29,4 @@ def read_erm_head(checkpoint: str, heads: str, run: int) -> None:
 
 job.start(snakemake.log[0])
 read_erm_head(snakemake.input.checkpoint, snakemake.output.heads, int(snakemake.wildcards.run))
+job.finish("ERM", "head read out of its network")

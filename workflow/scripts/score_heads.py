@@ -5,10 +5,12 @@ import pandas as pd
 from hsfm import job
 from hsfm.embeddings import read_embeddings
 from hsfm.head import SavedHeads, read_heads
+from hsfm.methods import method_label
 from hsfm.scores import SPLITS, score_splits, write_scores
+from hsfm.summary import on_test
 
 
-def score_heads(heads: list[str], embeddings: list[str], scores: str, run: int) -> None:
+def score_heads(heads: list[str], embeddings: list[str], scores: str, run: int) -> pd.DataFrame:
     """heads: a file, or one per seed where each has features of its own; embeddings: for each the three splits.
 
     The method is what the heads say, which tells variants of one rule apart.
@@ -20,6 +22,7 @@ def score_heads(heads: list[str], embeddings: list[str], scores: str, run: int) 
         frames.append(score(saved, embeddings[number * len(SPLITS) : (number + 1) * len(SPLITS)]))
     frame = pd.concat(frames, ignore_index=True).assign(run=run)
     write_scores(scores, frame, {"checkpoint_sha256": ", ".join(origins)})
+    return frame
 
 
 def score(saved: SavedHeads, embeddings: list[str]) -> pd.DataFrame:
@@ -34,9 +37,10 @@ def score(saved: SavedHeads, embeddings: list[str]) -> pd.DataFrame:
 
 
 job.start(snakemake.log[0])
-score_heads(
+scores = score_heads(
     list(snakemake.input.heads),
     list(snakemake.input.embeddings),
     snakemake.output.scores,
     int(snakemake.wildcards.run),
 )
+job.finish(method_label(scores["method"].iloc[0]), on_test(scores))

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import transformers
-from tqdm import tqdm
 
 from hsfm.device import Compute, choose_device
 from hsfm.diffusion.models import find_model
@@ -17,12 +16,13 @@ from hsfm.diffusion.segment import Segmenter
 from hsfm.generated import OBJECTS, SOURCES, as_table, mask_as_png, read_table
 from hsfm.parts import write_in_parts
 from hsfm.pixel_cache import CacheFiles
+from hsfm.progress import Progress
 from hsfm.source import open_pictures
 
 PART = 64  # images; what a killed job loses at most
 
 
-def segment_objects(inputs: dict, output: str, cache: CacheFiles | None, settings: dict) -> None:
+def segment_objects(inputs: dict, output: str, cache: CacheFiles | None, settings: dict) -> str:
     sources, about = read_table(inputs["sources"], SOURCES)
     compute = Compute(choose_device(settings["device"]), **settings["compute"])
     models = settings["models"]
@@ -34,7 +34,7 @@ def segment_objects(inputs: dict, output: str, cache: CacheFiles | None, setting
     about |= {"source": "GroundingDINO and SAM", "models": {name: model.origin for name, model in found.items()}}
     segmenting = {key: value for key, value in settings["segment"].items() if key != "batch_size"}
     pictures = open_pictures(inputs["images"], cache)
-    bar = tqdm(total=len(sources), desc="segmenting", unit="image", disable=None)
+    bar = Progress("segmenting", len(sources), "image")
 
     def parts(missing: Sequence[int]) -> Iterator[pa.Table]:
         for number in missing:
@@ -64,11 +64,14 @@ def segment_objects(inputs: dict, output: str, cache: CacheFiles | None, setting
         output, range(-(-len(sources) // PART)), parts, depends_on=job.depends_on(origins, files, str(compute.device))
     )
     bar.close()
+    objects, _ = read_table(output, OBJECTS)
+    return f"objects found in {int(objects['mask'].notna().sum()):,} of {len(objects):,} source images"
 
 
-segment_objects(
+found = segment_objects(
     dict(snakemake.input.items()),
     snakemake.output.objects,
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     dict(snakemake.params.items()),
 )
+job.finish("DDB", found)

@@ -9,7 +9,7 @@ from hsfm.scores import SPLITS
 from hsfm.studies.sweep import SETTINGS, combinations, run_sweep, share_out, trials
 
 
-def sweep_hsfm(inputs: dict, output: str, part: int, settings: dict, device: str) -> None:
+def sweep_hsfm(inputs: dict, output: str, part: int, settings: dict, device: str) -> str:
     splits = [read_embeddings(inputs[split], split=split) for split in SPLITS]
     erm = read_heads(inputs["heads"])
     for split in splits:
@@ -27,13 +27,15 @@ def sweep_hsfm(inputs: dict, output: str, part: int, settings: dict, device: str
         select_by=["worst_group", "worst_class"] if grouped else ["worst_class"],
     )
     write_frame(output, frame, {"checkpoint_sha256": erm.checkpoint_sha256})
+    return f"part {part}, {frame['setting'].nunique()} settings, {len(frame)} rows"
 
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
-sweep_hsfm(
+tried = sweep_hsfm(
     dict(snakemake.input.items()),
     snakemake.output[0],
     int(snakemake.wildcards.part),
     snakemake.params.settings,
     snakemake.params.device,
 )
+job.finish("Sweep", tried)

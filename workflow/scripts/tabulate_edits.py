@@ -48,3 +48,4 @@ summary = summarise(pd.concat([rows for rows, _ in parts], ignore_index=True))
 text = edits_table(summary, notes(parts))
 for output in snakemake.output:
     write_table(Path(output), summary, text)
+job.finish("Table", next(path for path in snakemake.output if path.endswith(".md")))

@@ -39,3 +39,4 @@ def bias(paths: list[str]) -> tuple[pd.DataFrame, TextTable]:
 
 job.start(snakemake.log[0])
 tabulate_study(snakemake.input.results, snakemake.output, Path(snakemake.output[0]).stem)
+job.finish("Table", next(path for path in snakemake.output if path.endswith(".md")))

@@ -47,3 +47,4 @@ take_backbone(
     snakemake.params.backbone,
     snakemake.params.transform,
 )
+job.finish("Backbone", f"{snakemake.params.backbone['name']}, taken as it is")

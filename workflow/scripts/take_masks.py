@@ -12,7 +12,7 @@ from hsfm.masks import Masks, pack, write_masks
 
 def take_masks(
     images: str, checkpoint: str, output: str, split: str, settings: dict, transform: dict, workers: int
-) -> None:
+) -> str:
     settings = {key: value for key, value in settings.items() if key != "source"}
     image_id, birds = minibirds.draw_masks(split, **settings, workers=workers)
     # as they lie on what the network sees
@@ -34,12 +34,13 @@ def take_masks(
         },
     )
     write_masks(output, masks)
+    return f"{len(masks):,} {split} images, as the dataset knows them"
 
 
 # the guard, because drawing starts worker processes that import this file
 if __name__ == "__main__":
     job.start(snakemake.log[0])
-    take_masks(
+    taken = take_masks(
         snakemake.input.images,
         snakemake.input.checkpoint,
         snakemake.output.masks,
@@ -48,3 +49,4 @@ if __name__ == "__main__":
         snakemake.params.transform,
         snakemake.threads,
     )
+    job.finish("Masks", taken)

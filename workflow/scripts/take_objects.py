@@ -6,10 +6,11 @@ from hsfm.files import write_parquet
 from hsfm.generated import OBJECTS, SOURCES, as_table, mask_as_png, read_table
 from hsfm.masks import read_masks, unpack
 from hsfm.pixel_cache import CacheFiles
+from hsfm.progress import track
 from hsfm.source import open_pictures
 
 
-def take_objects(inputs: dict, output: str, cache: CacheFiles | None, transform: dict) -> None:
+def take_objects(inputs: dict, output: str, cache: CacheFiles | None, transform: dict) -> str:
     sources, about = read_table(inputs["sources"], SOURCES)
     masks = read_masks(inputs["masks"], split="train")
     if masks.about["checkpoint_sha256"] != about["checkpoint_sha256"]:
@@ -21,7 +22,8 @@ def take_objects(inputs: dict, output: str, cache: CacheFiles | None, transform:
     masks = masks.of(sources["image_id"])
     pictures = open_pictures(inputs["images"], cache)
     rows = []
-    for source, seen in zip(sources.itertuples(), unpack(masks.packed, masks.size), strict=True):
+    both = zip(sources.itertuples(), unpack(masks.packed, masks.size), strict=True)
+    for source, seen in track(both, "taking objects", "image", len(sources)):
         (picture,) = pictures([source.image_id])
         mask = hide_masks(seen, picture.shape[:2], transform).numpy()
         there = bool(mask.any())
@@ -34,12 +36,14 @@ def take_objects(inputs: dict, output: str, cache: CacheFiles | None, transform:
             }
         )
     write_parquet(output, as_table(rows, OBJECTS, {**about, "source": masks.about["source"], "models": {}}), {})
+    return f"objects taken from {sum(row['mask'] is not None for row in rows):,} of {len(rows):,} source images"
 
 
 job.start(snakemake.log[0])
-take_objects(
+taken = take_objects(
     dict(snakemake.input.items()),
     snakemake.output.objects,
     CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
     snakemake.params.transform,
 )
+job.finish("DDB", taken)

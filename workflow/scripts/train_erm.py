@@ -1,6 +1,9 @@
 """Train a network by ERM on the training images of one dataset."""
 
 from hsfm import job
+from hsfm.erm import CHECKPOINTS
+from hsfm.files import read_frame
+from hsfm.summary import erm_epoch
 from hsfm.training_job import run
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
@@ -17,3 +20,6 @@ run(
     gpus=snakemake.resources.gpu,
     log_file=snakemake.log[0],
 )
+rule = CHECKPOINTS[snakemake.params.training["checkpoint"]]
+columns = ["epoch", "val_average", "val_worst_group", "val_worst_class"]
+job.finish("ERM", erm_epoch(read_frame(snakemake.output.history, columns), rule))

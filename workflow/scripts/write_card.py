@@ -12,3 +12,4 @@ with write_atomically(snakemake.output.counts) as temporary:
     counts.to_csv(temporary, index=False)
 with write_atomically(snakemake.output.card) as temporary:
     temporary.write_text(write_text(table, counts))
+job.finish("Data card", f"{snakemake.output.card}, {len(table.rows):,} images")

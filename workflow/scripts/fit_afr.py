@@ -1,0 +1,37 @@
+"""Fit AFR's head on the training images that its network has not seen."""
+
+import json
+
+from hsfm import job
+from hsfm.backbone import read_checkpoint
+from hsfm.baselines.afr import SELECT_BY, fit_afr
+from hsfm.device import choose_device
+from hsfm.embeddings import read_embeddings
+from hsfm.files import sha256, write_frame
+from hsfm.head import Head, SavedHeads, stack, write_heads
+from hsfm.holdout import hold_out
+
+job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
+files, settings, run = snakemake.input, snakemake.params.settings, int(snakemake.wildcards.run)
+train, val = (read_embeddings(files[split], split=split) for split in ("train", "val"))
+trained = read_checkpoint(files.checkpoint)
+holdout = json.loads(trained.metadata["settings"])["training"]["holdout"]
+place = choose_device(snakemake.params.device)
+own = Head(trained.network.fc.weight.detach(), trained.network.fc.bias.detach()).to(place)
+held_out = train.take(hold_out(train.y, holdout, run)).to(place)
+result = fit_afr(held_out, val.to(place), own, **settings)
+job.log.info("gamma %g, lambda %g, step %d", result.gamma, result.penalty, result.step)
+saved = SavedHeads(
+    head=stack([result.head]),
+    method="afr",
+    seeds=(run,),
+    class_names=train.class_names,
+    checkpoint_sha256=sha256(files.checkpoint),
+    group_labels="selection" if settings["select_by"] == "worst_group" else "none",
+    chosen_by=SELECT_BY[settings["select_by"]],
+    settings={**settings, "holdout": holdout, "gamma": result.gamma, "penalty": result.penalty, "step": result.step},
+)
+for split, embeddings in (("train", train), ("val", val)):
+    saved.check_fits(embeddings, files[split])
+write_frame(snakemake.output.history, result.history)
+write_heads(snakemake.output.heads, saved)
