@@ -51,6 +51,7 @@ localrules:
     describe_run,
     save_config,
     draw_figure,
+    draw_comparison,
     tabulate_edits,
     gather_sweep,
     tabulate_study,

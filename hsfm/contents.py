@@ -34,7 +34,7 @@ TOPICS = (
         {"edits": "What its edits mean"},
         {
             "method": "HSFM step by step, from this run",
-            "hard_set": "Minority images in the hard set",
+            "hard_set": "What the hard set holds, by group",
             "edits": "Edits among the validation images",
             "edit_cosines": "Where the edits point",
             "edit_neighbours": "Nearest images before and after",

@@ -179,7 +179,7 @@ def finish(what: str, result: str) -> None:
     record = {"summary": summary, **resources(), **elsewhere, "versions": found}
     with write_atomically(_job.log.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if os.environ.get("HSFM_QUIET") != "yes":
+    if not os.environ.get(progress.QUIET):
         # further in than what Snakemake says of a start
         progress.say(f"{time.strftime('%H:%M:%S')}    {summary}", green=True)
 

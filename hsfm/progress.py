@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BARS = "HSFM_BARS"  # the folder of the rows' locks
+QUIET = "HSFM_QUIET"  # set where a user wants to see less
 ROWS = 4  # bars at the same time; further jobs have none until one is done
 REDRAWN = 0.5  # seconds
 CLEAR = "\r\x1b[J"  # from the beginning of this line to the end of the screen
@@ -190,7 +191,7 @@ def _has_rows() -> bool:
 
 def _draw(text: str) -> None:
     """In one write, so that other processes do not come in between."""
-    with contextlib.suppress(OSError):  # a terminal that was closed is no reason to stop
+    with contextlib.suppress(OSError):  # nor is such a terminal a reason to stop
         os.write(sys.stderr.fileno(), text.encode(errors="replace"))
 
 
@@ -212,10 +213,11 @@ class _Row:
 
     def _redraw(self) -> None:
         while not self._done.wait(REDRAWN):
-            self._move_up()
-            if self._number is not None:
-                columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-                self._put(self._progress._text(columns - 1))
+            with contextlib.suppress(OSError):  # of a terminal that was closed
+                self._move_up()
+                if self._number is not None:
+                    columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+                    self._put(self._progress._text(columns - 1))
 
     def _put(self, text: str) -> None:
         _draw("\n" * self._number + f"\r{text}\x1b[K" + (f"\x1b[{self._number}A" if self._number else "") + "\r")
@@ -223,16 +225,15 @@ class _Row:
     def _move_up(self) -> None:
         """Take the first free row, if it is above the own one."""
         for number in range(ROWS if self._number is None else self._number):
-            with contextlib.suppress(OSError):
-                handle = open(self._locks / str(number), "w")  # noqa: SIM115, it is held until the row is left
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    handle.close()
-                    continue
-                self._leave()
-                self._number, self._lock = number, handle
-                return
+            handle = open(self._locks / str(number), "w")  # noqa: SIM115, it is held until the row is left
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:  # another job has it
+                handle.close()
+                continue
+            self._leave()
+            self._number, self._lock = number, handle
+            return
 
     def _leave(self) -> None:
         if self._number is not None:

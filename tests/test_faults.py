@@ -193,7 +193,8 @@ def write_everything(folder: Path) -> list[list[str]]:
     return [
         [*overlay("minibirds"), "--config", "shards={embedding: 2, masks: 2, generation: 2}", "--",
          *(f"{tables}/{name}.md" for name in ("main", "edits", "sweep", "settings")), "results/config.yaml",
-         *(f"{figures}/minibirds/{name}.png" for name in ("examples", "edits", "masks", "generated", "sweep")),
+         *(f"{figures}/minibirds/{name}.png" for name in ("examples", "tradeoff", "method", "edits", "masks")),
+         *(f"{figures}/minibirds/{name}.png" for name in ("generated", "sweep")),
          "results/minibirds/card.md", "results/report.html",
          *(f"{birds}/{method}/heads.safetensors" for method in ("dfr", "llr", "afr", "dac")),
          *(f"{birds}/studies/{name}.parquet" for name in ("ablations", "validation_bias")),
@@ -612,7 +613,7 @@ def test_a_change_is_seen_whatever_the_dates(copied, arguments, parts, seconds):
     module.write_text(module.read_text() + "\n# changed\n")
     os.utime(module, (before.st_atime, before.st_mtime - 3600))  # as from an archive
     assert planned(copied, *arguments) == {
-        "fit_dfr": 1, "score_heads": 1, "make_tables": 1, "describe_run": 1, "draw_figure": 1,
+        "fit_dfr": 1, "score_heads": 1, "make_tables": 1, "describe_run": 1, "draw_figure": 1, "draw_comparison": 2,
         "write_report": 1,
     }  # fmt: skip
 

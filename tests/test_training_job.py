@@ -63,6 +63,7 @@ from hsfm import job
 from hsfm.training_job import launch
 job.start(sys.argv[2])
 launch(json.loads(sys.argv[1]), 2, sys.argv[2])
+json.dump(job._job.used, open("used.json", "w"))
 """
 
 
@@ -125,6 +126,8 @@ def two(images, tmp_path_factory) -> Path:
     process = start(arguments(images, folder), folder)
     assert finish(process) == ""
     assert process.returncode == 0
+    # for the job's record: what its processes computed on
+    assert json.loads((folder / "used.json").read_text()) == {"device": "cpu", "gpu_memory_mb": None, "driver": None}
     return folder
 
 

@@ -56,6 +56,8 @@ EVERYTHING = {
     "save_config": 1,
     "write_report": 1,
     "draw_figure": 4,
+    "draw_comparison": 2,
+    "draw_method": 1,
     "draw_masks": 1,
     "measure_edits": 1,
     "draw_edits": 1,
@@ -101,6 +103,12 @@ def planned_by(folder: Path, *arguments: str) -> dict[str, int]:
     return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE) if rule != "all"}
 
 
+def jobs_of_last_run(folder: Path) -> list[str]:
+    """The rules of the jobs that the last run has finished, by Snakemake's own log."""
+    log = max((folder / ".snakemake/log").glob("*.snakemake.log"))
+    return re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)", log.read_text(), re.MULTILINE)
+
+
 def results(folder: Path) -> dict[str, str]:
     """Hash of every file under results/."""
     files = sorted(p for p in (folder / "results").rglob("*") if p.is_file())
@@ -108,8 +116,10 @@ def results(folder: Path) -> dict[str, str]:
 
 
 def timeless(files: dict[str, str]) -> dict[str, str]:
-    """Without the tables of how long it took, and the page that holds them."""
-    return {path: digest for path, digest in files.items() if Path(path).stem not in ("costs", "stages", "report")}
+    """Without the tables of how long it took, their figure, and the page that holds them."""
+    return {
+        path: digest for path, digest in files.items() if Path(path).stem not in ("costs", "stages", "time", "report")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +161,7 @@ def test_everything_is_there_and_nothing_half_written(finished):
         *(f"{RUN}/{of}/embeddings/{split}.parquet" for of in ("erm", "afr") for split in ("train", "val", "test")),
         f"{RUN}/erm/hard_set.parquet",
         f"{RUN}/hsfm/history.parquet",
+        f"{RUN}/hsfm/hard_groups.parquet",
         f"{RUN}/hsfm/support.parquet",
         f"{RUN}/erm/masks/heat_map/train.parquet",
         *(f"{RUN}/dac/seed{seed}/{name}" for seed in (0, 1) for name in ("heads.safetensors", "history.parquet")),
@@ -172,7 +183,7 @@ def test_everything_is_there_and_nothing_half_written(finished):
         *(
             f"results/figures/minibirds/{f}.{s}"
             for f in (
-                *("examples", "training", "groups", "hard_set", "masks"),
+                *("examples", "training", "groups", "tradeoff", "time", "hard_set", "method", "masks"),
                 *("edits", "edit_cosines", "edit_neighbours"),
             )
             for s in ("png", "pdf")
@@ -371,13 +382,15 @@ def test_a_touched_module_reruns_nothing(finished):
 PAGE = {"write_report": 1}
 TABLES = {"make_tables": 1, "describe_run": 1, **PAGE}
 EDITS = {"measure_edits": 1, "draw_edits": 1, "tabulate_edits": 1, "describe_run": 1, **PAGE}
-HSFM_ONLY = {"fit_hsfm": 1, "score_heads": 1, "draw_figure": 3, **TABLES, **EDITS}
-DAC = {"fit_dac": 2, "gather_heads": 1, "score_heads": 1, "draw_figure": 1, **TABLES}
+SCORED = {"score_heads": 1, "draw_figure": 1, "draw_comparison": 2, **TABLES}  # figures groups, tradeoff, time
+HSFM_ONLY = {"fit_hsfm": 1, **SCORED, "draw_figure": 3, "draw_method": 1, **EDITS}
+DAC = {"fit_dac": 2, "gather_heads": 1, **SCORED, "draw_figure": 2}  # training too
 CONFIG = {"save_config": 1}  # of changed settings
 MASKS = {"make_masks": 1, "draw_masks": 1, **DAC}
-AFR = {"fit_afr": 1, "score_heads": 1, "draw_figure": 1, **TABLES}
+AFR = {"fit_afr": 1, **SCORED, "draw_figure": 2}
 HEADS = {"read_erm_head": 1, "build_hard_set": 1, "fit_hsfm": 1, "fit_dfr": 1, "fit_llr": 1, "fit_afr": 1, **MASKS,
-         "score_heads": 6, "draw_figure": 3, **TABLES, **EDITS}  # fmt: skip
+         "score_heads": 6, "draw_figure": 3, "draw_method": 1, **EDITS}  # fmt: skip
+DRAWINGS = {"draw_figure": 4, "draw_comparison": 2, "draw_method": 1, "draw_masks": 1, "draw_edits": 1}
 IMAGES = {rule: n for rule, n in EVERYTHING.items() if rule not in CONFIG}
 TRAINING = {rule: 3 if rule == "draw_figure" else n for rule, n in IMAGES.items() if rule != "pack_images"}
 
@@ -397,7 +410,7 @@ def with_setting(section: str, key: str, value):
         ("hsfm", "inner_lr", 0.002, HSFM_ONLY),
         ("hsfm", "select_by", "worst_class", HSFM_ONLY),
         ("hard_set", "hard_per_class", 9, {"build_hard_set": 1, **HSFM_ONLY}),
-        ("dfr", "fits", 3, {"fit_dfr": 1, "score_heads": 1, "draw_figure": 1, **TABLES}),
+        ("dfr", "fits", 3, {"fit_dfr": 1, **SCORED}),
         ("afr", "steps", 30, AFR),
         ("dac", "alpha", 3, DAC),
         ("edits", "neighbours", 4, EDITS),
@@ -418,22 +431,24 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
         ("hsfm/meta.py", HSFM_ONLY),
         ("hsfm/meta_gradient.py", HSFM_ONLY),
         ("hsfm/hard_set.py", {"build_hard_set": 1, **HSFM_ONLY}),
-        ("hsfm/baselines/dfr.py", {"fit_dfr": 1, "fit_llr": 1, "score_heads": 2, "draw_figure": 1, **TABLES}),
+        ("hsfm/baselines/dfr.py", {"fit_dfr": 1, "fit_llr": 1, **SCORED, "score_heads": 2}),
         ("hsfm/head.py", HEADS),
         ("hsfm/baselines/afr.py", AFR),
         ("hsfm/baselines/dac.py", {**DAC, "draw_masks": 1}),
         ("hsfm/masks.py", MASKS),
-        ("hsfm/scores.py", {"score_heads": 6, "draw_figure": 4, **TABLES}),
-        ("hsfm/predictions.py", {"score_heads": 6, "draw_figure": 4, **TABLES}),
+        ("hsfm/scores.py", {**SCORED, "score_heads": 6, "draw_figure": 4}),
+        ("hsfm/predictions.py", {**SCORED, "score_heads": 6, "draw_figure": 3}),
         ("hsfm/bootstrap.py", {"make_tables": 1, **PAGE}),
-        ("hsfm/tables.py", {"make_tables": 1, **PAGE}),
-        ("hsfm/costs.py", {"describe_run": 1, **PAGE}),
+        ("hsfm/tables.py", {"make_tables": 1, "draw_comparison": 2, **PAGE}),
+        ("hsfm/costs.py", {"describe_run": 1, "draw_comparison": 2, **PAGE}),
         ("hsfm/report.py", PAGE),
         ("hsfm/contents.py", PAGE),
-        ("hsfm/table_text.py", {"tabulate_edits": 1, **TABLES}),
-        ("hsfm/figures.py", {"draw_figure": 4, "draw_masks": 1, "draw_edits": 1, **PAGE}),
-        ("hsfm/neighbours.py", EDITS),
-        ("hsfm/edits.py", EDITS),
+        ("hsfm/table_text.py", {"tabulate_edits": 1, "draw_comparison": 2, **TABLES}),
+        ("hsfm/figures.py", {**DRAWINGS, **PAGE}),
+        ("hsfm/hsfm.mplstyle", {**DRAWINGS, **PAGE}),
+        ("hsfm/method_figure.py", {"draw_method": 1, **PAGE}),
+        ("hsfm/neighbours.py", {**EDITS, "draw_method": 1}),
+        ("hsfm/edits.py", {**EDITS, "draw_method": 1}),
         ("hsfm/erm.py", TRAINING),
         ("hsfm/datasets/minibirds.py", IMAGES),
         ("hsfm/__init__.py", {}),
@@ -460,9 +475,8 @@ def test_a_changed_hsfm_setting_leaves_all_else_as_it_was(finished, tmp_path):
     before = results(folder)
     minimal = folder / "config/minimal.yaml"
     minimal.write_text(with_setting("hsfm", "inner_lr", 0.02)(minimal.read_text()))
-    out = snakemake(folder, *MINIMAL).stdout
-    ran = re.findall(r"^(?:local)?(?:rule|Finished jobid: \d+ \(Rule:) ?(\w+)", out, re.MULTILINE)
-    assert set(ran) == {*HSFM_ONLY, *CONFIG, "all"}
+    snakemake(folder, *MINIMAL)
+    assert set(jobs_of_last_run(folder)) == {*HSFM_ONLY, *CONFIG, "all"}
     after = results(folder)
     changed = {path for path in before if after[path] != before[path]}
     assert f"{RUN}/hsfm/heads.safetensors" in changed

@@ -119,9 +119,9 @@ def fit_dac(
     held_out = pixels("val") if extractor.drifts else None
 
     history, kept = [], None
-    with compute.repeatable(), Progress(f"DaC, seed {seed}", epochs * len(train.y), "image") as bar:
+    with compute.repeatable(), Progress("DaC", epochs * len(train.y), "image") as bar:
         for epoch in range(1, epochs + 1):
-            bar.now(f"DaC, seed {seed}, epoch {epoch} of {epochs}")
+            bar.now(f"DaC, epoch {epoch} of {epochs}")
             order = torch.randperm(len(train.y), generator=generator)
             if extractor.drifts and len(order) % batch_size == 1 and len(order) > 1:
                 order = order[:-1]  # BatchNorm cannot learn from a batch of a single image

@@ -214,7 +214,7 @@ def retrain(
         compute=compute,
         resume=resume,
         optimiser="adam",
-        called=f"DDB, seed {seed}",
+        called="DDB",
         beside=[
             Beside(f"generated_{y}", images, float(weight))
             for y, (images, weight) in enumerate(zip(generated, weights, strict=True))

@@ -47,6 +47,10 @@ def uses(script, without=()):
     return sorted(os.path.relpath(path) for path in found)
 
 
+# The style of all figures: an input of every rule that draws.
+STYLE = os.path.relpath(ROOT / "hsfm" / "hsfm.mplstyle")
+
+
 def uses_of_source(script):
     """The same, but of the modules that read datasets only the one for a job's, or a change in one would have all of
     them read, and all trainings run, again."""
@@ -97,6 +101,7 @@ def date_changed_code():
     files = [
         *ROOT.glob("hsfm/**/*.py"),
         *ROOT.glob("workflow/scripts/*.py"),
+        ROOT / "hsfm" / "hsfm.mplstyle",
         *PAGE,
         *ROOT.glob("workflow/report/*/*.rst"),
     ]
@@ -619,13 +624,13 @@ MISSING_DATA = {
 
 def figures_of(dataset):
     """The names of a dataset's figures."""
-    figures = ["groups"]
+    figures = ["groups", "tradeoff", "time"]
     if dataset not in GIVEN:
         figures.append("examples")
-    if dataset in TRAINED or "hsfm" in METHODS:
+    if dataset in TRAINED or {"afr", "dac", "ddb", "hsfm"} & set(methods_of(dataset)):
         figures.append("training")
     if "hsfm" in METHODS:
-        figures.append("hard_set")
+        figures += ["hard_set", "method"]
     if "dac" in METHODS:
         figures.append("masks")
     if "ddb" in methods_of(dataset):
@@ -637,19 +642,50 @@ def figures_of(dataset):
     return figures + [study for study in STUDIES if study != "ablations"]
 
 
+def scores_of_methods(wildcards):
+    """The scores of ERM and all methods, run by run."""
+    methods = dict.fromkeys(["erm", *methods_of(wildcards.dataset)])
+    return [f"results/{wildcards.dataset}/run{run}/{method}/scores.parquet" for run in RUNS for method in methods]
+
+
 def inputs_of_figure(wildcards):
     """What one figure of a dataset is drawn from, by name."""
     folder = f"results/{wildcards.dataset}"
-    methods = dict.fromkeys(["erm", *methods_of(wildcards.dataset)])
-    scores = {method: expand(f"{folder}/run{{run}}/{method}/scores.parquet", run=RUNS) for method in methods}
+    of_erm = expand(f"{folder}/run{{run}}/erm/scores.parquet", run=RUNS)
     erm = expand(f"{folder}/run{{run}}/erm/history.parquet", run=RUNS if wildcards.dataset in TRAINED else [])
     hsfm = expand(f"{folder}/run{{run}}/hsfm/history.parquet", run=RUNS if "hsfm" in METHODS else [])
+    with_afr = "afr" in methods_of(wildcards.dataset)
+    afr = expand(f"{folder}/run{{run}}/afr/history.parquet", run=RUNS if with_afr else [])
+    seeds = {
+        method: expand(f"{folder}/run{{run}}/{method}/seed{{seed}}/history.parquet", run=RUNS, seed=config["seeds"])
+        for method in ("dac", "ddb")
+        if method in methods_of(wildcards.dataset)
+    }
     return {
         "examples": {"images": f"{folder}/images.parquet", "pixels": packed(wildcards)},
-        "training": {"scores": scores["erm"], "erm": erm, "hsfm": hsfm},
-        "groups": {"scores": [path for run in zip(*scores.values()) for path in run]},
-        "hard_set": {"hsfm": hsfm},
+        "training": {"scores": of_erm, "erm": erm, "afr": afr, **seeds, "hsfm": hsfm},
+        "groups": {"scores": scores_of_methods(wildcards)},
+        "hard_set": {
+            "scores": of_erm,
+            "hsfm": hsfm,
+            "hard_groups": expand(f"{folder}/run{{run}}/hsfm/hard_groups.parquet", run=RUNS),
+        },
     }[wildcards.figure]
+
+
+def inputs_of_method(wildcards):
+    """What HSFM's method is drawn from: the first run, and images where there are some."""
+    dataset = f"results/{wildcards.dataset}"
+    erm, hsfm = (f"{dataset}/run{RUNS[0]}/{method}" for method in ("erm", "hsfm"))
+    images = {} if wildcards.dataset in GIVEN else {"images": f"{dataset}/images.parquet", "pixels": packed(wildcards)}
+    return {
+        **{name: f"{hsfm}/{name}.parquet" for name in ("support", "history", "hard_groups")},
+        "heads": f"{hsfm}/heads.safetensors",
+        "erm": f"{erm}/heads.safetensors",
+        "hard_set": f"{erm}/hard_set.parquet",
+        **{split: f"{erm}/embeddings/{split}.parquet" for split in ("train", "val")},
+        **images,
+    }
 
 
 FIGURES = [

@@ -183,6 +183,7 @@ rule draw_masks:
         train=f"{EMBEDDINGS}/train.parquet".replace("{run}", str(RUNS[0])),
         masks=masks_for(masks_of_dac, run=RUNS[0]),
         code=uses("workflow/scripts/draw_masks.py"),
+        style=STYLE,
     output:
         reported(figure_files("masks")),
     log:

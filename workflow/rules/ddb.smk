@@ -264,6 +264,7 @@ rule draw_generated:
         generated=GENERATED.replace("{run}", str(RUNS[0])),
         pruned=f"{DDB}/pruned.parquet".replace("{run}", str(RUNS[0])),
         code=uses("workflow/scripts/draw_generated.py"),
+        style=STYLE,
     output:
         reported(figure_files("generated")),
     log:

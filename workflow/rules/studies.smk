@@ -132,6 +132,7 @@ rule draw_study:
     input:
         results=expand("results/{dataset}/run{run}/studies/{study}.parquet", run=RUNS, allow_missing=True),
         code=uses("workflow/scripts/draw_study.py"),
+        style=STYLE,
     output:
         reported(figure_files("{study}")),
     log:

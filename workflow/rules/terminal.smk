@@ -7,7 +7,7 @@ import time
 from snakemake.logging import ColorizingTextHandler, logger
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from hsfm.progress import BARS, CLEAR, duration
+from hsfm.progress import BARS, CLEAR, QUIET, duration
 
 # What a user sees while it runs -----------------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ def speak_plainly():
     os.environ.pop(BARS, None)
     settings = workflow.output_settings
     if settings.quiet:
-        os.environ["HSFM_QUIET"] = "yes"
+        os.environ.update({QUIET: "yes"})
     own = [handler for handler in logger.handlers if isinstance(handler, ColorizingTextHandler)]
     unusual = settings.verbose or settings.quiet or settings.debug_dag or settings.printshellcmds or settings.dryrun
     if unusual or not own:
@@ -124,11 +124,11 @@ def speak_plainly():
     logger.removeHandler(own)
     logger.addHandler(Terminal(own.stream, not own.nocolor))
     if own.nocolor:
-        os.environ["NO_COLOR"] = "yes"
+        os.environ.update(NO_COLOR="yes")
     if own.stream is sys.stderr and own.is_tty and os.environ.get("TERM") != "dumb" and workflow.local_exec:
         bars = Path(".snakemake", "bars")
         bars.mkdir(parents=True, exist_ok=True)
-        os.environ[BARS] = str(bars.resolve())
+        os.environ.update({BARS: str(bars.resolve())})
 
 
 if workflow.is_main_process:

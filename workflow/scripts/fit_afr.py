@@ -10,6 +10,7 @@ from hsfm.embeddings import read_embeddings
 from hsfm.files import sha256, write_frame
 from hsfm.head import Head, SavedHeads, stack, write_heads
 from hsfm.holdout import hold_out
+from hsfm.summary import percent
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 files, settings, run = snakemake.input, snakemake.params.settings, int(snakemake.wildcards.run)
@@ -20,7 +21,6 @@ place = choose_device(snakemake.params.device)
 own = Head(trained.network.fc.weight.detach(), trained.network.fc.bias.detach()).to(place)
 held_out = train.take(hold_out(train.y, holdout, run)).to(place)
 result = fit_afr(held_out, val.to(place), own, **settings)
-job.log.info("gamma %g, lambda %g, step %d", result.gamma, result.penalty, result.step)
 saved = SavedHeads(
     head=stack([result.head]),
     method="afr",
@@ -35,3 +35,7 @@ for split, embeddings in (("train", train), ("val", val)):
     saved.check_fits(embeddings, files[split])
 write_frame(snakemake.output.history, result.history)
 write_heads(snakemake.output.heads, saved)
+row = result.history.query(f"gamma == {result.gamma} and penalty == {result.penalty} and step == {result.step}").iloc[0]
+part = settings["select_by"].replace("_", " ")
+pair = f"gamma {result.gamma:g}, lambda {result.penalty:g}, step {result.step}"
+job.finish("AFR", f"validation {part} {percent([row['val_worst']])} ({pair})")
