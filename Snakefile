@@ -19,6 +19,9 @@ check_config(config)
 check_writable(".")
 
 
+report: "workflow/report/workflow.rst"
+
+
 if config["container"] is not None:
 
     container: config["container"]
@@ -35,6 +38,7 @@ include: "workflow/rules/edits.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/studies.smk"
+include: "workflow/rules/report.smk"
 include: "workflow/rules/card.smk"
 include: "workflow/rules/export.smk"
 
@@ -47,10 +51,12 @@ localrules:
     describe_run,
     save_config,
     draw_figure,
+    draw_comparison,
     tabulate_edits,
     gather_sweep,
     tabulate_study,
     draw_study,
+    write_report,
 
 
 rule all:
@@ -61,6 +67,7 @@ rule all:
         TABLES_OF_STUDIES,
         TABLES_OF_EDITS,
         FIGURES,
+        REPORT,
         "results/config.yaml",
 
 

@@ -3,41 +3,44 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hsfm.figures import COLOURS, STYLE
-
-# Okabe and Ito's, one per group; more groups take them again
-GROUP_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+from hsfm.figures import WIDTH, frame_around
+from hsfm.style import GROUP_LOOKS, MARKED, OTHER_GROUPS, Look, of_group, of_method, styled
 
 
 def draw_plane(
     points: Mapping[str, np.ndarray],
     before: np.ndarray,
     after: np.ndarray,
-    colours: Sequence[str],
+    names: Sequence[str],
     labels: tuple[str, str],
     title: str,
 ) -> Figure:
     """Validation images of each group as points, the support as arrows from before to after its edits.
 
     On the left all of it, on the right as much as the validation images take. points: by group name, [n 2]; before,
-    after: [m 2]; colours: the group name of each support row; labels: of the axes.
+    after: [m 2]; names: the group of each support row; labels: of the axes.
     """
-    colour = {name: GROUP_COLOURS[number % len(GROUP_COLOURS)] for number, name in enumerate(points)}
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 4.2))
+    look = looks_of(list(points))
+    others = [name for name in points if look[name] == OTHER_GROUPS]
+    words = {name: name for name in points} | dict.fromkeys(others, f"{len(others)} other groups")
+    colours = [look[name].colour if name in look else "black" for name in names]
+    with styled():
+        figure = Figure(figsize=(WIDTH, 4.0))
         axes = figure.subplots(1, 2)
         for axis in axes:
             for name, place in points.items():
-                axis.plot(*place.T, ".", color=colour[name], markersize=2, alpha=0.35, label=f"validation: {name}")
+                axis.plot(
+                    *place.T, look[name].marker, color=look[name].colour, markersize=2.5, alpha=0.45, markeredgewidth=0,
+                    label=f"validation: {words[name]}",
+                )  # fmt: skip
             # quiver, whose arrows end where the axes do
             axis.quiver(
-                *before.T, *(after - before).T, color=[colour.get(name, "#000000") for name in colours],
-                angles="xy", scale_units="xy", scale=1, width=0.003, headwidth=5,
+                *before.T, *(after - before).T, color=colours,
+                angles="xy", scale_units="xy", scale=1, width=0.004, headwidth=5,
             )  # fmt: skip
             axis.plot(*before.T, "o", markersize=3, markerfacecolor="white", markeredgecolor="black",
                       markeredgewidth=0.6, linestyle="none", label="support, before its edits")  # fmt: skip
@@ -46,17 +49,21 @@ def draw_plane(
         # arrows do not widen the axes
         axes[0].plot(*np.concatenate([before, after]).T, alpha=0)
         axes[0].set_title("all of it")
-        near = np.concatenate([*points.values(), before])
-        low, high = near.min(0), near.max(0)
-        room = 0.15 * (high - low)
-        axes[1].set_xlim(low[0] - room[0], high[0] + room[0])
-        axes[1].set_ylim(low[1] - room[1], high[1] + room[1])
+        (left, right), (low, high) = frame_around(np.concatenate([*points.values(), before]))
+        axes[1].set_xlim(left, right)
+        axes[1].set_ylim(low, high)
         axes[1].set_title("where the validation images lie")
         axes[0].set_ylabel(labels[1])
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=3, markerscale=2)
-        figure.suptitle(title, fontsize=9)
+        legend = dict(reversed(pair) for pair in zip(*axes[0].get_legend_handles_labels(), strict=True))
+        figure.legend(list(legend.values()), list(legend), loc="outside lower center", ncols=3, markerscale=2)
+        figure.suptitle(title)
         return figure
+
+
+def looks_of(names: Sequence[str]) -> dict[str, Look]:
+    """The look of each group; where there are more groups than looks, the last ones share that of the others."""
+    own = GROUP_LOOKS if len(names) <= GROUP_LOOKS else GROUP_LOOKS - 1
+    return {name: of_group(number) if number < own else OTHER_GROUPS for number, name in enumerate(names)}
 
 
 def draw_neighbours(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
@@ -65,8 +72,8 @@ def draw_neighbours(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     rows: name; caption; image, uint8 [h w 3]; before and after, equally many such images, each with a text.
     """
     k = len(rows[0]["before"])
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(0.82 * (2 * k + 1) + 1.9, 1.06 * len(rows) + 0.6))
+    with styled():
+        figure = Figure(figsize=(WIDTH, 0.86 * len(rows) + 0.6))
         # a narrow column of nothing between the three parts
         axes = figure.subplots(
             len(rows), 2 * k + 3, squeeze=False, width_ratios=[1, 0.12, *[1] * k, 0.12, *[1] * k]
@@ -86,8 +93,8 @@ def draw_neighbours(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
             for place, part in ((2, "before"), (k + 3, "after")):
                 for axis, (picture, text, differs) in zip(line[place : place + k], row[part], strict=True):
                     axis.imshow(picture)
-                    axis.set_xlabel(text, fontsize=6, color="#D55E00" if differs else "black")
-        figure.suptitle(title, fontsize=9)
+                    axis.set_xlabel(text, fontsize=6, **_stressed(differs))
+        figure.suptitle(title)
         return figure
 
 
@@ -98,8 +105,8 @@ def draw_decoded(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     different attributes.
     """
     lines = -(-len(rows) // 2)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.4, 1.5 * lines + 0.6))
+    with styled():
+        figure = Figure(figsize=(WIDTH, 1.2 * lines + 0.6))
         axes = figure.subplots(lines, 7, squeeze=False, width_ratios=[1, 1, 1, 0.35, 1, 1, 1])
         for axis in axes.flat:
             axis.set_xticks([])
@@ -116,8 +123,8 @@ def draw_decoded(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
             original.set_ylabel(row["name"], rotation=0, ha="right", va="center", fontsize=7)
             for axis, (picture, text) in ((before, row["before"]), (after, row["after"])):
                 axis.imshow(picture)
-                axis.set_xlabel(text, fontsize=7, color="#D55E00" if axis is after and row["moved"] else "black")
-        figure.suptitle(title, fontsize=9)
+                axis.set_xlabel(text, fontsize=7, **_stressed(axis is after and row["moved"]))
+        figure.suptitle(title)
         return figure
 
 
@@ -127,11 +134,11 @@ def draw_cosines(rows: pd.DataFrame, title: str) -> Figure:
     panels = {name: words for name, words in panels.items() if rows[name].notna().any()}
     bins = np.linspace(-1, 1, 41)
     edited = rows[rows["length"] > 0]
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.6 * max(len(panels), 1), 2.9))
+    with styled():
+        figure = Figure(figsize=(WIDTH / 2 * max(len(panels), 1), 2.9))
         axes = figure.subplots(1, max(len(panels), 1), squeeze=False, sharey=True)[0]
         for axis, (name, words) in zip(axes, panels.items(), strict=False):
-            axis.hist(edited[name], bins, color=COLOURS["hsfm"], label="edits")
+            axis.hist(edited[name], bins, color=of_method("hsfm").colour, label="edits")
             for factor, spread, colour in (
                 (2, edited["pairs_spread"].mean(), "#bbbbbb"), (2, edited["random_spread"].mean(), "#7f7f7f")
             ):  # fmt: skip
@@ -145,5 +152,10 @@ def draw_cosines(rows: pd.DataFrame, title: str) -> Figure:
         axes[0].set_ylabel("support rows")
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=3)
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(title)
         return figure
+
+
+def _stressed(yes: bool) -> dict[str, str]:
+    """Orange and, for print without colours, bold."""
+    return {"color": MARKED, "fontweight": "bold"} if yes else {"color": "black"}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int
@@ -115,7 +116,7 @@ def train(
 
     History columns: epoch (from 1), lr (of the epoch's last step), train_loss, train_accuracy (of the augmented
     training images, before each step), loss_NAME (mean, of those beside), val_loss, val_average, val_worst_group (NaN
-    where no group is known), val_worst_class.
+    where no group is known), val_worst_class, and kept, true for the epoch whose weights the network ends with.
 
     Raises ValueError for an unknown optimiser, schedule or checkpoint rule, for a rule by groups that are not known,
     when the loss is no longer finite, and on several processes for images beside, a compiled network, or one whose
@@ -195,7 +196,9 @@ def train(
             )  # fmt: skip
     if best is not None:
         network.load_state_dict(best)
-    return pd.DataFrame(history)
+    # of equal ones the first, as above
+    kept = len(history) - 1 if column is None else max(range(len(history)), key=lambda number: rank(history[number]))
+    return pd.DataFrame(history).assign(kept=np.arange(len(history)) == kept)
 
 
 def _train_epoch(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,7 +19,7 @@ from torch import Generator, Tensor
 from hsfm.embeddings import Embeddings, check_embeddings, check_same_origin
 from hsfm.hard_set import HardSet
 from hsfm.head import Head
-from hsfm.meta_loop import CLIP_NORM, Kept, Loop, Run, Shared, chosen_rows
+from hsfm.meta_loop import CLIP_NORM, Kept, Loop, Run, Shared, chosen_rows, part_of
 from hsfm.progress import Progress
 from hsfm.support import Support
 from hsfm.support import write_support as write_rows
@@ -49,6 +50,7 @@ class MetaResult:
     runs: tuple[Run, ...]
     kept_epoch: Int[Tensor, " r"]  # from 1; 0 where every epoch had a loss that is not finite
     history: pd.DataFrame  # one row per run and epoch, see `train`
+    hard_parts: Int[Tensor, "r e p"]  # images of each part of val (`meta_loop.part_of`) in the epochs' hard sets
     support_rows: Int[Tensor, "r n"]  # rows of the training embeddings
     support_id: tuple[tuple[str, ...], ...]  # their image ids, per run
     support_y: Int[Tensor, "r n"]
@@ -176,7 +178,7 @@ def train_runs(
     size = runs_that_fit(train, val, shared, rules=len(select_by), memory_budget=memory_budget)
     batches = [slice(i, i + size) for i in range(0, len(runs), size)]
     parts: dict[str, list[_Part]] = {rule: [] for rule in select_by}
-    histories = []
+    histories, hard_parts = [], []
     with Progress("HSFM", shared.epochs * len(batches), "epoch", shown=progress) as bar:
         for batch in batches:
             loop = Loop(
@@ -185,10 +187,11 @@ def train_runs(
             )  # fmt: skip
             loop.train(bar.update)
             histories.append(loop.history)
+            hard_parts.append(loop.hard_parts.transpose(0, 1).cpu())
             for rule, kept in loop.kept.items():
                 parts[rule].append(_part(kept, head, val))
     history = {name: torch.cat([h[name] for h in histories], dim=1).T.cpu() for name in histories[0]}  # [r e]
-    return {rule: _result(train, runs, rows, parts[rule], history) for rule in select_by}
+    return {rule: _result(train, runs, rows, parts[rule], history, torch.cat(hard_parts)) for rule in select_by}
 
 
 @dataclass(frozen=True)
@@ -245,6 +248,7 @@ def _result(
     rows: Int[Tensor, "r n"],
     parts: Sequence[_Part],
     history: dict[str, Float[Tensor, "r e"]],
+    hard_parts: Int[Tensor, "r e p"],
 ) -> MetaResult:
     kept_epoch = torch.cat([part.kept_epoch for part in parts])
     return MetaResult(
@@ -252,6 +256,7 @@ def _result(
         runs=tuple(runs),
         kept_epoch=kept_epoch,
         history=_history(history, runs, kept_epoch),
+        hard_parts=hard_parts,
         support_rows=rows.cpu(),
         support_id=tuple(tuple(train.image_id[i] for i in chosen) for chosen in rows.tolist()),
         support_y=train.y[rows].cpu(),
@@ -274,6 +279,24 @@ def draw_per_class(y: Int[Tensor, " n"], per_class: int, n_classes: int, generat
     return torch.cat(chosen)
 
 
+def hard_groups(result: MetaResult, val: Embeddings) -> pd.DataFrame:
+    """What the hard sets hold: seed, epoch, y, attribute (null where unknown) and n, for every pair that val has."""
+    here = torch.bincount(part_of(val).cpu(), minlength=result.hard_parts.shape[2]).nonzero().squeeze(1)
+    n_epochs = result.hard_parts.shape[1]
+    part = np.tile(here.numpy(), len(result.runs) * n_epochs)
+    y, attribute = np.divmod(part, val.n_attributes + 1)
+    unknown = attribute == val.n_attributes
+    return pd.DataFrame(
+        {
+            "seed": np.repeat(result.seeds, n_epochs * len(here)),
+            "epoch": np.tile(np.arange(1, n_epochs + 1).repeat(len(here)), len(result.runs)),
+            "y": y,
+            "attribute": pd.array(attribute, "Int64"),
+            "n": result.hard_parts[..., here].flatten().numpy().astype(np.int64),
+        }
+    ).assign(attribute=lambda frame: frame["attribute"].mask(unknown))
+
+
 def write_support(path: str | Path, result: MetaResult, train: Embeddings) -> None:
     """Write the support rows of every seed before and after the edits."""
     n = result.support_rows.shape[1]
@@ -294,12 +317,13 @@ def runs_that_fit(
     """How many runs go side by side within so many bytes, at least one; by an upper estimate.
 
     Of the support: itself, gradient, Adam's moments, its first state, temporaries, and a kept state per rule; its
-    products with itself; the hard features; the logits of val and what follows from them.
+    products with itself; the hard features; the logits of val and what follows from them; the counts of its parts.
     """
     d, item = train.features.shape[1], train.features.element_size()
     n = min(shared.support_per_class * train.n_classes, len(train.y))
     m = min(shared.hard_per_class * val.n_classes, len(val.y))
-    each = item * ((8 + rules) * n * d + 2 * m * d + 6 * len(val.y) * val.n_classes + 2 * n * n)
+    counts = 2 * 4 * shared.epochs * val.n_classes * (val.n_attributes + 1)
+    each = counts + item * ((8 + rules) * n * d + 2 * m * d + 6 * len(val.y) * val.n_classes + 2 * n * n)
     return max(1, memory_budget // each)
 
 

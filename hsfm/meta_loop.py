@@ -67,7 +67,8 @@ class Loop:
     epoch, or None to take those that are hardest under the current head, class by class; the first entry serves the
     first epoch in either case. select_by: for each of these rules the state of its best epoch is kept.
 
-    After `train`: `kept` by rule, and `history` by measure, one value per epoch and run.
+    After `train`: `kept` by rule, `history` by measure, one value per epoch and run, and `hard_parts` [e r p], how many
+    images of each part of val (`part_of`) the outer loss of each epoch was over.
     """
 
     def __init__(
@@ -113,6 +114,9 @@ class Loop:
         names = ("outer_loss", *start.measures, "minority_share", "pool_minority_share")
         empty = start.measures["val_average"].new_empty(shared.epochs, len(runs))
         self.history = {name: empty.clone() for name in names}
+        self._part = part_of(val)
+        n_parts = val.n_classes * (val.n_attributes + 1)
+        self.hard_parts = torch.zeros(shared.epochs, len(runs), n_parts, dtype=torch.int32, device=self.support.device)
 
     def train(self, after_epoch: Callable[[], object]) -> None:
         """All epochs; `after_epoch` is called as each is handed to the device."""
@@ -149,6 +153,9 @@ class Loop:
         }
         for name, values in record.items():
             self.history[name].index_copy_(0, self._epoch, values.to(self.history[name]).unsqueeze(0))
+        part = self._part[self._hard_rows]
+        counts = torch.zeros_like(self.hard_parts[0]).scatter_add_(1, part, torch.ones_like(part, dtype=torch.int32))
+        self.hard_parts.index_copy_(0, self._epoch, counts.unsqueeze(0))
 
     def _keep(self, kept: Kept, value: Float[Tensor, " r"]) -> None:
         better = value >= kept.value  # a later tie wins; NaN never does
@@ -207,6 +214,11 @@ class Judge:
         # a head that is NaN predicts the first class everywhere, which would count as an accuracy
         sound = loss.isfinite().all(1)
         return Scores(rows, {name: values.where(sound, torch.nan) for name, values in measures.items()})
+
+
+def part_of(val: Embeddings) -> Int[Tensor, " n"]:
+    """Class and attribute of each row as one number, class by class; the attributes that are not known come last."""
+    return val.y * (val.n_attributes + 1) + torch.where(val.attribute < 0, val.n_attributes, val.attribute)
 
 
 def chosen_rows(hard_set: HardSet, val: Embeddings) -> Int[Tensor, " m"]:

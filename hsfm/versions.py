@@ -61,7 +61,7 @@ def versions_table(versions: pd.DataFrame) -> TextTable:
     rows = []
     for row in versions.to_dict("records"):
         alone = row["jobs"] == row["recorded"]
-        texts = [_text(row[key]) for key in VERSIONS]
+        texts = [_text(row[key])[:12] if key == "commit" else _text(row[key]) for key in VERSIONS]
         if row["dirty"] is True:
             texts[list(VERSIONS).index("commit")] += " + changes"
         rows.append(

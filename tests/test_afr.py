@@ -46,13 +46,14 @@ def test_every_pair_follows_plain_autograd(splits, erm_head):
         correct = layer(val.features).argmax(1) == val.y
         found = result.history.query("gamma == @gamma and penalty == @penalty and step == @step").iloc[0]
         assert found["val_average"] == pytest.approx(float(correct.double().mean()), abs=1e-9)
-        assert found["val_worst"] == pytest.approx(float(worst(accuracy_by(correct, val.group, 4))), abs=1e-9)
+        assert found["val_worst_group"] == pytest.approx(float(worst(accuracy_by(correct, val.group, 4))), abs=1e-9)
 
 
 def test_the_kept_step_is_the_best_of_the_history(splits, erm_head):
     result = fit_afr(splits["train"], splits["val"], erm_head, **SETTINGS, progress=False)
-    best = result.history.sort_values(["val_worst", "val_average"], ascending=False, kind="stable").iloc[0]
+    best = result.history.sort_values(["val_worst_group", "val_average"], ascending=False, kind="stable").iloc[0]
     assert (best["gamma"], best["penalty"], best["step"]) == (result.gamma, result.penalty, result.step)
+    assert result.history[result.history["kept"]].index.tolist() == [best.name]
 
 
 def test_it_raises_the_worst_group_above_erm_without_training_groups(splits, erm_head):

@@ -244,7 +244,9 @@ def test_best_val_keeps_the_first_best_epoch(data, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(weights(network), snapshots[1], strict=True))
 
 
-@pytest.mark.parametrize(("rule", "kept"), [("best_val", 1), ("best_worst_group", 3), ("best_worst_class", 2)])
+@pytest.mark.parametrize(
+    ("rule", "kept"), [("last", 3), ("best_val", 1), ("best_worst_group", 3), ("best_worst_class", 2)]
+)
 def test_each_rule_keeps_its_epoch_and_the_higher_average_on_a_tie(data, monkeypatch, rule, kept):
     rows = iter(zip([0.5, 0.9, 0.8, 0.7], [0.4, 0.2, 0.3, 0.4], [0.1, 0.3, 0.6, 0.6], strict=True))
     snapshots = []
@@ -255,8 +257,9 @@ def test_each_rule_keeps_its_epoch_and_the_higher_average_on_a_tie(data, monkeyp
 
     monkeypatch.setattr(erm, "_validate", scripted)
     network = build_network("small_resnet", 2)
-    train(network, *data, **{**SETTINGS, "epochs": 4, "checkpoint": rule})
+    history = train(network, *data, **{**SETTINGS, "epochs": 4, "checkpoint": rule})
     assert all(torch.equal(a, b) for a, b in zip(weights(network), snapshots[kept], strict=True))
+    assert history.loc[history["kept"], "epoch"].tolist() == [kept + 1]
 
 
 def test_a_rule_by_groups_needs_them(data):

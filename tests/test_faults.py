@@ -193,8 +193,9 @@ def write_everything(folder: Path) -> list[list[str]]:
     return [
         [*overlay("minibirds"), "--config", "shards={embedding: 2, masks: 2, generation: 2}", "--",
          *(f"{tables}/{name}.md" for name in ("main", "edits", "sweep", "settings")), "results/config.yaml",
-         *(f"{figures}/minibirds/{name}.png" for name in ("examples", "edits", "masks", "generated", "sweep")),
-         "results/minibirds/card.md",
+         *(f"{figures}/minibirds/{name}.png" for name in ("examples", "tradeoff", "method", "edits", "masks")),
+         *(f"{figures}/minibirds/{name}.png" for name in ("generated", "sweep")),
+         "results/minibirds/card.md", "results/report.html",
          *(f"{birds}/{method}/heads.safetensors" for method in ("dfr", "llr", "afr", "dac")),
          *(f"{birds}/studies/{name}.parquet" for name in ("ablations", "validation_bias")),
          f"{birds}/ddb/seed0/embeddings/test.parquet", f"{birds}/hsfm/model_seed0.safetensors"],
@@ -206,7 +207,7 @@ def write_everything(folder: Path) -> list[list[str]]:
     ]  # fmt: skip
 
 
-TIMES = ("costs", "stages")  # tables of how long it took, of which no two are the same
+TIMES = ("costs", "stages", "report")  # what says how long it took, of which no two are the same
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -246,6 +247,7 @@ def test_a_job_of_every_rule_is_killed_twice_and_nothing_is_lost(tmp_path, serve
             ):
                 assert digest in whole[name], f"{name} was half written when {path.name} ended"
     assert contents(killed) == contents(undisturbed), "all bytes are the same, and nothing else lies there"
+    assert (killed / "results/report.html").read_text().endswith("</html>\n")
     for log, text in {
         "minibirds/run0/train_erm": "resuming after epoch 1 of 2",
         "minibirds/run0/train_on_share": "resuming after epoch 1 of 2",
@@ -454,7 +456,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("deleted", "jobs"),
     [
-        ("results/tables/main.md", {"make_tables": 1}),
+        ("results/tables/main.md", {"make_tables": 1, "write_report": 1}),
         (f"{RUN}/erm/scores.parquet", {}),
         (BEFORE_DFR, {}),
         ("results/minibirds/pixels.npy", {}),
@@ -611,7 +613,8 @@ def test_a_change_is_seen_whatever_the_dates(copied, arguments, parts, seconds):
     module.write_text(module.read_text() + "\n# changed\n")
     os.utime(module, (before.st_atime, before.st_mtime - 3600))  # as from an archive
     assert planned(copied, *arguments) == {
-        "fit_dfr": 1, "score_heads": 1, "make_tables": 1, "describe_run": 1, "draw_figure": 1
+        "fit_dfr": 1, "score_heads": 1, "make_tables": 1, "describe_run": 1, "draw_figure": 1, "draw_comparison": 2,
+        "write_report": 1,
     }  # fmt: skip
 
 

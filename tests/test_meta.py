@@ -146,7 +146,7 @@ def test_an_epoch_edits_in_place_what_it_keeps(splits, erm_head):
     def places():
         tensors = {name: value for name, value in vars(loop).items() if isinstance(value, torch.Tensor)}
         tensors |= {f"{rule} {name}": value for rule, kept in loop.kept.items() for name, value in vars(kept).items()}
-        tensors |= loop.history
+        tensors |= loop.history | {"hard_parts": loop.hard_parts}
         return {name: (id(value), value.data_ptr()) for name, value in tensors.items()}
 
     before, epochs = places(), []
@@ -181,6 +181,31 @@ def test_it_raises_the_worst_group(splits, erm_head):
     share = result.history.groupby("epoch")["minority_share"].mean()
     assert share[1] > 0.9
     assert share[20] < share[1]
+
+
+@pytest.mark.parametrize("outer_set", ["hard", "random"])
+def test_the_result_says_what_the_hard_sets_held(splits, erm_head, outer_set):
+    tr, val = splits["train"], splits["val"]
+    unknown = torch.arange(len(val.y)) % 5 == 0
+    known = replace(val, attribute=val.attribute.masked_fill(unknown, -1))
+    settings = {**SETTINGS, "seeds": [4, 1], "epochs": 3, "select_by": "worst_class", "outer_set": outer_set}
+    result = train(tr, known, erm_head, **settings)
+    frame = meta.hard_groups(result, known)
+    assert list(frame.columns) == ["seed", "epoch", "y", "attribute", "n"]
+    assert frame.groupby(["seed", "epoch", "y"])["n"].sum().to_list() == [30] * 12
+    assert frame["seed"].drop_duplicates().tolist() == [4, 1]
+    first = frame[(frame["seed"] == 4) & (frame["epoch"] == 1)]
+    assert first[["y", "attribute"]].fillna(-1).values.tolist() == [[0, 0], [0, 1], [0, -1], [1, 0], [1, 1], [1, -1]]
+    if outer_set == "hard":
+        chosen = build(erm_head, known, per_class=30).chosen
+        pairs = list(zip(known.y[chosen].tolist(), known.attribute[chosen].tolist(), strict=True))
+        expected = [pairs.count((y, a)) for y in (0, 1) for a in (0, 1, -1)]
+        assert first["n"].tolist() == expected
+    share = train(tr, val, erm_head, **settings)
+    whole = meta.hard_groups(share, val)
+    assert whole["attribute"].notna().all(), "only what val has"
+    minority = whole[whole["y"] != whole["attribute"]].groupby(["seed", "epoch"], sort=False)["n"].sum() / 60
+    assert minority.tolist() == pytest.approx(share.history["minority_share"].tolist())
 
 
 def test_the_result_says_what_was_edited(splits, erm_head):

@@ -10,6 +10,7 @@ import pytest
 import replicas
 import torch
 import yaml
+from latex_structure import check_latex
 from test_workflow import copy_repository, snakemake
 
 from benchmarks import random_models
@@ -87,6 +88,18 @@ def test_the_table_has_every_method_on_every_dataset(done):
         name: name == "metashift"
         for name in DATASETS  # whose test groups have no training image
     }
+
+
+def test_ours_stand_beside_the_published_numbers(done):
+    found = pd.read_csv(done / "results/tables/published.csv").set_index(["dataset", "method"])
+    assert found.groupby("dataset").size().to_dict() == {"celeba": 5, "dominoes": 4, "metashift": 5, "waterbirds": 5}
+    assert found.loc[("celeba", "hsfm"), "worst_group_published"] == 89.2
+    ours = pd.read_csv(done / "results/tables/main.csv").set_index(["dataset", "method"])
+    for metric in ("worst_group", "average"):
+        gap = found[f"{metric}_difference"] + found[f"{metric}_published"] - ours[f"{metric}_percent"].loc[found.index]
+        assert gap.abs().max() < 1e-3
+    for path in (done / "results/tables").glob("*.tex"):
+        check_latex(path.read_text())
 
 
 def test_images_and_features_of_every_dataset_agree(done):

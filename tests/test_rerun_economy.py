@@ -83,23 +83,24 @@ def with_settings(folder: Path, **settings) -> list[str]:
 
 
 # What follows from new heads of one method on one dataset. Where it has heads of one seed each, three runs have nine.
-TABLE = {("make_tables", ""): 1, ("describe_run", ""): 1}
+PAGE = {("write_report", ""): 1}
+TABLE = {("make_tables", ""): 1, ("describe_run", ""): 1, **PAGE}
 CONFIG = {("save_config", ""): 1}  # of changed settings
-SCORED = {"score_heads": 3, "draw_figure": 1}  # groups
+SCORED = {"score_heads": 3, "draw_figure": 1, "draw_comparison": 2}  # groups, tradeoff, time
 EDITS = {"measure_edits": 3, "draw_edits": 1}
-HSFM = {"fit_hsfm": 3, "score_heads": 3, "draw_figure": 3, **EDITS}  # groups, training, hard_set
+HSFM = {"fit_hsfm": 3, **SCORED, "draw_figure": 3, "draw_method": 1, **EDITS}  # groups, training, hard_set
 TABLES = {**TABLE, ("tabulate_edits", ""): 1}
-DAC = {"fit_dac": 9, "gather_heads": 3, **SCORED}
-RETRAINED = {"fit_ddb": 9, "extract_embeddings": 9, **SCORED}
+DAC = {"fit_dac": 9, "gather_heads": 3, **SCORED, "draw_figure": 2}  # groups, training
+RETRAINED = {"fit_ddb": 9, "extract_embeddings": 9, **SCORED, "draw_figure": 2}
 PRUNED = {"prune_generated": 3, "draw_generated": 1, **RETRAINED}
-AFR = {"fit_afr": 3, **SCORED}
+AFR = {"fit_afr": 3, **SCORED, "draw_figure": 2}
 NEW_NETWORK = {  # of ERM, and AFR's with it
     "train_on_share": 3, "extract_embeddings": 6, "read_erm_head": 3, "build_hard_set": 3, "fit_dfr": 3, "fit_llr": 3,
     "make_masks": 3, "draw_masks": 1, **HSFM, **DAC, **AFR, "score_heads": 18, "draw_figure": 3,
 }  # fmt: skip
 NEW_NETWORK_WITH_DDB = {
     "choose_sources": 3, "segment_objects": 3, "inpaint_objects": 3, **PRUNED, **NEW_NETWORK, "extract_embeddings": 15,
-    "score_heads": 21,
+    "score_heads": 21, "draw_figure": 3,
 }  # fmt: skip
 
 
@@ -121,7 +122,7 @@ NEW_NETWORK_WITH_DDB = {
         ("celeba", "ddb", {"token": {"lr": 0.001}},
          {**every({"learn_token": 2, "inpaint_objects": 3, **PRUNED}, ["celeba"]), **TABLE}),
         ("celeba", "edits", {"neighbours": 4},
-         {**every(EDITS, ["celeba"]), ("tabulate_edits", ""): 1, ("describe_run", ""): 1}),
+         {**every(EDITS, ["celeba"]), ("tabulate_edits", ""): 1, ("describe_run", ""): 1, **PAGE}),
     ],
 )  # fmt: skip
 def test_a_changed_setting_of_one_dataset_reruns_its_stage_and_what_follows(finished, dataset, section, change, jobs):
@@ -129,19 +130,25 @@ def test_a_changed_setting_of_one_dataset_reruns_its_stage_and_what_follows(fini
 
 
 EVERY_PICTURE = {
-    **every({"draw_figure": 4, "draw_masks": 1, "draw_edits": 1}), **every({"draw_generated": 1}, WITH_DDB)
-}  # fmt: skip
+    **every({"draw_figure": 4, "draw_comparison": 2, "draw_method": 1, "draw_masks": 1, "draw_edits": 1}),
+    **every({"draw_generated": 1}, WITH_DDB),
+    **PAGE,
+}
 
 
 @pytest.mark.parametrize(
     ("module", "jobs"),
     [
-        ("hsfm/figures.py", EVERY_PICTURE),  # style, colours
-        ("hsfm/edit_figures.py", every({"draw_edits": 1})),
-        ("hsfm/tables.py", {("make_tables", ""): 1}),
-        ("hsfm/published.py", {("make_tables", ""): 1}),
-        ("hsfm/cost_tables.py", {("describe_run", ""): 1}),
-        ("hsfm/table_text.py", TABLES),
+        ("hsfm/figures.py", EVERY_PICTURE),
+        ("hsfm/style.py", EVERY_PICTURE),
+        ("hsfm/hsfm.mplstyle", EVERY_PICTURE),
+        ("hsfm/comparison_figures.py", {**every({"draw_comparison": 2}), **PAGE}),
+        ("hsfm/edit_figures.py", {**every({"draw_edits": 1}), **PAGE}),
+        ("hsfm/tables.py", {**every({"draw_comparison": 2}), ("make_tables", ""): 1, **PAGE}),
+        ("hsfm/published.py", {("make_tables", ""): 1, **PAGE}),
+        ("hsfm/cost_tables.py", {("describe_run", ""): 1, **PAGE}),
+        ("hsfm/report.py", PAGE),
+        ("hsfm/table_text.py", {**every({"draw_comparison": 2}), **TABLES}),
         ("hsfm/meta.py", {**every(HSFM), **TABLES}),
         ("hsfm/baselines/dac.py", {**every({**DAC, "draw_masks": 1}), **TABLE}),
         ("hsfm/diffusion/inpaint.py", {**every({"inpaint_objects": 3, **PRUNED}, WITH_DDB), **TABLE}),

@@ -54,7 +54,10 @@ EVERYTHING = {
     "make_tables": 1,
     "describe_run": 1,
     "save_config": 1,
+    "write_report": 1,
     "draw_figure": 4,
+    "draw_comparison": 2,
+    "draw_method": 1,
     "draw_masks": 1,
     "measure_edits": 1,
     "draw_edits": 1,
@@ -113,8 +116,10 @@ def results(folder: Path) -> dict[str, str]:
 
 
 def timeless(files: dict[str, str]) -> dict[str, str]:
-    """Without the tables of how long it took."""
-    return {path: digest for path, digest in files.items() if Path(path).stem not in ("costs", "stages")}
+    """Without the tables of how long it took, their figure, and the page that holds them."""
+    return {
+        path: digest for path, digest in files.items() if Path(path).stem not in ("costs", "stages", "time", "report")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +149,7 @@ def edited(finished):
 def test_everything_is_there_and_nothing_half_written(finished):
     files = set(results(finished))
     expected = {
+        "results/report.html",
         "results/minibirds/images.parquet",
         "results/minibirds/pixels.npy",
         *(
@@ -155,6 +161,7 @@ def test_everything_is_there_and_nothing_half_written(finished):
         *(f"{RUN}/{of}/embeddings/{split}.parquet" for of in ("erm", "afr") for split in ("train", "val", "test")),
         f"{RUN}/erm/hard_set.parquet",
         f"{RUN}/hsfm/history.parquet",
+        f"{RUN}/hsfm/hard_groups.parquet",
         f"{RUN}/hsfm/support.parquet",
         f"{RUN}/erm/masks/heat_map/train.parquet",
         *(f"{RUN}/dac/seed{seed}/{name}" for seed in (0, 1) for name in ("heads.safetensors", "history.parquet")),
@@ -176,7 +183,7 @@ def test_everything_is_there_and_nothing_half_written(finished):
         *(
             f"results/figures/minibirds/{f}.{s}"
             for f in (
-                *("examples", "training", "groups", "hard_set", "masks"),
+                *("examples", "training", "groups", "tradeoff", "time", "hard_set", "method", "masks"),
                 *("edits", "edit_cosines", "edit_neighbours"),
             )
             for s in ("png", "pdf")
@@ -267,7 +274,9 @@ def test_methods_that_a_dataset_leaves_out_alone_are_refused(finished, chosen, m
 
 
 def test_null_leaves_a_method_out_for_a_dataset(finished):
-    assert planned(finished, "--config", "settings={minibirds: {afr: null}}") == {"make_tables": 1, "draw_figure": 1}
+    assert planned(finished, "--config", "settings={minibirds: {afr: null}}") == {
+        "draw_figure": 1, **TABLES, **CONFIG
+    }  # fmt: skip
 
 
 def test_the_table_groups_the_scores(finished):
@@ -308,7 +317,9 @@ def test_the_run_is_described(finished):
     assert (costs["seconds"] > costs.loc["erm", "seconds"]).drop("erm").all()
     stages = pd.read_csv(finished / "results/tables/stages.csv")
     # what comes after, or is drawn meanwhile, is none of it
-    of_results = [rule for rule in EVERYTHING if not re.match("draw|tabulate|make_tables|describe|save", rule)]
+    of_results = [
+        rule for rule in EVERYTHING if not re.match("draw|tabulate|make_tables|describe|save|write_report", rule)
+    ]
     assert set(stages["stage"]) == set(of_results)
     assert stages.groupby("stage")["jobs"].sum().to_dict() == {rule: EVERYTHING[rule] for rule in of_results}
     settings = pd.read_csv(finished / "results/tables/settings.csv").set_index(["section", "setting"])["value"]
@@ -368,15 +379,18 @@ def test_a_touched_module_reruns_nothing(finished):
     assert planned(finished) == {}
 
 
-TABLES = {"make_tables": 1, "describe_run": 1}
-EDITS = {"measure_edits": 1, "draw_edits": 1, "tabulate_edits": 1, "describe_run": 1}
-HSFM_ONLY = {"fit_hsfm": 1, "score_heads": 1, "draw_figure": 3, **TABLES, **EDITS}
-DAC = {"fit_dac": 2, "gather_heads": 1, "score_heads": 1, "draw_figure": 1, **TABLES}
+PAGE = {"write_report": 1}
+TABLES = {"make_tables": 1, "describe_run": 1, **PAGE}
+EDITS = {"measure_edits": 1, "draw_edits": 1, "tabulate_edits": 1, "describe_run": 1, **PAGE}
+SCORED = {"score_heads": 1, "draw_figure": 1, "draw_comparison": 2, **TABLES}  # figures groups, tradeoff, time
+HSFM_ONLY = {"fit_hsfm": 1, **SCORED, "draw_figure": 3, "draw_method": 1, **EDITS}
+DAC = {"fit_dac": 2, "gather_heads": 1, **SCORED, "draw_figure": 2}  # training too
 CONFIG = {"save_config": 1}  # of changed settings
 MASKS = {"make_masks": 1, "draw_masks": 1, **DAC}
-AFR = {"fit_afr": 1, "score_heads": 1, "draw_figure": 1, **TABLES}
+AFR = {"fit_afr": 1, **SCORED, "draw_figure": 2}
 HEADS = {"read_erm_head": 1, "build_hard_set": 1, "fit_hsfm": 1, "fit_dfr": 1, "fit_llr": 1, "fit_afr": 1, **MASKS,
-         "score_heads": 6, "draw_figure": 3, **TABLES, **EDITS}  # fmt: skip
+         "score_heads": 6, "draw_figure": 3, "draw_method": 1, **EDITS}  # fmt: skip
+DRAWINGS = {"draw_figure": 4, "draw_comparison": 2, "draw_method": 1, "draw_masks": 1, "draw_edits": 1}
 IMAGES = {rule: n for rule, n in EVERYTHING.items() if rule not in CONFIG}
 TRAINING = {rule: 3 if rule == "draw_figure" else n for rule, n in IMAGES.items() if rule != "pack_images"}
 
@@ -396,7 +410,7 @@ def with_setting(section: str, key: str, value):
         ("hsfm", "inner_lr", 0.002, HSFM_ONLY),
         ("hsfm", "select_by", "worst_class", HSFM_ONLY),
         ("hard_set", "hard_per_class", 9, {"build_hard_set": 1, **HSFM_ONLY}),
-        ("dfr", "fits", 3, {"fit_dfr": 1, "score_heads": 1, "draw_figure": 1, **TABLES}),
+        ("dfr", "fits", 3, {"fit_dfr": 1, **SCORED}),
         ("afr", "steps", 30, AFR),
         ("dac", "alpha", 3, DAC),
         ("edits", "neighbours", 4, EDITS),
@@ -417,20 +431,24 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
         ("hsfm/meta.py", HSFM_ONLY),
         ("hsfm/meta_gradient.py", HSFM_ONLY),
         ("hsfm/hard_set.py", {"build_hard_set": 1, **HSFM_ONLY}),
-        ("hsfm/baselines/dfr.py", {"fit_dfr": 1, "fit_llr": 1, "score_heads": 2, "draw_figure": 1, **TABLES}),
+        ("hsfm/baselines/dfr.py", {"fit_dfr": 1, "fit_llr": 1, **SCORED, "score_heads": 2}),
         ("hsfm/head.py", HEADS),
         ("hsfm/baselines/afr.py", AFR),
         ("hsfm/baselines/dac.py", {**DAC, "draw_masks": 1}),
         ("hsfm/masks.py", MASKS),
-        ("hsfm/scores.py", {"score_heads": 6, "draw_figure": 4, **TABLES}),
-        ("hsfm/predictions.py", {"score_heads": 6, "draw_figure": 4, **TABLES}),
-        ("hsfm/bootstrap.py", {"make_tables": 1}),
-        ("hsfm/tables.py", {"make_tables": 1}),
-        ("hsfm/costs.py", {"describe_run": 1}),
-        ("hsfm/table_text.py", {"tabulate_edits": 1, **TABLES}),
-        ("hsfm/figures.py", {"draw_figure": 4, "draw_masks": 1, "draw_edits": 1}),
-        ("hsfm/neighbours.py", EDITS),
-        ("hsfm/edits.py", EDITS),
+        ("hsfm/scores.py", {**SCORED, "score_heads": 6, "draw_figure": 4}),
+        ("hsfm/predictions.py", {**SCORED, "score_heads": 6, "draw_figure": 3}),
+        ("hsfm/bootstrap.py", {"make_tables": 1, **PAGE}),
+        ("hsfm/tables.py", {"make_tables": 1, "draw_comparison": 2, **PAGE}),
+        ("hsfm/costs.py", {"describe_run": 1, "draw_comparison": 2, **PAGE}),
+        ("hsfm/report.py", PAGE),
+        ("hsfm/contents.py", PAGE),
+        ("hsfm/table_text.py", {"tabulate_edits": 1, "draw_comparison": 2, **TABLES}),
+        ("hsfm/figures.py", {**DRAWINGS, **PAGE}),
+        ("hsfm/hsfm.mplstyle", {**DRAWINGS, **PAGE}),
+        ("hsfm/method_figure.py", {"draw_method": 1, **PAGE}),
+        ("hsfm/neighbours.py", {**EDITS, "draw_method": 1}),
+        ("hsfm/edits.py", {**EDITS, "draw_method": 1}),
         ("hsfm/erm.py", TRAINING),
         ("hsfm/datasets/minibirds.py", IMAGES),
         ("hsfm/__init__.py", {}),
@@ -440,6 +458,14 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
 def test_a_changed_module_reruns_the_rules_that_import_it_and_what_follows(finished, edited, module, jobs):
     edited(module, lambda text: text + "\n# changed\n")
     assert planned(finished) == jobs
+
+
+@pytest.mark.parametrize(
+    "file", ["hsfm/page/report.css", "workflow/report/tables/main.rst", "workflow/report/figures/groups.rst"]
+)
+def test_a_changed_caption_or_style_reruns_the_page_alone(finished, edited, file):
+    edited(file, lambda text: text + "\nMore.\n")
+    assert planned(finished) == PAGE
 
 
 def test_a_changed_hsfm_setting_leaves_all_else_as_it_was(finished, tmp_path):
@@ -674,7 +700,8 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_weights(tmp_path):
 
 STUDIES = "studies=[sweep, ablations, validation_bias]"
 OF_STUDIES = {"sweep_hsfm": 2, "gather_sweep": 1, "ablate_hsfm": 1, "bias_validation": 1, "tabulate_study": 3,
-              "draw_study": 2, "describe_run": 1, "save_config": 1}  # fmt: skip
+              "draw_study": 2, "describe_run": 1, "save_config": 1,
+              **PAGE}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -697,7 +724,7 @@ def test_the_studies_end_in_tables_and_figures(studied):
     for study in ("sweep", "validation_bias"):
         assert (studied / f"results/figures/minibirds/{study}.png").read_bytes().startswith(b"\x89PNG")
     assert planned(studied, "--config", STUDIES) == {}
-    assert planned(studied) == {"describe_run": 1, "save_config": 1}, "the rest does not depend on them"
+    assert planned(studied) == {"describe_run": 1, **CONFIG, **PAGE}, "the rest does not depend on them"
 
 
 def test_the_sweep_holds_the_settings_drawn_and_the_configured_one(studied, finished):
@@ -723,7 +750,7 @@ def test_the_first_ablation_is_hsfm_itself(studied, finished):
 def test_a_changed_sweep_reruns_the_sweep_alone(studied):
     changed = "settings={minibirds: {sweep: {draws: 3}}}"
     assert planned(studied, "--config", STUDIES, changed) == {
-        "sweep_hsfm": 2, "gather_sweep": 1, "tabulate_study": 1, "draw_study": 1, "describe_run": 1, **CONFIG
+        "sweep_hsfm": 2, "gather_sweep": 1, "tabulate_study": 1, "draw_study": 1, "describe_run": 1, **PAGE, **CONFIG
     }  # fmt: skip
 
 

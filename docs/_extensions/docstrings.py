@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 from sphinx.application import Sphinx
 
@@ -18,36 +19,31 @@ _ENTRY = re.compile(r"^(?P<names>\w+(?: \[[^]]*\])?(?:(?:, | or )[\w\[\] ]+)*) :
 
 def as_rest(lines: Iterable[str]) -> list[str]:
     """A docstring's lines as reStructuredText that shows them."""
-    lines, out, listed, verbatim = list(lines), [], False, False
-    for i, line in enumerate(lines):
-        following = lines[i + 1] if i + 1 < len(lines) else ""
-        if line and re.fullmatch(r"-{3,}", following):
-            out += ["", f".. rubric:: {_text(line)}", ""]
-            listed = True
+    out, listing = [], False
+    for blank, group in groupby(lines, key=lambda line: not line):
+        block = list(group)
+        if blank:
             continue
-        if re.fullmatch(r"-{3,}", line):
+        if len(block) > 1 and re.fullmatch(r"-{3,}", block[1]):
+            out += [f".. rubric:: {_text(block[0])}", ""]
+            block, listing = block[2:], True
+        if not block:
             continue
-        entry = _ENTRY.match(line) if listed else None
-        indented = line.startswith("    ")
-        if entry:
-            out += ["", f"- ``{entry['names']}``: {_text(entry['meaning'])}"]
-        elif indented and listed:
-            out.append(f"  {_text(line.strip())}")
-        elif indented:
-            if not verbatim:
-                out += ["", "::", ""]
-            out.append(line)
-        elif line.startswith((">>> ", "... ")):
-            out.append(line)
+        listing = listing and bool(_ENTRY.match(block[0]))
+        if listing:
+            out += _entries(block)
+        elif block[0].startswith("    "):
+            out += ["::", "", *block]
         else:
-            if listed and line:
-                out.append("") if out and out[-1].startswith(("- ", "  ")) else None
-                listed = False
-            if verbatim and line:
-                out.append("")
-            out.append(_text(line))
-        verbatim = (indented and not listed) or (verbatim and not line)
+            out += block if block[0].startswith(">>> ") else map(_text, block)
+        out.append("")
     return out
+
+
+def _entries(block: Iterable[str]) -> Iterator[str]:
+    for line in block:
+        entry = _ENTRY.match(line)
+        yield f"- ``{entry['names']}``: {_text(entry['meaning'])}" if entry else f"  {_text(line.strip())}"
 
 
 def _text(line: str) -> str:
@@ -73,8 +69,14 @@ def fields_of(kind: type) -> Iterator[str]:
         yield f"- ``{found['name']}``: {_text(found['meaning'])}"
 
 
-def _shorten(app: Sphinx, what: str, name: str, obj: object, options: object, signature: str, returns: str) -> tuple:
-    return tuple(part and re.sub(r"(?<![\w.~])jaxtyping\.", "~jaxtyping.", part) for part in (signature, returns))
+def _shorten(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Signatures without jaxtyping's own name, and with nothing in them that is no Python."""
+    if signature:
+        signature = signature.replace("<factory>", "...")  # a dataclass's field that is made anew each time
+    parts = (signature, returns)
+    return tuple(part and re.sub(r"(?<![\w.~])jaxtyping\.", "~jaxtyping.", part) for part in parts)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -27,6 +28,7 @@ from hsfm.head import Head
 from hsfm.metrics import accuracy_by, worst
 from hsfm.progress import track
 
+HISTORY = ["gamma", "penalty", "step", "val_average", "val_worst_group", "val_worst_class"]
 SELECT_BY = {
     "worst_group": "gamma, lambda and the step with the best validation worst group, then average",
     "worst_class": "gamma, lambda and the step with the best validation worst class, then average",
@@ -39,7 +41,10 @@ class Result:
     gamma: float
     penalty: float  # lambda
     step: int  # that was kept, from 1
-    history: pd.DataFrame  # per pair and step: gamma, penalty, step, val_average, val_worst
+    history: (
+        pd.DataFrame
+    )  # per step and pair: gamma, penalty, step, val_average, val_worst_group (NaN where no group is
+    # known), val_worst_class, kept
 
 
 def fit_afr(
@@ -74,7 +79,7 @@ def fit_afr(
     start = torch.cat([erm.weight, erm.bias[:, None]], 1)
     w = start.expand(len(pairs), -1, -1).clone()
     target = one_hot(held_out.y, held_out.n_classes).to(x)
-    part, n_parts = (val.group, val.n_groups) if select_by == "worst_group" else (val.y, val.n_classes)
+    grouped = bool((val.group >= 0).any())
     best, rows = (-1.0, -1.0), []
     kept = (start, 0, 0)
     for step in track(range(1, steps + 1), "AFR", "step", shown=progress):
@@ -82,15 +87,20 @@ def fit_afr(
         if not w.isfinite().all():
             raise ValueError(f"AFR: a head is no longer finite after step {step}; lower lr (now {lr})")
         correct = _logits(w, x_val).argmax(-1) == val.y
-        average, lowest = correct.double().mean(1).tolist(), worst(accuracy_by(correct, part, n_parts)).tolist()
+        average, classes = correct.double().mean(1), worst(accuracy_by(correct, val.y, val.n_classes))
+        groups = (
+            worst(accuracy_by(correct, val.group, val.n_groups)) if grouped else torch.full_like(classes, torch.nan)
+        )
+        measures = torch.stack([average, groups, classes]).T.tolist()
         for number, (gamma, value) in enumerate(pairs):
-            row = (gamma, value, step, average[number], lowest[number])
-            rows.append(row)
-            if (lowest[number], average[number]) > best:
-                best, kept = (lowest[number], average[number]), (w[number].clone(), number, step)
+            rows.append((gamma, value, step, *measures[number]))
+            score = (measures[number][1 if select_by == "worst_group" else 2], measures[number][0])
+            if score > best:
+                best, kept = score, (w[number].clone(), number, step)
     head, number, step = kept
     gamma, value = pairs[number]
-    history = pd.DataFrame(rows, columns=["gamma", "penalty", "step", "val_average", "val_worst"])
+    history = pd.DataFrame(rows, columns=HISTORY)
+    history["kept"] = np.arange(len(rows)) == (step - 1) * len(pairs) + number
     return Result(Head(head[:, :-1].cpu(), head[:, -1].cpu()), float(gamma), float(value), step, history)
 
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
+from hsfm import contents
 from hsfm.decode_size import decode_rule
 from hsfm.device import accelerator_present
 from hsfm.files import sha256, write_atomically
@@ -23,6 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 ROOT = Path(workflow.basedir)
+PAGE = sorted(ROOT.glob("hsfm/page/*"))  # what the report is made of beside its code
 
 
 # What a script depends on ----------------------------------------------------------------------------------------------
@@ -43,6 +45,10 @@ def uses(script, without=()):
         found.append(path)
         waiting += [other for other in imported(path) if path != ROOT / script or other not in without]
     return sorted(os.path.relpath(path) for path in found)
+
+
+# The style of all figures: an input of every rule that draws.
+STYLE = os.path.relpath(ROOT / "hsfm" / "hsfm.mplstyle")
 
 
 def uses_of_source(script):
@@ -92,7 +98,13 @@ def date_changed_code():
     if kept.exists():
         with suppress(ValueError):  # a damaged one is as good as none
             before = json.loads(kept.read_text())
-    files = [*ROOT.glob("hsfm/**/*.py"), *ROOT.glob("workflow/scripts/*.py")]
+    files = [
+        *ROOT.glob("hsfm/**/*.py"),
+        *ROOT.glob("workflow/scripts/*.py"),
+        ROOT / "hsfm" / "hsfm.mplstyle",
+        *PAGE,
+        *ROOT.glob("workflow/report/*/*.rst"),
+    ]
     found = {os.path.relpath(path): sha256(path) for path in files}
     for path, digest in found.items():
         if before.get(path, digest) != digest and os.access(path, os.W_OK):  # not in a read-only installation
@@ -231,6 +243,7 @@ def table_files(*names):
 
 
 TABLES_OF_STUDIES = table_files(*STUDIES)
+REPORT = "results/report.html"
 TABLES_OF_RUN = table_files("costs", "stages", "settings", "versions")
 
 
@@ -611,13 +624,13 @@ MISSING_DATA = {
 
 def figures_of(dataset):
     """The names of a dataset's figures."""
-    figures = ["groups"]
+    figures = ["groups", "tradeoff", "time"]
     if dataset not in GIVEN:
         figures.append("examples")
-    if dataset in TRAINED or "hsfm" in METHODS:
+    if dataset in TRAINED or {"afr", "dac", "ddb", "hsfm"} & set(methods_of(dataset)):
         figures.append("training")
     if "hsfm" in METHODS:
-        figures.append("hard_set")
+        figures += ["hard_set", "method"]
     if "dac" in METHODS:
         figures.append("masks")
     if "ddb" in methods_of(dataset):
@@ -629,19 +642,50 @@ def figures_of(dataset):
     return figures + [study for study in STUDIES if study != "ablations"]
 
 
+def scores_of_methods(wildcards):
+    """The scores of ERM and all methods, run by run."""
+    methods = dict.fromkeys(["erm", *methods_of(wildcards.dataset)])
+    return [f"results/{wildcards.dataset}/run{run}/{method}/scores.parquet" for run in RUNS for method in methods]
+
+
 def inputs_of_figure(wildcards):
     """What one figure of a dataset is drawn from, by name."""
     folder = f"results/{wildcards.dataset}"
-    methods = dict.fromkeys(["erm", *methods_of(wildcards.dataset)])
-    scores = {method: expand(f"{folder}/run{{run}}/{method}/scores.parquet", run=RUNS) for method in methods}
+    of_erm = expand(f"{folder}/run{{run}}/erm/scores.parquet", run=RUNS)
     erm = expand(f"{folder}/run{{run}}/erm/history.parquet", run=RUNS if wildcards.dataset in TRAINED else [])
     hsfm = expand(f"{folder}/run{{run}}/hsfm/history.parquet", run=RUNS if "hsfm" in METHODS else [])
+    with_afr = "afr" in methods_of(wildcards.dataset)
+    afr = expand(f"{folder}/run{{run}}/afr/history.parquet", run=RUNS if with_afr else [])
+    seeds = {
+        method: expand(f"{folder}/run{{run}}/{method}/seed{{seed}}/history.parquet", run=RUNS, seed=config["seeds"])
+        for method in ("dac", "ddb")
+        if method in methods_of(wildcards.dataset)
+    }
     return {
         "examples": {"images": f"{folder}/images.parquet", "pixels": packed(wildcards)},
-        "training": {"scores": scores["erm"], "erm": erm, "hsfm": hsfm},
-        "groups": {"scores": [path for run in zip(*scores.values()) for path in run]},
-        "hard_set": {"hsfm": hsfm},
+        "training": {"scores": of_erm, "erm": erm, "afr": afr, **seeds, "hsfm": hsfm},
+        "groups": {"scores": scores_of_methods(wildcards)},
+        "hard_set": {
+            "scores": of_erm,
+            "hsfm": hsfm,
+            "hard_groups": expand(f"{folder}/run{{run}}/hsfm/hard_groups.parquet", run=RUNS),
+        },
     }[wildcards.figure]
+
+
+def inputs_of_method(wildcards):
+    """What HSFM's method is drawn from: the first run, and images where there are some."""
+    dataset = f"results/{wildcards.dataset}"
+    erm, hsfm = (f"{dataset}/run{RUNS[0]}/{method}" for method in ("erm", "hsfm"))
+    images = {} if wildcards.dataset in GIVEN else {"images": f"{dataset}/images.parquet", "pixels": packed(wildcards)}
+    return {
+        **{name: f"{hsfm}/{name}.parquet" for name in ("support", "history", "hard_groups")},
+        "heads": f"{hsfm}/heads.safetensors",
+        "erm": f"{erm}/heads.safetensors",
+        "hard_set": f"{erm}/hard_set.parquet",
+        **{split: f"{erm}/embeddings/{split}.parquet" for split in ("train", "val")},
+        **images,
+    }
 
 
 FIGURES = [
@@ -650,6 +694,11 @@ FIGURES = [
     for figure in figures_of(dataset)
     for suffix in ("png", "pdf")
 ]
+
+
+def figure_files(figure):
+    """A figure of a dataset: a picture for the screen, a drawing for print."""
+    return expand("results/figures/{{dataset}}/{figure}.{suffix}", figure=figure, suffix=["png", "pdf"])
 
 
 def sweep_parts(wildcards):
@@ -661,3 +710,58 @@ def sweep_parts(wildcards):
         run=wildcards.run,
         part=range(parts),
     )
+
+
+# Reports ---------------------------------------------------------------------------------------------------------------
+
+
+def caption(file):
+    """The caption of a table or a figure."""
+    kind, *_, name = Path(file).with_suffix("").parts[1:]
+    return ROOT / "workflow" / "report" / kind / f"{name}.rst"
+
+
+def captions(files):
+    return [os.path.relpath(caption(file)) for file in files]
+
+
+def reported(files):
+    """Outputs of a rule, a list or a dict, whose HTML tables and PNG figures `snakemake --report` shows."""
+    if isinstance(files, dict):
+        return {name: reported_file(file) for name, file in files.items()}
+    return [reported_file(file) for file in files]
+
+
+def reported_file(file):
+    kind, *dataset, name = Path(file).with_suffix("").parts[1:]
+    if Path(file).suffix != {"tables": ".html", "figures": ".png"}[kind]:
+        return file
+    topic, title = {
+        "tables": (contents.table_topic, contents.table_title),
+        "figures": (contents.figure_topic, contents.figure_title),
+    }[kind]
+
+    def labels(wildcards):
+        of = {"dataset": wildcards.dataset} if dataset else {}
+        return {"result": f"{title(name.format(**dict(wildcards.items())))} ({kind.removesuffix('s')})", **of}
+
+    return report(
+        file,
+        caption=str(caption(file)) if "{" not in name else str(caption_by_wildcard(kind, name)),
+        category=lambda wildcards: topic(name.format(**dict(wildcards.items()))),
+        subcategory="{dataset}" if dataset else "all datasets",
+        labels=labels,
+    )
+
+
+def caption_by_wildcard(kind, name):
+    """A template for Snakemake, which takes one caption for all files of an output: the caption of each by its name."""
+    template = Path(".snakemake", "captions", kind, f"{name.strip('{}')}.rst").absolute()
+    parts = [
+        f'{{% if snakemake.wildcards.{name.strip("{}")} == "{path.stem}" %}}\n{{% raw %}}\n{path.read_text()}{{% endraw %}}\n{{% endif %}}\n'
+        for path in sorted(ROOT.glob(f"workflow/report/{kind}/*.rst"))
+    ]
+    if workflow.is_main_process and not (template.exists() and template.read_text() == "".join(parts)):
+        with write_atomically(template) as temporary:
+            temporary.write_text("".join(parts))
+    return template

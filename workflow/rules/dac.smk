@@ -183,8 +183,9 @@ rule draw_masks:
         train=f"{EMBEDDINGS}/train.parquet".replace("{run}", str(RUNS[0])),
         masks=masks_for(masks_of_dac, run=RUNS[0]),
         code=uses("workflow/scripts/draw_masks.py"),
+        style=STYLE,
     output:
-        multiext("results/figures/{dataset}/masks", ".png", ".pdf"),
+        reported(figure_files("masks")),
     log:
         "logs/{dataset}/draw_masks.log",
     benchmark:

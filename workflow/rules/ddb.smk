@@ -264,8 +264,9 @@ rule draw_generated:
         generated=GENERATED.replace("{run}", str(RUNS[0])),
         pruned=f"{DDB}/pruned.parquet".replace("{run}", str(RUNS[0])),
         code=uses("workflow/scripts/draw_generated.py"),
+        style=STYLE,
     output:
-        multiext("results/figures/{dataset}/generated", ".png", ".pdf"),
+        reported(figure_files("generated")),
     log:
         "logs/{dataset}/draw_generated.log",
     benchmark:

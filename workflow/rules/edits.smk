@@ -49,7 +49,7 @@ rule tabulate_edits:
         edits=expand(EDITS, dataset=WITH_EDITS, run=RUNS),
         code=uses("workflow/scripts/tabulate_edits.py"),
     output:
-        table_files("edits"),
+        reported(table_files("edits")),
     log:
         "logs/tabulate_edits.log",
     benchmark:
@@ -73,8 +73,9 @@ rule draw_edits:
         pixels=packed,
         cache=decoded,
         code=uses("workflow/scripts/draw_edits.py"),
+        style=STYLE,
     output:
-        **EDIT_FIGURES,
+        **reported(EDIT_FIGURES),
     log:
         "logs/{dataset}/draw_edits.log",
     benchmark:
@@ -101,24 +102,26 @@ use rule draw_edits as draw_edits_without_images with:
         **OF_FIRST_RUN,
         cache=[],
         code=uses("workflow/scripts/draw_edits.py"),
+        style=STYLE,
     output:
-        **{name: path for name, path in EDIT_FIGURES.items() if not name.startswith("neighbours")},
+        **reported({name: path for name, path in EDIT_FIGURES.items() if not name.startswith("neighbours")}),
     wildcard_constraints:
         dataset=one_of([name for name in WITH_EDITS if name in GIVEN]),
 
 
+DECODED = f"results/{{dataset}}/run{RUNS[0]}/hsfm/decoded.parquet"
+
+
 rule decode_edits:
     input:
-        **IMAGES,
+        images="results/{dataset}/images.parquet",
         edits=OF_FIRST_RUN["edits"],
         support=OF_FIRST_RUN["support"],
         standardisation=ERM_NETWORK["standardisation"].replace("{run}", str(RUNS[0])),
         code=uses("workflow/scripts/decode_edits.py"),
         extra=needs_extra("unCLIP", MISSING_FOR_UNCLIP),
     output:
-        decoded="results/{dataset}/run{run}/hsfm/decoded.parquet".replace("{run}", str(RUNS[0])),
-        png="results/figures/{dataset}/unclip.png",
-        pdf="results/figures/{dataset}/unclip.pdf",
+        DECODED,
     log:
         "logs/{dataset}/decode_edits.log",
     benchmark:
@@ -139,10 +142,37 @@ rule decode_edits:
         clip=clip_stamp,
         backbone=setting("backbone"),
         transform=setting("transform"),
-        decode_size=decode_size,
         device=config["device"],
         compute=COMPUTE,
     message:
         "Decoding HSFM's edits of {wildcards.dataset} into pictures"
     script:
         "../scripts/decode_edits.py"
+
+
+rule draw_unclip:
+    input:
+        **IMAGES,
+        decoded=DECODED,
+        code=uses("workflow/scripts/draw_unclip.py"),
+        style=STYLE,
+    output:
+        reported(figure_files("unclip")),
+    log:
+        "logs/{dataset}/draw_unclip.log",
+    benchmark:
+        "logs/{dataset}/draw_unclip.tsv"
+    wildcard_constraints:
+        dataset=one_of(WITH_UNCLIP),
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=60,
+    params:
+        decode_size=decode_size,
+    message:
+        "Drawing the pictures of HSFM's edits of {wildcards.dataset}"
+    script:
+        "../scripts/draw_unclip.py"

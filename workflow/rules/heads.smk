@@ -86,6 +86,7 @@ rule fit_hsfm:
     output:
         heads="results/{dataset}/run{run}/hsfm/heads.safetensors",
         history="results/{dataset}/run{run}/hsfm/history.parquet",
+        hard_groups="results/{dataset}/run{run}/hsfm/hard_groups.parquet",
         support="results/{dataset}/run{run}/hsfm/support.parquet",
     log:
         "logs/{dataset}/run{run}/fit_hsfm.log",

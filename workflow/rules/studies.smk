@@ -109,7 +109,7 @@ rule tabulate_study:
         ),
         code=uses("workflow/scripts/tabulate_study.py"),
     output:
-        table_files("{study}"),
+        reported(table_files("{study}")),
     log:
         "logs/tabulate_{study}.log",
     benchmark:
@@ -132,8 +132,9 @@ rule draw_study:
     input:
         results=expand("results/{dataset}/run{run}/studies/{study}.parquet", run=RUNS, allow_missing=True),
         code=uses("workflow/scripts/draw_study.py"),
+        style=STYLE,
     output:
-        multiext("results/figures/{dataset}/{study}", ".png", ".pdf"),
+        reported(figure_files("{study}")),
     log:
         "logs/{dataset}/draw_{study}.log",
     benchmark:

@@ -5,7 +5,7 @@ rule make_tables:
         predictions=RESULTS_OF_HEADS["predictions"],
         code=uses("workflow/scripts/make_tables.py"),
     output:
-        TABLES,
+        reported(TABLES),
     log:
         "logs/make_tables.log",
     benchmark:
@@ -32,7 +32,7 @@ rule describe_run:
         studies=expand("results/{dataset}/run{run}/studies/{study}.parquet", dataset=DATASETS, run=RUNS, study=STUDIES),
         code=uses("workflow/scripts/describe_run.py"),
     output:
-        TABLES_OF_RUN,
+        reported(TABLES_OF_RUN),
     log:
         "logs/describe_run.log",
     benchmark:

@@ -14,7 +14,6 @@ import torch
 from diffusers import StableUnCLIPImg2ImgPipeline
 from torch import Tensor
 
-from hsfm import edit_figures, figures
 from hsfm.augment import prepare
 from hsfm.clip import PREFIX, ZeroShot
 from hsfm.device import Compute, choose_device
@@ -22,19 +21,15 @@ from hsfm.diffusion.models import choose_dtype, find_model, load_pipeline, to_de
 from hsfm.diffusion.unclip import decode
 from hsfm.edits import DECODED, largest_of_each_group, read_edits
 from hsfm.files import encode, write_parquet
-from hsfm.generated import as_png, read_png, seed_of
+from hsfm.generated import as_png, seed_of
 from hsfm.images import read_names
-from hsfm.pixel_cache import CacheFiles
 from hsfm.pixels import pack
 from hsfm.progress import track
-from hsfm.source import open_pictures
 from hsfm.standardise import read_standardisation
 from hsfm.support import read_support
 
-SIDE = 256  # pixels, in the figure
 
-
-def decode_edits(inputs: dict, outputs: dict, cache: CacheFiles | None, settings: dict) -> str:
+def decode_edits(inputs: dict, output: str, settings: dict) -> str:
     edits, about = read_edits(inputs["edits"])
     names, unclip = read_names(inputs["images"]), settings["unclip"]
     if len(unclip["prompts"]) != len(names.attribute_names):
@@ -67,8 +62,7 @@ def decode_edits(inputs: dict, outputs: dict, cache: CacheFiles | None, settings
     table = as_table(rows, pictures, judged, {**described, "class_names": about["class_names"]})
     moved = table["moved"].to_pylist()
     job.log.info("CLIP sees another attribute after the edit in %d of %d pairs", sum(moved), len(moved))
-    write_parquet(outputs["decoded"], table, {}, compression="none")
-    draw(table, open_pictures(inputs["images"], cache), names, [outputs["png"], outputs["pdf"]])
+    write_parquet(output, table, {}, compression="none")
     return f"{sum(moved)} of {len(moved)} pairs"
 
 
@@ -103,36 +97,9 @@ def as_table(rows: pd.DataFrame, pictures: dict, judged: dict, about: dict) -> p
     return pa.Table.from_pylist(records, schema=DECODED).replace_schema_metadata(encode(about, DECODED))
 
 
-def draw(table: pa.Table, originals: Callable, names: object, outputs: list[str]) -> None:
-    figure = edit_figures.draw_decoded(
-        [
-            {
-                "name": f"{names.class_names[row['y']]},\n"
-                + ("unknown" if row["attribute"] is None else names.attribute_names[row["attribute"]]),
-                "original": figures.thumbnail(originals([row["image_id"]])[0], SIDE),
-                **{
-                    when: (
-                        figures.thumbnail(read_png(row[f"picture_{when}"]), SIDE),
-                        f"{names.attribute_names[row[f'attribute_{when}']]}, "
-                        f"{100 * max(row[f'probabilities_{when}']):.0f} %",
-                    )
-                    for when in ("before", "after")
-                },
-                "moved": row["moved"],
-            }
-            for row in table.to_pylist()
-        ],
-        f"{names.dataset}: HSFM's edits decoded by unCLIP, and what CLIP takes them for; another attribute after the "
-        f"edit in {sum(table['moved'].to_pylist())} of {len(table)} pairs",
-    )
-    for path in outputs:
-        figures.save(figure, path)
-
-
 shown = decode_edits(
     dict(snakemake.input.items()),
-    dict(snakemake.output.items()),
-    CacheFiles.of(snakemake.input.cache, snakemake.params.decode_size),
+    snakemake.output[0],
     dict(snakemake.params.items()),
 )
 job.finish("CLIP", f"another attribute seen after the edit in {shown}")

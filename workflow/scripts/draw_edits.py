@@ -5,10 +5,11 @@ import pandas as pd
 import torch
 
 from hsfm import edit_figures, figures, job
-from hsfm.edits import class_direction, largest_of_each_group, read_edits, spurious_direction
+from hsfm.edits import largest_of_each_group, read_edits
 from hsfm.embeddings import Embeddings, read_embeddings
 from hsfm.images import read_names
 from hsfm.pixel_cache import CacheFiles
+from hsfm.plane import in_plane, name_of
 from hsfm.source import open_pictures
 from hsfm.support import read_support
 
@@ -25,7 +26,9 @@ def draw(inputs: dict, outputs: dict, dataset: str, cache: CacheFiles | None) ->
     save(outputs, "edits", plane(inputs["support"], first, train, val, f"{dataset}: HSFM's edits, seed {seed}"))
     save(outputs, "cosines", edit_figures.draw_cosines(edits, f"{dataset}: where HSFM's edits point"))
     if "images" in inputs:
-        title = f"{dataset}: longest edits of each group, seed {seed} (orange: another attribute than the support's)"
+        title = (
+            f"{dataset}: longest edits of each group, seed {seed} (bold, orange: another attribute than the support's)"
+        )
         save(outputs, "neighbours", neighbours(inputs["images"], first, train, cache, title))
 
 
@@ -37,27 +40,12 @@ def save(outputs: dict, name: str, figure: object) -> None:
 def plane(path: str, rows: pd.DataFrame, train: Embeddings, val: Embeddings, title: str) -> object:
     support = read_support(path)
     chosen = torch.tensor([seed == rows["seed"].iloc[0] for seed in support.seed])
-    _, across = spurious_direction(train, val)
-    up = class_direction(val)
-    labels = ("along the spurious direction", "along the class direction")
-    if across is None:  # the next best: where features vary most
-        across = torch.linalg.svd(val.features - val.features.mean(0), full_matrices=False).Vh[0]
-        labels = ("along the first principal component", labels[1])
-    if up is None:  # a single class
-        up, labels = torch.zeros_like(across), (labels[0], "")
-    axes = torch.stack([across, up]).T
-    names = [name_of(val, y, a) for y, a in zip(val.y.tolist(), val.attribute.tolist(), strict=True)]
-    points = {name: (val.features[[n == name for n in names]] @ axes).numpy() for name in dict.fromkeys(sorted(names))}
     order = np.unique(np.linspace(0, len(rows) - 1, ARROWS).round().astype(int))
-    before, after = ((part[chosen] @ axes).numpy()[order] for part in (support.before, support.after))
     own = rows.iloc[order]
-    colours = [name_of(val, y, -1 if pd.isna(a) else int(a)) for y, a in zip(own["y"], own["attribute"], strict=True)]
+    names = [name_of(val, y, -1 if pd.isna(a) else int(a)) for y, a in zip(own["y"], own["attribute"], strict=True)]
     shown = "" if len(order) == len(rows) else f" ({len(order)} of {len(rows)} support rows)"
-    return edit_figures.draw_plane(points, before, after, colours, labels, title + shown)
-
-
-def name_of(embeddings: Embeddings, y: int, attribute: int) -> str:
-    return f"{embeddings.class_names[y]}, {embeddings.attribute_names[attribute] if attribute >= 0 else 'unknown'}"
+    found = in_plane(support.before[chosen][order], support.after[chosen][order], train, val)
+    return edit_figures.draw_plane(found.points, found.before, found.after, names, found.labels, title + shown)
 
 
 def neighbours(images: str, rows: pd.DataFrame, train: Embeddings, cache: CacheFiles | None, title: str) -> object:

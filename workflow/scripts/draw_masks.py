@@ -47,11 +47,11 @@ def draw_masks(
     pictures = [
         {
             "name": name_of(table, row) + ("" if easy[row.image_id] else ", not selected"),
-            "image": as_picture(shown[i], transform),
-            "heat": heat_map[i],
-            "mask": kept[i].numpy(),
+            "image": figures.thumbnail(as_picture(shown[i], transform)),
+            "heat": figures.thumbnail(heat_map[i]),
+            "mask": figures.thumbnail(kept[i].numpy()),
             **curve(masks, i),
-            "composed": [as_picture(one[i], transform) for one in composed],
+            "composed": [figures.thumbnail(as_picture(one[i], transform)) for one in composed],
         }
         for i, row in enumerate(rows.itertuples())
     ]

@@ -22,6 +22,7 @@ def fit_hsfm(inputs: dict[str, str], outputs: dict[str, str], seeds: list[int], 
         train.to(place), val.to(place), erm.head[0].to(place), seeds=seeds, **settings, first_hard_set=first_hard_set
     )
     write_frame(outputs["history"], result.history)
+    write_frame(outputs["hard_groups"], meta.hard_groups(result, val))
     meta.write_support(outputs["support"], result, train)
     saved = SavedHeads(
         head=result.head,
