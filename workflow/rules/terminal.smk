@@ -21,7 +21,7 @@ CHATTER = (
     *("Building DAG of jobs...", "Using shell: ", "Conda environments: ignored", "Singularity containers: ignored"),
     *("Select jobs to execute...", "Group jobs: inactive", "Complete log(s): ", "Elapsed time: "),
 )
-EXPECTED = ("Missing output files: ", "Input files updated by another job: ")  # reasons of a job in a first run
+ABSENT, JUST_BEFORE = "Missing output files: ", "Input files updated by another job: "  # reasons that tell nothing new
 END_OF_LOG = 12  # lines
 NAMED = 5  # logs of failed jobs
 
@@ -76,8 +76,8 @@ class Terminal(logging.Handler):
 
     def start_of(self, record):
         self.jobs.setdefault(record.jobid, (len(self.jobs) + 1, record.rule_msg))
-        reasons = [one for one in record.reason.split("; ") if one and not one.startswith(EXPECTED)]
-        why = f": {shortened(reasons[0])}" if reasons else ""
+        reasons = [one for one in record.reason.split("; ") if one and not one.startswith(JUST_BEFORE)]
+        why = f": {shortened(reasons[0])}" if reasons and not record.reason.startswith(ABSENT) else ""
         return f"{now()}  {record.rule_msg} ({self.jobs[record.jobid][0]} of {self.total}){why}"
 
     def failure_of(self, record):

@@ -35,7 +35,6 @@ for split, embeddings in (("train", train), ("val", val)):
     saved.check_fits(embeddings, files[split])
 write_frame(snakemake.output.history, result.history)
 write_heads(snakemake.output.heads, saved)
-rule = settings["select_by"]
-best = result.history.loc[result.history["kept"], f"val_{rule}"]
+worst = result.history.loc[result.history["kept"], f"val_{settings['select_by']}"]
 pair = f"gamma {result.gamma:g}, lambda {result.penalty:g}, step {result.step}"
-job.finish("AFR", f"validation {rule.replace('_', ' ')} {percent(list(best))} ({pair})")
+job.finish("AFR", f"validation {settings['select_by'].replace('_', ' ')} {percent(worst)} ({pair})")

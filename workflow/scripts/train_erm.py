@@ -1,5 +1,7 @@
 """Train a network by ERM on the training images of one dataset."""
 
+from pathlib import Path
+
 from hsfm import job
 from hsfm.erm import CHECKPOINTS
 from hsfm.files import read_frame
@@ -22,4 +24,8 @@ run(
 )
 rule = CHECKPOINTS[snakemake.params.training["checkpoint"]]
 columns = ["epoch", "val_average", "val_worst_group", "val_worst_class"]
-job.finish("ERM", erm_epoch(read_frame(snakemake.output.history, columns), rule))
+network = Path(snakemake.output.checkpoint).parent.name
+job.finish(
+    "ERM" if network == "erm" else f"ERM for {network.upper()}",
+    erm_epoch(read_frame(snakemake.output.history, columns), rule),
+)
