@@ -112,7 +112,7 @@ def go_through(page: str, folder: Path) -> dict[int, str]:
         elif block.kind == "plan only":
             for command in commands(block.text):
                 assert command.startswith("snakemake "), f"{page}:{block.line}: {command} cannot be planned"
-                printed[block.line] = in_shell(f"{command} -n --quiet rules", folder)
+                printed[block.line] = in_shell(f"{command} -n", folder)
         elif block.kind == "not run":
             check_extras(block)
         elif block.language == "bash":
