@@ -35,7 +35,7 @@ for split, embeddings in (("train", train), ("val", val)):
     saved.check_fits(embeddings, files[split])
 write_frame(snakemake.output.history, result.history)
 write_heads(snakemake.output.heads, saved)
-row = result.history.query(f"gamma == {result.gamma} and penalty == {result.penalty} and step == {result.step}").iloc[0]
-part = settings["select_by"].replace("_", " ")
+rule = settings["select_by"]
+best = result.history.loc[result.history["kept"], f"val_{rule}"]
 pair = f"gamma {result.gamma:g}, lambda {result.penalty:g}, step {result.step}"
-job.finish("AFR", f"validation {part} {percent([row['val_worst']])} ({pair})")
+job.finish("AFR", f"validation {rule.replace('_', ' ')} {percent(list(best))} ({pair})")
