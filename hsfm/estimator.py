@@ -32,7 +32,7 @@ HISTORY = ["epoch", "outer_loss", "hard_loss", "val_average", "val_worst_group",
 
 
 class HSFMClassifier(ClassifierMixin, BaseEstimator):
-    """A linear classifier made robust to spurious correlations by hard-sample feature meta-learning (HSFM).
+    """A linear classifier made robust to spurious correlations by hard-set-guided feature-space meta-learning (HSFM).
 
     From a linear head, by default a logistic regression on X, HSFM learns edits of a few training rows (the support)
     such that the head, adapted on the edited rows, does well on the validation rows that it finds hardest. The result

@@ -56,7 +56,7 @@ def test_a_dry_run_of_every_profile_plans_the_whole_workflow(copy, profile):
     if profile == "kubernetes":  # a volume of the cluster's
         arguments = ["--default-storage-prefix", str(copy)]
     out = with_profile(copy, profile, *MINIMAL, "--dry-run", *arguments)
-    assert re.search(r"^total +34$", out, re.MULTILINE), out
+    assert re.search(r"^total +37$", out, re.MULTILINE), out
     assert "This was a dry-run" in out
 
 

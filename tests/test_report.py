@@ -80,6 +80,13 @@ def test_a_tested_tie_is_what_counts():
     assert "All other methods are told apart from it" in untied
 
 
+def test_the_interval_of_the_gain_over_erm_is_said_where_it_is_known():
+    table = main_table(erm=65.8, hsfm=92.4)
+    known = table.assign(worst_group_to_erm_low=[None, 22.3], worst_group_to_erm_high=[None, 30.6])
+    assert "26.6 points above ERM (65.8 %; 95 % interval of the difference 22.3 to 30.6)" in said(best_method(known))
+    assert "interval" not in said(best_method(table))
+
+
 def test_equal_numbers_are_shared_and_labels_in_training_are_said():
     text = said(best_method(main_table(erm=60.0, llr=92.38, hsfm=92.42)))
     assert text.startswith(

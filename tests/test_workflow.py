@@ -236,7 +236,9 @@ def test_afrs_head_is_plain_torchs_on_what_its_own_network_has_not_seen(finished
 
     history = pd.read_parquet(folder / "history.parquet")
     assert len(history) == 4 * 20, "two gammas, two lambdas"
-    best = history.sort_values(["val_worst", "val_average"], ascending=False, kind="stable").iloc[0]
+    best = history.sort_values(["val_worst_group", "val_average"], ascending=False, kind="stable").iloc[0]
+    assert best["kept"]
+    assert history["kept"].sum() == 1
     assert {key: best[key] for key in ("gamma", "penalty", "step")} == {
         key: heads.settings[key] for key in ("gamma", "penalty", "step")
     }
