@@ -208,7 +208,7 @@ def write_everything(folder: Path) -> list[list[str]]:
 
 
 # what says how long it took, and which jobs had ended when it was made: no two runs are the same in that
-TIMES = ("costs", "stages", "versions", "report")
+TIMES = ("costs", "stages", "versions", "time", "report")
 
 
 def contents(folder: Path) -> dict[str, str]:
