@@ -658,11 +658,14 @@ def test_dominoes_are_laid_out_as_torchvision_reads_them(server, tmp_path, monke
 
 
 def test_the_script_of_the_rule(server, birds, monkeypatch):
+    said = []
     monkeypatch.setattr(job, "start", lambda log: None)
+    monkeypatch.setattr(job, "finish", lambda *words: said.append(words))
     params = SimpleNamespace(source="waterbirds", folder=str(birds))
     script = Path(__file__).parents[1] / "workflow" / "scripts" / "download_data.py"
     runpy.run_path(str(script), {"snakemake": SimpleNamespace(log=["log"], params=params)})
     assert names(birds) == ["a", "metadata.csv"]
+    assert said == [("Download", f"{birds} is complete")]
 
 
 def test_the_sources_are_those_of_torchvision():
