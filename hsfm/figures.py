@@ -385,4 +385,4 @@ def _dress(axis: Axes, title: str, y_label: str, x_label: str = "epoch") -> None
     axis.set_title(title)
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))

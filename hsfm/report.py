@@ -268,7 +268,9 @@ def _day(day: date) -> str:
 def _made_with(provenance: Provenance) -> str:
     version = f"hsfm {provenance.version}" if provenance.version else "hsfm"
     commit = f", commit {provenance.commit[:12]}" if provenance.commit else ""
-    return f"Made by {version}{commit}{', with changes that were not committed' if provenance.dirty else ''}."
+    changed = ", with changes that were not committed" if provenance.dirty else ""
+    others = "; some results by other commits, which the topic Versions has" if provenance.mixed else ""
+    return f"Made by {version}{commit}{changed}{others}."
 
 
 # Topics, tables, pictures --------------------------------------------------------------------------------------------
@@ -314,22 +316,20 @@ def _table_part(table: Table, commit: str | None) -> dict[str, Any]:
 
 
 def table_html(table: Table, title: str, commit: str | None) -> str:
-    """A table's fragment in a container that scrolls, with a command for each row that has files."""
+    """A table's fragment in a container that scrolls, with a command for each row: of the results that it is made from,
+    of the table itself where it names none, as costs and versions do."""
     figure = _parsed(table)
     found, head = figure.find("table"), figure.find("table/thead/tr")
     if found is None or head is None:
         raise ValueError(f"table {table.name}: not a table as hsfm.table_text writes it")
     body = found.findall("tbody/tr")
     kinds = [column.get("class", "text") for column in head]
-    commands = [row.get("data-made-from", "").split() for row in body]
-    for row, files in zip(body, commands, strict=True):
+    for row in body:
         for cell, kind in zip(row, kinds, strict=True):
             cell.set("class", kind)
-        if any(commands):
-            _add_command(row, files, commit)
-    if any(commands):
-        column = ElementTree.SubElement(head, "th", {"class": "reproduce", "scope": "col"})
-        ElementTree.SubElement(column, "span", {"class": "said"}).text = "Reproduce"
+        _add_command(row, row.get("data-made-from", f"results/tables/{table.name}.md").split(), commit)
+    column = ElementTree.SubElement(head, "th", {"class": "reproduce", "scope": "col"})
+    ElementTree.SubElement(column, "span", {"class": "said"}).text = "Reproduce"
     long = " long" if len(body) > LONG else ""
     container = ElementTree.Element(
         "div", {"class": f"scroll{long}", "role": "region", "tabindex": "0", "aria-label": f"Table: {title}"}
@@ -355,19 +355,18 @@ def _parsed(table: Table) -> ElementTree.Element:
 
 def _add_command(row: ElementTree.Element, files: Sequence[str], commit: str | None) -> None:
     cell = ElementTree.SubElement(row, "td", {"class": "reproduce"})
-    if files:
-        about = "".join(row[0].itertext())
-        button = ElementTree.SubElement(
-            cell,
-            "button",
-            {
-                "type": "button",
-                "class": "reproduce",
-                "data-command": _command(files, commit),
-                "aria-label": f"Reproduce this line: {about}",
-            },
-        )
-        button.text = "reproduce"
+    about = "".join(row[0].itertext())
+    button = ElementTree.SubElement(
+        cell,
+        "button",
+        {
+            "type": "button",
+            "class": "reproduce",
+            "data-command": _command(files, commit),
+            "aria-label": f"Reproduce this line: {about}",
+        },
+    )
+    button.text = "reproduce"
 
 
 def _command(files: Sequence[str], commit: str | None) -> str:

@@ -73,7 +73,7 @@ def versions_table(versions: pd.DataFrame) -> TextTable:
         )
     notes = (
         "What each job recorded of itself, a row per set of versions. commit: of the working tree that it ran from, "
-        "`+ changes` where that had some that were in no commit. - where a job could not tell, or left no record.",
+        "with + changes where that had some that were in no commit. - where a job could not tell, or left no record.",
     )
     header = ("Stages", "Device", *VERSIONS.values())
     return TextTable(header=header, rows=tuple(rows), notes=notes, text_columns=len(header), title="Versions.")

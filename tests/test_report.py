@@ -203,7 +203,7 @@ def test_nothing_is_fetched():
     assert "https://" not in text
 
 
-def test_every_row_with_files_has_its_command():
+def test_every_row_has_its_command():
     files = (("results/birds/run0/erm/scores.parquet",), ("results/birds/run0/dfr/scores.parquet", "results/x.parquet"))
     commands = Nesting(page([table(made_from=files)])).commands
     assert commands[1] == (
@@ -211,8 +211,9 @@ def test_every_row_with_files_has_its_command():
     )
     known = Nesting(page([table(made_from=files)], provenance=replace(MADE, commit="abc1234"))).commands
     assert known[0].startswith("git checkout abc1234\nsnakemake results/birds/run0/erm/scores.parquet --cores 2")
-    assert Nesting(page([table()])).commands == []
-    assert len(Nesting(page([table(made_from=(files[0], ()))])).commands) == 1
+    of_the_table = "snakemake results/tables/main.md --cores 2 --configfile results/config.yaml"
+    assert Nesting(page([table()])).commands == [of_the_table] * 2
+    assert Nesting(page([table(made_from=(files[0], ()))])).commands[1] == of_the_table
 
 
 def test_pictures_say_what_they_show_and_how_large_they_are():
@@ -235,6 +236,8 @@ def test_how_it_came_about_is_said():
     assert "All stages together took 8 minutes" in text
     assert "Made by hsfm 0.10.0, commit 0123456789ab, with changes that were not committed." in text
     assert "26 November 2026" in text
+    mixed = page(provenance=replace(known, dirty=False, mixed=True))
+    assert "commit 0123456789ab; some results by other commits, which the topic Versions has." in mixed
     assert "there is no record of the jobs" in page()
 
 

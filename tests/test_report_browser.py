@@ -266,6 +266,7 @@ def test_all_rows_but_of_the_machine_say_what_they_are_made_from(opened):
         "all => all.filter(t => t.querySelector('tbody tr:not([data-made-from])')).map(t => t.id)"
     )
     assert set(bare) <= {"table-costs", "table-stages", "table-settings", "table-versions"}
+    assert page.locator("figure.table tbody tr:not(:has(button.reproduce))").count() == 0
 
 
 def test_settings_are_on_the_page_and_copied(opened, finished):
