@@ -62,7 +62,8 @@ def read_costs(folder: str | Path) -> pd.DataFrame:
     folder: where logs lie as `{dataset}/[run{run}/[{network}/]]NAME.tsv` and `.json`. run: null of stages that serve
     all runs. stage: NAME without seed, split, shard and method. method: what the stage is for; empty where it serves
     all. seed: null but where each seed has a job of its own. seconds: by the clock; memory_mb: the largest resident
-    set; gpu_memory_mb: the peak of torch's allocator. job: the path without suffix. Where a stage has run with several
+    set; gpu_memory_mb: the peak of torch's allocator; cpu_seconds: the job's own count where it left a record, else
+    Snakemake's. job: the path without suffix. Where a stage has run with several
     numbers of shards, the jobs of the latest count. In the order in which they ended. Raises ValueError naming a file
     that holds something else.
     """
@@ -78,13 +79,16 @@ def read_costs(folder: str | Path) -> pd.DataFrame:
 
 def _row(job: Path, folder: Path) -> dict[str, Any]:
     dataset, *parts, name = job.relative_to(folder).parts
+    benchmark, record = _benchmark(Path(f"{job}.tsv")), read_record(f"{job}.json")
+    if record.get("cpu_seconds") is not None:  # to the end; Snakemake looks every half minute
+        benchmark["cpu_seconds"] = record["cpu_seconds"]
     run = int(parts.pop(0).removeprefix("run")) if parts and re.fullmatch(r"run\d+", parts[0]) else None
     return {
         "dataset": dataset,
         "run": run,
         **_stage(name, parts),
-        **_benchmark(Path(f"{job}.tsv")),
-        "gpu_memory_mb": read_record(f"{job}.json").get("gpu_memory_mb"),
+        **benchmark,
+        "gpu_memory_mb": record.get("gpu_memory_mb"),
         "job": str(job),
         "made": max(p.stat().st_mtime for suffix in ("tsv", "json") if (p := Path(f"{job}.{suffix}")).exists()),
     }

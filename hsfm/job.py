@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -166,7 +167,8 @@ def finish(what: str, result: str) -> None:
 
     what: `HSFM`, to which the job's place is added. result: its main number, `validation worst group 92.4 (epoch 38)`.
     The record, logs/.../NAME.json beside the log: summary; device, gpu_memory_mb (peak of torch's allocator, of that
-    process which took most), threads; versions. What the job did not load is null.
+    process which took most), threads; cpu_seconds of this process and those it has waited for; versions. What the job
+    did not load is null.
     """
     if _job is None:
         raise RuntimeError("finish: the job has not been started")
@@ -176,7 +178,7 @@ def finish(what: str, result: str) -> None:
     elsewhere = dict(_job.used)
     found = versions()
     found["driver"] = elsewhere.pop("driver", None) or found["driver"]
-    record = {"summary": summary, **resources(), **elsewhere, "versions": found}
+    record = {"summary": summary, **resources(), **elsewhere, "cpu_seconds": cpu_seconds(), "versions": found}
     with write_atomically(_job.log.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if not os.environ.get(progress.QUIET):
@@ -200,6 +202,13 @@ def resources() -> dict[str, Any]:
         memory = max(torch.cuda.max_memory_allocated(number) for number in places) / 1e6
         device = torch.cuda.get_device_name(torch.cuda.current_device())
     return {"device": device, "gpu_memory_mb": memory, "threads": threads}
+
+
+def cpu_seconds() -> float:
+    """What this process has used of processors, and those it has started and waited for; Snakemake looks every half
+    minute only, and misses what comes after."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return round(sum(each.ru_utime + each.ru_stime for each in used), 2)
 
 
 def versions() -> dict[str, str | bool | None]:

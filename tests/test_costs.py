@@ -112,6 +112,14 @@ def test_shards_add_up_and_those_of_another_cut_are_left_out(tmp_path):
     assert costs.read_costs(tmp_path)["seconds"].tolist() == [100]
 
 
+def test_processor_time_is_the_jobs_own_count(tmp_path):
+    """Snakemake's last look at a job of 44 s was after 30."""
+    job(tmp_path, "birds/run0/train_erm", 44, cpu=15.0)
+    assert costs.read_costs(tmp_path)["cpu_seconds"].tolist() == [15.0]
+    (tmp_path / "birds/run0/train_erm.json").write_text(json.dumps({"cpu_seconds": 41.5}))
+    assert costs.read_costs(tmp_path)["cpu_seconds"].tolist() == [41.5]
+
+
 def test_what_is_not_known_is_null(tmp_path):
     job(tmp_path, "birds/run0/fit_dfr", "NA", cpu="-", gpu=7.5)
     (tmp_path / "birds/run0/train_erm.json").write_text(json.dumps({"gpu_memory_mb": None}))

@@ -70,6 +70,7 @@ def test_a_light_job_says_its_number_and_loads_nothing_for_its_record(tmp_path):
     found = record(log)
     versions = found.pop("versions")
     summary = "HSFM minibirds run 0: test worst group 92.4 ± 0.2"
+    assert 0 < found.pop("cpu_seconds") < 60
     assert found == {"summary": summary, "device": "cpu", "gpu_memory_mb": None, "threads": 3}
     assert {"hsfm": __version__, "python": sys.version.split()[0], **NULL_VERSIONS}.items() <= versions.items()
     assert set(versions) == {"hsfm", "python", *NULL_VERSIONS, "commit", "dirty"}
@@ -240,3 +241,15 @@ def test_every_script_starts_and_ends_as_a_job(script):
 
 def test_only_a_job_is_announced():
     assert progress._place is None, "importing hsfm announces nothing"
+
+
+def test_processor_time_is_that_of_this_process_and_of_those_it_has_waited_for():
+    before = job.cpu_seconds()
+    busy = "import time\nwhile time.process_time() < 0.4: pass"
+    subprocess.run([sys.executable, "-c", busy], check=True)
+    of_another = job.cpu_seconds() - before
+    assert of_another >= 0.4
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
+        pass
+    assert job.cpu_seconds() - before >= of_another + 0.29
