@@ -221,7 +221,7 @@ MISTAKES = {
     "settings={mine: {base: mine}}": "settings/mine/base: 'mine' is based on 'mine' in turn",
     "settings={mine: {images: {columns: {file: x}}}}": "settings/mine/images/columns: unknown key 'file'; ",
     "settings={mine: {images: {source: photos}}}": "settings/mine/images/source: unknown value 'photos'; allowed are",
-    "settings={mine: {backbone: {checkpoint: none.pth, pretrained: false}}}": (
+    "settings={mine: {afr: null, backbone: {checkpoint: none.pth, pretrained: false}}}": (
         "settings/mine/backbone/checkpoint: no file none.pth"
     ),
     "settings={mine: {afr: null, backbone: {train: false, pretrained: false}}}": (

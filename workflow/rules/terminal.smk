@@ -64,7 +64,9 @@ class Terminal(logging.Handler):
             return ""
         if event == LogEvent.RUN_INFO:
             self.total = sum(n for rule, n in record.stats.items() if rule not in ("total", "all", "describe"))
-            return f"{self.total} jobs on {workflow.cores} cores; what each says lies in logs/" if self.total else ""
+            cores = workflow.resource_settings.cores  # none where jobs are sent elsewhere
+            where = "" if cores is None else f" on {cores} cores"
+            return f"{self.total} jobs{where}; what each says lies in logs/" if self.total else ""
         if event == LogEvent.JOB_INFO:
             return self.start_of(record) if record.rule_msg else ""
         if event == LogEvent.JOB_ERROR:
