@@ -92,10 +92,11 @@ def groups_of(train: Embeddings, val: Embeddings) -> pd.DataFrame:
 def some_of_each_group(
     support: Support, names: list[str], order: list[str], pictures: object
 ) -> dict[str, list[np.ndarray]]:
-    """Support images of some groups, evenly spaced where there are many; last the groups that validation has none of."""
+    """Support images of some groups, evenly spaced where there are many; last those that validation lacks."""
     rows = pd.Series(range(len(names))).groupby(names, sort=False).apply(list).to_dict()
-    present = sorted(rows, key=lambda name: order.index(name) if name in order else len(order))
-    shown = [present[place] for place in np.unique(np.linspace(0, len(present) - 1, EXAMPLES).round().astype(int))]
+    place = {name: number for number, name in enumerate(order)}
+    present = sorted(rows, key=lambda name: place.get(name, len(place)))
+    shown = [present[one] for one in np.unique(np.linspace(0, len(present) - 1, EXAMPLES).round().astype(int))]
     return {
         name: [figures.thumbnail(one) for one in pictures([support.image_id[row] for row in rows[name][:COLUMNS]])]
         for name in shown
