@@ -96,8 +96,12 @@ def test_ours_stand_beside_the_published_numbers(done):
     assert found.loc[("celeba", "hsfm"), "worst_group_published"] == 89.2
     ours = pd.read_csv(done / "results/tables/main.csv").set_index(["dataset", "method"])
     for metric in ("worst_group", "average"):
-        gap = found[f"{metric}_difference"] + found[f"{metric}_published"] - ours[f"{metric}_percent"].loc[found.index]
+        mine = ours[f"{metric}_percent"].reindex(found.index)
+        # these two have no rows of DDB here
+        assert set(mine[mine.isna()].index) == {("celeba", "ddb"), ("metashift", "ddb")}
+        gap = found[f"{metric}_difference"] + found[f"{metric}_published"] - mine
         assert gap.abs().max() < 1e-3
+        assert gap.isna().sum() == 2
     for path in (done / "results/tables").glob("*.tex"):
         check_latex(path.read_text())
 
