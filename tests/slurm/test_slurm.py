@@ -272,7 +272,7 @@ def test_a_failing_job_is_reported_with_its_log(run, tmp_path):
     assert failed["JobState"] == "FAILED"
     assert f"SLURM-job '{failed['JobId']}' failed, SLURM status is: 'FAILED'" in said
     # the log of the rule, and that of Slurm, in which Snakemake says the same
-    report = said.split(f"external_jobid: {failed['JobId']}")[1]
-    assert re.search(rf"^Logfile logs/{RUN.relative_to('results')}/fit_hsfm.log:\n", report, re.MULTILINE)
+    report = said.split(f"SLURM-job '{failed['JobId']}' failed")[1]
+    assert re.search(rf"^ +logs/{RUN.relative_to('results')}/fit_hsfm.log ends:\n", report, re.MULTILINE)
     assert "hard_set.parquet: not a readable Parquet file, perhaps truncated" in report
     assert not (folder / hsfm).exists()

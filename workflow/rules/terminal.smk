@@ -85,6 +85,7 @@ class Terminal(logging.Handler):
     def failure_of(self, record):
         _, message = self.jobs.get(record.jobid, (0, ""))
         lines = [f"{now()}  Error in rule {record.rule_name}" + (f" ({message})" if message else "")]
+        lines += [f"    {line}" for line in (record.rule_msg or "").splitlines()]  # a scheduler's word
         for log in plain(record.log):
             if os.path.exists(log):
                 with open(log, errors="replace") as file:
