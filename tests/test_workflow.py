@@ -116,10 +116,9 @@ def results(folder: Path) -> dict[str, str]:
 
 
 def timeless(files: dict[str, str]) -> dict[str, str]:
-    """Without the tables of how long it took, their figure, and the page that holds them."""
-    return {
-        path: digest for path, digest in files.items() if Path(path).stem not in ("costs", "stages", "time", "report")
-    }
+    """Without the tables of how long it took and of what had ended when, the figure of times, and the page with all."""
+    with_times = ("costs", "stages", "versions", "time", "report")
+    return {path: digest for path, digest in files.items() if Path(path).stem not in with_times}
 
 
 @pytest.fixture(scope="module")
