@@ -1,4 +1,8 @@
-"""What tests share: small embeddings on which a head trained the usual way leans on a spurious feature; a server."""
+"""What tests share: small embeddings on which a head trained the usual way leans on a spurious feature; a server;
+a browser."""
+
+import os
+import shutil
 
 import pytest
 import torch
@@ -7,6 +11,8 @@ from sklearn.linear_model import LogisticRegression
 
 from hsfm.embeddings import Embeddings
 from hsfm.head import Head
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +78,18 @@ def server(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with serving() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """The system's Chromium; without one a test is skipped, or fails where HSFM_BROWSER=required."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        assert os.environ.get("HSFM_BROWSER") != "required", f"none of {', '.join(BROWSERS)} is installed"
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    from playwright.sync_api import sync_playwright  # other tests run where it is not installed
+
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])  # tests may run as root
+        yield started
+        started.close()

@@ -15,13 +15,12 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 from sphinx.util.inventory import InventoryFile
 
 import hsfm
 
 ROOT = Path(__file__).parent.parent
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SOURCES = ("*.md", "docs/**/*.md", "results/README.md")
 MENTIONED_IN = (*SOURCES, "*.cff", "benchmarks/*.py", "config/*.yaml", "hsfm/**/*.py", "profiles/**/*", "tests/**/*.py",
                 "workflow/**/*.*")  # fmt: skip
@@ -226,18 +225,6 @@ def test_the_readme_lists_every_page_of_its_tree_and_no_other():
 
 
 # Pages in a browser ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        assert os.environ.get("HSFM_BROWSER") != "required", f"none of {', '.join(BROWSERS)} is installed"
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])  # tests may run as root
-        yield started
-        started.close()
 
 
 @pytest.mark.parametrize("width", [1280, 400])

@@ -3,20 +3,17 @@
 Chromium comes from the system. Without one these tests are skipped, or fail where HSFM_BROWSER=required is set.
 """
 
-import os
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from test_report import Nesting
 from test_workflow import MINIMAL, copy_repository, snakemake
 
 from hsfm import contents
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 DEAD = {f"{kind}_proxy": "http://127.0.0.1:9" for kind in ("http", "https", "ftp", "all")}
 # luminances by WCAG; the ratio of a text's colour to that of what lies behind it
 CONTRASTS = """
@@ -41,18 +38,6 @@ CONTRASTS = """
   });
 }
 """
-
-
-@pytest.fixture(scope="module")
-def browser():
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        assert os.environ.get("HSFM_BROWSER") != "required", f"none of {', '.join(NAMES)} is installed"
-        pytest.skip(f"none of {', '.join(NAMES)} is installed")
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])  # tests may run as root
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
