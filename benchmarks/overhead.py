@@ -85,7 +85,7 @@ def main() -> None:
             wall, jobs = measure(Path(folder), cores, chosen.arguments)
         spans = [(job["works"], job["ended"]) for job in jobs]
         work, busy = sum(end - begin for begin, end in spans), covered(spans)
-        print(f"| {cores} | {len(jobs)} | {wall:.1f} | {work:.1f} | {busy:.1f} | {100 * (1 - busy / wall):.0f} % |")
+        print(f"| {cores} | {len(jobs)} | {wall:.2f} | {work:.2f} | {busy:.2f} | {100 * (1 - busy / wall):.0f} % |")
         for name in sorted({job["script"] for job in jobs}) if chosen.stages else ():
             own = [job for job in jobs if job["script"] == name]
             loading = sum(job["works"] - job["started"] for job in own)
