@@ -1,7 +1,7 @@
 """HSFM as the paper writes it: one run at a time, the inner loop in autograd's graph.
 
 Written for clarity, and kept as the oracle of the tests and the yardstick of benchmarks/meta.py. Scoring and the
-choice of the hard set use the package's vectorised code, so that only the training differs from `hsfm.meta`.
+choice of the hard set use the package's vectorised code, so that only the training differs from `methods.hsfm.train`.
 """
 
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-from hsfm.embeddings import Embeddings
-from hsfm.hard_set import rank_in_class
-from hsfm.head import Head
-from hsfm.meta import Run, Shared, draw_per_class
-from hsfm.metrics import accuracy_by, worst
+from hsfm.core.metrics import accuracy_by, worst
+from hsfm.features.embeddings import Embeddings
+from hsfm.heads.hard_set import rank_in_class
+from hsfm.heads.head import Head
+from hsfm.methods.hsfm.train import Run, Shared, draw_per_class
 
 
 @dataclass(frozen=True)

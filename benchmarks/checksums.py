@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
-from hsfm.files import in_bytes, read_safetensors, write_safetensors
+from hsfm.core.files import in_bytes, read_safetensors, write_safetensors
 
 ROUNDS = 5
 

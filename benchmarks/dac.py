@@ -19,20 +19,20 @@ import numpy as np
 import torch
 import yaml
 
-from hsfm.backbone import Network, build_network, read_checkpoint
-from hsfm.baselines.dac import fit_dac
-from hsfm.datasets import minibirds
-from hsfm.device import Compute, choose_device
-from hsfm.embed import feature_function, stream
-from hsfm.embeddings import read_embeddings
-from hsfm.head import read_heads
-from hsfm.heat_maps import resize_maps, xgradcam
-from hsfm.images import read_images
-from hsfm.masks import Masks, find_masks, pack, read_masks, unpack
-from hsfm.metrics import accuracy_by, worst
-from hsfm.pixels import Images, feed
-from hsfm.pixels import pack as pack_pixels
-from hsfm.source import open_source
+from hsfm.core.device import Compute, choose_device
+from hsfm.core.metrics import accuracy_by, worst
+from hsfm.data.open_images import open_source
+from hsfm.data.pixels import Images, feed
+from hsfm.data.pixels import pack as pack_pixels
+from hsfm.data.sources import minibirds
+from hsfm.data.table import read_images
+from hsfm.features.embeddings import read_embeddings
+from hsfm.features.extract import feature_function, stream
+from hsfm.heads.head import read_heads
+from hsfm.methods.dac.fit import fit_dac
+from hsfm.methods.dac.heat_maps import resize_maps, xgradcam
+from hsfm.methods.dac.masks import Masks, find_masks, pack, read_masks, unpack
+from hsfm.models.backbone import Network, build_network, read_checkpoint
 
 CONFIG = yaml.safe_load(Path(__file__).parent.with_name("config").joinpath("config.yaml").read_text())
 SETTINGS = CONFIG["settings"]["minibirds"]

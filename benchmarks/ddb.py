@@ -21,12 +21,12 @@ from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
 
 from benchmarks import random_models
-from hsfm.device import Compute, choose_device
-from hsfm.diffusion.inpaint import Batch, at_size, inpaint_parts
-from hsfm.diffusion.models import choose_dtype, find_model, load_pipeline, to_device
-from hsfm.generated import GENERATED, PRUNED, as_table, plan, read_table
-from hsfm.parts import cut, write_in_parts
-from hsfm.pixels import ImageFiles
+from hsfm.core.device import Compute, choose_device
+from hsfm.core.shards import cut, write_in_parts
+from hsfm.data.pixels import ImageFiles
+from hsfm.methods.ddb.diffusion_models import choose_dtype, find_model, load_pipeline, to_device
+from hsfm.methods.ddb.generated import GENERATED, PRUNED, as_table, plan, read_table
+from hsfm.methods.ddb.inpaint import Batch, at_size, inpaint_parts
 
 FOLDER = Path("results/minibirds")
 PROMPT = "a photo of a {token} bird"

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from hsfm import neighbours
-from hsfm.edits import measure, write_edits
-from hsfm.embeddings import Embeddings, read_embeddings, write_pieces
-from hsfm.support import Support, read_support, write_support
+from hsfm.analysis import neighbors
+from hsfm.analysis.edits import measure, write_edits
+from hsfm.features.embeddings import Embeddings, read_embeddings, write_pieces
+from hsfm.methods.hsfm.support import Support, read_support, write_support
 
 SHA = "0" * 64
 
@@ -83,7 +83,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.float32:
-        neighbours._screening = lambda: torch.float32
+        neighbors._screening = lambda: torch.float32
     if arguments.stage is not None:
         run_stage(Path(arguments.stage))
         return

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import autograd_loop
-from hsfm.embeddings import Embeddings
-from hsfm.head import Head
-from hsfm.meta import Run, Shared, train_runs
+from hsfm.features.embeddings import Embeddings
+from hsfm.heads.head import Head
+from hsfm.methods.hsfm.train import Run, Shared, train_runs
 
 # name: train rows, val rows, d, inner_lr, shared settings, numbers of runs (docs: the paper's Table 11)
 SHAPES = {

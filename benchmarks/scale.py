@@ -24,12 +24,12 @@ from tabulate import tabulate
 
 from benchmarks.edits import random_embeddings
 from benchmarks.memory import watched
-from hsfm import meta
-from hsfm.embeddings import read_embeddings, write_pieces
-from hsfm.files import in_bytes
-from hsfm.head import Head
-from hsfm.images import SPLITS, ImageTable, complete, read_images, write_images
-from hsfm.splits import read_shards, write_splits
+from hsfm.core.files import in_bytes
+from hsfm.data.table import SPLITS, ImageTable, complete, read_images, write_images
+from hsfm.features.embeddings import read_embeddings, write_pieces
+from hsfm.features.splits import read_shards, write_splits
+from hsfm.heads.head import Head
+from hsfm.methods.hsfm import train as meta
 
 # Network passes of a forward pass's cost. A training step takes a forward pass and a backward pass of twice its cost.
 STEP = 3

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hsfm.datasets import celeba, metadata
-from hsfm.images import ImageTable, complete, read_images, write_images
+from hsfm.data.sources import celeba, metadata
+from hsfm.data.table import ImageTable, complete, read_images, write_images
 
 CELEBA = 202_599
 OWN = 1_000_000

@@ -35,19 +35,19 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from benchmarks.memory import watched
-from hsfm.augment import prepare
-from hsfm.backbone import Network, build_network
-from hsfm.datasets import minibirds
-from hsfm.decode_size import decode_rule
-from hsfm.device import Compute, choose_device
-from hsfm.embed import embed_table
-from hsfm.embeddings import write_pieces
-from hsfm.erm import LabelledImages, train
-from hsfm.files import sha256
-from hsfm.images import ImageTable, complete, read_pieces, write_images
-from hsfm.pixel_cache import CacheFiles, decode_images
-from hsfm.pixels import inspect
-from hsfm.source import open_source
+from hsfm.core.device import Compute, choose_device
+from hsfm.core.files import sha256
+from hsfm.data.decode_size import decode_rule
+from hsfm.data.open_images import open_source
+from hsfm.data.pixels import inspect
+from hsfm.data.sources import minibirds
+from hsfm.data.store import CacheFiles, decode_images
+from hsfm.data.table import ImageTable, complete, read_pieces, write_images
+from hsfm.data.transforms import prepare
+from hsfm.features.embeddings import write_pieces
+from hsfm.features.extract import embed_table
+from hsfm.models.backbone import Network, build_network
+from hsfm.models.erm import LabelledImages, train
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 RECIPE = {"lr": 1e-3, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "schedule": "constant", "warmup": 0.1}

@@ -8,18 +8,18 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _WHERE = {
-    "build_network": "backbone",
-    "embed_images": "embed",
-    "save_model": "export",
-    "Embeddings": "embeddings",
-    "HSFMClassifier": "estimator",
-    "Head": "head",
-    "export_model": "export",
-    "predict_folder": "predict",
-    "read_embeddings": "embeddings",
-    "read_heads": "head",
-    "write_embeddings": "embeddings",
-    "write_heads": "head",
+    "build_network": "models.backbone",
+    "embed_images": "features.extract",
+    "save_model": "deploy.export",
+    "Embeddings": "features.embeddings",
+    "HSFMClassifier": "deploy.estimators",
+    "Head": "heads.head",
+    "export_model": "deploy.export",
+    "predict_folder": "deploy.predict",
+    "read_embeddings": "features.embeddings",
+    "read_heads": "heads.head",
+    "write_embeddings": "features.embeddings",
+    "write_heads": "heads.head",
 }
 
 __all__ = sorted(_WHERE)

@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 import torch
-from loopback import serving
 from sklearn.linear_model import LogisticRegression
 
-from hsfm.embeddings import Embeddings
-from hsfm.head import Head
+from hsfm.features.embeddings import Embeddings
+from hsfm.heads.head import Head
+from tests.loopback import serving
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

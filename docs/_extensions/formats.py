@@ -4,10 +4,17 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from hsfm import edits, embeddings, generated, hard_set, images, masks, pixel_cache, scores, support
+from hsfm.analysis import edits
+from hsfm.data import store, table
+from hsfm.evaluation import scores
+from hsfm.features import embeddings
+from hsfm.heads import hard_set
+from hsfm.methods.dac import masks
+from hsfm.methods.ddb import generated
+from hsfm.methods.hsfm import support
 
 FILES = {
-    "images.parquet": (images.SCHEMA, "the image table"),
+    "images.parquet": (table.SCHEMA, "the image table"),
     "embeddings/{split}.parquet": (embeddings.SCHEMA, "features and labels of one split"),
     "hard_set.parquet": (hard_set.SCHEMA, "validation images ranked by their loss"),
     "support.parquet": (support.SCHEMA, "HSFM's support rows before and after the edits"),
@@ -15,7 +22,7 @@ FILES = {
     "edits.parquet": (edits.SCHEMA, "what HSFM's edits mean, a row per support row and seed"),
     "hsfm/decoded.parquet": (edits.DECODED, "edits as pictures"),
     "masks/{source}/train.parquet": (masks.SCHEMA, "masks; a last column `mask` holds the packed bits of each"),
-    "decoded.parquet": (pixel_cache.SCHEMA, "where each image lies in `decoded.npy`"),
+    "decoded.parquet": (store.SCHEMA, "where each image lies in `decoded.npy`"),
     "ddb/sources.parquet": (generated.SOURCES, "DDB's source images"),
     "ddb/objects.parquet": (generated.OBJECTS, "the object in each"),
     "ddb/generated.parquet": (generated.GENERATED, "what was made of them"),

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from test_workflow import MINIMAL, ROOT, RUN, copy_repository, results, snakemake
+
+from tests.workflow.test_workflow import MINIMAL, ROOT, RUN, copy_repository, results, snakemake
 
 GPU_RULES = {"train_erm": 1, "extract_embeddings": 1, "fit_hsfm": 1}
 CPU_RULES = {"pack_images": 1, "build_hard_set": 1, "score_heads": 2}

@@ -9,11 +9,11 @@ from contextlib import suppress
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from hsfm import contents
-from hsfm.decode_size import decode_rule
-from hsfm.device import accelerator_present
-from hsfm.files import sha256, write_atomically
-from hsfm.published import PUBLISHED
+from hsfm.report import contents
+from hsfm.data.decode_size import decode_rule
+from hsfm.core.device import accelerator_present
+from hsfm.core.files import sha256, write_atomically
+from hsfm.report.published import PUBLISHED
 
 # OpenMP threads that spin while they wait for one another lose most of their speed on a busy machine. Set here, since
 # the library reads it when torch loads.
@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 ROOT = Path(workflow.basedir)
-PAGE = sorted(ROOT.glob("hsfm/page/*"))  # what the report is made of beside its code
+PAGE = sorted(ROOT.glob("hsfm/report/templates/*"))  # what the report is made of beside its code
 
 
 # What a script depends on ----------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def uses(script, without=()):
 
 
 # The style of all figures: an input of every rule that draws.
-STYLE = os.path.relpath(ROOT / "hsfm" / "hsfm.mplstyle")
+STYLE = os.path.relpath(ROOT / "hsfm" / "report" / "hsfm.mplstyle")
 
 
 def uses_of_source(script):
@@ -101,7 +101,7 @@ def date_changed_code():
     files = [
         *ROOT.glob("hsfm/**/*.py"),
         *ROOT.glob("workflow/scripts/*.py"),
-        ROOT / "hsfm" / "hsfm.mplstyle",
+        ROOT / "hsfm" / "report" / "hsfm.mplstyle",
         *PAGE,
         *ROOT.glob("workflow/report/*/*.rst"),
     ]
@@ -526,7 +526,7 @@ def decoded(wildcards):
 
 
 def decode_size(wildcards):
-    """How large the images of that cache are, as hsfm.decode_size has it."""
+    """How large the images of that cache are, as hsfm.data.decode_size has it."""
     if wildcards.dataset not in CACHED:
         return {}
     settings = SETTINGS["settings"][wildcards.dataset]

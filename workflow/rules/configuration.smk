@@ -15,7 +15,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from snakemake.logging import logger
 
-from hsfm.files import fingerprint, write_atomically
+from hsfm.core.files import fingerprint, write_atomically
 
 STUDY_SECTIONS = {
     "sweep": ["sweep", "hsfm"],
@@ -110,7 +110,7 @@ def take_transforms(config):
             kept = Path(".snakemake", "transforms", f"{key}.json")
             if not kept.is_file():
                 # a process of its own: the library changes how Python logs
-                command = [sys.executable, "-m", "hsfm.clip", model]
+                command = [sys.executable, "-m", "hsfm.models.clip", model]
                 environment = {**os.environ, "PYTHONPATH": str(workflow.basedir)}
                 asked = subprocess.run(command, env=environment, capture_output=True, text=True)
                 if asked.returncode:

@@ -7,7 +7,7 @@ import time
 from snakemake.logging import ColorizingTextHandler, logger
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from hsfm.progress import BARS, CLEAR, QUIET, duration
+from hsfm.core.progress import BARS, CLEAR, QUIET, duration
 
 # What a user sees while it runs -----------------------------------------------------------------------------------------
 
@@ -39,7 +39,7 @@ class Failures(logging.Handler):
 
 
 class Terminal(logging.Handler):
-    """A line for each job that starts, whatever goes wrong in a few; none of these breaks a bar of hsfm.progress."""
+    """A line for each job that starts, whatever goes wrong in a few; none of these breaks a bar of hsfm.core.progress."""
 
     def __init__(self, stream, coloured):
         super().__init__()

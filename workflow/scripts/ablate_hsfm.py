@@ -2,13 +2,14 @@
 
 import pandas as pd
 
-from hsfm import job, meta
-from hsfm.device import choose_device
-from hsfm.embeddings import read_embeddings
-from hsfm.head import read_heads
-from hsfm.scores import SPLITS, score_splits, write_scores
-from hsfm.studies.ablations import fit_variants
-from hsfm.summary import on_test
+from hsfm.analysis.ablations import fit_variants
+from hsfm.core import job
+from hsfm.core.device import choose_device
+from hsfm.core.text import on_test
+from hsfm.evaluation.scores import SPLITS, score_splits, write_scores
+from hsfm.features.embeddings import read_embeddings
+from hsfm.heads.head import read_heads
+from hsfm.methods.hsfm import train as meta
 
 
 def ablate_hsfm(inputs: dict, output: str, run: int, seeds: list[int], settings: dict, device: str) -> str:

@@ -1,11 +1,11 @@
 """Fit the methods on validation splits of more and more bias."""
 
-from hsfm import job
-from hsfm.embeddings import read_embeddings
-from hsfm.files import write_frame
-from hsfm.head import read_heads
-from hsfm.scores import SPLITS
-from hsfm.studies.validation_bias import run_validation_bias
+from hsfm.analysis.validation_bias import run_validation_bias
+from hsfm.core import job
+from hsfm.core.files import write_frame
+from hsfm.evaluation.scores import SPLITS
+from hsfm.features.embeddings import read_embeddings
+from hsfm.heads.head import read_heads
 
 
 def bias_validation(inputs: dict, output: str, dataset: str, run: int, settings: dict) -> str:

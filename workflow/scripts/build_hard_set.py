@@ -1,9 +1,9 @@
 """Choose the hard samples of the pool under ERM's head."""
 
-from hsfm import job
-from hsfm.embeddings import read_embeddings
-from hsfm.hard_set import build, write_hard_set
-from hsfm.head import read_heads
+from hsfm.core import job
+from hsfm.features.embeddings import read_embeddings
+from hsfm.heads.hard_set import build, write_hard_set
+from hsfm.heads.head import read_heads
 
 
 def build_hard_set(heads: str, pool: str, hard_set: str, per_class: int) -> str:

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from hsfm import job
-from hsfm.files import write_atomically
-from hsfm.images import leave_out_unreadable, read_images, write_images
-from hsfm.pixels import inspect
+from hsfm.core import job
+from hsfm.core.files import write_atomically
+from hsfm.data.pixels import inspect
+from hsfm.data.table import leave_out_unreadable, read_images, write_images
 
 
 def check_images(listed: str, images: str, unreadable: str, on_bad_image: str, workers: int) -> str:

@@ -2,12 +2,12 @@
 
 import pyarrow as pa
 
-from hsfm import job
-from hsfm.baselines.ddb import choose_sources
-from hsfm.embeddings import read_embeddings
-from hsfm.files import write_parquet
-from hsfm.generated import SOURCES
-from hsfm.head import read_heads
+from hsfm.core import job
+from hsfm.core.files import write_parquet
+from hsfm.features.embeddings import read_embeddings
+from hsfm.heads.head import read_heads
+from hsfm.methods.ddb.fit import choose_sources
+from hsfm.methods.ddb.generated import SOURCES
 
 job.start(snakemake.log[0])
 train = read_embeddings(snakemake.input.train, split="train")

@@ -1,6 +1,6 @@
 """Show HSFM's edits of CLIP embeddings as pictures, before and after, and ask CLIP what they show."""
 
-from hsfm import job
+from hsfm.core import job
 
 # before all else: diffusers asks CUDA for its devices when it is imported
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
@@ -14,19 +14,19 @@ import torch
 from diffusers import StableUnCLIPImg2ImgPipeline
 from torch import Tensor
 
-from hsfm.augment import prepare
-from hsfm.clip import PREFIX, ZeroShot
-from hsfm.device import Compute, choose_device
-from hsfm.diffusion.models import choose_dtype, find_model, load_pipeline, to_device
-from hsfm.diffusion.unclip import decode
-from hsfm.edits import DECODED, largest_of_each_group, read_edits
-from hsfm.files import encode, write_parquet
-from hsfm.generated import as_png, seed_of
-from hsfm.images import read_names
-from hsfm.pixels import pack
-from hsfm.progress import track
-from hsfm.standardise import read_standardisation
-from hsfm.support import read_support
+from hsfm.analysis.edits import DECODED, largest_of_each_group, read_edits
+from hsfm.analysis.unclip import decode
+from hsfm.core.device import Compute, choose_device
+from hsfm.core.files import encode, write_parquet
+from hsfm.core.progress import track
+from hsfm.data.pixels import pack
+from hsfm.data.table import read_names
+from hsfm.data.transforms import prepare
+from hsfm.features.standardize import read_standardisation
+from hsfm.methods.ddb.diffusion_models import choose_dtype, find_model, load_pipeline, to_device
+from hsfm.methods.ddb.generated import as_png, seed_of
+from hsfm.methods.hsfm.support import read_support
+from hsfm.models.clip import PREFIX, ZeroShot
 
 
 def decode_edits(inputs: dict, output: str, settings: dict) -> str:

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from hsfm import job
-from hsfm.files import in_bytes, write_atomically
-from hsfm.images import leave_out_unreadable, read_images, write_images
-from hsfm.pixel_cache import CacheFiles, decode_images
+from hsfm.core import job
+from hsfm.core.files import in_bytes, write_atomically
+from hsfm.data.store import CacheFiles, decode_images
+from hsfm.data.table import leave_out_unreadable, read_images, write_images
 
 
 def decode(listed: str, images: str, unreadable: str, cache: CacheFiles, on_bad_image: str, workers: int) -> str:

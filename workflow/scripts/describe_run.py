@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from hsfm import cost_tables, job, settings_table, versions
-from hsfm.costs import method_costs, read_costs, stage_costs
-from hsfm.table_text import TextTable, write_table
+from hsfm.core import job
+from hsfm.core.text_tables import TextTable, write_table
+from hsfm.report import cost_tables, settings_table, versions
+from hsfm.report.costs import method_costs, read_costs, stage_costs
 
 
 def describe_run(run: Mapping[str, Any], outputs: list[str]) -> None:

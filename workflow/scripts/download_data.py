@@ -1,7 +1,7 @@
 """Download and unpack what a dataset is made of, unless it is there."""
 
-from hsfm import job
-from hsfm.download import get_dominoes, get_waterbirds
+from hsfm.core import job
+from hsfm.data.download import get_dominoes, get_waterbirds
 
 
 def download_data(source: str, folder: str) -> None:

@@ -2,10 +2,11 @@
 
 import pandas as pd
 
-from hsfm import comparison_figures, figures, job
-from hsfm.costs import method_seconds, read_costs
-from hsfm.scores import read_scores
-from hsfm.tables import aggregate, summarise
+from hsfm.core import job
+from hsfm.evaluation.scores import read_scores
+from hsfm.report import comparison_figures, figures
+from hsfm.report.costs import method_seconds, read_costs
+from hsfm.report.tables import aggregate, summarise
 
 
 def draw_comparison(paths: list[str], outputs: list[str], logs: str, figure: str, dataset: str) -> None:

@@ -4,14 +4,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hsfm import edit_figures, figures, job
-from hsfm.edits import largest_of_each_group, read_edits
-from hsfm.embeddings import Embeddings, read_embeddings
-from hsfm.images import read_names
-from hsfm.pixel_cache import CacheFiles
-from hsfm.plane import in_plane, name_of
-from hsfm.source import open_pictures
-from hsfm.support import read_support
+from hsfm.analysis.edits import largest_of_each_group, read_edits
+from hsfm.analysis.plane import in_plane, name_of
+from hsfm.core import job
+from hsfm.data.open_images import open_pictures
+from hsfm.data.store import CacheFiles
+from hsfm.data.table import read_names
+from hsfm.features.embeddings import Embeddings, read_embeddings
+from hsfm.methods.hsfm.support import read_support
+from hsfm.report import edit_figures, figures
 
 ARROWS = 60  # support rows that are drawn
 SHOWN = 8  # of the largest edits, as pictures

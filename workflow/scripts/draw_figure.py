@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hsfm import figures, job
-from hsfm.decode import read_rgb
-from hsfm.files import read_frame
-from hsfm.images import read_images
-from hsfm.scores import read_scores
+from hsfm.core import job
+from hsfm.core.files import read_frame
+from hsfm.data.decode import read_rgb
+from hsfm.data.table import read_images
+from hsfm.evaluation.scores import read_scores
+from hsfm.report import figures
 
 ERM = ["epoch", "train_accuracy", "val_average", "val_worst_group", "kept"]
 OTHERS = ["seed", "epoch", "val_worst_group", "val_worst_class", "kept"]

@@ -4,10 +4,11 @@ import textwrap
 
 import pandas as pd
 
-from hsfm import figures, job
-from hsfm.generated import GENERATED, PRUNED, read_mask, read_png, read_table
-from hsfm.pixel_cache import CacheFiles
-from hsfm.source import open_pictures
+from hsfm.core import job
+from hsfm.data.open_images import open_pictures
+from hsfm.data.store import CacheFiles
+from hsfm.methods.ddb.generated import GENERATED, PRUNED, read_mask, read_png, read_table
+from hsfm.report import figures
 
 KEPT, DROPPED = 6, 2  # images of a class that are shown; dropped ones of each reason
 

@@ -5,19 +5,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hsfm import figures, job
-from hsfm.augment import prepare
-from hsfm.baselines.dac import compose, easy_rows
-from hsfm.classifier import read_classifier
-from hsfm.device import Compute
-from hsfm.embeddings import read_embeddings
-from hsfm.head import read_heads
-from hsfm.heat_maps import heat_maps
-from hsfm.images import ImageTable, read_images
-from hsfm.masks import Masks, read_masks, unpack
-from hsfm.pixel_cache import CacheFiles
-from hsfm.pixels import feed
-from hsfm.source import open_source
+from hsfm.core import job
+from hsfm.core.device import Compute
+from hsfm.data.open_images import open_source
+from hsfm.data.pixels import feed
+from hsfm.data.store import CacheFiles
+from hsfm.data.table import ImageTable, read_images
+from hsfm.data.transforms import prepare
+from hsfm.features.embeddings import read_embeddings
+from hsfm.heads.classifier import read_classifier
+from hsfm.heads.head import read_heads
+from hsfm.methods.dac.fit import compose, easy_rows
+from hsfm.methods.dac.heat_maps import heat_maps
+from hsfm.methods.dac.masks import Masks, read_masks, unpack
+from hsfm.report import figures
 
 SHOWN = 16  # images
 

@@ -4,17 +4,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hsfm import figures, job
-from hsfm.embeddings import Embeddings, minority_rows, read_embeddings
-from hsfm.files import read_frame
-from hsfm.hard_set import losses, rank_in_class, read_hard_set
-from hsfm.head import Head, read_heads
-from hsfm.inner_loop import follow
-from hsfm.method_figure import COLUMNS, EXAMPLES, HARDEST, Loop, Run, draw_method
-from hsfm.pixel_cache import CacheFiles
-from hsfm.plane import in_plane, name_of, names_of
-from hsfm.source import open_pictures
-from hsfm.support import Support, read_support
+from hsfm.analysis.plane import in_plane, name_of, names_of
+from hsfm.core import job
+from hsfm.core.files import read_frame
+from hsfm.data.open_images import open_pictures
+from hsfm.data.store import CacheFiles
+from hsfm.features.embeddings import Embeddings, minority_rows, read_embeddings
+from hsfm.heads.hard_set import losses, rank_in_class, read_hard_set
+from hsfm.heads.head import Head, read_heads
+from hsfm.methods.hsfm.inner_loop import follow
+from hsfm.methods.hsfm.support import Support, read_support
+from hsfm.report import figures
+from hsfm.report.method_figure import COLUMNS, EXAMPLES, HARDEST, Loop, Run, draw_method
 
 ARROWS = 60  # support rows that are drawn
 HISTORY = ["seed", "epoch", "outer_loss", "val_worst_group", "val_worst_class", "kept"]

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from hsfm import figures, job
-from hsfm.files import read_frame
-from hsfm.studies import figures as study_figures
-from hsfm.studies import report
+from hsfm.core import job
+from hsfm.core.files import read_frame
+from hsfm.report import figures, study_figures
+from hsfm.report import study_tables as report
 
 
 def draw_study(paths: list[str], outputs: list[str], study: str, dataset: str) -> None:

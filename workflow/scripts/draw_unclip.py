@@ -2,13 +2,14 @@
 
 import pyarrow as pa
 
-from hsfm import edit_figures, figures, job
-from hsfm.edits import DECODED
-from hsfm.files import read_parquet
-from hsfm.generated import read_png
-from hsfm.images import read_names
-from hsfm.pixel_cache import CacheFiles
-from hsfm.source import open_pictures
+from hsfm.analysis.edits import DECODED
+from hsfm.core import job
+from hsfm.core.files import read_parquet
+from hsfm.data.open_images import open_pictures
+from hsfm.data.store import CacheFiles
+from hsfm.data.table import read_names
+from hsfm.methods.ddb.generated import read_png
+from hsfm.report import edit_figures, figures
 
 SIDE = 160  # pixels, in the figure
 

@@ -1,7 +1,7 @@
 """Merge a trained network and one head into a file that torchvision loads."""
 
-from hsfm import job
-from hsfm.export import export_model
+from hsfm.core import job
+from hsfm.deploy.export import export_model
 
 job.start(snakemake.log[0])
 export_model(

@@ -6,18 +6,18 @@ from collections.abc import Iterator
 
 import pyarrow.parquet as pq
 
-from hsfm import job
-from hsfm.backbone import read_checkpoint
-from hsfm.device import Compute, choose_device
-from hsfm.embed import embed_table
-from hsfm.embeddings import Embeddings, write_pieces
-from hsfm.files import sha256
-from hsfm.images import SPLITS, read_names, read_pieces
-from hsfm.parts import WHOLE, Shard
-from hsfm.pixel_cache import CacheFiles
-from hsfm.source import open_source
-from hsfm.splits import write_splits
-from hsfm.summary import by_split
+from hsfm.core import job
+from hsfm.core.device import Compute, choose_device
+from hsfm.core.files import sha256
+from hsfm.core.shards import WHOLE, Shard
+from hsfm.core.text import by_split
+from hsfm.data.open_images import open_source
+from hsfm.data.store import CacheFiles
+from hsfm.data.table import SPLITS, read_names, read_pieces
+from hsfm.features.embeddings import Embeddings, write_pieces
+from hsfm.features.extract import embed_table
+from hsfm.features.splits import write_splits
+from hsfm.models.backbone import read_checkpoint
 
 
 def extract_embeddings(

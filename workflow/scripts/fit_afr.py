@@ -2,15 +2,15 @@
 
 import json
 
-from hsfm import job
-from hsfm.backbone import read_checkpoint
-from hsfm.baselines.afr import SELECT_BY, fit_afr
-from hsfm.device import choose_device
-from hsfm.embeddings import read_embeddings
-from hsfm.files import sha256, write_frame
-from hsfm.head import Head, SavedHeads, stack, write_heads
-from hsfm.holdout import hold_out
-from hsfm.summary import percent
+from hsfm.core import job
+from hsfm.core.device import choose_device
+from hsfm.core.files import sha256, write_frame
+from hsfm.core.text import percent
+from hsfm.features.embeddings import read_embeddings
+from hsfm.heads.head import Head, SavedHeads, stack, write_heads
+from hsfm.methods.afr import SELECT_BY, fit_afr
+from hsfm.models.backbone import read_checkpoint
+from hsfm.models.holdout import hold_out
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 files, settings, run = snakemake.input, snakemake.params.settings, int(snakemake.wildcards.run)

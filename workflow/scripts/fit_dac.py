@@ -2,20 +2,20 @@
 
 import json
 
-from hsfm import job
-from hsfm.backbone import write_checkpoint
-from hsfm.baselines.dac import SELECT_BY, fit_dac
-from hsfm.classifier import read_classifier
-from hsfm.device import Compute, choose_device
-from hsfm.embeddings import Embeddings, read_embeddings
-from hsfm.files import sha256, write_frame
-from hsfm.head import Head, SavedHeads, read_heads, stack, write_heads
-from hsfm.images import read_images
-from hsfm.masks import read_masks
-from hsfm.pixel_cache import CacheFiles
-from hsfm.pixels import ImageFiles, Images
-from hsfm.source import open_source
-from hsfm.summary import kept_epochs
+from hsfm.core import job
+from hsfm.core.device import Compute, choose_device
+from hsfm.core.files import sha256, write_frame
+from hsfm.core.text import kept_epochs
+from hsfm.data.open_images import open_source
+from hsfm.data.pixels import ImageFiles, Images
+from hsfm.data.store import CacheFiles
+from hsfm.data.table import read_images
+from hsfm.features.embeddings import Embeddings, read_embeddings
+from hsfm.heads.classifier import read_classifier
+from hsfm.heads.head import Head, SavedHeads, read_heads, stack, write_heads
+from hsfm.methods.dac.fit import SELECT_BY, fit_dac
+from hsfm.methods.dac.masks import read_masks
+from hsfm.models.backbone import write_checkpoint
 
 
 def fit(inputs: dict, outputs: dict, seed: int, cache: CacheFiles | None, settings: dict) -> str:

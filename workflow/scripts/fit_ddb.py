@@ -6,20 +6,20 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from hsfm import job
-from hsfm.backbone import write_checkpoint
-from hsfm.baselines.ddb import HISTORY_WITHOUT_IMAGES, SELECT_BY, retrain
-from hsfm.classifier import read_classifier
-from hsfm.device import Compute, choose_device
-from hsfm.erm import LabelledImages
-from hsfm.files import fingerprint, sha256, write_frame
-from hsfm.generated import GENERATED, PRUNED, read_png, read_table
-from hsfm.head import Head, SavedHeads, stack, write_heads
-from hsfm.images import read_images
-from hsfm.pixel_cache import CacheFiles
-from hsfm.pixels import pack
-from hsfm.source import open_source
-from hsfm.summary import kept_epochs
+from hsfm.core import job
+from hsfm.core.device import Compute, choose_device
+from hsfm.core.files import fingerprint, sha256, write_frame
+from hsfm.core.text import kept_epochs
+from hsfm.data.open_images import open_source
+from hsfm.data.pixels import pack
+from hsfm.data.store import CacheFiles
+from hsfm.data.table import read_images
+from hsfm.heads.classifier import read_classifier
+from hsfm.heads.head import Head, SavedHeads, stack, write_heads
+from hsfm.methods.ddb.fit import HISTORY_WITHOUT_IMAGES, SELECT_BY, retrain
+from hsfm.methods.ddb.generated import GENERATED, PRUNED, read_png, read_table
+from hsfm.models.backbone import write_checkpoint
+from hsfm.models.erm import LabelledImages
 
 METHODS = {"diffusion": "ddb", "cut_paste": "ddb_cut_paste"}  # how tables call it
 OBJECTS_OF = {

@@ -1,10 +1,10 @@
 """Fit ERM's head where no network was trained: on frozen features, or on embeddings that were given."""
 
-from hsfm import job
-from hsfm.embeddings import read_embeddings
-from hsfm.frozen import fit_head
-from hsfm.head import SavedHeads, write_heads
-from hsfm.summary import percent
+from hsfm.core import job
+from hsfm.core.text import percent
+from hsfm.features.embeddings import read_embeddings
+from hsfm.heads.erm_head import fit_head
+from hsfm.heads.head import SavedHeads, write_heads
 
 job.start(snakemake.log[0])
 train = read_embeddings(snakemake.input.train, split="train")

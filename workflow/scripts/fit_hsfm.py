@@ -1,12 +1,13 @@
 """Fit HSFM's heads, all seeds."""
 
-from hsfm import job, meta
-from hsfm.device import choose_device
-from hsfm.embeddings import read_embeddings
-from hsfm.files import write_frame
-from hsfm.hard_set import read_hard_set
-from hsfm.head import SavedHeads, read_heads, write_heads
-from hsfm.summary import kept_epochs
+from hsfm.core import job
+from hsfm.core.device import choose_device
+from hsfm.core.files import write_frame
+from hsfm.core.text import kept_epochs
+from hsfm.features.embeddings import read_embeddings
+from hsfm.heads.hard_set import read_hard_set
+from hsfm.heads.head import SavedHeads, read_heads, write_heads
+from hsfm.methods.hsfm import train as meta
 
 
 def fit_hsfm(inputs: dict[str, str], outputs: dict[str, str], seeds: list[int], settings: dict, device: str) -> str:

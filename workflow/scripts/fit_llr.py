@@ -1,10 +1,10 @@
 """Fit LLR's heads, all seeds."""
 
-from hsfm import job
-from hsfm.baselines.dfr import fit_llr
-from hsfm.embeddings import read_embeddings
-from hsfm.head import SavedHeads, write_heads
-from hsfm.summary import strengths
+from hsfm.core import job
+from hsfm.core.text import strengths
+from hsfm.features.embeddings import read_embeddings
+from hsfm.heads.head import SavedHeads, write_heads
+from hsfm.methods.dfr import fit_llr
 
 job.start(snakemake.log[0])
 val = read_embeddings(snakemake.input.val, split="val")

@@ -2,10 +2,10 @@
 
 import pyarrow.parquet as pq
 
-from hsfm import job
-from hsfm.images import SPLITS
-from hsfm.splits import read_shards, write_splits
-from hsfm.summary import by_split
+from hsfm.core import job
+from hsfm.core.text import by_split
+from hsfm.data.table import SPLITS
+from hsfm.features.splits import read_shards, write_splits
 
 job.start(snakemake.log[0])
 write_splits(

@@ -1,8 +1,8 @@
 """Gather the heads that one job per seed has fitted."""
 
-from hsfm import job
-from hsfm.head import gather, read_heads, write_heads
-from hsfm.methods import method_label
+from hsfm.core import job
+from hsfm.heads.head import gather, read_heads, write_heads
+from hsfm.report.names import method_label
 
 job.start(snakemake.log[0])
 saved = gather([read_heads(path) for path in snakemake.input.heads])

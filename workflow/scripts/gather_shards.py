@@ -2,8 +2,8 @@
 
 import pyarrow.parquet as pq
 
-from hsfm import job
-from hsfm.parts import join
+from hsfm.core import job
+from hsfm.core.shards import join
 
 job.start(snakemake.log[0])
 join(snakemake.output[0], snakemake.input.shards)

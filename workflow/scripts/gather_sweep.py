@@ -3,8 +3,8 @@
 import pandas as pd
 import pyarrow.parquet as pq
 
-from hsfm import job
-from hsfm.files import read_frame, write_frame
+from hsfm.core import job
+from hsfm.core.files import read_frame, write_frame
 
 
 def gather_sweep(parts: list[str], output: str, dataset: str, run: int) -> str:

@@ -1,9 +1,9 @@
 """Bring embeddings that a user has into the form of the workflow."""
 
-from hsfm import job
-from hsfm.embeddings import write_embeddings
-from hsfm.features import import_embeddings
-from hsfm.summary import by_split
+from hsfm.core import job
+from hsfm.core.text import by_split
+from hsfm.features.embeddings import write_embeddings
+from hsfm.features.imported import import_embeddings
 
 job.start(snakemake.log[0])
 paths = {split: snakemake.params.settings[split] for split in ("train", "val", "test")}

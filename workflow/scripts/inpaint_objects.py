@@ -1,6 +1,6 @@
 """Inpaint the object of every source image as another class, by a diffusion model."""
 
-from hsfm import job
+from hsfm.core import job
 
 # before all else: diffusers asks CUDA for its devices when it is imported
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
@@ -13,15 +13,15 @@ import pyarrow as pa
 import transformers
 from diffusers import StableDiffusionInpaintPipeline
 
-from hsfm.device import Compute, choose_device
-from hsfm.diffusion.inpaint import inpaint_parts
-from hsfm.diffusion.models import choose_dtype, find_model, load_pipeline, to_device
-from hsfm.files import read_safetensors, require
-from hsfm.generated import GENERATED, OBJECTS, as_table, plan, read_mask, read_table
-from hsfm.parts import Shard, cut, write_in_parts
-from hsfm.pixel_cache import CacheFiles
-from hsfm.progress import Progress
-from hsfm.source import open_pictures
+from hsfm.core.device import Compute, choose_device
+from hsfm.core.files import read_safetensors, require
+from hsfm.core.progress import Progress
+from hsfm.core.shards import Shard, cut, write_in_parts
+from hsfm.data.open_images import open_pictures
+from hsfm.data.store import CacheFiles
+from hsfm.methods.ddb.diffusion_models import choose_dtype, find_model, load_pipeline, to_device
+from hsfm.methods.ddb.generated import GENERATED, OBJECTS, as_table, plan, read_mask, read_table
+from hsfm.methods.ddb.inpaint import inpaint_parts
 
 BATCHES = 8  # of a part; what a killed job loses at most
 

@@ -1,6 +1,6 @@
 """Learn a word for the objects of one class by textual inversion."""
 
-from hsfm import job
+from hsfm.core import job
 
 # before all else: diffusers asks CUDA for its devices when it is imported
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
@@ -15,13 +15,13 @@ import torch
 import transformers
 from diffusers import StableDiffusionPipeline
 
-from hsfm.device import Compute, choose_device
-from hsfm.diffusion.models import choose_dtype, find_model, load_pipeline, to_device
-from hsfm.diffusion.textual_inversion import learn_token
-from hsfm.files import fingerprint, write_frame, write_safetensors
-from hsfm.images import read_images
-from hsfm.resample import resize
-from hsfm.source import open_pictures
+from hsfm.core.device import Compute, choose_device
+from hsfm.core.files import fingerprint, write_frame, write_safetensors
+from hsfm.data.open_images import open_pictures
+from hsfm.data.resize import resize
+from hsfm.data.table import read_images
+from hsfm.methods.ddb.diffusion_models import choose_dtype, find_model, load_pipeline, to_device
+from hsfm.methods.ddb.textual_inversion import learn_token
 
 
 def learn(inputs: dict, token_file: str, history_file: str, label: int, settings: dict) -> str:

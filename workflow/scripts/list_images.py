@@ -1,9 +1,10 @@
 """Read the labels of a dataset whose images are files; no image is opened."""
 
-from hsfm import job
-from hsfm.datasets import celeba, counts, metadata, metashift, waterbirds
-from hsfm.images import ImageTable, Listing, complete, write_images
-from hsfm.summary import by_split
+from hsfm.core import job
+from hsfm.core.text import by_split
+from hsfm.data import counts
+from hsfm.data.sources import celeba, metadata, metashift, waterbirds
+from hsfm.data.table import ImageTable, Listing, complete, write_images
 
 
 def list_images(settings: dict) -> Listing:

@@ -6,16 +6,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hsfm import job
-from hsfm.classifier import read_classifier
-from hsfm.device import Compute, choose_device
-from hsfm.images import read_images
-from hsfm.masks import Masks, as_table, find_masks, pack
-from hsfm.parts import Shard, cut, write_in_parts
-from hsfm.pixel_cache import CacheFiles
-from hsfm.pixels import Images, feed
-from hsfm.progress import Progress
-from hsfm.source import open_source
+from hsfm.core import job
+from hsfm.core.device import Compute, choose_device
+from hsfm.core.progress import Progress
+from hsfm.core.shards import Shard, cut, write_in_parts
+from hsfm.data.open_images import open_source
+from hsfm.data.pixels import Images, feed
+from hsfm.data.store import CacheFiles
+from hsfm.data.table import read_images
+from hsfm.heads.classifier import read_classifier
+from hsfm.methods.dac.masks import Masks, as_table, find_masks, pack
 
 BATCHES = 8  # of a part; what a killed job loses at most
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from hsfm import comparison, job, tables, uncertainty
-from hsfm.predictions import read_predictions
-from hsfm.scores import read_scores
-from hsfm.table_text import TextTable, write_table
+from hsfm.core import job
+from hsfm.core.text_tables import TextTable, write_table
+from hsfm.evaluation.predictions import read_predictions
+from hsfm.evaluation.scores import read_scores
+from hsfm.report import comparison, tables, uncertainty
 
 
 def make_tables(

@@ -1,10 +1,10 @@
 """Measure what HSFM's edits mean."""
 
-from hsfm import job
-from hsfm.edits import measure, write_edits
-from hsfm.embeddings import read_embeddings
-from hsfm.summary import percent
-from hsfm.support import read_support
+from hsfm.analysis.edits import measure, write_edits
+from hsfm.core import job
+from hsfm.core.text import percent
+from hsfm.features.embeddings import read_embeddings
+from hsfm.methods.hsfm.support import read_support
 
 job.start(snakemake.log[0])
 train, val = (read_embeddings(snakemake.input[split], split=split) for split in ("train", "val"))

@@ -1,10 +1,11 @@
 """Write a dataset's images as one array, and its image table."""
 
-from hsfm import job
-from hsfm.datasets import counts, dominoes, minibirds
-from hsfm.files import sha256, write_array
-from hsfm.images import ImageTable, Packed, complete, write_images
-from hsfm.summary import by_split
+from hsfm.core import job
+from hsfm.core.files import sha256, write_array
+from hsfm.core.text import by_split
+from hsfm.data import counts
+from hsfm.data.sources import dominoes, minibirds
+from hsfm.data.table import ImageTable, Packed, complete, write_images
 
 
 def pack_images(dataset: str, images: str, pixels: str, settings: dict, workers: int) -> str:

@@ -6,13 +6,23 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
-from hsfm import job
-from hsfm.cut_paste import cut_paste, leaves_surroundings
-from hsfm.generated import GENERATED, NOTHING_FOUND, OBJECTS, as_png, as_table, mask_as_png, plan, read_mask, read_table
-from hsfm.parts import Shard, cut, write_in_parts
-from hsfm.pixel_cache import CacheFiles
-from hsfm.progress import Progress
-from hsfm.source import open_pictures
+from hsfm.core import job
+from hsfm.core.progress import Progress
+from hsfm.core.shards import Shard, cut, write_in_parts
+from hsfm.data.open_images import open_pictures
+from hsfm.data.store import CacheFiles
+from hsfm.methods.ddb.cut_paste import cut_paste, leaves_surroundings
+from hsfm.methods.ddb.generated import (
+    GENERATED,
+    NOTHING_FOUND,
+    OBJECTS,
+    as_png,
+    as_table,
+    mask_as_png,
+    plan,
+    read_mask,
+    read_table,
+)
 
 PART = 64  # images; what a killed job loses at most
 NO_DONOR = "no object was found in any source of the class"

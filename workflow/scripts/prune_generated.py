@@ -5,18 +5,18 @@ from collections.abc import Iterator
 import pyarrow as pa
 import torch
 
-from hsfm import job
-from hsfm.baselines.ddb import Pairs, class_confidence, judge, why_not
-from hsfm.classifier import read_classifier
-from hsfm.device import Compute, choose_device
-from hsfm.embeddings import read_embeddings
-from hsfm.files import read_parquet_in_pieces, write_parquet
-from hsfm.generated import GENERATED, PRUNED, as_table, read_mask, read_png
-from hsfm.head import read_heads
-from hsfm.pixel_cache import CacheFiles
-from hsfm.pixels import pack
-from hsfm.progress import Progress
-from hsfm.source import open_pictures
+from hsfm.core import job
+from hsfm.core.device import Compute, choose_device
+from hsfm.core.files import read_parquet_in_pieces, write_parquet
+from hsfm.core.progress import Progress
+from hsfm.data.open_images import open_pictures
+from hsfm.data.pixels import pack
+from hsfm.data.store import CacheFiles
+from hsfm.features.embeddings import read_embeddings
+from hsfm.heads.classifier import read_classifier
+from hsfm.heads.head import read_heads
+from hsfm.methods.ddb.fit import Pairs, class_confidence, judge, why_not
+from hsfm.methods.ddb.generated import GENERATED, PRUNED, as_table, read_mask, read_png
 
 
 def prune_generated(inputs: dict, output: str, cache: CacheFiles | None, settings: dict) -> str:

@@ -2,10 +2,10 @@
 
 import json
 
-from hsfm import job
-from hsfm.backbone import read_checkpoint
-from hsfm.files import require, sha256
-from hsfm.head import Head, SavedHeads, stack, write_heads
+from hsfm.core import job
+from hsfm.core.files import require, sha256
+from hsfm.heads.head import Head, SavedHeads, stack, write_heads
+from hsfm.models.backbone import read_checkpoint
 
 
 def read_erm_head(checkpoint: str, heads: str, run: int) -> None:

@@ -2,8 +2,8 @@
 
 import yaml
 
-from hsfm import job
-from hsfm.files import write_atomically
+from hsfm.core import job
+from hsfm.core.files import write_atomically
 
 HEADER = """\
 # The configuration of these results, after overlays, --config and `base`. It gives the same again:

@@ -2,13 +2,13 @@
 
 import pandas as pd
 
-from hsfm import job
-from hsfm.embeddings import Embeddings, read_embeddings
-from hsfm.head import SavedHeads, read_heads
-from hsfm.methods import method_label
-from hsfm.predictions import Predictions, check_counts, gather, write_predictions
-from hsfm.scores import SPLITS, score_splits, write_scores
-from hsfm.summary import on_test
+from hsfm.core import job
+from hsfm.core.text import on_test
+from hsfm.evaluation.predictions import Predictions, check_counts, gather, write_predictions
+from hsfm.evaluation.scores import SPLITS, score_splits, write_scores
+from hsfm.features.embeddings import Embeddings, read_embeddings
+from hsfm.heads.head import SavedHeads, read_heads
+from hsfm.report.names import method_label
 
 
 def score_heads(heads: list[str], embeddings: list[str], scores: str, predictions: str, run: int) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Find the object of every source image by GroundingDINO and SAM."""
 
-from hsfm import job
+from hsfm.core import job
 
 # before all else: diffusers asks CUDA for its devices when it is imported
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import transformers
 
-from hsfm.device import Compute, choose_device
-from hsfm.diffusion.models import find_model
-from hsfm.diffusion.segment import Segmenter
-from hsfm.generated import OBJECTS, SOURCES, as_table, mask_as_png, read_table
-from hsfm.parts import write_in_parts
-from hsfm.pixel_cache import CacheFiles
-from hsfm.progress import Progress
-from hsfm.source import open_pictures
+from hsfm.core.device import Compute, choose_device
+from hsfm.core.progress import Progress
+from hsfm.core.shards import write_in_parts
+from hsfm.data.open_images import open_pictures
+from hsfm.data.store import CacheFiles
+from hsfm.methods.ddb.diffusion_models import find_model
+from hsfm.methods.ddb.generated import OBJECTS, SOURCES, as_table, mask_as_png, read_table
+from hsfm.methods.ddb.segment import Segmenter
 
 PART = 64  # images; what a killed job loses at most
 

@@ -1,12 +1,12 @@
 """Try one part of a sweep's settings on one backbone."""
 
-from hsfm import job
-from hsfm.device import choose_device
-from hsfm.embeddings import read_embeddings
-from hsfm.files import write_frame
-from hsfm.head import read_heads
-from hsfm.scores import SPLITS
-from hsfm.studies.sweep import SETTINGS, combinations, run_sweep, share_out, trials
+from hsfm.analysis.sweep import SETTINGS, combinations, run_sweep, share_out, trials
+from hsfm.core import job
+from hsfm.core.device import choose_device
+from hsfm.core.files import write_frame
+from hsfm.evaluation.scores import SPLITS
+from hsfm.features.embeddings import read_embeddings
+from hsfm.heads.head import read_heads
 
 
 def sweep_hsfm(inputs: dict, output: str, part: int, settings: dict, device: str) -> str:

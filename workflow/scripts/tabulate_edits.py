@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from hsfm import job
-from hsfm.edit_report import edits_table, summarise
-from hsfm.edits import read_edits
-from hsfm.table_text import write_table
+from hsfm.analysis.edits import read_edits
+from hsfm.core import job
+from hsfm.core.text_tables import write_table
+from hsfm.report.edit_tables import edits_table, summarise
 
 
 def notes(parts: list[tuple[pd.DataFrame, dict]]) -> list[str]:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from hsfm import job
-from hsfm.files import read_frame
-from hsfm.scores import read_scores
-from hsfm.studies import report
-from hsfm.table_text import TextTable, write_table
+from hsfm.core import job
+from hsfm.core.files import read_frame
+from hsfm.core.text_tables import TextTable, write_table
+from hsfm.evaluation.scores import read_scores
+from hsfm.report import study_tables as report
 
 
 def tabulate_study(paths: list[str], outputs: list[str], study: str) -> None:

@@ -2,10 +2,11 @@
 
 import json
 
-from hsfm import clip, job
-from hsfm.backbone import Network, build_network, read_foreign, write_checkpoint
-from hsfm.images import read_images
-from hsfm.pixels import common_size
+from hsfm.core import job
+from hsfm.data.pixels import common_size
+from hsfm.data.table import read_images
+from hsfm.models import clip
+from hsfm.models.backbone import Network, build_network, read_foreign, write_checkpoint
 
 
 def take_backbone(images: str, checkpoint: str, run: int, backbone: dict, transform: dict) -> None:

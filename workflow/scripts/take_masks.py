@@ -2,12 +2,12 @@
 
 import torch
 
-from hsfm import job
-from hsfm.augment import show_masks
-from hsfm.datasets import minibirds
-from hsfm.files import sha256
-from hsfm.images import read_names
-from hsfm.masks import Masks, pack, write_masks
+from hsfm.core import job
+from hsfm.core.files import sha256
+from hsfm.data.sources import minibirds
+from hsfm.data.table import read_names
+from hsfm.data.transforms import show_masks
+from hsfm.methods.dac.masks import Masks, pack, write_masks
 
 
 def take_masks(

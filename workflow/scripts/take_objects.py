@@ -1,13 +1,13 @@
 """Take the object of every source image out of masks that are there."""
 
-from hsfm import job
-from hsfm.augment import hide_masks
-from hsfm.files import write_parquet
-from hsfm.generated import OBJECTS, SOURCES, as_table, mask_as_png, read_table
-from hsfm.masks import read_masks, unpack
-from hsfm.pixel_cache import CacheFiles
-from hsfm.progress import track
-from hsfm.source import open_pictures
+from hsfm.core import job
+from hsfm.core.files import write_parquet
+from hsfm.core.progress import track
+from hsfm.data.open_images import open_pictures
+from hsfm.data.store import CacheFiles
+from hsfm.data.transforms import hide_masks
+from hsfm.methods.dac.masks import read_masks, unpack
+from hsfm.methods.ddb.generated import OBJECTS, SOURCES, as_table, mask_as_png, read_table
 
 
 def take_objects(inputs: dict, output: str, cache: CacheFiles | None, transform: dict) -> str:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from hsfm import job
-from hsfm.erm import CHECKPOINTS
-from hsfm.files import read_frame
-from hsfm.summary import erm_epoch
-from hsfm.training_job import run
+from hsfm.core import job
+from hsfm.core.files import read_frame
+from hsfm.core.text import erm_epoch
+from hsfm.models.erm import CHECKPOINTS
+from hsfm.models.training_job import run
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 run(

@@ -1,9 +1,9 @@
 """Describe the images of one dataset."""
 
-from hsfm import job
-from hsfm.card import count_groups, write_text
-from hsfm.files import write_atomically
-from hsfm.images import read_images
+from hsfm.core import job
+from hsfm.core.files import write_atomically
+from hsfm.data.table import read_images
+from hsfm.report.card import count_groups, write_text
 
 job.start(snakemake.log[0])
 table = read_images(snakemake.input.images)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from hsfm import job
-from hsfm.files import write_atomically
-from hsfm.report import Picture, Table, made_from, provenance, write_page
+from hsfm.core import job
+from hsfm.core.files import write_atomically
+from hsfm.report.page import Picture, Table, made_from, provenance, write_page
 
 
 def texts(paths: list[str]) -> dict[tuple[str, str], str]:

@@ -1,0 +1,283 @@
+"""What every stage does first and last: open its log, turn errors into one line; say what came out, and leave a record.
+
+In between, what a stage that resumes goes by.
+"""
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from hsfm import __version__
+from hsfm.core import progress
+from hsfm.core.files import sha256, write_atomically
+
+DATE = "%Y-%m-%d %H:%M:%S"
+log = logging.getLogger("hsfm.core.job")  # for what a script itself has to say
+
+CODE = ("hsfm", "workflow", "Snakefile")  # what makes a commit dirty; a changed configuration is recorded by itself
+DRIVER = Path("/proc/driver/nvidia/version")
+
+
+@dataclass
+class _Job:
+    """What this process is doing, from `start` to `finish`."""
+
+    log: Path
+    began: float
+    used: dict[str, Any]  # of the record, where another process computed
+
+
+_job: _Job | None = None
+
+
+class _Once(logging.Filter):
+    """Lets each warning through once: what holds for a class is said by every fit of a study."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if record.levelno < logging.WARNING or text not in self._said:
+            self._said.add(text)
+            return True
+        return False
+
+
+def start(log: str | Path, *, gpus: int = 0, device: str = "auto") -> None:
+    """Log progress to the file `log`, warnings to the terminal too, each once; take GPUs that no other job has.
+
+    An error about input (ValueError, FileNotFoundError), and one of the disk that names its file, ends the process with
+    its one line on the terminal and in the log, which Snakemake shows; its traceback lies beside the log. gpus: how
+    many the job was given. device: the setting; one that names its GPU (`cuda:1`) is left with that. To be called
+    before anything asks CUDA for its devices.
+    """
+    global _job
+    _log_to(log, "w", [_Terminal()])
+    for suffix in (".traceback", ".json"):  # of the last time
+        Path(log).with_suffix(suffix).unlink(missing_ok=True)
+    _job = _Job(Path(log), time.monotonic(), {})
+    progress.announce(place(log))
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, ValueError | FileNotFoundError):
+            said = str(error)
+        elif isinstance(error, OSError) and error.filename is not None:
+            said = f"{error.filename}: {error.strerror}"
+        else:
+            said = None
+        with suppress(OSError):  # the disk may be full
+            _write_traceback(log, said, kind, error, trace)
+        if said is None:
+            sys.__excepthook__(kind, error, trace)
+        else:
+            progress.say(f"ERROR: {said}")
+
+    sys.excepthook = report
+    if gpus and ":" not in device:
+        from hsfm.core.gpus import claim
+
+        claim(gpus, f"process {os.getpid()} ({log})")
+
+
+def join(log: str | Path, *, speaks: bool) -> None:
+    """Go on in the log of the job that has started this process; what it raises is left to the job to say.
+
+    speaks: for one of several processes that would all say the same; the others only say what went wrong.
+    """
+    progress.announce(place(log), silent=not speaks)
+    if speaks:
+        _log_to(log, "a", [_Terminal()])
+    else:
+        _log_to(log, "a", [], logging.CRITICAL)
+        # whatever libraries say
+        with open(log, "a") as file:
+            os.dup2(file.fileno(), sys.stderr.fileno())
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        expected = issubclass(kind, ValueError | FileNotFoundError)  # which the job will raise once more
+        _write_traceback(log, str(error) if expected else None, kind, error, trace)
+
+    sys.excepthook = report
+
+
+def _write_traceback(
+    log: str | Path, said: str | None, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Into the log; beside it, where one line there says all that a user needs."""
+    file = Path(log) if said is None else Path(log).with_suffix(".traceback")
+    with open(file, "a") as handle:
+        traceback.print_exception(kind, error, trace, file=handle)
+    if said is not None:
+        with open(log, "a") as handle:
+            handle.write(f"{time.strftime(DATE)} ERROR: {said} (traceback: {file})\n")
+
+
+class _Terminal(logging.Handler):
+    """Shows warnings above the bars."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        progress.say(self.format(record))
+
+
+def _log_to(log: str | Path, mode: str, others: Iterable[logging.Handler], level: int = logging.NOTSET) -> None:
+    Path(log).parent.mkdir(parents=True, exist_ok=True)  # Snakemake has made it, but somebody may tidy up meanwhile
+    handler = logging.FileHandler(log, mode=mode)
+    handler.setLevel(level)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", DATE))
+    handlers = [handler, *others]
+    for each in handlers:
+        each.addFilter(_Once())
+    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
+    logging.getLogger("hsfm").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+
+
+def place(log: str | Path) -> str:
+    """Where in the workflow a job is, by the name of its log: `minibirds, run 0, seed 2`; empty for the whole."""
+    words = list(Path(log).parts[1:-1])
+    words += re.findall(r"(?<=_)(?:seed\d+|\d+-of-\d+)(?=_|$)", Path(log).stem)
+    readable = (re.sub(r"^(run|seed)(\d+)$", r"\1 \2", word) for word in words)
+    return ", ".join(re.sub(r"^(\d+)-of-(\d+)$", r"shard \1 of \2", word) for word in readable)
+
+
+# The end --------------------------------------------------------------------------------------------------------------
+
+
+def finish(what: str, result: str) -> None:
+    """Say in the log and on the terminal what came out, and write the job's record; the last that a stage does.
+
+    what: `HSFM`, to which the job's place is added. result: its main number, `validation worst group 92.4 (epoch 38)`.
+    The record, logs/.../NAME.json beside the log: summary; device, gpu_memory_mb (peak of torch's allocator, of that
+    process which took most), threads; cpu_seconds of this process and those it has waited for; versions. What the job
+    did not load is null.
+    """
+    if _job is None:
+        raise RuntimeError("finish: the job has not been started")
+    where = place(_job.log).replace(",", "")
+    summary = f"{what} {where}: {result}" if where else f"{what}: {result}"
+    log.info("%s (%s)", summary, progress.duration(time.monotonic() - _job.began))
+    elsewhere = dict(_job.used)
+    found = versions()
+    found["driver"] = elsewhere.pop("driver", None) or found["driver"]
+    record = {"summary": summary, **resources(), **elsewhere, "cpu_seconds": cpu_seconds(), "versions": found}
+    with write_atomically(_job.log.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if not os.environ.get(progress.QUIET):
+        # further in than what Snakemake says of a start
+        progress.say(f"{time.strftime('%H:%M:%S')}    {summary}", green=True)
+
+
+def used(**resources: Any) -> None:
+    """What other processes of this job computed on, for its record: device, gpu_memory_mb, driver."""
+    if _job is not None:
+        _job.used.update(resources)
+
+
+def resources() -> dict[str, Any]:
+    """What this process computes on: device, gpu_memory_mb, threads."""
+    torch = sys.modules.get("torch")
+    device, memory = "cpu", None
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1")) if torch is None else torch.get_num_threads()
+    if torch is not None and torch.cuda.is_initialized():
+        places = range(torch.cuda.device_count())
+        memory = max(torch.cuda.max_memory_allocated(number) for number in places) / 1e6
+        device = torch.cuda.get_device_name(torch.cuda.current_device())
+    return {"device": device, "gpu_memory_mb": memory, "threads": threads}
+
+
+def cpu_seconds() -> float:
+    """What this process has used of processors, and those it has started and waited for; Snakemake looks every half
+    minute only, and misses what comes after."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return round(sum(each.ru_utime + each.ru_stime for each in used), 2)
+
+
+def versions() -> dict[str, str | bool | None]:
+    """What computes: hsfm, python, torch, torchvision, cuda, driver, and the code's commit, dirty where it differs."""
+    torch = sys.modules.get("torch")
+    commit, dirty = code_state(Path(__file__).parents[2])
+    return {
+        "hsfm": __version__,
+        "python": platform.python_version(),
+        "torch": None if torch is None else str(torch.__version__),
+        "torchvision": importlib.metadata.version("torchvision") if "torchvision" in sys.modules else None,
+        "cuda": None if torch is None else torch.version.cuda,
+        "driver": driver() if torch is not None and torch.cuda.is_initialized() else None,
+        "commit": commit,
+        "dirty": dirty,
+    }
+
+
+def driver() -> str | None:
+    """The version of NVIDIA's driver, None where the kernel does not say it."""
+    try:
+        found = re.search(r"Kernel Module .*?(\d+\.\d+(?:\.\d+)?)", DRIVER.read_text())
+    except OSError:
+        return None
+    return found[1] if found else None
+
+
+def code_state(folder: Path) -> tuple[str | None, bool | None]:
+    """The commit of the code in a folder and whether a tracked file of CODE differs from it; None without git's answer.
+
+    A folder that lies in a repository without being tracked, such as an installation in an environment, has none.
+    """
+    # of a hook of another repository, say; nor is the index to be locked for other jobs
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(folder), "--no-optional-locks"]
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                [*command, *arguments], env=environment, capture_output=True, text=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout if done.returncode == 0 else None
+
+    if not git("ls-files", "--", "hsfm/core/job.py"):
+        return None, None
+    status = git("status", "--porcelain=v2", "--branch", "--untracked-files=no", "--", *CODE)
+    commit = re.search(r"^# branch\.oid ([0-9a-f]{40,})$", status or "", re.MULTILINE)
+    if commit is None:
+        return None, None
+    return commit[1], any(not line.startswith("#") for line in status.splitlines())
+
+
+# Going on after a kill ------------------------------------------------------------------------------------------------
+
+
+def depends_on(settings: Mapping[str, Any], files: Iterable[str | Path], device: str) -> dict[str, Any]:
+    """All that the work of a stage depends on, as a JSON-like value: what a killed one left serves only if it is equal.
+
+    files: what it reads, and its code. device: where it computes.
+    """
+    import torch
+
+    return {
+        "settings": dict(settings),
+        "files": [sha256(path) for path in files],
+        "torch": torch.__version__,
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,101 @@
+"""How many images per split and group the published datasets have."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from hsfm.data.table import SPLITS
+
+Counts = dict[str, dict[tuple[str, str], int]]  # by split, then by names of class and attribute
+
+_WATERBIRDS = [("landbird", "land"), ("landbird", "water"), ("waterbird", "land"), ("waterbird", "water")]
+_CELEBA = [("dark", "female"), ("dark", "male"), ("blond", "female"), ("blond", "male")]
+_METASHIFT = [("cat", "sofa"), ("cat", "bed"), ("dog", "bench"), ("dog", "bike")]
+_HELD_OUT = [("cat", "shelf"), ("dog", "shelf")]
+_DOMINOES = [("automobile", "0"), ("automobile", "1"), ("truck", "0"), ("truck", "1")]
+
+PUBLISHED: Mapping[str, Counts] = {
+    "waterbirds": {
+        "train": dict(zip(_WATERBIRDS, (3498, 184, 56, 1057), strict=True)),
+        "val": dict(zip(_WATERBIRDS, (467, 466, 133, 133), strict=True)),
+        "test": dict(zip(_WATERBIRDS, (2255, 2255, 642, 642), strict=True)),
+    },
+    "celeba": {
+        "train": dict(zip(_CELEBA, (71629, 66874, 22880, 1387), strict=True)),
+        "val": dict(zip(_CELEBA, (8535, 8276, 2874, 182), strict=True)),
+        "test": dict(zip(_CELEBA, (9767, 7535, 2480, 180), strict=True)),
+    },
+    "metashift": {
+        "train": dict(zip(_METASHIFT, (231, 380, 145, 367), strict=True)),
+        "val": dict(zip(_HELD_OUT, (34, 47), strict=True)),
+        "test": dict(zip(_HELD_OUT, (201, 259), strict=True)),
+    },
+}
+
+# Dominoes' train and val are what random splits leave: by split, the least and the most images per class (4000 and 1000
+# automobiles, give or take six standard deviations of the draw), and the share whose digit agrees.
+_DOMINOES_RULE = {"train": (3830, 4170, 0.9), "val": (830, 1170, 0.5)}
+_DOMINOES_TEST = dict.fromkeys(_DOMINOES, 490)
+
+
+def check_counts(name: str, rows: pd.DataFrame, class_names: Sequence[str], attribute_names: Sequence[str]) -> None:
+    """Raise ValueError with the published and the found numbers side by side if they differ.
+
+    name: waterbirds, celeba, metashift or dominoes. rows: columns y, attribute, split. Groups are compared by the names
+    of class and attribute. Of Dominoes test is published; train and val must have as many images as their cut allows,
+    grouped as its rule says, give or take one image that rounding moves.
+    """
+    found = _count(rows, class_names, attribute_names)
+    if name == "dominoes":
+        expected, tolerance = _expect_dominoes(found), {"train": 1, "val": 1, "test": 0}
+    elif name in PUBLISHED:
+        expected, tolerance = PUBLISHED[name], dict.fromkeys(SPLITS, 0)
+    else:
+        raise ValueError(f"{name}: no published counts; there are some of {', '.join(PUBLISHED)} and dominoes")
+    groups = {split: list(dict.fromkeys([*expected[split], *found[split]])) for split in SPLITS}
+    differs = {
+        (split, group): group not in expected[split]
+        or abs(expected[split][group] - found[split][group]) > tolerance[split]
+        for split in SPLITS
+        for group in groups[split]
+    }
+    if any(differs.values()):
+        raise ValueError(
+            f"{name}: the images are not those that were published, by their numbers per split and group\n"
+            f"{_side_by_side(expected, found, groups, differs)}\n"
+            "If that is meant, allow_other_counts: true in the dataset's settings accepts it."
+        )
+
+
+def _count(rows: pd.DataFrame, class_names: Sequence[str], attribute_names: Sequence[str]) -> dict[str, Counter]:
+    counts = {split: Counter() for split in SPLITS}
+    sizes = rows.groupby(["split", "y", "attribute"], dropna=False).size()
+    for (split, y, attribute), size in sizes.items():
+        counts[split][class_names[y], "unknown" if pd.isna(attribute) else attribute_names[attribute]] += size
+    return counts
+
+
+def _expect_dominoes(found: dict[str, Counter]) -> Counts:
+    """What the rule gives for the found number of images, or for the nearest that the cut can leave."""
+    expected = {"test": _DOMINOES_TEST}
+    for split, (least, most, share) in _DOMINOES_RULE.items():
+        per_class = min(max(found[split].total() // 2, least), most)
+        agree = round(share * per_class)
+        expected[split] = dict(zip(_DOMINOES, (agree, per_class - agree, per_class - agree, agree), strict=True))
+    return expected
+
+
+def _side_by_side(
+    expected: Counts,
+    found: dict[str, Counter],
+    groups: dict[str, list[tuple[str, str]]],
+    differs: dict[tuple[str, tuple[str, str]], bool],
+) -> str:
+    lines = [f"{'split':<6} {'group':<20} {'expected':>9} | {'found':>9}"]
+    for split in SPLITS:
+        for group in groups[split]:
+            line = f"{split:<6} {', '.join(group):<20} {expected[split].get(group, 0):>9} | {found[split][group]:>9}"
+            lines.append(line + ("  <" if differs[split, group] else ""))
+        lines.append(f"{split:<6} {'all':<20} {sum(expected[split].values()):>9} | {found[split].total():>9}")
+    return "\n".join(lines)

@@ -1,0 +1,233 @@
+"""Pixels of the images that a table lists, as uint8 tensors: packed in one array, or in files."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from hsfm.core.device import Compute, run_ahead, upload
+from hsfm.core.files import in_bytes
+from hsfm.core.progress import track
+from hsfm.data.decode import read_rgb
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of any sizes, one behind the other; choosing among them copies no pixel.
+
+    Image i has the pixels `start[i]` to `start[i] + height * width`, row by row.
+    """
+
+    pixels: UInt8[Tensor, "p 3"]
+    start: Int[Tensor, " n"]  # on the device of pixels, as is `size`
+    size: Int[Tensor, "n 2"]  # height and width
+    size_on_cpu: Int[Tensor, "n 2"]  # the same, so that asking for a shape never waits for a device
+    shape: tuple[int, int] | None  # height and width of all, where they are equal and `start` counts whole images
+
+    @staticmethod
+    def of(pixels: UInt8[Tensor, "p 3"], start: Int[Tensor, " n"], size: Int[Tensor, "n 2"]) -> "Images":
+        """Images on the CPU."""
+        shape = None
+        if len(size) and (size == size[0]).all() and (start % max(int(size[0].prod()), 1) == 0).all():
+            shape = (int(size[0, 0]), int(size[0, 1]))
+        return Images(pixels, start, size, size, shape)
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __getitem__(self, part: slice) -> "Images":
+        return Images(self.pixels, self.start[part], self.size[part], self.size_on_cpu[part], self.shape)
+
+    def take(self, rows: Int[Tensor, " k"]) -> "Images":
+        """These images, in this order. rows: on the CPU."""
+        there = rows.to(self.pixels.device)
+        return Images(self.pixels, self.start[there], self.size[there], self.size_on_cpu[rows], self.shape)
+
+    def each(self) -> Iterator[UInt8[Tensor, "3 _h _w"]]:
+        """One after the other, as views; on the CPU."""
+        for start, (height, width) in zip(self.start.tolist(), self.size.tolist(), strict=True):
+            yield self.pixels[start : start + height * width].view(height, width, 3).permute(2, 0, 1)
+
+    def stacked(self) -> UInt8[Tensor, "n 3 h w"]:
+        """All in one tensor, each in the upper left corner where they differ in size; what lies beyond has no meaning.
+
+        Channels come last in memory.
+        """
+        if self.shape is not None:
+            height, width = self.shape
+            whole = len(self.pixels) // (height * width) * height * width
+            grid = self.pixels[:whole].view(-1, height * width * 3)
+            return grid.index_select(0, self.start // (height * width)).view(-1, height, width, 3).permute(0, 3, 1, 2)
+        height, width = self.size_on_cpu.amax(0).tolist()
+        y, x = (torch.arange(length, device=self.pixels.device) for length in (height, width))
+        row = self.start[:, None] + y.clamp(max=self.size[:, :1] - 1) * self.size[:, 1:]  # [n h]
+        place = row[:, :, None] + x.clamp(max=self.size[:, None, 1:] - 1)  # [n h w]
+        return self.pixels.index_select(0, place.flatten()).view(*place.shape, 3).permute(0, 3, 1, 2)
+
+    @property
+    def n_bytes(self) -> int:
+        """Of these images alone."""
+        return 3 * int(self.size_on_cpu.prod(1).sum())
+
+    def kept_on(self, device: torch.device) -> "Images":
+        """A copy of these images alone on another device, moved in parts so that this one does not hold it twice."""
+        area = self.size.prod(1)
+        start = area.cumsum(0) - area
+        pixels = torch.empty(int(area.sum()), 3, dtype=torch.uint8, device=device)
+        for first in range(0, len(self), 1024):
+            part = self[first : first + 1024].pinned().pixels
+            pixels[int(start[first]) : int(start[first]) + len(part)].copy_(part, non_blocking=True)
+        here = Images.of(pixels, start, self.size)
+        return Images(pixels, start.to(device), self.size.to(device), self.size_on_cpu, here.shape)
+
+    # what hsfm.core.device.upload asks of an item
+
+    def pinned(self) -> "Images":
+        """A copy that holds these images alone, in memory that a GPU can read by itself."""
+        area = self.size.prod(1)
+        start = area.cumsum(0) - area
+        pixels = torch.empty(int(area.sum()), 3, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        ranges = zip(self.start.tolist(), area.tolist(), strict=True)
+        torch.cat([self.pixels[first : first + length] for first, length in ranges], out=pixels)
+        return Images.of(pixels, start, self.size)
+
+    def to(self, device: torch.device) -> "Images":
+        """The same on another device, copied without waiting."""
+        pixels, start, size = (t.to(device, non_blocking=True) for t in (self.pixels, self.start, self.size))
+        return Images(pixels, start, size, self.size_on_cpu, self.shape)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.pixels, self.start, self.size
+
+
+def pack(images: Sequence[UInt8[np.ndarray, "_h _w 3"]]) -> Images:
+    """Images that lie apart as one."""
+    size = torch.tensor([image.shape[:2] for image in images])
+    pixels = torch.from_numpy(np.concatenate([image.reshape(-1, 3) for image in images]))
+    area = size.prod(1)
+    return Images.of(pixels, area.cumsum(0) - area, size)
+
+
+def read_packed(rows: pd.DataFrame, folder: str | Path) -> Images:
+    """The images of some table rows in one memory-mapped array `uint8 [N h w 3]`.
+
+    rows: columns `path` and `index`; image i is row i. folder: what `path` is relative to.
+    Raises ValueError where the file is missing, truncated, of another type, or too short for an index.
+    """
+    names = rows["path"].unique()
+    if len(names) != 1:
+        raise ValueError(f"{folder}: the rows name {len(names)} packed arrays, expected one: {', '.join(names[:3])}")
+    path = Path(folder) / names[0]
+    array = map_array(path)
+    if array.ndim != 4 or array.shape[-1] != 3:
+        raise ValueError(f"{path}: holds uint8 {list(array.shape)}, expected uint8 [n h w 3]")
+    count, height, width, _ = array.shape
+    index = torch.tensor(rows["index"].to_numpy(np.int64))
+    if int(index.max()) >= count or int(index.min()) < 0:
+        raise ValueError(f"{path}: holds {count} images, but the table asks for {int(index.max())}")
+    size = torch.tensor([height, width]).expand(len(index), 2)
+    return Images.of(torch.from_numpy(array.reshape(-1, 3)), index * height * width, size)
+
+
+def map_array(path: Path) -> np.ndarray:
+    """A memory-mapped uint8 array; ValueError naming the file where it is not whole or of another type."""
+    try:
+        # copy on write: nothing here writes, but torch warns of arrays that cannot be written to
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: not a readable packed array, perhaps truncated ({error})") from error
+    if array.dtype != np.uint8:
+        raise ValueError(f"{path}: holds {array.dtype} {list(array.shape)}, expected uint8")
+    return array
+
+
+class ImageFiles:
+    """Images of some table rows, decoded anew whenever they are asked for.
+
+    rows: column `path`, and `height` and `width` where they are known; image i is row i. folder: what `path` is
+    relative to. workers: threads that decode side by side; by default as many as torch computes with.
+    """
+
+    def __init__(self, rows: pd.DataFrame, folder: str | Path, *, workers: int | None = None):
+        self._paths = [Path(folder, path) for path in rows["path"]]
+        self._pool = ThreadPoolExecutor(workers or torch.get_num_threads())
+        known = {"height", "width"} <= set(rows.columns) and rows[["height", "width"]].notna().all(axis=None)
+        size = np.array([rows["height"], rows["width"]], np.int64).T if known else None
+        self.size_on_cpu = None if size is None else torch.tensor(size)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, rows: Int[Tensor, " k"]) -> Images:
+        """These images, in this order. Raises ValueError as `read_rgb`, and for one that is not of its row's size."""
+        images = list(self._pool.map(read_rgb, [self._paths[i] for i in rows.tolist()]))
+        if self.size_on_cpu is not None:
+            for row, image in zip(rows.tolist(), images, strict=True):
+                expected = tuple(self.size_on_cpu[row].tolist())
+                if image.shape[:2] != expected:
+                    raise ValueError(
+                        f"{self._paths[row]}: is {image.shape[0]} x {image.shape[1]} pixels (height x width), but the "
+                        f"image table says {expected[0]} x {expected[1]}; run again with --forcerun list_images"
+                    )
+        return pack(images)
+
+
+def feed(
+    images: Images | ImageFiles, order: Int[Tensor, " m"], batch_size: int | Sequence[int], device: torch.device
+) -> Iterator[Images]:
+    """Batches on `device`, in this order: the one way in which images reach a network.
+
+    batch_size: that of all but the last, or one for each. Images that lie on the device are chosen there. Others are
+    read, decoded if need be, and copied ahead of use.
+    """
+    parts = [part for part in order.split(batch_size) if len(part)]
+    if isinstance(images, ImageFiles):
+        return upload(run_ahead(images.read(part) for part in parts), device)
+    chosen = images.take(order)
+    ends = accumulate(len(part) for part in parts)
+    batches = (chosen[end - len(part) : end] for part, end in zip(parts, ends, strict=True))
+    return batches if images.pixels.device.type == device.type else upload(batches, device)
+
+
+def keep_on_device(parts: Sequence[Images | ImageFiles], compute: Compute) -> list[Images | ImageFiles]:
+    """The same, in the device's memory where all are packed and fit there together."""
+    n_bytes = sum(part.n_bytes for part in parts if isinstance(part, Images))
+    if not all(isinstance(part, Images) for part in parts) or not compute.keeps(n_bytes):
+        return list(parts)
+    log.info("%s of images are kept on the device", in_bytes(n_bytes))
+    return [part.kept_on(compute.device) for part in parts]
+
+
+def common_size(rows: pd.DataFrame) -> Sequence[int] | None:
+    """Height and width of the images of some table rows, or None where they differ."""
+    sizes = rows[["height", "width"]].drop_duplicates()
+    return [int(n) for n in sizes.iloc[0]] if len(sizes) == 1 else None
+
+
+def inspect(rows: pd.DataFrame, folder: str | Path, *, workers: int) -> pd.DataFrame:
+    """Decode every image file once: columns height and width, null where `problem` says why it cannot be read.
+
+    rows: column `path`, relative to `folder`; the result has the same index. workers: threads.
+    """
+
+    def look(path: str) -> tuple[int | None, int | None, str | None]:
+        try:
+            height, width, _ = read_rgb(Path(folder, path)).shape
+        except ValueError as error:
+            return None, None, str(error).removeprefix(f"{Path(folder, path)}: ")
+        return height, width, None
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(track(pool.map(look, rows["path"]), "reading", "image", len(rows)))
+    frame = pd.DataFrame(found, columns=["height", "width", "problem"], index=rows.index)
+    return frame.astype({"height": "Int32", "width": "Int32", "problem": "string"})

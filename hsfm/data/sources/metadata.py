@@ -1,0 +1,103 @@
+"""Your own images: a folder, and a table with one row per image.
+
+Input: image files of any size. Class, attribute, split: columns of the table, a .csv or .parquet file, of which you say
+the names; Waterbirds' metadata.csv, SubpopBench's (id, filename, split, y, a) and most tables of the field are of this
+form. Source and licence: yours.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from hsfm.data.labels import (
+    SPLIT_CODES,
+    is_integer,
+    look_up,
+    plain,
+    read_text,
+    require_files,
+    require_filled,
+    require_unique,
+)
+from hsfm.data.table import SPLITS, Listing
+
+_SPLIT_NAMES = {**SPLIT_CODES, "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+# a path from the root, with a backslash, or with a part that is empty, . or ..
+_NOT_PLAIN = r"\\|(?:^|/)\.{0,2}(?:/|$)"
+
+
+def read(folder: str | Path, *, metadata: str | Path, columns: Mapping[str, str | None]) -> Listing:
+    """List the images of a table, in its order.
+
+    folder: what the table's paths are relative to. metadata: the table, as a path of its own, not relative to `folder`.
+    columns: the table's names of `path`, `y`, `split`, and of `attribute` and `id`, which may be None or left out:
+    without `attribute` it is unknown everywhere, without `id` the path is the id. Cells lose the blanks around them.
+
+    Classes and attributes are names or integers, any number of them, numbered in sorted order: numerically if all are
+    integers, else alphabetically (by code point, so B before a). An empty attribute is unknown. Splits are 0, 1, 2 or
+    train, val (valid, validation), test, in any case. Paths are relative, with / and without . or .. in them (a leading
+    ./ is dropped), so that a file has one name and images can move together with their table; absolute paths are
+    refused.
+
+    Raises ValueError naming table, column, row and value where a column is missing (with those there are), a path,
+    class, split or id is empty, a path is not plain, a split unknown, a file or id listed twice, where images are not
+    there (how many, and three of them), or a split holds no image of a class.
+    """
+    used = {key: name for key, name in columns.items() if name is not None}
+    for key in ("path", "y", "split"):
+        if key not in used:
+            raise ValueError(f"columns: name the column of {key!r}; only attribute and id may be null")
+    text = read_text(metadata, used)
+    what = {key: f"{metadata}: column {name!r}" for key, name in used.items()}
+    for key in used.keys() - {"attribute"}:
+        require_filled(text[key], what[key])
+    path = _check_paths(text["path"].str.removeprefix("./"), what["path"])
+    image_id = text["id"] if "id" in used else path
+    if "id" in used:
+        require_unique(image_id, what["id"])
+    y, class_names = number(text["y"])
+    attribute, attribute_names = number(text["attribute"]) if "attribute" in used else (unknown(len(text)), ())
+    split = look_up(text["split"], _SPLIT_NAMES, what["split"], key=lambda label: plain(label).lower())
+    rows = pd.DataFrame({"image_id": image_id, "path": path, "y": y, "attribute": attribute, "split": split})
+    _require_classes(rows, class_names, metadata)
+    require_files(folder, rows["path"], metadata, "Paths are relative to that folder.")
+    return Listing(rows.astype({"y": "int32"}), class_names, attribute_names)
+
+
+def number(text: pd.Series) -> tuple[pd.Series, tuple[str, ...]]:
+    """Labels as their positions among the sorted labels, null where there is none; and the labels."""
+    code, found = pd.factorize(text)  # -1 where null
+    found = [plain(label) for label in found]
+    names = sorted(set(found), key=int if all(is_integer(label) for label in found) else None)
+    position = {name: i for i, name in enumerate(names)}
+    numbers = pd.array([*(position[label] for label in found), None], "Int32")
+    return pd.Series(numbers[code]), tuple(names)  # -1 takes the last
+
+
+def unknown(n: int) -> pd.Series:
+    """n nulls."""
+    return pd.Series(pd.array([None] * n, "Int32"))
+
+
+def _check_paths(path: pd.Series, what: str) -> pd.Series:
+    wrong = path.str.contains(_NOT_PLAIN).to_numpy(bool)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"{what} holds {path.iloc[row]!r} in row {row + 1}; allowed are paths relative to the images' folder, "
+            "with / and without . or .. in them"
+        )
+    require_unique(path, what)
+    return path
+
+
+def _require_classes(rows: pd.DataFrame, class_names: tuple[str, ...], source: str | Path) -> None:
+    if len(class_names) < 2:
+        raise ValueError(f"{source}: holds {len(class_names)} class ({', '.join(class_names)}), expected at least 2")
+    there = set(zip(*rows[["split", "y"]].drop_duplicates().to_numpy().T, strict=True))
+    for split in SPLITS:
+        absent = [name for y, name in enumerate(class_names) if (split, y) not in there]
+        if absent:
+            raise ValueError(f"{source}: the {split} split has no image of class {', '.join(absent)}")

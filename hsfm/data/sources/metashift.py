@@ -1,0 +1,74 @@
+"""MetaShift's cats and dogs in the version of DISC: the held-out context, shelf, is new to both animals.
+
+Input: JPEG images of many sizes. Class: 0 cat, 1 dog. Attribute, the context: 0 sofa and 1 bed (cats in train), 2 bench
+and 3 bike (dogs in train), 4 shelf (val and test). Source: Wu et al., "Discover and cure" (DISC), its archive
+metashifts.zip linked at https://github.com/Wuyxin/DISC; not SubpopBench's dataset of that name, which is indoor against
+outdoor. Licence: unknown for this selection; MetaShift's images are Visual Genome's (CC BY 4.0).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hsfm.data.labels import names_in
+from hsfm.data.table import SPLITS, Listing
+
+CLASS_NAMES = ("cat", "dog")
+ATTRIBUTE_NAMES = ("sofa", "bed", "bench", "bike", "shelf")
+
+_GROUPS = {  # class and attribute
+    "train/cat/cat(sofa)": (0, 0),
+    "train/cat/cat(bed)": (0, 1),
+    "train/dog/dog(bench)": (1, 2),
+    "train/dog/dog(bike)": (1, 3),
+    "test/cat/cat(shelf)": (0, 4),
+    "test/dog/dog(shelf)": (1, 4),
+}
+_TEST_SHARE = 0.85  # of the held-out images; the rest is val
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+_ADVICE = (
+    "MetaShift's cats and dogs cannot be fetched without an account: take metashifts.zip, linked at "
+    "https://github.com/Wuyxin/DISC, and give the folder MetaDatasetCatDog in it, which holds "
+    "{train,test}/{cat,dog}/{animal}({context})/, such as train/cat/cat(sofa)/."
+)
+
+
+def read(folder: str | Path) -> Listing:
+    """List the six folders of the cat and dog task; the id is the path.
+
+    Rows are sorted by split, then class, context in the order of ATTRIBUTE_NAMES, and name: the same on every machine,
+    whereas the original took files in directory order. Other contexts in the archive, and hidden files, are left out.
+    Raises ValueError naming the folders that are missing or empty, or a file that is no image.
+    """
+    rows = _list_images(Path(folder))
+    rows.insert(0, "image_id", rows["path"])
+    held_out = rows["attribute"] == ATTRIBUTE_NAMES.index("shelf")
+    rows["split"] = "train"
+    rows.loc[held_out, "split"] = np.where(_is_val(int(held_out.sum())), "val", "test")
+    rows = rows.sort_values("split", key=lambda split: split.map(SPLITS.index), kind="stable", ignore_index=True)
+    return Listing(rows.astype({"y": "int32", "attribute": "Int32"}), CLASS_NAMES, ATTRIBUTE_NAMES)
+
+
+def _list_images(folder: Path) -> pd.DataFrame:
+    found = {place: sorted(n for n in names_in(folder / place) if not n.startswith(".")) for place in _GROUPS}
+    empty = [place for place, names in found.items() if not names]
+    if empty:
+        raise ValueError(f"{folder}: no images in {', '.join(empty)}. {_ADVICE}")
+    rows = [(f"{place}/{name}", *_GROUPS[place]) for place, names in found.items() for name in names]
+    for path, *_ in rows:
+        if not path.lower().endswith(_SUFFIXES):
+            raise ValueError(f"{folder / path}: not an image; expected only {', '.join(_SUFFIXES)} in this folder")
+    return pd.DataFrame(rows, columns=["path", "y", "attribute"])
+
+
+def _is_val(n: int) -> np.ndarray:
+    """Which of n held-out rows, ordered by class and name, are validation [n].
+
+    The training part of scikit-learn's `train_test_split(arange(n), test_size=0.85, random_state=0)`, written out:
+    numpy promises that this generator's stream never changes, scikit-learn promises no such thing for its split.
+    """
+    order = np.random.RandomState(0).permutation(n)
+    val = np.zeros(n, bool)
+    val[order[int(np.ceil(_TEST_SHARE * n)) :]] = True
+    return val

@@ -1,0 +1,330 @@
+"""minibirds: a drawn miniature of Waterbirds that needs no download.
+
+Bird shape is the class (0 land bird, 1 water bird), scenery the spurious attribute (0 land, 1 water). Water birds
+have a long neck, bill and legs and a short tail; every other property of a bird is drawn at random. Hardness says
+how much of the class the shape hides. Drawn with numpy and Pillow from one seed; licence: MIT, like the code.
+
+Coordinates: y points down. Scenes measure both axes in image sides; birds measure in `unit` (scale times image side)
+from the middle of the body, facing right.
+"""
+
+import colorsys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache, partial
+from multiprocessing import get_context
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+from PIL import Image, ImageDraw
+
+from hsfm.core.progress import track
+from hsfm.data.table import Packed
+
+CLASS_NAMES = ("land bird", "water bird")
+ATTRIBUTE_NAMES = ("land", "water")
+
+_OVERSAMPLING = 3  # birds are drawn this much larger and box-reduced, which smooths their edges
+Task = tuple[int, int, int, int]  # stream, number, y, attribute
+_SPLIT_STREAM = {"train": 0, "val": 1, "test": 2}
+
+
+def draw(
+    *, sizes: dict[str, int], agreement: dict[str, float], image_size: int, hardness: float, seed: int, workers: int = 1
+) -> Packed:
+    """Draw the dataset.
+
+    sizes: images per split, each divisible by two (the classes are balanced). agreement: share of each split's images
+    whose scene matches the bird. image_size: side in pixels. hardness: 0 (shape tells the class) to 1 (it tells
+    nothing). workers: processes; the pixels do not depend on it, since every image has a generator of its own.
+    Raises ValueError for settings out of range.
+    """
+    if not 0 <= hardness <= 1:
+        raise ValueError(f"hardness: {hardness} is not between 0 and 1")
+    if image_size < 16:
+        raise ValueError(f"image_size: {image_size} is too small; a bird needs at least 16 pixels")
+    rows = pd.concat(
+        [_list_split(split, sizes[split], agreement[split], seed) for split in _SPLIT_STREAM], ignore_index=True
+    )
+    rows.insert(1, "index", np.arange(len(rows)))
+    pixels = _draw_rows(partial(_draw_image, image_size=image_size, hardness=hardness, seed=seed), rows, workers)
+    return Packed(pixels, rows.drop(columns="number"), CLASS_NAMES, ATTRIBUTE_NAMES)
+
+
+def draw_masks(
+    split: str,
+    *,
+    sizes: dict[str, int],
+    agreement: dict[str, float],
+    image_size: int,
+    hardness: float,
+    seed: int,
+    workers: int = 1,
+) -> tuple[list[str], Bool[np.ndarray, "n h w"]]:
+    """Ids of the images of one split, and where their birds are: the pixels that are at least half covered by them.
+
+    Settings as in `draw`.
+    """
+    rows = _list_split(split, sizes[split], agreement[split], seed)
+    draw_one = partial(_draw_bird, image_size=image_size, hardness=hardness, seed=seed)
+    return rows["image_id"].to_list(), _draw_rows(draw_one, rows, workers)
+
+
+def _draw_rows(draw_one: Callable[[Task], np.ndarray], rows: pd.DataFrame, workers: int) -> np.ndarray:
+    """What `draw_one` makes of each row, one after the other or in so many processes."""
+    tasks = list(zip(rows["split"].map(_SPLIT_STREAM), rows["number"], rows["y"], rows["attribute"], strict=True))
+    if workers > 1:
+        # spawn: forking a process that may hold threads is unsafe
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            return _collect(pool.map(draw_one, tasks, chunksize=100), len(tasks))
+    return _collect(map(draw_one, tasks), len(tasks))
+
+
+def _collect(images: Iterable[np.ndarray], total: int) -> np.ndarray:
+    return np.stack(list(track(images, "drawing minibirds", "image", total)))
+
+
+def _list_split(split: str, size: int, agreement: float, seed: int) -> pd.DataFrame:
+    """Labels of one split in shuffled order."""
+    if size < 2 or size % 2:
+        raise ValueError(f"sizes: {split} has {size} images; allowed are even numbers from 2")
+    if not 0 <= agreement <= 1:
+        raise ValueError(f"agreement: {agreement} for {split} is not between 0 and 1")
+    per_class = size // 2
+    agreeing = round(per_class * agreement)
+    labels = np.concatenate(
+        [np.repeat([[y, a]], agreeing if y == a else per_class - agreeing, axis=0) for y in (0, 1) for a in (0, 1)]
+    )
+    np.random.default_rng([seed, _SPLIT_STREAM[split]]).shuffle(labels)
+    number = np.arange(size)
+    return pd.DataFrame(
+        {
+            "image_id": [f"{split}-{i:05d}" for i in number],
+            "number": number,
+            "y": labels[:, 0],
+            "attribute": labels[:, 1],
+            "split": split,
+        }
+    )
+
+
+def _draw_image(task: Task, *, image_size: int, hardness: float, seed: int) -> np.ndarray:
+    scene, bird = _draw_parts(task, image_size, hardness, seed)
+    pixels = np.clip(np.rint(scene * 255), 0, 255).astype(np.uint8)
+    side = image_size * _OVERSAMPLING
+    canvas = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
+    brush = ImageDraw.Draw(canvas)
+    for outline, colour in bird:
+        brush.polygon(
+            [tuple(point) for point in outline * side], fill=tuple(round(255 * channel) for channel in colour)
+        )
+    return np.asarray(canvas.reduce(_OVERSAMPLING))
+
+
+def _draw_bird(task: Task, *, image_size: int, hardness: float, seed: int) -> np.ndarray:
+    """Where the bird of an image is, bool [h w]."""
+    _, bird = _draw_parts(task, image_size, hardness, seed)
+    side = image_size * _OVERSAMPLING
+    canvas = Image.new("L", (side, side))
+    brush = ImageDraw.Draw(canvas)
+    for outline, _ in bird:
+        brush.polygon([tuple(point) for point in outline * side], fill=255)
+    return np.asarray(canvas.reduce(_OVERSAMPLING)) >= 128
+
+
+def _draw_parts(
+    task: Task, image_size: int, hardness: float, seed: int
+) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """The scene of an image and its bird: they come from one generator, the scene first."""
+    stream, number, y, attribute = task
+    rng = np.random.default_rng([seed, stream, number])
+    scene = (_water if attribute else _land)(rng, image_size) * rng.uniform(0.8, 1.1)
+    return scene, _bird(rng, y, hardness)
+
+
+# Scenes ---------------------------------------------------------------------------------------------------------------
+
+
+def _water(rng: np.random.Generator, side: int) -> np.ndarray:
+    """Sky over rippled water, [side side 3] in 0..1."""
+    y = _axis(side)[:, None]
+    horizon = rng.uniform(0.12, 0.42)
+    hue = rng.uniform(0.50, 0.60)
+    deep = _colour(hue, rng.uniform(0.45, 0.8), rng.uniform(0.35, 0.6))
+    shallow = _colour(hue + rng.uniform(-0.05, 0.03), rng.uniform(0.25, 0.6), rng.uniform(0.6, 0.9))
+    noise = _value_noise(rng, side, 10, 2, 3, 0.6)
+    warp = _value_noise(rng, side, 2, 2, 3)
+    depth = np.clip((y - horizon) / (1 - horizon), 0, 1)
+    phase, frequency = rng.uniform(0, 2 * np.pi), rng.uniform(25, 45)
+    # the square root tightens the ripples towards the horizon
+    ripple = 0.5 + 0.5 * np.sin(phase + 3 * frequency * np.sqrt(depth + 0.02) + 2.5 * warp)
+    water = _mix(deep, shallow, np.clip(0.6 * noise + 0.4 * ripple - 0.25 * depth + 0.1, 0, 1))
+    if rng.random() < 0.8:
+        glint = np.array([255, 255, 250]) / 255
+        water = _mix(water, glint, 0.6 * np.clip((noise * ripple - 0.52) / 0.12, 0, 1))
+
+    high = _colour(rng.uniform(0.52, 0.62), rng.uniform(0.1, 0.45), rng.uniform(0.75, 1))
+    low = _colour(rng.choice([0.08, 0.55, 0.6]), rng.uniform(0.05, 0.35), rng.uniform(0.85, 1))
+    sky = _mix(high, low, np.broadcast_to(np.clip(y / horizon, 0, 1), (side, side)))
+    clouds = np.clip(1.2 * (_value_noise(rng, side, 4, 2, 3) - 0.5), 0, 1)
+    return np.where((y < horizon)[..., None], _mix(sky, np.ones(3), clouds), water)
+
+
+def _land(rng: np.random.Generator, side: int) -> np.ndarray:
+    """Foliage, trunks and ground, [side side 3] in 0..1."""
+    y, x = _axis(side)[:, None], _axis(side)[None, :]
+    green = rng.uniform(0.22, 0.36)
+    dark = _colour(green, rng.uniform(0.5, 0.8), rng.uniform(0.15, 0.32))
+    light = _colour(green + rng.uniform(-0.06, 0.03), rng.uniform(0.4, 0.7), rng.uniform(0.45, 0.75))
+    scene = _mix(dark, light, _value_noise(rng, side, 5, 5, 4, 0.75))
+    for _ in range(rng.integers(2, 7)):
+        bottom, lean, width = rng.uniform(0, 1), rng.uniform(-0.06, 0.06), rng.uniform(0.03, 0.08)
+        hue = rng.uniform(0.06, 0.12) if rng.random() < 0.7 else green
+        bark = _colour(hue, rng.uniform(0.25, 0.6), rng.uniform(0.2, 0.5))
+        middle = bottom + lean * (1 - y)
+        half_width = width * (0.35 + 0.15 * y)  # 0.35 of the width at the top, half of it at the bottom
+        scene = np.where((np.abs(x - middle) < half_width)[..., None], bark, scene)
+    scene = scene * (0.75 + 0.5 * _value_noise(rng, side, 6, 6, 3, 0.7))[..., None]
+
+    level = rng.uniform(0.68, 0.95) + 0.04 * (_value_noise(rng, side, 3, 3, 2) - 0.5)
+    soil = _colour(rng.uniform(0.08, 0.3), rng.uniform(0.35, 0.7), rng.uniform(0.2, 0.45))
+    grass = _colour(rng.uniform(0.1, 0.3), rng.uniform(0.3, 0.6), rng.uniform(0.45, 0.7))
+    ground = _mix(soil, grass, _value_noise(rng, side, 12, 6, 3, 0.7))
+    return np.where((y > level)[..., None], ground, scene)
+
+
+def _axis(side: int) -> np.ndarray:
+    """Pixel centres, 0..1."""
+    return (np.arange(side) + 0.5) / side
+
+
+def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
+    return np.array(colorsys.hsv_to_rgb(hue % 1, np.clip(saturation, 0, 1), np.clip(value, 0, 1)))
+
+
+def _mix(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """a + (b - a) share, with the colour axis last."""
+    return a + (b - a) * share[..., None]
+
+
+def _value_noise(
+    rng: np.random.Generator, side: int, cells_y: int, cells_x: int, octaves: int, weight: float = 0.5
+) -> np.ndarray:
+    """Sum of smoothly interpolated random grids, each octave twice as fine and `weight` as strong; scaled to 0..1."""
+    total = np.zeros((side, side))
+    for octave in range(octaves):
+        rows, columns = min(cells_y * 2**octave, 64), min(cells_x * 2**octave, 64)
+        grid = rng.random((rows + 1, columns + 1))
+        # interpolation is separable: a matrix for each axis
+        total += weight**octave * (_interpolation(rows, side) @ grid @ _interpolation(columns, side).T)
+    return (total - total.min()) / (total.max() - total.min())
+
+
+@lru_cache
+def _interpolation(cells: int, side: int) -> np.ndarray:
+    """[side, cells + 1]: weights of the grid's nodes at each pixel, by the smoothstep 3f^2 - 2f^3."""
+    position = _axis(side) * cells
+    left = np.minimum(position.astype(int), cells - 1)
+    fraction = position - left
+    share = 3 * fraction**2 - 2 * fraction**3
+    weights = np.zeros((side, cells + 1))
+    weights[np.arange(side), left] = 1 - share
+    weights[np.arange(side), left + 1] = share
+    return weights
+
+
+# Bird -----------------------------------------------------------------------------------------------------------------
+
+
+def _bird(rng: np.random.Generator, y: int, hardness: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Outlines [points 2] in image sides, back to front, each with its colour."""
+    # each class-bearing part has a latent of its own: 0 land-like, 1 water-like
+    neck_z, bill_z, leg_z, tail_z = y * (1 - hardness) + hardness * rng.random(4)
+    neck = 0.05 + 0.17 * neck_z
+    bill, bill_width = 0.07 + 0.10 * bill_z, 0.034 - 0.016 * bill_z
+    leg, foot = 0.10 + 0.14 * leg_z, 0.05 + 0.03 * leg_z
+    tail = 0.20 - 0.12 * tail_z
+
+    unit = rng.uniform(0.72, 0.95)
+    centre = np.array([rng.uniform(0.42, 0.58), rng.uniform(0.46, 0.60)])
+    mirror = np.array([rng.choice([-1, 1]), 1])
+    tilt = rng.uniform(-0.25, 0.1)
+    body_x = 0.26 * rng.uniform(0.9, 1.1)
+    body_y = body_x * rng.uniform(0.48, 0.62)
+    head = 0.085 * rng.uniform(0.9, 1.12)
+    lift, lean, bill_angle = rng.uniform(-0.1, 0.35), rng.uniform(0.15, 0.75), rng.uniform(-0.12, 0.25)
+
+    hue = rng.uniform(0, 1)
+    body_colour = _colour(hue, rng.uniform(0.05, 0.75), rng.uniform(0.3, 0.95))
+    wing_colour = _colour(hue + rng.uniform(-0.08, 0.08), rng.uniform(0.1, 0.8), rng.uniform(0.2, 0.8))
+    belly_colour = body_colour + (1 - body_colour) * rng.uniform(0.1, 0.7)
+    bill_colour = _colour(rng.uniform(0.04, 0.15), rng.uniform(0.5, 1), rng.uniform(0.5, 1))
+    leg_colour = _colour(rng.uniform(0.02, 0.14), rng.uniform(0.4, 0.9), rng.uniform(0.3, 0.8))
+
+    legs = [
+        outline
+        for x in (-0.03, 0.05)
+        for outline in _leg(x + rng.uniform(-0.01, 0.01), 0.7 * body_y, body_y + leg, foot)
+    ]
+    neck_x, neck_y = 0.72 * body_x, -0.35 * body_y
+    head_x, head_y = neck_x + neck * lean + 0.03, neck_y - neck - 0.04
+    neck_outline = _ribbon(
+        np.array([[neck_x - 0.05, neck_y + 0.06], [neck_x + 0.8 * neck, neck_y - 0.1 * neck], [head_x, head_y]]),
+        0.075,
+        0.045,
+    )
+    tail_outline = np.array(
+        [
+            [-0.75 * body_x, -0.05],
+            [-0.75 * body_x, 0.05],
+            [-body_x - tail, -1.5 * lift * tail + 0.045],
+            [-body_x - tail, -1.5 * lift * tail - 0.02],
+        ]
+    )
+    bill_outline = np.array([[0, -bill_width], [0, bill_width], [bill, bill_width / 4], [bill, -bill_width / 4]])
+    bill_outline = _turn(bill_outline, bill_angle) + np.array([head_x + 0.8 * head, head_y + 0.01])
+    wing = _turn(_ellipse(0.0, 0.0, 0.62 * body_x, 0.5 * body_y), rng.uniform(-0.1, 0.25)) + np.array(
+        [-0.2 * body_x, -0.1 * body_y]
+    )
+    upper = [
+        (tail_outline, wing_colour),
+        (_ellipse(0.0, 0.0, body_x, body_y), body_colour),
+        (_ellipse(0.03, 0.35 * body_y, 0.75 * body_x, 0.6 * body_y), belly_colour),
+        (wing, wing_colour),
+        (neck_outline, body_colour),
+        (_ellipse(head_x, head_y, head, 0.88 * head), body_colour),
+        (bill_outline, bill_colour),
+        (_ellipse(head_x + 0.25 * head, head_y - 0.015, 0.016, 0.016), np.full(3, 0.05)),
+    ]
+    upper = [(_turn(outline, tilt), colour) for outline, colour in upper]
+    legs = [(outline, leg_colour) for outline in legs]
+    return [(centre + unit * mirror * outline, colour) for outline, colour in (*legs, *upper)]
+
+
+def _leg(x: float, top: float, bottom: float, foot: float) -> list[np.ndarray]:
+    return [
+        np.array([[x - 0.011, top], [x + 0.011, top], [x + 0.011, bottom], [x - 0.011, bottom]]),
+        np.array([[x - 0.2 * foot, bottom + 0.012], [x, bottom - 0.02], [x + foot, bottom + 0.012]]),
+    ]
+
+
+def _ellipse(x: float, y: float, half_width: float, half_height: float, points: int = 40) -> np.ndarray:
+    angle = np.arange(points) * (2 * np.pi / points)
+    return np.stack([x + half_width * np.cos(angle), y + half_height * np.sin(angle)], axis=1)
+
+
+def _turn(outline: np.ndarray, angle: float) -> np.ndarray:
+    """Rotate about the origin; a positive angle turns x towards y, so downwards."""
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return outline @ np.array([[cosine, sine], [-sine, cosine]])
+
+
+def _ribbon(control: np.ndarray, start: float, end: float, points: int = 12) -> np.ndarray:
+    """Outline of a band along a quadratic Bezier curve [3 2], of half width `start` narrowing to `end`."""
+    t = np.linspace(0, 1, points)[:, None]
+    curve = (1 - t) ** 2 * control[0] + 2 * t * (1 - t) * control[1] + t**2 * control[2]
+    along = 2 * (1 - t) * (control[1] - control[0]) + 2 * t * (control[2] - control[1])
+    across = along[:, ::-1] * [-1, 1] / np.linalg.norm(along, axis=1, keepdims=True)
+    half_width = start + (end - start) * t
+    return np.concatenate([curve + half_width * across, (curve - half_width * across)[::-1]])

@@ -1,0 +1,249 @@
+"""From uint8 images to what a network sees: the fixed transform, and random augmentation from one generator.
+
+The random numbers of a whole epoch are drawn at once, on the CPU, so that a batch costs no transfer and waits for
+nothing, and does not depend on where or in which batches the images are computed.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from torch import Generator, Tensor
+from torch.nn.functional import interpolate, pad
+
+from hsfm.core.device import Compute
+from hsfm.data.decode_size import resized
+from hsfm.data.pixels import Images, pack
+from hsfm.data.resize import resample, resize
+
+
+@dataclass(frozen=True)
+class Views:
+    """How n images are changed at random; null where they are not."""
+
+    box: Int[Tensor, "n 4"] | None = None  # top, left, height, width of what is cut out and resized
+    corner: Int[Tensor, "n 2"] | None = None  # top, left of the window in the padded image
+    mirrored: Bool[Tensor, " n"] | None = None
+
+    def __getitem__(self, part: slice | Int[Tensor, " k"]) -> "Views":
+        return self._each(lambda tensor: tensor[part])
+
+    def to(self, device: torch.device) -> "Views":
+        """The same on another device."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Any) -> "Views":
+        return Views(*(None if t is None else change(t) for t in (self.box, self.corner, self.mirrored)))
+
+
+def draw_views(size: Int[Tensor, "n 2"], settings: Mapping[str, Any], generator: Generator) -> Views:
+    """Random numbers for n images of these heights and widths, all from `generator`, a CPU generator.
+
+    settings: `random_resized_crop` {size [h w], scale, ratio} or null, `random_crop` {padding} or null, `flip` (with
+    probability one half).
+    """
+    box = corner = mirrored = None
+    if (crop := settings["random_resized_crop"]) is not None:
+        box = sample_boxes(size, crop["scale"], crop["ratio"], generator)
+    if (crop := settings["random_crop"]) is not None:
+        corner = torch.randint(0, 2 * crop["padding"] + 1, (len(size), 2), generator=generator)
+    if settings["flip"]:
+        mirrored = torch.rand(len(size), generator=generator) < 0.5
+    return Views(box, corner, mirrored)
+
+
+def sample_boxes(
+    size: Int[Tensor, "n 2"], scale: Sequence[float], ratio: Sequence[float], generator: Generator
+) -> Int[Tensor, "n 4"]:
+    """Boxes (top, left, height, width) by the law of torchvision's RandomResizedCrop.
+
+    Area share uniform in `scale`, aspect ratio log-uniform in `ratio`; the first of ten tries that fits, at a uniform
+    place; else the largest central box whose ratio is allowed.
+    """
+    n, tries = len(size), 10
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, dtype=torch.float64, generator=generator)
+
+    height, width = size.double().unbind(1)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform(tries, n))
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = (low + (high - low) * uniform(tries, n)).exp()
+    h, w = (area / aspect).sqrt().round(), (area * aspect).sqrt().round()
+    fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
+    first = fits.int().argmax(0, keepdim=True)  # the first try that fits, where any does
+    h, w = h.gather(0, first)[0], w.gather(0, first)[0]
+    top, left = (uniform(2, n) * torch.stack([height - h + 1, width - w + 1])).floor()
+    # the fall-back, for very flat or very tall images
+    whole = width / height
+    h0 = torch.where(whole < ratio[0], (width / ratio[0]).round(), height)
+    w0 = torch.where(whole > ratio[1], (height * ratio[1]).round(), width)
+    found = fits.any(0)
+    drawn = torch.stack([top, left, h, w], 1)
+    central = torch.stack([((height - h0) / 2).floor(), ((width - w0) / 2).floor(), h0, w0], 1)
+    return torch.where(found[:, None], drawn, central).long()
+
+
+def prepare(
+    images: Images,
+    transform: Mapping[str, Any],
+    augmentation: Mapping[str, Any] | None = None,
+    views: Views | None = None,
+) -> Float[Tensor, "b 3 h w"]:
+    """What the network sees of a batch, on its device, channels last in memory.
+
+    transform: `resize` [h w], [shorter side] or null, by `interpolation` (bilinear where it is not said, or bicubic),
+    centre `crop` [h w] or null, then `mean` and `std` of the channels in 0..1. augmentation and views: settings as for
+    `draw_views`, and what it drew for these images. A random resized crop takes the place of resize and crop; random
+    crop and mirroring come after them.
+    Raises ValueError where the images are still of several sizes then.
+    """
+    shown = show(images, transform, augmentation, views)
+    if views is not None and views.corner is not None:
+        shown = random_crop(shown, views.corner, augmentation["random_crop"]["padding"])
+    if views is not None and views.mirrored is not None:
+        shown = mirror(shown, views.mirrored)
+    return normalise(shown, transform["mean"], transform["std"])
+
+
+def apply(
+    network: Callable[[Tensor], Tensor], images: Images, transform: Mapping[str, Any], compute: Compute
+) -> Float[Tensor, "b k"]:
+    """A network's output for a batch on its device, as in evaluation; its rows must not depend on one another."""
+    parts = compute.parts(len(images), *shape_after(images, transform["resize"], transform["crop"]))
+    outputs = []
+    for part in parts:
+        shown = prepare(images[part], transform)  # outside of autocast, whose precision grey levels do not bear
+        with compute.autocast():
+            outputs.append(network(shown))
+    return torch.cat(outputs)
+
+
+def show(
+    images: Images, transform: Mapping[str, Any], augmentation: Mapping[str, Any] | None, views: Views | None
+) -> UInt8[Tensor, "b 3 h w"]:
+    """Cut and resize a batch to one size."""
+    if views is not None and views.box is not None:
+        size = tuple(augmentation["random_resized_crop"]["size"])
+        if not _one_by_one(images):
+            full = _on_device(size, like=views.box)
+            return resample(images.stacked(), views.box, full, torch.zeros_like(full), size)
+        cut = (
+            image[:, top : top + height, left : left + width]
+            for image, (top, left, height, width) in zip(images.each(), views.box.tolist(), strict=True)
+        )
+        return _stack([resize(image, *size) for image in cut])
+    return _fixed(images, transform["resize"], transform["crop"], transform.get("interpolation", "bilinear"))
+
+
+def show_masks(kept: Sequence[Bool[np.ndarray, "_h _w"]], transform: Mapping[str, Any]) -> Bool[Tensor, "b h2 w2"]:
+    """Masks of whole images as they lie on what the network sees: what is at least half kept."""
+    white = [np.repeat(mask[..., None] * np.uint8(255), 3, axis=-1) for mask in kept]
+    return show(pack(white), transform, None, None)[:, 0] >= 128
+
+
+def hide_masks(kept: Bool[Tensor, "h w"], size: tuple[int, int], transform: Mapping[str, Any]) -> Bool[Tensor, "h2 w2"]:
+    """A mask on what the network sees, as it lies on an image of this height and width; nothing beyond the crop is
+    kept."""
+    full = resized(*size, transform["resize"]) if transform["resize"] is not None else size
+    canvas = torch.zeros(full, dtype=torch.bool)
+    # the centre crop of a picture that counts its pixels says which of them the network sees, -1 for black around it
+    number = torch.arange(1, full[0] * full[1] + 1).view(1, *full).expand(3, -1, -1)
+    seen = centre_crop(number, *kept.shape)[0] - 1
+    canvas.view(-1)[seen[kept & (seen >= 0)]] = True
+    return interpolate(canvas[None, None].float(), size, mode="nearest-exact")[0, 0] > 0
+
+
+def _fixed(images: Images, to: Sequence[int] | None, crop: Sequence[int] | None, mode: str) -> UInt8[Tensor, "b 3 h w"]:
+    """Resize and centre crop."""
+    shape = shape_after(images, to, crop)
+
+    def after(size: Sequence[int]) -> tuple[int, int]:
+        return resized(*size, to) if to is not None else tuple(size)
+
+    if images.shape is not None and after(images.shape) == images.shape:
+        return centre_crop(images.stacked(), *shape)
+    if _one_by_one(images):
+        if images.shape is not None:
+            return centre_crop(resize(images.stacked(), *after(images.shape), mode), *shape)
+        return _stack([centre_crop(resize(image, *after(image.shape[1:]), mode), *shape) for image in images.each()])
+    box = torch.cat([torch.zeros_like(images.size), images.size], 1)
+    full = torch.tensor([after(size) for size in images.size_on_cpu.tolist()]).to(box.device, non_blocking=True)
+    over = full - _on_device(shape, like=full)
+    window = torch.where(over < 0, -(-over // 2), (over / 2).round().long())  # as in centre_crop
+    return resample(images.stacked(), box, full, window, shape, mode)
+
+
+def shape_after(images: Images, to: Sequence[int] | None, crop: Sequence[int] | None) -> tuple[int, int]:
+    """Height and width of all images after resize and crop; ValueError where they differ."""
+    if crop is not None:
+        return tuple(crop)
+    sizes = [images.shape] if images.shape is not None else set(map(tuple, images.size_on_cpu.tolist()))
+    shapes = sorted({resized(*size, to) if to is not None else size for size in sizes})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"transform: the images differ in size, {list(shapes[0])} and {list(shapes[-1])} (height, width); "
+            "set resize to [height, width], or resize and crop"
+        )
+    return shapes[0]
+
+
+def _on_device(size: Sequence[int], *, like: Int[Tensor, "b k"]) -> Int[Tensor, "b 2"]:
+    """A size per image, made where `like` is: to copy it there would wait for the device."""
+    return torch.cat([like.new_full((len(like), 1), length) for length in size], 1)
+
+
+def _one_by_one(images: Images) -> bool:
+    """The CPU has a kernel that resizes uint8 images in a thirtieth of the time of matrix products; a GPU has none."""
+    return images.pixels.device.type == "cpu"
+
+
+def _stack(images: Sequence[UInt8[Tensor, "3 h w"]]) -> UInt8[Tensor, "b 3 h w"]:
+    """One tensor, channels last in memory."""
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+
+
+def centre_crop(images: Shaped[Tensor, "*b 3 h w"], height: int, width: int) -> Shaped[Tensor, "*b 3 h2 w2"]:
+    """The middle of each image, torchvision's way; black around it where the image is smaller."""
+    top, left = (round((have - want) / 2) for have, want in zip(images.shape[-2:], (height, width), strict=True))
+    if top < 0 or left < 0:
+        # torchvision pads the smaller half in front, and then cuts in the middle of what it has got
+        missing = [max(want - have, 0) for have, want in zip(images.shape[-2:], (height, width), strict=True)]
+        images = pad(images, [missing[1] // 2, (missing[1] + 1) // 2, missing[0] // 2, (missing[0] + 1) // 2])
+        return centre_crop(images, height, width)
+    return images[..., top : top + height, left : left + width]
+
+
+def normalise(
+    images: UInt8[Tensor, "b 3 h w"], mean: Sequence[float], std: Sequence[float]
+) -> Float[Tensor, "b 3 h w"]:
+    """(pixel / 255 - mean) / std per channel; channels last in memory."""
+    # As (pixel - 255 mean) / (255 std) on rows of w * 3 numbers: three alone are too short for vector instructions.
+    b, _, h, w = images.shape
+    rows = images.permute(0, 2, 3, 1).to(torch.float32, memory_format=torch.contiguous_format).view(b, h, w * 3)
+    shift, factor = (torch.tensor([255.0 * v for v in values]).repeat(w) for values in (mean, std))
+    rows.sub_(shift.to(rows.device, non_blocking=True)).div_(factor.to(rows.device, non_blocking=True))
+    return rows.view(b, h, w, 3).permute(0, 3, 1, 2)
+
+
+def mirror(images: Shaped[Tensor, "b 3 h w"], chosen: Bool[Tensor, " b"]) -> Shaped[Tensor, "b 3 h w"]:
+    """Mirror the chosen images left to right."""
+    return torch.where(chosen.view(-1, 1, 1, 1), images.flip(-1), images)
+
+
+def random_crop(
+    images: Shaped[Tensor, "b 3 h w"], corner: Int[Tensor, "b 2"], padding: int
+) -> Shaped[Tensor, "b 3 h w"]:
+    """Pad with black on all sides, and cut each image back to its size from its corner (top, left) on."""
+    b, _, height, width = images.shape
+    padded = pad(images, [padding] * 4)
+    device = images.device
+    y = corner[:, :1] + torch.arange(height, device=device)
+    x = corner[:, 1:] + torch.arange(width, device=device)
+    return padded.permute(0, 2, 3, 1)[torch.arange(b, device=device)[:, None, None], y[:, :, None], x[:, None]].permute(
+        0, 3, 1, 2
+    )

@@ -1,0 +1,342 @@
+"""HSFM as a scikit-learn classifier: a feature matrix in, a linear head out.
+
+Source: arXiv 2603.29313. Letters: n rows, d columns of X, c classes.
+"""
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_random_state
+from sklearn.utils.extmath import softmax
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from hsfm.core.device import choose_device
+from hsfm.features.embeddings import Embeddings
+from hsfm.heads.head import Head
+from hsfm.methods.hsfm import train as meta
+
+AUTO_LR = 0.064  # times 1 / d: a step of size alpha moves a standardised row's logits by about alpha d, for any d
+MOST_LR = 0.01
+SETTINGS = (
+    "support_per_class", "inner_steps", "inner_lr", "outer_lr", "support_steps", "hard_per_class", "epochs", "refresh",
+)  # fmt: skip
+HISTORY = ["epoch", "outer_loss", "hard_loss", "val_average", "val_worst_group", "val_worst_class", "kept"]
+
+
+class HSFMClassifier(ClassifierMixin, BaseEstimator):
+    """A linear classifier made robust to spurious correlations by hard-set-guided feature-space meta-learning (HSFM).
+
+    From a linear head, by default a logistic regression on X, HSFM learns edits of a few training rows (the support)
+    such that the head, adapted on the edited rows, does well on the validation rows that it finds hardest. The result
+    is an ordinary linear head. X holds features, usually of a frozen network. Source: arXiv 2603.29313.
+
+    HSFM helps as far as the validation rows show what X and y lack: give `fit` an X_val in which minority groups are
+    not rare, of images that the network has not seen. Without X_val a share of X is held out. That part is as biased
+    as X, and a network trained on X fits it already: then the head hardly moves, and may even get worse. HSFM trains
+    on the validation rows, so `history_` flatters the head; judge it on other rows.
+
+    Parameters (all by name)
+    ------------------------
+    support_per_class : support rows drawn per class; a smaller class gives all it has.
+    inner_steps : steps of the head on the support, in each meta-gradient and each epoch (T).
+    inner_lr : step size of the head (alpha). "auto" is 0.064 / d, at most 0.01: 0.0005 at d = 128, the paper's 0.00005
+        at d = 1280. It suits columns whose spread is of the order of 1.
+    outer_lr : step size of Adam on the support, in units of the (standardised) features (eta).
+    support_steps : meta-gradient steps on the support per epoch (K_H); 0 leaves the support as drawn.
+    hard_per_class : hard validation rows per class; keep it at or below the number of minority rows of a class.
+    epochs : rounds of choosing hard rows, editing the support and adapting the head.
+    refresh : choose the hard rows anew each "epoch", or "never".
+    select_by : what picks the epoch on the validation rows: "worst_group" or "worst_class" accuracy, or "hard_loss".
+        None is "worst_group" where groups_val is given, else "worst_class".
+    head : a linear head on X to start from, instead of a logistic regression: an `hsfm.Head` or a pair (weight [c d],
+        bias [c]), rows in the order of `classes_`, that is of the sorted labels. For two classes (weight [1 d],
+        bias [1]) will do too, so that a fitted linear classifier is `head=(model.coef_, model.intercept_)`.
+    C : inverse strength of the L2 penalty of the logistic regression.
+    validation_fraction : share of each class of X that is held out where X_val is not given, at least one row.
+    standardize : bring the columns to mean 0 and standard deviation 1 on the training rows (a constant column to 0).
+        Only training happens in that space: head, coef_ and intercept_ are for X as it was given.
+    random_state : draws the support and the held-out rows. An int is the seed of `hsfm.meta.train` itself and makes
+        equal calls give equal bytes on one machine; None and a RandomState draw a seed anew for each fit.
+    device : "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ...
+
+    Attributes
+    ----------
+    classes_ [c] : the sorted labels.
+    coef_ [1 d] or [c d], intercept_ [1] or [c] : the learned head, in scikit-learn's form (one row for two classes).
+    head_ : the same as an `hsfm.Head`, weight [c d] and bias [c] in float32, one row per class.
+    start_coef_, start_intercept_ : the head it started from, in the same form.
+    kept_epoch_ : the epoch whose head was kept, from 1.
+    history_ : DataFrame, one row per epoch: outer_loss, hard_loss (natural log), val_average, val_worst_group,
+        val_worst_class (fractions; NaN where unknown), kept.
+    support_indices_ : rows of X that were edited.
+    moved_ : share of the validation predictions that differ from the starting head's. Below 0.005 the support may be
+        dead; the logger `hsfm.methods.hsfm.train` warns of it and says what to do.
+    select_by_, inner_lr_, seed_ : what was used.
+    n_features_in_, feature_names_in_ : number and names of the columns of X.
+
+    In a Pipeline, earlier steps transform X but not an X_val that is passed as `hsfm__X_val`. Either leave scaling to
+    `standardize`, or transform X_val beforehand, or let the pipeline do it: `Pipeline(..., transform_input=["X_val"])`
+    with scikit-learn's metadata routing on and `.set_fit_request(X_val=True, y_val=True, groups_val=True)`.
+
+    Example
+    -------
+    >>> model = HSFMClassifier(random_state=0)
+    >>> model.fit(X, y, X_val=X_val, y_val=y_val, groups_val=background_val)
+    >>> model.predict(X_test)
+    """
+
+    def __init__(
+        self,
+        *,
+        support_per_class: Any = 64,
+        inner_steps: Any = 10,
+        inner_lr: Any = "auto",
+        outer_lr: Any = 1.0,
+        support_steps: Any = 10,
+        hard_per_class: Any = 128,
+        epochs: Any = 40,
+        refresh: Any = "epoch",
+        select_by: Any = None,
+        head: Any = None,
+        C: Any = 1.0,
+        validation_fraction: Any = 0.2,
+        standardize: Any = True,
+        random_state: Any = None,
+        device: Any = "auto",
+    ):
+        self.support_per_class = support_per_class
+        self.inner_steps = inner_steps
+        self.inner_lr = inner_lr
+        self.outer_lr = outer_lr
+        self.support_steps = support_steps
+        self.hard_per_class = hard_per_class
+        self.epochs = epochs
+        self.refresh = refresh
+        self.select_by = select_by
+        self.head = head
+        self.C = C
+        self.validation_fraction = validation_fraction
+        self.standardize = standardize
+        self.random_state = random_state
+        self.device = device
+
+    def fit(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None, groups_val: Any = None) -> "HSFMClassifier":
+        """Learn the head from X [n d] and labels y [n], with hard samples from X_val [m d] and y_val [m].
+
+        groups_val [m]: labels of any type, of spurious attributes or of whole groups: rows that agree in y_val and
+        groups_val form a group either way. They choose the epoch and nothing else.
+
+        Raises ValueError naming the argument: settings out of range, inputs that do not belong together, a NaN, a
+        class without a validation row, and without X_val a class with fewer than two rows.
+        """
+        select_by = self._rule(X_val, y_val, groups_val)
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], order="C")
+        check_classification_targets(y)
+        self.classes_, y = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"y: holds one class only, {self.classes_.tolist()}; expected at least two")
+        rng = check_random_state(self.random_state)
+        is_seed = isinstance(self.random_state, Integral)
+        self.seed_ = int(self.random_state) if is_seed else int(rng.randint(2**31))
+        if X_val is None:
+            rows, held_out = self._hold_out(y, rng)
+            X_val, y_val, attribute = X[held_out], y[held_out], None
+        else:
+            rows = np.arange(len(y))
+            X_val, y_val, attribute = self._check_validation(X_val, y_val, groups_val, X.dtype)
+        X, y = X[rows], y[rows]
+
+        shift, scale = _standardisation(X) if self.standardize else (np.zeros_like(X[0]), np.ones_like(X[0]))
+        X, X_val = (X - shift) / scale, (X_val - shift) / scale
+        start = self._start(X, y, shift, scale)
+        device = choose_device(self.device)
+        result = meta.train(
+            self._embeddings("train", X, y).to(device),
+            self._embeddings("val", X_val, y_val, attribute).to(device),
+            start.to(device),
+            seeds=[self.seed_],
+            select_by=select_by,
+            progress=False,
+            **self._settings(X.shape[1]),
+        )
+        self.start_coef_, self.start_intercept_ = _fold(start, shift, scale)
+        self.coef_, self.intercept_ = _fold(result.head[0], shift, scale)
+        self.head_ = _rows(self.coef_, self.intercept_)
+        self.kept_epoch_ = int(result.kept_epoch[0])
+        self.history_ = result.history[HISTORY]
+        self.support_indices_ = rows[result.support_rows[0].cpu().numpy()]
+        self.moved_ = float(result.moved[0])
+        self.select_by_ = select_by
+        self.inner_lr_ = result.runs[0].inner_lr
+        return self
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Logits: `[n]` of the second class against the first for two classes, else `[n c]`."""
+        check_is_fitted(self, "coef_")
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        logits = X @ self.coef_.T + self.intercept_
+        return logits[:, 0] if len(self.classes_) == 2 else logits
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Labels `[n]`; the lower class wins a tie."""
+        logits = self.decision_function(X)
+        return self.classes_[(logits > 0).astype(int) if logits.ndim == 1 else logits.argmax(axis=1)]
+
+    def predict_proba(self, X: Any) -> Float[np.ndarray, "n c"]:
+        """The head's softmax, columns in the order of `classes_`."""
+        logits = self.decision_function(X)
+        return softmax(logits if logits.ndim == 2 else np.stack([-logits, logits], axis=1) / 2)
+
+    def _rule(self, X_val: Any, y_val: Any, groups_val: Any) -> str:
+        """What picks the epoch, once it is clear that the arguments of `fit` go together."""
+        if (X_val is None) != (y_val is None):
+            given, missing = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
+            raise ValueError(f"{missing}: is None, but {given} is given; expected both or neither")
+        if groups_val is not None and X_val is None:
+            raise ValueError("groups_val: is given without X_val and y_val; expected the groups of their rows")
+        if self.select_by == "worst_group" and groups_val is None:
+            raise ValueError("select_by: 'worst_group' needs groups_val; without it allowed are worst_class, hard_loss")
+        if self.select_by is None:
+            return "worst_class" if groups_val is None else "worst_group"
+        return self.select_by
+
+    def _hold_out(self, y: Int[np.ndarray, " n"], rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to train on and rows to validate on, ascending; every class has rows in both."""
+        share = self.validation_fraction
+        if not (isinstance(share, Real) and 0 < share < 1):
+            raise ValueError(f"validation_fraction: {share!r} is not a number between 0 and 1")
+        held_out = np.zeros(len(y), dtype=bool)
+        for code, name in enumerate(self.classes_.tolist()):
+            members = np.flatnonzero(y == code)
+            if len(members) < 2:
+                raise ValueError(f"y: class {name!r} has 1 row, and holding out takes 2; give X_val or more rows")
+            size = min(max(round(share * len(members)), 1), len(members) - 1)
+            held_out[rng.permutation(members)[:size]] = True
+        return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+    def _check_validation(
+        self, X_val: Any, y_val: Any, groups_val: Any, dtype: np.dtype
+    ) -> tuple[Float[np.ndarray, "m d"], Int[np.ndarray, " m"], Int[np.ndarray, " m"] | None]:
+        """Features, class codes and attribute codes of the validation rows."""
+        try:
+            X_val = validate_data(self, X_val, dtype=dtype, order="C", reset=False)
+        except ValueError as error:  # scikit-learn calls it X
+            raise ValueError(f"X_val: {error}") from error
+        y_val = _column("y_val", y_val, len(X_val))
+        codes = pd.Index(self.classes_).get_indexer(y_val)
+        classes = self.classes_.tolist()
+        if (codes < 0).any():
+            raise ValueError(
+                f"y_val: holds {y_val.tolist()[codes.argmin()]!r}; allowed are the classes of y, {classes}"
+            )
+        for code, name in enumerate(classes):
+            if code not in codes:
+                raise ValueError(f"y_val: class {name!r} has no row; expected rows of every class of y, {classes}")
+        if groups_val is None:
+            return X_val, codes, None
+        attribute, _ = pd.factorize(_column("groups_val", groups_val, len(X_val)))
+        if (attribute < 0).any():
+            raise ValueError(f"groups_val: row {attribute.argmin()} is missing; expected a label in every row")
+        return X_val, codes, attribute
+
+    def _start(
+        self,
+        X: Float[np.ndarray, "n d"],
+        y: Int[np.ndarray, " n"],
+        shift: Float[np.ndarray, " d"],
+        scale: Float[np.ndarray, " d"],
+    ) -> Head:
+        """The starting head on standardised features."""
+        if self.head is None:
+            model = LogisticRegression(C=self.C, max_iter=1000).fit(X, y)
+            weight, bias = model.coef_, model.intercept_
+        else:
+            weight, bias = self._check_head(X.shape[1])
+            # w . x + b = (w * scale) . (x - shift) / scale + (b + w . shift)
+            # row by row: a matrix product sums in another order for one row than for two, by processor
+            weight, bias = weight * scale, bias + (weight * shift).sum(axis=1)
+        return _rows(weight, bias, X.dtype)
+
+    def _check_head(self, d: int) -> tuple[Float[np.ndarray, "_ d"], Float[np.ndarray, " _"]]:
+        """Weight and bias of the given head, in float64."""
+        parts = (self.head.weight, self.head.bias) if isinstance(self.head, Head) else self.head
+        if not isinstance(parts, tuple | list) or len(parts) != 2:
+            raise ValueError(f"head: {type(self.head).__name__} is not an hsfm.Head or a pair (weight, bias)")
+        parts = (part.detach().cpu().double().numpy() if isinstance(part, torch.Tensor) else part for part in parts)
+        weight, bias = (np.array(part, dtype=np.float64) for part in parts)
+        c = len(self.classes_)
+        allowed = [((c, d), (c,)), *([((1, d), (1,))] if c == 2 else [])]
+        if (weight.shape, bias.shape) not in allowed:
+            shapes = " or ".join(f"{w} and {b}" for w, b in allowed)
+            raise ValueError(f"head: shapes {weight.shape} and {bias.shape} for {c} classes and {d} columns of X; "
+                             f"allowed are {shapes}")  # fmt: skip
+        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+            raise ValueError("head: holds a NaN or an infinity")
+        return weight, bias
+
+    def _settings(self, d: int) -> dict[str, Any]:
+        """Those of `meta.train`, as Python's own numbers: a parameter grid may hold numpy's."""
+        values = {name: getattr(self, name) for name in SETTINGS}
+        settings = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+        if settings["inner_lr"] == "auto":
+            settings["inner_lr"] = min(AUTO_LR / d, MOST_LR)
+        for name in ("inner_lr", "outer_lr"):
+            if not isinstance(settings[name], Real):
+                allowed = 'a positive number or "auto"' if name == "inner_lr" else "a positive number"
+                raise ValueError(f"{name}: {settings[name]!r} is not {allowed}")
+            settings[name] = float(settings[name])
+        return settings
+
+    def _embeddings(
+        self, split: str, X: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], attribute: np.ndarray | None = None
+    ) -> Embeddings:
+        attribute = np.full(len(y), -1) if attribute is None else attribute
+        return Embeddings(
+            features=torch.from_numpy(X),
+            y=torch.from_numpy(y.astype(np.int64)),
+            attribute=torch.from_numpy(attribute.astype(np.int64)),
+            image_id=tuple(str(row) for row in range(len(y))),
+            class_names=tuple(str(name) for name in self.classes_),
+            attribute_names=tuple(str(code) for code in range(attribute.max() + 1)),
+            split=split,
+        )
+
+
+def _column(name: str, labels: Any, n: int) -> np.ndarray:
+    """Labels `[n]` of the validation rows."""
+    labels = np.asarray(labels)
+    if labels.shape not in ((n,), (n, 1)):
+        raise ValueError(f"{name}: has shape {labels.shape}; expected ({n},), one label for each row of X_val")
+    return labels.reshape(n)
+
+
+def _rows(weight: np.ndarray, bias: np.ndarray, dtype: Any = np.float32) -> Head:
+    """One row per class: the softmax of -w/2 and +w/2 is the sigmoid of a single row w."""
+    if len(weight) == 1:
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return Head(*(torch.from_numpy(part.astype(dtype)) for part in (weight, bias)))
+
+
+def _standardisation(X: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+    """Mean and standard deviation of the columns, 1 for a constant one, in the type of X."""
+    scaler = StandardScaler().fit(X)
+    return scaler.mean_.astype(X.dtype), scaler.scale_.astype(X.dtype)
+
+
+def _fold(
+    head: Head, shift: Float[np.ndarray, " d"], scale: Float[np.ndarray, " d"]
+) -> tuple[Float[np.ndarray, "_ d"], Float[np.ndarray, " _"]]:
+    """coef_ and intercept_ on X as given: w . (x - shift) / scale + b = (w / scale) . x + b - (w / scale) . shift."""
+    weight, bias = head.weight.cpu().numpy(), head.bias.cpu().numpy()
+    if len(weight) == 2:
+        weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+    coef = weight.astype(np.float64) / scale
+    return coef.astype(weight.dtype), (bias - coef @ shift).astype(weight.dtype)

@@ -1,0 +1,78 @@
+"""One file for use elsewhere: a trained network with one method's head in place of its own."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hsfm import __version__
+from hsfm.core.files import require
+from hsfm.heads.classifier import read_classifier
+from hsfm.heads.head import Head
+from hsfm.models.backbone import Network, write_checkpoint
+
+
+def export_model(
+    path: str | Path,
+    *,
+    checkpoint: str | Path,
+    heads: str | Path,
+    seed: int | None = None,
+    standardisation: str | Path | None = None,
+) -> None:
+    """Merge a checkpoint and the head of one seed into one state dict, which the architecture's own model loads as is.
+
+    Takes paths, since its one job is to make one safetensors file of several. The head lies where the architecture has
+    its own (`fc.weight` in a ResNet), the metadata are the checkpoint's (backbone, classes, transform, ...) and the
+    head's, and `read_checkpoint` reads the result. seed and standardisation: as in `read_classifier`, and so are the
+    errors.
+    """
+    model = read_classifier(checkpoint, heads, seed=seed, standardisation=standardisation)
+    trained, saved = model.trained, model.saved
+    require(trained.metadata, ["transform"], checkpoint)
+    described = {
+        "method": saved.method,
+        "seed": str(saved.seeds[model.position]),
+        "group_labels": saved.group_labels,
+        "chosen_by": saved.chosen_by,
+        "checkpoint_sha256": model.checkpoint_sha256,
+        "package_version": __version__,
+    }
+    write_checkpoint(
+        path,
+        trained.network,
+        name=trained.name,
+        class_names=trained.class_names,
+        metadata=trained.metadata | described,
+    )
+
+
+def save_model(
+    path: str | Path,
+    network: Network,
+    head: Head,
+    *,
+    name: str,
+    class_names: Sequence[object],
+    transform: Mapping[str, Any],
+    method: str = "hsfm",
+) -> None:
+    """Write a network with `head` [c d] in place of its own as `export_model` does, without files of the workflow.
+
+    name: what `build_network` was called with. transform: as the features were made. The network is left as it is.
+    Raises ValueError where the head does not fit the network or the classes.
+    """
+    expected = (len(class_names), network.n_features)
+    if head.weight.shape != expected or head.bias.shape != expected[:1]:
+        raise ValueError(
+            f"head: weight {list(head.weight.shape)} and bias {list(head.bias.shape)} do not fit {expected[0]} classes "
+            f"and {expected[1]} features"
+        )
+    whole = copy.deepcopy(network).cpu()
+    whole.fc = torch.nn.Linear(expected[1], expected[0])
+    whole.fc.load_state_dict({"weight": head.weight, "bias": head.bias})
+    metadata = {"transform": json.dumps(dict(transform)), "method": method, "seed": "0", "package_version": __version__}
+    write_checkpoint(path, whole, name=name, class_names=[str(c) for c in class_names], metadata=metadata)

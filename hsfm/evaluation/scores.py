@@ -1,0 +1,133 @@
+"""Scores: correct predictions of heads by seed and group, a tidy table and its file.
+
+Knows no torch, so that tables and figures load quickly, and nothing that trains a network depends on it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from jaxtyping import Int
+
+from hsfm.core.files import read_parquet, require, write_parquet
+
+SCHEMA = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("run", pa.int64()),
+        ("method", pa.string()),
+        ("group_labels", pa.string()),
+        ("chosen_by", pa.string()),
+        ("seed", pa.int64()),
+        ("remark", pa.string()),
+        ("split", pa.string()),
+        ("y", pa.int32()),
+        ("attribute", pa.int32()),
+        ("group", pa.int32()),
+        ("group_name", pa.string()),
+        ("n", pa.int64()),
+        ("correct", pa.int64()),
+        ("accuracy", pa.float64()),
+    ]
+)
+NULLABLE = ("attribute", "group", "accuracy")
+SPLITS = ("train", "val", "test")
+
+
+def score(
+    predictions: Int[np.ndarray, "s n"],
+    y: Int[np.ndarray, " n"],
+    attribute: Int[np.ndarray, " n"],
+    *,
+    seeds: Sequence[int],
+    class_names: Sequence[str],
+    attribute_names: Sequence[str],
+) -> pd.DataFrame:
+    """One row per seed and group: seed, y, attribute, group, group_name, n, correct, accuracy (a fraction).
+
+    attribute: -1 where unknown. A group without images has n = 0 and a null accuracy. Images whose attribute is unknown
+    are counted by class alone, in rows with a null attribute and group; there are such rows only where there are such
+    images.
+    """
+    # one part more per class than there are attributes: the unknown ones
+    n_attributes = len(attribute_names)
+    part = y * (n_attributes + 1) + np.where(attribute < 0, n_attributes, attribute)
+    n_parts = len(class_names) * (n_attributes + 1)
+    images = np.bincount(part, minlength=n_parts)
+    rows = []
+    for seed, predicted in zip(seeds, predictions, strict=True):
+        hits = np.bincount(part[predicted == y], minlength=n_parts)
+        for number, (correct, n) in enumerate(zip(hits.tolist(), images.tolist(), strict=True)):
+            label, a = divmod(number, n_attributes + 1)
+            known = a < n_attributes
+            if not known and n == 0:
+                continue
+            rows.append(
+                {
+                    "seed": seed,
+                    "y": label,
+                    "attribute": a if known else None,
+                    "group": label * n_attributes + a if known else None,
+                    "group_name": f"{class_names[label]}, {attribute_names[a] if known else 'unknown'}",
+                    "n": n,
+                    "correct": correct,
+                    "accuracy": correct / n if n else None,
+                }
+            )
+    frame = pd.DataFrame(rows)
+    return frame.astype({"attribute": "Int32", "group": "Int32", "accuracy": "float64"})
+
+
+def score_splits(head: Any, splits: Sequence[Any], *, seeds: Sequence[int]) -> pd.DataFrame:
+    """`score` of some heads on several splits, with columns split and dataset.
+
+    head: with `predict`, from features `[n d]` to classes `[s n]`; splits: embeddings.
+    """
+    frames = [
+        score(
+            head.predict(part.features).numpy(),
+            part.y.numpy(),
+            part.attribute.numpy(),
+            seeds=seeds,
+            class_names=part.class_names,
+            attribute_names=part.attribute_names,
+        ).assign(split=part.split, dataset=part.dataset)
+        for part in splits
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def write_scores(path: str | Path, scores: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
+    """Write checked scores, the columns of SCHEMA. metadata has to name `checkpoint_sha256`."""
+    require(metadata, ["checkpoint_sha256"], path)
+    table = pa.Table.from_pandas(check_scores(scores, path)[SCHEMA.names], SCHEMA, preserve_index=False)
+    write_parquet(path, table, metadata)
+
+
+def read_scores(path: str | Path) -> pd.DataFrame:
+    """Read and check scores; every error names the file."""
+    table, metadata = read_parquet(path, SCHEMA)
+    require(metadata, ["checkpoint_sha256"], path)
+    return check_scores(table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get), path)
+
+
+def check_scores(scores: pd.DataFrame, source: str | Path) -> pd.DataFrame:
+    """Return complete and consistent scores; raise ValueError naming `source` otherwise."""
+    for column in SCHEMA.names:
+        if column not in NULLABLE and scores[column].isna().any():
+            raise ValueError(f"{source}: column {column!r} has an empty cell in row {scores[column].isna().argmax()}")
+    for split in SPLITS:
+        if not (scores["split"] == split).any():
+            raise ValueError(f"{source}: no row of the {split} split")
+    share = (scores["correct"] / scores["n"]).where(scores["n"] > 0)
+    inconsistent = share.fillna(-1) != scores["accuracy"].fillna(-1)
+    wrong = (scores["correct"] < 0) | (scores["correct"] > scores["n"]) | inconsistent
+    if wrong.any():
+        row = scores[wrong].iloc[0]
+        raise ValueError(
+            f"{source}: row {wrong.argmax()} says {row['correct']} of {row['n']} correct, accuracy {row['accuracy']}"
+        )
+    return scores

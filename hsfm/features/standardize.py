@@ -1,0 +1,117 @@
+"""Standardised features, and the way back: a head on them as the equal head on raw features.
+
+The features of a frozen, pretrained backbone have scales of their own; methods whose step sizes are given for the
+features of a fine-tuned one need them brought to one scale.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hsfm.core.files import read_safetensors, write_safetensors
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    """(feature - mean) * factor, the statistics from training features."""
+
+    mean: Float[Tensor, " d"]
+    factor: Float[Tensor, " d"]  # scale / standard deviation, 0 for a feature without variation
+
+    def apply(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Standardised features, on the device of the raw ones."""
+        mean, factor = self.mean.to(features.device), self.factor.to(features.device)
+        return (features - mean) * factor
+
+    def undo(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Raw features of standardised ones; of one without variation, its mean."""
+        mean, factor = self.mean.to(features.device), self.factor.to(features.device)
+        return torch.where(factor == 0, mean, features / torch.where(factor == 0, 1.0, factor) + mean)
+
+    def fold(
+        self, weight: Float[Tensor, "*s c d"], bias: Float[Tensor, "*s c"]
+    ) -> tuple[Float[Tensor, "*s c d"], Float[Tensor, "*s c"]]:
+        """Weight and bias on raw features that equal these on standardised ones.
+
+        w . ((x - mean) * factor) + b = (w * factor) . x + (b - (w * factor) . mean), in float64
+        """
+        mean, factor = self.mean.to(weight.device).double(), self.factor.to(weight.device).double()
+        raw = weight.double() * factor
+        return raw.to(weight.dtype), (bias.double() - raw @ mean).to(bias.dtype)
+
+
+class Moments:
+    """Mean and standard deviation of features that come piece by piece, in float64."""
+
+    def __init__(self) -> None:
+        self.n, self._mean, self._squares = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, features: Float[Tensor, "n d"]) -> None:
+        """Count these rows in.
+
+        With the mean m and the sum of squares S about it of n rows, and those of k more, d = m' - m: the whole has the
+        mean m + d k/(n + k) and the sum S + S' + d^2 n k/(n + k) (Chan, Golub, LeVeque 1983).
+        """
+        k, features = len(features), features.double()
+        mean = features.mean(0)
+        squares = (features - mean).square().sum(0)
+        if self.n:
+            step, total = mean - self._mean, self.n + k
+            squares = self._squares + squares + step.square() * (self.n * k / total)
+            mean = self._mean + step * (k / total)
+        self.n, self._mean, self._squares = self.n + k, mean, squares
+
+    def standardisation(self, scale: float = 1.0) -> Standardisation:
+        """What gives these features, of the training split, mean 0 and standard deviation `scale`.
+
+        The standard deviation divides by n. Raises ValueError for fewer than two rows, and for a scale not above 0.
+        """
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"standardise: scale {scale} is not a positive number")
+        if self.n < 2:
+            raise ValueError(f"standardise: {self.n} training image has no standard deviation; at least 2 have")
+        deviation = (self._squares / self.n).sqrt()
+        # ASSUME: a feature that is constant in train, up to float32's rounding, is left out (0 everywhere): scaled up,
+        # its rounding, or what it does in other splits alone, would weigh like any other feature
+        varies = deviation > 1e-6 * self._mean.abs()
+        factor = torch.where(varies, scale / deviation, 0.0)
+        return Standardisation(mean=self._mean.float(), factor=factor.float())
+
+
+def fit(features: Float[Tensor, "n d"], scale: float = 1.0) -> Standardisation:
+    """Statistics that give these features, of the training split, mean 0 and standard deviation `scale`.
+
+    Raises ValueError as `Moments.standardisation` does.
+    """
+    moments = Moments()
+    if len(features):
+        moments.add(features)
+    return moments.standardisation(scale)
+
+
+def nothing(d: int) -> Standardisation:
+    """The one that changes nothing."""
+    return Standardisation(mean=torch.zeros(d), factor=torch.ones(d))
+
+
+def write_standardisation(path: str | Path, standardisation: Standardisation, metadata: Mapping[str, str]) -> None:
+    """Write the tensors `mean` and `factor`; metadata say whose features they are for."""
+    write_safetensors(path, {"mean": standardisation.mean, "factor": standardisation.factor}, metadata)
+
+
+def read_standardisation(path: str | Path) -> tuple[Standardisation, dict[str, str]]:
+    """Read what `write_standardisation` wrote; ValueError for a missing or infinite tensor, or shapes that differ."""
+    tensors, metadata = read_safetensors(path)
+    if tensors.keys() != {"mean", "factor"}:
+        raise ValueError(f"{path}: holds the tensors {', '.join(sorted(tensors)) or 'none'}, expected factor, mean")
+    mean, factor = tensors["mean"], tensors["factor"]
+    if mean.ndim != 1 or mean.shape != factor.shape:
+        raise ValueError(f"{path}: mean {list(mean.shape)} and factor {list(factor.shape)} are not one length")
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{path}: {name} holds a NaN or an infinity")
+    return Standardisation(mean=mean, factor=factor), metadata

@@ -1,0 +1,63 @@
+"""A trained network with one head of some method in place of its own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from hsfm.core.files import require, sha256
+from hsfm.features.standardize import Standardisation, read_standardisation
+from hsfm.heads.head import Head, SavedHeads, read_heads
+from hsfm.models.backbone import Checkpoint, read_checkpoint
+
+
+@dataclass(frozen=True)
+class Classifier:
+    trained: Checkpoint  # its network's `fc` is the head, on raw features
+    saved: SavedHeads  # where that comes from
+    position: int  # which of these
+    checkpoint_sha256: str
+    standardisation: Standardisation | None  # of the features that the head was fitted on
+
+
+def read_classifier(
+    checkpoint: str | Path, heads: str | Path, *, seed: int | None = None, standardisation: str | Path | None = None
+) -> Classifier:
+    """A checkpoint whose own head is replaced by one of `heads`.
+
+    seed: may be left out where `heads` holds one head only. standardisation: that of the features the heads were fitted
+    on, folded into the head. Raises ValueError where heads or standardisation belong to another checkpoint, or for an
+    unknown seed.
+    """
+    trained, saved = read_checkpoint(checkpoint), read_heads(heads)
+    fc, digest = trained.network.fc, sha256(checkpoint)
+    # what the heads check is the origin of features; the weight [c d] of the head they replace has the features' d
+    origin = SimpleNamespace(features=fc.weight, class_names=trained.class_names, checkpoint_sha256=digest)
+    saved.check_fits(origin, checkpoint)
+    position = _position(saved, seed, heads)
+    head = saved.head[position]
+    fitting = None
+    if standardisation is not None:
+        fitting = _read_fitting(standardisation, digest, checkpoint)
+        head = Head(*fitting.fold(head.weight, head.bias))
+    fc.load_state_dict({"weight": head.weight, "bias": head.bias})
+    return Classifier(trained, saved, position, digest, fitting)
+
+
+def _read_fitting(path: str | Path, digest: str, checkpoint: str | Path) -> Standardisation:
+    standardisation, metadata = read_standardisation(path)
+    require(metadata, ["checkpoint_sha256"], path)
+    if metadata["checkpoint_sha256"] != digest:
+        raise ValueError(
+            f"{path}: is for the features of checkpoint {metadata['checkpoint_sha256']}, but {checkpoint} is {digest}"
+        )
+    return standardisation
+
+
+def _position(saved: SavedHeads, seed: int | None, source: str | Path) -> int:
+    """Where the head of `seed` lies in the stack."""
+    seeds = ", ".join(map(str, saved.seeds))
+    if seed is None and len(saved.seeds) > 1:
+        raise ValueError(f"{source}: holds several {saved.method} heads, name one by its seed: {seeds}")
+    if seed is not None and seed not in saved.seeds:
+        raise ValueError(f"{source}: no {saved.method} head of seed {seed}; the seeds are {seeds}")
+    return 0 if seed is None else saved.seeds.index(seed)

@@ -1,0 +1,133 @@
+"""The hard set: per class, the pool images on which a head's loss is highest."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from hsfm.core.files import read_parquet, require, write_parquet
+from hsfm.features.embeddings import Embeddings
+from hsfm.heads.head import Head
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("y", pa.int32()),
+        ("loss", pa.float32()),
+        ("rank", pa.int32()),
+        ("chosen", pa.bool_()),
+        ("group", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class HardSet:
+    image_id: tuple[str, ...]  # every image of the pool, in its order
+    y: Int[Tensor, " n"]
+    loss: Float[Tensor, " n"]  # cross-entropy, natural log
+    rank: Int[Tensor, " n"]  # within the class, 1 for the highest loss
+    chosen: Bool[Tensor, " n"]
+
+
+def losses(head: Head, features: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Cross-entropy of each row."""
+    return cross_entropy(head.logits(features), y, reduction="none")
+
+
+def rank_in_class(loss: Float[Tensor, " n"], y: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """1 for the highest loss of each class, 2 for the next; the earlier row comes first in a tie."""
+    by_loss = loss.argsort(descending=True, stable=True)
+    by_class = by_loss[y[by_loss].argsort(stable=True)]  # classes one after the other, each by falling loss
+    sizes = torch.bincount(y)
+    starts = sizes.cumsum(0) - sizes
+    position = torch.arange(len(y), device=y.device)
+    rank = torch.empty_like(position)
+    rank[by_class] = position - starts[y[by_class]] + 1
+    return rank
+
+
+def hardest(loss: Float[Tensor, "r n"], class_rows: Sequence[Int[Tensor, " _"]], per_class: int) -> Int[Tensor, "r m"]:
+    """Rows of the `per_class` highest losses of each class, or all of a smaller class; classes ascend.
+
+    class_rows: the rows of each class, ascending. The choice is that of `rank_in_class`, for r lists of losses at once.
+    """
+    return torch.cat(
+        [rows[loss[:, rows].argsort(dim=1, descending=True, stable=True)[:, :per_class]] for rows in class_rows], dim=1
+    )
+
+
+def build(head: Head, pool: Embeddings, *, per_class: int) -> HardSet:
+    """Rank and choose pool images by their loss under `head`. Raises ValueError unless `per_class` is positive."""
+    if per_class < 1:
+        raise ValueError(f"per_class: {per_class} is not a positive number of images")
+    loss = losses(head, pool.features, pool.y)
+    rank = rank_in_class(loss, pool.y)
+    return HardSet(image_id=pool.image_id, y=pool.y, loss=loss, rank=rank, chosen=rank <= per_class)
+
+
+def write_hard_set(path: str | Path, hard_set: HardSet, pool: Embeddings) -> None:
+    """Write the hard set; `group` is written for diagnosis only and `read_hard_set` leaves it out."""
+    frame = pd.DataFrame(
+        {
+            "image_id": hard_set.image_id,
+            "y": hard_set.y.numpy(),
+            "loss": hard_set.loss.numpy(),
+            "rank": hard_set.rank.numpy(),
+            "chosen": hard_set.chosen.numpy(),
+            "group": pd.array(pool.group.numpy(), dtype="Int32"),
+        }
+    )
+    frame["group"] = frame["group"].mask(frame["group"] < 0)
+    metadata = {
+        "dataset": pool.dataset,
+        "pool": pool.split,
+        "class_names": pool.class_names,
+        "attribute_names": pool.attribute_names,
+        "checkpoint_sha256": pool.checkpoint_sha256,
+    }
+    write_parquet(path, pa.Table.from_pandas(frame, SCHEMA, preserve_index=False), metadata)
+
+
+def read_hard_set(path: str | Path, pool: Embeddings, *, per_class: int) -> HardSet:
+    """Read the hard set of `pool` with `per_class` images a class.
+
+    Raises ValueError where it was built on another checkpoint or other images, or chose others than the highest ranks.
+    """
+    columns = pa.schema([field for field in SCHEMA if field.name != "group"])  # nothing that trains may read it
+    table, metadata = read_parquet(path, columns)
+    require(metadata, ("checkpoint_sha256",), path)
+    if metadata["checkpoint_sha256"] != pool.checkpoint_sha256:
+        raise ValueError(
+            f"{path}: built on checkpoint {metadata['checkpoint_sha256']}, "
+            f"but the embeddings are of {pool.checkpoint_sha256}"
+        )
+    image_id = tuple(table["image_id"].to_pylist())
+    if image_id != pool.image_id:
+        row = next((i for i, (a, b) in enumerate(zip(image_id, pool.image_id, strict=False)) if a != b), len(image_id))
+        raise ValueError(
+            f"{path}: lists {len(image_id)} images, the pool {len(pool.image_id)}; they differ from row {row}"
+        )
+    for name in columns.names:
+        if table[name].null_count:
+            row = table[name].is_null().to_pylist().index(True)
+            raise ValueError(f"{path}: column {name!r} has an empty cell in row {row}")
+    read = HardSet(
+        image_id=image_id,
+        **{name: torch.tensor(table[name].to_numpy()) for name in ("y", "loss", "rank", "chosen")},
+    )
+    if not torch.equal(read.y.long(), pool.y.cpu()):
+        raise ValueError(f"{path}: has other classes than the pool")
+    if not read.loss.isfinite().all():
+        raise ValueError(f"{path}: row {int((~read.loss.isfinite()).nonzero()[0])} has loss NaN or infinity")
+    if not torch.equal(read.chosen, read.rank <= per_class):
+        row = int((read.chosen != (read.rank <= per_class)).nonzero()[0])
+        raise ValueError(f"{path}: row {row} has rank {read.rank[row]} and chosen {bool(read.chosen[row])}, "
+                         f"which is not the choice of {per_class} per class")  # fmt: skip
+    return read

@@ -1,0 +1,242 @@
+"""Masks: the part of each image that a network is taken to judge by, and their Parquet file.
+
+DaC's adaptive masks (Noohdani et al., CVPR 2024): an image's heat map is cut at several of its quantiles, and the knee
+of the loss over these cuts, where keeping less begins to cost, says at which.
+
+Letters: n images, q cuts, k bytes of a packed mask.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import chain
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from hsfm import __version__
+from hsfm.core.device import Compute
+from hsfm.core.files import encode, read_parquet, read_parquet_in_pieces, require, write_parquet
+from hsfm.data.pixels import Images
+from hsfm.data.transforms import prepare, shape_after
+from hsfm.methods.dac.heat_maps import heat_maps
+from hsfm.models.backbone import Network
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("cut", pa.float32()),  # quantile of the heat map; null where the mask is not cut out of one
+        ("knee", pa.bool_()),  # whether the loss curve had one; without it the cut is the fall-back
+        ("loss", pa.list_(pa.float32())),  # of the masked image, at each cut
+    ]
+)
+METADATA = ("dataset", "split", "height", "width", "source", "cuts", "checkpoint_sha256", "transform")
+
+
+@dataclass(frozen=True)
+class Masks:
+    image_id: tuple[str, ...]
+    packed: UInt8[Tensor, "n k"]  # bits of the kept pixels, row by row, the highest bit first
+    size: tuple[int, int]  # height and width in pixels
+    cut: Float[np.ndarray, " n"] | None  # quantile of the heat map at which it was cut; None: not cut out of one
+    knee: Bool[np.ndarray, " n"] | None  # whether the loss curve had a knee
+    loss: Float[np.ndarray, "n q"] | None  # cross-entropy of the masked image at each cut
+    about: Mapping[str, Any]  # METADATA but for the size
+    path: str = "masks"  # the file they come from, for messages
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def of(self, image_id: Sequence[str]) -> "Masks":
+        """The masks of these images, in this order; ValueError naming an image without."""
+        place = {name: row for row, name in enumerate(self.image_id)}
+        missing = [name for name in image_id if name not in place]
+        if missing:
+            count = f"{len(missing)} of {len(image_id)} images lack one"
+            raise ValueError(f"{self.path}: no mask of image {missing[0]!r}; {count}")
+        rows = torch.tensor([place[name] for name in image_id])
+
+        def taken(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[rows.numpy()]
+
+        picked = {name: taken(getattr(self, name)) for name in ("cut", "knee", "loss")}
+        return replace(self, image_id=tuple(image_id), packed=self.packed[rows], **picked)
+
+    def require_size(self, size: tuple[int, int]) -> None:
+        """Raise ValueError unless the masks fit images of this height and width."""
+        if self.size != size:
+            have, want = (f"{height} x {width}" for height, width in (self.size, size))
+            raise ValueError(f"{self.path}: masks are {have} pixels (height x width), but the network sees {want}")
+
+    def require_transform(self, transform: Mapping[str, Any]) -> None:
+        """Raise ValueError unless the masks lie on images that went through this transform."""
+        if self.about["transform"] != dict(transform):
+            made_for = self.about["transform"]
+            raise ValueError(f"{self.path}: masks are for images after the transform {made_for}, but it is {transform}")
+
+
+def pack(kept: Bool[Tensor, "n h w"]) -> UInt8[Tensor, "n k"]:
+    """Bits of masks, row by row, on the CPU; the last byte of a mask is filled up with zeros."""
+    return torch.from_numpy(np.packbits(kept.cpu().numpy().reshape(len(kept), -1), axis=1))
+
+
+def unpack(packed: UInt8[Tensor, "n k"], size: tuple[int, int]) -> Bool[Tensor, "n h w"]:
+    """Masks from their bits, on the device of these."""
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
+    bits = (packed[:, :, None] >> shifts) & 1
+    return bits.flatten(1)[:, : size[0] * size[1]].reshape(-1, *size).bool()
+
+
+def find_masks(
+    network: Network,
+    batches: Iterator[tuple[Images, Tensor]],
+    transform: Mapping[str, Any],
+    *,
+    cuts: Sequence[float],
+    fallback: float,
+    compute: Compute,
+) -> Iterator[tuple[Bool[Tensor, "b h w"], Float[Tensor, "b q"], list[tuple[int, bool]]]]:
+    """Masks of batches of images with their classes: the kept pixels, the loss at each cut, and the chosen cut.
+
+    A choice is a number in `cuts` and whether the curve had a knee. batches: on the device of `compute`. Masked-out
+    pixels are 0 in what the network sees. One forward pass serves each cut of a whole batch (on the CPU, of a part of
+    one that its caches hold), one more and a backward pass of the head the heat map.
+    """
+    compute.prepare(network).eval()
+    with ExitStack() as stack:
+        stack.enter_context(compute.repeatable())
+        heat = None
+        for images, y in batches:
+            found = []
+            for part in compute.parts(len(images), *shape_after(images, transform["resize"], transform["crop"])):
+                shown = prepare(images[part], transform)
+                if heat is None:
+                    heat = stack.enter_context(heat_maps(network, shown[:1], compute))
+                found.append(_cut(network, heat(shown), shown, y[part], cuts, fallback, compute))
+            kept, loss, choice = zip(*found, strict=True)
+            yield torch.cat(kept), torch.cat(loss), list(chain.from_iterable(choice))
+
+
+def _cut(
+    network: Network,
+    heat: Float[Tensor, "b h w"],
+    shown: Float[Tensor, "b 3 h w"],
+    y: Tensor,
+    cuts: Sequence[float],
+    fallback: float,
+    compute: Compute,
+) -> tuple[Bool[Tensor, "b h w"], Float[Tensor, "b q"], list[tuple[int, bool]]]:
+    kept = torch.stack([heat >= level[:, None, None] for level in quantiles(heat, cuts)])  # [q b h w]
+    with torch.inference_mode(), compute.autocast():
+        logits = [network(shown * part[:, None]) for part in kept]
+        loss = torch.stack([cross_entropy(z.float(), y, reduction="none") for z in logits], 1).cpu()
+    choice = [choose_cut(cuts, curve, fallback) for curve in loss.tolist()]
+    chosen = torch.tensor([number for number, _ in choice], device=kept.device)
+    return kept[chosen, torch.arange(len(chosen), device=kept.device)], loss, choice
+
+
+def quantiles(heat: Float[Tensor, "b h w"], cuts: Sequence[float]) -> Float[Tensor, "q b"]:
+    """Quantiles of each heat map, interpolated linearly as numpy does."""
+    flat = heat.flatten(1)
+    position = torch.tensor(cuts, dtype=torch.float64) * (flat.shape[1] - 1)
+    below = position.floor().long().clamp(max=flat.shape[1] - 2)
+    # torch.quantile does the same, but for 2^24 numbers at most
+    ordered = flat.sort(dim=1).values
+    low, high = (ordered[:, rows.to(flat.device)] for rows in (below, below + 1))
+    return torch.lerp(low, high, (position - below).to(flat)).T
+
+
+def choose_cut(cuts: Sequence[float], loss: Sequence[float], fallback: float) -> tuple[int, bool]:
+    """Which cut to take for an image, by the losses of what is left at each, and whether their curve has a knee.
+
+    The knee is kneed's (Satopaa et al., "Finding a kneedle in a haystack", 2011) of an increasing convex curve with
+    sensitivity 1, of which the last one counts; without any, it is `fallback`, one of the cuts. Raises ValueError for a
+    loss that is not finite.
+    """
+    from kneed import KneeLocator  # imports scipy's signal processing
+
+    if not all(map(isfinite, loss)):
+        raise ValueError(f"masks: the loss of a masked image is {list(loss)} at the cuts {list(cuts)}")
+    knee = None
+    if max(loss) > min(loss):  # a flat curve has none, and kneed would divide by its height
+        knee = KneeLocator(cuts, loss, S=1.0, curve="convex", direction="increasing", online=True).knee
+    return list(cuts).index(fallback if knee is None else float(knee)), knee is not None
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def as_table(masks: Masks) -> pa.Table:
+    """Masks with all that describes them, as `read_masks` reads them from a file."""
+    height, width = masks.size
+    packed = np.ascontiguousarray(masks.packed.numpy())
+    found = [masks.cut, masks.knee, None if masks.loss is None else list(masks.loss)]
+    columns = [
+        pa.array(masks.image_id, pa.string()),
+        *(
+            pa.nulls(len(masks), field.type) if values is None else pa.array(values, field.type)
+            for field, values in zip([*SCHEMA][1:], found, strict=True)
+        ),
+        pa.FixedSizeBinaryArray.from_buffers(pa.binary(packed.shape[1]), len(masks), [None, pa.py_buffer(packed)]),
+    ]
+    table = pa.table(columns, schema=SCHEMA.append(pa.field("mask", pa.binary(packed.shape[1]))))
+    described = {**masks.about, "height": height, "width": width, "package_version": __version__}
+    require(described, METADATA, masks.path)
+    return table.replace_schema_metadata(encode(described, table.schema))
+
+
+def write_masks(path: str | Path, masks: Masks) -> None:
+    """Write masks in the form that `read_masks` reads."""
+    write_parquet(path, as_table(masks), {}, compression="zstd")
+
+
+def read_masks(path: str | Path, *, split: str | None = None) -> Masks:
+    """Read masks. Raises ValueError naming the file and what is wrong: another split, a mask of the wrong size, a mask
+    or an id that is missing, an id that comes twice."""
+    _, metadata = read_parquet_in_pieces(path, SCHEMA, 1)
+    require(metadata, METADATA, path)
+    if (split or metadata["split"]) != metadata["split"]:
+        raise ValueError(f"{path}: holds the {metadata['split']} split, expected {split}")
+    size = (metadata["height"], metadata["width"])
+    n_bytes = -(-size[0] * size[1] // 8)
+    found = pq.read_schema(path)
+    if "mask" in found.names and found.field("mask").type != pa.binary(n_bytes):
+        raise ValueError(
+            f"{path}: masks are {found.field('mask').type}, but {size[0]} x {size[1]} pixels (height x width) take "
+            f"fixed_size_binary[{n_bytes}]"
+        )
+    table, _ = read_parquet(path, SCHEMA.append(pa.field("mask", pa.binary(n_bytes))))
+    for column in ("image_id", "mask"):
+        if table[column].null_count:
+            raise ValueError(f"{path}: column {column!r} has an empty cell in row {_first_null(table[column])}")
+    image_id = tuple(table["image_id"].to_pylist())
+    repeated = sorted(name for name, count in Counter(image_id).items() if count > 1)
+    if repeated:
+        raise ValueError(f"{path}: image id {repeated[0]!r} is not unique")
+    cut_out = table["cut"].null_count == 0 and len(table) > 0
+    packed = table["mask"].combine_chunks()
+    packed = packed.chunk(0) if isinstance(packed, pa.ChunkedArray) else packed
+    bits = np.frombuffer(packed.buffers()[1], np.uint8, len(table) * n_bytes, packed.offset * n_bytes)
+    return Masks(
+        image_id=image_id,
+        packed=torch.from_numpy(bits.reshape(-1, n_bytes).copy()),
+        size=size,
+        cut=table["cut"].to_numpy() if cut_out else None,
+        knee=table["knee"].to_numpy() if cut_out else None,
+        loss=np.stack(table["loss"].to_numpy()) if cut_out else None,
+        about={key: metadata[key] for key in METADATA if key not in ("height", "width")},
+        path=str(path),
+    )
+
+
+def _first_null(column: pa.ChunkedArray) -> int:
+    return column.is_null().to_pylist().index(True)

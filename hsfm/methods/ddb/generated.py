@@ -1,0 +1,153 @@
+"""Generated images: which are to be made of which sources, and the Parquet files that account for each of them.
+
+A source is a training image; of its object another class is made. Pixels and masks are PNG inside the tables, each in
+the size of its source, so that whatever is done to an image of the dataset can be done to what was generated from it.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from jaxtyping import Bool, UInt8
+from PIL import Image
+
+from hsfm import __version__
+from hsfm.core.files import encode, read_parquet, require
+
+SOURCES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("y", pa.int32()),
+        ("loss", pa.float32()),  # under ERM
+        ("rank", pa.int32()),  # within the class, from 1, the lowest loss
+    ]
+)
+OBJECTS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("y", pa.int32()),
+        ("boxes", pa.int32()),  # found by a detector; null where masks come from elsewhere
+        ("score", pa.float32()),  # of the best of them
+        ("area", pa.float32()),  # share of the image that the mask covers
+        ("mask", pa.binary()),  # where the object is; null where none was found
+    ]
+)
+_PLANNED = [
+    ("image_id", pa.string()),
+    ("source_id", pa.string()),
+    ("source_y", pa.int32()),
+    ("y", pa.int32()),  # the class that it is to show
+    ("number", pa.int32()),  # among the images of this source
+    ("seed", pa.int64()),
+    ("token", pa.string()),  # what the prompt calls that class; null without a diffusion model
+    ("donor_id", pa.string()),  # whose object was pasted; null with a diffusion model
+    ("mask_area", pa.float32()),  # share of the image where the new object is; 0 where none was made
+    ("why_not", pa.string()),  # not generated or, in the pruned table, not kept; null for the others
+]
+GENERATED = pa.schema([*_PLANNED, ("image", pa.binary()), ("mask", pa.binary())])
+PRUNED = pa.schema(
+    [
+        *_PLANNED,
+        ("attribution", pa.float32()),  # share of it that lies on the object; null where nothing was generated
+        ("probability", pa.float32()),  # of the class under ERM
+        ("limit", pa.float32()),  # that it has to stay below
+        ("kept", pa.bool_()),
+    ]
+)
+NOTHING_FOUND = "no object was found in the source"
+
+
+def plan(
+    sources: pd.DataFrame, class_names: Sequence[str], *, images_per_source: int, seed: int, tokens: Sequence[str] = ()
+) -> pd.DataFrame:
+    """What is to be generated: the columns of a generated table up to the token.
+
+    sources: image_id and y. tokens: one per class. The images of a source take the other classes in turn. The seed of
+    an image is made of `seed`, its source, its class and its number alone, so that neither order nor sharding changes
+    what is generated.
+    """
+    classes, rows = len(class_names), []
+    for source in sources.itertuples():
+        for number in range(images_per_source):
+            # ASSUME: with more than two classes, each of the others in turn
+            y = (source.y + 1 + number % (classes - 1)) % classes
+            name = f"{source.image_id}:{class_names[y]}:{number}"
+            rows.append(
+                {
+                    "image_id": name,
+                    "source_id": source.image_id,
+                    "source_y": source.y,
+                    "y": y,
+                    "number": number,
+                    "seed": seed_of(seed, name),
+                    "token": tokens[y] if tokens else None,
+                }
+            )
+    columns = GENERATED.names[: GENERATED.names.index("token") + 1]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def seed_of(seed: int, name: str) -> int:
+    """A seed of 63 bits for one image."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+# PNG ------------------------------------------------------------------------------------------------------------------
+
+
+def as_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    return _png(Image.fromarray(pixels))
+
+
+def mask_as_png(kept: Bool[np.ndarray, "h w"]) -> bytes:
+    """With one bit per pixel."""
+    return _png(Image.fromarray(kept))
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "PNG", compress_level=1)  # twice as fast as the default, a tenth larger
+    return buffer.getvalue()
+
+
+def read_png(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    return np.array(Image.open(BytesIO(data), formats=["PNG"]))
+
+
+def read_mask(data: bytes) -> Bool[np.ndarray, "h w"]:
+    return np.array(Image.open(BytesIO(data), formats=["PNG"]), dtype=bool)
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def as_table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, schema: pa.Schema, about: Mapping[str, Any]) -> pa.Table:
+    """Rows by column as a table of this schema, with what describes them; what a row lacks is null.
+
+    about: has to name dataset, run and classes. Raises ValueError where it does not.
+    """
+    require(about, ("dataset", "run", "classes"), "generated images")
+    records = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else rows
+    table = pa.Table.from_pylist([_without_nan(record) for record in records], schema=schema)
+    return table.replace_schema_metadata(encode({**about, "package_version": __version__}, schema))
+
+
+def _without_nan(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in record.items()}
+
+
+def read_table(path: str | Path, schema: pa.Schema) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The rows of such a file, and what describes them. Raises ValueError naming the file and what is wrong."""
+    table, about = read_parquet(path, schema)
+    require(about, ("dataset", "run", "classes"), path)
+    # python's own values, None for what is missing: pandas has a missing value per type
+    frame = pd.DataFrame(table.to_pydict(), dtype=object)
+    if frame["image_id"].duplicated().any():
+        raise ValueError(f"{path}: image id {frame.loc[frame['image_id'].duplicated(), 'image_id'].iloc[0]!r} is twice")
+    return frame, about

@@ -1,0 +1,106 @@
+"""Where an object that a text names is in an image: GroundingDINO's boxes into SAM.
+
+Liu et al., "Grounding DINO", ECCV 2024; Kirillov et al., "Segment anything", ICCV 2023; both from transformers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor, SamModel, SamProcessor
+
+from hsfm.core.device import Compute
+from hsfm.methods.ddb.diffusion_models import Model, load_part
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found in one image."""
+
+    boxes: Float[Tensor, "k 4"]  # left, top, right, bottom in pixels, the best one first; k = 0: nothing
+    scores: Float[Tensor, " k"]
+    mask: Bool[np.ndarray, "h w"] | None  # None: nothing
+
+
+class Segmenter:
+    """Both models, on the device, in float32: a box's score near the threshold must not depend on the precision."""
+
+    def __init__(self, detector: Model, segmenter: Model, compute: Compute):
+        self._finder = load_part(GroundingDinoForObjectDetection, detector, use_safetensors=True, dtype=torch.float32)
+        self._finder_input = load_part(GroundingDinoProcessor, detector)
+        self._sam = load_part(SamModel, segmenter, use_safetensors=True, dtype=torch.float32)
+        self._sam_input = load_part(SamProcessor, segmenter)
+        self._device = compute.device
+        for module in (self._finder, self._sam):
+            module.eval().to(self._device)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        images: Sequence[UInt8[np.ndarray, "_h _w 3"]],
+        prompt: str,
+        *,
+        box_threshold: float,
+        text_threshold: float,
+    ) -> list[Found]:
+        """Objects of some images, of any sizes.
+
+        prompt: in GroundingDINO's manner, in small letters with a full stop (`bird.`). box_threshold: boxes above this
+        score count, all of them: an image may show several. text_threshold: of the words that a box is called by.
+        """
+        boxes = self._find(images, prompt, box_threshold, text_threshold)
+        embeddings = None
+        if any(len(found) for found, _ in boxes):
+            pixels = self._sam_input(images=list(images), return_tensors="pt")["pixel_values"]
+            embeddings = self._sam.get_image_embeddings(pixels.to(self._device))
+        result = []
+        for number, (image, (found, scores)) in enumerate(zip(images, boxes, strict=True)):
+            mask = self._segment(image, found, embeddings[number : number + 1]) if len(found) else None
+            # a mask without a pixel is none
+            result.append(Found(found, scores, mask if mask is not None and mask.any() else None))
+        return result
+
+    def _find(
+        self, images: Sequence[np.ndarray], prompt: str, box_threshold: float, text_threshold: float
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Boxes and scores of each image.
+
+        Images of one size go together: others would be padded to a common one, which the detector's backbone sees, and
+        what is found in an image would depend on its neighbours.
+        """
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for number, image in enumerate(images):
+            by_size.setdefault(image.shape[:2], []).append(number)
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for size, numbers in by_size.items():
+            # one prompt per image, whatever is found: prompt and image never come apart
+            inputs = self._finder_input(
+                images=[images[number] for number in numbers], text=[prompt] * len(numbers), return_tensors="pt"
+            )
+            results = self._finder_input.post_process_grounded_object_detection(
+                self._finder(**inputs.to(self._device)),
+                inputs["input_ids"],
+                threshold=box_threshold,
+                text_threshold=text_threshold,
+                target_sizes=[size] * len(numbers),
+            )
+            for number, one in zip(numbers, results, strict=True):
+                order = one["scores"].argsort(descending=True, stable=True)
+                found[number] = one["boxes"][order].cpu(), one["scores"][order].cpu()
+        return [found[number] for number in range(len(images))]
+
+    def _segment(self, image: np.ndarray, boxes: Float[Tensor, "k 4"], embedding: Tensor) -> Bool[np.ndarray, "h w"]:
+        """The union of the masks of some boxes."""
+        inputs = self._sam_input(images=[image], input_boxes=[boxes.tolist()], return_tensors="pt")
+        masks = self._sam(
+            image_embeddings=embedding,
+            input_boxes=inputs["input_boxes"].to(self._device, torch.float32),
+            multimask_output=False,
+        ).pred_masks
+        whole = self._sam_input.image_processor.post_process_masks(
+            masks.cpu(), inputs["original_sizes"], inputs["reshaped_input_sizes"]
+        )
+        return whole[0].any(0)[0].numpy()

@@ -1,0 +1,80 @@
+"""HSFM's support, before and after its edits, and its Parquet file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hsfm.core.files import read_parquet, require, write_parquet
+
+SCHEMA = pa.schema(
+    [
+        ("seed", pa.int64()),
+        ("image_id", pa.string()),
+        ("y", pa.int32()),
+        ("before", pa.list_(pa.float32(), -1)),  # fixed_size_list of any length
+        ("after", pa.list_(pa.float32(), -1)),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Support:
+    """Support rows of one or several seeds, one after the other."""
+
+    seed: tuple[int, ...]  # of each row
+    image_id: tuple[str, ...]
+    y: Int[Tensor, " n"]
+    before: Float[Tensor, "n d"]
+    after: Float[Tensor, "n d"]
+    checkpoint_sha256: str = ""  # of the network whose features they are
+    path: str = "support"  # the file they come from, for messages
+
+
+def write_support(path: str | Path, support: Support, *, dataset: str, class_names: Sequence[str]) -> None:
+    """Write all rows; features as `fixed_size_list[d]`."""
+    d = support.before.shape[1]
+    table = pa.table(
+        {
+            "seed": pa.array(support.seed, pa.int64()),
+            "image_id": pa.array(support.image_id, pa.string()),
+            "y": pa.array(support.y.numpy(), pa.int32()),
+            **{
+                name: pa.FixedSizeListArray.from_arrays(pa.array(values.flatten().numpy()), d)
+                for name, values in (("before", support.before), ("after", support.after))
+            },
+        }
+    )
+    metadata = {"dataset": dataset, "d": d, "class_names": class_names, "checkpoint_sha256": support.checkpoint_sha256}
+    write_parquet(path, table, metadata)
+
+
+def read_support(path: str | Path) -> Support:
+    """Read what `write_support` wrote. Raises ValueError naming the file and what is wrong."""
+    table, metadata = read_parquet(path, SCHEMA)
+    require(metadata, ["d", "checkpoint_sha256"], path)
+
+    def rows(name: str) -> Tensor:
+        flat = table[name].combine_chunks().flatten().to_numpy()
+        return torch.from_numpy(flat.reshape(len(table), metadata["d"]).copy())
+
+    for name in ("before", "after"):
+        bad = (~rows(name).isfinite()).any(1).nonzero()
+        if len(bad):
+            row = int(bad[0])
+            image = table["image_id"][row].as_py()
+            raise ValueError(f"{path}: row {row} (image {image!r}) holds a NaN or an infinity in {name!r}")
+    return Support(
+        seed=tuple(table["seed"].to_pylist()),
+        image_id=tuple(table["image_id"].to_pylist()),
+        y=torch.tensor(table["y"].to_numpy().astype(np.int64)),
+        before=rows("before"),
+        after=rows("after"),
+        checkpoint_sha256=metadata["checkpoint_sha256"],
+        path=str(path),
+    )

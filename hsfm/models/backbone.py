@@ -1,0 +1,272 @@
+"""Networks that turn images into features, and their checkpoints.
+
+A backbone is `small_resnet`, any of torchvision's classification models by its name, `timm:NAME` where timm is
+installed, as long as its last layer is linear: that layer is the head, and what it sees are the features; or
+`open_clip:NAME`, CLIP's image tower, whose features are its projections (hsfm/models/clip.py says what a name is).
+
+A checkpoint is a plain state dict of the whole network in safetensors, in the very keys that the architecture's own
+model has with as many classes, the head under the architecture's own name (`fc`, `classifier.1`, `heads.head`, ...).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import Enum
+from pathlib import Path
+
+import torch
+import torchvision
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+from hsfm.core.files import read_safetensors, write_safetensors
+from hsfm.models import clip
+from hsfm.models.weights import read_weights
+
+TIMM = "timm:"
+
+
+class SmallResNet(nn.Module):
+    """A ResNet for 64 x 64 images: 3 x 3 stem of stride 2, four basic blocks of 16 to 128 channels, d = 128."""
+
+    def __init__(self, widths: Sequence[int] = (16, 32, 64, 128)):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        before = widths[0]
+        for number, width in enumerate(widths, start=1):
+            stride = 1 if number == 1 else 2
+            setattr(self, f"layer{number}", nn.Sequential(_block(before, width, stride)))
+            before = width
+        self.fc = nn.Linear(before, 1000)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        x = self.bn1(self.conv1(images)).relu()
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+        return self.fc(x.mean(dim=(-2, -1)))
+
+
+def _block(before: int, width: int, stride: int) -> BasicBlock:
+    same = before == width and stride == 1
+    shortcut = None if same else nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+    return BasicBlock(before, width, stride, shortcut)
+
+
+class Network(nn.Module):
+    """A backbone and a linear head; `features` is what the head sees.
+
+    body: the architecture's own model. Its linear layer called `head_name` is taken out, and a fresh one of `n_classes`
+    rows lies beside the body as `fc`.
+    """
+
+    def __init__(self, body: nn.Module, head_name: str, n_classes: int):
+        super().__init__()
+        self.head_name = head_name
+        self._keys = tuple(body.state_dict())
+        self.n_features = body.get_submodule(head_name).in_features
+        self.fc = nn.Linear(self.n_features, n_classes)
+        parent, _, name = head_name.rpartition(".")
+        setattr(body.get_submodule(parent), name, nn.Identity())
+        self.body = body
+
+    def features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Pooled features."""
+        return self.body(images)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+        """Logits."""
+        return self.fc(self.features(images))
+
+    def own_state(self) -> dict[str, Tensor]:
+        """The whole network's state dict in the architecture's own keys and order."""
+        own = self.body.state_dict() | {f"{self.head_name}.{key}": value for key, value in self.fc.state_dict().items()}
+        return {key: own[key] for key in self._keys}
+
+    def load_own_state(self, state: Mapping[str, Tensor], source: str | Path) -> None:
+        """Load what `own_state` gives; ValueError naming `source`, their file, and a tensor that does not fit."""
+        for key, tensor in self.own_state().items():
+            if key in state and state[key].shape != tensor.shape:
+                raise ValueError(f"{source}: tensor {key!r} is {list(state[key].shape)}, expected {list(tensor.shape)}")
+        prefix = f"{self.head_name}."
+        head = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        rest = {key: value for key, value in state.items() if not key.startswith(prefix)}
+        # not strict, since torch's own loader then says which keys are left once its layers have taken older forms of
+        # their states: BatchNorm without its counter, torchvision's ViT with the names it had before
+        body, fc = self.body.load_state_dict(rest, strict=False), self.fc.load_state_dict(head, strict=False)
+        missing = [*body.missing_keys, *(prefix + key for key in fc.missing_keys)]
+        extra = [*body.unexpected_keys, *(prefix + key for key in fc.unexpected_keys)]
+        faults = [f"tensor {key!r} is missing" for key in missing[:1]]
+        faults += [f"tensor {key!r} is not part of the network" for key in extra[:1]]
+        if faults:
+            raise ValueError(f"{source}: {' and '.join(faults)}")
+
+
+def build_network(
+    name: str, n_classes: int, *, pretrained: bool = False, seed: int = 0, weights: str | Path | None = None
+) -> Network:
+    """A network called `name` with a fresh head of `n_classes` rows, initialised from `seed`.
+
+    pretrained: start the backbone from ImageNet-1k weights (torchvision's V1; timm's default for the name), which are
+    downloaded once. weights: start it from a file instead, or from an installed package (`package:NAME`), as
+    `read_weights` reads them; a head in there is left out.
+    Raises ValueError for an unknown name, for a model without a linear head, where pretrained weights do not exist or
+    cannot be had, and naming a tensor of `weights` that does not fit.
+    """
+    if pretrained and weights is not None:
+        raise ValueError(f"backbone: pretrained: true and weights: {weights} exclude each other; keep one")
+    # torch's initialisers draw from the global generator only; fork_rng hands it back as it was
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = _build_body(name, n_classes, pretrained)
+        network = Network(body, find_head(body, name), n_classes)
+    if weights is not None:
+        fresh = network.own_state()
+        head = {key: fresh[key] for key in fresh if key.startswith(f"{network.head_name}.")}
+        network.load_own_state(read_weights(weights, list(fresh)) | head, weights)
+    return network
+
+
+def find_head(model: nn.Module, name: str) -> str:
+    """Where the linear layer lies whose output are the logits of `model`, which is called `name` in errors.
+
+    timm's models tell it; in torchvision's it is the last linear layer. Raises ValueError where the logits come from
+    anything else.
+    """
+    linear = {module: path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    head = next(reversed(linear), None)
+    if name.startswith(TIMM):
+        head = model.get_classifier() if hasattr(model, "get_classifier") else None
+        if getattr(model, "aux_head", None) is not None:  # volo, which adds up the logits of two heads
+            head = (head, model.aux_head)
+    if not isinstance(head, nn.Linear) or head.bias is None:
+        kinds = {type(None): "no linear layer", tuple: "several layers", nn.Linear: "a linear layer without a bias"}
+        kind = kinds.get(type(head), f"a {type(head).__name__}")
+        raise ValueError(f"backbone: {name} has {kind} as its head, expected one linear layer with a bias")
+    return linear[head]
+
+
+def _build_body(name: str, n_classes: int, pretrained: bool) -> nn.Module:
+    if name == "small_resnet":
+        if pretrained:
+            raise ValueError("backbone: small_resnet has no pretrained weights; set pretrained: false or another name")
+        return SmallResNet()
+    if name.startswith(TIMM):
+        return _timm(name.removeprefix(TIMM), n_classes, pretrained)
+    if name.startswith(clip.PREFIX):
+        return clip.image_tower(name.removeprefix(clip.PREFIX), n_classes, pretrained=pretrained)
+    return _torchvision(name, pretrained)
+
+
+def _unknown(name: str, known: Sequence[str], allowed: str) -> ValueError:
+    near = get_close_matches(name, known)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return ValueError(f"backbone: unknown name {name!r}{hint} (allowed are {allowed})")
+
+
+def _torchvision(name: str, pretrained: bool) -> nn.Module:
+    """torchvision's model, on demand with its ImageNet-1k (V1) weights; ValueError where they cannot be had."""
+    models = torchvision.models
+    known = models.list_models(module=models)
+    if name not in known:
+        allowed = "small_resnet, torchvision's classification models, timm:NAME, open_clip:NAME"
+        raise _unknown(name, ["small_resnet", *known], allowed)
+    if name.startswith("mnasnet"):
+        # it insists on a version number that safetensors cannot carry
+        raise ValueError(f"backbone: {name} of torchvision loads no plain state dict; timm:mnasnet_100 does")
+    inception = name in ("googlenet", "inception_v3")
+    options = {"init_weights": False} if inception else {}  # its slow initialiser, which is going away
+    weights = _first_weights(name) if pretrained else None
+    try:
+        model = models.get_model(name, weights=weights, **options)
+    except OSError as error:  # no network, no space, no permission
+        folder = Path(torch.hub.get_dir(), "checkpoints")
+        raise ValueError(
+            f"backbone: cannot load the ImageNet weights of {name} ({error}); "
+            f"without a network, put {weights.url} into {folder}"
+        ) from error
+    if inception:
+        # Logits of auxiliary heads would come out in training, and pretrained models would change their input's scale
+        # behind the transform's back. torchvision takes the heads away like this; a file's tensors of them are ignored.
+        model.aux_logits = model.transform_input = False
+        for auxiliary in ("aux1", "aux2", "AuxLogits"):
+            if hasattr(model, auxiliary):
+                setattr(model, auxiliary, None)
+    return model
+
+
+def _first_weights(name: str) -> Enum:
+    known = torchvision.models.get_model_weights(name)
+    if "IMAGENET1K_V1" not in known.__members__:
+        raise ValueError(
+            f"backbone: torchvision has no IMAGENET1K_V1 weights of {name}, only {', '.join(known.__members__)}, which "
+            "need images of another size; set pretrained: false or another name"
+        )
+    return known["IMAGENET1K_V1"]
+
+
+def _timm(name: str, n_classes: int, pretrained: bool) -> nn.Module:
+    """timm's model of `n_classes` classes; ValueError where timm or the pretrained weights cannot be had."""
+    try:
+        import timm  # optional, and slow to import
+    except ImportError as error:
+        raise ValueError(f"backbone: {TIMM}{name} needs the package timm; pip install timm") from error
+    if not timm.is_model(name):
+        raise _unknown(TIMM + name, [TIMM + known for known in timm.list_models()], "those of timm.list_models()")
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=n_classes)
+    except (OSError, RuntimeError) as error:  # no network, no weights, an unknown tag after the dot
+        way_out = "; without a network, set pretrained: false and weights: FILE" if pretrained else ""
+        raise ValueError(f"backbone: cannot make {TIMM}{name} ({error}){way_out}") from error
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    network: Network
+    name: str  # architecture
+    class_names: tuple[str, ...]
+    metadata: dict[str, str]
+
+
+def write_checkpoint(
+    path: str | Path, network: Network, *, name: str, class_names: Sequence[str], metadata: Mapping[str, str]
+) -> None:
+    """Write a network in its architecture's own keys."""
+    described = {"backbone": name, "classes": json.dumps(class_names), **metadata}
+    write_safetensors(path, network.own_state(), described)
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read what `write_checkpoint` wrote. Raises ValueError naming a missing, extra or misshapen tensor."""
+    state, metadata = read_safetensors(path)
+    for key in ("backbone", "classes"):
+        if key not in metadata:
+            raise ValueError(f"{path}: metadata lacks {key!r}")
+    class_names = tuple(json.loads(metadata["classes"]))
+    network = build_network(metadata["backbone"], len(class_names))
+    network.load_own_state(state, path)
+    return Checkpoint(network=network, name=metadata["backbone"], class_names=class_names, metadata=metadata)
+
+
+def read_foreign(path: str | Path, name: str, n_classes: int) -> Network:
+    """A user's trained network called `name` with its head, from any file that `read_weights` reads.
+
+    A head of one logit z tells two classes apart and becomes the logits 0 and z. Raises ValueError as `read_weights`
+    does, for a head of another number of classes, and naming a missing, extra or misshapen tensor.
+    """
+    network = build_network(name, n_classes)
+    state = read_weights(path, list(network.own_state()))
+    weight, bias = (f"{network.head_name}.{part}" for part in ("weight", "bias"))
+    found = state[weight].shape[0] if weight in state and state[weight].ndim else n_classes
+    if found == 1 and n_classes == 2:
+        for key in {weight, bias} & state.keys():
+            state[key] = torch.cat([torch.zeros_like(state[key]), state[key]])
+    elif found != n_classes:
+        raise ValueError(f"{path}: the head {weight!r} is for {found} classes, but the images have {n_classes}")
+    network.load_own_state(state, path)
+    return network

@@ -1,0 +1,112 @@
+"""Weights from elsewhere, files of other programs and of Python packages, as a state dict."""
+
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hsfm.core.files import read_safetensors
+
+PACKAGE = "package:"
+
+_WRAPPERS = ("model_state_dict", "state_dict")
+_PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, of Lightning and the like, of torch.compile
+
+
+def read_weights(source: str | Path, keys: Sequence[str]) -> dict[str, Tensor]:
+    """The state dict in a file, or in an installed package named as `package:NAME`.
+
+    A package's one torch file has keys of its own; its tensors are taken in their order and get `keys`, those of the
+    architecture in its order. Whether shapes fit is left to the network that loads them. Raises ValueError as
+    `read_state` does, and where the package is not installed or its tensors cannot be `keys`.
+    """
+    if not str(source).startswith(PACKAGE):
+        return read_state(source)
+    return rename_in_order(read_state(find_in_package(str(source).removeprefix(PACKAGE))), keys, source)
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a safetensors file, by its suffix, or in what torch.save wrote, on the CPU in bare keys.
+
+    A torch file holds the state dict itself, or a dict with one under `model_state_dict` or `state_dict`. A prefix
+    `module.` or `model.` that all keys share is taken off. Raises ValueError for a file that is missing, not whole,
+    holds Python objects (it is never unpickled) or anything but finite tensors.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file")
+    content = read_safetensors(path)[0] if Path(path).suffix == ".safetensors" else _load(path)
+    state = _bare(_unwrap(content, path))
+    for key, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{path}: tensor {key!r} holds a NaN or an infinity")
+    return state
+
+
+def _load(path: str | Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a broken file fails torch's parser in any way: UnpicklingError, KeyError, ...
+        # only in the wording of the error does code differ from garbage; the wording itself advises to run the code
+        name = re.search(r"\bGLOBAL (\S+)", str(error))
+        code = f"a Python object ({name[1]})" if name else "a TorchScript program" * ("TorchScript" in str(error))
+        if code:
+            raise ValueError(
+                f"{path}: holds {code}, and loading one can run any code; it is not loaded. Save the weights alone: "
+                "torch.save(model.state_dict(), path)"
+            ) from error
+        raise ValueError(
+            f"{path}: torch cannot read it; perhaps it is truncated, or not what torch.save writes (a safetensors file "
+            "has to end in .safetensors)"
+        ) from error
+
+
+def _unwrap(content: Any, path: str | Path) -> Mapping[str, Tensor]:
+    expected = f"expected a state dict, or a dict with one under {' or '.join(map(repr, _WRAPPERS))}"
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, {expected}")
+    for wrapper in _WRAPPERS:
+        if isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    if not content:
+        raise ValueError(f"{path}: holds nothing, {expected}")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{path}: entry {key!r} is a {type(value).__name__}, {expected}")
+    return content
+
+
+def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    state = dict(state)
+    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None):
+        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+    return state
+
+
+def find_in_package(name: str) -> Path:
+    """The one torch file (.pth or .pt) of an installed package, which is not imported."""
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None:
+        raise ValueError(f"{PACKAGE}{name}: no such package; pip install {name.replace('_', '-')}")
+    folders = spec.submodule_search_locations or []
+    files = sorted(path for folder in folders for path in Path(folder).rglob("*.pt*") if path.suffix in (".pt", ".pth"))
+    if len(files) != 1:
+        raise ValueError(f"{PACKAGE}{name}: holds {len(files)} files of weights (.pt, .pth), expected 1")
+    return files[0]
+
+
+def rename_in_order(state: Mapping[str, Tensor], keys: Sequence[str], source: str | Path) -> dict[str, Tensor]:
+    """The tensors under `keys`, first to first; ValueError where their number, or the last part of a name, differs."""
+    if len(state) != len(keys):
+        raise ValueError(f"{source}: holds {len(state)} tensors, but the network has {len(keys)}")
+    for theirs, ours in zip(state, keys, strict=True):
+        # a layer's weight, bias and statistics often have one shape, so that shapes alone would not tell them apart
+        if theirs.rpartition(".")[2] != ours.rpartition(".")[2]:
+            raise ValueError(f"{source}: tensor {theirs!r} lies where the network has {ours!r}")
+    return dict(zip(keys, state.values(), strict=True))

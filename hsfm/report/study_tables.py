@@ -1,0 +1,267 @@
+"""Tables of the studies: data frames in, text out. Knows no torch."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+
+from hsfm.core.text_tables import Cell, TextTable, percent, signed
+from hsfm.report.names import method_label
+from hsfm.report.tables import aggregate, choice_notes, independent, size_notes, spread_note, summarise
+
+SYMBOLS = {
+    "inner_steps": "T",
+    "inner_lr": "alpha",
+    "outer_lr": "eta",
+    "support_steps": "K_H",
+    "hard_per_class": "K_hard",
+    "support_per_class": "support",
+}
+SPREAD = {"lowest": "min", "median": "median", "highest": "max"}  # over settings
+RULES = {"worst_group": "worst group", "worst_class": "worst class (no group labels)"}
+VARIANTS = {
+    "hsfm": "HSFM",
+    "fixed_support": "support not edited (K_H = 0)",
+    "random_outer_set": "random instead of hard validation images",
+    "hard_set_once": "validation images chosen once, at the start",
+    "first_order": "first-order meta-gradient",
+    "unbalanced_support": "support drawn without class balance",
+}
+OURS = ("hsfm", "hsfm_capped")  # of the validation-bias study
+SWEEP_COLUMNS = [
+    "dataset", "run", "setting", *SYMBOLS, "seed", "rule", "val_average", "val_worst_group", "val_worst_class",
+    "test_average", "test_worst_group", "test_worst_class",
+]  # fmt: skip
+BIAS_COLUMNS = [
+    "dataset", "run", "method", "sees", "agreement", "draw", "n", "n_minority", "test_average", "test_worst_group",
+]  # fmt: skip
+
+
+# Sweep ----------------------------------------------------------------------------------------------------------------
+
+
+def summarise_sweep(sweep: pd.DataFrame) -> pd.DataFrame:
+    """Per dataset and rule the setting as configured (number 0) and the best on validation, with their test accuracies.
+
+    sweep: as `hsfm.analysis.sweep.run_sweep` makes it, with columns dataset and run. The best has the highest mean over
+    runs and seeds of the validation measure that the rule names; a tie goes to the higher validation average, then to
+    the lower number. Test accuracies play no part in it.
+    """
+    rows = []
+    for dataset, rule in itertools.product(sweep["dataset"].unique(), RULES):
+        part = sweep[(sweep["dataset"] == dataset) & (sweep["rule"] == rule)]
+        # a setting of which one run diverged is no candidate
+        judged = part.groupby("setting")[[f"val_{rule}", "val_average"]].agg(lambda values: values.mean(skipna=False))
+        each = part.groupby("setting")["test_worst_group"].agg(lambda values: values.mean(skipna=False))
+        grouped = part["test_worst_group"].notna().any()
+        if part.empty:  # no groups to pick by
+            continue
+        best = judged.sort_values([f"val_{rule}", "val_average"], ascending=False, kind="stable").index[0]
+        for choice, number in (("as configured", 0), ("best on validation", best)):
+            chosen = part[part["setting"] == number]
+            rows.append(
+                {
+                    "dataset": dataset,
+                    "rule": rule,
+                    "choice": choice,
+                    "settings": len(judged),
+                    "setting": number,
+                    **chosen[list(SYMBOLS)].iloc[0].to_dict(),
+                    "val_percent": 100 * judged.loc[number, f"val_{rule}"],
+                    **_test_columns(chosen),
+                    **{f"test_worst_group_{name}": 100 * getattr(each, of)() for name, of in SPREAD.items()},
+                    "diverged": int(each.isna().sum()) if grouped else 0,
+                    "runs": part["run"].nunique(),
+                    "seeds": part["seed"].nunique(),
+                }
+            )
+    return pd.DataFrame(rows).astype(
+        dict.fromkeys(("inner_steps", "support_steps", "hard_per_class", "support_per_class"), int)
+    )
+
+
+def _test_columns(part: pd.DataFrame) -> dict[str, float]:
+    """Mean and deviation in percent of every test measure."""
+    names = [name for name in part.columns if name.startswith("test_")]
+    values = independent(part, names)
+    return {
+        f"{name}_{what}": 100 * number
+        for name in names
+        for what, number in (("percent", values[name].mean()), ("deviation", values[name].std(ddof=1)))
+    }
+
+
+def sweep_table(summary: pd.DataFrame) -> TextTable:
+    """The rows of `summarise_sweep` for readers."""
+    rows = [
+        (
+            Cell(row["dataset"]),
+            Cell(RULES[row["rule"]]),
+            Cell(row["choice"]),
+            *(Cell(f"{row[name]:g}") for name in SYMBOLS),
+            Cell(f"{row['val_percent']:.1f}"),
+            *(
+                Cell(percent(row[f"{name}_percent"], row[f"{name}_deviation"]))
+                for name in ("test_worst_group", "test_average", "test_worst_class")
+            ),
+        )
+        for _, row in summary.iterrows()
+    ]
+    notes = [
+        "The rule picks the epoch of every run and, by its mean over runs and seeds, the setting; both on validation. "
+        "`val` is that measure. Test accuracies choose nothing. " + spread_note(summary)
+    ]
+    for (dataset, rule), part in summary.groupby(["dataset", "rule"], sort=False):
+        row = part.iloc[0]
+        if pd.isna(row["test_worst_group_median"]):
+            continue
+        notes.append(
+            f"{dataset}, {RULES[rule]}: over all {row['settings']} settings the test worst group is between "
+            f"{row['test_worst_group_lowest']:.1f} and {row['test_worst_group_highest']:.1f}, median "
+            f"{row['test_worst_group_median']:.1f}."
+            + (f" {row['diverged']} settings diverged." if row["diverged"] else "")
+        )
+    header = (
+        "Dataset", "Epoch and setting by", "Setting", *SYMBOLS.values(), "val", "test: worst group", "test: average",
+        "test: worst class",
+    )  # fmt: skip
+    return TextTable(header=header, rows=tuple(rows), notes=tuple(notes), text_columns=3, title="HSFM's settings.")
+
+
+# Ablations ------------------------------------------------------------------------------------------------------------
+
+
+def summarise_ablations(scores: pd.DataFrame) -> pd.DataFrame:
+    """`hsfm.report.tables.aggregate` of scores whose method is a variant, and the difference of each to HSFM.
+
+    worst_group_difference and its deviation, in points, are over pairs of the same run and seed.
+    """
+    summary = summarise(scores)
+    aggregated = aggregate(summary)
+    for dataset, part in summary.groupby("dataset", sort=False):
+        whole = part[part["method"] == "hsfm"].set_index(["run", "seed"])["worst_group"]
+        for method, variant in part.groupby("method", sort=False):
+            pairs = variant.set_index(["run", "seed"])["worst_group"].astype(float) - whole.astype(float)
+            values = independent(pairs.rename("difference").reset_index(), ["difference"])["difference"]
+            row = (aggregated["dataset"] == dataset) & (aggregated["method"] == method)
+            aggregated.loc[row, "worst_group_difference"] = 100 * values.mean()
+            aggregated.loc[row, "worst_group_difference_deviation"] = 100 * values.std(ddof=1)
+    return aggregated
+
+
+def ablations_table(summary: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
+    """The rows of `summarise_ablations` for readers."""
+    rows = [
+        (
+            Cell(row["dataset"]),
+            Cell(VARIANTS[row["method"]]),
+            Cell(percent(row["worst_group_percent"], row["worst_group_deviation"])),
+            Cell(
+                ""
+                if row["method"] == "hsfm"
+                else signed(row["worst_group_difference"], row["worst_group_difference_deviation"])
+            ),
+            Cell(percent(row["average_percent"], row["average_deviation"])),
+        )
+        for _, row in summary.iterrows()
+    ]
+    notes = (
+        "HSFM with one part at a time changed; test accuracy in percent. The difference is in points of worst group, "
+        "paired by backbone and seed. " + spread_note(summary),
+        *choice_notes(scores, VARIANTS.__getitem__),
+        *size_notes(scores),
+    )
+    header = ("Dataset", "Variant", "worst group", "difference", "average")
+    return TextTable(header=header, rows=tuple(rows), notes=notes, title="HSFM with one part changed.")
+
+
+# Validation bias ------------------------------------------------------------------------------------------------------
+
+
+def summarise_bias(bias: pd.DataFrame) -> pd.DataFrame:
+    """One row per dataset, agreement and method: mean and deviation of test worst group and average, in percent.
+
+    bias: as `hsfm.analysis.validation_bias.run_validation_bias` makes it, with columns dataset and run. The columns
+    `gain` and `over_control` are the worst group's differences to ERM and to LLR in points, with deviations, over pairs
+    of the same run and draw.
+    """
+    rows = []
+    for (dataset, agreement), part in bias.groupby(["dataset", "agreement"], sort=False):
+        by_method = {m: of.set_index(["run", "draw"]).sort_index() for m, of in part.groupby("method", sort=False)}
+        for method, of in by_method.items():
+            row = {
+                "dataset": dataset,
+                "agreement": agreement,
+                "method": method,
+                "sees": of["sees"].iloc[0],
+                "n": round(of["n"].mean()),
+                "n_minority": round(of["n_minority"].mean()),
+                **_test_columns(of.reset_index() if method != "erm" else of.groupby("run").head(1).reset_index()),
+                "runs": part["run"].nunique(),
+                "draws": part["draw"].nunique(),
+            }
+            for name, other in (("gain", "erm"), ("over_control", "llr")):
+                pairs = (of["test_worst_group"] - by_method[other]["test_worst_group"]).rename(name).reset_index()
+                values = independent(pairs, [name])[name]
+                row |= {name: 100 * values.mean(), f"{name}_deviation": 100 * values.std(ddof=1)}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def bias_table(summary: pd.DataFrame) -> TextTable:
+    """A row per dataset and agreement: test worst group of each method, and HSFM's lead over the control."""
+    methods = list(dict.fromkeys(summary["method"]))
+    rows = []
+    for (dataset, agreement), part in summary.groupby(["dataset", "agreement"], sort=False):
+        part = part.set_index("method")
+        rows.append(
+            (
+                Cell(dataset),
+                Cell(f"{100 * agreement:g}"),
+                Cell(f"{part['n'].iloc[0]} ({part['n_minority'].iloc[0]})"),
+                *(
+                    Cell(percent(part.loc[m, "test_worst_group_percent"], part.loc[m, "test_worst_group_deviation"]))
+                    for m in methods
+                ),
+                *(Cell(signed(part.loc[m, "over_control"], part.loc[m, "over_control_deviation"])) for m in OURS),
+            )
+        )
+    sees = summary.groupby("method", sort=False)["sees"].unique()
+    notes = (
+        "Test worst group in percent after fitting on subsamples of validation of one size, whose share of majority "
+        "images is the agreement; n counts all images and, in brackets, those of minority groups. "
+        "Of validation each method sees: "
+        + "; ".join(f"{method_label(m)} {' or '.join(seen)}" for m, seen in sees.items())
+        + ". LLR and DFR choose C on every subsample; HSFM's settings are the configured ones throughout, but that "
+        "`K_hard capped` takes at most as many hard images of a class as there are minority images. "
+        + spread_note(summary, "draws", "draw"),
+        *_verdicts(summary),
+    )
+    header = (
+        "Dataset", "Agreement (%)", "n", *map(method_label, methods), *(f"{method_label(m)} - LLR" for m in OURS),
+    )  # fmt: skip
+    title = "Test worst group by the bias of validation."
+    return TextTable(header=header, rows=tuple(rows), notes=notes, text_columns=1, title=title)
+
+
+def _verdicts(summary: pd.DataFrame) -> list[str]:
+    """In words where HSFM helps and where it beats the control; a lead counts from two standard errors."""
+    texts = []
+    for dataset, method in itertools.product(summary["dataset"].unique(), OURS):
+        part = summary[(summary["dataset"] == dataset) & (summary["method"] == method)]
+        texts.append(
+            f"{dataset}, {method_label(method)}: worst group above ERM's at {_where(part, 'gain', 1)}; above that of "
+            f"the control LLR, which fits on class labels too, at {_where(part, 'over_control', 1)}, and below it at "
+            f"{_where(part, 'over_control', -1)}."
+        )
+    basis = "backbones" if summary["runs"].max() > 1 else "draws, which share images and the test split"
+    return [*texts, f"Above and below: the mean paired difference is beyond two standard errors over {basis}."]
+
+
+def _where(part: pd.DataFrame, name: str, sign: int) -> str:
+    """The agreements at which a difference is clearly of that sign."""
+    count = part["runs"].where(part["runs"] > 1, part["draws"])
+    clear = part[sign * part[name] > 2 * part[f"{name}_deviation"].fillna(np.inf) / np.sqrt(count)]
+    if len(clear) in (0, len(part)):
+        return "none of the agreements" if clear.empty else "every agreement"
+    return " and ".join(f"{100 * a:g} %" for a in clear["agreement"])

@@ -1,0 +1,279 @@
+"""Tables from scores: data frames in, data frames and tables of text out."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from hsfm.core.text_tables import Cell, TextTable, percent
+from hsfm.report.names import method_label
+
+METRICS = {
+    "worst_group": "worst group",
+    "average": "average",
+    "adjusted_average": "adjusted average",
+    "worst_class": "worst class",
+}
+GROUP_LABELS = {"none": "no", "selection": "val, to select", "training": "val, to train"}
+
+
+def summarise(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row per dataset, run, method and seed: the four accuracies of the test split, as fractions.
+
+    average: the plain mean over test images. worst_group: the lowest group accuracy; groups without test images are
+    left out, and null where no group is known. adjusted_average: group accuracies weighted by the groups' shares of
+    the training split; null where a test group has no training image or a training group is unknown. worst_class: the
+    lowest class accuracy.
+    """
+    keys = ["dataset", "run", "method", "seed"]
+    rows = [
+        {**dict(zip(keys, key, strict=True)), "group_labels": part["group_labels"].iloc[0], **_accuracies(part)}
+        for key, part in scores.groupby(keys, sort=False)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _accuracies(scores: pd.DataFrame) -> dict[str, float | None]:
+    test = scores[(scores["split"] == "test") & (scores["n"] > 0)]
+    train = scores[(scores["split"] == "train") & (scores["n"] > 0)]
+    classes = test.groupby("y")[["correct", "n"]].sum()
+    groups_known = test["group"].notna().all()
+    weights = train.set_index("group")["n"] if train["group"].notna().all() else pd.Series(dtype=float)
+    adjustable = groups_known and test["group"].isin(weights.index).all() and len(test)
+    share = test["group"].map(weights) if adjustable else None
+    return {
+        "average": test["correct"].sum() / test["n"].sum(),
+        "worst_group": test["accuracy"].min() if groups_known else None,
+        "adjusted_average": (test["accuracy"] * share).sum() / share.sum() if adjustable else None,
+        "worst_class": (classes["correct"] / classes["n"]).min(),
+    }
+
+
+def aggregate(summary: pd.DataFrame) -> pd.DataFrame:
+    """One row per dataset and method: mean and sample deviation (n - 1) of each accuracy, in percent.
+
+    With one backbone run the deviation is over the method's seeds; with several it is over runs, each run the mean of
+    its seeds, since heads on one backbone are not independent of one another. Null where there is one value only.
+    """
+    rows = []
+    for (dataset, method), part in summary.groupby(["dataset", "method"], sort=False):
+        runs, seeds = part["run"].nunique(), part.groupby("run")["seed"].nunique().max()
+        values = independent(part, list(METRICS))
+        row = {
+            "dataset": dataset,
+            "method": method,
+            # of the head that used them most: one that had nothing to train on is ERM's, which used none
+            "group_labels": max(part["group_labels"], key=list(GROUP_LABELS).index),
+            "runs": runs,
+            "seeds": seeds,
+        }
+        for metric in METRICS:
+            row[f"{metric}_percent"] = 100 * values[metric].mean()
+            row[f"{metric}_deviation"] = 100 * values[metric].std(ddof=1)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def independent(part: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The values that a mean and a deviation are over: means per backbone run, or with one run every row's own."""
+    values = part.groupby("run")[columns].mean() if len(part["run"].unique()) > 1 else part[columns]
+    return values.astype(float)
+
+
+def group_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row per dataset and test group: n of train, val and test, and each method's mean accuracy in percent.
+
+    The mean is over all runs and seeds.
+    """
+    names = ["dataset", "group_name"]
+    sizes = scores.groupby([*names, "split"], sort=False)["n"].first().unstack("split").fillna(0).astype(int)
+    sizes = sizes[[split for split in ("train", "val", "test") if split in sizes]].add_prefix("n_")
+    test = scores[scores["split"] == "test"]
+    accuracy = 100 * test.groupby([*names, "method"], sort=False)["accuracy"].mean().unstack("method")
+    accuracy = accuracy[list(dict.fromkeys(scores["method"]))]
+    order = list(dict.fromkeys(zip(test["dataset"], test["group_name"], strict=True)))
+    return sizes.join(accuracy.add_suffix("_percent")).reindex(order).rename_axis(names).reset_index()
+
+
+# Text -----------------------------------------------------------------------------------------------------------------
+
+
+def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
+    """The paper's table: a row per method, worst group and average of each dataset.
+
+    aggregated: of `aggregate`, with the columns of `hsfm.report.uncertainty.measure`. scores: with a column `file`.
+    """
+    datasets = list(dict.fromkeys(aggregated["dataset"]))
+    methods = list(dict.fromkeys(aggregated["method"]))
+    columns = [(dataset, metric) for dataset in datasets for metric in ("worst_group", "average")]
+    by_method = aggregated.set_index(["dataset", "method"])
+    columns_of_cells = [accuracy_column(by_method.loc[dataset], metric, methods) for dataset, metric in columns]
+    return TextTable(
+        header=("Method", "Group labels", *(f"{dataset}: {METRICS[metric]}" for dataset, metric in columns)),
+        rows=tuple(
+            (
+                Cell(method_label(m)),
+                Cell(_labels_used(aggregated[aggregated["method"] == m])),
+                *(column[i] for column in columns_of_cells),
+            )
+            for i, m in enumerate(methods)
+        ),
+        notes=(*_notes(aggregated), *choice_notes(scores), *size_notes(scores)),
+        made_from=tuple(files_of(scores, method=m) for m in methods),
+        title="Test accuracy of every method.",
+    )
+
+
+def metrics_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
+    """Every accuracy, a row per dataset and method; of the same as `main_table`."""
+    rows = []
+    for dataset, part in aggregated.groupby("dataset", sort=False):
+        part = part.set_index("method")
+        columns = [accuracy_column(part, metric, list(part.index)) for metric in METRICS]
+        rows += [
+            (
+                Cell(dataset),
+                Cell(method_label(method)),
+                Cell(GROUP_LABELS[part.loc[method, "group_labels"]]),
+                *(column[i] for column in columns),
+            )
+            for i, method in enumerate(part.index)
+        ]
+    notes = (
+        *_notes(aggregated),
+        "Adjusted average: group accuracies weighted by the groups' shares of the training split; empty where a test "
+        "group has no training image. Worst class: the lowest class accuracy, which needs no group labels.",
+    )
+    header = ("Dataset", "Method", "Group labels", *METRICS.values())
+    made_from = tuple(
+        files_of(scores, dataset=row.dataset, method=row.method)
+        for _, part in aggregated.groupby("dataset", sort=False)
+        for row in part.itertuples()
+    )
+    title = "Every accuracy of every method."
+    return TextTable(header=header, rows=tuple(rows), notes=notes, text_columns=3, made_from=made_from, title=title)
+
+
+def files_of(results: pd.DataFrame, **where: Any) -> tuple[str, ...]:
+    """The files (column `file`) of those rows whose columns hold these values."""
+    chosen = results
+    for column, value in where.items():
+        chosen = chosen[chosen[column] == value]
+    return tuple(dict.fromkeys(chosen["file"]))
+
+
+def groups_text(groups: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
+    """The table of `group_table` for readers."""
+    methods = [c for c in groups.columns if c.endswith("_percent")]
+    # a method that a dataset was not given has no number for any of its groups
+    absent = {(d, m) for d, part in groups.groupby("dataset") for m in methods if part[m].isna().all()}
+    sizes = [c for c in groups.columns if c.startswith("n_")]
+    rows = tuple(
+        (
+            Cell(row["dataset"]),
+            Cell(row["group_name"]),
+            *(Cell(str(row[size])) for size in sizes),
+            *(Cell(_accuracy(row[m], (row["dataset"], m) in absent)) for m in methods),
+        )
+        for _, row in groups.iterrows()
+    )
+    header = (
+        "Dataset", "Group (class, attribute)", *(size.replace("n_", "n ") for size in sizes),
+        *(method_label(m.removesuffix("_percent")) for m in methods),
+    )  # fmt: skip
+    notes = ("Accuracy on the images of each test group in percent, the mean over all runs and seeds.",)
+    made_from = tuple(files_of(scores, dataset=dataset) for dataset in groups["dataset"])
+    title = "Test accuracy on every group."
+    return TextTable(header=header, rows=rows, notes=notes, made_from=made_from, title=title)
+
+
+def _accuracy(value: float, absent: bool) -> str:
+    if pd.isna(value):
+        return "-" if absent else "no test image"
+    return f"{value:.1f}"
+
+
+def accuracy_column(part: pd.DataFrame, metric: str, methods: Sequence[str]) -> list[Cell]:
+    """In bold the best and what is not told apart from it; underlined the same of those without training labels.
+
+    Equal when shown is equal.
+    """
+    shown = part[f"{metric}_percent"].round(1).reindex(methods)
+    deviation = part[f"{metric}_deviation"].reindex(methods)
+    free = part["group_labels"].reindex(methods) != "training"
+    best, best_free = shown.max(), shown[free].max()
+    cells = []
+    for method in methods:
+        known = pd.notna(shown[method])
+        cells.append(
+            Cell(
+                percent(shown[method], deviation[method]),
+                bold=bool(known and (shown[method] == best or part.loc[method, f"{metric}_best"])),
+                underlined=bool(
+                    known and free[method] and (shown[method] == best_free or part.loc[method, f"{metric}_best_free"])
+                ),
+            )
+        )
+    return cells
+
+
+def spread_note(summary: pd.DataFrame, repeated: str = "seeds", each: str = "head seed") -> str:
+    """What the deviations of a table are over. repeated: the column that counts what is repeated on one backbone."""
+    runs, seeds = summary["runs"].max(), summary[repeated].max()
+    if runs > 1:
+        within = f", each the mean of its {each}s (at most {seeds})" if seeds > 1 else ""
+        return f"Mean ± sample standard deviation over {runs} backbone runs{within}."
+    if seeds > 1:
+        # of a method that has one head, such as ERM
+        alone = "; a single head has none." if summary[repeated].min() == 1 else "."
+        return f"Mean ± sample standard deviation over {seeds} {each}s on one backbone run{alone}"
+    return f"One {each.removesuffix(' seed')} on one backbone run: no deviation."
+
+
+def _notes(aggregated: pd.DataFrame) -> tuple[str, ...]:
+    return (
+        "Test accuracy in percent. Bold: best, with all that the test images do not tell apart from it, the 95 % "
+        "interval of the difference holding 0 (table uncertainty). Underlined: the same without group labels in "
+        "training.",
+        spread_note(aggregated),
+        "Worst group: the lowest accuracy of a (class, attribute) group. Average: the plain mean over test images.",
+        "Group labels: whether those of validation were used, and for what; none trains on or picks by those of train.",
+    )
+
+
+def _labels_used(aggregated: pd.DataFrame) -> str:
+    """For what a method used group labels; by dataset where that differs."""
+    used = {row.dataset: GROUP_LABELS[row.group_labels] for row in aggregated.itertuples()}
+    if len(set(used.values())) == 1:
+        return next(iter(used.values()))
+    return "; ".join(f"{dataset}: {label}" for dataset, label in used.items())
+
+
+def choice_notes(scores: pd.DataFrame, label: Callable[[str], str] = method_label) -> tuple[str, ...]:
+    """What picked each head, and what a reader must know about single ones. label: of a method, for readers."""
+    rules = scores.groupby("method", sort=False)["chosen_by"].unique()
+    picked = "; ".join(f"{label(method)}: {' or '.join(rule)}" for method, rule in rules.items())
+    if len(rules) > 1 and len({tuple(rule) for rule in rules}) == 1:
+        picked = " or ".join(rules.iloc[0])
+    heads = scores[scores["remark"] != ""].drop_duplicates(["dataset", "method", "run", "seed"])
+    remarks = []
+    for (dataset, method, remark), part in heads.groupby(["dataset", "method", "remark"], sort=False):
+        which = ", ".join(f"run {row.run} seed {row.seed}" for row in part.itertuples())
+        remarks.append(f"{dataset}, {label(method)}: {remark} ({which}).")
+    return (f"What picked the head: {picked}.", *remarks)
+
+
+def size_notes(scores: pd.DataFrame) -> tuple[str, ...]:
+    """The size of each dataset's smallest test group, and which groups are empty."""
+    notes = []
+    known = scores[(scores["split"] == "test") & scores["group"].notna()]
+    for dataset, part in known.groupby("dataset", sort=False):
+        sizes = part.groupby("group_name", sort=False)["n"].first()
+        present = sizes[sizes > 0]
+        note = (
+            f"{dataset}: the smallest test group ({present.idxmin()}) has {present.min()} images; "
+            f"one image is {100 / present.min():.2f} points."
+        )
+        empty = list(sizes[sizes == 0].index)
+        notes.append(note + (f" Without test images and left out: {'; '.join(empty)}." if empty else ""))
+    return tuple(notes)

@@ -1,0 +1,122 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import checksums, dac, ddb, edits, meta, overhead, scale, throughput
+from hsfm.methods.hsfm.train import Shared
+
+
+def test_the_engine_is_timed_against_the_loop(monkeypatch, capsys):
+    tiny = (60, 40, 8, 1e-3, Shared(4, 2, 2, 5, 2), (1, 3))
+    monkeypatch.setattr(meta, "SHAPES", {"tiny": tiny})
+    monkeypatch.setattr(sys, "argv", ["meta"])
+    meta.main()
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| tiny")]
+    assert [int(row[1]) for row in rows] == [1, 3]
+    for row in rows:
+        loop, engine, ratio = (float(cell) for cell in row[2:5])
+        assert loop > 0
+        assert engine > 0
+        assert ratio > 0
+
+
+def test_it_runs_as_a_module():
+    root = Path(__file__).parents[2]
+    out = subprocess.run(
+        [sys.executable, "-m", "benchmarks.meta", "--help"], cwd=root, check=True, capture_output=True, text=True
+    ).stdout
+    assert "--shapes {waterbirds,celeba,minibirds}" in out
+
+
+def test_stages_are_timed_against_the_network_alone_and_a_loop_of_ones_own(monkeypatch, capsys):
+    crop = {"random_resized_crop": {"size": [32, 32], "scale": [0.7, 1.0], "ratio": [0.75, 1.33]}, "random_crop": None,
+            "flip": True}  # fmt: skip
+    small = {"resize": [40, 40], "crop": [32, 32], **throughput.IMAGENET}
+    tiny = {
+        "embedding": throughput.Case("resnet18", small, crop, 8, True, False, 16, 8),
+        "training": throughput.Case("small_resnet", throughput.AT_64, throughput.NO_CROP, 8, False, True, 16, 8),
+    }
+    monkeypatch.setattr(throughput, "cases", lambda on_cpu: tiny)
+    monkeypatch.setattr(sys, "argv", ["throughput", "--rounds", "1", "--cores", "1", "--device", "cpu"])
+    throughput.main()
+    rows = [
+        line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith(("| emb", "| tra"))
+    ]
+    assert [row[0].strip() for row in rows] == ["embedding", "training"]
+    for row in rows:
+        decode, forward, both, alone, stage, share, own, ratio = (
+            cell.strip().rstrip(" %").replace(",", "") for cell in row[1:]
+        )
+        assert all(float(cell) > 0 for cell in (decode, forward, alone, stage, share, own, ratio))
+        assert (both != "") == (row[0].strip() == "training")
+
+
+def test_masks_are_timed_against_embedding(monkeypatch, capsys):
+    sizes = {**dac.SETTINGS["images"], "image_size": 32}
+    monkeypatch.setattr(dac, "SETTINGS", {**dac.SETTINGS, "images": sizes})
+    monkeypatch.setattr(dac, "SIZES", {"small_resnet": ("minibirds", 8)})
+    monkeypatch.setattr(sys, "argv", ["dac", "--time", "--rounds", "1", "--device", "cpu"])
+    dac.main()
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 8 of minibirds")]
+    embedding, masks, ratio = (float(cell.strip().removesuffix(" / s")) for cell in row.split("|")[2:5])
+    assert min(embedding, masks) > 0
+    assert ratio > 1
+
+
+def test_the_inpainting_stage_is_timed_against_the_pipeline(monkeypatch, capsys):
+    small = ["--channels", "8", "--size", "16", "--steps", "2", "--images", "5", "--batch-size", "2", "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", ["ddb", "--device", "cpu", *small])
+    ddb.main()
+    (line,) = capsys.readouterr().out.splitlines()
+    found = re.fullmatch(
+        r"5 images of 16 x 16 in batches of 2, 2 steps: pipeline ([0-9.]+) s, stage ([0-9.]+) s, ratio ([0-9.]+)", line
+    )
+    assert all(float(number) > 0 for number in found.groups())
+
+
+def test_measuring_edits_is_timed(monkeypatch, capfd):
+    small = ["--rows", "200", "--val", "60", "--features", "16", "--support", "20", "--seeds", "2", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["edits", *small])
+    edits.main()
+    found = re.fullmatch(r"([0-9.]+) s, ([0-9.]+) GB at most\n", capfd.readouterr().out)
+    assert all(float(number) > 0 for number in found.groups())
+
+
+def test_the_workflows_overhead_is_what_no_script_works_in(monkeypatch, capsys):
+    assert overhead.covered([(0, 2), (1, 3), (5, 6), (5.5, 5.7)]) == 4
+    target = ["--", "results/minibirds/pixels.npy", "--configfile", "config/minimal.yaml"]
+    monkeypatch.setattr(sys, "argv", ["overhead", "--cores", "1", "--stages", *target])
+    overhead.main()
+    *_, row, stage = capsys.readouterr().out.splitlines()
+    cores, jobs, wall, work, busy, share = (float(cell.strip().removesuffix(" %")) for cell in row.split("|")[1:-1])
+    assert (cores, jobs) == (1, 1)
+    assert 0 < busy == work < wall
+    assert share == pytest.approx(100 * (1 - busy / wall), abs=1)
+    assert re.fullmatch(r"pack_images: 1 jobs, [0-9.]+ s of loading, [0-9.]+ s of work", stage)
+
+
+def test_memory_of_stages_that_grow_is_measured(tmp_path, capsys):
+    scale.write_rows(tmp_path, 240, 8)
+    for stage in scale.STAGES:
+        scale.run_stage(stage, str(tmp_path))
+        peak, seconds = map(float, capsys.readouterr().out.split())
+        assert peak > 2**20
+        assert seconds > 0
+
+
+def test_the_cost_of_a_large_dataset_follows_from_its_size_and_two_rates():
+    rows = {row[0]: row[1:] for row in scale.stages(scale.CASES[0], forward=2500, inpainting=2, hours=4)}
+    assert rows["extract_embeddings"][0] == "10.5 GB"  # 1,281,167 x 2048 x 4 bytes
+    assert float(rows["train_erm"][1]) == pytest.approx(90 * 3 * 1_281_167 / 2500 / 3600, abs=0.05)
+    assert rows["inpaint_objects"][1:] == ["666.7", "167"]  # 1000 x 300 x 4 images, 2 s each, in jobs of 4 h
+
+
+def test_checksums_are_timed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["checksums", "--rows", "600", "--features", "8", "--weights", "1000"])
+    checksums.main()
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0].strip() for row in rows] == ["embeddings.parquet", "backbone.safetensors"]
+    assert all(float(cell) >= 0 for row in rows for cell in row[2:])

@@ -1,0 +1,262 @@
+"""The end of a stage: its line and its record, with what computed it."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hsfm import __version__
+from hsfm.core import job, progress
+
+ROOT = Path(__file__).parents[2]
+NULL_VERSIONS = {"torch": None, "torchvision": None, "cuda": None, "driver": None}
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """A job that was started in this process, without what `start` does to the process."""
+    log = tmp_path / "logs/minibirds/run0/fit_hsfm.log"
+    log.parent.mkdir(parents=True)
+    monkeypatch.setattr(job, "_job", job._Job(log, time.monotonic(), {}))
+    monkeypatch.setattr(job, "place", lambda log: "minibirds, run 0")
+    return log
+
+
+def record(log: Path) -> dict:
+    return json.loads(log.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def run(program: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("log", "place"),
+    [
+        ("logs/make_tables.log", ""),
+        ("logs/minibirds/draw_masks.log", "minibirds"),
+        ("logs/minibirds/run0/fit_hsfm.log", "minibirds, run 0"),
+        ("logs/minibirds/run10/fit_dac_seed2.log", "minibirds, run 10, seed 2"),
+        ("logs/minibirds/run0/ddb/seed1/extract_embeddings_3-of-8.log", "minibirds, run 0, ddb, seed 1, shard 3 of 8"),
+    ],
+)
+def test_the_place_of_a_job_is_in_the_name_of_its_log(log, place):
+    assert job.place(log) == place
+
+
+LIGHT = """
+import sys
+from hsfm.core import job
+job.start("logs/minibirds/run0/score.log")
+job.finish("HSFM", "test worst group 92.4 ± 0.2")
+assert "torch" not in sys.modules and "tqdm" not in sys.modules
+"""
+
+
+def test_a_light_job_says_its_number_and_loads_nothing_for_its_record(tmp_path):
+    done = run(LIGHT, tmp_path, OMP_NUM_THREADS="3")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr[8:] == "    HSFM minibirds run 0: test worst group 92.4 ± 0.2\n"
+    log = tmp_path / "logs/minibirds/run0/score.log"
+    assert "HSFM minibirds run 0: test worst group 92.4 ± 0.2 (0 s)" in log.read_text()
+    found = record(log)
+    versions = found.pop("versions")
+    summary = "HSFM minibirds run 0: test worst group 92.4 ± 0.2"
+    assert 0 < found.pop("cpu_seconds") < 60
+    assert found == {"summary": summary, "device": "cpu", "gpu_memory_mb": None, "threads": 3}
+    assert {"hsfm": __version__, "python": sys.version.split()[0], **NULL_VERSIONS}.items() <= versions.items()
+    assert set(versions) == {"hsfm", "python", *NULL_VERSIONS, "commit", "dirty"}
+    assert [path.name for path in sorted(log.parent.iterdir())] == ["score.json", "score.log"]
+
+
+def test_somebody_who_asked_for_quiet_sees_nothing(tmp_path):
+    assert run(LIGHT, tmp_path, HSFM_QUIET="yes").stderr == ""
+
+
+FAILING = """
+from hsfm.core import job
+job.start("logs/a.log")
+raise ValueError("the input is wrong")
+"""
+
+
+def test_a_job_that_fails_leaves_no_record_of_an_earlier_one(tmp_path):
+    assert run(LIGHT.replace("logs/minibirds/run0/score", "logs/a"), tmp_path).returncode == 0
+    assert (tmp_path / "logs/a.json").exists()
+    done = run(FAILING, tmp_path)
+    assert done.stderr == "ERROR: the input is wrong\n"
+    assert not (tmp_path / "logs/a.json").exists()
+
+
+def test_the_end_needs_a_beginning(monkeypatch):
+    monkeypatch.setattr(job, "_job", None)
+    with pytest.raises(RuntimeError, match="has not been started"):
+        job.finish("HSFM", "92.4")
+
+
+def test_a_job_on_the_cpu_has_torch_and_its_threads(started):
+    job.finish("HSFM", "validation worst group 92.4 (epoch 38)")
+    found = record(started)
+    assert found["summary"] == "HSFM minibirds run 0: validation worst group 92.4 (epoch 38)"
+    assert (found["device"], found["gpu_memory_mb"], found["threads"]) == ("cpu", None, torch.get_num_threads())
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["versions"]["cuda"] == torch.version.cuda
+    assert found["versions"]["driver"] is None
+
+
+@pytest.fixture
+def pretended_gpus(monkeypatch, tmp_path):
+    """Two GPUs of which this process has used both."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"NVIDIA H100 number {number}")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda number: [2.5e9, 1e9][number])
+    monkeypatch.setattr(job, "DRIVER", tmp_path / "version")
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\n", "550.54.15"),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build\n", "580.82.07"),
+        ("something else\n", None),
+        (None, None),
+    ],
+)
+def test_a_job_on_a_gpu_has_its_name_its_peak_and_the_driver(started, pretended_gpus, text, version):
+    if text is not None:
+        job.DRIVER.write_text(text)
+    job.finish("HSFM", "92.4")
+    found = record(started)
+    assert (found["device"], found["gpu_memory_mb"]) == ("NVIDIA H100 number 1", 2500.0)
+    assert found["versions"]["driver"] == version
+
+
+def test_what_other_processes_of_a_job_used_counts(started):
+    job.used(device="2 x NVIDIA H100", gpu_memory_mb=12.5, driver="550.54.15")
+    job.finish("ERM", "94.1")
+    found = record(started)
+    assert (found["device"], found["gpu_memory_mb"]) == ("2 x NVIDIA H100", 12.5)
+    assert found["versions"]["driver"] == "550.54.15"
+
+
+def test_the_end_of_a_job_takes_no_time_to_speak_of(started):
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        job.finish("HSFM", "92.4")
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 0.2
+
+
+# Commits --------------------------------------------------------------------------------------------------------------
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=A", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    done = subprocess.run(["git", "-C", str(folder), *who, *arguments], capture_output=True, text=True, check=True,
+                          env={**environment, "GIT_CONFIG_GLOBAL": "/dev/null"})  # fmt: skip
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    folder = tmp_path / "code"
+    for name in (
+        "hsfm/core/job.py",
+        "hsfm/methods/hsfm/train.py",
+        "workflow/scripts/a.py",
+        "Snakefile",
+        "config/config.yaml",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("1\n")
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "first")
+    return folder
+
+
+def test_a_clean_repository_has_its_commit(repository):
+    assert job.code_state(repository) == (git(repository, "rev-parse", "HEAD"), False)
+
+
+@pytest.mark.parametrize(
+    ("file", "dirty"),
+    [
+        ("hsfm/methods/hsfm/train.py", True),
+        ("workflow/scripts/a.py", True),
+        ("Snakefile", True),
+        ("config/config.yaml", False),  # which is recorded as a whole
+        ("hsfm/new.py", False),  # not tracked
+    ],
+)
+def test_code_that_differs_from_its_commit_is_dirty(repository, file, dirty):
+    (repository / file).write_text("2\n")
+    assert job.code_state(repository) == (git(repository, "rev-parse", "HEAD"), dirty)
+
+
+def test_staged_changes_are_dirty_too(repository):
+    (repository / "hsfm/methods/hsfm/train.py").write_text("2\n")
+    git(repository, "add", ".")
+    assert job.code_state(repository)[1] is True
+
+
+def test_another_repository_around_the_code_is_not_taken_for_its_own(repository):
+    installed = repository / ".venv/lib"
+    (installed / "hsfm/core").mkdir(parents=True)
+    (installed / "hsfm/core/job.py").write_text("1\n")
+    assert job.code_state(installed) == (None, None)
+
+
+def test_the_environment_of_a_hook_is_not_followed(repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    assert job.code_state(repository)[0] is not None
+
+
+def test_code_outside_a_repository_and_without_git_has_no_commit(repository, tmp_path, monkeypatch):
+    assert job.code_state(tmp_path) == (None, None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert job.code_state(repository) == (None, None)
+
+
+# Scripts --------------------------------------------------------------------------------------------------------------
+
+
+def last_statement(path: Path) -> ast.stmt:
+    """That of a script, inside its guard where it has one."""
+    statement = ast.parse(path.read_text()).body[-1]
+    return statement.body[-1] if isinstance(statement, ast.If) else statement
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "workflow/scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_every_script_starts_and_ends_as_a_job(script):
+    assert "job.start(snakemake.log[0]" in script.read_text()
+    assert ast.unparse(last_statement(script)).startswith("job.finish(")
+
+
+def test_only_a_job_is_announced():
+    assert progress._place is None, "importing hsfm announces nothing"
+
+
+def test_processor_time_is_that_of_this_process_and_of_those_it_has_waited_for():
+    before = job.cpu_seconds()
+    busy = "import time\nwhile time.process_time() < 0.4: pass"
+    subprocess.run([sys.executable, "-c", busy], check=True)
+    of_another = job.cpu_seconds() - before
+    assert of_another >= 0.4
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
+        pass
+    assert job.cpu_seconds() - before >= of_another + 0.29

@@ -1,0 +1,292 @@
+"""Users' own tables: what they may look like, what is refused, and how long a large one takes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hsfm.data.sources import metadata
+from hsfm.data.table import ImageTable, Listing, check_images, complete
+from tests import replicas
+
+COLUMNS = replicas.METADATA_COLUMNS
+
+
+def read(folder: Path, table: str = "metadata.csv", columns: dict = COLUMNS) -> Listing:
+    return metadata.read(folder, metadata=folder / table, columns=columns)
+
+
+def names(listing: Listing) -> tuple[list, list]:
+    """Class and attribute of every row by name."""
+    y = [listing.class_names[code] for code in listing.rows["y"]]
+    return y, [None if pd.isna(code) else listing.attribute_names[code] for code in listing.rows["attribute"]]
+
+
+# What a table may look like -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["metadata.csv", "metadata.parquet"])
+def test_names_are_numbered_alphabetically(tmp_path, table):
+    frame = replicas.write_metadata(tmp_path, table=table, classes=("cow", "Bee", "ant"), attributes=("new", "old"))
+    listing = read(tmp_path, table)
+    assert listing.class_names == ("Bee", "ant", "cow")
+    assert listing.attribute_names == ("new", "old")
+    assert names(listing) == (frame["label"].tolist(), frame["place"].tolist())
+    assert listing.rows["path"].tolist() == frame["file"].tolist()
+    assert listing.rows["image_id"].tolist() == frame["id"].tolist()
+    assert listing.rows["split"].tolist() == frame["split"].tolist()
+    check_images(
+        ImageTable(
+            complete(listing.rows, listing.attribute_names), "own", listing.class_names, listing.attribute_names, "", {}
+        ),
+        "table",
+    )
+
+
+@pytest.mark.parametrize("table", ["metadata.csv", "metadata.parquet"])
+@pytest.mark.parametrize("unknown", [(), (0,), (0, 2), (0, 1, 2)])
+def test_integers_are_numbered_numerically_and_empty_attributes_are_unknown(tmp_path, table, unknown):
+    frame = replicas.write_metadata(
+        tmp_path, table=table, classes=(10, 9, -2), attributes=(100, 20, 3), splits=(0, 1, 2), unknown=unknown
+    )
+    listing = read(tmp_path, table)  # beside empty cells pandas writes 3 as 3.0
+    assert listing.class_names == ("-2", "9", "10")
+    assert listing.attribute_names == (() if len(unknown) == 3 else ("3", "20", "100"))
+    expected = [None if pd.isna(place) else str(int(place)) for place in frame["place"]]
+    assert names(listing) == (frame["label"].astype(str).tolist(), expected)
+    assert listing.rows["split"].tolist() == [("train", "val", "test")[code] for code in frame["split"]]
+    assert (listing.rows["attribute"].isna() == frame["split"].isin(unknown)).all()
+
+
+@pytest.mark.parametrize("nameless", [{"attribute": None}, {}])
+def test_there_may_be_no_attribute(tmp_path, nameless):
+    columns = {key: name for key, name in COLUMNS.items() if key != "attribute"} | nameless
+    replicas.write_metadata(tmp_path, columns=columns)
+    listing = read(tmp_path, columns=columns)
+    assert listing.attribute_names == ()
+    assert listing.rows["attribute"].isna().all()
+    assert listing.rows["attribute"].dtype == "Int32"
+
+
+def test_without_ids_the_path_is_the_id(tmp_path):
+    columns = {**COLUMNS, "id": None}
+    replicas.write_metadata(tmp_path, columns=columns)
+    rows = read(tmp_path, columns=columns).rows
+    assert (rows["image_id"] == rows["path"]).all()
+
+
+def test_the_tables_of_waterbirds_and_subpopbench_are_of_this_form(tmp_path):
+    from hsfm.data.sources import waterbirds
+
+    replicas.write_waterbirds(tmp_path / "waterbirds")
+    columns = {"path": "img_filename", "y": "y", "attribute": "place", "split": "split", "id": None}
+    listing, expected = read(tmp_path / "waterbirds", columns=columns), waterbirds.read(tmp_path / "waterbirds")
+    pd.testing.assert_frame_equal(listing.rows, expected.rows)
+    assert (listing.class_names, listing.attribute_names) == (("0", "1"), ("0", "1"))
+
+    columns = {"id": "id", "path": "filename", "split": "split", "y": "y", "attribute": "a"}
+    frame = replicas.write_metadata(
+        tmp_path / "own", columns=columns, classes=(0, 1), attributes=(0, 1), splits=(0, 1, 2)
+    )
+    assert list(frame) == ["id", "filename", "split", "y", "a"]
+    listing = read(tmp_path / "own", columns=columns)
+    assert listing.rows["y"].tolist() == frame["y"].tolist()
+    assert listing.rows["attribute"].tolist() == frame["a"].tolist()
+
+
+@pytest.mark.parametrize(
+    "splits", [("train", "valid", "test"), ("Train", "VALIDATION", " test"), ("0", "1.0", "2"), ("train", "1", "test")]
+)
+def test_splits_have_several_names(tmp_path, splits):
+    expected = replicas.write_metadata(tmp_path / "plain")
+    replicas.write_metadata(tmp_path / "other", splits=splits)
+    assert read(tmp_path / "other").rows["split"].tolist() == expected["split"].tolist()
+
+
+def test_labels_that_pandas_would_take_for_nothing_are_labels(tmp_path):
+    replicas.write_metadata(tmp_path, classes=("NA", "None", "nan"), attributes=("null", "001"))
+    listing = read(tmp_path)
+    assert listing.class_names == ("NA", "None", "nan")
+    assert listing.attribute_names == ("001", "null")
+    assert listing.rows["attribute"].notna().all()
+
+
+def test_blanks_a_byte_order_mark_captions_and_categories_are_harmless(tmp_path):
+    frame = replicas.write_metadata(tmp_path)
+    expected = read(tmp_path).rows
+    table = tmp_path / "metadata.csv"
+    captioned = frame.assign(
+        caption='a "quoted" line\nand, with a comma, another\n' * 1000, label=" " + frame["label"] + "  "
+    )
+    captioned = captioned.assign(file="./" + captioned["file"])
+    table.write_bytes(b"\xef\xbb\xbf" + captioned.to_csv(index=False).encode())
+    pd.testing.assert_frame_equal(read(tmp_path).rows, expected)
+    frame.astype({"label": "category", "place": "category"}).to_parquet(tmp_path / "metadata.parquet")
+    pd.testing.assert_frame_equal(read(tmp_path, "metadata.parquet").rows, expected)
+
+
+def test_the_table_may_lie_elsewhere(tmp_path):
+    replicas.write_metadata(tmp_path / "images")
+    (tmp_path / "images/metadata.csv").rename(tmp_path / "labels.csv")
+    listing = metadata.read(str(tmp_path / "images"), metadata=str(tmp_path / "labels.csv"), columns=COLUMNS)
+    assert len(listing.rows) > 50
+
+
+# What is refused ------------------------------------------------------------------------------------------------------
+
+
+def refused(folder: Path, change, message: str, columns: dict = COLUMNS) -> None:
+    """The replica's table, changed, is refused with a message that names it."""
+    frame = replicas.write_metadata(folder, columns=COLUMNS)
+    change(frame).to_csv(folder / "metadata.csv", index=False)
+    with pytest.raises(ValueError, match=message) as caught:
+        read(folder, columns=columns)
+    assert str(folder / "metadata.csv") in str(caught.value)
+
+
+def put(column: str, row: int, value):
+    """A change: another value in a row, counted from 1."""
+
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
+        frame = frame.copy()
+        frame.loc[row - 1, column] = value
+        return frame
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.drop(columns="label"), "no column 'label'; the columns are id, file, split, place"),
+        (lambda f: f.set_axis(["id", "file", "split", "label", "label"], axis=1), "more than one column 'label'; the"),
+        (
+            put("split", 7, "dev"),
+            "column 'split' holds 'dev' in row 7; allowed are 0, 1, 2, train, val, valid, validation",
+        ),
+        (put("split", 7, None), "column 'split' is empty in row 7"),
+        (put("label", 9, None), "column 'label' is empty in row 9"),
+        (put("label", 9, "  "), "column 'label' is empty in row 9"),
+        (put("file", 2, None), "column 'file' is empty in row 2"),
+        (put("id", 2, None), "column 'id' is empty in row 2"),
+        (put("id", 5, "image 0"), "column 'id' holds 'image 0' twice, in rows 1 and 5"),
+        (put("file", 5, "images/a/000.png"), "column 'file' holds 'images/a/000.png' twice, in rows 1 and 5"),
+        (put("file", 5, "./images/a/000.png"), "column 'file' holds 'images/a/000.png' twice, in rows 1 and 5"),
+        (
+            put("file", 5, "/images/a/000.png"),
+            "column 'file' holds '/images/a/000.png' in row 5; allowed are paths relat",
+        ),
+        (put("file", 5, "images/../a.png"), "holds 'images/../a.png' in row 5; allowed are paths relative"),
+        (put("file", 5, "images//a.png"), "in row 5; allowed are paths relative"),
+        (put("file", 5, "images/a/"), "in row 5; allowed are paths relative"),
+        (put("file", 5, "images\\a.png"), "in row 5; allowed are paths relative"),
+        (lambda f: f[(f["split"] != "val") | (f["label"] != "bee")], "the val split has no image of class bee"),
+        (lambda f: f[f["split"] != "test"], "the test split has no image of class ant, bee, crab"),
+        (lambda f: f[f["label"] == "bee"], r"holds 1 class \(bee\), expected at least 2"),
+        (lambda f: f[:0], r"holds 0 class \(\), expected at least 2"),
+    ],
+)
+def test_a_table_that_is_wrong_is_named_with_row_and_value(tmp_path, change, message):
+    refused(tmp_path, change, message)
+
+
+def test_a_misspelt_attribute_column_is_no_missing_attribute(tmp_path):
+    refused(tmp_path, lambda f: f, "no column 'palce'; the columns are", columns={**COLUMNS, "attribute": "palce"})
+
+
+@pytest.mark.parametrize("key", ["path", "y", "split"])
+def test_columns_that_must_be_are_asked_for(tmp_path, key):
+    replicas.write_metadata(tmp_path)
+    with pytest.raises(ValueError, match=f"columns: name the column of '{key}'; only attribute and id may be null"):
+        read(tmp_path, columns={**COLUMNS, key: None})
+
+
+def test_missing_images_are_counted_and_three_are_named(tmp_path):
+    frame = replicas.write_metadata(tmp_path)
+    for name in frame["file"][10:15]:
+        (tmp_path / name).unlink()
+    with pytest.raises(ValueError, match=f"5 of the {len(frame)} images in it are not in {tmp_path}: ") as caught:
+        read(tmp_path)
+    assert f"{', '.join(frame['file'][10:13])}, ..." in str(caught.value)
+    with pytest.raises(ValueError, match=f"{len(frame)} of the {len(frame)} images in it are not in {tmp_path}/absent"):
+        metadata.read(tmp_path / "absent", metadata=tmp_path / "metadata.csv", columns=COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("metadata.csv", b"", "not a readable table"),
+        ("metadata.csv", b"id,file,split,label,place\n1,a.png,0\n", "not a readable table .*Expected 5 columns, got 3"),
+        ("metadata.csv", "id,file,split,label,place\n1,ä.png,0,1,2\n".encode("latin1"), "not a readable table .*UTF8"),
+        ("metadata.parquet", b"PAR1", "not a readable table"),
+        ("metadata.xlsx", b"", "a table of labels is a .csv or a .parquet file"),
+    ],
+)
+def test_tables_that_cannot_be_read_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read(tmp_path, name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_missing_table_and_a_column_of_lists_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"metadata.csv: no such table"):
+        read(tmp_path)
+    frame = replicas.write_metadata(tmp_path)
+    frame.assign(label=[["a"]] * len(frame)).to_parquet(tmp_path / "metadata.parquet")
+    with pytest.raises(ValueError, match=r"metadata.parquet: not a readable table \(.*list"):
+        read(tmp_path, "metadata.parquet")
+
+
+# Size -----------------------------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import json, sys, time
+from hsfm.data import labels
+from hsfm.data.sources import metadata
+
+labels.names_in = lambda folder: {f"{i:07d}.jpg" for i in range(int(str(folder)[-3:]), 1_000_000, 1000)}
+start = time.perf_counter()
+listing = metadata.read("images", metadata=sys.argv[1], columns=json.loads(sys.argv[2]))
+elapsed = time.perf_counter() - start
+with open("/proc/self/status") as status:  # what getrusage says includes the process that started this one
+    peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+print(json.dumps([elapsed, peak, len(listing.rows), listing.class_names, int(listing.rows["attribute"].isna().sum())]))
+"""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> Path:
+    folder, i = tmp_path_factory.mktemp("large"), np.arange(1_000_000)
+    frame = pd.DataFrame(
+        {
+            "id": [f"photograph-{k:07d}" for k in i],
+            "file": [f"photographs/{k % 1000:03d}/{k:07d}.jpg" for k in i],
+            "split": np.array(["train", "val", "test"])[i % 3],
+            "label": np.array([f"species {k}" for k in range(50)])[i % 50],
+            "place": np.where(i % 4 == 0, None, np.array(["forest", "meadow", "shore", "town"])[i % 4]),
+            "caption": "a column that nobody asks for",
+        }
+    )
+    frame.to_csv(folder / "large.csv", index=False)
+    frame.to_parquet(folder / "large.parquet")
+    return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads a process's memory as Linux shows it")
+@pytest.mark.parametrize("table", ["large.csv", "large.parquet"])
+def test_a_million_rows_take_seconds_and_less_than_a_gigabyte(large, table):
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(large / table), json.dumps(COLUMNS)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    elapsed, peak, rows, class_names, unknown = json.loads(run.stdout)
+    assert (rows, len(class_names), unknown) == (1_000_000, 50, 250_000)
+    assert elapsed < 30, elapsed  # about six seconds on an idle machine
+    assert peak < 1e9, peak

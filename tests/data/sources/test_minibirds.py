@@ -1,0 +1,113 @@
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from hsfm.data.sources import minibirds
+from hsfm.data.sources.minibirds import draw, draw_masks
+
+SMALL = {
+    "sizes": {"train": 40, "val": 20, "test": 20},
+    "agreement": {"train": 0.9, "val": 0.5, "test": 0.5},
+    "image_size": 32,
+    "hardness": 0.15,
+    "seed": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def birds():
+    return draw(**SMALL)
+
+
+def test_counts_follow_sizes_and_agreement(birds):
+    counts = birds.rows.groupby(["split", "y", "attribute"]).size()
+    assert counts["train"].tolist() == [18, 2, 2, 18]
+    assert counts["val"].tolist() == counts["test"].tolist() == [5, 5, 5, 5]
+    assert birds.pixels.shape == (80, 32, 32, 3)
+    assert birds.pixels.dtype == np.uint8
+    assert birds.rows["image_id"].is_unique
+    assert birds.rows["index"].tolist() == list(range(80))
+
+
+def test_the_default_sizes_give_the_published_counts():
+    from hsfm.data.sources.minibirds import _list_split
+
+    train = _list_split("train", 4000, 0.95, 0).groupby(["y", "attribute"]).size()
+    assert train.tolist() == [1900, 100, 100, 1900]
+
+
+def test_groups_are_shuffled(birds):
+    y = birds.rows.loc[birds.rows["split"] == "train", "y"].to_numpy()
+    assert 5 < np.count_nonzero(np.diff(y)) < 39
+
+
+def test_one_seed_gives_the_same_bytes_in_another_process_and_with_workers(birds):
+    program = (
+        "import hashlib; from hsfm.data.sources.minibirds import draw; "
+        f"print(hashlib.sha256(draw(**{SMALL!r}, workers=2).pixels.tobytes()).hexdigest())"
+    )
+    out = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.strip()
+    assert out == hashlib.sha256(birds.pixels.tobytes()).hexdigest()
+
+
+def test_another_seed_gives_other_images(birds):
+    assert not np.array_equal(draw(**{**SMALL, "seed": 4}).pixels, birds.pixels)
+
+
+def test_an_image_does_not_depend_on_how_many_others_there_are(birds):
+    more = draw(**{**SMALL, "sizes": {"train": 42, "val": 20, "test": 20}})
+    val, val_more = (b.rows[b.rows["split"] == "val"] for b in (birds, more))
+    assert np.array_equal(birds.pixels[val["index"]], more.pixels[val_more["index"]])
+
+
+def test_the_scene_shows_the_attribute(birds):
+    blueness = birds.pixels[:, :, 0, 2].astype(float) - birds.pixels[:, :, 0, 1]  # left edge, blue against green
+    water = birds.rows["attribute"].to_numpy() == 1
+    assert blueness.mean(axis=1)[water].mean() > 10 + blueness.mean(axis=1)[~water].mean()
+
+
+def test_masks_are_where_the_birds_are(birds, monkeypatch):
+    """Against the same images drawn without birds: they differ under the mask, and nowhere beyond its edge."""
+    image_id, masks = draw_masks("train", **SMALL)
+    rows = birds.rows[birds.rows["split"] == "train"]
+    assert image_id == rows["image_id"].to_list()
+    monkeypatch.setattr(minibirds, "_bird", lambda *arguments: [])
+    changed = (birds.pixels != draw(**SMALL).pixels).any(-1)[rows["index"]]
+    assert not (masks & ~changed).any()
+    assert (changed & ~masks).sum() < 0.35 * masks.sum(), "pixels that a bird covers by less than half"
+    assert 0.05 < masks.mean() < 0.25
+
+
+def test_masks_do_not_depend_on_the_workers():
+    image_id, masks = draw_masks("val", **SMALL)
+    again = draw_masks("val", **SMALL, workers=2)
+    assert again[0] == image_id
+    assert np.array_equal(again[1], masks)
+
+
+def test_hardness_hides_the_class():
+    """With hardness 1 a bird's shape is drawn without looking at its class."""
+    from hsfm.data.sources.minibirds import _bird
+
+    def outlines(y: int, hardness: float) -> np.ndarray:
+        return np.concatenate([part for part, _ in _bird(np.random.default_rng(0), y, hardness)])
+
+    assert np.array_equal(outlines(0, 1.0), outlines(1, 1.0))
+    assert not np.allclose(outlines(0, 0.0), outlines(1, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hardness": 1.5}, "hardness: 1.5"),
+        ({"image_size": 8}, "image_size: 8"),
+        ({"sizes": {"train": 41, "val": 20, "test": 20}}, "sizes: train has 41"),
+        ({"agreement": {"train": 1.2, "val": 0.5, "test": 0.5}}, "agreement: 1.2 for train"),
+    ],
+)
+def test_settings_out_of_range_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        draw(**{**SMALL, **change})

@@ -1,0 +1,513 @@
+"""Waterbirds, CelebA and MetaShift as they lie on disk, and the published counts."""
+
+import os
+import random
+import shutil
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.model_selection import train_test_split
+
+from hsfm.data import counts, labels
+from hsfm.data.sources import celeba, metashift, waterbirds
+from hsfm.data.table import ImageTable, Listing, complete, read_images, write_images
+from tests import replicas
+
+READERS = {"waterbirds": waterbirds, "celeba": celeba, "metashift": metashift}
+LAYOUTS = ("torchvision", "kaggle", "dfr")
+
+
+@pytest.fixture(scope="session")
+def originals(tmp_path_factory) -> Path:
+    """One replica of each layout, to be copied before it is changed."""
+    folder = tmp_path_factory.mktemp("replicas")
+    replicas.write_waterbirds(folder / "waterbirds")
+    replicas.write_metashift(folder / "metashift")
+    for layout in LAYOUTS:
+        replicas.write_celeba(folder / layout, layout)
+    return folder
+
+
+@pytest.fixture
+def folder(originals, tmp_path):
+    """A replica of one's own: call it with the name of the layout."""
+
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(originals / name, tmp_path / name))
+
+    return copy
+
+
+def reader(name: str):
+    return READERS.get(name, celeba)
+
+
+def recreate(source: Path, target: Path, seed: int) -> None:
+    """The same files, created in another order."""
+    paths = sorted(path for path in source.rglob("*") if path.is_file())
+    random.Random(seed).shuffle(paths)
+    for path in paths:
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+
+
+def edit(table: Path, old: str, new: str) -> None:
+    text = table.read_text()
+    assert old in text
+    table.write_text(text.replace(old, new, 1))
+
+
+def as_table(listing: Listing, folder: Path) -> ImageTable:
+    names = listing.class_names, listing.attribute_names
+    return ImageTable(complete(listing.rows, names[1]), "replica", *names, str(folder), {})
+
+
+# All of them ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["waterbirds", "metashift", *LAYOUTS])
+def test_a_listing_becomes_a_table_and_its_images_open(originals, tmp_path, name):
+    listing = reader(name).read(originals / name)
+    assert list(listing.rows) == ["image_id", "path", "y", "attribute", "split"]
+    write_images(tmp_path / "images.parquet", as_table(listing, originals / name))
+    rows = read_images(tmp_path / "images.parquet").rows
+    for path in rows["path"]:
+        with Image.open(originals / name / path) as image:
+            image.verify()
+    assert (rows[rows["split"] == "val"].groupby("group").size() >= 8).all()
+
+
+@pytest.mark.parametrize("name", ["waterbirds", "metashift", *LAYOUTS])
+def test_the_order_in_which_files_were_created_does_not_matter(originals, tmp_path, name):
+    expected = reader(name).read(originals / name).rows
+    for seed in range(2):
+        recreate(originals / name, tmp_path / str(seed), seed)
+        pd.testing.assert_frame_equal(reader(name).read(tmp_path / str(seed)).rows, expected)
+
+
+@pytest.mark.parametrize("name", ["waterbirds", "metashift", "torchvision"])
+def test_the_order_in_which_a_disk_lists_files_does_not_matter(originals, monkeypatch, name):
+    expected = reader(name).read(originals / name).rows
+    scandir = os.scandir
+
+    @contextmanager
+    def shuffled(folder):
+        with scandir(folder) as entries:
+            entries = list(entries)
+        random.Random(len(entries)).shuffle(entries)
+        yield entries
+
+    monkeypatch.setattr(os, "scandir", shuffled)
+    pd.testing.assert_frame_equal(reader(name).read(originals / name).rows, expected)
+
+
+@pytest.mark.parametrize("name", ["waterbirds", "torchvision", "kaggle", "dfr"])
+def test_missing_images_are_counted_and_three_are_named(folder, name):
+    place = folder(name)
+    lost = sorted(place.rglob("*.jpg"))[5:9]
+    for path in lost:
+        path.unlink()
+    with pytest.raises(ValueError, match=r"4 of the 78 images in it are not in ") as caught:
+        reader(name).read(place)
+    message = str(caught.value)
+    assert sum(str(path.relative_to(place)) in message for path in lost) == 3
+    assert "http" in message
+
+
+def test_a_folder_of_an_images_name_is_no_image(folder):
+    place = folder("waterbirds")
+    path = sorted(place.rglob("*.jpg"))[0]
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match="1 of the 78 images"):
+        waterbirds.read(place)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("waterbirds", r"metadata.csv: no such file. Unpack https://nlp.stanford.edu/data/dro/waterbird_comp"),
+        (
+            "celeba",
+            r"no whole set of CelebA's tables. CelebA cannot be fetched without an account.*list_attr_celeba.txt",
+        ),
+        ("metashift", r"no images in train/cat/cat\(sofa\), .*, test/dog/dog\(shelf\). .* without an account: .*DISC"),
+    ],
+)
+def test_an_empty_folder_says_what_belongs_there_and_whence(tmp_path, name, message):
+    for place in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(ValueError, match=message):
+            READERS[name].read(place)
+
+
+# Waterbirds -----------------------------------------------------------------------------------------------------------
+
+
+def test_waterbirds_follows_its_table(originals):
+    listing = waterbirds.read(originals / "waterbirds")
+    table = pd.read_csv(originals / "waterbirds/metadata.csv")
+    assert listing.rows["image_id"].tolist() == table["img_filename"].tolist()
+    assert listing.rows["y"].tolist() == table["y"].tolist()
+    assert listing.rows["attribute"].tolist() == table["place"].tolist()
+    assert listing.rows["split"].tolist() == table["split"].map({0: "train", 1: "val", 2: "test"}).tolist()
+    assert (listing.class_names, listing.attribute_names) == (("landbird", "waterbird"), ("land", "water"))
+
+
+def test_the_folder_that_the_archive_was_unpacked_in_will_do(originals, tmp_path):
+    inside = waterbirds.read(originals / "waterbirds").rows
+    shutil.copytree(originals / "waterbirds", tmp_path / "waterbird_complete95_forest2water2")
+    rows = waterbirds.read(tmp_path).rows
+    assert rows["path"].tolist() == ("waterbird_complete95_forest2water2/" + inside["path"]).tolist()
+    pd.testing.assert_frame_equal(rows.drop(columns="path"), inside.drop(columns="path"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "img_filename",
+            "file",
+            r"no column 'img_filename'; the columns are img_id, file, y, split, place, place_file",
+        ),
+        ("\n3,", "\n3,,2,0,1,x\n3,", r"column 'img_filename' is empty in row 3"),
+        ("\n3,", "\n3,a.jpg,2,0,1,x\n3,", r"column 'y' holds '2' in row 3; allowed are 0, 1"),
+        ("\n3,", "\n3,a.jpg,1,3,1,x\n3,", r"column 'split' holds '3' in row 3; allowed are 0, 1, 2"),
+        ("\n3,", "\n3,a.jpg,1,0,,x\n3,", r"column 'place' is empty in row 3"),
+        (
+            "\n3,",
+            "\n3,001.Sparrow/Sparrow_0000.jpg,1,0,1,x\n3,",
+            r"'001.Sparrow/Sparrow_0000.jpg' twice, in rows 1 and 3",
+        ),
+        ("\n3,", "\n3,a.jpg,1\n3,", r"metadata.csv: not a readable table .*Expected 6 columns, got 3"),
+    ],
+)
+def test_waterbirds_names_what_is_wrong_in_its_table(folder, old, new, message):
+    place = folder("waterbirds")
+    edit(place / "metadata.csv", old, new)
+    with pytest.raises(ValueError, match=message) as caught:
+        waterbirds.read(place)
+    assert str(place / "metadata.csv") in str(caught.value)
+
+
+# CelebA ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_three_layouts_of_celeba_say_the_same(originals):
+    rows = {layout: celeba.read(originals / layout).rows for layout in LAYOUTS}
+    assert rows["kaggle"]["path"].iloc[0] == "img_align_celeba/img_align_celeba/000001.jpg"
+    assert rows["dfr"]["path"].iloc[0] == rows["torchvision"]["path"].iloc[0] == "img_align_celeba/000001.jpg"
+    for layout in ("kaggle", "dfr"):
+        pd.testing.assert_frame_equal(rows[layout].drop(columns="path"), rows["torchvision"].drop(columns="path"))
+    expected = replicas.labels(np.random.default_rng(0))
+    assert rows["dfr"]["y"].tolist() == expected["y"].tolist()
+    assert rows["dfr"]["attribute"].tolist() == expected["attribute"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("layout", "table", "header"),
+    [("torchvision", "list_attr_celeba.txt", 2), ("kaggle", "list_attr_celeba.csv", 1), ("dfr", "metadata.csv", 1)],
+)
+def test_the_order_of_the_rows_in_celebas_tables_does_not_matter(folder, layout, table, header):
+    place = folder(layout)
+    expected = celeba.read(place).rows
+    lines = (place / table).read_text().splitlines(keepends=True)
+    (place / table).write_text("".join([*lines[:header], *reversed(lines[header:])]))
+    pd.testing.assert_frame_equal(celeba.read(place).rows, expected)
+
+
+def test_torchvision_reads_the_same_from_the_replica(originals, tmp_path):
+    from torchvision.datasets import CelebA
+
+    class Unchecked(CelebA):
+        def _check_integrity(self) -> bool:
+            return True
+
+    place = tmp_path / "celeba"
+    shutil.copytree(originals / "torchvision", place)
+    rows = celeba.read(place).rows
+    for table in ("identity_CelebA", "list_bbox_celeba", "list_landmarks_align_celeba"):  # which it reads as well
+        header = "" if table.startswith("identity") else "78\nx y\n"
+        (place / f"{table}.txt").write_text(header + "".join(f"{name} 1 2\n" for name in rows["image_id"]))
+    for split, name in (("train", "train"), ("valid", "val"), ("test", "test")):
+        theirs, ours = Unchecked(tmp_path, split=split, target_type="attr"), rows[rows["split"] == name]
+        assert ours["image_id"].tolist() == theirs.filename
+        assert ours["y"].tolist() == theirs.attr[:, theirs.attr_names.index("Blond_Hair")].tolist()
+        assert ours["attribute"].tolist() == theirs.attr[:, theirs.attr_names.index("Male")].tolist()
+
+
+def test_the_images_of_dfr_may_lie_in_the_folder_itself_or_where_the_table_says(folder):
+    place = folder("dfr")
+    expected = celeba.read(place).rows.drop(columns="path")
+    (place / "img_align_celeba").rename(place / "faces")
+    text = (place / "metadata.csv").read_text()
+    (place / "metadata.csv").write_text(text.replace(",000", ",faces/000"))
+    pd.testing.assert_frame_equal(celeba.read(place).rows.drop(columns="path"), expected)
+    (place / "metadata.csv").write_text(text)
+    for path in (place / "faces").iterdir():
+        path.rename(place / path.name)
+    pd.testing.assert_frame_equal(celeba.read(place).rows.drop(columns="path"), expected)
+
+
+@pytest.mark.parametrize(
+    ("layout", "table", "old", "new", "message"),
+    [
+        ("torchvision", "list_attr_celeba.txt", "78\n", "79\n", "line 1 promises 79 images, but 78 follow"),
+        ("torchvision", "list_attr_celeba.txt", " Male", " Mail", "line 2 names no attribute 'Male'; it names 5_o_Cl"),
+        (
+            "torchvision",
+            "list_attr_celeba.txt",
+            " Young",
+            "",
+            "line 3 has 41 cells, expected an image and 39 attributes",
+        ),
+        ("torchvision", "list_attr_celeba.txt", "000002.jpg -1", "000002.jpg", "column 'Young' is empty in row 2"),
+        (
+            "torchvision",
+            "list_eval_partition.txt",
+            "000002.jpg 2",
+            "000002.jpg 3",
+            "'split' holds '3' in row 2; allowed",
+        ),
+        (
+            "torchvision",
+            "list_eval_partition.txt",
+            "000002.jpg",
+            "999999.jpg",
+            "lists 1 images that list_eval_.*'000002",
+        ),
+        ("torchvision", "list_eval_partition.txt", "000002.jpg", "000001.jpg", "'000001.jpg' twice, in rows 1 and 2"),
+        (
+            "kaggle",
+            "list_attr_celeba.csv",
+            "Blond_Hair",
+            "Blonde",
+            "no column 'Blond_Hair'; the columns are image_id, 5_o",
+        ),
+        ("kaggle", "list_attr_celeba.csv", "000002.jpg,-1", "000002.jpg,-1,0", "not a readable table"),
+        ("kaggle", "list_eval_partition.csv", "000002.jpg,2", "000002.jpg,", "column 'partition' is empty in row 2"),
+        (
+            "kaggle",
+            "list_eval_partition.csv",
+            "000002.jpg,2\n",
+            "",
+            "lists 1 images that list_eval_partition.csv does not",
+        ),
+        (
+            "dfr",
+            "metadata.csv",
+            "\n2,000002.jpg,0",
+            "\n2,000002.jpg,-1",
+            "column 'y' holds '-1' in row 2; allowed are 0, 1",
+        ),
+    ],
+)
+def test_celeba_names_what_is_wrong_in_its_tables(folder, layout, table, old, new, message):
+    place = folder(layout)
+    edit(place / table, old, new)
+    with pytest.raises(ValueError, match=message) as caught:
+        celeba.read(place)
+    assert str(place) in str(caught.value)
+
+
+def published(name: str, seed: int = 0) -> pd.DataFrame:
+    """y, attribute, split of a dataset of the published size, shuffled."""
+    modules = READERS[name]
+    rows = [
+        (modules.CLASS_NAMES.index(y), modules.ATTRIBUTE_NAMES.index(a), split, n)
+        for split, groups in counts.PUBLISHED[name].items()
+        for (y, a), n in groups.items()
+    ]
+    frame = pd.DataFrame(rows, columns=["y", "attribute", "split", "n"])
+    return frame.loc[frame.index.repeat(frame["n"])].sample(frac=1, random_state=seed).reset_index(drop=True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_celeba_in_its_full_size_takes_seconds(tmp_path, monkeypatch, layout):
+    rows = published("celeba")
+    names = [f"{i:06d}.jpg" for i in range(1, len(rows) + 1)]
+    coded = rows.assign(split=rows["split"].map({"train": 0, "val": 1, "test": 2}))
+    replicas.write_celeba_tables(tmp_path, layout, names, coded)
+    listed = []
+    monkeypatch.setattr(labels, "names_in", lambda folder: listed.append(folder) or set(names))
+    start = time.perf_counter()
+    listing = celeba.read(tmp_path)
+    elapsed = time.perf_counter() - start
+    assert elapsed < 15, elapsed  # about two seconds on an idle machine
+    assert len(listed) == 1
+    counts.check_counts("celeba", listing.rows, listing.class_names, listing.attribute_names)
+    assert listing.rows["y"].tolist() == rows["y"].tolist()
+
+
+# MetaShift ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [7, 20, 124, 541, 1000])
+def test_the_validation_rows_are_scikit_learns(n):
+    val, test = train_test_split(np.arange(n), test_size=0.85, random_state=0)
+    found = metashift._is_val(n)
+    assert np.flatnonzero(found).tolist() == sorted(val)
+    assert np.flatnonzero(~found).tolist() == sorted(test)
+
+
+def test_metashift_has_five_contexts_and_leaves_out_the_others(originals):
+    listing = metashift.read(originals / "metashift")
+    assert listing.attribute_names == ("sofa", "bed", "bench", "bike", "shelf")
+    assert not listing.rows["path"].str.contains("boat").any()
+    groups = listing.rows.groupby(["split", "y", "attribute"]).size()
+    assert groups["train"].to_dict() == {(0, 0): 8, (0, 1): 10, (1, 2): 8, (1, 3): 10}
+    assert groups["val"].to_dict() == {(0, 4): 9, (1, 4): 9}
+    for row in listing.rows.itertuples():
+        place = row.path.split("/")
+        assert place[0] == ("train" if row.split == "train" else "test")
+        assert place[1] == listing.class_names[row.y]
+        assert place[2] == f"{place[1]}({listing.attribute_names[row.attribute]})"
+
+
+def test_metashift_in_its_full_size_has_the_published_counts(tmp_path):
+    for place, n in (
+        ("train/cat/cat(sofa)", 231),
+        ("train/cat/cat(bed)", 380),
+        ("train/dog/dog(bench)", 145),
+        ("train/dog/dog(bike)", 367),
+        ("test/cat/cat(shelf)", 235),
+        ("test/dog/dog(shelf)", 306),
+    ):
+        (tmp_path / place).mkdir(parents=True)
+        for i in range(n):
+            os.mknod(tmp_path / place / f"{2_300_000 + 17 * i}.jpg")
+    listing = metashift.read(tmp_path)
+    counts.check_counts("metashift", listing.rows, listing.class_names, listing.attribute_names)
+    held_out = listing.rows[listing.rows["split"] != "train"].sort_values(["y", "path"], ignore_index=True)
+    val, _ = train_test_split(np.arange(541), test_size=0.85, random_state=0)
+    assert held_out.index[held_out["split"] == "val"].tolist() == sorted(val)
+
+
+def test_hidden_files_are_no_images_and_other_files_are_named(folder):
+    place = folder("metashift")
+    expected = metashift.read(place).rows
+    (place / "test/cat/cat(shelf)/.DS_Store").touch()
+    pd.testing.assert_frame_equal(metashift.read(place).rows, expected)
+    (place / "test/cat/cat(shelf)/notes.txt").touch()
+    with pytest.raises(ValueError, match=r"cat\(shelf\)/notes.txt: not an image; expected only .jpg"):
+        metashift.read(place)
+
+
+def test_metashift_names_every_folder_without_images(folder):
+    place = folder("metashift")
+    shutil.rmtree(place / "train/cat/cat(bed)")
+    shutil.rmtree(place / "test/dog")
+    with pytest.raises(ValueError, match=r"no images in train/cat/cat\(bed\), test/dog/dog\(shelf\). MetaShift's"):
+        metashift.read(place)
+
+
+# Counts ---------------------------------------------------------------------------------------------------------------
+
+
+def check(name: str, rows: pd.DataFrame) -> None:
+    module = READERS[name]
+    counts.check_counts(name, rows, module.CLASS_NAMES, module.ATTRIBUTE_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "totals"),
+    [("waterbirds", (4795, 1199, 5794)), ("celeba", (162770, 19867, 19962)), ("metashift", (1123, 81, 460))],
+)
+def test_the_published_counts_pass_and_sum_to_the_published_totals(name, totals):
+    assert tuple(sum(groups.values()) for groups in counts.PUBLISHED[name].values()) == totals
+    check(name, published(name))
+
+
+@pytest.mark.parametrize("name", list(READERS))
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_one_image_more_or_less_or_moved_is_told(name, split):
+    rows = published(name)
+    row = int(rows.index[rows["split"] == split][0])
+    other = {"train": "val", "val": "test", "test": "train"}[split]
+    for changed in (
+        rows.drop(index=row),
+        pd.concat([rows, rows.loc[[row]]]),
+        rows.assign(split=rows["split"].where(rows.index != row, other)),
+        rows.assign(y=rows["y"].where(rows.index != row, 1 - rows["y"])),
+        rows.assign(attribute=rows["attribute"].astype("Int32").where(rows.index != row)),
+    ):
+        with pytest.raises(ValueError, match="allow_other_counts: true"):
+            check(name, changed)
+
+
+def test_the_two_tables_stand_side_by_side():
+    rows = published("waterbirds")
+    rows = rows.drop(index=rows.index[(rows["split"] == "val") & (rows["y"] == 1) & (rows["attribute"] == 0)][:3])
+    with pytest.raises(ValueError, match="waterbirds: the images are not those") as caught:
+        check("waterbirds", rows)
+    lines = [" ".join(line.split()) for line in str(caught.value).splitlines()]
+    assert "split group expected | found" in lines
+    assert "val waterbird, land 133 | 130 <" in lines
+    assert "val waterbird, water 133 | 133" in lines
+    assert "val all 1199 | 1196" in lines
+    assert sum(line.endswith("<") for line in lines) == 1
+
+
+def test_a_dataset_without_published_counts_is_an_error():
+    with pytest.raises(ValueError, match="minibirds: no published counts; there are some of waterbirds, celeba, metas"):
+        counts.check_counts("minibirds", published("waterbirds"), ("a", "b"), ("c", "d"))
+
+
+def dominoes(train: tuple[int, ...], val: tuple[int, ...], test: tuple[int, ...]) -> pd.DataFrame:
+    rows = [
+        (g // 2, g % 2, split)
+        for split, sizes in (("train", train), ("val", val), ("test", test))
+        for g, n in enumerate(sizes)
+        for _ in range(n)
+    ]
+    return pd.DataFrame(rows, columns=["y", "attribute", "split"])
+
+
+TRAIN, VAL, TEST = (3582, 398, 398, 3582), (499, 498, 498, 499), (490,) * 4
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test", "passes"),
+    [
+        (TRAIN, VAL, TEST, True),
+        ((3583, 397, 397, 3583), VAL, TEST, True),  # as floating point rounds 0.1 of 3980
+        ((3584, 396, 396, 3584), VAL, TEST, False),
+        (TRAIN, (505, 492, 492, 505), TEST, False),
+        (TRAIN, VAL, (491, 489, 489, 491), False),
+        ((2700, 300, 300, 2700), VAL, TEST, False),  # so few no cut leaves
+        (TRAIN, (600, 600, 600, 600), TEST, False),
+    ],
+)
+def test_dominoes_are_checked_against_the_cutting_rule(train, val, test, passes):
+    rows = dominoes(train, val, test)
+    if passes:
+        counts.check_counts("dominoes", rows, ("automobile", "truck"), ("0", "1"))
+    else:
+        with pytest.raises(ValueError, match=r"dominoes: the images are not those.*(?s:.*)automobile, 0 .* \| "):
+            counts.check_counts("dominoes", rows, ("automobile", "truck"), ("0", "1"))
+
+
+# Replicas -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_replica_is_the_same_for_one_seed(originals, tmp_path):
+    replicas.write_waterbirds(tmp_path / "same")
+    replicas.write_waterbirds(tmp_path / "other", seed=1)
+    paths = [path.relative_to(tmp_path / "same") for path in (tmp_path / "same").rglob("*.jpg")]
+    assert all((tmp_path / "same" / p).read_bytes() == (originals / "waterbirds" / p).read_bytes() for p in paths)
+    assert (tmp_path / "other/metadata.csv").read_bytes() != (originals / "waterbirds/metadata.csv").read_bytes()
+
+
+def test_a_replica_shows_class_and_attribute(originals):
+    rows = celeba.read(originals / "dfr").rows
+    pixels = np.stack([np.asarray(Image.open(originals / "dfr" / path), float) for path in rows["path"]])
+    brightness = pixels[:, 22:32, 17:27].mean(axis=(1, 2, 3))  # in the middle
+    blueness = (pixels[..., 2] - pixels[..., 1])[:, :5].mean(axis=(1, 2))  # at the upper edge
+    y, attribute = rows["y"].to_numpy(), rows["attribute"].to_numpy(int)
+    assert brightness[y == 1].min() > brightness[y == 0].max()
+    assert blueness[attribute == 1].min() > blueness[attribute == 0].max()

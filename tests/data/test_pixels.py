@@ -1,0 +1,179 @@
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from hsfm.core.files import write_array
+from hsfm.data.pixels import ImageFiles, Images, common_size, feed, inspect, pack, read_packed
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def packed(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (10, 8, 6, 3), dtype=np.uint8)
+    write_array(tmp_path / "pixels.npy", array)
+    return tmp_path, array
+
+
+def rows(index):
+    return pd.DataFrame({"path": "pixels.npy", "index": index})
+
+
+def test_packed_images_are_the_rows_asked_for_in_that_order(packed):
+    folder, array = packed
+    images = read_packed(rows([9, 4, 4, 0]), folder)
+    assert len(images) == 4
+    assert images.shape == (8, 6)
+    batch = images.take(torch.tensor([3, 0, 1])).stacked()
+    assert batch.dtype == torch.uint8
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert np.array_equal(batch.permute(0, 2, 3, 1).numpy(), array[[0, 9, 4]])
+
+
+def test_unreadable_arrays_are_named(packed):
+    folder, _ = packed
+    with pytest.raises(ValueError, match=r"pixels.npy: holds 10 images, but the table asks for 10"):
+        read_packed(rows([10]), folder)
+    path = folder / "pixels.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"pixels.npy: not a readable packed array, perhaps truncated"):
+        read_packed(rows([0]), folder)
+    write_array(path, np.zeros((2, 4, 4, 3)))
+    with pytest.raises(ValueError, match=r"pixels.npy: holds float64"):
+        read_packed(rows([0]), folder)
+    write_array(path, np.zeros((2, 4, 4), np.uint8))
+    with pytest.raises(ValueError, match=r"pixels.npy: holds uint8 \[2, 4, 4\], expected uint8 \[n h w 3\]"):
+        read_packed(rows([0]), folder)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        read_packed(rows([0]), folder)
+
+
+@pytest.fixture
+def several():
+    """Arrays of several sizes."""
+    rng = np.random.default_rng(1)
+    return [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((4, 6), (5, 5), (1, 9), (4, 6))]
+
+
+def corners(stacked, arrays):
+    for image, array in zip(stacked.permute(0, 2, 3, 1).numpy(), arrays, strict=True):
+        assert np.array_equal(image[: array.shape[0], : array.shape[1]], array)
+
+
+def test_images_of_several_sizes_lie_behind_one_another(several):
+    images = pack(several)
+    assert images.shape is None
+    assert images.n_bytes == 3 * (24 + 25 + 9 + 24)
+    for view, array in zip(images.each(), several, strict=True):
+        assert np.array_equal(view.permute(1, 2, 0).numpy(), array)
+        assert view.untyped_storage().data_ptr() == images.pixels.untyped_storage().data_ptr(), "no copy"
+    order = torch.tensor([2, 0, 3])
+    corners(images.take(order).stacked(), [several[i] for i in order])
+    assert images.stacked().shape == (4, 3, 5, 9)
+    corners(images[1:3].stacked(), several[1:3])
+    same = images.take(torch.tensor([3, 0]))
+    corners(same.stacked(), [several[3], several[0]])
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [3, 1], [2]])
+def test_copies_hold_the_images_asked_for_and_no_other(several, rows):
+    chosen = pack(several).take(torch.tensor(rows))
+    for copy in (chosen.pinned(), chosen.kept_on(CPU), chosen.pinned().to(CPU)):
+        assert len(copy.pixels) * 3 == chosen.n_bytes
+        assert torch.equal(copy.size, copy.size_on_cpu)
+        for view, row in zip(copy.each(), rows, strict=True):
+            assert np.array_equal(view.permute(1, 2, 0).numpy(), several[row])
+    assert all(isinstance(tensor, torch.Tensor) for tensor in copy.tensors())
+
+
+def test_a_copy_of_images_of_one_size_is_of_one_size(packed):
+    images = read_packed(rows([9, 4, 0]), packed[0])
+    assert images.kept_on(CPU).shape == images.pinned().shape == (8, 6)
+    assert np.array_equal(images.kept_on(CPU).stacked().permute(0, 2, 3, 1).numpy(), packed[1][[9, 4, 0]])
+
+
+def test_images_that_do_not_start_at_a_whole_number_have_no_common_shape():
+    pixels = torch.arange(30, dtype=torch.uint8).view(10, 3)
+    shifted = Images.of(pixels, torch.tensor([1, 5]), torch.tensor([[2, 2], [2, 2]]))
+    assert shifted.shape is None
+    assert torch.equal(shifted.stacked()[1].permute(1, 2, 0).reshape(-1, 3), pixels[5:9])
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three image files of different sizes, one of them broken."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((4, 6), (5, 5))]
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    (tmp_path / "2.png").write_bytes((tmp_path / "0.png").read_bytes()[:40])
+    return tmp_path, pd.DataFrame({"path": ["0.png", "1.png", "2.png"]}), images
+
+
+def test_image_files_come_in_the_order_asked_for(photos):
+    folder, rows, images = photos
+    files = ImageFiles(rows, folder)
+    assert len(files) == 3
+    assert files.size_on_cpu is None
+    for found, number in zip(files.read(torch.tensor([1, 0, 1])).each(), (1, 0, 1), strict=True):
+        assert np.array_equal(found.permute(1, 2, 0).numpy(), images[number])
+    with pytest.raises(ValueError, match=r"2\.png"):
+        files.read(torch.tensor([0, 2]))
+
+
+def test_a_file_that_is_not_what_the_table_says_is_named(photos):
+    folder, rows, _ = photos
+    files = ImageFiles(rows[:2].assign(height=[4, 5], width=[6, 6]), folder)
+    assert files.size_on_cpu.tolist() == [[4, 6], [5, 6]]
+    with pytest.raises(ValueError, match=r"1\.png: is 5 x 5 pixels \(height x width\), but the image table says 5 x 6"):
+        files.read(torch.tensor([0, 1]))
+
+
+def test_both_kinds_feed_the_same_batches(photos):
+    folder, rows, images = photos
+    order = torch.tensor([1, 0, 0, 1, 1])
+    for source in (ImageFiles(rows, folder), pack(images)):
+        batches = list(feed(source, order, 2, CPU))
+        assert [len(batch) for batch in batches] == [2, 2, 1]
+        found = [view.permute(1, 2, 0).numpy() for batch in batches for view in batch.each()]
+        assert all(np.array_equal(a, images[i]) for a, i in zip(found, order, strict=True))
+
+
+def test_files_are_decoded_ahead_of_use_and_no_thread_stays(photos):
+    folder, rows, _ = photos
+    before = threading.active_count()
+    files = ImageFiles(rows, folder, workers=1)
+    read, seen = files.read, []
+    files.read = lambda part: seen.append(part.tolist()) or read(part)
+    batches = feed(files, torch.zeros(10, dtype=torch.int64), 1, CPU)
+    next(batches)
+    deadline = time.monotonic() + 60
+    while len(seen) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    batches.close()
+    assert len(seen) <= 4
+    assert threading.active_count() <= before + 1, "its decoding thread alone"
+
+
+def test_every_image_is_looked_at(photos):
+    folder, rows, _ = photos
+    found = inspect(rows.set_index(pd.Index([7, 8, 9])), folder, workers=2)
+    assert found.index.tolist() == [7, 8, 9]
+    assert found["height"].tolist()[:2] == [4, 5]
+    assert found["width"].tolist()[:2] == [6, 5]
+    assert found["problem"].isna().tolist() == [True, True, False]
+    assert pd.isna(found.loc[9, "height"])
+    assert str(folder) not in found.loc[9, "problem"]
+
+
+def test_a_common_size_is_there_or_not():
+    same = pd.DataFrame({"height": [3, 3], "width": [4, 4]})
+    assert common_size(same) == [3, 4]
+    assert common_size(same.assign(width=[4, 5])) is None

@@ -1,0 +1,258 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms.v2 import RandomResizedCrop
+from torchvision.transforms.v2 import functional as F
+
+from hsfm.core.device import Compute
+from hsfm.data import transforms
+from hsfm.data.pixels import pack
+from hsfm.data.transforms import (
+    Views,
+    apply,
+    centre_crop,
+    draw_views,
+    hide_masks,
+    mirror,
+    normalise,
+    prepare,
+    random_crop,
+    sample_boxes,
+    show_masks,
+)
+
+PLAIN = {"resize": None, "crop": None, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+NOTHING = {"random_resized_crop": None, "random_crop": None, "flip": False}
+SIZES = ((20, 30), (24, 16), (40, 40))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def arrays(sizes):
+    rng = np.random.default_rng(9)
+    return [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in sizes]
+
+
+@pytest.fixture
+def images():
+    return torch.randint(0, 256, (40, 3, 12, 16), generator=generator(9), dtype=torch.uint8)
+
+
+@pytest.fixture(params=["one by one", "as a batch"])
+def way(request, monkeypatch):
+    """Images are resized one by one on the CPU and as a batch elsewhere; the tests see both."""
+    if request.param == "as a batch":
+        monkeypatch.setattr(transforms, "_one_by_one", lambda images: False)
+    return request.param
+
+
+def close(found, expected, way):
+    """Equal, or within the grey level that a batch may differ by, where pixels lie in -1..1."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=0 if way == "one by one" else 1 / 127.5 + 1e-6)
+
+
+def test_normalise_is_torchvisions(images):
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    expected = F.normalize(F.to_dtype(images, torch.float32, scale=True), mean, std)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        found = normalise(images.contiguous(memory_format=layout), mean, std)
+        torch.testing.assert_close(found, expected)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_plain_transform_scales_to_minus_one_and_one():
+    extremes = [np.full((4, 4, 3), value, np.uint8) for value in (0, 255)]
+    assert prepare(pack(extremes), PLAIN).unique().tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize("sizes", [SIZES, ((20, 30),) * 3], ids=["several sizes", "one size"])
+@pytest.mark.parametrize(
+    ("resize", "crop"), [([10], [8, 8]), ([12, 18], [8, 8]), ([16], [30, 14]), ([9, 33], None), (None, [16, 16])]
+)
+def test_resize_and_crop_are_torchvisions(way, sizes, resize, crop):
+    ours = prepare(pack(arrays(sizes)), {**PLAIN, "resize": resize, "crop": crop})
+    for array, found in zip(arrays(sizes), ours, strict=True):
+        image = torch.from_numpy(array).permute(2, 0, 1)
+        image = F.resize(image, resize, antialias=True) if resize else image
+        image = F.center_crop(image, crop) if crop else image
+        close(found, (image - 127.5) / 127.5, way)
+
+
+@pytest.mark.parametrize("shape", [(12, 16), (7, 16), (20, 9), (11, 21), (1, 1)])
+def test_the_middle_is_torchvisions(images, shape):
+    assert torch.equal(centre_crop(images, *shape), F.center_crop(images, list(shape)))
+
+
+def test_mirroring_is_for_the_chosen(images):
+    chosen = torch.arange(40) % 3 == 0
+    found = mirror(images, chosen)
+    assert torch.equal(found[chosen], images[chosen].flip(-1))
+    assert torch.equal(found[~chosen], images[~chosen])
+
+
+def test_random_crop_is_a_window_of_the_padded_image(images):
+    corner = torch.cartesian_prod(torch.arange(5), torch.arange(5))
+    found = random_crop(images[:25], corner, 2)
+    padded = torch.nn.functional.pad(images, [2] * 4)
+    for image, cut, (top, left) in zip(padded, found, corner.tolist(), strict=False):
+        assert torch.equal(cut, image[:, top : top + 12, left : left + 16])
+
+
+def test_what_is_drawn_is_uniform():
+    size = torch.tensor([[12, 16]]).expand(4000, 2)
+    views = draw_views(size, {"random_resized_crop": None, "random_crop": {"padding": 2}, "flip": True}, generator())
+    assert views.box is None
+    assert 0.47 < views.mirrored.float().mean() < 0.53
+    counts = torch.bincount(views.corner[:, 0] * 5 + views.corner[:, 1], minlength=25)
+    assert counts.min() > 100
+    assert counts.max() < 230
+
+
+def test_random_resized_crop_equals_torchvisions_on_the_same_boxes(way):
+    crop = {"size": [8, 10], "scale": [0.3, 1.0], "ratio": [3 / 4, 4 / 3]}
+    settings = {**NOTHING, "random_resized_crop": crop}
+    images = pack(arrays(SIZES * 5))
+    views = draw_views(images.size, settings, generator(5))
+    # a random box takes the place of resize and crop
+    ours = prepare(images, {**PLAIN, "resize": [9, 9], "crop": [3, 3]}, settings, views)
+    for array, box, found in zip(arrays(SIZES * 5), views.box.tolist(), ours, strict=True):
+        image = torch.from_numpy(array).permute(2, 0, 1)
+        close(found, (F.resized_crop(image, *box, size=[8, 10], antialias=True) - 127.5) / 127.5, way)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (20, 200), (200, 20)])
+def test_boxes_follow_torchvisions_law(height, width):
+    """Means and spreads of 4000 boxes agree with those of torchvision's own sampler within the sampling error."""
+    scale, ratio, n = (0.2, 1.0), (3 / 4, 4 / 3), 4000
+    ours = sample_boxes(torch.tensor([[height, width]]).expand(n, 2), scale, ratio, generator(1)).double()
+    assert (ours[:, :2] >= 0).all()
+    assert (ours[:, 0] + ours[:, 2] <= height).all()
+    assert (ours[:, 1] + ours[:, 3] <= width).all()
+    theirs_of = RandomResizedCrop(8, scale, ratio)
+    image = torch.zeros(3, height, width)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        drawn = [theirs_of.make_params([image]) for _ in range(n)]
+    theirs = torch.tensor([[p["top"], p["left"], p["height"], p["width"]] for p in drawn]).double()
+    error = (ours.var(0) + theirs.var(0)).sqrt() / math.sqrt(n)
+    assert ((ours.mean(0) - theirs.mean(0)).abs() <= 4 * error + 1e-9).all()
+    torch.testing.assert_close(ours.std(0), theirs.std(0), rtol=0.1, atol=0.2)
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 100), (100, 10), (30, 30)])
+def test_where_no_box_fits_it_is_torchvisions_central_one(height, width):
+    """A share above 1 never fits."""
+    scale, ratio = (1.5, 1.5), (3 / 4, 4 / 3)
+    theirs = RandomResizedCrop(8, scale, ratio).make_params([torch.zeros(3, height, width)])
+    ours = sample_boxes(torch.tensor([[height, width]]), scale, ratio, generator())[0].tolist()
+    assert ours == [theirs[key] for key in ("top", "left", "height", "width")]
+
+
+ALL = {
+    "random_resized_crop": {"size": [8, 8], "scale": [0.5, 1.0], "ratio": [0.75, 1.33]},
+    "random_crop": {"padding": 1},
+    "flip": True,
+}
+
+
+def test_augmentation_comes_from_its_generator_alone():
+    images = pack(arrays(SIZES))
+    first = draw_views(images.size, ALL, generator(3))
+    torch.manual_seed(12345)
+    second = draw_views(images.size, ALL, generator(3))
+    assert torch.equal(prepare(images, PLAIN, ALL, second), prepare(images, PLAIN, ALL, first))
+    other = draw_views(images.size, ALL, generator(4))
+    assert not torch.equal(prepare(images, PLAIN, ALL, other), prepare(images, PLAIN, ALL, first))
+    same = pack(arrays(((9, 9),) * 2))
+    assert torch.equal(prepare(same, PLAIN, NOTHING, draw_views(same.size, NOTHING, generator())), prepare(same, PLAIN))
+
+
+def test_a_batch_may_be_cut_anywhere():
+    images = pack(arrays(SIZES * 4))
+    views = draw_views(images.size, ALL, generator(3)).to(torch.device("cpu"))
+    whole = prepare(images, PLAIN, ALL, views)
+    parts = [prepare(images[i : i + 5], PLAIN, ALL, views[i : i + 5]) for i in range(0, 12, 5)]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_crop_and_mirror_come_after_the_resize():
+    images = pack(arrays(SIZES))
+    views = Views(corner=torch.tensor([[0, 2], [1, 1], [2, 0]]), mirrored=torch.tensor([True, False, True]))
+    settings = {**NOTHING, "random_crop": {"padding": 1}, "flip": True}
+    ours = prepare(images, {**PLAIN, "resize": [10, 10]}, settings, views)
+    for array, (top, left), mirrored, found in zip(arrays(SIZES), views.corner, views.mirrored, ours, strict=True):
+        image = F.resize(torch.from_numpy(array).permute(2, 0, 1), [10, 10], antialias=True)
+        image = torch.nn.functional.pad(image, [1] * 4)[:, top : top + 10, left : left + 10]
+        assert torch.equal(found, ((image.flip(-1) if mirrored else image) - 127.5) / 127.5)
+
+
+def test_images_that_stay_of_several_sizes_are_named():
+    images = pack(arrays(((8, 8), (8, 9))))
+    with pytest.raises(ValueError, match=r"the images differ in size, \[8, 8\] and \[8, 9\].*; set resize to"):
+        prepare(images, PLAIN)
+    with pytest.raises(ValueError, match=r"the images differ in size, \[4, 4\] and \[4, 9\]"):
+        prepare(pack(arrays(((8, 8), (8, 18)))), {**PLAIN, "resize": [4]})
+
+
+def test_a_low_precision_is_for_the_network_alone(way, monkeypatch):
+    """Grey levels have to survive: bfloat16 tells only every second one of the upper half apart."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    compute, images = Compute(torch.device("cpu"), "bfloat16"), pack(arrays(SIZES))
+    settings = {**PLAIN, "resize": [10, 12]}
+    seen = []
+
+    def network(shown):
+        seen.append(shown)
+        return shown.flatten(1) @ torch.ones(360, 2)
+
+    out = apply(network, images, settings, compute)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(torch.cat(seen), prepare(images, settings))
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "crop"),
+    [
+        ((40, 60), None, None),
+        ((40, 60), [20, 30], None),
+        ((40, 60), [20, 30], [16, 20]),
+        ((60, 40), [30], [24, 25]),
+        ((40, 60), None, [50, 64]),
+    ],
+)
+def test_a_mask_on_what_the_network_sees_comes_back_to_its_image(size, resize, crop):
+    """Of what lies within the crop; a pixel at the edge of a block may change sides under antialiasing."""
+    transform = {"resize": resize, "crop": crop}
+    mask = np.zeros(size, bool)
+    mask[16:28, 12:32] = True
+    (seen,) = show_masks([mask], transform)
+    back = hide_masks(seen, size, transform)
+    assert back.shape == size
+    inside = hide_masks(torch.ones_like(seen), size, transform).numpy()
+    assert ((back.numpy() != mask) & inside).sum() <= (0 if resize is None else 20)
+    assert not (back.numpy() & ~inside).any()
+    seen_again = show_masks([back.numpy()], transform)[0]
+    assert (seen_again != seen).sum() <= (0 if resize is None else 10)
+
+
+def test_what_lies_beyond_the_crop_is_no_part_of_a_mask():
+    transform = {"resize": None, "crop": [10, 20]}
+    back = hide_masks(torch.ones(10, 20, dtype=torch.bool), (30, 40), transform)
+    assert back.sum() == 200
+    assert back[10:20, 10:30].all()
+
+
+def test_bicubic_is_torchvisions(way):
+    images = arrays(SIZES)
+    transform = {**PLAIN, "resize": [12], "crop": [12, 12], "interpolation": "bicubic"}
+    found = prepare(pack(images), transform)
+    for one, image in zip(found, images, strict=True):
+        expected = F.resize(torch.from_numpy(image).permute(2, 0, 1), [12], F.InterpolationMode.BICUBIC, antialias=True)
+        expected = F.center_crop(expected, [12, 12]).float() / 127.5 - 1
+        torch.testing.assert_close(one, expected, rtol=0, atol=1e-6 if way == "one by one" else 2 / 127.5 + 1e-6)
+    plain = prepare(pack(images), {**transform, "interpolation": "bilinear"})
+    assert (plain - found).abs().max() > 0.05

@@ -1,0 +1,418 @@
+import io
+import logging
+from dataclasses import replace
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from hsfm.core.metrics import accuracy_by, worst
+from hsfm.deploy.estimators import HSFMClassifier
+from hsfm.heads.head import Head
+from hsfm.methods.hsfm import train as meta
+from tests.conftest import planted
+
+FEW = {"epochs": 3, "support_steps": 2, "support_per_class": 24, "hard_per_class": 30, "random_state": 0}
+
+
+@parametrize_with_checks([HSFMClassifier(epochs=2, standardize=False), HSFMClassifier(device="cpu")])
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def data(splits):
+    """Arguments of `fit`, in double."""
+    tr, val = splits["train"], splits["val"]
+    return {
+        "X": tr.features.double().numpy(),
+        "y": tr.y.numpy(),
+        "X_val": val.features.double().numpy(),
+        "y_val": val.y.numpy(),
+        "groups_val": val.attribute.numpy(),
+    }
+
+
+def three_classes(split, seed):
+    e = planted(split, [60, 10, 10, 60, 60, 10], seed=seed, classes=3)
+    return e.features.numpy(), e.y.numpy(), e.attribute.numpy()
+
+
+def fitted(data, **settings):
+    return HSFMClassifier(**{**FEW, **settings}).fit(**data)
+
+
+def same_head(a, b):
+    return np.array_equal(a.coef_, b.coef_) and np.array_equal(a.intercept_, b.intercept_)
+
+
+def worst_group(predicted, e):
+    return float(worst(accuracy_by(torch.as_tensor(predicted) == e.y, e.group, 4)))
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_defaults_raise_the_worst_group(data, splits, standardize, seed):
+    test = splits["test"]
+    model = HSFMClassifier(standardize=standardize, random_state=seed).fit(**data)
+    before = (test.features.numpy() @ model.start_coef_[0] + model.start_intercept_[0] > 0).astype(int)
+    assert worst_group(model.predict(test.features.double().numpy()), test) > worst_group(before, test) + 0.15
+    assert model.moved_ > meta.DEAD_SHARE
+
+
+@pytest.mark.parametrize("names", ["classes", "groups"])
+def test_groups_may_be_attributes_or_whole_groups(data, names):
+    """Any labels that split the classes in the same way choose the same epoch."""
+    attribute, y = data["groups_val"], data["y_val"]
+    other = np.array(["water", "land"])[attribute] if names == "classes" else list(2 * y + attribute)
+    model, expected = fitted({**data, "groups_val": other}, epochs=6), fitted(data, epochs=6)
+    assert same_head(model, expected)
+    assert model.history_.equals(expected.history_)
+    assert model.select_by_ == "worst_group"
+
+
+def engine(tr, val, head, *, select_by="worst_group", seed=0):
+    settings = {name: value for name, value in FEW.items() if name != "random_state"}
+    return meta.train(
+        tr, val, head, seeds=[seed], **settings,
+        inner_steps=10, inner_lr=0.064 / 12, outer_lr=1.0, refresh="epoch", select_by=select_by,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_without_standardisation_it_is_the_engine(splits, erm_head, double):
+    tr, val, head = splits["train"], splits["val"], erm_head
+    if double:
+        tr, val = (replace(e, features=e.features.double()) for e in (tr, val))
+        head = Head(head.weight.double(), head.bias.double())
+    expected = engine(tr, val, head)
+    model = HSFMClassifier(**FEW, standardize=False, head=head).fit(
+        tr.features.numpy(), tr.y.numpy(), val.features.numpy(), val.y.numpy(), val.attribute.numpy()
+    )
+    weight, bias = expected.head[0].weight.numpy(), expected.head[0].bias.numpy()
+    assert np.array_equal(model.coef_, weight[1:] - weight[:1])
+    assert np.array_equal(model.intercept_, bias[1:] - bias[:1])
+    assert model.coef_.dtype == weight.dtype
+    assert np.array_equal(model.support_indices_, expected.support_rows[0].numpy())
+    assert model.history_.equals(expected.history[list(model.history_)])
+    assert (model.kept_epoch_, model.seed_) == (int(expected.kept_epoch[0]), 0)
+    assert model.moved_ == float(expected.moved[0])
+
+
+def test_three_classes_without_standardisation_are_the_engines():
+    tr, val = (planted(name, [60, 10, 10, 60, 60, 10], seed=i, classes=3) for i, name in enumerate(("train", "val")))
+    head = Head(0.1 * torch.randn(3, 12, generator=torch.Generator().manual_seed(0)), torch.zeros(3))
+    expected = engine(tr, val, head, select_by="worst_class").head[0]
+    model = HSFMClassifier(**FEW, standardize=False, head=head).fit(
+        tr.features.numpy(), tr.y.numpy(), val.features.numpy(), val.y.numpy()
+    )
+    assert np.array_equal(model.coef_, expected.weight.numpy())
+    assert np.array_equal(model.intercept_, expected.bias.numpy())
+
+
+def test_standardisation_is_training_on_standardised_columns(data):
+    """And the columns' own units do not matter; a constant column stays out of it."""
+    expected = fitted(data)
+    scaler = StandardScaler().fit(data["X"])
+    inside = fitted(
+        {**data, "X": scaler.transform(data["X"]), "X_val": scaler.transform(data["X_val"])}, standardize=False
+    )
+    x = data["X_val"]
+    logits = expected.decision_function(x)
+    np.testing.assert_allclose(inside.decision_function(scaler.transform(x)), logits, rtol=1e-8, atol=1e-8)
+    unit, zero = np.logspace(-3, 3, 12), np.linspace(-50, 50, 12)
+    moved = fitted({**data, "X": data["X"] * unit + zero, "X_val": x * unit + zero})
+    np.testing.assert_allclose(moved.decision_function(x * unit + zero), logits, rtol=1e-5, atol=1e-5)
+    five = {name: np.c_[data[name], np.full(len(data[name]), 5.0)] for name in ("X", "X_val")}
+    constant = fitted({**data, **five}, inner_lr=expected.inner_lr_)
+    assert constant.coef_[0, 12] == 0
+    np.testing.assert_allclose(constant.decision_function(five["X_val"]), logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_the_starting_head_is_the_logistic_regression(data, standardize):
+    scaler = StandardScaler(with_mean=standardize, with_std=standardize).fit(data["X"])
+    theirs = LogisticRegression(C=0.3, max_iter=1000).fit(scaler.transform(data["X"]), data["y"])
+    model = fitted(data, C=0.3, standardize=standardize)
+    np.testing.assert_allclose(
+        data["X_val"] @ model.start_coef_[0] + model.start_intercept_[0],
+        theirs.decision_function(scaler.transform(data["X_val"])),
+        rtol=1e-9, atol=1e-9,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_a_given_head_is_where_it_starts(data, standardize):
+    theirs = LogisticRegression(C=0.01).fit(data["X"], data["y"])
+    pair = (theirs.coef_, theirs.intercept_)
+    head = Head(*(torch.tensor(np.concatenate([-part, part]) / 2) for part in pair))
+    trained = torch.nn.Linear(12, 2)
+    models = [fitted(data, standardize=standardize, head=given) for given in (pair, head)]
+    for model in models:
+        np.testing.assert_allclose(model.start_coef_, theirs.coef_, rtol=1e-12)
+        np.testing.assert_allclose(model.start_intercept_, theirs.intercept_, rtol=1e-12, atol=1e-12)
+        assert not np.allclose(model.coef_, theirs.coef_)
+    assert same_head(*models)
+    assert fitted(data, head=(trained.weight, trained.bias)).start_coef_ == pytest.approx(
+        (trained.weight[1:] - trained.weight[:1]).detach().numpy()
+    )
+
+
+def test_three_classes_with_a_head_in_scikit_learns_form():
+    (x, y, _), (x_val, y_val, attribute) = three_classes("train", 0), three_classes("val", 1)
+    theirs = LogisticRegression().fit(x, y)
+    model = HSFMClassifier(**FEW, head=(theirs.coef_, theirs.intercept_)).fit(x, y, x_val, y_val, attribute)
+    np.testing.assert_allclose(model.start_coef_, theirs.coef_, rtol=1e-5)
+    assert model.coef_.shape == (3, 12)
+    assert model.intercept_.shape == (3,)
+    probability = model.predict_proba(x_val)
+    np.testing.assert_allclose(probability.sum(axis=1), 1, rtol=1e-5)
+    assert (probability.argmax(axis=1) == model.predict(x_val)).all()
+    assert model.decision_function(x_val).shape == (len(x_val), 3)
+
+
+def test_two_classes_follow_scikit_learns_conventions(data):
+    model, x = fitted(data), data["X_val"]
+    assert model.coef_.shape == (1, 12)
+    assert model.intercept_.shape == (1,)
+    theirs = LogisticRegression().fit(data["X"], data["y"])
+    theirs.coef_, theirs.intercept_ = model.coef_, model.intercept_
+    np.testing.assert_allclose(model.decision_function(x), theirs.decision_function(x))
+    np.testing.assert_allclose(model.predict_proba(x), theirs.predict_proba(x))
+    assert np.array_equal(model.predict(x), theirs.predict(x))
+    assert model.score(x, data["y_val"]) == theirs.score(x, data["y_val"])
+
+
+@pytest.mark.parametrize("kind", ["str", "object", "category", "float"])
+def test_labels_of_any_type(data, kind):
+    names = {"float": np.array([-1.0, 2.0])}.get(kind, np.array(["land bird", "sea bird"], dtype=object))
+    y, y_val = (pd.Series(names[data[key]]).astype(kind) for key in ("y", "y_val"))
+    model = fitted({**data, "y": y, "y_val": y_val})
+    expected = fitted(data)
+    assert model.classes_.tolist() == names.tolist()
+    assert same_head(model, expected)
+    assert model.predict(data["X_val"]).tolist() == names[expected.predict(data["X_val"])].tolist()
+
+
+def test_pandas_columns_are_remembered(data):
+    columns = [f"f{i}" for i in range(12)]
+    frames = {name: pd.DataFrame(data[name], columns=columns) for name in ("X", "X_val")}
+    model = fitted({**data, **frames, "groups_val": pd.Series(data["groups_val"])})
+    assert model.feature_names_in_.tolist() == columns
+    assert same_head(model, fitted(data))
+    with pytest.raises(ValueError, match="X_val: The feature names should match"):
+        fitted({**data, **frames, "X_val": frames["X_val"][columns[::-1]]})
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("standardize", [True, False])
+def test_the_type_of_x_is_kept(data, dtype, standardize):
+    model = fitted({**data, "X": data["X"].astype(dtype)}, standardize=standardize)
+    x = data["X_val"].astype(dtype)
+    for values in (
+        model.coef_,
+        model.intercept_,
+        model.start_coef_,
+        model.decision_function(x),
+        model.predict_proba(x),
+    ):
+        assert values.dtype == dtype
+
+
+def test_equal_seeds_give_equal_bytes(data):
+    state = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002 the global one must stay
+    first = fitted(data)
+    assert np.array_equal(np.random.get_state()[1], state[0])  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), state[1])
+    assert same_head(first, fitted(data))
+    assert not same_head(first, fitted(data, random_state=1))
+    assert same_head(*(fitted(data, random_state=np.random.RandomState(3)) for _ in range(2)))
+    drawn = [fitted(data, random_state=None) for _ in range(2)]
+    assert drawn[0].seed_ != drawn[1].seed_
+    assert same_head(drawn[0], fitted(data, random_state=drawn[0].seed_)), "seed_ repeats a fit"
+
+
+def test_inputs_are_left_alone(data):
+    sealed = {name: values.copy() for name, values in data.items()}
+    for values in sealed.values():
+        values.setflags(write=False)
+    assert same_head(fitted(sealed, standardize=False), fitted(data, standardize=False))
+
+
+def test_without_validation_rows_a_share_of_every_class_is_held_out(splits):
+    tr = splits["train"]
+    few = np.r_[np.flatnonzero(tr.y == 0), np.flatnonzero(tr.y == 1)[:3]]
+    x, y = tr.features.numpy()[few], tr.y.numpy()[few]
+    model = HSFMClassifier(**{**FEW, "support_per_class": 400}, validation_fraction=0.1).fit(x, y)
+    # support_per_class takes every training row, so that the rest is what was held out
+    assert np.bincount(y[model.support_indices_]).tolist() == [360, 2]
+    assert model.select_by_ == "worst_class"
+    assert model.history_["val_worst_group"].isna().all()
+    assert same_head(model, clone(model).fit(x, y))
+
+
+def test_the_head_is_chosen_by_the_rule_that_is_asked_for(data):
+    blind = {**data, "groups_val": None}
+    assert fitted(blind).select_by_ == "worst_class"
+    assert fitted(data, select_by="hard_loss").select_by_ == "hard_loss"
+    assert same_head(fitted(data, select_by="worst_class"), fitted(blind)), "groups serve worst_group alone"
+
+
+def test_a_dead_support_is_logged(data, caplog):
+    theirs = LogisticRegression().fit(data["X"], data["y"])
+    easy = (data["X"][:, 0] > 0) == (data["y"] == 1)
+    data = {**data, "X": data["X"][easy], "y": data["y"][easy]}
+    with caplog.at_level(logging.WARNING, "hsfm"):
+        model = fitted(data, head=(1e5 * theirs.coef_, 1e5 * theirs.intercept_), standardize=False)
+    assert model.moved_ < meta.DEAD_SHARE
+    assert "the head hardly moved" in caplog.text
+
+
+def test_joblib_and_clone(data):
+    model = fitted(data)
+    file = io.BytesIO()
+    joblib.dump(model, file)
+    file.seek(0)
+    assert np.array_equal(joblib.load(file).predict_proba(data["X_val"]), model.predict_proba(data["X_val"]))
+    head = (model.coef_, model.intercept_)
+    copy = clone(HSFMClassifier(**FEW, head=head, inner_lr=0.02))
+    assert copy.get_params()["inner_lr"] == 0.02
+    assert same_head(copy.fit(**data), fitted(data, head=head, inner_lr=0.02))
+    assert "inner_lr=0.02" in repr(copy)
+
+
+def test_in_a_pipeline(data):
+    steps = [("scale", StandardScaler()), ("hsfm", HSFMClassifier(**FEW))]
+    extra = {name: data[name] for name in ("X_val", "y_val", "groups_val")}
+    assert Pipeline(steps).fit(data["X"], data["y"]).score(data["X_val"], data["y_val"]) > 0.5
+    by_hand = {**extra, "X_val": StandardScaler().fit(data["X"]).transform(data["X_val"])}
+    prefixed = Pipeline(steps).fit(data["X"], data["y"], **{f"hsfm__{name}": part for name, part in by_hand.items()})
+    with sklearn.config_context(enable_metadata_routing=True):
+        asked = HSFMClassifier(**FEW).set_fit_request(X_val=True, y_val=True, groups_val=True)
+        routed = Pipeline([steps[0], ("hsfm", asked)], transform_input=["X_val"]).fit(data["X"], data["y"], **extra)
+    assert same_head(prefixed["hsfm"], routed["hsfm"])
+    np.testing.assert_allclose(prefixed.decision_function(data["X_val"]), fitted(data).decision_function(data["X_val"]))
+
+
+def test_in_a_grid_search(data):
+    grid = {"inner_lr": np.array([1e-6, 1e-2], dtype=np.float32), "inner_steps": np.arange(4, 6)}
+    search = GridSearchCV(HSFMClassifier(**FEW), grid, cv=2, error_score="raise")
+    search.fit(data["X"], data["y"], X_val=data["X_val"], y_val=data["y_val"])
+    assert len(search.cv_results_["params"]) == 4
+    assert search.best_estimator_.inner_lr_ in (float(np.float32(1e-6)), float(np.float32(1e-2)))
+    assert search.predict(data["X"]).shape == (800,)
+
+
+@pytest.mark.parametrize(("d", "expected"), [(2, 0.01), (12, 0.064 / 12), (128, 5e-4), (1280, 5e-5)])
+def test_the_automatic_step_size(d, expected):
+    x = np.random.default_rng(0).normal(size=(40, d))
+    model = HSFMClassifier(epochs=1, random_state=0).fit(x, np.arange(40) % 2)
+    assert model.inner_lr_ == pytest.approx(expected)
+
+
+def test_not_fitted(data):
+    with pytest.raises(NotFittedError):
+        HSFMClassifier().predict(data["X"])
+    model = HSFMClassifier(epochs=0)
+    with pytest.raises(ValueError, match="epochs"):
+        model.fit(**data)
+    with pytest.raises(NotFittedError):
+        model.predict(data["X"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"inner_steps": 0}, "inner_steps: 0 is not a whole number from 1"),
+        ({"support_per_class": 0}, "support_per_class: 0"),
+        ({"support_steps": -1}, "support_steps: -1 is not a whole number from 0"),
+        ({"inner_lr": "fast"}, "inner_lr: 'fast' is not a positive number or \"auto\""),
+        ({"inner_lr": -1.0}, "inner_lr: -1.0 is not a positive number"),
+        ({"outer_lr": None}, "outer_lr: None is not a positive number"),
+        ({"outer_lr": float("nan")}, "outer_lr: nan is not a positive number"),
+        ({"refresh": "step"}, "refresh: 'step' is unknown; allowed are epoch, never"),
+        ({"select_by": "loss"}, "select_by: 'loss' is unknown; allowed are worst_group, worst_class, hard_loss"),
+        ({"C": -1.0}, "'C' parameter of LogisticRegression must be a float in the range"),
+        ({"device": "gpu"}, "device: 'gpu' is unknown; allowed are auto, cpu"),
+        ({"head": LogisticRegression()}, r"head: LogisticRegression is not an hsfm.Head or a pair \(weight, bias\)"),
+        ({"head": Head(torch.zeros(3, 12), torch.zeros(3))}, r"head: shapes \(3, 12\) and \(3,\) for 2 classes and 12"),
+        (
+            {"head": Head(torch.zeros(2, 5), torch.zeros(2))},
+            r"allowed are \(2, 12\) and \(2,\) or \(1, 12\) and \(1,\)",
+        ),
+        ({"head": (np.zeros((2, 12)), np.zeros(1))}, r"head: shapes \(2, 12\) and \(1,\)"),
+        ({"head": (np.full((1, 12), np.nan), np.zeros(1))}, "head: holds a NaN"),
+    ],
+)
+def test_settings_out_of_range_are_named(data, settings, message):
+    with pytest.raises(ValueError, match=message):
+        fitted(data, **settings)
+
+
+@pytest.mark.parametrize("share", [0, 0.0, 1.0, -0.1, 1.5, float("nan"), "a fifth", None])
+def test_a_validation_fraction_out_of_range_is_named(data, share):
+    with pytest.raises(ValueError, match=f"validation_fraction: {share!r} is not a number between 0 and 1"):
+        HSFMClassifier(**FEW, validation_fraction=share).fit(data["X"], data["y"])
+
+
+def with_nan(x):
+    x = x.copy()
+    x[3, 4] = np.nan
+    return x
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: {"X_val": None}, "X_val: is None, but y_val is given"),
+        (lambda a: {"y_val": None}, "y_val: is None, but X_val is given"),
+        (lambda a: {"X_val": None, "y_val": None}, "groups_val: is given without X_val"),
+        (lambda a: {"X": with_nan(a["X"])}, "Input X contains NaN"),
+        (lambda a: {"X_val": with_nan(a["X_val"])}, "X_val: Input X contains NaN"),
+        (lambda a: {"X_val": a["X_val"][:, :5]}, "X_val: X has 5 features, but HSFMClassifier is expecting 12"),
+        (lambda a: {"y": np.zeros(800)}, r"y: holds one class only, \[0\.0\]; expected at least two"),
+        (lambda a: {"y_val": a["y_val"][:7]}, r"y_val: has shape \(7,\); expected \(240,\)"),
+        (lambda a: {"y_val": a["y_val"] + 1}, "y_val: holds 2; allowed are the classes of y, .0, 1"),
+        (lambda a: {"y_val": np.array(["0", "1"])[a["y_val"]]}, "y_val: holds '[01]'; allowed are the classes of y"),
+        (lambda a: {"y_val": np.where(a["y_val"] == 0, np.nan, 1)}, "y_val: holds nan"),
+        (lambda a: {"y_val": np.zeros_like(a["y_val"])}, "y_val: class 1 has no row; expected .* every class"),
+        (lambda a: {"groups_val": a["groups_val"][:9]}, r"groups_val: has shape \(9,\); expected \(240,\), one label"),
+        (lambda a: {"groups_val": np.eye(240)}, r"groups_val: has shape \(240, 240\)"),
+        (lambda a: {"groups_val": ["left", None, *["right"] * 238]}, "groups_val: row 1 is missing"),
+    ],
+)
+def test_inputs_that_do_not_belong_together_are_named(data, change, message):
+    with pytest.raises(ValueError, match=message):
+        fitted({**data, **change(data)})
+
+
+def test_a_rule_without_its_groups_is_named(data):
+    for given in ({}, {"X_val": data["X_val"], "y_val": data["y_val"]}):
+        with pytest.raises(ValueError, match="select_by: 'worst_group' needs groups_val; without it allowed are"):
+            HSFMClassifier(**FEW, select_by="worst_group").fit(data["X"], data["y"], **given)
+
+
+def test_a_class_too_small_to_hold_out_is_named(data):
+    y = np.array(["rare", *["common"] * 799])
+    with pytest.raises(ValueError, match=r"y: class 'rare' has 1 row, and holding out takes 2; give X_val"):
+        HSFMClassifier(**FEW).fit(data["X"], y)
+
+
+def test_the_head_gives_the_same_predictions(data, splits):
+    model = fitted(data)
+    test = splits["test"]
+    assert model.head_.weight.dtype == torch.float32
+    assert np.array_equal(model.head_.predict(test.features).numpy(), model.predict(test.features.double().numpy()))
+    X, y, background = three_classes("train", 0)
+    three = HSFMClassifier(**FEW).fit(X, y, X, y, background)
+    assert np.array_equal(three.head_.predict(torch.from_numpy(X)).numpy(), three.predict(X))

@@ -1,0 +1,223 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from hsfm.core.files import read_safetensors, sha256, write_safetensors
+from hsfm.data.pixels import feed, pack
+from hsfm.data.transforms import prepare
+from hsfm.deploy.export import export_model
+from hsfm.deploy.predict import find_images, main, predict_folder
+from hsfm.features.embeddings import extract
+from hsfm.heads.head import Head, SavedHeads, write_heads
+from hsfm.models.backbone import build_network, read_checkpoint, write_checkpoint
+
+CLASSES = ("land bird", "water bird", "no bird, but a plane")
+PLAIN = {"resize": None, "crop": None, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
+COLUMNS = ["path", "class", "probability", *(f"p_{name}" for name in CLASSES)]
+
+
+def write_model(folder, *, transform_settings=PLAIN, metadata=None):
+    """An exported model, the checkpoint it came from and its head."""
+    checkpoint, heads, path = (folder / f"{name}.safetensors" for name in ("backbone", "heads", "model"))
+    network = build_network("small_resnet", len(CLASSES), seed=0)
+    described = {"transform": json.dumps(transform_settings), **(metadata or {})}
+    write_checkpoint(checkpoint, network, name="small_resnet", class_names=CLASSES, metadata=described)
+    generator = torch.Generator().manual_seed(4)
+    weight = torch.randn(3, 128, generator=generator)
+    with torch.no_grad():
+        typical = network.eval().features(torch.randn(50, 3, 1, 1, generator=generator).expand(-1, -1, 20, 20)).mean(0)
+    saved = SavedHeads(
+        # the images of an untrained network differ little; this bias puts them between the classes
+        head=Head(weight[None], -(weight @ typical)[None]),
+        method="hsfm",
+        seeds=(5,),
+        class_names=CLASSES,
+        checkpoint_sha256=sha256(checkpoint),
+        group_labels="none",
+        chosen_by="chance",
+    )
+    write_heads(heads, saved)
+    export_model(path, checkpoint=checkpoint, heads=heads)
+    return path, checkpoint, saved.head[0]
+
+
+def write_images(folder, names, *, size=(24, 20), seed=0):
+    """PNGs of plain colours with some noise; height, width."""
+    rng = np.random.default_rng(seed)
+    pixels = [
+        np.clip(rng.integers(0, 256, 3) + rng.integers(-40, 40, (*size, 3)), 0, 255).astype(np.uint8) for _ in names
+    ]
+    for name, image in zip(names, pixels, strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / name)
+    return np.stack(pixels)
+
+
+@pytest.fixture
+def model(tmp_path):
+    return write_model(tmp_path)[0]
+
+
+NAMES = ["B.PNG", "a.png", "b/1.png", "b/10.png", "b/2.png", "c.png", "d.png"]  # in the order of the table
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_images(tmp_path / "images", NAMES[::-1])
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [PLAIN, PLAIN | {"resize": [16, 18]}, PLAIN | {"crop": [12, 10]}, PLAIN | {"resize": [32, 32], "crop": [30, 28]}],
+)
+def test_predictions_are_those_from_the_embeddings(tmp_path, settings):
+    path, checkpoint, head = write_model(tmp_path, transform_settings=settings)
+    names = [f"{i:02d}.png" for i in range(23)]
+    pixels = write_images(tmp_path / "images", names)
+    frame = predict_folder(tmp_path / "images", path, batch_size=5, device="cpu")
+    network = read_checkpoint(checkpoint).network.eval()
+    batches = feed(pack(list(pixels)), torch.arange(23), 8, torch.device("cpu"))
+    features = torch.cat(list(extract(lambda batch: network.features(prepare(batch, settings)), batches)))
+    expected = head.logits(features).softmax(dim=1).detach().numpy()
+    assert list(frame.columns) == COLUMNS
+    assert frame["path"].tolist() == names
+    np.testing.assert_allclose(frame[COLUMNS[3:]], expected, atol=1e-5)
+    assert frame["class"].tolist() == [CLASSES[y] for y in head.predict(features).tolist()]
+    assert len(set(frame["class"])) > 1
+    np.testing.assert_array_equal(frame["probability"], frame[COLUMNS[3:]].max(axis=1))
+
+
+def test_the_batch_size_does_not_matter(folder, model):
+    one, all_at_once = (predict_folder(folder, model, batch_size=size, device="cpu") for size in (1, 64))
+    pd.testing.assert_frame_equal(one, all_at_once, atol=1e-5)
+    with pytest.raises(ValueError, match="batch_size: 0 is not a number of images from 1"):
+        predict_folder(folder, model, batch_size=0)
+
+
+def test_images_are_found_in_subfolders_in_the_order_of_their_names(folder):
+    for name in ("notes.txt", ".hidden.png", ".thumbnails/a.png", "b/archive.png.gz"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    (folder / "folder.png").mkdir()
+    assert find_images(folder) == NAMES
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems take no such name")
+def test_a_file_name_that_is_not_utf_8_is_written_with_its_bytes(tmp_path, folder, model):
+    (folder / "a.png").rename(folder / os.fsdecode(b"a\xff.png"))
+    assert main([str(folder), "--model", str(model), "--out", str(tmp_path / "predictions.parquet")]) == 0
+    assert pd.read_parquet(tmp_path / "predictions.parquet")["path"].tolist()[1] == r"a\xff.png"
+
+
+def test_csv_and_parquet_hold_the_same(tmp_path, folder, model, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    call = [str(folder), "--model", str(model), "--device", "cpu"]
+    assert main(call) == 0
+    assert capsys.readouterr().out.startswith("predictions.csv: 7 images (")
+    assert main([*call, "--out", "new/predictions.parquet", "--batch-size", "3"]) == 0
+    expected = predict_folder(folder, model, device="cpu")
+    csv, parquet = pd.read_csv("predictions.csv"), pd.read_parquet("new/predictions.parquet")
+    assert csv["path"].tolist() == NAMES
+    pd.testing.assert_frame_equal(csv, expected, check_dtype=False, rtol=1e-5)
+    pd.testing.assert_frame_equal(parquet, expected, check_dtype=False, rtol=1e-5)
+    assert os.listdir("new") == ["predictions.parquet"]
+
+
+def test_images_of_several_sizes_are_brought_to_one_by_resize_or_crop(tmp_path):
+    images = tmp_path / "images"
+    write_images(images, ["a.png", "b.png"], size=(40, 30))
+    write_images(images, ["c.png"], size=(25, 50))
+    for settings in ({"resize": [16, 16]}, {"crop": [20, 20]}, {"resize": [18, 18], "crop": [16, 16]}):
+        path, _, _ = write_model(tmp_path, transform_settings=PLAIN | settings)
+        together = predict_folder(images, path, device="cpu")
+        (tmp_path / "alone").mkdir(exist_ok=True)
+        (tmp_path / "alone/c.png").write_bytes((images / "c.png").read_bytes())
+        alone = predict_folder(tmp_path / "alone", path, device="cpu")
+        np.testing.assert_allclose(together[COLUMNS[3:]].to_numpy()[2:], alone[COLUMNS[3:]], atol=1e-5)
+
+
+def test_images_of_several_sizes_are_refused_where_nothing_resizes_them(tmp_path, folder, model):
+    write_images(folder, ["c.png"], size=(25, 50))
+    message = (
+        r"c\.png: is 50 x 25 pixels \(width x height\), expected 20 x 24 like B\.PNG: this model neither resizes nor"
+    )
+    with pytest.raises(ValueError, match=message):
+        predict_folder(folder, model)
+    model, _, _ = write_model(tmp_path, metadata={"image_size": "[25, 50]"})
+    with pytest.raises(ValueError, match=r"B\.PNG: is 20 x 24 .*, expected 50 x 25 like the training images"):
+        predict_folder(folder, model)
+
+
+def test_all_unreadable_images_are_listed_and_nothing_is_written(tmp_path, folder, model, capsys):
+    out = tmp_path / "predictions.csv"
+    for i in range(2):
+        (folder / f"broken{i}.jpg").write_text("no image")
+    assert main([str(folder), "--model", str(model), "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"ERROR: {folder}: cannot read 2 of 9 images: broken0.jpg (not an image in BMP" in error
+    assert "broken1.jpg (not an image" in error
+    for i in range(12):
+        (folder / f"broken{i:02d}.jpg").write_text("no image")
+    with pytest.raises(ValueError, match=r"cannot read 14 of 21 images: broken0.jpg .*\), \.\.\.$") as caught:
+        predict_folder(folder, model)
+    assert str(caught.value).count("broken") == 10
+    assert not out.exists()
+
+
+def test_folders_without_images_are_named(tmp_path, model):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty: no image in it or its subfolders; looked for \.bmp, \.gif"):
+        predict_folder(tmp_path / "empty", model)
+    with pytest.raises(ValueError, match="missing: no such folder"):
+        predict_folder(tmp_path / "missing", model)
+
+
+def test_what_is_no_exported_model_is_named(tmp_path, folder, model):
+    tensors, metadata = read_safetensors(model)
+    (tmp_path / "cut.safetensors").write_bytes(model.read_bytes()[:-10])
+    for key in ("backbone", "transform", "method"):
+        write_safetensors(tmp_path / f"no_{key}.safetensors", tensors, {k: v for k, v in metadata.items() if k != key})
+    write_safetensors(tmp_path / "no_mean.safetensors", tensors, metadata | {"transform": '{"resize": 1, "crop": 1}'})
+    for name, reason in (
+        ("cut", "not a readable safetensors file, perhaps truncated .*; make the file with export_model"),
+        ("no_backbone", "metadata lacks 'backbone'; make the file with export_model"),
+        ("no_transform", "metadata lacks 'transform'; .*; make the file with export_model"),
+        ("no_method", "metadata lacks 'method'; .*; make the file with export_model"),
+        ("no_mean", "metadata lacks 'mean'; .*; make the file with export_model"),
+        ("backbone", "metadata lacks 'method'; .*; make the file with export_model"),  # a checkpoint not exported
+        ("heads", "metadata lacks 'backbone'; make the file with export_model"),
+        ("missing", "no such file"),
+    ):
+        with pytest.raises(ValueError, match=f"{name}.safetensors: {reason}"):
+            predict_folder(folder, tmp_path / f"{name}.safetensors")
+
+
+def test_another_suffix_is_refused_before_any_work(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["no folder", "--model", "no file", "--out", str(tmp_path / "predictions.xlsx")])
+    assert stopped.value.code == 2
+    assert "predictions.xlsx' ends neither in .csv nor in .parquet" in capsys.readouterr().err
+
+
+def test_the_command_line(tmp_path, folder, model):
+    def run(*arguments):
+        command = [sys.executable, "-m", "hsfm.predict", *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    done = run(folder, "--model", model, "--device", "cpu")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == len(NAMES)
+    failed = run(folder, "--model", folder / "a.png", "--out", "other.parquet")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith(f"ERROR: {folder / 'a.png'}: not a readable safetensors file")
+    assert failed.stderr.count("\n") == 1
+    assert not (tmp_path / "other.parquet").exists()

@@ -1,0 +1,269 @@
+"""The documentation: built without a warning, complete, its links, its pages in a browser without a network.
+
+Chromium comes from the system. Without one the tests of pages are skipped, or fail where HSFM_BROWSER=required is set.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from playwright.sync_api import Page
+from sphinx.util.inventory import InventoryFile
+
+import hsfm
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ("*.md", "docs/**/*.md", "results/README.md")
+MENTIONED_IN = (*SOURCES, "*.cff", "benchmarks/*.py", "config/*.yaml", "hsfm/**/*.py", "profiles/**/*", "tests/**/*.py",
+                "workflow/**/*.*")  # fmt: skip
+
+
+def build(docs: Path, out: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-b", "html", str(docs), str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("docs") / "html"
+    done = build(ROOT / "docs", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def pages(site) -> dict[Path, BeautifulSoup]:
+    found = sorted(site.rglob("*.html"))
+    return {path: BeautifulSoup(path.read_text(), "html.parser") for path in found}
+
+
+def markdown() -> list[Path]:
+    found = {path for pattern in SOURCES for path in ROOT.glob(pattern)}
+    return sorted(path for path in found if "_build" not in path.parts)
+
+
+# What is in it --------------------------------------------------------------------------------------------------------
+
+
+def keys(settings: dict, path: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in settings.items():
+        here = f"{path}/{key}" if path else key
+        yield here, value
+        if isinstance(value, dict):
+            yield from keys(value, here)
+
+
+def documented(site: Path) -> set[str]:
+    with open(site / "objects.inv", "rb") as file:
+        return set(InventoryFile.load(file, "", lambda _, name: name)["std:confval"])
+
+
+def test_every_key_of_every_configuration_is_in_the_reference(pages, site):
+    known = documented(site)
+    sections = {heading.contents[0] for heading in pages[site / "reference/configuration.html"].find_all("h3")}
+    for file in sorted((ROOT / "config").glob("*.yaml")):
+        if file.name == "schema.yaml":
+            continue
+        config = yaml.safe_load(file.read_text())
+        settings = config.pop("settings")
+        found = [key for key, _ in keys(config)]
+        for dataset, own in settings.items():
+            source = own.get("images", {}).get("source", dataset)
+            for key, _ in keys(own):
+                first, _, rest = key.partition("/")
+                if first == "images" and rest and rest != "source":
+                    key = f"images/{source}/{rest}" if f"images/{source}/{rest}" in known else key
+                found.append(key)
+        assert set(found) <= known | sections, file.name
+
+
+def test_the_reference_says_what_the_default_is(pages, site):
+    page = pages[site / "reference/configuration.html"]
+    defaults = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    (own,) = defaults["settings"].values()
+    for key, value in (("hsfm/inner_lr", own["hsfm"]["inner_lr"]), ("dac/invert", own["dac"]["invert"]),
+                       ("seeds", defaults["seeds"]), ("backbone/name", own["backbone"]["name"])):  # fmt: skip
+        (name,) = [one for one in page.select("dt.sig .sig-name") if one.text == key]
+        described = name.find_parent("dl").find("dd")
+        shown = (
+            described.find(lambda tag: tag.name == "dt" and tag.text.startswith("Default"))
+            .find_next_sibling("dd")
+            .text.strip()
+        )
+        assert yaml.safe_load(shown) == value or float(shown) == value
+
+
+def test_every_public_name_is_in_the_reference(site):
+    with open(site / "objects.inv", "rb") as file:
+        known = InventoryFile.load(file, "", lambda _, name: name)
+    named = {name for kind in ("py:function", "py:class") for name in known[kind]}
+    for name in hsfm.__all__:
+        thing = getattr(hsfm, name)
+        assert f"{thing.__module__}.{thing.__name__}" in named
+
+
+NOWHERE = {
+    "[nowhere](nowhere.md)": "nowhere.md",
+    "[nowhere](tutorial.md#no-such-heading)": "no-such-heading",
+    "{py:func}`hsfm.methods.hsfm.train.no_such_function`": "no_such_function",
+    "{confval}`hsfm/no_such_key`": "no_such_key",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "warnings"),
+    [
+        ("\n\n".join(NOWHERE), list(NOWHERE.values())),
+        ("$\\nosuchcommand$", ["nosuchcommand"]),
+        ("<!-- generated: no such part -->", ["no such part"]),
+        ("$\\alpha$", []),
+    ],
+)
+def test_what_points_nowhere_is_not_built(tmp_path, text, warnings):
+    """Two pages by the settings of the whole; the last is sound."""
+    docs = tmp_path / "docs"
+    shutil.copytree(ROOT / "docs", docs, ignore=lambda *_: ["_build", "explanation", "how-to", "reference", "images"])
+    conf = (docs / "conf.py").read_text()
+    (docs / "conf.py").write_text(conf.replace("Path(__file__).parents[2]", f"Path({str(ROOT)!r})"))
+    (docs / "tutorial.md").write_text("# Tutorial\n")
+    (docs / "index.md").write_text(f"# Index\n\n{text}\n\n```{{toctree}}\ntutorial\n```\n")
+    done = build(docs, tmp_path / "html")
+    assert (done.returncode == 0) == (not warnings), done.stderr
+    for warning in warnings:
+        assert warning in done.stderr
+
+
+# Links ----------------------------------------------------------------------------------------------------------------
+
+
+def is_sound(address: str) -> bool:
+    """By its form; whether it answers is for `sphinx-build -b linkcheck`, where there is a network."""
+    parts = urlsplit(address)
+    return parts.scheme == "https" and bool(re.fullmatch(r"[a-z0-9.-]+\.[a-z]{2,}", parts.netloc))
+
+
+def test_links_of_the_pages_lead_somewhere(pages, site):
+    outside = set()
+    anchors = {path: {element["id"] for element in page.find_all(id=True)} for path, page in pages.items()}
+    for path, page in pages.items():
+        for tag, attribute in (("a", "href"), ("img", "src"), ("link", "href"), ("script", "src")):
+            for element in page.find_all(tag, attrs={attribute: True}):
+                target = element[attribute]
+                if urlsplit(target).scheme:
+                    assert tag == "a", f"{path}: loads {target}"
+                    outside.add(target)
+                    continue
+                name, _, anchor = target.partition("#")
+                file = (path.parent / unquote(name.split("?")[0])).resolve() if name else path
+                assert file.is_file(), f"{path}: {target}"
+                if anchor and file.suffix == ".html":
+                    assert unquote(anchor) in anchors[file], f"{path}: {target}"
+    assert outside
+    assert [address for address in outside if not is_sound(address)] == []
+
+
+def slugs(text: str) -> set[str]:
+    """Anchors of headings as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", heading.replace("`", "")).lower() for heading in headings)
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("page", [str(path.relative_to(ROOT)) for path in markdown()])
+def test_links_of_the_sources_lead_somewhere(page, site):
+    """As GitHub shows them: relative to the file, also out of docs/."""
+    path = ROOT / page
+    text = re.sub(r"^(```+).*?^\1|<!--.*?-->", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^()\s]+)\)", re.sub(r"`[^`\n]*`", "", text)):
+        if urlsplit(target).scheme:
+            assert is_sound(target), target
+            continue
+        name, _, anchor = target.partition("#")
+        file = (path.parent / name).resolve() if name else path
+        assert file.exists(), target
+        assert file.is_relative_to(ROOT), target
+        if anchor:
+            known = slugs(file.read_text())
+            if "<!-- generated" in file.read_text():
+                built = site / file.relative_to(ROOT / "docs").with_suffix(".html")
+                known |= {
+                    element["id"] for element in BeautifulSoup(built.read_text(), "html.parser").find_all(id=True)
+                }
+            assert anchor in known, target
+
+
+def test_pages_that_code_and_settings_name_are_there():
+    files = {path for pattern in MENTIONED_IN for path in ROOT.glob(pattern) if path.is_file()}
+    named = 0
+    for path in sorted(files):
+        if {"_build", "__pycache__"} & set(path.parts):
+            continue
+        for name, anchor in re.findall(r"\b(docs/[\w/-]+\.md)(?:#([\w-]+))?", path.read_text(errors="ignore")):
+            named += 1
+            assert (ROOT / name).is_file(), f"{path}: {name}"
+            assert not anchor or anchor in slugs((ROOT / name).read_text()), f"{path}: {name}#{anchor}"
+    assert named > 10
+
+
+def test_the_readme_lists_every_page_of_its_tree_and_no_other():
+    tree = (ROOT / "README.md").read_text().split("## What is where")[1]
+    listed = set(re.findall(r"^    (\S+)", tree, re.MULTILINE))
+    present = {path.name for path in ROOT.glob("*.md")} | {"CITATION.cff"}
+    assert present - {"README.md"} <= listed
+    modules = {f"hsfm/{path.name}" for path in (ROOT / "hsfm").glob("*.py") if path.name != "__init__.py"}
+    assert modules <= listed
+
+
+# Pages in a browser ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_pages_open_from_files_and_ask_for_nothing_else(browser, site, width):
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    errors, outside = [], []
+    page: Page = context.new_page()
+    page.on("request", lambda request: outside.append(request.url) if not request.url.startswith("file:") else None)
+    page.on("requestfailed", lambda request: errors.append(request.url))
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    for path in sorted(site.rglob("*.html")):
+        page.goto(path.as_uri())
+        pictures = page.locator("main img, article img, .content img")
+        decoded = "images => Promise.all(images.map(i => (i.loading = 'eager', i.decode().then(() => i.naturalWidth))))"
+        assert all(pictures.evaluate_all(decoded)), path
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+    assert errors == []
+    assert outside == []
+    context.close()
+
+
+def test_equations_are_drawn(browser, site):
+    page = browser.new_page()
+    page.goto((site / "explanation/method.html").as_uri())
+    blocks = page.locator("div.equation math")
+    assert blocks.count() > 7
+    for i in range(blocks.count()):
+        box = blocks.nth(i).bounding_box()
+        assert box["height"] > 15
+        assert box["width"] > 100
+    assert "\\" not in page.locator("article").inner_text(), "no LaTeX is left over"
+    page.close()
+
+
+def test_a_key_is_found_by_search(browser, site):
+    page = browser.new_page()
+    page.goto(f"{(site / 'search.html').as_uri()}?q=hard_per_class")
+    page.wait_for_selector("#search-results li a", timeout=20_000)
+    assert any("configuration" in link for link in page.locator("#search-results li a").evaluate_all(
+        "links => links.map(l => l.href)"))  # fmt: skip
+    page.close()

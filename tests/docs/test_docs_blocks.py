@@ -1,0 +1,175 @@
+"""Every code block of the documentation is run, planned or checked, or says why not.
+
+The pages' clone has config/minimal.yaml as its default configuration. CONTRIBUTING.md says what the comments above
+blocks mean. Blocks of the README are run by test_workflow.py and test_own_data.py.
+"""
+
+import copy
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+from markdown_it import MarkdownIt
+
+from tests.workflow.test_workflow import ROOT, copy_repository, run_python
+
+TUTORIAL = "docs/tutorial.md"
+MARK = re.compile(r"<!-- (?P<kind>file|plan only|not run): (?P<text>.+) -->")
+SHOWN = ("text",)  # what a program prints, for reading
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    text: str
+    kind: str  # of the comment above it; empty where there is none
+    reason: str  # what the comment says: a file's name, or why the block is not run
+    line: int
+
+
+def blocks(page: str) -> list[Block]:
+    """Code blocks in their order. An indented one, or one without a language, is an error."""
+    found, mark = [], None
+    for token in MarkdownIt().enable("table").parse((ROOT / page).read_text()):
+        if token.type == "html_block":
+            mark = MARK.fullmatch(token.content.strip())
+        elif token.type == "code_block":
+            raise AssertionError(f"{page}:{token.map[0] + 1}: indented block; write it between ``` with its language")
+        elif token.type == "fence" and not token.info.startswith("{"):
+            assert token.info, f"{page}:{token.map[0] + 1}: block without a language"
+            kind, reason = (mark["kind"], mark["text"]) if mark else ("", "")
+            found.append(Block(token.info, token.content, kind, reason, token.map[0] + 1))
+            mark = None
+        elif token.type.endswith("_open"):
+            mark = None
+    return found
+
+
+def open_schema() -> dict:
+    """The configuration's schema for parts of one: nothing is required, and a dataset may have a base."""
+    schema = yaml.safe_load((ROOT / "config/schema.yaml").read_text())
+
+    def relax(part: object, name: str = "") -> None:
+        if isinstance(part, dict):
+            if isinstance(part.get("required"), list) and name != "if":
+                del part["required"]
+            for key, value in part.items():
+                relax(value, key)
+        elif isinstance(part, list):
+            for value in part:
+                relax(value)
+
+    relax(schema)
+    schema["$defs"]["dataset"]["properties"]["base"] = {"type": "string"}
+    return schema
+
+
+def commands(text: str) -> list[str]:
+    lines = text.replace("\\\n", " ").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    folder = copy_repository(tmp_path_factory.mktemp("pages") / "hsfm")
+    default, minimal = (
+        yaml.safe_load((folder / "config" / name).read_text()) for name in ("config.yaml", "minimal.yaml")
+    )
+    (folder / "config/config.yaml").write_text(yaml.safe_dump(over(default, minimal | {"seeds": [0]})))
+    return folder
+
+
+def over(base: object, own: object) -> object:
+    if not (isinstance(base, dict) and isinstance(own, dict)):
+        return copy.deepcopy(own)
+    return {**base, **{key: over(base.get(key), value) for key, value in own.items()}}
+
+
+def in_shell(script: str, folder: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=580,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{script}\n{done.stdout}"
+    return done.stdout
+
+
+def go_through(page: str, folder: Path) -> dict[int, str]:
+    """Do what the blocks of a page ask for; what those that were run printed, by their lines."""
+    printed = {}
+    for block in blocks(page):
+        if block.kind == "file":
+            (folder / block.reason).write_text(block.text)
+        elif block.kind == "plan only":
+            for command in commands(block.text):
+                assert command.startswith("snakemake "), f"{page}:{block.line}: {command} cannot be planned"
+                printed[block.line] = in_shell(f"{command} -n", folder)
+        elif block.kind == "not run":
+            check_extras(block)
+        elif block.language == "bash":
+            printed[block.line] = in_shell(block.text, folder)
+        elif block.language == "python":
+            printed[block.line] = run_python(block.text, folder)
+    return printed
+
+
+def check_extras(block: Block) -> None:
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extras in re.findall(r"pip install .*\[([\w,]+)\]", block.text):
+        assert set(extras.split(",")) <= set(known)
+
+
+@pytest.fixture(scope="module")
+def used(clone) -> dict[int, str]:
+    """The clone after the tutorial, as the other pages take it for granted."""
+    return go_through(TUTORIAL, clone)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_block_is_left_out(page):
+    for block in blocks(page):
+        assert block.language in ("bash", "python", "yaml", "docker", *SHOWN), f"{page}:{block.line}"
+        assert block.language in ("bash", "python", "yaml", *SHOWN) or block.kind == "not run", f"{page}:{block.line}"
+        assert block.kind != "plan only" or block.language == "bash", f"{page}:{block.line}"
+        if block.language == "yaml":
+            errors = list(Draft202012Validator(open_schema()).iter_errors(yaml.safe_load(block.text)))
+            assert errors == [], f"{page}:{block.line}"
+
+
+@pytest.mark.parametrize(
+    "mistake", ["hsfm: {inner_lrr: 1.0}", "images: {source: metadata, tabel: x}", "backbone: {train: perhaps}"]
+)
+def test_a_mistake_in_a_block_of_settings_is_found(mistake):
+    schema = Draft202012Validator(open_schema())
+    assert list(schema.iter_errors(yaml.safe_load(f"settings: {{mine: {{{mistake}}}}}")))
+
+
+def test_the_tutorial_runs(used, clone):
+    by_line = list(used.values())
+    assert "| HSFM |" in by_line[1], "the table"
+    plan = by_line[3]  # back to the first value
+    assert re.search(r"^fit_hsfm +1$", plan, re.MULTILINE)
+    assert "train_erm" not in plan
+    assert any("| land bird | water |" in text for text in by_line), "the data card"
+    assert (clone / "predictions.csv").is_file()
+    assert re.fullmatch(r"(?:[a-z ]+, [a-z]+: [\d.]+ %\n){4}", by_line[-1])
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != TUTORIAL and blocks(page)])
+def test_the_blocks_of_a_page_run(page, used, clone):
+    printed = go_through(page, clone)
+    if page == "docs/how-to/own-embeddings.md":
+        assert re.search(r"^test accuracy [01]\.\d{3}, epoch \d+ kept$", "".join(printed.values()), re.MULTILINE)
+        assert re.search(r"^seed 2: worst group [\d.]+ %$", "".join(printed.values()), re.MULTILINE)
+    if page == "docs/how-to/own-backbone.md":
+        assert (clone / "results/trained/run0/hsfm/scores.parquet").is_file()

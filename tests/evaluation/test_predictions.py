@@ -1,0 +1,109 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from hsfm.evaluation.predictions import (
+    Predictions,
+    check_counts,
+    check_same_images,
+    gather,
+    read_predictions,
+    write_predictions,
+)  # fmt: skip
+from hsfm.evaluation.scores import score
+
+PREDICTED = np.array([[0, 0], [1, 0], [1, 1], [1, 0], [0, 1]])
+
+
+def predictions(**changes) -> Predictions:
+    """Five images of two classes; the attribute of the last is unknown."""
+    return Predictions(
+        **{
+            "dataset": "toy", "run": 2, "method": "hsfm", "seeds": (4, 9), "classes": 2,
+            "image_id": ("a", "b", "c", "d", "e"), "y": np.array([0, 0, 1, 1, 0]),
+            "attribute": np.array([0, 1, 0, 1, -1]), "group": np.array([0, 1, 2, 3, -1]), "predicted": PREDICTED,
+            "checkpoint_sha256": "c0ffee",
+        }
+        | changes
+    )  # fmt: skip
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "predictions.parquet"
+    write_predictions(path, predictions())
+    found = read_predictions(path)
+    for field in dataclasses.fields(found):
+        assert np.array_equal(getattr(found, field.name), getattr(predictions(), field.name)), field.name
+    assert found.correct.tolist() == [[True, True], [False, True], [True, True], [True, False], [True, False]]
+
+
+def test_small(tmp_path):
+    """CelebA's test split and three seeds: tens of kilobytes, of which most are names."""
+    n = 19962
+    path = tmp_path / "predictions.parquet"
+    rng = np.random.default_rng(0)
+    y = rng.integers(2, size=n)
+    write_predictions(
+        path,
+        predictions(
+            seeds=(0, 1, 2), image_id=tuple(f"{182638 + i}.jpg" for i in range(n)), y=y, attribute=y, group=3 * y,
+            predicted=np.where(rng.random((n, 3)) < 0.9, y[:, None], 1 - y[:, None]),
+        ),
+    )  # fmt: skip
+    assert path.stat().st_size < 150_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"predicted": PREDICTED[:, :1]}, r"x: 5 images and 2 seeds, but predictions \(5, 1\)"),
+        ({"predicted": PREDICTED + 1}, r"x: predicted of b is \[2, 1\], but there are 2 classes"),
+        ({"y": np.array([0, -1, 0, 0, 0])}, r"x: y of b is \[-1\], but there are 2 classes"),
+        (
+            {
+                "image_id": (),
+                "predicted": PREDICTED[:0],
+                **dict.fromkeys(("y", "attribute", "group"), np.zeros(0, int)),
+            },
+            "x: no test image",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path, changes, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        write_predictions("x", predictions(**changes))
+
+
+def test_seeds_of_several_networks_are_put_together():
+    parts = [
+        predictions(seeds=(seed,), predicted=PREDICTED[:, [column]], checkpoint_sha256=f"c{seed}")
+        for column, seed in enumerate((4, 9))
+    ]
+    whole = gather(parts, "x")
+    assert (whole.seeds, whole.checkpoint_sha256) == ((4, 9), "c4, c9")
+    assert np.array_equal(whole.predicted, PREDICTED)
+
+
+def test_other_images_are_named():
+    other = predictions(image_id=("a", "b", "x", "d", "e"), method="dac")
+    with pytest.raises(
+        ValueError, match="here: test images of dac, run 2, are not those of hsfm, run 2, from row 2 on"
+    ):
+        check_same_images(predictions(), other, "here")
+    with pytest.raises(ValueError, match="here: y of c differs"):
+        check_same_images(predictions(), predictions(y=np.array([0, 0, 0, 1, 0])), "here")
+
+
+def test_counts_are_those_of_the_scores():
+    ours = predictions()
+    scores = score(
+        PREDICTED.T, ours.y, ours.attribute, seeds=(4, 9), class_names=["p", "q"], attribute_names=["u", "v"]
+    ).assign(split="test")
+    check_counts(ours, scores, "here")
+    other = predictions(predicted=1 - PREDICTED)
+    with pytest.raises(ValueError, match=r"here: seed 4, class 0, attribute 0: images and hits are \(1, 0\)"):
+        check_counts(other, scores, "here")
+    with pytest.raises(ValueError, match=r"but None in the scores"):
+        check_counts(ours, scores[scores["seed"] == 4], "here")

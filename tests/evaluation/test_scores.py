@@ -1,0 +1,86 @@
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from sklearn.metrics import accuracy_score
+
+from hsfm.evaluation.scores import read_scores, score, write_scores
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    y, attribute = rng.integers(0, 3, 200), rng.integers(0, 2, 200)
+    predictions = np.where(rng.random((4, 200)) < 0.7, y, rng.integers(0, 3, (4, 200)))
+    return predictions, y, attribute
+
+
+def test_rows_are_scikit_learns_accuracies(data):
+    predictions, y, attribute = data
+    frame = score(
+        predictions, y, attribute, seeds=[3, 4, 5, 6], class_names=("a", "b", "c"), attribute_names=("x", "y")
+    )
+    assert len(frame) == 4 * 6
+    for s, seed in enumerate([3, 4, 5, 6]):
+        part = frame[frame["seed"] == seed]
+        assert part["n"].sum() == 200
+        assert part["group"].tolist() == list(range(6))
+        assert part["group_name"].tolist()[:2] == ["a, x", "a, y"]
+        for row in part.itertuples():
+            members = (y == row.y) & (attribute == row.attribute)
+            assert row.n == members.sum()
+            assert row.accuracy == accuracy_score(y[members], predictions[s][members])
+
+
+def test_empty_groups_and_unknown_attributes_are_kept():
+    y, attribute = np.array([0, 0, 1]), np.array([0, -1, 1])
+    frame = score(
+        np.array([[0, 1, 1]]), y, attribute, seeds=[0], class_names=("a", "b"), attribute_names=("x", "y")
+    ).set_index("group_name")
+    assert frame["n"].to_dict() == {"a, x": 1, "a, y": 0, "a, unknown": 1, "b, x": 0, "b, y": 1}
+    assert frame["accuracy"].isna().tolist() == [False, True, False, True, False]
+    assert frame["group"].isna().tolist() == [False, False, True, False, False]
+
+
+@pytest.fixture
+def complete(data) -> pd.DataFrame:
+    parts = [
+        score(*data, seeds=[0, 1, 2, 3], class_names=("a", "b", "c"), attribute_names=("x", "y")).assign(split=split)
+        for split in ("train", "val", "test")
+    ]
+    return pd.concat(parts, ignore_index=True).assign(
+        dataset="toy", run=0, method="hsfm", group_labels="none", chosen_by="nothing", remark=""
+    )
+
+
+def test_round_trip(tmp_path, complete):
+    path = tmp_path / "scores.parquet"
+    write_scores(path, complete, {"checkpoint_sha256": "0" * 64})
+    read = read_scores(path)
+    pd.testing.assert_frame_equal(read[complete.columns], complete, check_dtype=False)
+
+
+def test_unsound_scores_are_refused(tmp_path, complete):
+    path = tmp_path / "scores.parquet"
+    metadata = {"checkpoint_sha256": "0" * 64}
+
+    def changed(column, value):
+        frame = complete.copy()
+        frame.loc[5, column] = value
+        return frame
+
+    for frame, message in (
+        (complete[complete["split"] != "test"], "no row of the test split"),
+        (changed("correct", 10**6), "row 5 says 1000000 of"),
+        (changed("accuracy", np.nan), "row 5 says .* accuracy nan"),
+        (changed("method", None), "column 'method' has an empty cell in row 5"),
+    ):
+        with pytest.raises(ValueError, match=f"scores.parquet: {message}"):
+            write_scores(path, frame, metadata)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="metadata lacks 'checkpoint_sha256'"):
+        write_scores(path, complete, {})
+    write_scores(path, complete, metadata)
+    pq.write_table(pq.read_table(path).drop_columns(["correct"]), path)
+    with pytest.raises(ValueError, match=r"scores.parquet: no column 'correct'; the columns are"):
+        read_scores(path)

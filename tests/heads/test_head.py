@@ -1,0 +1,128 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+import hsfm
+from hsfm.core.files import read_safetensors, write_safetensors
+from hsfm.heads.head import Head, SavedHeads, gather, read_heads, stack, write_heads
+
+
+@pytest.fixture
+def saved(splits) -> SavedHeads:
+    g = torch.Generator().manual_seed(0)
+    return SavedHeads(
+        head=Head(torch.randn(3, 2, 12, generator=g), torch.randn(3, 2, generator=g)),
+        method="hsfm",
+        seeds=(0, 5, 7),
+        class_names=splits["val"].class_names,
+        checkpoint_sha256=splits["val"].checkpoint_sha256,
+        group_labels="selection",
+        chosen_by="the epoch with the best validation worst group",
+        settings={"inner_lr": 0.5, "kept_epoch": [1, 2, 3]},
+        remarks=("", "hardly moved", ""),
+    )
+
+
+def test_stacked_logits_are_torch_linear(splits, saved):
+    x = splits["val"].features
+    logits = saved.head.logits(x)
+    assert logits.shape == (3, len(x), 2)
+    for s in range(3):
+        expected = torch.nn.functional.linear(x, saved.head.weight[s], saved.head.bias[s])
+        torch.testing.assert_close(logits[s], expected)
+        torch.testing.assert_close(saved.head[s].logits(x), expected)
+    assert torch.equal(saved.head.predict(x), logits.argmax(-1))
+    again = stack([saved.head[s] for s in range(3)])
+    assert torch.equal(again.weight, saved.head.weight)
+
+
+def test_round_trip(tmp_path, saved):
+    path = tmp_path / "heads.safetensors"
+    write_heads(path, saved)
+    read = read_heads(path)
+    assert torch.equal(read.head.weight, saved.head.weight)
+    assert torch.equal(read.head.bias, saved.head.bias)
+    assert replace(read, head=saved.head) == saved
+
+
+def test_unsound_heads_are_not_written(tmp_path, saved):
+    path = tmp_path / "heads.safetensors"
+    weight = saved.head.weight.clone()
+    weight[1, 0, 0] = float("nan")
+    for change, message in (
+        ({"head": Head(weight, saved.head.bias)}, "the hsfm head of seed 5 holds a NaN"),
+        ({"seeds": (0, 1)}, r"weight \[3, 2, 12\] and bias \[3, 2\] do not fit 2 seeds and 2 classes"),
+        ({"group_labels": "some"}, "group_labels 'some' is none of none, selection, training"),
+    ):
+        with pytest.raises(ValueError, match=f"heads.safetensors: {message}"):
+            write_heads(path, replace(saved, **change))
+    assert not list(tmp_path.iterdir())
+
+
+def test_unsound_files_are_refused(tmp_path, saved):
+    path = tmp_path / "heads.safetensors"
+    for change, message in (
+        ({"weight": saved.head.weight * float("nan")}, "the hsfm head of seed 0 holds a NaN"),
+        ({"bias": saved.head.bias[:2]}, r"weight \[3, 2, 12\] and bias \[2, 2\] do not fit 3 seeds"),
+        ({"weight": None}, "no tensor 'weight'; the tensors are bias"),
+    ):
+        write_heads(path, saved)
+        tensors, metadata = read_safetensors(path)
+        tensors = {name: tensor for name, tensor in {**tensors, **change}.items() if tensor is not None}
+        write_safetensors(path, tensors, metadata)
+        with pytest.raises(ValueError, match=f"heads.safetensors: {message}"):
+            read_heads(path)
+    write_safetensors(path, tensors, {"method": "hsfm"})
+    with pytest.raises(ValueError, match=r"heads.safetensors: metadata lacks 'checkpoint_sha256'"):
+        read_heads(path)
+
+
+def test_heads_refuse_embeddings_that_are_not_theirs(splits, saved):
+    val = splits["val"]
+    saved.check_fits(val, "val.parquet")
+    for change, message in (
+        ({"features": val.features[:, :5]}, "features per image 5, but the hsfm heads are for 12"),
+        ({"checkpoint_sha256": "b" * 64}, "checkpoint b+, but the hsfm heads are for a+"),
+        ({"class_names": ("x", "y")}, r"classes \('x', 'y'\), but"),
+    ):
+        with pytest.raises(ValueError, match=f"val.parquet: {message}"):
+            saved.check_fits(replace(val, **change), "val.parquet")
+
+
+def test_heads_of_single_seeds_are_gathered(saved):
+    single = [
+        replace(saved, head=stack([saved.head[i]]), seeds=(seed,), remarks=()) for i, seed in enumerate(saved.seeds)
+    ]
+    whole = gather(single)
+    assert torch.equal(whole.head.weight, saved.head.weight)
+    assert torch.equal(whole.head.bias, saved.head.bias)
+    assert (whole.seeds, whole.checkpoint_sha256, whole.remarks) == (saved.seeds, saved.checkpoint_sha256, ())
+    one = gather([replace(single[0], remarks=("well",)), single[1]])
+    assert one.remarks == ("well", "")
+    with pytest.raises(ValueError, match=r"heads of seeds \(0,\) and \(5,\) differ in chosen_by: .* and a coin"):
+        gather([single[0], replace(single[1], chosen_by="a coin")])
+
+
+def test_gathered_heads_on_features_of_their_own_fit_none_of_them(splits, saved):
+    single = [
+        replace(saved, head=stack([saved.head[i]]), seeds=(seed,), checkpoint_sha256=str(i) * 64, remarks=())
+        for i, seed in enumerate(saved.seeds[:2])
+    ]
+    whole = gather(single)
+    for i, part in enumerate(single):
+        embeddings = replace(splits["val"], checkpoint_sha256=str(i) * 64)
+        part.check_fits(embeddings, "val.parquet")
+        with pytest.raises(ValueError, match=f"checkpoint {i}+, but the hsfm heads are for 0{{64}}, 1{{64}}"):
+            whole.check_fits(embeddings, "val.parquet")
+
+
+def test_public_names_load_lazily():
+    import subprocess
+    import sys
+
+    assert hsfm.Head is Head
+    with pytest.raises(AttributeError, match="has no attribute 'Haed'"):
+        _ = hsfm.Haed
+    program = "import hsfm, sys; assert 'torch' not in sys.modules; hsfm.Head; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)

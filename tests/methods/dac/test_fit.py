@@ -1,0 +1,387 @@
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from hsfm.core.device import Compute
+from hsfm.core.metrics import accuracy_by, worst
+from hsfm.data.pixels import pack as pack_pixels
+from hsfm.data.transforms import prepare
+from hsfm.features.embeddings import Embeddings
+from hsfm.features.extract import feature_function
+from hsfm.features.standardize import fit as fit_standardisation
+from hsfm.heads.head import Head
+from hsfm.methods.dac.fit import _balanced_rows, compose, draw_partners, fit_dac
+from hsfm.methods.dac.masks import Masks, pack
+from hsfm.models.backbone import build_network
+
+TRANSFORM = {"resize": None, "crop": None, "mean": [0.5] * 3, "std": [0.5] * 3}
+CPU = Compute(torch.device("cpu"))
+SETTINGS = {
+    "alpha": 2.0,
+    "quantile": 0.8,
+    "batch_size": 16,
+    "epochs": 3,
+    "lr": 5e-3,
+    "lr_halved_every": 2,
+    "invert": False,
+    "batchnorm": "frozen",
+    "balance_classes": False,
+    "select_by": "worst_group",
+    "transform": TRANSFORM,
+    "compute": CPU,
+}
+
+
+# Compositions ---------------------------------------------------------------------------------------------------------
+
+
+def test_compositions_pixel_by_pixel():
+    """x_i m_i + (1 - m_i) mu, and x_i m_i + (1 - m_i) (1 - m_j) x_j + (1 - m_i) m_j mu."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 3, 5, 6, generator=g)
+    m = torch.rand(4, 5, 6, generator=g) < 0.4
+    partner, mean = torch.tensor([2, 0, 3, 3]), torch.randn(3, generator=g)
+    masked, composed = compose(x, m, partner, mean)
+    for i in range(4):
+        j = int(partner[i])
+        for channel in range(3):
+            for row in range(5):
+                for column in range(6):
+                    own, other = float(m[i, row, column]), float(m[j, row, column])
+                    here, there = float(x[i, channel, row, column]), float(x[j, channel, row, column])
+                    mu = float(mean[channel])
+                    assert float(masked[i, channel, row, column]) == pytest.approx(here * own + (1 - own) * mu)
+                    expected = here * own + (1 - own) * (1 - other) * there + (1 - own) * other * mu
+                    assert float(composed[i, channel, row, column]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("y", [[0, 1], [0, 0, 0, 1], [2, 0, 1, 1, 0, 2, 2, 2], [3, 1, 3, 3]])
+def test_partners_are_of_another_class_and_any_of_them(y):
+    y, g = torch.tensor(y), torch.Generator().manual_seed(0)
+    seen = torch.zeros(len(y), len(y))
+    for _ in range(2000):
+        partner = draw_partners(y, g)
+        assert (y[partner] != y).all()
+        seen[torch.arange(len(y)), partner] += 1
+    for i in range(len(y)):
+        others = y != y[i]
+        # uniform among them: within five standard deviations of a binomial count
+        share = 1 / float(others.sum())
+        spread = 5 * (2000 * share * (1 - share)) ** 0.5
+        assert ((seen[i][others] - 2000 * share).abs() <= spread + 1e-9).all()
+
+
+def test_partners_in_one_class_are_a_permutation():
+    partner = draw_partners(torch.tensor([1, 1, 1, 1, 1]), torch.Generator().manual_seed(3))
+    assert sorted(partner.tolist()) == [0, 1, 2, 3, 4]
+    assert draw_partners(torch.tensor([4]), torch.Generator()).tolist() == [0]
+
+
+# Retraining -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Images whose left half shows the class, the right half a place that mostly comes with it; a network on them."""
+    rng = np.random.default_rng(0)
+    splits, pixels = {}, {}
+    network = build_network("small_resnet", 2, seed=0)
+    with torch.no_grad():
+        for seed in range(3):  # so that BatchNorm has statistics
+            network.train()(torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(seed)))
+    features = feature_function(network, TRANSFORM, CPU)
+    for split, counts in (("train", (60, 6, 6, 60)), ("val", (20,) * 4), ("test", (20,) * 4)):
+        group = rng.permutation(np.repeat(np.arange(4), counts))
+        y, attribute = group // 2, group % 2
+        images = rng.normal(128, 25, (len(y), 16, 16, 3))
+        images[:, :, :8] += 15 * (2 * y - 1)[:, None, None, None] * np.array([1, 0, -1])
+        images[:, :, 8:] += 60 * (2 * attribute - 1)[:, None, None, None] * np.array([0, 1, 0])
+        pixels[split] = pack_pixels(list(images.clip(0, 255).astype(np.uint8)))
+        with torch.inference_mode():
+            x = features(pixels[split]).clone()
+        splits[split] = Embeddings(
+            features=x,
+            y=torch.tensor(y),
+            attribute=torch.tensor(attribute),
+            image_id=tuple(f"{split}-{i}" for i in range(len(y))),
+            class_names=("red", "blue"),
+            attribute_names=("dark", "bright"),
+            dataset="halves",
+            split=split,
+            checkpoint_sha256="a" * 64,
+        )
+    head = Head(network.fc.weight.detach().clone(), network.fc.bias.detach().clone())
+    object_side = torch.zeros(len(splits["train"].y), 16, 16, dtype=torch.bool)
+    object_side[:, :, :8] = True
+    masks = Masks(splits["train"].image_id, pack(object_side), (16, 16), None, None, None, {})
+    return network, splits, pixels, masks, head
+
+
+def fitted(world, **changed):
+    network, splits, pixels, masks, head = world
+    masks = changed.pop("masks", masks)
+    standardisation = changed.pop("standardisation", None)
+    data = {**splits, **changed.pop("splits", {})}
+    return fit_dac(
+        copy.deepcopy(network), data["train"], data["val"], head, masks, pixels.__getitem__, standardisation,
+        **{**SETTINGS, "seed": 0, **changed},
+    )  # fmt: skip
+
+
+def worst_group(head: Head, part: Embeddings) -> float:
+    return float(worst(accuracy_by(head.predict(part.features) == part.y, part.group, part.n_groups)))
+
+
+def test_known_masks_make_the_head_look_at_the_object(world):
+    """And masks of the other half make it look at the place; `invert` turns them into the first."""
+    _, splits, _, masks, _ = world
+    settings = {"epochs": 12, "alpha": 6.0, "lr": 2e-2, "lr_halved_every": 6}
+    wrong = replace(masks, packed=~masks.packed)
+    plain, good, bad, inverted = (
+        worst_group(fitted(world, **(settings | changed)).head, splits["test"])
+        for changed in ({"alpha": 0.0}, {}, {"masks": wrong}, {"masks": wrong, "invert": True})
+    )
+    assert good > plain + 0.1
+    assert bad < good - 0.2
+    assert inverted == good
+
+
+def test_one_step_by_hand(world):
+    """One batch of everything: threshold, partners, loss and Adam, each written out."""
+    network, splits, pixels, _masks, erm = world
+    train = splits["train"]
+    n = len(train.y)
+    result = fitted(world, batch_size=n, epochs=1, seed=5, select_by="worst_class")
+
+    g = torch.Generator().manual_seed(5)
+    weight = torch.nn.init.xavier_uniform_(torch.empty(2, 128), generator=g).requires_grad_()
+    bias = torch.zeros(2, requires_grad=True)
+    order = torch.randperm(n, generator=g)
+    loss = cross_entropy(erm.logits(train.features), train.y, reduction="none")
+    easy = [int(i) for i in order if float(loss[i]) <= np.quantile(loss.numpy(), 0.8)]
+    partner = draw_partners(train.y[easy], g)
+    x = prepare(pixels["train"], TRANSFORM)
+    mean = x.mean((0, 2, 3))
+    left = torch.zeros(16, 16, dtype=torch.bool)
+    left[:, :8] = True
+    masked = torch.stack([torch.where(left, x[i], mean.view(3, 1, 1)) for i in easy])
+    # what the partner's own mask covers is the left half, so that the whole right half is the partner's
+    composed = torch.stack([torch.where(left, x[i], x[easy[int(j)]]) for i, j in zip(easy, partner, strict=True)])
+    with torch.no_grad():
+        features = [network.eval().features(part) for part in (masked, composed)]
+
+    def mean_loss(features, y):
+        return cross_entropy(features @ weight.T + bias, y)
+
+    y = train.y[easy]
+    parts = [mean_loss(train.features[order], train.y[order]), *(mean_loss(part, y) for part in features)]
+    total = parts[0] + 2.0 * parts[1] + 2.0 * parts[2]
+    adam = torch.optim.Adam([weight, bias], lr=5e-3)
+    total.backward()
+    adam.step()
+    torch.testing.assert_close(result.head.weight, weight.detach(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(result.head.bias, bias.detach(), atol=1e-5, rtol=1e-4)
+    row = result.history.iloc[0]
+    found = [row["loss"], row["batch_loss"], row["masked_loss"], row["composed_loss"]]
+    assert found == pytest.approx([float(value.detach()) for value in (total, *parts)], rel=1e-4)
+    assert row["selected"] == pytest.approx(len(easy) / n)
+
+
+def test_without_selected_images_only_the_batch_counts(world):
+    """A batch in which nothing is easy gives CE(batch) alone, and so does alpha = 0."""
+    _network, splits, _pixels, _masks, erm = world
+    train = splits["train"]
+    loss = cross_entropy(erm.logits(train.features), train.y, reduction="none")
+    # at q = 0 one image is easy, so that nearly all batches have none
+    result = fitted(world, quantile=0.0, batch_size=12, epochs=1)
+    assert result.history["selected"].tolist() == pytest.approx([int((loss <= loss.min()).sum()) / len(loss)])
+    assert np.isfinite(result.history["loss"]).all()
+    plain = fitted(world, alpha=0.0, batch_size=12, epochs=1)
+    assert plain.history["loss"].tolist() == plain.history["batch_loss"].tolist()
+
+
+def test_batches_of_one_class(world):
+    """Partners are then of the same class, and the fit goes on."""
+    _, splits, _, _, _ = world
+    one = replace(splits["train"], y=torch.zeros_like(splits["train"].y))
+    result = fitted(world, splits={"train": one}, epochs=1)
+    assert np.isfinite(result.history["composed_loss"]).all()
+
+
+def test_the_seed_decides_all(world):
+    first, again, other = (fitted(world, seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(first.head.weight, again.head.weight)
+    assert torch.equal(first.head.bias, again.head.bias)
+    assert first.history.equals(again.history)
+    assert not torch.equal(first.head.weight, other.head.weight)
+
+
+def test_the_best_epoch_is_kept_the_first_among_equals(world):
+    _, splits, _, _, _ = world
+    result = fitted(world, epochs=6)
+    history = result.history
+    best = history.sort_values(["val_worst_group", "val_average"], ascending=False, kind="stable").iloc[0]
+    assert result.kept_epoch == best["epoch"]
+    assert history.loc[history["kept"], "epoch"].tolist() == [result.kept_epoch]
+    assert worst_group(result.head, splits["val"]) == pytest.approx(best["val_worst_group"])
+    correct = result.head.predict(splits["val"].features) == splits["val"].y
+    assert float(correct.double().mean()) == pytest.approx(best["val_average"])
+
+
+def test_group_labels_are_read_to_select_by_the_worst_group_alone(world):
+    _, splits, _, _, _ = world
+    unknown = {name: replace(splits[name], attribute=torch.full_like(splits[name].attribute, -1)) for name in splits}
+    blind = fitted(world, splits=unknown, select_by="worst_class")
+    seeing = fitted(world, select_by="worst_class")
+    assert torch.equal(blind.head.weight, seeing.head.weight)
+    assert blind.history["val_worst_group"].isna().all()
+    with pytest.raises(ValueError, match="DaC with select_by: worst_group needs the attribute of every val image"):
+        fitted(world, splits=unknown)
+
+
+def test_balanced_classes_take_as_many_of_each(world):
+    """By hand: the head is fitted on those rows alone, drawn by the seed."""
+    _, splits, pixels, masks, _ = world
+    train = splits["train"]
+    skewed = replace(train, y=(torch.arange(len(train.y)) % 4 == 0).long())
+    rows = _balanced_rows(skewed.y, 2, torch.Generator().manual_seed(0))
+    assert torch.bincount(skewed.y[rows]).tolist() == [33, 33]
+    assert torch.equal(rows, rows.unique())
+    assert not torch.equal(rows, _balanced_rows(skewed.y, 2, torch.Generator().manual_seed(1)))
+    seen = []
+
+    class Watched(type(pixels["train"])):
+        def take(self, rows):
+            seen.append(rows)
+            return super().take(rows)
+
+    watched = Watched(**vars(pixels["train"]))
+    network, _, _, _, head = world
+    images = {**pixels, "train": watched}
+    fit_dac(
+        copy.deepcopy(network), skewed, splits["val"], head, masks, images.__getitem__,
+        seed=0, **{**SETTINGS, "balance_classes": True, "epochs": 1},
+    )  # fmt: skip
+    assert torch.equal(seen[0], rows)
+    result = fitted(world, splits={"train": skewed}, balance_classes=True, epochs=1, quantile=1.0)
+    assert result.history["selected"].tolist() == [1.0]
+
+
+def test_the_learning_rate_is_halved(world):
+    """With whole batches and no randomness left, Adam's steps shrink by half after every `lr_halved_every` epochs."""
+    _, splits, _, _, _ = world
+    n = len(splits["train"].y)
+    rates = []
+    step = torch.optim.Adam.step
+
+    def watched(self, *arguments):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", watched)
+        fitted(world, batch_size=n, epochs=5, lr=0.08, lr_halved_every=2)
+    assert rates == pytest.approx([0.08, 0.08, 0.04, 0.04, 0.02])
+
+
+def test_a_loss_that_is_not_a_number_stops_in_its_epoch(world):
+    _, splits, _, _, _ = world
+    broken = splits["train"].features.clone()
+    broken[3] = torch.nan
+    with pytest.raises(ValueError, match=r"DaC: the loss is nan in epoch 1; lower lr"):
+        fitted(world, splits={"train": replace(splits["train"], features=broken)}, epochs=1, quantile=1.0)
+
+
+def test_standardised_features_are_those_of_composed_images_too(world):
+    """The same fit on a network whose last BatchNorm-free layer standardises by itself."""
+    network, splits, pixels, masks, head = world
+    standardisation = fit_standardisation(splits["train"].features, 0.5)
+    spread = {name: replace(part, features=standardisation.apply(part.features)) for name, part in splits.items()}
+    result = fitted(world, splits=spread, standardisation=standardisation)
+
+    class Standardised(type(network)):
+        def features(self, images):
+            return standardisation.apply(super().features(images))
+
+    same = copy.deepcopy(network)
+    same.__class__ = Standardised
+    expected = fit_dac(same, spread["train"], spread["val"], head, masks, pixels.__getitem__, seed=0, **SETTINGS)
+    torch.testing.assert_close(result.head.weight, expected.head.weight)
+    raw = fitted(world, splits=spread)  # composed images left raw
+    assert not torch.allclose(result.head.weight, raw.head.weight, atol=1e-3)
+
+
+def test_drifting_batchnorm_moves_the_features_and_frozen_does_not(world):
+    network, splits, pixels, _, _ = world
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    frozen, drifted = (fitted(world, batchnorm=kind) for kind in ("frozen", "drift"))
+    assert frozen.network is None
+    after = dict(drifted.network.named_buffers())
+    assert any(not torch.equal(before[name], after[name]) for name in before if "running" in name)
+    assert all(torch.equal(p, q) for p, q in zip(network.parameters(), drifted.network.parameters(), strict=True))
+    # what was judged on validation are the features of the kept epoch's statistics
+    with torch.inference_mode():
+        features = feature_function(drifted.network, TRANSFORM, CPU)(pixels["val"])
+    moved = replace(splits["val"], features=features.clone())
+    best = drifted.history[drifted.history["kept"]].iloc[0]
+    assert worst_group(drifted.head, moved) == pytest.approx(best["val_worst_group"])
+    assert (features - splits["val"].features).abs().max() > 0.1
+
+
+def test_drift_normalises_by_the_batch_as_a_network_in_training_does(world):
+    network, splits, pixels, _masks, erm = world
+    n = len(splits["train"].y)
+    result = fitted(world, batchnorm="drift", batch_size=n, epochs=1, quantile=0.0, alpha=0.0, seed=2)
+    g = torch.Generator().manual_seed(2)
+    weight = torch.nn.init.xavier_uniform_(torch.empty(2, 128), generator=g).requires_grad_()
+    order = torch.randperm(n, generator=g)
+    theirs = copy.deepcopy(network).train()
+    x = prepare(pixels["train"].take(order), TRANSFORM)
+    loss = cross_entropy(erm.logits(splits["train"].features), splits["train"].y, reduction="none")
+    (place,) = (loss[order] <= loss.min()).nonzero().T
+    left = torch.zeros(16, 16, dtype=torch.bool)
+    left[:, :8] = True
+    masked, composed = compose(x[place], left.expand(len(place), 16, 16), torch.tensor([0]), x.mean((0, 2, 3)))
+    with torch.no_grad():
+        features = theirs.features(torch.cat([x, masked, composed]))
+    cross_entropy(features[:n] @ weight.T, splits["train"].y[order]).backward()
+    for name, buffer in result.network.named_buffers():
+        torch.testing.assert_close(buffer, dict(theirs.named_buffers())[name], atol=1e-5, rtol=1e-4)
+    # Adam's first step goes by the sign of the gradient
+    step = 5e-3 * weight.grad / (weight.grad.abs() + 1e-8)
+    torch.testing.assert_close(result.head.weight, (weight - step).detach(), atol=2e-4, rtol=1e-3)
+
+
+def test_wrong_input_is_named(world):
+    _, splits, _, masks, _ = world
+    small = replace(masks, packed=masks.packed[:, :8], size=(8, 8), path="masks.parquet")
+    with pytest.raises(ValueError, match=r"masks.parquet: masks are 8 x 8 pixels .*, but the network sees 16 x 16"):
+        fitted(world, masks=small)
+    with pytest.raises(ValueError, match="DaC was given the test split of halves"):
+        fitted(world, splits={"train": splits["test"]})
+    with pytest.raises(ValueError, match="batchnorm: 'thaw' is unknown; allowed are frozen, drift"):
+        fitted(world, batchnorm="thaw")
+    with pytest.raises(ValueError, match="select_by: 'average' is unknown; allowed are worst_group, worst_class"):
+        fitted(world, select_by="average")
+    with pytest.raises(ValueError, match=r"drift moves the features, which standardised ones cannot follow"):
+        fitted(world, batchnorm="drift", standardisation=fit_standardisation(splits["train"].features))
+
+
+def test_drift_leaves_out_a_last_batch_of_one_image(world):
+    """At 16 pixels the last map is of one place, of which BatchNorm cannot normalise a single image."""
+    _, splits, _, _, _ = world
+    assert len(splits["train"].y) % 131 == 1
+    result = fitted(world, batchnorm="drift", batch_size=131, epochs=1, quantile=0.0)
+    assert np.isfinite(result.history["loss"]).all()
+
+
+def test_drift_needs_batchnorm(world):
+    _, splits, pixels, masks, head = world
+    network = build_network("alexnet", 2)
+    with pytest.raises(ValueError, match="drift was asked for, but this backbone has no BatchNorm"):
+        fit_dac(network, splits["train"], splits["val"], head, masks, pixels.__getitem__, seed=0,
+                **{**SETTINGS, "batchnorm": "drift"})  # fmt: skip

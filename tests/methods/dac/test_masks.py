@@ -1,0 +1,251 @@
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from kneed import KneeLocator
+from torch.nn.functional import cross_entropy
+
+from hsfm.core.device import Compute
+from hsfm.data.pixels import pack as pack_pixels
+from hsfm.data.transforms import prepare
+from hsfm.methods.dac.heat_maps import heat_maps
+from hsfm.methods.dac.masks import (
+    Masks,
+    choose_cut,
+    find_masks,
+    pack,
+    quantiles,
+    read_masks,
+    unpack,
+    write_masks,
+)
+from hsfm.models.backbone import build_network
+
+CUTS = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
+TRANSFORM = {"resize": None, "crop": None, "mean": [0.5] * 3, "std": [0.5] * 3}
+ABOUT = {"dataset": "toy", "split": "train", "source": "heat_map", "cuts": CUTS, "checkpoint_sha256": "a" * 64,
+         "transform": TRANSFORM}  # fmt: skip
+
+
+def some_masks(n: int = 10, size: tuple[int, int] = (9, 7), seed: int = 0) -> Masks:
+    rng = np.random.default_rng(seed)
+    return Masks(
+        image_id=tuple(f"image {i}" for i in range(n)),
+        packed=pack(torch.from_numpy(rng.random((n, *size)) < 0.3)),
+        size=size,
+        cut=rng.choice(CUTS, n).astype(np.float32),
+        knee=rng.random(n) < 0.5,
+        loss=rng.random((n, 6)).astype(np.float32),
+        about=ABOUT,
+    )
+
+
+# The knee -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "cut"),
+    [
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 1.0], 0.7),  # keeping less costs nothing until the last cut
+        ([0.0, 0.0, 0.0, 0.0, 1.0, 2.0], 0.6),
+        ([0.0, 0.0, 0.0, 1.0, 2.0, 3.0], 0.5),
+        ([0.0, 0.0, 1.0, 2.0, 3.0, 4.0], 0.4),
+        ([1.0, 0.9, 0.95, 1.0, 2.0, 3.0], 0.6),  # a dip before the bend
+        ([0.0, 0.1, 0.3, 0.9, 2.7, 8.1], 0.6),  # the point farthest below the chord
+    ],
+)
+def test_the_knee_of_known_curves(loss, cut):
+    number, found = choose_cut(CUTS, loss, 0.8)
+    assert (CUTS[number], found) == (cut, True)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],  # flat: nothing to divide by
+        [0.0, 1.0, 2.0, 3.0, 4.0, 5.0],  # straight
+        [0.0, 0.02, 0.5, 1.0, 1.5, 2.0],  # hardly bent
+    ],
+)
+def test_without_a_knee_it_is_the_fall_back(loss):
+    assert choose_cut(CUTS, loss, 0.8) == (5, False)
+    assert choose_cut(CUTS, loss, 0.5) == (2, False)
+
+
+def test_the_knee_is_kneeds_on_random_curves():
+    rng = np.random.default_rng(0)
+    chosen = []
+    for _ in range(300):
+        loss = (rng.random(6).cumsum() ** rng.integers(1, 4)).tolist()
+        theirs = KneeLocator(CUTS, loss, S=1.0, curve="convex", direction="increasing", online=True).elbow
+        number, found = choose_cut(CUTS, loss, 0.8)
+        assert (CUTS[number], found) == ((0.8, False) if theirs is None else (theirs, True))
+        chosen.append(number)
+    assert len(set(chosen)) >= 4
+
+
+def test_a_loss_that_is_not_finite_is_named():
+    with pytest.raises(ValueError, match=r"loss of a masked image is \[0.0, 1.0, inf"):
+        choose_cut(CUTS, [0.0, 1.0, float("inf"), 1.0, 1.0, 1.0], 0.8)
+
+
+# Masks ----------------------------------------------------------------------------------------------------------------
+
+
+def test_quantiles_are_numpys():
+    heat = torch.rand(7, 13, 11, generator=torch.Generator().manual_seed(0))
+    heat[0] = 0.5
+    heat[1, :6] = 0.0
+    expected = np.quantile(heat.numpy(), CUTS, axis=(1, 2))
+    np.testing.assert_allclose(quantiles(heat, CUTS).numpy(), expected, rtol=1e-6)
+    # what is kept is at least the quantile: a share of 1 - q of a map without ties
+    kept = heat[3] >= quantiles(heat, CUTS)[:, 3, None, None]
+    assert kept.sum((1, 2)).tolist() == [(heat[3].numpy() >= level).sum() for level in expected[:, 3]]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 7), (1, 3)])
+def test_packing_and_back(size):
+    kept = torch.rand(5, *size, generator=torch.Generator().manual_seed(1)) < 0.4
+    packed = pack(kept)
+    assert packed.shape == (5, -(-size[0] * size[1] // 8))
+    assert torch.equal(unpack(packed, size), kept)
+
+
+@pytest.fixture(scope="module")
+def network():
+    network = build_network("small_resnet", 2, seed=3).train()
+    with torch.no_grad():
+        for seed in range(5):
+            network(torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(seed)))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    return pack_pixels(list(rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)))
+
+
+def found(network, images, y, batch: int, compute: Compute):
+    batches = ((images[i : i + batch], y[i : i + batch]) for i in range(0, len(images), batch))
+    parts = list(find_masks(network, batches, TRANSFORM, cuts=CUTS, fallback=0.8, compute=compute))
+    kept, loss = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+    return kept, loss, [choice for part in parts for choice in part[2]]
+
+
+def test_masks_are_made_as_the_paper_says(network, images):
+    """One image at a time, step by step."""
+    compute = Compute(torch.device("cpu"))
+    y = torch.arange(12) % 2
+    kept, loss, choice = found(network, images, y, 5, compute)
+    for i in range(12):
+        shown = prepare(images[i : i + 1], TRANSFORM)
+        with heat_maps(network, shown, compute) as heat:
+            heat_map = heat(shown)[0].numpy()
+        curve = []
+        for cut in CUTS:
+            mask = torch.from_numpy(heat_map >= np.quantile(heat_map, cut))
+            with torch.no_grad():
+                curve.append(float(cross_entropy(network(shown * mask), y[i : i + 1])))
+        torch.testing.assert_close(loss[i], torch.tensor(curve), atol=1e-4, rtol=1e-4)
+        knee = None
+        if loss[i].max() > loss[i].min():
+            knee = KneeLocator(CUTS, loss[i].numpy(), S=1.0, curve="convex", direction="increasing", online=True).knee
+        assert choice[i] == ((5, False) if knee is None else (CUTS.index(knee), True))
+        expected = heat_map >= np.quantile(heat_map, 0.8 if knee is None else knee)
+        assert (kept[i].numpy() != expected).mean() < 0.01  # rounding at the very quantile
+    assert len({number for number, _ in choice}) > 1
+
+
+def test_masks_do_not_depend_on_the_batches(network, images):
+    y = torch.arange(12) % 2
+    compute = Compute(torch.device("cpu"))
+    one, all_at_once = (found(network, images, y, batch, compute) for batch in (1, 12))
+    torch.testing.assert_close(one[1], all_at_once[1], atol=1e-4, rtol=1e-4)
+    assert (one[0] != all_at_once[0]).double().mean() < 0.01
+    again = found(network, images, y, 12, compute)
+    assert torch.equal(again[0], all_at_once[0])
+    assert torch.equal(again[1], all_at_once[1])
+
+
+def test_one_forward_pass_serves_a_cut_of_a_whole_batch(network, images):
+    """On a device that takes batches whole: six masked passes, and one for the heat map."""
+    sizes = []
+    handle = network.body.conv1.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    found(network, images, torch.zeros(12, dtype=torch.long), 12, Compute(torch.device("cpu")))
+    handle.remove()
+    assert sizes == [1] + [12] * 7  # the first looks for the feature map
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def test_round_trip(tmp_path):
+    masks, path = some_masks(), tmp_path / "masks.parquet"
+    write_masks(path, masks)
+    read = read_masks(path, split="train")
+    assert (read.image_id, read.size, read.about, read.path) == (masks.image_id, (9, 7), ABOUT, str(path))
+    assert torch.equal(read.packed, masks.packed)
+    for name in ("cut", "knee", "loss"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(masks, name))
+
+
+def test_masks_that_no_heat_map_gave(tmp_path):
+    masks, path = replace(some_masks(), cut=None, knee=None, loss=None), tmp_path / "masks.parquet"
+    write_masks(path, masks)
+    read = read_masks(path)
+    assert (read.cut, read.knee, read.loss) == (None, None, None)
+    assert torch.equal(read.packed, masks.packed)
+
+
+def test_masks_of_some_images_in_another_order():
+    masks = some_masks()
+    some = masks.of(["image 7", "image 2"])
+    assert some.image_id == ("image 7", "image 2")
+    assert torch.equal(some.packed, masks.packed[[7, 2]])
+    np.testing.assert_array_equal(some.loss, masks.loss[[7, 2]])
+
+
+def test_what_does_not_fit_is_named(tmp_path):
+    masks, path = some_masks(), tmp_path / "masks.parquet"
+    write_masks(path, masks)
+    read = read_masks(path)
+    with pytest.raises(ValueError, match=r"masks.parquet: no mask of image 'image 99'; 1 of 2 images lack one"):
+        read.of(["image 1", "image 99"])
+    with pytest.raises(ValueError, match=r"masks.parquet: masks are 9 x 7 pixels .*, but the network sees 8 x 8"):
+        read.require_size((8, 8))
+    read.require_size((9, 7))
+    read.require_transform(TRANSFORM)
+    with pytest.raises(ValueError, match=r"masks.parquet: masks are for images after the transform .*, but it is"):
+        read.require_transform({**TRANSFORM, "crop": [9, 7]})
+    with pytest.raises(ValueError, match=r"masks.parquet: holds the train split, expected val"):
+        read_masks(path, split="val")
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    path = tmp_path / "masks.parquet"
+    write_masks(path, some_masks())
+    table = pq.read_table(path)
+
+    def written(changed: pa.Table) -> None:
+        pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
+
+    column = table.schema.get_field_index("mask")
+    written(table.set_column(column, "mask", pa.array([b"1234567"] * 10, pa.binary(7))))
+    with pytest.raises(ValueError, match=r"masks are fixed_size_binary\[7\], but 9 x 7 pixels .* take .*\[8\]"):
+        read_masks(path)
+    written(table.set_column(column, "mask", pa.array([None] + [b"12345678"] * 9, pa.binary(8))))
+    with pytest.raises(ValueError, match="column 'mask' has an empty cell in row 0"):
+        read_masks(path)
+    written(table.set_column(0, "image_id", pa.array(["a"] * 2 + [f"b{i}" for i in range(8)])))
+    with pytest.raises(ValueError, match="image id 'a' is not unique"):
+        read_masks(path)
+    written(table.drop_columns("mask"))
+    with pytest.raises(ValueError, match="no column 'mask'"):
+        read_masks(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"masks.parquet: not a readable Parquet file"):
+        read_masks(path)

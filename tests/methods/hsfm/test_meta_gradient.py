@@ -1,0 +1,127 @@
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from benchmarks import autograd_loop
+from hsfm.heads.head import Head
+from hsfm.methods.hsfm.meta_gradient import meta_gradient
+
+CASES = [(2, [4, 4]), (2, [1, 6]), (2, [9, 8]), (3, [3, 2, 5]), (5, [1, 2, 3, 1, 1])]
+FORMS = ["dual", "primal", "auto"]
+
+
+def problem(classes: int, sizes: list[int], *, runs: int = 3, d: int = 6, m: int = 10):
+    """Heads, ragged supports and hard sets of several runs in float64."""
+    g = torch.Generator().manual_seed(classes * 100 + len(sizes))
+    support_y = torch.repeat_interleave(torch.arange(classes), torch.tensor(sizes))
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    hard_y = torch.arange(m) % classes
+    return (
+        normal(runs, classes, d), normal(runs, classes), normal(runs, len(support_y), d), support_y,
+        normal(runs, m, d), hard_y, torch.tensor([0.3, 0.05, 0.9], dtype=torch.float64)[:runs],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("steps", [1, 2, 9])
+@pytest.mark.parametrize(("classes", "sizes"), CASES)
+def test_against_autograd(classes, sizes, steps, form, first_order):
+    *tensors, lr = problem(classes, sizes)
+    weight, bias, support, support_y, hard, hard_y = tensors
+    result = meta_gradient(*tensors, steps=steps, lr=lr, form=form, first_order=first_order)
+    for i in range(3):
+        loss, gradient = autograd_loop.meta_gradient(
+            Head(weight[i], bias[i]), support[i], support_y, hard[i], hard_y,
+            steps=steps, lr=float(lr[i]), first_order=first_order,
+        )  # fmt: skip
+        assert float(result.loss[i]) == pytest.approx(float(loss), rel=1e-12)
+        assert float((result.support[i] - gradient).norm() / gradient.norm()) < 1e-12
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("classes", "sizes"), [CASES[1], CASES[3]])
+def test_runs_may_have_support_labels_of_their_own(classes, sizes, form):
+    weight, bias, support, support_y, hard, hard_y, lr = problem(classes, sizes)
+    own = torch.stack([support_y, support_y.flip(0), (support_y + 1) % classes])
+    together = meta_gradient(weight, bias, support, own, hard, hard_y, steps=4, lr=lr, form=form)
+    for i in range(3):
+        each = slice(i, i + 1)
+        alone = meta_gradient(
+            weight[each], bias[each], support[each], own[i], hard[each], hard_y, steps=4, lr=lr[each], form=form
+        )
+        torch.testing.assert_close(together.support[each], alone.support, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(together.loss[each], alone.loss, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_first_order_is_the_whole_with_one_step_and_not_with_more(form, classes):
+    *tensors, lr = problem(classes, [3] * classes)
+    for steps, same in ((1, True), (2, False)):
+        full, first = (meta_gradient(*tensors, steps=steps, lr=lr, form=form, first_order=f) for f in (False, True))
+        assert torch.allclose(full.support, first.support, rtol=1e-12, atol=1e-14) is same
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("classes", "sizes"), [CASES[1], CASES[3]])
+def test_against_finite_differences(classes, sizes, form):
+    """The oracle adapts with torch's own SGD, so that nothing of the package is in it."""
+    *tensors, lr = problem(classes, sizes, runs=1)
+    weight, bias, support, support_y, hard, hard_y = tensors
+
+    def outer(h):
+        layer = torch.nn.Linear(6, classes).double()
+        layer.load_state_dict({"weight": weight[0], "bias": bias[0]})
+        optimiser = torch.optim.SGD(layer.parameters(), lr=float(lr[0]))
+        for _ in range(4):
+            optimiser.zero_grad()
+            cross_entropy(layer(h), support_y).backward()
+            optimiser.step()
+        with torch.no_grad():
+            return float(cross_entropy(layer(hard[0]), hard_y))
+
+    result = meta_gradient(*tensors, steps=4, lr=lr, form=form)
+    assert float(result.loss[0]) == pytest.approx(outer(support[0]), rel=1e-12)
+    numeric, step = torch.zeros_like(support[0]), 1e-5
+    for i in range(support.shape[1]):
+        for j in range(6):
+            up, down = support[0].clone(), support[0].clone()
+            up[i, j] += step
+            down[i, j] -= step
+            numeric[i, j] = (outer(up) - outer(down)) / (2 * step)
+    assert result.support.abs().max() > 1e-3
+    torch.testing.assert_close(result.support[0], numeric, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 15])
+def test_the_oracle_adapts_as_torchs_sgd(steps):
+    weight, bias, support, support_y, *_ = problem(3, [4, 2, 3], runs=1)
+    layer = torch.nn.Linear(6, 3).double()
+    layer.load_state_dict({"weight": weight[0], "bias": bias[0]})
+    optimiser = torch.optim.SGD(layer.parameters(), lr=0.2)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        cross_entropy(layer(support[0]), support_y).backward()
+        optimiser.step()
+    start = Head(weight[0].requires_grad_(), bias[0].requires_grad_())
+    adapted = autograd_loop.adapt(start, support[0], support_y, steps=steps, lr=0.2)
+    torch.testing.assert_close(adapted.weight, layer.weight, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(adapted.bias, layer.bias, rtol=1e-12, atol=1e-14)
+
+
+def test_the_form_with_fewer_operations_is_taken(monkeypatch):
+    import hsfm.methods.hsfm.meta_gradient as module
+
+    taken = []
+    for name in ("_dual", "_primal"):
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, f=original, n=name: taken.append(n) or f(*a))
+    y, lr = torch.tensor([0, 1] * 8), torch.tensor([0.1])
+    for d, steps in ((200, 15), (3, 1)):
+        w, b, h = torch.zeros(1, 2, d), torch.zeros(1, 2), torch.randn(1, 16, d)
+        meta_gradient(w, b, h, y, h, y, steps=steps, lr=lr)
+    assert taken == ["_dual", "_primal"]

@@ -1,0 +1,318 @@
+import sys
+import warnings
+from urllib.error import URLError
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import load_file
+
+from hsfm.core.files import read_safetensors, write_safetensors
+from hsfm.models.backbone import Network, build_network, find_head, read_checkpoint, read_foreign, write_checkpoint
+
+# one of each family, with the side of the images it needs
+ARCHITECTURES = {
+    "alexnet": 64,
+    "convnext_tiny": 32,
+    "densenet121": 32,
+    "efficientnet_b0": 32,
+    "googlenet": 32,
+    "inception_v3": 80,
+    "mobilenet_v3_small": 32,
+    "regnet_x_400mf": 32,
+    "resnet18": 32,
+    "shufflenet_v2_x0_5": 32,
+    "swin_t": 32,
+    "vit_b_32": 224,
+    "timm:mobilenetv3_small_050": 32,
+    "timm:resnet18": 32,
+    "timm:tf_efficientnet_lite0": 32,
+    "timm:vit_tiny_patch16_224": 224,
+}
+
+
+@pytest.fixture
+def images():
+    return draw(3, 32)
+
+
+def draw(n, side):
+    return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def their_model(name, n_classes):
+    """What a user without hsfm writes."""
+    if name.startswith("timm:"):
+        return timm.create_model(name.removeprefix("timm:"), num_classes=n_classes)
+    off = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    return torchvision.models.get_model(name, num_classes=n_classes, **off)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_checkpoint_is_the_architectures_own_with_its_own_head(tmp_path, name):
+    """Their model loads it strictly; features are what their last layer sees, logits what it gives."""
+    images = draw(2, ARCHITECTURES[name])
+    network = build_network(name, 3, seed=1)
+    network.train()(images)  # BatchNorm's statistics move
+    network.eval()
+    path = tmp_path / "backbone.safetensors"
+    write_checkpoint(path, network, name=name, class_names=("a", "b", "c"), metadata={})
+    theirs = their_model(name, 3).eval()
+    theirs.load_state_dict(load_file(path), strict=True)
+    assert list(theirs.state_dict()) == list(network.own_state())
+    seen = []
+    head = theirs.get_submodule(network.head_name)
+    head.register_forward_hook(lambda module, inputs, output: seen.extend([inputs[0], output]))
+    with torch.no_grad():
+        logits, features = theirs(images), network.features(images)
+        torch.testing.assert_close(features, seen[0])
+        torch.testing.assert_close(network(images), logits)
+        assert features.shape == (2, network.n_features)
+        assert torch.equal(read_checkpoint(path).network.eval()(images), network(images))
+    assert torch.equal(head.weight, network.fc.weight)
+
+
+@pytest.mark.parametrize(("name", "d"), [("small_resnet", 128), ("resnet50", 2048)])
+def test_logits_are_the_head_on_the_features(images, name, d):
+    network = build_network(name, 5, seed=1).eval()
+    with torch.no_grad():
+        features = network.features(images)
+        assert features.shape == (3, d)
+        assert network.n_features == d
+        torch.testing.assert_close(network(images), features @ network.fc.weight.T + network.fc.bias)
+
+
+def test_every_classification_model_of_torchvision_has_a_head_or_is_refused():
+    """On the meta device, where weights take no memory and no time."""
+    refused = set()
+    for name in torchvision.models.list_models(module=torchvision.models):
+        if name.startswith("regnet"):  # their initialiser reads weights; one is tested above
+            continue
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of the initialisers of googlenet and inception_v3
+            model = torchvision.models.get_model(name, weights=None)
+        try:
+            head = model.get_submodule(find_head(model, name))
+        except ValueError:
+            refused.add(name)
+        else:
+            assert head.out_features == 1000
+    assert refused == {"maxvit_t", "squeezenet1_0", "squeezenet1_1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("squeezenet1_1", "squeezenet1_1 has no linear layer as its head, expected one linear layer with a bias"),
+        ("mnasnet0_5", "mnasnet0_5 of torchvision loads no plain state dict; timm:mnasnet_100 does"),
+        ("maxvit_t", "maxvit_t has a linear layer without a bias as its head"),
+        ("timm:dla34", "timm:dla34 has a Conv2d as its head"),
+        ("timm:deit_tiny_distilled_patch16_224", "timm:deit_tiny_distilled_patch16_224 has several layers as its head"),
+        ("timm:volo_d1_224", "timm:volo_d1_224 has several layers as its head"),
+        ("timm:resnet18.nobody", r"cannot make timm:resnet18.nobody \(Invalid pretrained tag .*\)$"),
+        ("timm:resnet19", r"unknown name 'timm:resnet19'; did you mean timm:resnet1.* \(allowed are those of timm"),
+        ("resnet19", r"unknown name 'resnet19'; did you mean resnet1.*\? \(allowed are small_resnet, torchvision's"),
+        ("small_resent", "unknown name 'small_resent'; did you mean small_resnet"),
+        ("zzz", r"unknown name 'zzz' \(allowed are"),
+    ],
+)
+def test_names_that_are_unknown_or_have_no_linear_head_are_refused(name, message):
+    with pytest.raises(ValueError, match=f"^backbone: {message}"):
+        build_network(name, 2)
+
+
+def test_timm_is_asked_for_only_where_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)  # as if it were not installed
+    build_network("small_resnet", 2)
+    with pytest.raises(ValueError, match="timm:resnet18 needs the package timm; pip install timm"):
+        build_network("timm:resnet18", 2)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_auxiliary_heads_are_off_and_their_weights_ignored(tmp_path, name):
+    theirs = torchvision.models.get_model(name, num_classes=2, init_weights=False)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    network = read_foreign(tmp_path / "theirs.pth", name, 2)
+    images = draw(2, 80)
+    assert network.train()(images).shape == (2, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(read_foreign(tmp_path / "theirs.pth", name, 2).eval()(images), theirs.eval()(images))
+
+
+def test_one_seed_gives_one_network_and_leaves_the_global_generator_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first, second, other = (build_network("small_resnet", 2, seed=s).state_dict() for s in (0, 0, 1))
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not torch.equal(first["fc.weight"], other["fc.weight"])
+
+
+def test_a_checkpoint_tells_what_it_was_given(tmp_path):
+    path = tmp_path / "backbone.safetensors"
+    network = build_network("small_resnet", 3)
+    write_checkpoint(path, network, name="small_resnet", class_names=("a", "b", "c"), metadata={"dataset": "toy"})
+    ours = read_checkpoint(path)
+    assert (ours.name, ours.class_names) == ("small_resnet", ("a", "b", "c"))
+    assert ours.metadata["dataset"] == "toy"
+
+
+def test_checkpoints_that_do_not_fit_name_the_tensor(tmp_path):
+    path = tmp_path / "backbone.safetensors"
+    network = build_network("small_resnet", 2)
+    write_checkpoint(path, network, name="small_resnet", class_names=("a", "b"), metadata={})
+    tensors, metadata = read_safetensors(path)
+    for change, message in (
+        ({"layer1.0.bn1.weight": None}, r"tensor 'layer1.0.bn1.weight' is missing"),
+        ({"extra": torch.ones(1)}, r"tensor 'extra' is not part of the network"),
+        ({"fc.weight": torch.ones(2, 64)}, r"tensor 'fc.weight' is \[2, 64\], expected \[2, 128\]"),
+    ):
+        changed = {key: value for key, value in {**tensors, **change}.items() if value is not None}
+        write_safetensors(path, changed, metadata)
+        with pytest.raises(ValueError, match=f"backbone.safetensors: {message}"):
+            read_checkpoint(path)
+
+
+def test_pretrained_weights_that_do_not_exist_are_refused():
+    for name, message in (
+        ("small_resnet", "small_resnet has no pretrained weights"),
+        ("vit_h_14", "no IMAGENET1K_V1 weights of vit_h_14, only IMAGENET1K_SWAG_E2E_V1, IMAGENET1K_SWAG_LINEAR_V1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_network(name, 2, pretrained=True)
+    with pytest.raises(ValueError, match=r"pretrained: true and weights: w.pth exclude each other"):
+        build_network("resnet18", 2, pretrained=True, weights="w.pth")
+
+
+def test_pretrained_asks_torchvision_for_its_first_imagenet_weights(monkeypatch):
+    asked = {}
+
+    def get_model(name, weights):
+        asked.update(name=name, weights=weights)
+        return torchvision.models.resnet18(weights=None)
+
+    monkeypatch.setattr(torchvision.models, "get_model", get_model)
+    assert isinstance(build_network("resnet18", 2, pretrained=True), Network)
+    assert asked == {"name": "resnet18", "weights": torchvision.models.ResNet18_Weights.IMAGENET1K_V1}
+
+
+def test_weights_that_cannot_be_had_are_named_with_where_to_put_them(monkeypatch):
+    def get_model(name, weights):
+        raise URLError("no network")
+
+    monkeypatch.setattr(torchvision.models, "get_model", get_model)
+    message = r"cannot load the ImageNet weights of resnet50 \(.*no network.*put .*resnet50-.*pth into .*checkpoints"
+    with pytest.raises(ValueError, match=message):
+        build_network("resnet50", 2, pretrained=True)
+
+
+def test_timms_weights_that_cannot_be_had_are_one_line(monkeypatch):
+    def create_model(name, pretrained, num_classes):
+        assert (name, pretrained, num_classes) == ("resnet18", True, 2)
+        raise FileNotFoundError("no network")
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    message = r"cannot make timm:resnet18 \(no network\); without a network, set pretrained: false and weights: FILE"
+    with pytest.raises(ValueError, match=message):
+        build_network("timm:resnet18", 2, pretrained=True)
+
+
+def test_weights_give_the_backbone_and_leave_the_head_fresh(tmp_path, images):
+    theirs = torchvision.models.resnet18(num_classes=1000)
+    state = {key: value for key, value in theirs.state_dict().items() if not key.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "imagenet.pth")  # torchvision's files are older than those counters
+    headless = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    write_safetensors(tmp_path / "headless.safetensors", headless, {})
+    theirs.fc = torch.nn.Identity()
+    for file in ("imagenet.pth", "headless.safetensors"):
+        network = build_network("resnet18", 3, weights=tmp_path / file, seed=5).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(network.features(images), theirs.eval()(images))
+        assert torch.equal(network.fc.weight, build_network("resnet18", 3, seed=5).fc.weight)
+
+
+def test_weights_that_do_not_fit_name_the_tensor(tmp_path):
+    path = tmp_path / "weights.pth"
+    state = build_network("small_resnet", 7).own_state()
+    for change, message in (
+        ({"layer1.0.conv1.weight": None}, "tensor 'layer1.0.conv1.weight' is missing$"),
+        (
+            {"bn1.weight": None, "norm.weight": torch.ones(16)},
+            "'bn1.weight' is missing and .*'norm.weight' is not part",
+        ),
+        ({"conv1.weight": torch.ones(16, 3, 5, 5)}, r"'conv1.weight' is \[16, 3, 5, 5\], expected \[16, 3, 3, 3\]"),
+    ):
+        torch.save({key: value for key, value in {**state, **change}.items() if value is not None}, path)
+        with pytest.raises(ValueError, match=f"weights.pth: .*{message}"):
+            build_network("small_resnet", 2, weights=path)
+
+
+def wrap(state, prefix="", **under):
+    state = {prefix + key: value for key, value in state.items()}
+    return {under["key"]: state, "epoch": 3, "optimizer": {"lr": 0.1}} if under else state
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        wrap,
+        lambda state: wrap(state, "module."),
+        lambda state: wrap(state, "model.", key="state_dict"),
+        lambda state: wrap(state, "module.model.", key="model_state_dict"),
+        lambda state: wrap(state, "model.module.", key="model_state_dict"),
+    ],
+)
+def test_a_users_network_comes_with_its_head(tmp_path, images, form):
+    theirs = torchvision.models.resnet18(num_classes=3).eval()
+    torch.save(form(theirs.state_dict()), tmp_path / "theirs.pt")
+    with torch.no_grad():
+        torch.testing.assert_close(read_foreign(tmp_path / "theirs.pt", "resnet18", 3).eval()(images), theirs(images))
+
+
+def test_a_users_safetensors_file_is_read_by_its_suffix(tmp_path, images):
+    theirs = build_network("small_resnet", 2, seed=3).eval()
+    write_safetensors(tmp_path / "theirs.safetensors", wrap(theirs.own_state(), "module."), {})
+    assert torch.equal(read_foreign(tmp_path / "theirs.safetensors", "small_resnet", 2).eval()(images), theirs(images))
+
+
+def test_a_head_of_one_logit_becomes_two(tmp_path, images):
+    theirs = torchvision.models.mobilenet_v3_small(num_classes=1).eval()
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pt")
+    network = read_foreign(tmp_path / "theirs.pt", "mobilenet_v3_small", 2).eval()
+    with torch.no_grad():
+        z = theirs(images)
+        torch.testing.assert_close(network(images), torch.cat([torch.zeros_like(z), z], dim=1))
+        torch.testing.assert_close(network(images).softmax(1)[:, 1:], z.sigmoid())
+
+
+def test_a_users_network_that_does_not_fit_says_where(tmp_path):
+    path = tmp_path / "theirs.pt"
+    state = build_network("small_resnet", 3).own_state()
+    one = build_network("small_resnet", 1).own_state()
+    for found, n_classes, message in (
+        (state, 2, "the head 'fc.weight' is for 3 classes, but the images have 2"),
+        (one, 3, "the head 'fc.weight' is for 1 classes, but the images have 3"),
+        ({**state, "fc.bias": torch.ones(2)}, 3, r"tensor 'fc.bias' is \[2\], expected \[3\]"),
+        ({key: state[key] for key in state if key != "fc.weight"}, 3, "tensor 'fc.weight' is missing"),
+        ({**state, "fc.scale": torch.ones(1)}, 3, "tensor 'fc.scale' is not part of the network"),
+        (wrap(state, "net."), 3, "tensor 'conv1.weight' is missing and tensor 'net.conv1.weight' is not part"),
+    ):
+        torch.save(found, path)
+        with pytest.raises(ValueError, match=f"theirs.pt: {message}"):
+            read_foreign(path, "small_resnet", n_classes)
+
+
+def test_the_small_network_is_the_one_described(images):
+    """Stem with stride 2, batch norm and ReLU; blocks of 16, 32, 64, 128 channels; global average."""
+    network = build_network("small_resnet", 2, seed=0).eval()
+    body = network.body
+    x = torch.relu(body.bn1(torch.nn.functional.conv2d(images, body.conv1.weight, stride=2, padding=1)))
+    shapes = [tuple(x.shape[1:])]
+    for layer in (body.layer1, body.layer2, body.layer3, body.layer4):
+        x = layer(x)
+        shapes.append(tuple(x.shape[1:]))
+    assert shapes == [(16, 16, 16), (16, 16, 16), (32, 8, 8), (64, 4, 4), (128, 2, 2)]
+    with torch.no_grad():
+        torch.testing.assert_close(network.features(images), x.mean((2, 3)))

@@ -1,0 +1,111 @@
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import random_models
+from hsfm.data.pixels import pack
+from hsfm.data.transforms import prepare
+from hsfm.models import clip
+from hsfm.models.backbone import build_network, read_checkpoint, write_checkpoint
+
+TRANSFORM = {"resize": [32], "crop": [32, 32], "mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28],
+             "interpolation": "bicubic"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "clip"
+    random_models.write_clip(folder)
+    return folder
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+
+
+def test_features_are_clips_own_projections_of_images_prepared_its_way(folder, picture):
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    network = build_network(f"open_clip:{folder}", 2, pretrained=True).eval()
+    assert network.n_features == random_models.WIDTH
+    theirs = preprocess(Image.fromarray(picture))[None]
+    ours = prepare(pack([picture]), TRANSFORM)
+    # Pillow and torch round bicubic weights differently
+    assert (ours - theirs).abs().max() < 0.03
+    with torch.inference_mode():
+        torch.testing.assert_close(network.features(theirs), model.eval().encode_image(theirs))
+        expected = model.encode_image(theirs)
+        torch.testing.assert_close(network.features(ours), expected, rtol=0.05, atol=0.02 * float(expected.norm()))
+    assert float(expected.norm()) != pytest.approx(1, abs=0.01), "not normalised"
+
+
+def test_a_checkpoint_is_read_without_the_models_weights(folder, tmp_path):
+    network = build_network(f"open_clip:{folder}", 3, pretrained=True)
+    fresh = build_network(f"open_clip:{folder}", 3)
+    assert not torch.equal(fresh.body.visual.proj, network.body.visual.proj)
+    path = tmp_path / "backbone.safetensors"
+    write_checkpoint(path, network, name=f"open_clip:{folder}", class_names=("a", "b", "c"), metadata={})
+    read = read_checkpoint(path).network
+    assert all(torch.equal(a, b) for a, b in zip(network.own_state().values(), read.own_state().values(), strict=True))
+    assert all(key.startswith(("visual.", "fc.")) for key in network.own_state())
+
+
+def test_the_transform_has_to_be_the_models(folder):
+    visual = build_network(f"open_clip:{folder}", 2).body.visual
+    assert clip.transform_of(visual) == clip.transform_named(str(folder)) == TRANSFORM
+    clip.check_transform(visual, TRANSFORM)
+    for change in ({"mean": [0.5, 0.5, 0.5]}, {"interpolation": "bilinear"}, {"resize": [32, 32], "crop": None}):
+        with pytest.raises(ValueError, match=r"transform: is .*, but this CLIP model was trained on images"):
+            clip.check_transform(visual, {**TRANSFORM, **change})
+    with pytest.raises(ValueError, match="was trained on images after"):
+        clip.check_transform(visual, {key: value for key, value in TRANSFORM.items() if key != "interpolation"})
+
+
+def test_an_architecture_with_a_tag_prepares_images_as_its_weights_want():
+    """Without the weights: as where a checkpoint of ours brings them."""
+    visual = clip.load_model("ViT-B-32/laion2b_s34b_b79k", pretrained=False).visual
+    found = clip.transform_of(visual)
+    assert (found["resize"], found["crop"], found["interpolation"]) == ([224], [224, 224], "bicubic")
+    assert clip.transform_named("ViT-B-32/laion2b_s34b_b79k") == found
+    assert found["mean"] == pytest.approx([0.48145466, 0.4578275, 0.40821073])
+
+
+def test_a_folder_without_its_weights_is_an_error(folder, tmp_path):
+    (tmp_path / "open_clip_config.json").write_text((folder / "open_clip_config.json").read_text())
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        clip.load_model(str(tmp_path), pretrained=True)
+
+
+def test_weights_of_another_activation_are_refused():
+    with pytest.raises(ValueError, match="'openai' are for another activation; name ViT-B-32-quickgelu/openai"):
+        clip.load_model("ViT-B-32/openai", pretrained=False)
+
+
+def test_what_cannot_be_had_is_said(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name, message in (
+        ("ViT-B-33", r"backbone: open_clip:ViT-B-33: neither a folder nor one of open_clip.list_models\(\)"),
+        ("ViT-B-32/laion", "unknown tag 'laion'; allowed are .*laion2b_s34b_b79k"),
+        ("ViT-B-32", "its weights need a tag behind a slash; allowed are "),
+        ("ViT-B-32/laion2b_s34b_b79k", r"open_clip:ViT-B-32/laion2b_s34b_b79k: cannot be loaded \("),
+    ):
+        with pytest.raises(ValueError, match=message):
+            clip.load_model(name, pretrained=True)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}}))
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        clip.load_model(str(tmp_path), pretrained=True)
+
+
+def test_zero_shot_is_clips_own(folder, picture):
+    prompts = ["a photo of a bird on land", "a photo of a bird on water"]
+    shown = prepare(pack([picture, picture[::-1].copy()]), TRANSFORM)
+    found = clip.ZeroShot(str(folder), prompts, torch.device("cpu"))(shown)
+    model = open_clip.create_model(f"local-dir:{folder}").eval()
+    with torch.inference_mode():
+        logits, _ = model.get_logits(shown, open_clip.get_tokenizer(f"local-dir:{folder}")(prompts))
+    torch.testing.assert_close(found, logits.softmax(-1))
+    assert found.sum(1).tolist() == pytest.approx([1, 1])

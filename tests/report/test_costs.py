@@ -1,0 +1,262 @@
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hsfm.report import costs
+from hsfm.report.cost_tables import costs_table, duration, megabytes, stages_table, with_methods
+from hsfm.report.versions import collect_versions, versions_table
+from tests.latex_structure import check_latex
+
+ROOT = Path(__file__).parents[2]
+
+HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
+
+
+def job(folder, name, seconds, *, cpu=1.0, memory=100.0, gpu=None) -> None:
+    """What a job leaves: a benchmark as Snakemake 9 writes it, and a record where gpu is given."""
+    path = folder / f"{name}.tsv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{HEADER}{seconds}\t0:00:01\t{memory}\t1\t1\t1\t0.0\t0.0\t99.0\t{cpu}\n")
+    if gpu is not None:
+        path.with_suffix(".json").write_text(json.dumps({"summary": None, "gpu_memory_mb": gpu}))
+
+
+@pytest.fixture
+def logs(tmp_path):
+    for name, seconds in {
+        "birds/pack_images": 5,
+        "birds/run0/train_erm": 100,
+        "birds/run0/read_erm_head": 2,
+        "birds/run0/erm/extract_embeddings": 10,
+        "birds/run0/build_hard_set": 3,
+        "birds/run0/fit_hsfm": 20,
+        "birds/run0/make_masks_train": 30,
+        "birds/run0/fit_dac_seed0": 40,
+        "birds/run0/fit_dac_seed1": 60,
+        "birds/run0/dac/seed0/extract_embeddings": 7,
+        "birds/run0/gather_heads_dac": 4,
+        "birds/run0/score_hsfm": 4,
+        "birds/run0/train_on_share": 90,
+        "birds/run0/afr/extract_embeddings": 10,
+        "birds/run0/fit_afr": 1,
+        "birds/learn_token_1": 500,
+        "birds/run0/fit_ddb_seed0": 50,
+        "birds/run0/sweep_hsfm_0": 1000,
+        "make_tables": 1,
+    }.items():
+        job(tmp_path, name, seconds)
+    return tmp_path
+
+
+def test_jobs_are_told_by_their_names(logs):
+    found = costs.read_costs(logs).set_index("job")
+    found.index = found.index.str.removeprefix(f"{logs}/")
+    assert "make_tables" not in found.index
+    row = found.loc["birds/run0/fit_dac_seed1"]
+    assert row[["dataset", "run", "stage", "method", "seed", "seconds"]].tolist() == [
+        "birds",
+        0,
+        "fit_dac",
+        "dac",
+        1,
+        60,
+    ]
+    assert found.loc["birds/pack_images", "method"] == ""
+    assert found["run"].isna().sum() == 2
+    for name, stage, method in (
+        ("birds/run0/make_masks_train", "make_masks", "dac"),
+        ("birds/run0/score_hsfm", "score_heads", "hsfm"),
+        ("birds/run0/gather_heads_dac", "gather_heads", "dac"),
+        ("birds/run0/dac/seed0/extract_embeddings", "extract_embeddings", "dac"),
+        ("birds/run0/erm/extract_embeddings", "extract_embeddings", "erm"),
+        ("birds/learn_token_1", "learn_token", "ddb"),
+        ("birds/run0/fit_afr", "fit_afr", "afr"),
+        ("birds/run0/sweep_hsfm_0", "sweep_hsfm", "hsfm"),
+        ("birds/run0/read_erm_head", "read_erm_head", "erm"),
+    ):
+        assert (found.loc[name, "stage"], found.loc[name, "method"]) == (stage, method)
+    assert found.loc["birds/run0/dac/seed0/extract_embeddings", "seed"] == 0
+
+
+def test_time_to_a_head(logs):
+    seconds = costs.method_seconds(costs.read_costs(logs)).set_index("method")["seconds"]
+    assert seconds["erm"] == 102  # its features are made for the others
+    assert seconds["hsfm"] == 112 + 3 + 20
+    assert seconds["dac"] == 112 + 30 + (40 + 60) / 2
+    assert seconds["afr"] == 90 + 10 + 1
+    assert seconds["ddb"] == 112 + 500 + 50
+
+
+def test_erm_counts_its_features_where_its_head_is_fitted_on_them(tmp_path):
+    for name in ("take_backbone", "erm/extract_embeddings", "fit_erm_head"):
+        job(tmp_path, f"birds/run0/{name}", 10)
+    assert costs.method_seconds(costs.read_costs(tmp_path))["seconds"].tolist() == [30]
+
+
+def test_shards_add_up_and_those_of_another_cut_are_left_out(tmp_path):
+    job(tmp_path, "birds/run0/make_masks_train", 100)
+    for shard in (1, 2):
+        job(tmp_path, f"birds/run0/make_masks_train_{shard}-of-2", 30)
+    os.utime(tmp_path / "birds/run0/make_masks_train.tsv", (1, 1))
+    found = costs.read_costs(tmp_path)
+    assert found["stage"].tolist() == ["make_masks", "make_masks"]
+    assert found["seconds"].sum() == 60
+    assert costs.method_seconds(found).set_index("method").loc["dac", "seconds"] == 60
+    os.utime(tmp_path / "birds/run0/make_masks_train.tsv")
+    for shard in (1, 2):
+        os.utime(tmp_path / f"birds/run0/make_masks_train_{shard}-of-2.tsv", (1, 1))
+    assert costs.read_costs(tmp_path)["seconds"].tolist() == [100]
+
+
+def test_processor_time_is_the_jobs_own_count(tmp_path):
+    """Snakemake's last look at a job of 44 s was after 30."""
+    job(tmp_path, "birds/run0/train_erm", 44, cpu=15.0)
+    assert costs.read_costs(tmp_path)["cpu_seconds"].tolist() == [15.0]
+    (tmp_path / "birds/run0/train_erm.json").write_text(json.dumps({"cpu_seconds": 41.5}))
+    assert costs.read_costs(tmp_path)["cpu_seconds"].tolist() == [41.5]
+
+
+def test_what_is_not_known_is_null(tmp_path):
+    job(tmp_path, "birds/run0/fit_dfr", "NA", cpu="-", gpu=7.5)
+    (tmp_path / "birds/run0/train_erm.json").write_text(json.dumps({"gpu_memory_mb": None}))
+    found = costs.read_costs(tmp_path).set_index("stage")
+    assert np.isnan(found.loc["fit_dfr", ["seconds", "cpu_seconds"]].astype(float)).all()
+    assert found.loc["fit_dfr", "gpu_memory_mb"] == 7.5
+    assert np.isnan(found.loc["train_erm", "gpu_memory_mb"])
+    assert costs.method_seconds(costs.read_costs(tmp_path))["seconds"].isna().all()
+    nothing = costs.read_costs(tmp_path / "deleted")
+    assert len(nothing) == len(costs.method_seconds(nothing)) == 0
+    assert list(nothing) == costs.COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        ("tsv", "s\n1\n2\n"),
+        ("tsv", "s\tcpu_time\n1\n"),
+        ("tsv", HEADER + "\t".join(["soon"] * 10)),
+        ("json", "{"),
+        ("json", "[]"),
+    ],
+)
+def test_a_file_that_is_something_else_is_named(tmp_path, suffix, text):
+    path = tmp_path / "birds/run0" / f"fit_dfr.{suffix}"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"fit_dfr\.{suffix}: not a (benchmark|record).*delete it"):
+        costs.read_costs(tmp_path)
+
+
+def test_stages_are_named_as_their_rules(tmp_path):
+    """Of every rule, with several shards or one: what its jobs leave behind is found as that rule's."""
+    wildcards = {"dataset": "birds", "run": "3", "network": "erm", "split": "val", "seed": "7", "method": "dfr",
+                 "label": "1", "part": "0", "figure": "groups", "study": "sweep"}  # fmt: skip
+    known = {}
+    for file in (ROOT / "workflow/rules").glob("*.smk"):
+        for rule, body in re.findall(r"^ *rule (\w+):\n(.*?)(?=^ *(?:use )?rule |\Z)", file.read_text(), re.M | re.S):
+            for path in re.findall(r'benchmark:\s+f?"logs/(\{+dataset.*?)\.tsv"', body):
+                path = re.sub(r"\{suffix\('\w+'\)\}", "_2-of-4" if "extract" in rule else "", path)
+                known[path.replace("{{", "{").replace("}}", "}").format(**wildcards)] = rule
+    assert len(known) > 30
+    for path in known:
+        job(tmp_path, path, 1)
+    found = costs.read_costs(tmp_path)
+    stages = {str(Path(row.job).relative_to(tmp_path)): row.stage for row in found.itertuples()}
+    for path, rule in known.items():
+        # several rules draw, each a figure by its name
+        assert stages[path] == (rule if not path.split("/")[-1].startswith("draw_") else stages[path]), path
+    assert {row.stage for row in found.itertuples() if row.method == "hsfm"} <= set(known.values())
+    assert set(costs.STAGE_METHODS) - {"train_on_share"} <= set(known.values())
+    assert (found["run"].dropna() == 3).all()
+
+
+def test_tables_of_costs(logs):
+    jobs = costs.read_costs(logs)
+    summary = with_methods(costs.method_costs(jobs), {"birds": ["erm", "dac", "ddb_cut_paste", "llr"]})
+    assert summary["seconds"].tolist()[:3] == [102, 192, 662]
+    assert np.isnan(summary["seconds"].iloc[3])
+    table = costs_table(summary)
+    assert [cell.text for cell in table.rows[1]] == ["birds", "DaC", "3.2 min", "90.0 s", "5.0 s", "100 MB", "-"]
+    assert [cell.text for cell in table.rows[3]] == ["birds", "LLR", *["-"] * 5]
+    stages = costs.stage_costs(jobs).set_index(["stage", "method"])
+    assert stages.loc[("fit_dac", "dac"), ["jobs", "seconds", "memory_mb"]].tolist() == [2, 100, 100]
+    assert stages.loc[("extract_embeddings", "dac"), "seconds"] == 7
+    text = stages_table(stages.reset_index())
+    assert ["birds", "pack_images", "all", "1", "5.0 s"] in [[cell.text for cell in row[:5]] for row in text.rows]
+    check_latex(table.latex("tab:costs"))
+    check_latex(text.latex("tab:stages"))
+
+
+def test_without_logs_there_are_dashes(tmp_path):
+    jobs = costs.read_costs(tmp_path)
+    table = costs_table(with_methods(costs.method_costs(jobs), {"birds": ["erm", "hsfm"]}))
+    assert [[cell.text for cell in row[2:]] for row in table.rows] == [["-"] * 5] * 2
+    assert stages_table(costs.stage_costs(jobs)).rows == ()
+    assert versions_table(collect_versions(jobs)).rows == ()
+    assert "which may be deleted" in table.markdown()
+
+
+def test_means_over_runs(tmp_path):
+    for run, seconds in ((0, 10), (1, 30)):
+        job(tmp_path, f"birds/run{run}/train_erm", seconds, memory=seconds, gpu=float(seconds))
+    summary = with_methods(costs.method_costs(costs.read_costs(tmp_path)), {"birds": ["erm"]})
+    assert summary[["runs", "seconds", "memory_mb", "gpu_memory_mb"]].to_numpy().tolist() == [[2, 20, 30, 30]]
+    assert "the mean over 2 backbone runs" in costs_table(summary).markdown()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(8.44, "8.4 s"), (119.0, "119.0 s"), (720.0, "12.0 min"), (11520.0, "3.2 h"), (np.nan, "-")]
+)
+def test_times_as_people_read_them(seconds, text):
+    assert duration(seconds).text == text
+    assert duration(seconds).order == (None if text == "-" else seconds)
+
+
+def test_memory_as_people_read_it():
+    assert [megabytes(n).text for n in (806.4, 1234.0, np.nan)] == ["806 MB", "1.2 GB", "-"]
+
+
+TORCH = {"torch": "2.12", "torchvision": "0.27", "cuda": "12.8", "driver": "570.1"}
+PLAIN = {"hsfm": "0.1", "python": "3.11.2", "commit": "abc1234", "dirty": False}
+NOTHING = dict.fromkeys(TORCH)
+
+
+def record(folder, name, device="cpu", **versions) -> None:
+    path = folder / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"device": device, "versions": {**PLAIN, **NOTHING, **versions}}))
+
+
+def test_jobs_that_know_less_count_with_those_that_agree(tmp_path):
+    record(tmp_path, "birds/pack_images")
+    record(tmp_path, "birds/run0/train_erm", "NVIDIA H100", **TORCH)
+    record(tmp_path, "birds/run0/fit_dfr", torch="2.12", torchvision="0.27", cuda="12.8")
+    job(tmp_path, "birds/run0/fit_llr", 1)  # of before there were records
+    found = collect_versions(costs.read_costs(tmp_path))
+    assert len(found) == 1
+    assert found.loc[0, ["commit", "torch", "driver", "jobs", "recorded"]].tolist() == [
+        "abc1234",
+        "2.12",
+        "570.1",
+        3,
+        3,
+    ]
+    (row,) = versions_table(found).rows
+    assert row[0].text == "all 3 recorded jobs"
+    assert {*row[1].text.split("; ")} == {"cpu", "NVIDIA H100"}
+
+
+def test_every_other_set_of_versions_is_a_row(tmp_path):
+    record(tmp_path, "birds/run0/train_erm", **TORCH)
+    record(tmp_path, "birds/run0/fit_dfr", **TORCH, dirty=True)
+    record(tmp_path, "fish/run0/fit_dfr", **{**TORCH, "torch": "2.11"})
+    rows = [[cell.text for cell in row] for row in versions_table(collect_versions(costs.read_costs(tmp_path))).rows]
+    by_stage = {row[0]: row for row in rows}
+    assert set(by_stage) == {"birds: fit_dfr", "birds: train_erm", "fish: fit_dfr"}
+    assert by_stage["birds: fit_dfr"][3] == "abc1234 + changes"
+    assert by_stage["birds: train_erm"][3] == "abc1234"
+    assert by_stage["fish: fit_dfr"][5] == "2.11"

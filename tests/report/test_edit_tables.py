@@ -1,0 +1,89 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from hsfm.report import edit_figures
+from hsfm.report import edit_tables as edit_report
+
+
+@pytest.fixture
+def rows() -> pd.DataFrame:
+    """Two classes; the last row was not edited."""
+    return pd.DataFrame(
+        {
+            "dataset": "toy", "run": [0, 0, 1, 1], "class_name": ["a", "b", "a", "b"],
+            "length": [1.0, 2.0, 3.0, 0.0], "relative_length": [0.1, 0.2, 0.3, 0.0],
+            "cos_spurious": [0.8, -0.6, 0.4, 0.0], "cos_away": [0.8, 0.6, -0.4, 0.0],
+            "cos_class": [0.1, -0.1, 0.4, 0.0], "random_spread": 0.1, "pairs_spread": 0.2,
+            "attribute_flips": pd.array([True, False, None, False], "boolean"),
+            "class_flips": [False, False, True, False], "probe_before": 0.9, "probe_after": 0.3,
+            "own_before": [1.0, 1.0, 0.7, 1.0], "own_after": [0.0, 1.0, 0.2, 1.0],
+        }
+    )  # fmt: skip
+
+
+def test_summary_by_hand(rows):
+    found = edit_report.summarise(rows).set_index("class_name")
+    assert found.index.tolist() == ["", "a", "b"]
+    whole = found.loc[""]
+    assert (whole["runs"], whole["rows"], whole["edited"]) == (2, 4, 3)
+    assert whole["cos_spurious_size"] == pytest.approx(0.6)
+    assert whole["cos_away"] == pytest.approx(1 / 3)
+    assert whole["away"] == pytest.approx(2 / 3)
+    assert whole["attribute_flips"] == pytest.approx(0.5), "one is unknown"
+    assert whole["random_size"] == pytest.approx(0.1 * (2 / np.pi) ** 0.5)
+    assert found.loc["b", "edited"] == 1
+    assert found.loc["b", "cos_away"] == 0.6
+
+
+def test_the_table_says_what_is_unknown_by_a_dash(rows):
+    unknown = rows.assign(dataset="plain", cos_spurious=np.nan, cos_away=np.nan, probe_before=np.nan)
+    summary = edit_report.summarise(pd.concat([rows, unknown]))
+    lines = edit_report.edits_table(summary, ["toy: a note."]).markdown().splitlines()
+    assert lines[0] == "| HSFM's edits | toy | toy: a | toy: b | plain | plain: a | plain: b |"
+    (row,) = [line for line in lines if line.startswith(r"| \|cosine\| with the spurious")]
+    assert row.endswith("| 0.60 | 0.60 | 0.60 | - | - | - |")
+    (row,) = [line for line in lines if line.startswith("| edits away from it")]
+    assert row == "| edits away from it (%) | 67 | 50 | 100 | - | - | - |"
+    assert lines[-1] == "toy: a note."
+
+
+def test_random_directions_have_the_size_that_the_table_says():
+    d = 50
+    drawn = np.random.default_rng(0).normal(size=(20000, d))
+    size = np.abs(drawn[:, 0] / np.linalg.norm(drawn, axis=1)).mean()
+    assert size == pytest.approx(np.sqrt(2 / np.pi) * d**-0.5, rel=0.03)
+
+
+def test_the_plane_shows_points_and_arrows():
+    points = {"a, x": np.zeros((3, 2)), "b, y": np.ones((4, 2))}
+    before, after = np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[50.0, 0.0], [1.0, 80.0]])
+    figure = edit_figures.draw_plane(points, before, after, ["a, x", "b, y"], ("across", "up"), "toy")
+    whole, near = figure.axes
+    assert whole.get_xlim()[1] > 50
+    assert whole.get_ylim()[1] > 80
+    assert near.get_xlim()[1] < 2
+    for axis in (whole, near):
+        (arrows,) = axis.collections
+        np.testing.assert_array_equal(arrows.U, [50, 0])
+        np.testing.assert_array_equal(arrows.V, [0, 79])
+        assert axis.get_xlabel() == "across"
+
+
+def test_neighbours_of_another_attribute_stand_out():
+    image = np.zeros((4, 4, 3), np.uint8)
+    row = {"name": "a", "caption": "edit 2", "image": image, "before": [(image, "a, x", False)] * 3,
+           "after": [(image, "a, x", False), (image, "a, y", True), (image, "b, y", True)]}  # fmt: skip
+    figure = edit_figures.draw_neighbours([row, row], "toy")
+    shown = [axis for axis in figure.axes if axis.images]
+    assert len(shown) == 2 * 7
+    assert [axis.xaxis.label.get_color() for axis in shown[4:7]] == ["black", "#D55E00", "#D55E00"]
+
+
+def test_cosines_are_drawn_for_the_directions_that_are_known(rows):
+    figure = edit_figures.draw_cosines(rows, "toy")
+    assert len(figure.axes) == 2
+    counts = [sum(bar.get_height() for bar in axis.patches if hasattr(bar, "get_height")) for axis in figure.axes]
+    assert all(count >= 3 for count in counts)
+    plain = edit_figures.draw_cosines(rows.assign(cos_spurious=np.nan), "toy")
+    assert [axis.get_xlabel() for axis in plain.axes] == ["cosine of the edit with the class direction"]

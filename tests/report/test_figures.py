@@ -1,0 +1,219 @@
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgba
+from PIL import Image
+from scipy.stats import binomtest
+
+from hsfm.report import figures, style
+from tests.report.test_tables import scores
+
+
+@pytest.fixture
+def hsfm() -> pd.DataFrame:
+    frame = pd.DataFrame([(0, s, e) for s in (0, 1) for e in range(1, 6)], columns=["run", "seed", "epoch"])
+    return frame.assign(
+        val_worst_group=0.5 + 0.05 * frame["epoch"],
+        kept=frame["epoch"] == 4,
+    )
+
+
+@pytest.fixture
+def erm() -> pd.DataFrame:
+    return pd.DataFrame(
+        {"run": 0, "epoch": [1, 2], "train_accuracy": [0.8, 0.9], "val_average": 0.7, "val_worst_group": [0.4, 0.3],
+         "kept": [True, False]}
+    )  # fmt: skip
+
+
+@pytest.fixture
+def held() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What two seeds' hard sets of 10 images hold over two epochs, and the groups."""
+    counts = pd.DataFrame(
+        [
+            {"run": 0, "seed": seed, "epoch": epoch, "group_name": name, "n": n}
+            for seed in (0, 1)
+            for epoch in (1, 2)
+            for name, n in (("a, x", 6 - seed * epoch), ("a, y", 4 + seed * epoch))
+        ]
+    )
+    groups = pd.DataFrame({"group_name": ["a, x", "a, y"], "n": [30, 10], "minority": [False, True]})
+    return counts, groups
+
+
+def curves(axis) -> dict[str, list[float]]:
+    return {line.get_label(): list(line.get_ydata()) for line in axis.lines}
+
+
+def test_saved_figures_are_pictures_and_the_same_bytes_again(tmp_path, erm, hsfm):
+    for name in ("first", "second"):
+        for suffix in ("png", "pdf"):
+            figures.save(figures.draw_training(erm, {"hsfm": hsfm}, {0: 0.35}, "toy"), tmp_path / f"{name}.{suffix}")
+    assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
+    assert (tmp_path / "first.pdf").read_bytes() == (tmp_path / "second.pdf").read_bytes()
+    assert (tmp_path / "first.pdf").read_bytes().startswith(b"%PDF")
+    pixels = np.asarray(Image.open(tmp_path / "first.png").convert("L"))
+    assert min(pixels.shape) > 300
+    assert pixels.std() > 5
+
+
+def test_training_curves_show_every_training(erm, hsfm):
+    figure = figures.draw_training(erm, {"dac": hsfm, "hsfm": hsfm}, {0: 0.35}, "toy")
+    left, _, right = figure.axes
+    assert curves(left)["validation worst group"] == [40, 30]
+    assert curves(left)["training average"] == [80, 90]
+    assert curves(right)["ERM's head"] == [35, 35]
+    assert [axis.get_title() for axis in figure.axes] == ["ERM", "DaC, a line per seed", "HSFM, a line per seed"]
+    for axis, name, x, y in ((left, "ERM", [1], [40]), (right, "HSFM", [4, 4], pytest.approx([70, 70]))):
+        (kept,) = [line for line in axis.lines if line.get_label() == f"{name}: kept epoch"]
+        assert list(kept.get_xdata()) == x
+        assert list(kept.get_ydata()) == y
+        assert kept.get_marker() == style.of_method(name.lower()).marker
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "training average", "validation average", "validation worst group", "ERM: kept epoch", "ERM's head",
+        "DaC: kept epoch", "HSFM: kept epoch",
+    ]  # fmt: skip
+    assert len(figures.draw_training(erm, {}, {0: 0.35}, "toy").axes) == 1
+    (only,) = figures.draw_training(None, {"hsfm": hsfm}, {0: 0.35}, "toy").axes
+    assert curves(only)["ERM's head"] == [35, 35]
+    assert only.get_ylabel() == "validation worst group (%)"
+
+
+def test_a_training_by_steps_and_one_without_groups(hsfm):
+    by_step = hsfm[hsfm["seed"] == 0].rename(columns={"epoch": "step"})
+    blind = hsfm.assign(val_worst_class=0.9, val_worst_group=np.nan)
+    left, right = figures.draw_training(None, {"afr": by_step, "hsfm": blind}, {0: 0.35}, "toy").axes
+    assert left.get_xlabel() == "step"
+    assert curves(left)["AFR: kept step"] == pytest.approx([70])
+    assert right.get_title() == "HSFM, worst class, a line per seed"
+    assert curves(right)["HSFM: kept epoch"] == pytest.approx([90, 90])
+    assert "ERM's head" not in curves(right)
+
+
+def several_methods() -> pd.DataFrame:
+    return pd.concat(
+        [
+            scores("erm", "none", [0], test=[(10, 10, 15, 40)]),
+            scores("hsfm", "selection", [0, 1], test=[(8, 18, 27, 38), (8, 18, 27, 36)]),
+        ]
+    )
+
+
+def test_markers_are_mean_accuracies_with_intervals_from_erms_worst_group_on():
+    figure = figures.draw_groups(several_methods(), "toy")
+    (axis,) = figure.axes
+    # ERM: 100, 50, 50 and 100
+    assert [label.get_text() for label in axis.get_xticklabels()] == [
+        "a\ny\nn = 20", "b\nx\nn = 30", "a\nx\nn = 10", "b\ny\nn = 40",
+    ]  # fmt: skip
+    marks = {line.get_label(): line for line in axis.lines if not line.get_label().startswith("_")}
+    assert list(marks["ERM"].get_ydata()) == pytest.approx([50, 50, 100, 100])
+    assert list(marks["HSFM"].get_ydata()) == pytest.approx([90, 90, 80, 92.5])
+    for name, mark in marks.items():
+        look = style.of_method(name.lower())
+        assert (mark.get_marker(), mark.get_color()) == (look.marker, look.colour)
+    bar = axis.collections[0].get_segments()[0][:, 1]
+    assert bar == pytest.approx([100 * end for end in binomtest(10, 20).proportion_ci(method="wilson")])
+    heads = [line for line in axis.lines if line.get_marker() == "."]
+    assert sorted(y for line in heads for y in line.get_ydata()) == pytest.approx([80, 80, 90, 90, 90, 90, 90, 95])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ERM", "HSFM"]
+
+
+def test_of_many_groups_the_lowest_are_shown():
+    few = several_methods()
+    many = pd.concat(
+        [few.assign(group_name=f"class {k}, " + few["group_name"].str[-1] + few["group_name"].str[0]) for k in range(5)]
+    )
+    figure = figures.draw_groups(many, "toy")
+    assert figure.get_suptitle() == "toy; the 8 lowest of 20 groups"
+    assert len(figure.axes[0].get_xticks()) == 8
+
+
+def test_the_hard_set_is_stacked_by_group_with_minorities_below(held):
+    counts, groups = held
+    minority = pd.DataFrame(
+        {"run": 0, "seed": [0, 0, 1, 1], "epoch": [1, 2, 1, 2], "minority_share": [0.4, 0.4, 0.5, 0.6]}
+    )
+    figure = figures.draw_hard_set(counts, groups, minority, "toy")
+    axis, whole = figure.axes
+    below, above = axis.containers
+    assert (below.get_label(), above.get_label()) == ("a, y", "a, x")
+    assert [bar.get_height() for bar in below] == pytest.approx([45, 50])
+    assert [bar.get_y() for bar in above] == pytest.approx([45, 50])
+    assert [bar.get_y() + bar.get_height() for bar in above] == pytest.approx([100, 100])
+    assert [patch.get_height() for patch in whole.patches] == pytest.approx([25, 75])
+    assert curves(axis)["share of minority groups, a line per seed"] == pytest.approx([40, 40])
+    assert [text.get_text() for text in whole.texts] == ["a\ny\n50 % at the end", "a\nx\n50 % at the end"]
+    assert below[0].get_facecolor() == to_rgba(style.of_group(1).colour), "a group keeps its look wherever it lies"
+    assert below[0].get_hatch() == style.of_group(1).hatch
+    unknown = figures.draw_hard_set(counts, groups.assign(minority=None), minority.assign(minority_share=np.nan), "toy")
+    assert [container.get_label() for container in unknown.axes[0].containers] == ["a, x", "a, y"]
+    assert not unknown.legends
+
+
+def test_many_groups_are_stacked_as_one():
+    names = [f"class {k}, x" for k in range(12)]
+    share = pd.DataFrame([range(12)], columns=names)
+    stack = figures.stacking(share, pd.DataFrame({"group_name": names, "minority": False}))
+    assert [name for _, name, _ in stack] == [*names[5:], "5 other groups"]
+    assert stack[-1][0] == names[:5]
+    assert len({(look.colour, look.hatch) for _, _, look in stack}) == 8
+
+
+@pytest.mark.parametrize("places", [[0.5, 0.5, 0.5], [0.0, 0.01, 0.9, 0.5], [0.3], [0.1, 0.4, 0.11, 0.12, 0.42]])
+def test_labels_are_spread_out_in_their_order(places):
+    moved = figures.spread_out(places, 0.1)
+    order = np.argsort(places, kind="stable")
+    assert (np.diff(np.array(moved)[order]) > 0.1 - 1e-9).all()
+    assert np.mean(moved) == pytest.approx(np.mean(places))
+    far = [5.0 * place for place in range(4)]
+    assert figures.spread_out(far, 1.0) == far
+
+
+def test_labels_stay_within_their_bounds():
+    assert figures.within([-0.2, 0.5], 0.0, 1.0) == pytest.approx([0.0, 0.7])
+    assert figures.within([0.5, 1.2], 0.0, 1.0) == pytest.approx([0.3, 1.0])
+
+
+def test_examples_show_every_picture():
+    images = {"a, x": [np.zeros((8, 8, 3), np.uint8)] * 2, "b, y": [np.full((9, 7, 3), 255, np.uint8)]}
+    figure = figures.draw_examples(images, "toy")
+    assert sum(len(axis.images) for axis in figure.axes) == 3
+
+
+def test_masks_are_shown_with_what_they_came_from():
+    image = np.full((8, 8, 3), 100, np.uint8)
+    mask = np.zeros((8, 8), bool)
+    mask[:4] = True
+    row = {"name": "a, x", "image": image, "heat": np.linspace(0, 1, 64).reshape(8, 8), "mask": mask,
+           "loss": [0.1, 0.2, 0.9], "cut": 0.5, "knee": True, "composed": [image, image]}  # fmt: skip
+    known = {**row, "loss": None, "cut": None, "knee": None}
+    figure = figures.draw_masks([row, {**row, "knee": False, "cut": 0.8}, known], [0.3, 0.5, 0.8], "toy")
+    assert len(figure.axes) == 18
+    first, second, third = (figure.axes[number : number + 6] for number in (0, 6, 12))
+    kept = first[2].images[0].get_array()
+    assert (kept[:4] == 100).all()
+    assert (kept[4:] == 200).all()
+    curve, chosen = first[3].lines
+    assert list(curve.get_ydata()) == [0.1, 0.2, 0.9]
+    assert (chosen.get_xdata()[0], chosen.get_fillstyle()) == (0.5, "full")
+    assert (second[3].lines[1].get_xdata()[0], second[3].lines[1].get_fillstyle()) == (0.8, "none")
+    assert not third[3].lines
+    assert third[3].texts[0].get_text() == "a mask that\nthe dataset knows"
+    assert [len(axis.images) for axis in first] == [1, 2, 1, 0, 1, 1]
+
+
+def test_a_contact_sheet_shows_what_was_made_of_each_source_and_its_fate():
+    image, mask = np.full((8, 8, 3), 100, np.uint8), np.eye(8, dtype=bool)
+    kept = {"name": "a to b", "source": image, "mask": mask, "generated": image, "kept": True, "caption": "kept"}
+    nothing = {**kept, "mask": None, "generated": None, "kept": False, "caption": "no object"}
+    figure = figures.draw_generated([kept, {**kept, "kept": False, "caption": "dropped"}, nothing], "toy")
+    left, right = (figure.axes[4 * number : 4 * number + 4] for number in (0, 1))
+    assert [axis.get_title() for axis in left] == ["source", "mask", "generated", ""]
+    below = figure.axes[8:12]  # down the first column, then the second
+    assert [len(axis.images) for axis in left] == [len(axis.images) for axis in below] == [1, 1, 1, 0]
+    assert [len(axis.images) for axis in right] == [1, 0, 0, 0]
+    assert [part[3].texts[0].get_text() for part in (left, below, right)] == ["kept", "dropped", "no object"]
+    for look in ("get_edgecolor", "get_linestyle"):
+        frames = [getattr(part[2].spines["left"], look)() for part in (left, below)]
+        assert frames[0] != frames[1]

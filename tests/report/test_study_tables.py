@@ -1,0 +1,204 @@
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hsfm.report import study_figures as figures
+from hsfm.report import study_tables as report
+from tests.report.test_tables import scores as scores_of
+
+SETTINGS = {"inner_steps": 5, "inner_lr": 0.01, "outer_lr": 1.0, "support_steps": 3, "hard_per_class": 20,
+            "support_per_class": 16}  # fmt: skip
+
+
+METHODS = ("erm", "llr", "dfr", "hsfm", "hsfm_capped")
+
+
+def sweep_frame(runs=(0,), seeds=(0,)) -> pd.DataFrame:
+    """Three settings: 1 is best on validation by group, 2 by class; 0 is best on test, which must not matter."""
+    val_group, val_class, test = [0.70, 0.90, 0.80], [0.80, 0.85, 0.95], [0.99, 0.88, 0.77]
+    rows = []
+    for run, seed, setting, rule in itertools.product(runs, seeds, range(3), ("worst_class", "worst_group")):
+        noise = 0.01 * seed + 0.02 * run
+        rows.append(
+            {
+                "dataset": "birds", "run": run, "setting": setting, **SETTINGS, "inner_lr": 0.01 * (setting + 1),
+                "seed": seed, "rule": rule, "val_average": 0.9, "val_worst_group": val_group[setting] + noise,
+                "val_worst_class": val_class[setting] + noise, "test_average": 0.95 + noise / 2,
+                "test_worst_group": test[setting] - noise, "test_worst_class": test[setting],
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_the_best_setting_is_chosen_on_validation():
+    summary = report.summarise_sweep(sweep_frame(seeds=(0, 1))).set_index(["rule", "choice"])
+    assert summary.loc[("worst_group", "best on validation"), "setting"] == 1
+    assert summary.loc[("worst_class", "best on validation"), "setting"] == 2
+    assert (summary.xs("as configured", level=1)["setting"] == 0).all()
+    best = summary.loc[("worst_group", "best on validation")]
+    assert best["val_percent"] == pytest.approx(90.5)
+    assert best["test_worst_group_percent"] == pytest.approx(87.5)
+    assert best["test_worst_group_deviation"] == pytest.approx(100 * np.std([0.88, 0.87], ddof=1))
+    assert best["inner_lr"] == pytest.approx(0.02)
+    assert best["test_worst_group_highest"] == pytest.approx(98.5)
+    assert best["settings"] == 3
+
+
+def test_a_tie_goes_to_the_higher_average_then_to_the_lower_number():
+    frame = sweep_frame().assign(val_worst_group=0.8)
+
+    def chosen(frame):
+        summary = report.summarise_sweep(frame).set_index(["rule", "choice"])
+        return summary.loc[("worst_group", "best on validation"), "setting"]
+
+    assert chosen(frame) == 0
+    assert chosen(frame.assign(val_average=0.9 + 0.01 * frame["setting"])) == 2
+
+
+def test_other_test_scores_choose_no_other_setting():
+    frame = sweep_frame()
+    turned = frame.assign(test_worst_group=1 - frame["test_worst_group"], test_average=0.1)
+    chosen = [report.summarise_sweep(f)["setting"].tolist() for f in (frame, turned)]
+    assert chosen[0] == chosen[1]
+
+
+def test_over_several_runs_the_deviation_is_of_runs():
+    summary = report.summarise_sweep(sweep_frame(runs=(0, 1), seeds=(0, 1)))
+    assert summary["test_worst_group_deviation"].tolist() == pytest.approx([100 * np.std([0, 0.02], ddof=1)] * 4)
+    assert "over 2 backbone runs, each the mean of its head seeds" in report.sweep_table(summary).markdown()
+
+
+def test_without_groups_only_the_worst_class_picks():
+    frame = sweep_frame()
+    frame = frame[frame["rule"] == "worst_class"].assign(val_worst_group=np.nan, test_worst_group=np.nan)
+    summary = report.summarise_sweep(frame)
+    assert summary["rule"].tolist() == ["worst_class"] * 2
+    text = report.sweep_table(summary).markdown()
+    assert "nan" not in text
+    assert "| 95.0 | - | 95.0 | 77.0 |" in text
+    figures.draw_sweep(frame, "t").canvas.draw()
+
+
+def test_the_sweep_for_readers():
+    text = report.sweep_table(report.summarise_sweep(sweep_frame())).markdown()
+    assert (
+        "| birds | worst group | best on validation | 5 | 0.02 | 1 | 3 | 20 | 16 | 90.0 | 88.0 | 95.0 | 88.0 |" in text
+    )
+    assert "Test accuracies choose nothing. One head on one backbone run: no deviation." in text
+    assert "birds, worst group: over all 3 settings the test worst group is between 77.0 and 99.0, median 88.0" in text
+
+
+def test_the_sweep_figure_has_a_panel_per_swept_setting():
+    frame = sweep_frame().assign(inner_steps=lambda f: 5 + f["setting"] % 2)
+    figure = figures.draw_sweep(frame, "a title")
+    drawn = [axis.get_xlabel() for axis in figure.axes if axis.axison]
+    assert drawn == ["inner_steps (T)", "inner_lr (alpha)"]
+    lines = figure.axes[1].get_lines()
+    medians = next(line for line in lines if line.get_label() == "test worst group, median")
+    assert medians.get_ydata().tolist() == pytest.approx([99, 88, 77])
+    star = next(line for line in lines if line.get_label() == "best on validation")
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == (1, pytest.approx(88))
+    figure.canvas.draw()
+
+
+def test_ablations_are_compared_by_seed():
+    whole = scores_of("hsfm", "selection", [0, 1], test=[(9, 16, 27, 36), (9, 18, 27, 36)])
+    fixed = scores_of("fixed_support", "selection", [0, 1], test=[(5, 10, 27, 36), (7, 14, 27, 36)])
+    scores = pd.concat([whole, fixed], ignore_index=True)
+    summary = report.summarise_ablations(scores).set_index("method")
+    assert summary.loc["fixed_support", "worst_group_difference"] == pytest.approx(-25)
+    assert summary.loc["fixed_support", "worst_group_difference_deviation"] == pytest.approx(np.std([30, 20], ddof=1))
+    text = report.ablations_table(summary.reset_index(), scores).markdown()
+    assert "| toy | HSFM | 85.0 ± 7.1 |  | 89.0 ± 1.4 |" in text
+    assert "| toy | support not edited (K_H = 0) | 60.0 ± 14.1 | -25.0 ± 7.1 | 81.0 ± 4.2 |" in text
+
+
+def bias_frame(lead: float) -> pd.DataFrame:
+    rows = []
+    for agreement, draw, method in itertools.product((0.5, 0.9), range(4), METHODS):
+        start = {"erm": 0.5, "llr": 0.7, "dfr": 0.9, "hsfm": 0.7 + lead, "hsfm_capped": 0.75}[method]
+        wobble = 0.0 if method == "erm" else 0.01 * draw + (0.001 * draw if method == "hsfm" else 0)
+        rows.append(
+            {
+                "dataset": "birds", "run": 0, "method": method, "sees": f"what {method} sees", "agreement": agreement,
+                "draw": draw, "n": 100, "n_minority": round(100 * (1 - agreement)), "test_average": 0.95,
+                "test_worst_group": start + wobble,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_bias_differences_are_paired_by_draw():
+    summary = report.summarise_bias(bias_frame(0.1)).set_index(["agreement", "method"])
+    row = summary.loc[(0.9, "hsfm")]
+    assert row["over_control"] == pytest.approx(10.15)
+    assert row["over_control_deviation"] == pytest.approx(100 * np.std([0, 0.001, 0.002, 0.003], ddof=1))
+    assert row["gain"] == pytest.approx(100 * (0.8 + 0.0165 - 0.5))
+    assert summary.loc[(0.9, "erm"), "n_minority"] == 10
+    assert np.isnan(summary.loc[(0.9, "erm"), "test_worst_group_deviation"]), "one head, whatever the draw"
+
+
+@pytest.mark.parametrize(
+    ("lead", "above", "below"),
+    [(0.1, "every agreement", "none of the agreements"), (-0.1, "none of the agreements", "every agreement")],
+)
+def test_the_bias_table_says_whether_hsfm_beats_the_control(lead, above, below):
+    table = report.bias_table(report.summarise_bias(bias_frame(lead)))
+    text = table.markdown()
+    assert "birds, HSFM: worst group above ERM's at every agreement" in text
+    assert f"which fits on class labels too, at {above}, and below it at {below}.  \n" in text
+    assert "; DFR what dfr sees; HSFM what hsfm sees; " in text
+    assert "beyond two standard errors over draws" in text
+    assert text.splitlines()[2].startswith("| birds | 50 | 100 (50) | 50.0 | 71.5 ± 1.3 | 91.5 ± 1.3 |")
+
+
+def test_an_agreement_where_it_is_clear_is_named():
+    frame = bias_frame(0.1)
+    worse = (frame["method"] == "hsfm") & (frame["agreement"] == 0.5)
+    frame.loc[worse, "test_worst_group"] -= 0.2
+    text = report.bias_table(report.summarise_bias(frame)).markdown()
+    assert "HSFM: worst group above ERM's at every agreement; above that of the control LLR" in text
+    assert "class labels too, at 90 %, and below it at 50 %." in text
+
+
+def test_one_draw_claims_nothing():
+    frame = bias_frame(0.1)
+    text = report.bias_table(report.summarise_bias(frame[frame["draw"] == 0])).markdown()
+    assert text.count("none of the agreements") == 6
+    assert "One draw on one backbone run: no deviation." in text
+
+
+def test_the_bias_figure():
+    figure = figures.draw_bias(report.summarise_bias(bias_frame(0.1)), "a title")
+    line = next(x for x in figure.axes[0].get_lines() if str(x.get_label()).startswith("DFR"))
+    assert line.get_xdata().tolist() == [50, 90]
+    assert line.get_ydata().tolist() == pytest.approx([91.5, 91.5])
+    figure.canvas.draw()
+
+
+def test_the_legend_of_the_bias_figure_fits():
+    """With the longest words that it can hold."""
+    frame = bias_frame(0.1).assign(sees="classes; groups choose the epoch")
+    capped = frame[frame["method"] == "hsfm"].assign(method="hsfm_capped")
+    figure = figures.draw_bias(report.summarise_bias(pd.concat([frame, capped])), "a title")
+    figure.canvas.draw()
+    legend, page = figure.legends[0].get_window_extent(), figure.bbox
+    assert page.x0 <= legend.x0 < legend.x1 <= page.x1
+
+
+def test_a_setting_that_diverged_is_said_and_never_best():
+    frame = sweep_frame(seeds=(0, 1))
+    worst = (frame["setting"] == 1) & (frame["seed"] == 1)
+    measures = [name for name in frame if name.startswith(("val_", "test_"))]
+    frame.loc[worst, measures] = np.nan
+    summary = report.summarise_sweep(frame).set_index(["rule", "choice"])
+    assert summary.loc[("worst_group", "best on validation"), "setting"] == 2
+    assert "median 87.5. 1 settings diverged." in report.sweep_table(summary.reset_index()).markdown()
+
+
+def test_the_range_is_over_settings_not_over_seeds():
+    summary = report.summarise_sweep(sweep_frame(seeds=(0, 1, 2)))
+    assert summary["test_worst_group_lowest"].tolist() == pytest.approx([76.0] * 4)
+    assert summary["test_worst_group_highest"].tolist() == pytest.approx([98.0] * 4)

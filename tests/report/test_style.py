@@ -1,0 +1,90 @@
+import itertools
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import yaml
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from hsfm.report import figures, style
+
+ROOT = Path(__file__).parents[2]
+# Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB
+SEES = {
+    "all": np.eye(3),
+    "no red": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "no green": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+}
+TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+WHITE = np.array([0.9505, 1.0, 1.089])
+
+
+def lab(colour: str, who: str) -> np.ndarray:
+    """CIE L*a*b* of a colour as some eyes see it."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    x, y, z = TO_XYZ @ np.clip(SEES[who] @ linear, 0, 1) / WHITE
+    x, y, z = (np.cbrt(v) if v > (6 / 29) ** 3 else v / (3 * (6 / 29) ** 2) + 4 / 29 for v in (x, y, z))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def closest(colours: dict[str, str], who: str) -> float:
+    return min(np.linalg.norm(lab(a, who) - lab(b, who)) for a, b in itertools.combinations(colours.values(), 2))
+
+
+def test_simulated_eyes_confuse_what_they_should():
+    assert lab("white", "all") == pytest.approx([100, 0, 0], abs=0.1)
+    red_and_green = {"a": "#B00000", "b": "#5A5000"}
+    assert closest(red_and_green, "all") > 50
+    assert closest(red_and_green, "no red") < closest(red_and_green, "all") / 2
+    assert closest({"a": "#7f7f7f", "b": "#009E73"}, "no green") < 10
+
+
+@pytest.mark.parametrize("who", SEES)
+def test_methods_are_told_apart_by_all_eyes(who):
+    """A difference of 2.3 is just visible; 15 is plain."""
+    assert closest({name: look.colour for name, look in style.METHODS.items()}, who) > 15
+
+
+def test_methods_are_told_apart_without_colours():
+    looks = [*style.METHODS.values(), style.OTHER_METHOD]
+    assert len({look.marker for look in looks}) == len(looks)
+
+
+def test_every_method_has_a_look():
+    schema = yaml.safe_load((ROOT / "config/schema.yaml").read_text())
+    methods = schema["properties"]["methods"]["items"]["enum"]
+    assert set(methods) <= set(style.METHODS)
+    assert style.of_method("mine") == style.OTHER_METHOD
+
+
+@pytest.mark.parametrize("who", SEES)
+def test_groups_are_told_apart_by_all_eyes_and_without_colours(who):
+    looks = [style.of_group(number) for number in range(style.GROUP_LOOKS)]
+    assert closest({look.marker: look.colour for look in looks}, who) > 8
+    assert len({look.marker for look in looks}) == len({look.hatch for look in looks}) == len(looks)
+    assert style.of_group(style.GROUP_LOOKS) == looks[0]
+    assert not {look.colour for look in looks} & {look.colour for look in style.METHODS.values()}
+
+
+def test_the_file_sets_the_style_and_the_users_own_settings_do_not(tmp_path):
+    def picture(name: str) -> bytes:
+        with style.styled():
+            figure = Figure(figsize=(2, 2))
+            figure.subplots().plot([0, 1], [1, 0])
+        figures.save(figure, tmp_path / name)
+        return (tmp_path / name).read_bytes()
+
+    plain = picture("plain.png")
+    with mpl.rc_context({"font.size": 20, "lines.linewidth": 9, "axes.prop_cycle": mpl.cycler(color=["red"])}):
+        assert picture("users.png") == plain
+        with style.styled():
+            assert mpl.rcParams["axes.spines.top"] is False
+        assert mpl.rcParams["font.size"] == 20
+    assert mpl.rcParams["axes.spines.top"] is True

@@ -1,0 +1,270 @@
+import dataclasses
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hsfm.core.text_tables import Cell, TextTable
+from hsfm.report import tables
+from hsfm.report.names import method_label
+from tests.latex_structure import check_latex
+
+
+def scores(method, labels, seeds, *, run=0, test=None, dataset="toy", val_n=(5, 5, 5, 5)) -> pd.DataFrame:
+    """Scores of two classes and two attributes. test: per seed, the correct counts of four groups of 10, 20, 30, 40."""
+    rows = []
+    for seed, correct in zip(seeds, test, strict=True):
+        for split, sizes in (("train", (70, 10, 10, 110)), ("val", val_n), ("test", (10, 20, 30, 40))):
+            for group, n in enumerate(sizes):
+                hits = correct[group] if split == "test" else n
+                rows.append(
+                    {
+                        "dataset": dataset, "run": run, "method": method, "group_labels": labels, "seed": seed,
+                        "chosen_by": f"the rule of {method}", "remark": "",
+                        "split": split, "y": group // 2, "attribute": group % 2, "group": group,
+                        "group_name": f"{'ab'[group // 2]}, {'xy'[group % 2]}", "n": n, "correct": hits,
+                        "accuracy": hits / n if n else np.nan,
+                        "file": f"results/{dataset}/run{run}/{method}/scores.parquet",
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def aggregated(frame: pd.DataFrame, told_apart: bool = True) -> pd.DataFrame:
+    """Of scores, as if test images told all methods apart, or none."""
+    marks = {f"{metric}_{which}": not told_apart for metric in tables.METRICS for which in ("best", "best_free")}
+    return tables.aggregate(tables.summarise(frame)).assign(**marks)
+
+
+def main_table(frame: pd.DataFrame, **settings) -> TextTable:
+    return tables.main_table(aggregated(frame, **settings), frame)
+
+
+def groups_text(frame: pd.DataFrame) -> TextTable:
+    return tables.groups_text(tables.group_table(frame), frame)
+
+
+@pytest.fixture
+def three_methods() -> pd.DataFrame:
+    return pd.concat(
+        [
+            scores("erm", "none", [0], test=[(10, 10, 15, 40)]),
+            scores("dfr", "training", [0, 1], test=[(9, 18, 27, 36), (10, 18, 27, 36)]),
+            scores("hsfm", "selection", [0, 1], test=[(8, 18, 27, 38), (8, 18, 27, 36)]),
+        ],
+        ignore_index=True,
+    )
+
+
+def test_summary_by_hand(three_methods):
+    erm = tables.summarise(three_methods).set_index(["method", "seed"]).loc[("erm", 0)]
+    assert erm["average"] == pytest.approx(75 / 100)
+    assert erm["worst_group"] == pytest.approx(0.5)
+    assert erm["adjusted_average"] == pytest.approx((70 * 1.0 + 10 * 0.5 + 10 * 0.5 + 110 * 1.0) / 200)
+    assert erm["worst_class"] == pytest.approx(20 / 30)
+
+
+def test_groups_without_test_images_are_left_out_and_said(three_methods):
+    empty = (three_methods["split"] == "test") & (three_methods["group"] == 2)
+    three_methods.loc[empty, ["n", "correct", "accuracy"]] = [0, 0, np.nan]
+    summary = tables.summarise(three_methods).set_index(["method", "seed"])
+    assert summary.loc[("erm", 0), "worst_group"] == pytest.approx(0.5)
+    assert summary.loc[("hsfm", 0), "average"] == pytest.approx(64 / 70)
+    text = main_table(three_methods).markdown()
+    assert "Without test images and left out: b, x." in text
+    assert "no test image" in groups_text(three_methods).markdown()
+
+
+def test_adjusted_average_is_empty_where_a_test_group_was_not_trained_on(three_methods):
+    untrained = (three_methods["split"] == "train") & (three_methods["group"] == 1)
+    three_methods.loc[untrained, ["n", "correct", "accuracy"]] = [0, 0, np.nan]
+    table = aggregated(three_methods)
+    assert table["adjusted_average_percent"].isna().all()
+    assert "| - |" in tables.metrics_table(table, three_methods).markdown()
+
+
+def test_unknown_groups_leave_class_and_average(three_methods):
+    unknown = three_methods.assign(group=pd.NA, attribute=pd.NA)
+    summary = tables.summarise(unknown)
+    assert summary["worst_group"].isna().all()
+    assert summary["adjusted_average"].isna().all()
+    assert summary["average"].notna().all()
+    assert summary["worst_class"].notna().all()
+
+
+def test_deviation_over_seeds_of_one_run(three_methods):
+    row = tables.aggregate(tables.summarise(three_methods)).set_index("method").loc["hsfm"]
+    assert row["average_percent"] == pytest.approx(90.0)
+    assert row["average_deviation"] == pytest.approx(np.std([91, 89], ddof=1))
+    assert np.isnan(
+        tables.aggregate(tables.summarise(three_methods)).set_index("method").loc["erm", "average_deviation"]
+    )
+
+
+def test_deviation_over_runs_of_the_mean_over_seeds():
+    frame = pd.concat(
+        [
+            scores("dfr", "training", [0, 1], run=0, test=[(10, 20, 30, 40), (10, 20, 30, 30)]),
+            scores("dfr", "training", [0, 1], run=1, test=[(10, 20, 30, 20), (10, 20, 30, 20)]),
+        ]
+    )
+    table = tables.aggregate(tables.summarise(frame))
+    assert table.loc[0, "average_percent"] == pytest.approx((95 + 80) / 2)
+    assert table.loc[0, "average_deviation"] == pytest.approx(np.std([95, 80], ddof=1))
+    assert "over 2 backbone runs, each the mean of its head seeds (at most 2)." in main_table(frame).markdown()
+
+
+def test_best_is_bold_and_best_without_training_labels_underlined(three_methods):
+    table = main_table(three_methods)
+    erm, dfr, hsfm = ([cell.markdown() for cell in row] for row in table.rows)
+    assert erm == ["ERM", "no", "50.0", "75.0"]
+    assert dfr == ["DFR", "val, to train", "**90.0 ± 0.0**", "**90.5 ± 0.7**"]
+    assert hsfm == ["HSFM", "val, to select", "<u>80.0 ± 0.0</u>", "<u>90.0 ± 1.4</u>"]
+
+
+def test_what_test_images_do_not_tell_from_the_best_is_bold_and_underlined_with_it(three_methods):
+    rows = main_table(three_methods, told_apart=False).rows
+    assert [row[2].markdown() for row in rows] == [
+        "**<u>50.0</u>**", "**90.0 ± 0.0**", "**<u>80.0 ± 0.0</u>**"
+    ]  # fmt: skip
+
+
+def test_rows_say_which_files_they_are_grouped_from(three_methods):
+    other = scores("erm", "none", [0], run=1, test=[(10, 10, 15, 40)], dataset="other")
+    both = pd.concat([three_methods, other], ignore_index=True)
+    files = [f"results/toy/run0/{method}/scores.parquet" for method in ("erm", "dfr", "hsfm")]
+    of_other = "results/other/run1/erm/scores.parquet"
+    assert main_table(both).made_from == ((files[0], of_other), (files[1],), (files[2],))
+    assert groups_text(both).made_from == (tuple(files),) * 4 + ((of_other,),) * 4
+    metrics = tables.metrics_table(aggregated(both), both)
+    assert metrics.made_from == ((files[0],), (files[1],), (files[2],), (of_other,))
+    assert [row[1].text for row in metrics.rows] == ["ERM", "DFR", "HSFM", "ERM"]
+
+
+NASTY = r"""a\b {c} #$%&_^~ <x|y> [z] * ± ≤ é 中 "q" \\"""
+
+
+def test_latex_compiles_whatever_names_hold(three_methods):
+    """As far as structure tells; users name classes and attributes."""
+    for text in (main_table(three_methods), groups_text(three_methods)):
+        check_latex(text.latex("tab:x"))
+    cells = (Cell(NASTY, bold=True, underlined=True), Cell("[x"), Cell("* 3"))
+    odd = TextTable(header=(NASTY, "[n", "*"), rows=(cells, cells[::-1]), notes=(NASTY, "50 %"), title=NASTY)
+    latex = odd.latex("tab:x")
+    check_latex(latex)
+    assert r"a\textbackslash{}b \{c\} \#\$\%\&\_\textasciicircum{}\textasciitilde{} " in latex
+    assert r"$\pm$ $\leq$ é {[}U+4E2D]" in latex
+    check_latex(TextTable(header=("a", "b"), rows=(), notes=()).latex("tab:x"))
+    check_latex(TextTable(header=("a", "b"), rows=((Cell("1"), Cell("2")),) * 90, notes=("n",)).latex("tab:x"))
+    for broken in (latex.replace(r"\%", "%"), latex.replace("{*} 3", "* 3"), latex.replace(r"\}", "}")):
+        with pytest.raises(AssertionError):
+            check_latex(broken)
+
+
+def test_equal_as_shown_is_equally_best(three_methods):
+    frame = three_methods[three_methods["method"] != "erm"].copy()
+    frame.loc[frame["split"] == "test", "correct"] = frame["n"]
+    frame.loc[frame["split"] == "test", "accuracy"] = 1.0
+    table = main_table(frame)
+    assert [row[2].markdown() for row in table.rows] == ["**100.0 ± 0.0**", "**<u>100.0 ± 0.0</u>**"]
+
+
+def test_markdown_and_latex_hold_the_same_cells(three_methods):
+    table = main_table(three_methods)
+    lines = table.markdown().splitlines()
+    assert lines[0] == "| Method | Group labels | toy: worst group | toy: average |"
+    assert lines[1] == "| --- | --- | ---: | ---: |"
+    assert "the smallest test group (a, x) has 10 images; one image is 10.00 points." in table.markdown()
+    latex = table.latex("tab:main")
+    assert r"\textbf{90.5 $\pm$ 0.7}" in latex
+    assert r"\underline{90.0 $\pm$ 1.4}" in latex
+    assert r"\toprule" in latex
+    assert "±" not in latex
+    assert not any(" % " in line for line in latex.splitlines())
+
+
+def test_html_holds_the_same_cells_and_what_they_are_from(three_methods):
+    """Well-formed, so that any parser reads it; text of a user's cannot break out of it."""
+    table = main_table(three_methods)
+    sources = tuple((f"results/{row[0].text}", "b") for row in table.rows)
+    odd = dataclasses.replace(table, header=("<Method>", *table.header[1:]), made_from=sources)
+    page = ElementTree.fromstring(odd.html("table-main"))
+    assert page.attrib == {"class": "table", "id": "table-main"}
+    assert [cell.text for cell in page.iter("th")] == list(odd.header)
+    assert [cell.get("class") for cell in page.iter("th")] == ["text", "text", "number", "number"]
+    assert [["".join(cell.itertext()) for cell in row] for row in page.find("table/tbody")] == [
+        [cell.text for cell in row] for row in table.rows
+    ]
+    assert [row.get("data-made-from") for row in page.find("table/tbody")] == [
+        f"results/{r[0].text} b" for r in table.rows
+    ]
+    assert page.find("table/tbody/tr[2]/td[3]/strong").text == "90.0 ± 0.0"
+    assert [note.text for note in page.find("figcaption")] == list(table.notes)
+
+
+def test_html_sorts_by_what_a_cell_says():
+    assert Cell("2 min", order=120.0).html() == '<td data-order="120.0">2 min</td>'
+
+
+def test_group_table(three_methods):
+    groups = tables.group_table(three_methods)
+    assert groups["group_name"].tolist() == ["a, x", "a, y", "b, x", "b, y"]
+    assert groups["n_test"].tolist() == [10, 20, 30, 40]
+    assert groups["n_train"].tolist() == [70, 10, 10, 110]
+    assert groups["hsfm_percent"].tolist() == pytest.approx([80, 90, 90, 92.5])
+    assert [c for c in groups if c.endswith("_percent")] == ["erm_percent", "dfr_percent", "hsfm_percent"]
+
+
+def test_group_labels_are_those_of_the_head_that_used_most(three_methods):
+    """A run in which nothing was left to train on has ERM's head, which used none."""
+    two = [
+        scores("ddb", labels, [0], run=run, test=[(9, 18, 27, 36)]) for run, labels in enumerate(("none", "training"))
+    ]
+    both = pd.concat([three_methods, *two], ignore_index=True)
+    table = tables.aggregate(tables.summarise(both)).set_index("method")
+    assert table.loc["ddb", "group_labels"] == "training"
+
+
+def test_a_method_that_a_dataset_was_not_given_is_a_dash(three_methods):
+    other = scores("erm", "none", [0], test=[(10, 10, 15, 40)], dataset="other")
+    both = pd.concat([three_methods, other], ignore_index=True)
+    text = main_table(both).markdown()
+    row = next(line for line in text.splitlines() if line.startswith("| HSFM"))
+    assert row.endswith("| - | - |")
+    last = groups_text(both).markdown().splitlines()[9]
+    assert last.startswith("| other | b, y |")
+    assert last.endswith("| 100.0 | - | - |")
+
+
+def test_names_for_readers():
+    assert [method_label(m) for m in ("erm", "dac", "ddb_cut_paste", "hsfm")] == [
+        "ERM", "DaC", "DDB, cut and paste", "HSFM"
+    ]  # fmt: skip
+
+
+def test_seeds_are_counted_within_a_run():
+    """ERM's seed is its run: three runs do not make three heads on one backbone."""
+    frame = pd.concat([scores("erm", "none", [run], run=run, test=[(10, 10, 15, 40)]) for run in range(3)])
+    table = tables.aggregate(tables.summarise(frame))
+    assert table[["runs", "seeds"]].to_numpy().tolist() == [[3, 1]]
+    assert "over 3 backbone runs." in main_table(frame).markdown()
+    one = frame[frame["run"] == 0]
+    text = main_table(one).markdown()
+    assert "One head on one backbone run: no deviation." in text
+
+
+def test_group_labels_are_said_by_dataset_where_they_differ(three_methods):
+    other = scores("hsfm", "none", [0], test=[(10, 20, 30, 40)], dataset="other")
+    frame = pd.concat([three_methods, other], ignore_index=True)
+    table = main_table(frame)
+    assert table.rows[2][1].text == "toy: val, to select; other: no"
+    assert table.rows[1][1].text == "val, to train"
+
+
+def test_notes_say_what_picked_the_head_and_which_hardly_moved(three_methods):
+    dead = (three_methods["method"] == "hsfm") & (three_methods["seed"] == 1)
+    three_methods.loc[dead, "remark"] = "hardly moved from ERM's head"
+    text = main_table(three_methods).markdown()
+    assert "ERM: the rule of erm; DFR: the rule of dfr; HSFM: the rule of hsfm." in text
+    assert "toy, HSFM: hardly moved from ERM's head (run 0 seed 1)." in text

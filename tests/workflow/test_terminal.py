@@ -1,0 +1,115 @@
+"""What a user sees while the workflow runs and when it has ended, in a terminal and in a file."""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import fork_server, terminal
+from tests.workflow.test_workflow import MINIMAL, RUN, copy_repository, snakemake
+
+CALL = [sys.executable, "-m", "snakemake", "--cores", "2", *MINIMAL]
+TIME = r"\d\d:\d\d:\d\d"
+DFR = f"{RUN}/dfr/heads.safetensors"
+BEGINNING = (  # before Snakemake has read the Snakefile
+    "Using workflow specific profile", "Config file config/config.yaml is extended", "Assuming unrestricted",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory) -> Path:
+    with fork_server.started(tmp_path_factory.mktemp("forks")) as folder:
+        yield folder
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return copy_repository(tmp_path / "hsfm")
+
+
+def in_a_terminal(folder: Path, probe: Path, *arguments: str, **environment: str) -> str:
+    path = f"{folder}{os.pathsep}{probe}"
+    return terminal.run(
+        [*CALL, *arguments], folder=folder, environment={**os.environ, "PYTHONPATH": path, **environment}
+    )
+
+
+def said(out: str) -> list[str]:
+    """The lines of a run, without how Snakemake begins."""
+    return [line for line in out.splitlines() if line and not line.startswith(BEGINNING)]
+
+
+def test_a_run_is_a_line_per_start_and_end_and_says_what_was_asked_for(folder, probe):
+    written = in_a_terminal(folder, probe, "--", DFR)
+    lines = said("\n".join(terminal.screen(written)))
+    starts = [line for line in lines if re.fullmatch(rf"{TIME}  \S.* \(\d of 4\).*", line)]
+    ends = [line for line in lines if re.match(rf"{TIME}    \S", line)]
+    assert lines[0] == "4 jobs on 2 cores; what each says lies in logs/"
+    assert [re.search(r"\d of 4", line)[0] for line in starts] == [f"{n} of 4" for n in (1, 2, 3, 4)]
+    assert [re.sub(rf"{TIME} +", "", line).split(":")[0] for line in ends] == [
+        "Images minibirds", "ERM minibirds run 0", "Embeddings minibirds run 0 erm", "DFR minibirds run 0",
+    ]  # fmt: skip
+    # one target was asked for: no table, no folders
+    assert lines[-2] == str((folder / DFR).resolve())
+    assert re.fullmatch(r"Done in .* s\.", lines[-1])
+    assert len(lines) == 1 + 4 + 4 + 2, "and nothing else"
+    log = (folder / "logs/minibirds/run0/fit_dfr.log").read_text()
+    record = json.loads((folder / "logs/minibirds/run0/fit_dfr.json").read_text())
+    assert ends[-1].endswith(record["summary"])
+    assert record["summary"] in log
+    # Snakemake's own log has all that it has to say
+    assert "Finished jobid" in next((folder / ".snakemake/log").glob("*.log")).read_text()
+
+
+def test_a_failure_shows_the_end_of_its_log_and_which_to_look_into(folder, probe):
+    snakemake(folder, *MINIMAL, "--", DFR, also_on_path=probe)
+    val = folder / RUN / "erm/embeddings/val.parquet"
+    val.write_bytes(val.read_bytes()[:-50])
+    done = snakemake(folder, *MINIMAL, "--forcerun", "fit_dfr", "--", DFR, check=False, also_on_path=probe)
+    lines = said(done.stdout)
+    assert re.fullmatch(rf"{TIME}  Fitting DFR on minibirds, run 0 \(1 of 1\): Forced execution", lines[1])
+    assert lines[2].startswith("ERROR: ")
+    assert "val.parquet: not a readable Parquet file" in lines[2]
+    rest = "\n".join(lines[3:])
+    assert re.match(
+        rf"{TIME}  Error in rule fit_dfr \(Fitting DFR on minibirds, run 0\)\n    logs/\S+fit_dfr.log ends:", rest
+    )
+    assert re.search(r"^A job failed after .*: look into logs/minibirds/run0/fit_dfr.log\.$", rest, re.MULTILINE)
+    assert "CalledProcessError" not in done.stdout
+    assert not (folder / "logs/minibirds/run0/fit_dfr.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "shown"),
+    [
+        ("--verbose", r"Finished jobid: \d+ \(Rule: pack_images\)"),
+        ("--quiet", None),
+        ("--printshellcmds", "Provided cores"),
+    ],
+)
+def test_options_about_output_are_obeyed(folder, probe, option, shown):
+    done = snakemake(folder, *MINIMAL, option, "--", "results/minibirds/images.parquet", also_on_path=probe)
+    assert shown is None or re.search(shown, done.stdout)
+    if option == "--quiet":
+        assert not re.search(rf"^{TIME}", done.stdout, re.MULTILINE)
+
+
+def test_a_dry_run_has_its_plan_and_no_ending(folder):
+    out = snakemake(folder, *MINIMAL, "--dry-run").stdout
+    assert "Job stats:" in out
+    assert "Done in" not in out
+    assert not (folder / ".snakemake/bars").exists()
+
+
+def test_the_main_table_stands_at_the_end_of_a_whole_run(folder, probe):
+    out = snakemake(folder, *MINIMAL, "--config", "methods=[erm, dfr]", also_on_path=probe).stdout
+    lines = said(out)
+    table = lines[lines.index(next(line for line in lines if line.startswith("Method  "))) :]
+    assert re.fullmatch(r"Method +Group labels +minibirds: worst group +minibirds: average", table[0])
+    assert re.fullmatch(r"ERM +no +[\d.]+ +[\d.]+", table[1])
+    assert re.fullmatch(r"DFR +val, to train +[\d.]+ ± [\d.]+ +[\d.]+ ± [\d.]+", table[2])
+    assert table[-3:-1] == [f"Tables:  {folder / 'results/tables'}", f"Figures: {folder / 'results/figures'}"]
+    assert table[-1].startswith("Done in ")
