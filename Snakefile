@@ -1,33 +1,57 @@
 """From images to tables: ERM training, embeddings, hard sets, HSFM and its rivals, scores, tables, figures."""
 
 import os
+import sys
 
+import snakemake_logger_plugin_hsfm as terminal
 from snakemake.utils import min_version
 
 min_version("9.0")
 
+# Of this file, also where another workflow uses it as a module or jobs run under --directory.
+sys.path.insert(0, os.path.join(str(workflow.current_basedir), "workflow"))
 
-# that beside this file, also under --directory
-configfile: os.path.relpath(os.path.join(workflow.basedir, "config", "config.yaml"))
+from hsfm_workflow import SPLITS, code, extras
+from hsfm_workflow.code import code_of
+from hsfm_workflow.config import check_writable, config_file, read_config
+from hsfm_workflow.files import downloads
+from hsfm_workflow.plan import IMAGES, Plan, in_shard, one_of
+from hsfm_workflow.report import PAGE, STUDIES, STUDY_FIGURES, STYLE, Results, figure_files, reported, table_files
+from hsfm_workflow.resources import IN_MEMORY, gpus, memory
+
+# OpenMP threads that spin while they wait for one another lose most of their speed on a busy machine. Set here, since
+# the library reads it when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# Arrow's own allocator sets memory aside in large pieces; with the system's a stage needs less, as measured in
+# docs/explanation/performance.md.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 
-include: "workflow/rules/terminal.smk"
-include: "workflow/rules/configuration.smk"
+configfile: config_file()
 
 
-check_config(config)
+plan = Plan(read_config(config, [*workflow.configfiles, *workflow.overwrite_configfiles]))
+results = Results(plan)
+gpu = gpus(workflow, plan.config["device"])
 check_writable(".")
+extras.warn(plan, workflow)
 
 
 report: "workflow/report/workflow.rst"
 
 
-if config["container"] is not None:
+if plan.config["container"] is not None:
 
-    container: config["container"]
+    container: plan.config["container"]
 
 
-include: "workflow/rules/common.smk"
+rule all:
+    input:
+        results.everything,
+
+
+include: "workflow/rules/stage.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/backbone.smk"
 include: "workflow/rules/heads.smk"
@@ -38,46 +62,21 @@ include: "workflow/rules/edits.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/studies.smk"
-include: "workflow/rules/report.smk"
 include: "workflow/rules/card.smk"
 include: "workflow/rules/export.smk"
 
 
-# Seconds of one core on kilobytes: on a cluster a job of their own takes them far longer to start than to run.
-localrules:
-    read_erm_head,
-    gather_heads,
-    make_tables,
-    describe_run,
-    save_config,
-    draw_figure,
-    draw_comparison,
-    tabulate_edits,
-    gather_sweep,
-    tabulate_study,
-    draw_study,
-    write_report,
-
-
-rule all:
-    default_target: True
-    input:
-        TABLES,
-        TABLES_OF_RUN,
-        TABLES_OF_STUDIES,
-        TABLES_OF_EDITS,
-        FIGURES,
-        REPORT,
-        "results/config.yaml",
+code.remember()
 
 
 onstart:
     check_writable("results", "logs")
+    terminal.start(workflow)
 
 
 onsuccess:
-    say_what_was_made()
+    terminal.log_results(workflow)
 
 
 onerror:
-    say_what_failed(log)
+    terminal.log_failures(log)

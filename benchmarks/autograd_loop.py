@@ -1,7 +1,7 @@
-"""HSFM as the paper writes it: one run at a time, the inner loop in autograd's graph.
+"""HSFM as the paper writes it: one trial at a time, the inner loop in autograd's graph.
 
 Written for clarity, and kept as the oracle of the tests and the yardstick of benchmarks/meta.py. Scoring and the
-choice of the hard set use the package's vectorised code, so that only the training differs from `methods.hsfm.train`.
+choice of the hard set use the package's vectorized code, so that only the training differs from `methods.hsfm.train`.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from hsfm.core.metrics import accuracy_by, worst
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.hard_set import rank_in_class
 from hsfm.heads.head import Head
-from hsfm.methods.hsfm.train import Run, Shared, draw_per_class
+from hsfm.methods.hsfm.train import Shared, Trial, draw_per_class
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Trained:
     heads: list[Head]  # after each epoch
 
 
-def train(train: Embeddings, val: Embeddings, erm: Head, run: Run, shared: Shared) -> Trained:
-    rows = draw_per_class(train.y, shared.support_per_class, train.n_classes, Generator().manual_seed(run.seed))
+def train(train: Embeddings, val: Embeddings, erm: Head, trial: Trial, shared: Shared) -> Trained:
+    rows = draw_per_class(train.y, shared.support_per_class, train.n_classes, Generator().manual_seed(trial.seed))
     support, support_y = train.features[rows].clone().requires_grad_(), train.y[rows]
     head = Head(erm.weight.clone().requires_grad_(), erm.bias.clone().requires_grad_())
-    edit = torch.optim.Adam([support], lr=run.outer_lr)
-    adapt_head = torch.optim.Adam([head.weight, head.bias], lr=run.inner_lr)
-    best, kept, outer_loss, worst_group, heads = -1.0, None, [], [], []
+    edit = torch.optim.Adam([support], lr=trial.outer_lr)
+    adapt_head = torch.optim.Adam([head.weight, head.bias], lr=trial.inner_lr)
+    best, best_state, outer_loss, worst_group, heads = -1.0, None, [], [], []
     for epoch in range(1, shared.epochs + 1):
         with torch.no_grad():
             loss = cross_entropy(head.logits(val.features), val.y, reduction="none")
@@ -41,9 +41,9 @@ def train(train: Embeddings, val: Embeddings, erm: Head, run: Run, shared: Share
         losses = []
         for _ in range(shared.support_steps):
             loss, support.grad = meta_gradient(
-                head, support, support_y, val.features[hard], val.y[hard], steps=shared.inner_steps, lr=run.inner_lr
+                head, support, support_y, val.features[hard], val.y[hard], steps=shared.inner_steps, lr=trial.inner_lr
             )
-            torch.nn.utils.clip_grad_norm_([support], run.clip_norm)
+            torch.nn.utils.clip_grad_norm_([support], trial.clip_norm)
             edit.step()
             losses.append(loss)
         fixed = support.detach()
@@ -56,10 +56,10 @@ def train(train: Embeddings, val: Embeddings, erm: Head, run: Run, shared: Share
             score = float(worst(accuracy_by(correct, val.group, val.n_groups)))
         heads.append(Head(head.weight.detach().clone(), head.bias.detach().clone()))
         if score >= best:
-            best, kept = score, (heads[-1], fixed.clone(), epoch)
+            best, best_state = score, (heads[-1], fixed.clone(), epoch)
         outer_loss.append(float(torch.stack(losses).mean()) if losses else float("nan"))
         worst_group.append(score)
-    return Trained(*kept, outer_loss, worst_group, heads)
+    return Trained(*best_state, outer_loss, worst_group, heads)
 
 
 def adapt(head: Head, features: Tensor, y: Tensor, *, steps: int, lr: float, first_order: bool = False) -> Head:

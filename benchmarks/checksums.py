@@ -1,4 +1,4 @@
-"""What checksums cost: embeddings and weights written and read, with them and as the libraries do it without.
+"""Cost of checksums: embeddings and weights written and read, with them and as the libraries do it without.
 
 python -m benchmarks.checksums [--rows 20000] [--features 2048] [--weights 25000000]
 """

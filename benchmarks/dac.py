@@ -22,16 +22,17 @@ import yaml
 from hsfm.core.device import Compute, choose_device
 from hsfm.core.metrics import accuracy_by, worst
 from hsfm.data.open_images import open_source
-from hsfm.data.pixels import Images, feed
+from hsfm.data.pixels import Images, image_batches
 from hsfm.data.pixels import pack as pack_pixels
 from hsfm.data.sources import minibirds
 from hsfm.data.table import read_images
 from hsfm.features.embeddings import read_embeddings
 from hsfm.features.extract import feature_function, stream
 from hsfm.heads.head import read_heads
+from hsfm.methods.dac.find_masks import find_masks
 from hsfm.methods.dac.fit import fit_dac
 from hsfm.methods.dac.heat_maps import resize_maps, xgradcam
-from hsfm.methods.dac.masks import Masks, find_masks, pack, read_masks, unpack
+from hsfm.methods.dac.masks import Masks, pack, read_masks, unpack
 from hsfm.models.backbone import Network, build_network, read_checkpoint
 
 CONFIG = yaml.safe_load(Path(__file__).parent.with_name("config").joinpath("config.yaml").read_text())
@@ -49,7 +50,7 @@ def known_masks() -> Masks:
     drawn = {key: value for key, value in SETTINGS["images"].items() if key != "source"}
     image_id, birds = minibirds.draw_masks("train", **drawn)
     packed = pack(torch.from_numpy(birds))
-    return Masks(tuple(image_id), packed, birds.shape[1:], cut=None, knee=None, loss=None, about={})
+    return Masks(tuple(image_id), packed, birds.shape[1:], cut=None, knee=None, loss=None, metadata={})
 
 
 def print_contents(runs: list[int], known: Masks) -> None:
@@ -82,7 +83,7 @@ def print_settings(runs: list[int], known: Masks, compute: Compute) -> None:
 
 def masks_of(run: int) -> Masks:
     masks = read_masks(FOLDER / f"run{run}/erm/masks/heat_map/train.parquet")
-    if masks.about["source"] != "heat_map":
+    if masks.metadata["source"] != "heat_map":
         raise SystemExit(
             f"{masks.path}: masks are not cut out of heat maps; run snakemake with the default settings first"
         )
@@ -110,7 +111,7 @@ def worst_group(run: int, masks: Masks | None, settings: dict, compute: Compute)
     features = test.features
     if result.network is not None:
         images = source(rows[rows["split"] == "test"])
-        batches = feed(images, torch.arange(len(images)), 256, compute.device)
+        batches = image_batches(images, torch.arange(len(images)), 256, compute.device)
         features = torch.cat(list(stream(feature_function(network, SETTINGS["transform"], compute), batches, compute)))
     correct = result.head.predict(features) == test.y
     return 100 * float(worst(accuracy_by(correct, test.group, test.n_groups)))
@@ -171,12 +172,12 @@ def some_images(name: str, count: int) -> Images:
     if name == "minibirds":
         drawn = {key: value for key, value in SETTINGS["images"].items() if key != "source"}
         drawn["sizes"] = {"train": count, "val": 4, "test": 4}
-        return pack_pixels(list(minibirds.draw(**drawn).pixels[:count]))
+        return pack_pixels(list(minibirds.pack(**drawn).pixels[:count]))
     return pack_pixels(list(np.random.default_rng(0).integers(0, 256, (count, 224, 224, 3), np.uint8)))
 
 
 def embed(network: Network, images: Images, compute: Compute) -> None:
-    batches = feed(images, torch.arange(len(images)), 256, compute.device)
+    batches = image_batches(images, torch.arange(len(images)), 256, compute.device)
     for _ in stream(feature_function(network, SETTINGS["transform"], compute), batches, compute):
         pass
 
@@ -185,7 +186,7 @@ def mask(network: Network, images: Images, compute: Compute) -> None:
     y = torch.zeros(len(images), dtype=torch.long, device=compute.device)
 
     def batches() -> Iterator[tuple[Images, torch.Tensor]]:
-        for number, batch in enumerate(feed(images, torch.arange(len(images)), 256, compute.device)):
+        for number, batch in enumerate(image_batches(images, torch.arange(len(images)), 256, compute.device)):
             yield batch, y[number * 256 : number * 256 + len(batch)]
 
     masks = SETTINGS["masks"]

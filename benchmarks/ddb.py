@@ -68,12 +68,12 @@ def time_stage(arguments: argparse.Namespace) -> None:
 
         def stage(number: int) -> None:
             parts = cut(rows, PART * arguments.batch_size)
-            about = {"dataset": "none", "run": 0, "classes": ["x", "y"]}
+            metadata = {"dataset": "none", "run": 0, "classes": ["x", "y"]}
 
             def tables(missing: list[int]) -> object:
                 made = inpaint_parts(pipeline, parts, pictures, dict.fromkeys(sources["image_id"], mask), prompt=PROMPT,
                                      size=size, batch_size=arguments.batch_size, **drawing)  # fmt: skip
-                return (as_table(part, GENERATED, about) for part in made)
+                return (as_table(part, GENERATED, metadata) for part in made)
 
             out = folder / f"{number}.parquet"
             write_in_parts(out, range(len(parts)), tables, depends_on=number, compression="none")
@@ -112,13 +112,13 @@ def print_pruned() -> None:
     print("| run | class | generated | not on the object | not hard for ERM | both | kept |")
     print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
     for path in sorted(FOLDER.glob("run*/ddb/pruned.parquet")):
-        rows, about = read_table(path, PRUNED)
+        rows, metadata = read_table(path, PRUNED)
         for y, part in rows.groupby("y"):
-            minimum = about["rules"]["attribution"]
+            minimum = metadata["rules"]["attribution"]
             off, easy = part["attribution"] <= minimum, part["probability"] >= part["limit"]
             counts = [len(part), (off & ~easy).sum(), (easy & ~off).sum(), (off & easy).sum(), part["kept"].sum()]
             name = path.parts[-3].removeprefix("run")
-            print(f"| {name} | {about['classes'][y]} | {' | '.join(str(int(count)) for count in counts)} |")
+            print(f"| {name} | {metadata['classes'][y]} | {' | '.join(str(int(count)) for count in counts)} |")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What measuring HSFM's edits costs: the stage on embeddings of CelebA's shape, from files to file.
+"""Cost of measuring HSFM's edits: the stage on embeddings of CelebA's shape, from files to file.
 
     python -m benchmarks.edits
 

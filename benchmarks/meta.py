@@ -2,10 +2,10 @@
 
     python -m benchmarks.meta [--device cuda] [--threads 1] [--shapes waterbirds celeba]
 
-Per shape: seconds of a full training by the loop and, per run, by the engine (the better of two), with their ratio; the
-highest memory of the process so far; and what share of the engine's time two floors are, measured in the same process:
-its multiplications at the rate of a large matrix product, and the bytes that its steps read and write, as if nothing
-stayed in a cache, at the rate of a large copy. A share above 100 % means that the cache helped.
+Per shape: seconds of a full training by the loop and, per trial, by the engine (the better of two), with their ratio;
+the highest memory of the process so far; and what share of the engine's time two floors are, measured in the same
+process: its multiplications at the rate of a large matrix product, and the bytes that its steps read and write, as if
+nothing stayed in a cache, at the rate of a large copy. A share above 100 % means that the cache helped.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from torch import Tensor
 from benchmarks import autograd_loop
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.head import Head
-from hsfm.methods.hsfm.train import Run, Shared, train_runs
+from hsfm.methods.hsfm.train import Shared, Trial, train_trials
 
-# name: train rows, val rows, d, inner_lr, shared settings, numbers of runs (docs: the paper's Table 11)
+# name: train rows, val rows, d, inner_lr, shared settings, numbers of trials (docs: the paper's Table 11)
 SHAPES = {
     "waterbirds": (4795, 1199, 2048, 5e-5, Shared(16, 15, 15, 64, 40), (1, 32)),
     "celeba": (8192, 19867, 2048, 5e-5, Shared(1024, 10, 5, 256, 20), (1,)),
@@ -78,19 +78,19 @@ def measure(name: str, device: torch.device, product: float, copy: float) -> lis
     weight = torch.zeros(2, d, device=device)
     weight[1, :2] = torch.tensor([0.2, 1.0])
     head = Head(weight, torch.zeros(2, device=device))
-    runs = [Run(seed, inner_lr, 1.0) for seed in range(max(counts))]
+    trials = [Trial(seed, inner_lr, 1.0) for seed in range(max(counts))]
 
     def loop() -> Tensor:
-        return autograd_loop.train(train, val, head, runs[0], shared).head.weight
+        return autograd_loop.train(train, val, head, trials[0], shared).head.weight
 
     warm_up = Shared(shared.support_per_class, shared.inner_steps, 1, shared.hard_per_class, 1)
-    autograd_loop.train(train, val, head, runs[0], warm_up)
+    autograd_loop.train(train, val, head, trials[0], warm_up)
     plain = seconds(loop, device)
     lines = []
     for count in counts:
-        train_runs(train, val, head, runs[:count], warm_up)
+        train_trials(train, val, head, trials[:count], warm_up)
         ours = (
-            min(seconds(lambda c=count: train_runs(train, val, head, runs[:c], shared), device) for _ in range(2))
+            min(seconds(lambda c=count: train_trials(train, val, head, trials[:c], shared), device) for _ in range(2))
             / count
         )
         steps = shared.epochs * shared.support_steps
@@ -122,7 +122,9 @@ def main() -> None:
         f"torch {torch.__version__}, {device}, {arguments.threads} thread(s); "
         f"{product / 1e9:.0f} G multiplications/s, {copy / 1e9:.0f} GB/s copied\n"
     )
-    print("| shape | runs | loop, s per run | engine, s per run | ratio | memory, MB | product floor | copy floor |")
+    print(
+        "| shape | trials | loop, s per trial | engine, s per trial | ratio | memory, MB | product floor | copy floor |"
+    )
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name in arguments.shapes:
         for line in measure(name, device, product, copy):

@@ -1,4 +1,4 @@
-"""What the workflow costs beside the scripts' own work: wall time of `snakemake` on a fresh copy of the repository.
+"""Overhead of the workflow beyond the scripts' own work: wall time of `snakemake` on a fresh copy of the repository.
 
 A script's own work begins when it opens its log, which it does as soon as its libraries are loaded, and ends with its
 last line. Starting Snakemake, planning, starting interpreters and loading libraries is overhead, and so is waiting
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-COPIED = ("Snakefile", "environment.yml", "hsfm", "workflow", "config", "profiles")
+COPIED = ("Snakefile", "environment.yml", "hsfm", "snakemake_logger_plugin_hsfm", "workflow", "config", "profiles")
 
 PROBE = """
 import atexit, json, os, re, sys, time

@@ -1,4 +1,4 @@
-"""What large datasets cost, stage by stage: bytes, GPU hours, jobs, and which stage runs out of memory first.
+"""Cost of large datasets, stage by stage: bytes, GPU hours, jobs, and which stage runs out of memory first.
 
     python -m benchmarks.scale
 

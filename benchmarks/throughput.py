@@ -47,7 +47,7 @@ from hsfm.data.transforms import prepare
 from hsfm.features.embeddings import write_pieces
 from hsfm.features.extract import embed_table
 from hsfm.models.backbone import Network, build_network
-from hsfm.models.erm import LabelledImages, train
+from hsfm.models.erm import LabeledImages, train
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 RECIPE = {"lr": 1e-3, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "schedule": "constant", "warmup": 0.1}
@@ -109,7 +109,7 @@ def make_data(case: Case, folder: Path, cores: int) -> Data:
         return Data(folder / "images.parquet", cache, rows, folder)
     sizes = {"train": case.n_train, "val": case.n_val, "test": 8}
     agreement = {"train": 0.95, "val": 0.5, "test": 0.5}
-    drawn = minibirds.draw(sizes=sizes, agreement=agreement, image_size=64, hardness=0.15, seed=0, workers=cores)
+    drawn = minibirds.pack(sizes=sizes, agreement=agreement, image_size=64, hardness=0.15, seed=0, workers=cores)
     np.save(folder / "pixels.npy", drawn.pixels)
     rows = drawn.rows[drawn.rows["split"] != "test"].reset_index(drop=True)
     for file, index in zip(files, rows["index"], strict=True):
@@ -129,7 +129,7 @@ def as_table(rows: pd.DataFrame, folder: str, pixels: dict[str, str]) -> ImageTa
 
 
 def write_photos(folder: Path, names: list[str]) -> None:
-    """JPEG files of the size and about the bytes of Waterbirds': smooth colours with some noise."""
+    """JPEG files of the size and about the bytes of Waterbirds': smooth colors with some noise."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((500, 375), Image.BICUBIC)
     base = np.asarray(coarse).astype(np.int16) + rng.integers(-12, 13, (375, 500, 3), dtype=np.int16)
@@ -180,13 +180,13 @@ def alone(case: Case, data: Data, compute: Compute) -> tuple[Callable[[], None],
 
 def embed_stage(case: Case, data: Data, compute: Compute) -> Callable[[], None]:
     network = network_of(case, compute)
-    about = {"checkpoint_sha256": "0" * 64, "details": {"backbone": case.backbone}}
+    metadata = {"checkpoint_sha256": "0" * 64, "details": {"backbone": case.backbone}}
 
     def stage() -> None:
         source = open_source(data.table, data.cache)
         pieces = embed_table(
             network, lambda: read_pieces(data.table), source, split="train", transform=case.transform,
-            batch_size=case.batch_size, compute=compute, about=about,
+            batch_size=case.batch_size, compute=compute, metadata=metadata,
         )  # fmt: skip
         write_pieces(data.folder / "train.parquet", pieces)
 
@@ -197,14 +197,14 @@ def train_stage(case: Case, data: Data, compute: Compute) -> Callable[[int], Non
     source = open_source(data.table, data.cache)
     table = next(read_pieces(data.table))
 
-    def labelled(split: str) -> LabelledImages:
+    def labeled(split: str) -> LabeledImages:
         rows = table.split(split)
         y = torch.tensor(rows["y"].to_numpy(np.int64))
-        return LabelledImages(source(rows), y, y)
+        return LabeledImages(source(rows), y, y)
 
     def stage(epochs: int) -> None:
         train(
-            build_network(case.backbone, 2), labelled("train"), labelled("val"), **RECIPE, epochs=epochs,
+            build_network(case.backbone, 2), labeled("train"), labeled("val"), **RECIPE, epochs=epochs,
             batch_size=case.batch_size, checkpoint="last", transform_settings=case.transform,
             augment_settings=case.augmentation, seed=0, compute=compute,
         )  # fmt: skip
@@ -265,7 +265,7 @@ def own_embedding(case: Case, data: Data, compute: Compute, cores: int) -> Calla
 def own_training(case: Case, data: Data, compute: Compute, cores: int) -> Callable[[], None]:
     device = compute.device
     network = build_network(case.backbone, 2).to(device)
-    optimiser = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     training, validation = (own_loader(case, data, split, split == "train", cores, not compute.on_cpu)
                             for split in ("train", "val"))  # fmt: skip
 
@@ -274,9 +274,9 @@ def own_training(case: Case, data: Data, compute: Compute, cores: int) -> Callab
         for images, y in training:
             with compute.autocast():
                 loss = cross_entropy(network(images.to(device, non_blocking=True)), y.to(device, non_blocking=True))
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         network.eval()
         correct = 0
         with torch.inference_mode():
@@ -433,7 +433,7 @@ def memory(n: int, side: int) -> None:
             pieces = embed_table(
                 build_network("small_resnet", 2), lambda: read_pieces(table), open_source(table), split="train",
                 transform=AT_64, batch_size=256, compute=Compute(choose_device("cpu")),
-                about={"checkpoint_sha256": "0" * 64, "details": {"backbone": "small_resnet"}},
+                metadata={"checkpoint_sha256": "0" * 64, "details": {"backbone": "small_resnet"}},
             )  # fmt: skip
             write_pieces(Path(folder, "train.parquet"), pieces)
     print(f"{n} images of {side} x {side}: highest RssAnon {peak[0] / 2**20:.1f} MB", flush=True)

@@ -1,3 +1,3 @@
-"""`hsfm.meta.train`, the name of HSFM's engine in 0.1."""
+"""Alias of HSFM's engine under its name in 0.1, `hsfm.meta.train`."""
 
 from hsfm.methods.hsfm.train import train as train

@@ -1,4 +1,4 @@
-"""`python -m hsfm.predict FOLDER --model FILE`: classes and probabilities of a folder's images."""
+"""Command line `python -m hsfm.predict FOLDER --model FILE`: predict the classes of a folder's images."""
 
 import sys
 

@@ -1,5 +1,5 @@
-"""What tests share: small embeddings on which a head trained the usual way leans on a spurious feature; a server;
-a browser."""
+"""Fixtures that tests share: small embeddings on which a head trained the usual way leans on a spurious feature; a
+server; a browser."""
 
 import os
 import shutil
@@ -73,7 +73,7 @@ def erm_head(splits) -> Head:
 
 @pytest.fixture
 def server(monkeypatch):
-    """What downloads are served by; the proxies of a user's machine are left out."""
+    """A server for downloads; the proxies of a user's machine are left out."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with serving() as server:

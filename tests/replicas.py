@@ -1,6 +1,6 @@
 """Small replicas of the datasets in their published layouts: drawn, not photographed, the same for one seed.
 
-The background's colour shows the attribute, the figure's shape and brightness the class. In train a class mostly comes
+The background's color shows the attribute, the figure's shape and brightness the class. In train a class mostly comes
 with its own attribute; val and test hold all groups alike, val at least eight images of each.
 """
 

@@ -22,7 +22,7 @@ def run(
     look: Callable[[str], None] = lambda written: None,
     seconds: float | int = 240,
 ) -> str:
-    """What some programs write that run at the same time in one terminal. look: at what has been written so far."""
+    """The output of programs that run at the same time in one terminal. look: at what has been written so far."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
     started = [
@@ -52,7 +52,7 @@ def run(
 
 
 def screen(written: str) -> list[str]:
-    """The lines that stand there afterwards, as if the terminal were endlessly high; colours are left out."""
+    """The lines that stand there afterwards, as if the terminal were endlessly high; colors are left out."""
     lines, row, column = [""], 0, 0
     for part in re.findall(r"\x1b\[\d*[A-Za-z]|\r|\n|[^\x1b\r\n]+", written):
         if part == "\r":

@@ -1,4 +1,4 @@
-"""What is looked at beyond the table: support edits, sweep, ablations, bias of validation.
+"""Studies beyond the main table: support edits, sweep, ablations, bias of validation.
 
 Imports methods, evaluation and what lies below; only scripts enter.
 """

@@ -1,12 +1,15 @@
-"""HSFM with one part at a time taken away."""
+"""Ablations of HSFM, one part at a time."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
+from hsfm.evaluation.scores import score_splits
 from hsfm.features.embeddings import Embeddings
-from hsfm.heads.head import Head
-from hsfm.methods.hsfm.train import MetaResult
+from hsfm.heads.head import Head, picked_by
+from hsfm.methods.hsfm.train import SELECT_BY, MetaResult
 from hsfm.methods.hsfm.train import train as fit_hsfm
 
 log = logging.getLogger(__name__)
@@ -33,3 +36,13 @@ def fit_variants(
         log.info("variant %s", name)
         results[name] = fit_hsfm(train, val, head, seeds=seeds, **{**settings, **changes})
     return results
+
+
+def score_variants(results: Mapping[str, MetaResult], splits: Sequence[Embeddings], rule: str) -> pd.DataFrame:
+    """The scores of every variant, its name as the method; but for the run. rule: which picked the epochs."""
+    frames = []
+    for name, result in results.items():
+        frame = score_splits(result.head, list(splits), seeds=result.seeds).assign(method=name)
+        frame["remark"] = frame["seed"].map(dict(zip(result.seeds, result.remarks, strict=True)))
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True).assign(**picked_by(rule, SELECT_BY))

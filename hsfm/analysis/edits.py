@@ -1,9 +1,9 @@
-"""What HSFM's edits of support features mean: along which direction they go, and what the features come to lie near.
+"""Analysis of support edits: their direction, and the nearest training images before and after.
 
 The paper's claim (its Figure 2) is that they go along the spurious attribute. Here it is measured, on any backbone,
 beside what random directions would give.
 
-Letters: n support rows, d features, v a unit direction, k neighbours.
+Letters: n support rows, d features, v a unit direction, k neighbors.
 """
 
 import logging
@@ -48,22 +48,6 @@ SCHEMA = pa.schema(
         *((name, pa.float64()) for name in ("own_before", "own_after", "probe_before", "probe_after")),
     ]
 )  # fmt: skip
-DECODED = pa.schema(  # edits as pictures
-    [
-        ("seed", pa.int64()),
-        ("image_id", pa.string()),
-        ("y", pa.int32()),
-        ("attribute", pa.int32()),
-        ("length", pa.float64()),
-        ("picture_before", pa.binary()),  # PNG
-        ("picture_after", pa.binary()),
-        ("probabilities_before", pa.list_(pa.float64())),  # of the attributes' prompts, under CLIP
-        ("probabilities_after", pa.list_(pa.float64())),
-        ("attribute_before", pa.int32()),  # the most probable
-        ("attribute_after", pa.int32()),
-        ("moved", pa.bool_()),  # whether these differ
-    ]
-)
 PAIRS = 1000  # directions that are drawn
 PERMUTED = 100  # times that attributes are shuffled
 PROBED = 5000  # rows that the probe learns from at most
@@ -78,29 +62,29 @@ def contrast(
     """The unit direction along which mean features differ by `label`, within equal values of `within`.
 
     Two labels: the mean over `within` of the difference of the means, from the lower label to the higher. More: the
-    first right singular vector of the means, centred within each value of `within`, with the sign that makes the
+    first right singular vector of the means, centered within each value of `within`, with the sign that makes the
     projection rise with the label. Rows with a negative value of either are left out. None where no value of `within`
     has two labels.
     """
     known = (label >= 0) & (within >= 0)
     features, label, within = features[known], label[known], within[known]
-    centred, labels = [], []
+    centered, labels = [], []
     for value in within.unique().tolist():
         present = label[within == value].unique()
         if len(present) < 2:
             continue
         means = torch.stack([features[(within == value) & (label == one)].mean(0) for one in present.tolist()])
-        centred.append(means - means.mean(0))
+        centered.append(means - means.mean(0))
         labels.append(present)
-    if not centred:
+    if not centered:
         return None
-    centred, labels = torch.cat(centred), torch.cat(labels)
+    centered, labels = torch.cat(centered), torch.cat(labels)
     lowest, highest = int(labels.min()), int(labels.max())
     if len(labels.unique()) == 2:
-        direction = centred[labels == highest].mean(0) - centred[labels == lowest].mean(0)
+        direction = centered[labels == highest].mean(0) - centered[labels == lowest].mean(0)
     else:
-        direction = torch.linalg.svd(centred, full_matrices=False).Vh[0]
-        rising = (centred @ direction) @ (labels - labels.double().mean()).to(direction)
+        direction = torch.linalg.svd(centered, full_matrices=False).Vh[0]
+        rising = (centered @ direction) @ (labels - labels.double().mean()).to(direction)
         direction = direction * (1 if rising >= 0 else -1)
     length = direction.norm()
     return direction / length if length > 0 else None
@@ -185,13 +169,13 @@ def contrast_ratio(embeddings: Embeddings, generator: Generator) -> float | None
 @dataclass(frozen=True)
 class Measured:
     rows: pd.DataFrame  # one per support row, see `measure`
-    about: Mapping[str, Any]  # which directions there are, of what they were taken, how good the probe is
+    metadata: Mapping[str, Any]  # which directions there are, of what they were taken, how good the probe is
 
 
-def measure(support: Support, train: Embeddings, val: Embeddings, *, neighbours: int = 5, seed: int = 0) -> Measured:
+def measure(support: Support, train: Embeddings, val: Embeddings, *, neighbors: int = 5, seed: int = 0) -> Measured:
     """Measure every edit.
 
-    train: where the support comes from, and where neighbours are looked for. val: where directions and the probe come
+    train: where the support comes from, and where neighbors are looked for. val: where directions and the probe come
     from; train takes its place, which `about` says, where val does not show two attributes within a class.
 
     Columns: seed, image_id, y, attribute (null where unknown); length of the edit, and relative_length, to that of the
@@ -201,7 +185,7 @@ def measure(support: Support, train: Embeddings, val: Embeddings, *, neighbours:
     edit's cosines with random directions, 1 / sqrt(d); pairs_spread, with differences of random pairs of images of one
     group; nearest_before and nearest_after, the ids of the nearest training images, the row itself left out;
     attribute_before, attribute_after, y_before and y_after, of the nearest one, and whether these differ,
-    attribute_flips and class_flips; own_before and own_after, the share of the neighbours with the row's own attribute;
+    attribute_flips and class_flips; own_before and own_after, the share of the neighbors with the row's own attribute;
     probe_before and probe_after, the probability of its own attribute under a linear probe. What needs an attribute is
     null where there is none. An edit of no length has cosines of 0.
 
@@ -251,11 +235,11 @@ def measure(support: Support, train: Embeddings, val: Embeddings, *, neighbours:
     frame["cos_class"] = cosines(edits, between[None])[:, 0].numpy() if between is not None else np.nan
     frame["random_spread"] = edits.shape[1] ** -0.5
     frame["pairs_spread"] = cosines(edits, pairs).square().mean(1).sqrt().numpy() if pairs is not None else np.nan
-    _add_neighbours(frame, support, train, own, neighbours)
+    _add_neighbors(frame, support, train, own, neighbors)
     probe = _probe(reference, generator) if spurious is not None else None
     _add_probe(frame, probe, support, attribute)
     both = spurious is not None and between is not None
-    about = {
+    metadata = {
         "class_names": train.class_names,
         "directions_of": reference.split,
         "directions_cosine": float(spurious @ between) if both else None,
@@ -263,9 +247,9 @@ def measure(support: Support, train: Embeddings, val: Embeddings, *, neighbours:
         "contrast_ratio": contrast_ratio(reference, generator) if spurious is not None else None,
         "two_attributes": two,
         "probe_accuracy": None if probe is None else probe.accuracy,
-        "neighbours": neighbours,
+        "neighbours": neighbors,
     }
-    return Measured(frame, about)
+    return Measured(frame, metadata)
 
 
 def _nullable(values: Int[Tensor, " n"]) -> pd.Series:
@@ -274,7 +258,7 @@ def _nullable(values: Int[Tensor, " n"]) -> pd.Series:
     return series.mask(series < 0)
 
 
-def _add_neighbours(frame: pd.DataFrame, support: Support, train: Embeddings, own: Tensor, k: int) -> None:
+def _add_neighbors(frame: pd.DataFrame, support: Support, train: Embeddings, own: Tensor, k: int) -> None:
     # the same image may be in the support of several seeds, and is looked for once
     rows, where = own.unique(return_inverse=True)
     found = {
@@ -348,20 +332,20 @@ def write_edits(path: str | Path, measured: Measured, *, dataset: str, run: int,
     """Write measurements, what is not a number as null."""
     frame = measured.rows.assign(dataset=dataset, run=run)
     table = pa.Table.from_pandas(frame[SCHEMA.names], SCHEMA, preserve_index=False)
-    write_parquet(path, table, {**measured.about, "checkpoint_sha256": checkpoint_sha256})
+    write_parquet(path, table, {**measured.metadata, "checkpoint_sha256": checkpoint_sha256})
 
 
 def read_edits(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """What `write_edits` wrote: its rows with the column class_name, and what is said about them.
+    """Read what `write_edits` wrote: its rows with the column class_name, and what is said about them.
 
     Raises ValueError naming the file and what is wrong.
     """
-    table, about = read_parquet(path, SCHEMA)
+    table, metadata = read_parquet(path, SCHEMA)
     require(
-        about,
+        metadata,
         ("class_names", "directions_of", "directions_cosine", "spurious", "contrast_ratio", "probe_accuracy"),
         path,
     )
     types = {pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
     frame = table.to_pandas(types_mapper=types.get)
-    return frame.assign(class_name=[about["class_names"][y] for y in frame["y"]]), about
+    return frame.assign(class_name=[metadata["class_names"][y] for y in frame["y"]]), metadata

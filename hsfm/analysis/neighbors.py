@@ -1,6 +1,6 @@
 """Nearest rows by Euclidean distance, without a matrix of all distances.
 
-Letters: m queries, n rows, d features, k neighbours.
+Letters: m queries, n rows, d features, k neighbors.
 """
 
 import logging
@@ -44,24 +44,24 @@ def nearest(
         raise ValueError(f"neighbours: {k} were asked for, but there are {available} rows to choose from")
     own = torch.full((len(queries),), -1) if own is None else own
     # distances do not change with the origin, but roundings do
-    centre = rows.mean(0)
+    center = rows.mean(0)
     parts = []
     with Progress("nearest neighbours", len(queries), "row") as progress:
         for some, of_them in zip(queries.split(QUERIES_AT_ONCE), own.split(QUERIES_AT_ONCE), strict=True):
-            parts.append(_nearest(some - centre, rows, centre, k, of_them))
+            parts.append(_nearest(some - center, rows, center, k, of_them))
             progress.update(len(some))
     return Nearest(*(torch.cat([getattr(part, name) for part in parts]) for name in ("row", "distance")))
 
 
-def _nearest(queries: Tensor, rows: Tensor, centre: Tensor, k: int, own: Tensor) -> Nearest:
+def _nearest(queries: Tensor, rows: Tensor, center: Tensor, k: int, own: Tensor) -> Nearest:
     precisions = list(UNIT)
     precisions = precisions[precisions.index(_screening()) :]
-    found, sure = _by(precisions[0], queries, rows, centre, k, own)
+    found, sure = _by(precisions[0], queries, rows, center, k, own)
     for dtype in precisions[1:]:
         left = (~sure).nonzero()[:, 0]
         if len(left):
             log.info("%d of %d queries went through %s", len(left), len(sure), str(dtype).removeprefix("torch."))
-            again, sure[left] = _by(dtype, queries[left], rows, centre, k, own[left])
+            again, sure[left] = _by(dtype, queries[left], rows, center, k, own[left])
             found.row[left], found.distance[left] = again.row, again.distance
     return found
 
@@ -71,15 +71,15 @@ def _screening() -> torch.dtype:
 
 
 def _by(
-    dtype: torch.dtype, queries: Tensor, rows: Tensor, centre: Tensor, k: int, own: Tensor
+    dtype: torch.dtype, queries: Tensor, rows: Tensor, center: Tensor, k: int, own: Tensor
 ) -> tuple[Nearest, Tensor]:
-    """Neighbours, and for which queries they are certain."""
+    """Neighbors, and for which queries they are certain."""
     n_kept = min(k + CANDIDATES, len(rows))
     low, best, place = queries.to(dtype), None, None
     longest = largest = 0.0
     product_size = torch.zeros(len(queries))
     for first in range(0, len(rows), ROWS_AT_ONCE):
-        block = rows[first : first + ROWS_AT_ONCE] - centre
+        block = rows[first : first + ROWS_AT_ONCE] - center
         block = block.double() if dtype == torch.float64 else block
         squares = block.square().sum(1)
         longest, largest = max(longest, float(squares.max())), max(largest, float(block.abs().max()))
@@ -100,7 +100,7 @@ def _by(
             best, place = value, column + first
     distance = torch.cat(
         [
-            (rows[candidates] - centre - query[:, None]).square().sum(2).sqrt()
+            (rows[candidates] - center - query[:, None]).square().sum(2).sqrt()
             for query, candidates in zip(queries.split(64), place.split(64), strict=True)
         ]
     )

@@ -1,18 +1,21 @@
-"""Where features lie in the plane of the spurious and the class direction."""
+"""Projection of features onto the plane of the spurious and the class direction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from hsfm.analysis.edits import class_direction, spurious_direction
+from hsfm.analysis.evenly_spaced import evenly_spaced
+from hsfm.data.table import group_name
 from hsfm.features.embeddings import Embeddings
+from hsfm.methods.hsfm.support import Support
 
 SPURIOUS, CLASS = "along the spurious direction", "along the class direction"
 SHOWN = 3000  # validation images that are drawn, at most
+ARROWS = 60  # support rows likewise
 
 
 @dataclass(frozen=True)
@@ -20,14 +23,31 @@ class Plane:
     points: dict[str, np.ndarray]  # [n 2], validation images by group name
     before: np.ndarray  # [m 2], support rows
     after: np.ndarray  # [m 2]
+    names: tuple[str, ...]  # of the support rows' groups
     labels: tuple[str, str]  # of the axes
 
 
-def in_plane(before: Float[Tensor, "m d"], after: Float[Tensor, "m d"], train: Embeddings, val: Embeddings) -> Plane:
+def in_plane(support: Support, train: Embeddings, val: Embeddings) -> Plane:
     """Validation images and support rows, before and after their edits, in the plane of the two directions.
 
     Where no attribute is known the first principal component of validation takes the place of the spurious direction.
     """
+    axes, labels = _axes(train, val)
+    shown, rows = evenly_spaced(len(val.y), SHOWN), evenly_spaced(len(support.y), ARROWS)
+    places, names = (val.features[shown] @ axes).numpy(), np.array(names_of(val))
+    order = list(dict.fromkeys(names[np.lexsort((val.attribute.numpy(), val.y.numpy()))]))
+    of_support = names_of_support(support, train)
+    return Plane(
+        points={name: places[names[shown] == name] for name in order},
+        before=(support.before[rows] @ axes).numpy(),
+        after=(support.after[rows] @ axes).numpy(),
+        names=tuple(of_support[row] for row in rows),
+        labels=labels,
+    )
+
+
+def _axes(train: Embeddings, val: Embeddings) -> tuple[Tensor, tuple[str, str]]:
+    """The two directions as columns, and their labels."""
     _, across = spurious_direction(train, val)
     up = class_direction(val)
     labels = (SPURIOUS, CLASS)
@@ -36,23 +56,16 @@ def in_plane(before: Float[Tensor, "m d"], after: Float[Tensor, "m d"], train: E
         labels = ("along the first principal component", labels[1])
     if up is None:  # a single class
         up, labels = torch.zeros_like(across), (labels[0], "")
-    axes = torch.stack([across, up]).T
-    shown = np.unique(np.linspace(0, len(val.y) - 1, SHOWN).round().astype(int))
-    places, names = (val.features[shown] @ axes).numpy(), np.array(names_of(val))
-    order = list(dict.fromkeys(names[np.lexsort((val.attribute.numpy(), val.y.numpy()))]))
-    return Plane(
-        points={name: places[names[shown] == name] for name in order},
-        before=(before @ axes).numpy(),
-        after=(after @ axes).numpy(),
-        labels=labels,
-    )
+    return torch.stack([across, up]).T, labels
 
 
 def names_of(embeddings: Embeddings, rows: Sequence[int] | None = None) -> list[str]:
     """Class and attribute of each row in words."""
     pairs = list(zip(embeddings.y.tolist(), embeddings.attribute.tolist(), strict=True))
-    return [name_of(embeddings, *pairs[row]) for row in (range(len(pairs)) if rows is None else rows)]
+    return [group_name(embeddings, *pairs[row]) for row in (range(len(pairs)) if rows is None else rows)]
 
 
-def name_of(embeddings: Embeddings, y: int, attribute: int) -> str:
-    return f"{embeddings.class_names[y]}, {embeddings.attribute_names[attribute] if attribute >= 0 else 'unknown'}"
+def names_of_support(support: Support, train: Embeddings) -> list[str]:
+    """Class and attribute of each support row in words."""
+    place = {image_id: row for row, image_id in enumerate(train.image_id)}
+    return names_of(train, [place[image_id] for image_id in support.image_id])

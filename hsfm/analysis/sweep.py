@@ -1,4 +1,4 @@
-"""A sweep over HSFM's settings: many of them side by side, judged on validation, reported on test."""
+"""Sweep over HSFM's settings, many side by side; selected on validation, reported on test."""
 
 import itertools
 import math
@@ -16,11 +16,11 @@ from hsfm.core.metrics import accuracy_by, worst
 from hsfm.core.progress import Progress
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.head import Head
-from hsfm.methods.hsfm.train import MEMORY_BUDGET, MetaResult, Run, Shared, runs_that_fit, train_runs
+from hsfm.methods.hsfm.train import MEMORY_BUDGET, MetaResult, Shared, Trial, train_trials, trials_that_fit
 
 OF_SHARED = ("inner_steps", "support_steps", "hard_per_class", "support_per_class")
-OF_RUN = ("inner_lr", "outer_lr")
-SETTINGS = (*OF_SHARED, *OF_RUN)  # what may be swept
+OF_TRIAL = ("inner_lr", "outer_lr")
+SETTINGS = (*OF_SHARED, *OF_TRIAL)  # what may be swept
 MEASURES = ("average", "worst_group", "worst_class")
 COLUMNS = [
     "setting", *SETTINGS, "seed", "rule", "kept_epoch", "moved",
@@ -29,11 +29,11 @@ COLUMNS = [
 
 
 @dataclass(frozen=True)
-class Trial:
+class SweepTrial:
     """One setting with one seed."""
 
     number: int  # of the setting
-    run: Run
+    trial: Trial
     shared: Shared
 
 
@@ -68,30 +68,43 @@ def combinations(
     return [start, *(setting for setting in tried if setting != start)]
 
 
-def trials(
+def sweep_trials(
     combined: Sequence[Mapping[str, int | float]], *, seeds: Sequence[int], fixed: Mapping[str, Any]
-) -> list[list[Trial]]:
-    """The runs of all settings and seeds, in groups that can go side by side.
+) -> list[list[SweepTrial]]:
+    """The trials of all settings and seeds, in groups that can go side by side.
 
     fixed: what HSFM is told besides SETTINGS: epochs, refresh, outer_set, gradient, support_draw. Raises ValueError for
     no seed or a repeated one.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds: {list(seeds)} is empty or repeats a seed")
-    groups: dict[Shared, list[Trial]] = {}
+    groups: dict[Shared, list[SweepTrial]] = {}
     for number, setting in enumerate(combined):
         shared = Shared(**{name: setting[name] for name in OF_SHARED}, **fixed)
         for seed in seeds:
-            run = Run(seed, **{name: float(setting[name]) for name in OF_RUN})
-            groups.setdefault(shared, []).append(Trial(number, run, shared))
+            trial = Trial(seed, **{name: float(setting[name]) for name in OF_TRIAL})
+            groups.setdefault(shared, []).append(SweepTrial(number, trial, shared))
     return list(groups.values())
 
 
-def share_out(groups: Sequence[Sequence[Trial]], parts: int) -> list[list[list[Trial]]]:
+def plan_sweep(
+    base: Mapping[str, Any],
+    *,
+    values: Mapping[str, Sequence[int | float] | None],
+    draws: int | None,
+    seed: int,
+    seeds: Sequence[int],
+) -> list[list[SweepTrial]]:
+    """The trials of a sweep around `base`, all settings of HSFM. The rest: as in `combinations` and `sweep_trials`."""
+    fixed = {name: value for name, value in base.items() if name not in (*SETTINGS, "select_by")}
+    return sweep_trials(combinations(base, values, draws=draws, seed=seed), seeds=seeds, fixed=fixed)
+
+
+def share_out(groups: Sequence[Sequence[SweepTrial]], parts: int) -> list[list[list[SweepTrial]]]:
     """Groups for each of some jobs that then take about as long; a group too long for one job is cut."""
     fair = -(-sum(map(len, groups)) // parts)
     pieces = [list(group[i : i + fair]) for group in groups for i in range(0, len(group), fair)]
-    jobs: list[list[list[Trial]]] = [[] for _ in range(parts)]
+    jobs: list[list[list[SweepTrial]]] = [[] for _ in range(parts)]
     work = [0] * parts
     for piece in sorted(pieces, key=_work, reverse=True):
         least = work.index(min(work))
@@ -100,8 +113,8 @@ def share_out(groups: Sequence[Sequence[Trial]], parts: int) -> list[list[list[T
     return jobs
 
 
-def _work(group: Sequence[Trial]) -> int:
-    """In meta-gradients times their steps, the first run counting for three: most of its time is the same for more."""
+def _work(group: Sequence[SweepTrial]) -> int:
+    """In meta-gradients times their steps; the first trial counts for three: most of its time is the same for more."""
     shared = group[0].shared
     return (2 + len(group)) * (1 + shared.support_steps) * shared.inner_steps
 
@@ -111,26 +124,28 @@ def run_sweep(
     val: Embeddings,
     test: Embeddings,
     head: Head,
-    groups: Sequence[Sequence[Trial]],
+    groups: Sequence[Sequence[SweepTrial]],
     *,
-    select_by: Sequence[str] = ("worst_group", "worst_class"),
     memory_budget: int = MEMORY_BUDGET,
 ) -> pd.DataFrame:
-    """One row per trial and rule of `select_by`, which picks the epoch: the trial's accuracies on val and test.
+    """One row per trial and rule that picks the epoch: the trial's accuracies on val and test.
 
-    groups: lists of trials that share their `shared`. Columns: setting (its number), the six SETTINGS, seed, rule,
-    kept_epoch, moved, and {val, test}_{average, worst_group, worst_class}; worst_group is NaN without groups. Nothing
-    is chosen on test. A trial of which every epoch diverged has kept_epoch 0 and NaN. Trials that do not fit into
-    `memory_budget` bytes side by side go one batch after the other.
+    The rules are worst_class and, where all attributes of val and test are known, worst_group. groups: lists of trials
+    that share their `shared`. Columns: setting (its number), the six SETTINGS, seed, rule, kept_epoch, moved, and
+    {val, test}_{average, worst_group, worst_class}; worst_group is NaN without groups. Nothing is chosen on test. A
+    trial of which every epoch diverged has kept_epoch 0 and NaN. Trials that do not fit into `memory_budget` bytes side
+    by side go one batch after the other.
     """
+    grouped = all(bool((split.attribute >= 0).all()) for split in (val, test))
+    select_by = ["worst_group", "worst_class"] if grouped else ["worst_class"]
     rows = []
-    with Progress("sweep", sum(map(len, groups)), "run") as bar:
+    with Progress("sweep", sum(map(len, groups)), "trial") as bar:
         for group in groups:
             shared = group[0].shared
-            size = runs_that_fit(train, val, shared, rules=len(select_by), memory_budget=memory_budget)
+            size = trials_that_fit(train, val, shared, rules=len(select_by), memory_budget=memory_budget)
             for batch in (group[i : i + size] for i in range(0, len(group), size)):
-                results = train_runs(
-                    train, val, head, [trial.run for trial in batch], shared,
+                results = train_trials(
+                    train, val, head, [entry.trial for entry in batch], shared,
                     select_by=select_by, memory_budget=memory_budget, progress=False,
                 )  # fmt: skip
                 for rule, result in results.items():
@@ -140,7 +155,7 @@ def run_sweep(
     return frame.sort_values(["setting", "seed", "rule"], kind="stable", ignore_index=True)
 
 
-def _rows(batch: Sequence[Trial], rule: str, result: MetaResult, val: Embeddings, test: Embeddings) -> list[dict]:
+def _rows(batch: Sequence[SweepTrial], rule: str, result: MetaResult, val: Embeddings, test: Embeddings) -> list[dict]:
     measures = {
         f"{split}_{name}": values.tolist()
         for split, embeddings in (("val", val), ("test", test))
@@ -149,14 +164,14 @@ def _rows(batch: Sequence[Trial], rule: str, result: MetaResult, val: Embeddings
     measures |= {"kept_epoch": result.kept_epoch.tolist(), "moved": result.moved.tolist()}
     return [
         {
-            "setting": trial.number,
-            **{name: getattr(trial.shared, name) for name in OF_SHARED},
-            **{name: getattr(trial.run, name) for name in OF_RUN},
-            "seed": trial.run.seed,
+            "setting": entry.number,
+            **{name: getattr(entry.shared, name) for name in OF_SHARED},
+            **{name: getattr(entry.trial, name) for name in OF_TRIAL},
+            "seed": entry.trial.seed,
             "rule": rule,
             **{name: values[i] for name, values in measures.items()},
         }
-        for i, trial in enumerate(batch)
+        for i, entry in enumerate(batch)
     ]
 
 

@@ -1,9 +1,9 @@
-"""Pictures of CLIP embeddings by Stable Diffusion unCLIP: what an edit looks like.
+"""Decode CLIP embeddings to pictures by Stable Diffusion unCLIP, to show edits.
 
 The pipeline of diffusers scales, noises and unscales `image_embeds` itself: it is handed CLIP's raw projections.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,11 @@ from jaxtyping import Float, UInt8
 from torch import Generator, Tensor
 
 from hsfm.core.device import Compute, fetch
+from hsfm.core.progress import track
+from hsfm.data.pixels import pack
+from hsfm.data.table import ImageTable
+from hsfm.data.transforms import prepare
+from hsfm.methods.ddb.generated import seed_of
 
 
 def decode(
@@ -57,3 +62,43 @@ def decode(
     with compute.repeatable():
         for pictures in fetch(made()):
             yield from (picture.permute(1, 2, 0).contiguous().numpy() for picture in pictures)
+
+
+def decode_pairs(
+    pipeline: Any,
+    raw: Mapping[str, Float[Tensor, "n d"]],
+    image_id: Sequence[str],
+    settings: Mapping[str, Any],
+    compute: Compute,
+) -> dict[str, list[UInt8[np.ndarray, "h w 3"]]]:
+    """Pictures of embeddings before and after their edits.
+
+    raw: by time, before and after, CLIP's raw projections. settings: seed, size, and those of `decode`.
+    """
+    # the same noise before and after, so that nothing but the edit tells them apart
+    seeds = [seed_of(settings["seed"], one) for one in image_id]
+    drawing = {key: settings[key] for key in ("steps", "guidance", "noise_level", "batch_size")}
+    size, n = tuple(settings["size"]), len(image_id)
+    made = decode(pipeline, torch.cat([raw["before"], raw["after"]]), 2 * seeds, **drawing, size=size, compute=compute)
+    pictures = list(track(made, "decoding", "image", 2 * n))
+    return {"before": pictures[:n], "after": pictures[n:]}
+
+
+def classify(
+    zero_shot: Callable[[Tensor], Tensor],
+    pictures: Sequence[UInt8[np.ndarray, "h w 3"]],
+    transform: Mapping[str, Any],
+    compute: Compute,
+) -> Float[Tensor, "n k"]:
+    """Probabilities of the descriptions that `zero_shot` knows, picture by picture."""
+    parts = (pack([picture]).to(compute.device) for picture in pictures)
+    return torch.cat([zero_shot(prepare(part, transform)) for part in parts]).cpu()
+
+
+def check_prompts(prompts: Sequence[str], names: ImageTable) -> None:
+    """Raise ValueError unless there is one for each attribute."""
+    if len(prompts) != len(names.attribute_names):
+        raise ValueError(
+            f"unclip/prompts: {len(prompts)}, but {names.dataset} has {len(names.attribute_names)} attributes "
+            f"({', '.join(names.attribute_names)}); give one for each"
+        )

@@ -1,4 +1,4 @@
-"""How much bias of the validation split each method bears.
+"""Accuracy of each method as the validation split becomes more biased.
 
 All of LLR, DFR and HSFM learn from validation images. Where these are balanced over the groups, class labels alone show
 what to learn; here the split is made more and more like a biased training split, at constant size.
@@ -62,10 +62,10 @@ def run_validation_bias(
         n_minority = int(minority_rows(train, part).sum())
         heads = _fit(train, part, head, draw, n_minority // part.n_classes, settings)
         scores = accuracies(stack([heads[method] for method in METHODS]), test)
-        about = {"agreement": share, "draw": draw, "n": len(part.y), "n_minority": n_minority}
+        draw_columns = {"agreement": share, "draw": draw, "n": len(part.y), "n_minority": n_minority}
         rows += [
             {
-                "method": method, "sees": sees[method], **about,
+                "method": method, "sees": sees[method], **draw_columns,
                 **{f"test_{name}": float(values[i]) for name, values in scores.items()},
             }
             for i, method in enumerate(METHODS)

@@ -1,4 +1,4 @@
-"""What lies below everything: files, devices, jobs, metrics, text.
+"""Foundations of all packages: files, devices, jobs, metrics, text.
 
 Imports nothing else of hsfm; every other package may import it.
 """

@@ -1,4 +1,4 @@
-"""Many equal steps without the cost of launching each: CUDA graphs, where there is CUDA."""
+"""Repeat equal steps as a CUDA graph; on other devices, one by one."""
 
 from collections.abc import Callable
 

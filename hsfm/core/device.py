@@ -1,4 +1,4 @@
-"""Where tensors live and how they are computed: the one place that knows about accelerators."""
+"""Device, precision and data transfer: the one module that knows about accelerators."""
 
 import ctypes
 import logging
@@ -66,6 +66,11 @@ class Compute:
     compile: bool = False  # networks through torch.compile
     images_on_gpu_gb: float | int = 32  # packed images up to this size are kept in the device's memory while training
 
+    @staticmethod
+    def on(name: str, **settings: Any) -> "Compute":
+        """That on the device called `name`, as `choose_device` finds it."""
+        return Compute(choose_device(name), **settings)
+
     def __post_init__(self):
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision: {self.precision!r} is unknown; allowed are {', '.join(PRECISIONS)}")
@@ -89,7 +94,7 @@ class Compute:
 
     @property
     def dtype(self) -> "torch.dtype":
-        """What forward passes are computed in. Under `auto` a GPU without bfloat16 takes float16."""
+        """The dtype of forward passes. Under `auto` a GPU without bfloat16 takes float16."""
         import torch
 
         if self.precision == "bfloat16":
@@ -106,7 +111,7 @@ class Compute:
         return torch.autocast(self.device.type, dtype=self.dtype if low else torch.bfloat16, enabled=low)
 
     def scaler(self) -> "torch.amp.GradScaler":
-        """What keeps gradients in float16's short range; does nothing in the other precisions."""
+        """A scaler that keeps gradients within float16's range; does nothing in the other precisions."""
         import torch
 
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)

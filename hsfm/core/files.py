@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, hashes, and readers that name what is wrong.
+"""Atomic writes, hashes, and readers whose errors name the file and the fault.
 
 What is written carries checksums, and readers compare them: a disk that returns other bytes than were written is
 noticed here rather than in a result.
@@ -268,6 +268,13 @@ def read_frame(path: str | Path, columns: Sequence[str]) -> "pd.DataFrame":
         raise _unreadable(path, error) from error
     wanted = [schema.field(name) if name in schema.names else pa.field(name, pa.null()) for name in columns]
     return read_parquet(path, pa.schema(wanted))[0].to_pandas()
+
+
+def read_frames(paths: Iterable[str | Path], columns: Sequence[str]) -> "pd.DataFrame":
+    """Several data frames one after the other, with the column `file`, where a row comes from."""
+    import pandas as pd
+
+    return pd.concat([read_frame(path, columns).assign(file=str(path)) for path in paths], ignore_index=True)
 
 
 def write_array(path: str | Path, array: "np.ndarray") -> None:

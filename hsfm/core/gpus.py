@@ -1,4 +1,4 @@
-"""Which GPUs of this machine a job uses: such as no other job has.
+"""Exclusive GPU assignment by lock files.
 
 Snakemake counts GPUs but hands none out. A job therefore locks one file per GPU, in a folder that all jobs of a user on
 a machine share, and shows CUDA these GPUs alone. The kernel frees a lock when its process ends, however it ends.

@@ -1,6 +1,6 @@
-"""What every stage does first and last: open its log, turn errors into one line; say what came out, and leave a record.
+"""Job lifecycle: logging, errors, run record.
 
-In between, what a stage that resumes goes by.
+Also the key by which a stage that was killed resumes.
 """
 
 import importlib.metadata
@@ -14,8 +14,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from typing import Any
 
 from hsfm import __version__
 from hsfm.core import progress
-from hsfm.core.files import sha256, write_atomically
+from hsfm.core.files import fingerprint, sha256, write_atomically
 
 DATE = "%Y-%m-%d %H:%M:%S"
 log = logging.getLogger("hsfm.core.job")  # for what a script itself has to say
@@ -34,7 +34,7 @@ DRIVER = Path("/proc/driver/nvidia/version")
 
 @dataclass
 class _Job:
-    """What this process is doing, from `start` to `finish`."""
+    """State of this process's job, from `start` to `finish`."""
 
     log: Path
     began: float
@@ -188,13 +188,13 @@ def finish(what: str, result: str) -> None:
 
 
 def used(**resources: Any) -> None:
-    """What other processes of this job computed on, for its record: device, gpu_memory_mb, driver."""
+    """Add the devices of this job's other processes to its record: device, gpu_memory_mb, driver."""
     if _job is not None:
         _job.used.update(resources)
 
 
 def resources() -> dict[str, Any]:
-    """What this process computes on: device, gpu_memory_mb, threads."""
+    """Devices of this process: device, gpu_memory_mb, threads."""
     torch = sys.modules.get("torch")
     device, memory = "cpu", None
     threads = int(os.environ.get("OMP_NUM_THREADS", "1")) if torch is None else torch.get_num_threads()
@@ -206,14 +206,14 @@ def resources() -> dict[str, Any]:
 
 
 def cpu_seconds() -> float:
-    """What this process has used of processors, and those it has started and waited for; Snakemake looks every half
-    minute only, and misses what comes after."""
+    """Processor time of this process and of those it has started and waited for; Snakemake looks every half minute
+    only, and misses what comes after."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return round(sum(each.ru_utime + each.ru_stime for each in used), 2)
 
 
 def versions() -> dict[str, str | bool | None]:
-    """What computes: hsfm, python, torch, torchvision, cuda, driver, and the code's commit, dirty where it differs."""
+    """Versions of hsfm, python, torch, torchvision, cuda, driver, and the code's commit, dirty where it differs."""
     torch = sys.modules.get("torch")
     commit, dirty = code_state(Path(__file__).parents[2])
     return {
@@ -265,6 +265,19 @@ def code_state(folder: Path) -> tuple[str | None, bool | None]:
 
 
 # Going on after a kill ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def resuming(output: str | Path, depends_on: Mapping[str, Any], name: str = "") -> Iterator[Path]:
+    """A file beside `output` for the state of unfinished work, called after all that the work depends on.
+
+    At the end, unless there is an error, it is removed, and so are those of other settings. name: of the work, where
+    others keep their states in the same folder.
+    """
+    path = Path(output).with_name(f".resume-{name}{fingerprint(depends_on)}.safetensors")
+    yield path
+    for leftover in path.parent.glob(f".resume-{name}*.safetensors"):
+        leftover.unlink()
 
 
 def depends_on(settings: Mapping[str, Any], files: Iterable[str | Path], device: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How far work has come: a bar on a terminal, and in a job's log a line now and then.
+"""Progress bars and periodic log lines.
 
 Whoever calls the library gets tqdm's bar where standard error is a terminal, and nothing elsewhere. Jobs of the
 workflow, which `core.job` announces here, share one terminal: each draws in a row of its own below what is printed, and
@@ -44,8 +44,8 @@ def announce(place: str | None, *, silent: bool = False) -> None:
 def say(text: str, *, green: bool = False) -> None:
     """Print lines on standard error, above the bars."""
     if _has_rows():
-        coloured = f"\033[32m{text}\033[0m" if green and not os.environ.get("NO_COLOR") else text
-        _draw(f"{CLEAR}{coloured}\n")
+        colored = f"\033[32m{text}\033[0m" if green and not os.environ.get("NO_COLOR") else text
+        _draw(f"{CLEAR}{colored}\n")
     else:
         print(text, file=sys.stderr, flush=True)
 
@@ -83,7 +83,7 @@ class Progress:
             self._write_line()
 
     def now(self, what: str) -> None:
-        """What is being done from here on."""
+        """Set the description of the current work."""
         self.what = what
         if self._bar is not None:
             self._bar.set_description(what, refresh=False)
@@ -131,7 +131,7 @@ class Progress:
         log.info("%s", str(self))  # now, not when somebody reads it
 
     def _text(self, columns: int) -> str:
-        """What is drawn in so many columns."""
+        """The bar's text in so many columns."""
         line = str(self)
         text = f"{_place}: {line}" if _place and len(_place) + 2 + len(line) <= columns else line
         width = min(columns - len(text) - 3, 30)

@@ -1,4 +1,4 @@
-"""Long work in parts: what a killed job leaves for the next one, and shards, which are jobs of their own.
+"""Resumable, sharded writes: parts that outlive a killed job, and shards, which are jobs of their own.
 
 The parts of a stage's work, and the order in which they come, do not depend on how many jobs share them, so that what
 these leave can be joined to the very file that one job writes.
@@ -81,6 +81,36 @@ def write_in_parts(
         write_parquet(path, pa.table({}), {})
     for leftover in path.parent.glob(f"{prefix}*"):
         shutil.rmtree(leftover)
+
+
+def write_rows_in_parts(
+    path: str | Path,
+    rows: "pd.DataFrame",
+    make: Callable[[Sequence["pd.DataFrame"], Callable[[int], None]], Iterator["pa.Table"]],
+    *,
+    size: int,
+    what: str,
+    depends_on: Any,
+    shard: Shard = WHOLE,
+    compression: str = "zstd",
+) -> int:
+    """Write what becomes of a shard's rows, `size` of them per part, as `write_in_parts` does; how many rows they are.
+
+    make: from parts of the rows to their tables; it calls its second argument with the number of rows that are done.
+    what: the work in words, `inpainting`.
+    """
+    parts = cut(rows, size)
+    share = shard.take(len(parts))
+    n = sum(len(parts[number]) for number in share)
+    with Progress(what, n, "image") as bar:
+        write_in_parts(
+            path,
+            share,
+            lambda missing: make([parts[number] for number in missing], bar.update),
+            depends_on=depends_on,
+            compression=compression,
+        )
+    return n
 
 
 def _is_whole(part: Path) -> bool:

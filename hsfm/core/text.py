@@ -1,4 +1,4 @@
-"""A stage's main numbers in a few words, for its last line."""
+"""Short summaries of a stage's main numbers, for its last log line."""
 
 import math
 import statistics

@@ -1,7 +1,7 @@
-"""Tables of text, for Markdown, LaTeX and HTML."""
+"""Text tables in Markdown, LaTeX and HTML."""
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,12 @@ def write_table(path: str | Path, frame: pd.DataFrame, text: "TextTable") -> Non
     }[path.suffix]()
     with write_atomically(path) as temporary:
         temporary.write_text(content)
+
+
+def write_tables(paths: Iterable[str | Path], tables: Mapping[str, tuple[pd.DataFrame, "TextTable"]]) -> None:
+    """Write numbers or text, as `write_table` does, to each path, whose stem names the table."""
+    for path in paths:
+        write_table(path, *tables[Path(path).stem])
 
 
 LATEX_ROWS = 40  # on a page

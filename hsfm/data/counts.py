@@ -1,4 +1,4 @@
-"""How many images per split and group the published datasets have."""
+"""Published image counts of the datasets, per split and group."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -77,7 +77,7 @@ def _count(rows: pd.DataFrame, class_names: Sequence[str], attribute_names: Sequ
 
 
 def _expect_dominoes(found: dict[str, Counter]) -> Counts:
-    """What the rule gives for the found number of images, or for the nearest that the cut can leave."""
+    """The counts that the rule gives for the found number of images, or for the nearest that the cut can leave."""
     expected = {"test": _DOMINOES_TEST}
     for split, (least, most, share) in _DOMINOES_RULE.items():
         per_class = min(max(found[split].total() // 2, least), most)

@@ -1,4 +1,4 @@
-"""Image files as uint8 RGB, every kind of picture by one set of rules."""
+"""Decode image files of any kind to uint8 RGB."""
 
 from collections.abc import Callable
 from functools import cache
@@ -18,7 +18,7 @@ _ORIENTATION = 0x0112  # in EXIF; 5 to 8 lie on their side
 
 
 def decoder() -> str:
-    """What turns files into pixels; another version may round otherwise."""
+    """Name and version of the decoders; another version may round otherwise."""
     import torchvision
 
     jpeg = "Pillow" if _jpeg_decoder() is None else f"torchvision {torchvision.__version__}"
@@ -29,8 +29,8 @@ def read_rgb(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     """Read one image, upright.
 
     An EXIF orientation is applied; an animation shows its first frame; transparency lies over white, as a viewer shows
-    it; of 16 bits per channel the upper 8 remain; grey, palette and CMYK become RGB by Pillow's plain formulas, without
-    colour profiles. Raises ValueError naming the file where it is missing, no image of these formats, truncated,
+    it; of 16 bits per channel the upper 8 remain; gray, palette and CMYK become RGB by Pillow's plain formulas, without
+    color profiles. Raises ValueError naming the file where it is missing, no image of these formats, truncated,
     suspiciously large (Pillow's limit, 179 million pixels), or of 32 bits per channel, whose range is unknown.
     """
     try:
@@ -86,7 +86,7 @@ def _jpeg_decoder() -> Callable | None:
 
 
 def _read_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
-    """The pixels of a grey or RGB JPEG; None where torchvision does not decode it."""
+    """The pixels of a gray or RGB JPEG; None where torchvision does not decode it."""
     import torch
     import torchvision
 
@@ -101,7 +101,7 @@ def _read_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    # Pillow before 11 opens a grey PNG of 16 bits as `I`, and so does every version with a PGM
+    # Pillow before 11 opens a gray PNG of 16 bits as `I`, and so does every version with a PGM
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):

@@ -1,4 +1,4 @@
-"""How large images are stored: as small as loses nothing that training and the evaluation transform can see.
+"""Smallest storage size that is lossless for the training and evaluation transforms.
 
 A rule is a dict that JSON can hold:
 

@@ -1,4 +1,4 @@
-"""Data from the web: downloads that resume, digests checked ever after, archives unpacked whole or not at all.
+"""Resumable downloads with verified checksums, and atomic unpacking of archives.
 
 urllib suffices: resuming, noticing a cut and comparing digests would be left to this module by any other client. It
 follows the environment's proxies (https_proxy, no_proxy) and certificates (SSL_CERT_FILE).
@@ -252,7 +252,7 @@ def _stream(url: str, part: Path, timeout: float) -> None:
 
 
 def _describe(response: HTTPResponse, url: str, start: int) -> dict[str, Any]:
-    """What tells one file on a server from another. size is None where unknown, or where a part begins elsewhere."""
+    """Identity of a file on a server. size is None where unknown, or where a part begins elsewhere."""
     size = response.headers["Content-Length"] or ""
     if start:
         match = re.fullmatch(rf"bytes {start}-\d+/(\d+)", response.headers["Content-Range"] or "")

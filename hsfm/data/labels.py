@@ -1,4 +1,4 @@
-"""Tables of labels, read as text and checked cell by cell before anything becomes a number.
+"""Read tables of labels as text, and check every cell before conversion to numbers.
 
 Rows are counted from 1 below the header, in the order of the table.
 """
@@ -83,7 +83,7 @@ def is_integer(label: str) -> bool:
 
 
 def look_up(text: pd.Series, meaning: Mapping[str, Any], what: str, key: Callable[[str], str] = plain) -> np.ndarray:
-    """What each cell stands for, `meaning[key(cell)]` [n].
+    """The meaning of each cell, `meaning[key(cell)]` [n].
 
     Raises ValueError naming `what` and the row of the first cell that is empty or stands for nothing.
     """

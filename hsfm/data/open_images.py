@@ -1,6 +1,6 @@
-"""Where the pixels of an image table come from: a packed array, the cache of decoded files, or the files themselves."""
+"""Return a function from table rows to images: of a packed array, the store of decoded files, or the files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from hsfm.data.table import check_pixels, read_images, read_names, read_pieces
 def open_source(
     path: str | Path, cache: CacheFiles | None = None, *, workers: int | None = None
 ) -> Callable[[pd.DataFrame], Images | ImageFiles]:
-    """What gives the images of some rows of the image table `path`; the rows' index are their numbers in the table.
+    """A function from rows of the image table `path` to their images; the rows' index are their numbers in the table.
 
     cache: of its image files; None decodes them whenever they are asked for. workers: threads that decode or check, by
     default as many as torch computes with. Raises ValueError for a packed array that is not the table's.
@@ -30,8 +30,26 @@ def open_source(
     return open_cache(lambda: (piece.rows for piece in read_pieces(path)), table.folder, cache, workers=workers).take
 
 
+def open_splits(
+    path: str | Path, cache: CacheFiles | None, image_id: Mapping[str, Sequence[str]]
+) -> Callable[[str], Images | ImageFiles]:
+    """A function from a split to its images in the table `path`. cache: as in `open_source`.
+
+    image_id: what the images of each split have to be, row by row. Raises ValueError where they are others.
+    """
+    table, source = read_images(path), open_source(path, cache)
+
+    def images(split: str) -> Images | ImageFiles:
+        rows = table.split(split)
+        if tuple(rows["image_id"]) != tuple(image_id[split]):
+            raise ValueError(f"{path}: lists other {split} images than the embeddings")
+        return source(rows)
+
+    return images
+
+
 def open_pictures(path: str | Path, cache: CacheFiles | None = None) -> Callable[[Sequence[str]], list[np.ndarray]]:
-    """What gives the pixels of some images of the table `path` by their ids: uint8 [h w 3] each, sizes may differ.
+    """A function from image ids of the table `path` to their pixels: uint8 [h w 3] each, sizes may differ.
 
     cache: as in `open_source`. Raises ValueError for an id that the table lacks.
     """

@@ -1,4 +1,4 @@
-"""Pixels of the images that a table lists, as uint8 tensors: packed in one array, or in files."""
+"""Images of a table as batches of uint8 tensors, from a packed array or from files."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -182,7 +182,7 @@ class ImageFiles:
         return pack(images)
 
 
-def feed(
+def image_batches(
     images: Images | ImageFiles, order: Int[Tensor, " m"], batch_size: int | Sequence[int], device: torch.device
 ) -> Iterator[Images]:
     """Batches on `device`, in this order: the one way in which images reach a network.

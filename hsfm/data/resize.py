@@ -43,7 +43,7 @@ def weights(
     n: int,
     mode: str = "bilinear",
 ) -> Float[Tensor, "b n length"]:
-    """What each of n output pixels takes from each input pixel along one direction; rows sum to 1.
+    """Weights of the input pixels in each of n output pixels, along one direction; rows sum to 1.
 
     box: first input pixel and number of input pixels; nothing outside is looked at. full: the output's length if all
     of the box is shown; window: which of these pixels is the first of the n. One that lies outside sums to 0.
@@ -51,9 +51,9 @@ def weights(
     first, count = box.unbind(1)
     scale = (count / full)[:, None]
     target = torch.arange(n, device=box.device) + window[:, None]  # [b n]
-    centre = first[:, None] + scale * (target + 0.5)
+    center = first[:, None] + scale * (target + 0.5)
     source = torch.arange(length, device=box.device) + 0.5
-    weight = _KERNELS[mode]((source - centre[:, :, None]).abs() / scale.clamp(min=1)[:, :, None])
+    weight = _KERNELS[mode]((source - center[:, :, None]).abs() / scale.clamp(min=1)[:, :, None])
     inside = (source > first[:, None]) & (source < (first + count)[:, None])  # [b length]
     shown = (target >= 0) & (target < full[:, None])
     weight = weight * inside[:, None, :] * shown[:, :, None]
@@ -70,7 +70,7 @@ def resample(
 ) -> UInt8[Tensor, "b 3 h2 w2"]:
     """Resize the box (top, left, height, width) of each image to `full` (height, width), and show `size` of that.
 
-    window: top and left of what is shown; black beyond the edges. Within one grey level of `resize` on the cut image,
+    window: top and left of what is shown; black beyond the edges. Within one gray level of `resize` on the cut image,
     which rounds between its two directions.
     """
     top, left, height, width = box.float().unbind(1)

@@ -1,17 +1,16 @@
-"""Image files decoded once, into one memory-mapped array that all stages and runs share.
+"""Open and verify the store of decoded images: one memory-mapped array that all stages and runs share.
 
 Two files: the pixels, a numpy array `uint8 [p 3]` in which the images lie one behind the other; and their index, a
 Parquet table with a row per image in the order of the image table: image_id, start (first pixel), height, width, and
 the CRC-32 of its bytes. The index's metadata hold the key: a hash of the image table's ids and paths, of the rule for
 the decode size and of the decoder. A cache whose key or whose bytes are not those is never used: `open_cache` says what
-is wrong with it, and decodes the images again.
+is wrong with it, and how to have it made anew.
 
 While a cache is made, its pixels lie in a file that is already as long as it will be, and a journal says which blocks
 of images are done: decoding that was killed goes on there.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -83,7 +82,7 @@ class PixelCache:
 
 
 def key_of(pieces: Iterable[pd.DataFrame], folder: str | Path, rule: Mapping[str, Any]) -> str:
-    """What a cache of these images goes by. pieces: all rows of an image table; columns image_id and path."""
+    """The key of a cache of these images. pieces: all rows of an image table; columns image_id and path."""
     digest = hashlib.sha256(json.dumps([str(folder), dict(rule), decoder()], sort_keys=True).encode())
     for rows in pieces:
         lines = (f"{name}\0{path}\n" for name, path in zip(rows["image_id"], rows["path"], strict=True))
@@ -316,54 +315,35 @@ def open_cache(
     *,
     workers: int | None = None,
 ) -> PixelCache:
-    """The cache of an image table, sound to the last bit; one that is not is named in a warning and made anew.
-
-    A damaged one keeps its modification times: its pixels are again what they were, so that what was made from them is
-    not out of date. One of other images, another size or another decoder does not.
+    """Open the store of an image table and verify every image of it.
 
     pieces: gives all rows of the table, in order; columns image_id and path. workers: threads, by default as many as
-    torch computes with. Raises ValueError where an image cannot be decoded any more, or the disk has no room.
+    torch computes with. Raises ValueError, with the command that has it made anew, for one that is missing, damaged, or
+    of other images, another size or another decoder.
     """
     workers = workers or torch.get_num_threads()
-    key = key_of(pieces(), folder, files.rule)
-    cache, fault = _check(files, key, workers)
+    cache, fault = _check(files, key_of(pieces(), folder, files.rule), workers)
     if cache is None:
-        with _locked(files.folder / f".{files.pixels.stem}.lock"):
-            cache, fault = _check(files, key, workers)  # another job may have made it meanwhile
-            if cache is None:
-                log.warning("%s; decoding the images again", fault.text)
-                times = {p: p.stat().st_mtime_ns for p in (files.pixels, files.index) if p.exists()}
-                _make_anew(pd.concat(rows[["image_id", "path"]] for rows in pieces()), folder, files, workers)
-                for path, time in times.items() if fault.same_key else ():
-                    os.utime(path, ns=(time, time))
-                cache, fault = _check(files, key, workers)
-    if cache is None:
-        raise ValueError(f"{fault.text}, just after it was made; the disk may be faulty")
+        raise ValueError(f"{fault}; to have it made anew: rm {files.pixels} {files.index}, and run again")
     return cache
 
 
-@dataclass(frozen=True)
-class _Fault:
-    text: str
-    same_key: bool = True  # false where the cache is sound but of something else
-
-
-def _check(files: CacheFiles, key: str, workers: int) -> tuple[PixelCache | None, _Fault | None]:
+def _check(files: CacheFiles, key: str, workers: int) -> tuple[PixelCache | None, str]:
     """The cache, or why it cannot be used."""
     for path in (files.index, files.pixels):
         if not path.exists():
-            return None, _Fault(f"{path}: not there")
+            return None, f"{path}: not there"
     try:
         table, metadata = read_parquet(files.index, pa.schema(list(SCHEMA)[1:]))
         array = map_array(files.pixels)
     except ValueError as error:
-        return None, _Fault(str(error))
+        return None, str(error)
     if metadata.get("key") != key:
-        return None, _Fault(f"{files.index}: is of other images, another decode size or another decoder", False)
+        return None, f"{files.index}: is of other images, another decode size or another decoder"
     start, height, width, crc32 = (column.to_numpy() for column in table.columns)
     area = height.astype(np.int64) * width
     if array.ndim != 2 or array.shape[1] != 3 or (len(start) and (start + area).max() > len(array)):
-        return None, _Fault(f"{files.pixels}: holds {list(array.shape)} numbers, too few for its index")
+        return None, f"{files.pixels}: holds {list(array.shape)} numbers, too few for its index"
 
     def damaged(row: int) -> bool:
         return zlib.crc32(array[start[row] : start[row] + area[row]]) != int(crc32[row])
@@ -375,23 +355,6 @@ def _check(files: CacheFiles, key: str, workers: int) -> tuple[PixelCache | None
             bad += found
             progress.update(len(part))
     if bad:
-        return None, _Fault(f"{files.pixels}: {bad} of {len(start)} images are damaged")
+        return None, f"{files.pixels}: {bad} of {len(start)} images are damaged"
     size = torch.from_numpy(np.stack([height, width], 1).astype(np.int64))
-    return PixelCache(Images.of(torch.from_numpy(array), torch.from_numpy(start.copy()), size)), None
-
-
-def _make_anew(rows: pd.DataFrame, folder: str | Path, files: CacheFiles, workers: int) -> None:
-    decoded = decode_images(rows, folder, files, workers=workers)
-    bad = decoded.found["problem"].dropna()
-    if len(bad):
-        raise ValueError(f"{folder}: cannot read {len(bad)} of {len(rows)} images any more: "
-                         f"{rows['path'].loc[bad.index[0]]}: {bad.iloc[0]}")  # fmt: skip
-    decoded.finish()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with the process, however it ends."""
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    return PixelCache(Images.of(torch.from_numpy(array), torch.from_numpy(start.copy()), size)), ""

@@ -4,13 +4,13 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from hsfm.core.files import read_parquet, read_parquet_in_pieces, require, sha256, write_parquet
+from hsfm.core.files import read_parquet, read_parquet_in_pieces, require, sha256, write_atomically, write_parquet
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Listing:
-    """What a dataset's folder says it holds; no image has been opened."""
+    """The contents of a dataset's folder as listed there; no image has been opened."""
 
     rows: pd.DataFrame  # image_id, path (relative to the folder), y, attribute (null where unknown), split
     class_names: tuple[str, ...]  # y counts into these
@@ -65,6 +65,12 @@ class ImageTable:
     def split(self, name: str) -> pd.DataFrame:
         """The rows of one split, in table order; the index keeps their numbers in the table."""
         return self.rows[self.rows["split"] == name]
+
+
+def group_name(names: Any, y: SupportsIndex, attribute: Any, between: str = ", ") -> str:
+    """Class and attribute in words. names: with class_names and attribute_names; attribute: -1 or null if unknown."""
+    unknown = pd.isna(attribute) or attribute < 0
+    return f"{names.class_names[y]}{between}{'unknown' if unknown else names.attribute_names[attribute]}"
 
 
 def group_of(y: pd.Series, attribute: pd.Series, n_attributes: int) -> pd.Series:
@@ -198,6 +204,21 @@ def leave_out_unreadable(
             raise ValueError(f"{message}; on_bad_image: skip leaves such images out")
         log.warning("%s; they are left out and listed in %s", message, report)
     return replace(table, rows=table.rows[~bad].reset_index(drop=True)), listing
+
+
+def write_readable(
+    path: str | Path, table: ImageTable, found: pd.DataFrame, report: str | Path, *, on_bad_image: str
+) -> tuple[ImageTable, pd.DataFrame]:
+    """Write the table with the sizes of its images, without those that cannot be read, and list these in `report`.
+
+    found: per row height, width, and problem as in `leave_out_unreadable`, whose result is returned.
+    """
+    measured = replace(table, rows=table.rows.assign(height=found["height"], width=found["width"]))
+    readable, listing = leave_out_unreadable(measured, found["problem"], report, on_bad_image=on_bad_image)
+    write_images(path, readable)
+    with write_atomically(report) as temporary:
+        listing.to_csv(temporary, index=False)
+    return readable, listing
 
 
 def check_pixels(table: ImageTable, folder: str | Path) -> None:

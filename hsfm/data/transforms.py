@@ -1,4 +1,4 @@
-"""From uint8 images to what a network sees: the fixed transform, and random augmentation from one generator.
+"""Image transforms: resizing, cropping and normalization, and random augmentation from one generator.
 
 The random numbers of a whole epoch are drawn at once, on the CPU, so that a batch costs no transfer and waits for
 nothing, and does not depend on where or in which batches the images are computed.
@@ -94,10 +94,10 @@ def prepare(
     augmentation: Mapping[str, Any] | None = None,
     views: Views | None = None,
 ) -> Float[Tensor, "b 3 h w"]:
-    """What the network sees of a batch, on its device, channels last in memory.
+    """The network's input for a batch, on its device, channels last in memory.
 
     transform: `resize` [h w], [shorter side] or null, by `interpolation` (bilinear where it is not said, or bicubic),
-    centre `crop` [h w] or null, then `mean` and `std` of the channels in 0..1. augmentation and views: settings as for
+    center `crop` [h w] or null, then `mean` and `std` of the channels in 0..1. augmentation and views: settings as for
     `draw_views`, and what it drew for these images. A random resized crop takes the place of resize and crop; random
     crop and mirroring come after them.
     Raises ValueError where the images are still of several sizes then.
@@ -107,7 +107,7 @@ def prepare(
         shown = random_crop(shown, views.corner, augmentation["random_crop"]["padding"])
     if views is not None and views.mirrored is not None:
         shown = mirror(shown, views.mirrored)
-    return normalise(shown, transform["mean"], transform["std"])
+    return normalize(shown, transform["mean"], transform["std"])
 
 
 def apply(
@@ -117,7 +117,7 @@ def apply(
     parts = compute.parts(len(images), *shape_after(images, transform["resize"], transform["crop"]))
     outputs = []
     for part in parts:
-        shown = prepare(images[part], transform)  # outside of autocast, whose precision grey levels do not bear
+        shown = prepare(images[part], transform)  # outside of autocast, whose precision gray levels do not bear
         with compute.autocast():
             outputs.append(network(shown))
     return torch.cat(outputs)
@@ -151,30 +151,30 @@ def hide_masks(kept: Bool[Tensor, "h w"], size: tuple[int, int], transform: Mapp
     kept."""
     full = resized(*size, transform["resize"]) if transform["resize"] is not None else size
     canvas = torch.zeros(full, dtype=torch.bool)
-    # the centre crop of a picture that counts its pixels says which of them the network sees, -1 for black around it
+    # the center crop of a picture that counts its pixels says which of them the network sees, -1 for black around it
     number = torch.arange(1, full[0] * full[1] + 1).view(1, *full).expand(3, -1, -1)
-    seen = centre_crop(number, *kept.shape)[0] - 1
+    seen = center_crop(number, *kept.shape)[0] - 1
     canvas.view(-1)[seen[kept & (seen >= 0)]] = True
     return interpolate(canvas[None, None].float(), size, mode="nearest-exact")[0, 0] > 0
 
 
 def _fixed(images: Images, to: Sequence[int] | None, crop: Sequence[int] | None, mode: str) -> UInt8[Tensor, "b 3 h w"]:
-    """Resize and centre crop."""
+    """Resize and center crop."""
     shape = shape_after(images, to, crop)
 
     def after(size: Sequence[int]) -> tuple[int, int]:
         return resized(*size, to) if to is not None else tuple(size)
 
     if images.shape is not None and after(images.shape) == images.shape:
-        return centre_crop(images.stacked(), *shape)
+        return center_crop(images.stacked(), *shape)
     if _one_by_one(images):
         if images.shape is not None:
-            return centre_crop(resize(images.stacked(), *after(images.shape), mode), *shape)
-        return _stack([centre_crop(resize(image, *after(image.shape[1:]), mode), *shape) for image in images.each()])
+            return center_crop(resize(images.stacked(), *after(images.shape), mode), *shape)
+        return _stack([center_crop(resize(image, *after(image.shape[1:]), mode), *shape) for image in images.each()])
     box = torch.cat([torch.zeros_like(images.size), images.size], 1)
     full = torch.tensor([after(size) for size in images.size_on_cpu.tolist()]).to(box.device, non_blocking=True)
     over = full - _on_device(shape, like=full)
-    window = torch.where(over < 0, -(-over // 2), (over / 2).round().long())  # as in centre_crop
+    window = torch.where(over < 0, -(-over // 2), (over / 2).round().long())  # as in center_crop
     return resample(images.stacked(), box, full, window, shape, mode)
 
 
@@ -207,18 +207,18 @@ def _stack(images: Sequence[UInt8[Tensor, "3 h w"]]) -> UInt8[Tensor, "b 3 h w"]
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
-def centre_crop(images: Shaped[Tensor, "*b 3 h w"], height: int, width: int) -> Shaped[Tensor, "*b 3 h2 w2"]:
+def center_crop(images: Shaped[Tensor, "*b 3 h w"], height: int, width: int) -> Shaped[Tensor, "*b 3 h2 w2"]:
     """The middle of each image, torchvision's way; black around it where the image is smaller."""
     top, left = (round((have - want) / 2) for have, want in zip(images.shape[-2:], (height, width), strict=True))
     if top < 0 or left < 0:
         # torchvision pads the smaller half in front, and then cuts in the middle of what it has got
         missing = [max(want - have, 0) for have, want in zip(images.shape[-2:], (height, width), strict=True)]
         images = pad(images, [missing[1] // 2, (missing[1] + 1) // 2, missing[0] // 2, (missing[0] + 1) // 2])
-        return centre_crop(images, height, width)
+        return center_crop(images, height, width)
     return images[..., top : top + height, left : left + width]
 
 
-def normalise(
+def normalize(
     images: UInt8[Tensor, "b 3 h w"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Tensor, "b 3 h w"]:
     """(pixel / 255 - mean) / std per channel; channels last in memory."""

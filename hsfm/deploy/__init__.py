@@ -1,4 +1,4 @@
-"""Results in use: estimators, export of a network with a head, prediction on folders.
+"""Use of results elsewhere: estimators, export of a network with a head, prediction on folders.
 
 Imports everything; nothing imports it.
 """

@@ -23,7 +23,7 @@ from hsfm.features.embeddings import Embeddings
 from hsfm.heads.head import Head
 from hsfm.methods.hsfm import train as meta
 
-AUTO_LR = 0.064  # times 1 / d: a step of size alpha moves a standardised row's logits by about alpha d, for any d
+AUTO_LR = 0.064  # times 1 / d: a step of size alpha moves a standardized row's logits by about alpha d, for any d
 MOST_LR = 0.01
 SETTINGS = (
     "support_per_class", "inner_steps", "inner_lr", "outer_lr", "support_steps", "hard_per_class", "epochs", "refresh",
@@ -49,7 +49,7 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
     inner_steps : steps of the head on the support, in each meta-gradient and each epoch (T).
     inner_lr : step size of the head (alpha). "auto" is 0.064 / d, at most 0.01: 0.0005 at d = 128, the paper's 0.00005
         at d = 1280. It suits columns whose spread is of the order of 1.
-    outer_lr : step size of Adam on the support, in units of the (standardised) features (eta).
+    outer_lr : step size of Adam on the support, in units of the (standardized) features (eta).
     support_steps : meta-gradient steps on the support per epoch (K_H); 0 leaves the support as drawn.
     hard_per_class : hard validation rows per class; keep it at or below the number of minority rows of a class.
     epochs : rounds of choosing hard rows, editing the support and adapting the head.
@@ -154,7 +154,7 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
             X_val, y_val, attribute = self._check_validation(X_val, y_val, groups_val, X.dtype)
         X, y = X[rows], y[rows]
 
-        shift, scale = _standardisation(X) if self.standardize else (np.zeros_like(X[0]), np.ones_like(X[0]))
+        shift, scale = _standardization(X) if self.standardize else (np.zeros_like(X[0]), np.ones_like(X[0]))
         X, X_val = (X - shift) / scale, (X_val - shift) / scale
         start = self._start(X, y, shift, scale)
         device = choose_device(self.device)
@@ -175,7 +175,7 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
         self.support_indices_ = rows[result.support_rows[0].cpu().numpy()]
         self.moved_ = float(result.moved[0])
         self.select_by_ = select_by
-        self.inner_lr_ = result.runs[0].inner_lr
+        self.inner_lr_ = result.trials[0].inner_lr
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -196,7 +196,7 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
         return softmax(logits if logits.ndim == 2 else np.stack([-logits, logits], axis=1) / 2)
 
     def _rule(self, X_val: Any, y_val: Any, groups_val: Any) -> str:
-        """What picks the epoch, once it is clear that the arguments of `fit` go together."""
+        """The rule that selects the epoch; ValueError where the arguments of `fit` do not go together."""
         if (X_val is None) != (y_val is None):
             given, missing = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
             raise ValueError(f"{missing}: is None, but {given} is given; expected both or neither")
@@ -254,7 +254,7 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
         shift: Float[np.ndarray, " d"],
         scale: Float[np.ndarray, " d"],
     ) -> Head:
-        """The starting head on standardised features."""
+        """The starting head on standardized features."""
         if self.head is None:
             model = LogisticRegression(C=self.C, max_iter=1000).fit(X, y)
             weight, bias = model.coef_, model.intercept_
@@ -325,7 +325,7 @@ def _rows(weight: np.ndarray, bias: np.ndarray, dtype: Any = np.float32) -> Head
     return Head(*(torch.from_numpy(part.astype(dtype)) for part in (weight, bias)))
 
 
-def _standardisation(X: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+def _standardization(X: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
     """Mean and standard deviation of the columns, 1 for a constant one, in the type of X."""
     scaler = StandardScaler().fit(X)
     return scaler.mean_.astype(X.dtype), scaler.scale_.astype(X.dtype)

@@ -1,4 +1,4 @@
-"""One file for use elsewhere: a trained network with one method's head in place of its own."""
+"""Export of a trained network with one method's head as a single file."""
 
 import copy
 import json
@@ -21,16 +21,16 @@ def export_model(
     checkpoint: str | Path,
     heads: str | Path,
     seed: int | None = None,
-    standardisation: str | Path | None = None,
+    standardization: str | Path | None = None,
 ) -> None:
     """Merge a checkpoint and the head of one seed into one state dict, which the architecture's own model loads as is.
 
     Takes paths, since its one job is to make one safetensors file of several. The head lies where the architecture has
     its own (`fc.weight` in a ResNet), the metadata are the checkpoint's (backbone, classes, transform, ...) and the
-    head's, and `read_checkpoint` reads the result. seed and standardisation: as in `read_classifier`, and so are the
+    head's, and `read_checkpoint` reads the result. seed and standardization: as in `read_classifier`, and so are the
     errors.
     """
-    model = read_classifier(checkpoint, heads, seed=seed, standardisation=standardisation)
+    model = read_classifier(checkpoint, heads, seed=seed, standardization=standardization)
     trained, saved = model.trained, model.saved
     require(trained.metadata, ["transform"], checkpoint)
     described = {

@@ -92,7 +92,7 @@ def _refuse(error: OSError) -> None:
 def _transformed(
     folder: Path, names: Sequence[str], metadata: Mapping[str, str], device: torch.device
 ) -> Iterator[Float[Tensor, "1 3 h w"]]:
-    """What the network sees of each image, one by one; after an unreadable one, only a list of all those at the end."""
+    """Each image as the network's input, one by one; after an unreadable one, only a list of all those at the end."""
     settings = json.loads(metadata["transform"])
     size, origin = json.loads(metadata.get("image_size", "null")), "the training images"
     unreadable = []

@@ -1,4 +1,4 @@
-"""How good heads are: scores by group, predictions per image, bootstrap intervals.
+"""Evaluation of heads: scores by group, predictions per image, bootstrap intervals.
 
 Imports `core` to `heads`, no method; analysis, report and deploy may import it.
 """

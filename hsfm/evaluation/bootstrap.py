@@ -1,4 +1,4 @@
-"""The bootstrap over test images: how far accuracies would move with other images of the same groups.
+"""Bootstrap resampling of test images within their groups, for confidence intervals of accuracies.
 
 Images are drawn within their group. How many a test split has of each is a choice of whoever made it, not chance, and
 no resample is without a group whose accuracy counts. All heads are judged on the same resamples, so that differences

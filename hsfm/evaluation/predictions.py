@@ -1,4 +1,4 @@
-"""What the heads of a method predict on the test images, and its file: what no count by group can say, image by image.
+"""Per-image test predictions of a method's heads, and their Parquet file.
 
 Knows no torch.
 """
@@ -6,6 +6,7 @@ Knows no torch.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,6 +46,23 @@ class Predictions:
     @property
     def correct(self) -> Bool[np.ndarray, "n s"]:
         return self.predicted == self.y[:, None]
+
+
+def predict(saved: Any, test: Any, run: int) -> Predictions:
+    """What the heads of a file say of the test images. saved: `hsfm.heads.SavedHeads`; test: embeddings."""
+    return Predictions(
+        dataset=test.dataset,
+        run=run,
+        method=saved.method,
+        seeds=saved.seeds,
+        classes=test.n_classes,
+        image_id=test.image_id,
+        y=test.y.numpy(),
+        attribute=test.attribute.numpy(),
+        group=test.group.numpy(),
+        predicted=saved.head.predict(test.features).numpy().T,
+        checkpoint_sha256=saved.checkpoint_sha256,
+    )
 
 
 def gather(parts: Sequence[Predictions], source: str | Path) -> Predictions:

@@ -3,7 +3,7 @@
 Knows no torch, so that tables and figures load quickly, and nothing that trains a network depends on it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,19 @@ def score_splits(head: Any, splits: Sequence[Any], *, seeds: Sequence[int]) -> p
     return pd.concat(frames, ignore_index=True)
 
 
+def score_heads(saved: Any, splits: Sequence[Any], run: int) -> pd.DataFrame:
+    """The columns of SCHEMA for the heads of a file. saved: `hsfm.heads.SavedHeads`; splits: embeddings."""
+    remarks = dict(zip(saved.seeds, saved.remarks or [""] * len(saved.seeds), strict=True))
+    frame = score_splits(saved.head, splits, seeds=saved.seeds)
+    return frame.assign(
+        run=run,
+        method=saved.method,
+        group_labels=saved.group_labels,
+        chosen_by=saved.chosen_by,
+        remark=frame["seed"].map(remarks),
+    )
+
+
 def write_scores(path: str | Path, scores: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
     """Write checked scores, the columns of SCHEMA. metadata has to name `checkpoint_sha256`."""
     require(metadata, ["checkpoint_sha256"], path)
@@ -112,6 +125,11 @@ def read_scores(path: str | Path) -> pd.DataFrame:
     table, metadata = read_parquet(path, SCHEMA)
     require(metadata, ["checkpoint_sha256"], path)
     return check_scores(table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get), path)
+
+
+def read_all_scores(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Several files of scores one after the other, with the column `file`, where a row comes from."""
+    return pd.concat([read_scores(path).assign(file=str(path)) for path in paths], ignore_index=True)
 
 
 def check_scores(scores: pd.DataFrame, source: str | Path) -> pd.DataFrame:

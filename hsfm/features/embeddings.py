@@ -19,6 +19,7 @@ from torch import Tensor
 from hsfm import __version__
 from hsfm.core.device import fetch, out_of_memory
 from hsfm.core.files import encode, read_parquet_in_pieces, require, write_atomically
+from hsfm.core.minority import is_minority
 
 log = logging.getLogger(__name__)
 
@@ -363,6 +364,4 @@ def minority_rows(train: Embeddings, val: Embeddings) -> Bool[Tensor, " n"] | No
     if (train.attribute < 0).any() or (val.attribute < 0).any():
         return None
     count = torch.bincount(train.group, minlength=train.n_groups).view(train.n_classes, train.n_attributes)
-    # p(a|y) < p(a), multiplied out so that equal shares compare as equal
-    rarer = count * count.sum() < count.sum(dim=1, keepdim=True) * count.sum(dim=0, keepdim=True)
-    return rarer[val.y, val.attribute]
+    return is_minority(count)[val.y, val.attribute]

@@ -1,4 +1,4 @@
-"""From images to features: of the rows of an image table, or of image files without the workflow."""
+"""Feature extraction from the rows of an image table, or from image files without the workflow."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 from hsfm.core.device import Compute, choose_device
 from hsfm.core.progress import Progress
 from hsfm.core.shards import WHOLE, Shard
-from hsfm.data.pixels import ImageFiles, Images, feed
+from hsfm.data.pixels import ImageFiles, Images, image_batches
 from hsfm.data.table import ImageTable
 from hsfm.data.transforms import apply
 from hsfm.features.embeddings import Embeddings, extract
@@ -43,7 +43,7 @@ def embed_images(
     images = ImageFiles(pd.DataFrame({"path": [str(path) for path in paths]}), "")
     with Progress("embedding", len(paths), "image") as bar:
         parts = []
-        batches = feed(images, torch.arange(len(images)), batch_size, compute.device)
+        batches = image_batches(images, torch.arange(len(images)), batch_size, compute.device)
         for features in stream(feature_function(network, transform, compute), batches, compute):
             parts.append(features)
             bar.update(len(features))
@@ -59,7 +59,7 @@ def embed_table(
     transform: Mapping[str, Any],
     batch_size: int,
     compute: Compute,
-    about: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     shard: Shard = WHOLE,
 ) -> Iterator[Embeddings]:
     """Embeddings of one split, piece by piece, in table order; memory does not grow with the number of images.
@@ -76,8 +76,8 @@ def embed_table(
         for piece, part in zip(pieces(), taken, strict=True):
             rows = piece.split(split).iloc[part]
             if not rows.empty:
-                waiting.append(_without_features(piece, rows, split, about))
-                yield from feed(source(rows), torch.arange(len(rows)), batch_size, compute.device)
+                waiting.append(_without_features(piece, rows, split, metadata))
+                yield from image_batches(source(rows), torch.arange(len(rows)), batch_size, compute.device)
 
     first, n = 0, sum(len(range(count)[part]) for count, part in zip(counts, taken, strict=True))
     with Progress(f"embedding {split}", n, "image") as bar:
@@ -102,7 +102,7 @@ def _rows_of_shard(counts: Sequence[int], batch_size: int, shard: Shard) -> list
     return found
 
 
-def _without_features(piece: ImageTable, rows: pd.DataFrame, split: str, about: Mapping[str, Any]) -> Embeddings:
+def _without_features(piece: ImageTable, rows: pd.DataFrame, split: str, metadata: Mapping[str, Any]) -> Embeddings:
     return Embeddings(
         features=torch.empty(len(rows), 0),
         y=torch.tensor(rows["y"].to_numpy(np.int64)),
@@ -112,7 +112,7 @@ def _without_features(piece: ImageTable, rows: pd.DataFrame, split: str, about: 
         attribute_names=piece.attribute_names,
         dataset=piece.dataset,
         split=split,
-        **about,
+        **metadata,
     )
 
 

@@ -1,4 +1,4 @@
-"""Embeddings that a user has already: feature matrices from elsewhere."""
+"""Import of feature matrices that a user already has."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""The embeddings of all splits as files, in one spread where it is asked for."""
+"""Write the embeddings of all splits, standardized on request."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,41 +10,41 @@ import pyarrow.parquet as pq
 from hsfm.core.progress import Progress
 from hsfm.data.table import SPLITS
 from hsfm.features.embeddings import Embeddings, read_pieces, write_pieces
-from hsfm.features.standardize import Moments, Standardisation, nothing, write_standardisation
+from hsfm.features.standardize import Moments, Standardization, identity, write_standardization
 
 
 def write_splits(
-    outputs: Mapping[str, str], pieces: Callable[[str], Iterable[Embeddings]], standardise: Mapping[str, Any] | None
+    outputs: Mapping[str, str], pieces: Callable[[str], Iterable[Embeddings]], standardize: Mapping[str, Any] | None
 ) -> None:
     """Write the embeddings of every split, and what was done to their features.
 
-    outputs: the files by split, and `standardisation`. pieces: gives those of a split, raw. standardise: the settings
-    of `Moments.standardisation`, or None. The files are the same however the pieces are cut.
+    outputs: the files by split, and `standardisation`. pieces: gives those of a split, raw. standardize: the settings
+    of `Moments.standardization`, or None. The files are the same however the pieces are cut.
     """
-    standardisation = _write_train(outputs["train"], pieces("train"), standardise)
+    standardization = _write_train(outputs["train"], pieces("train"), standardize)
     for split in SPLITS:
         if split != "train":
-            write_pieces(outputs[split], _apply(standardisation, pieces(split)))
+            write_pieces(outputs[split], _apply(standardization, pieces(split)))
     origin = next(read_pieces(outputs["train"])).checkpoint_sha256
-    write_standardisation(outputs["standardisation"], standardisation, {"checkpoint_sha256": origin})
+    write_standardization(outputs["standardisation"], standardization, {"checkpoint_sha256": origin})
 
 
-def _write_train(path: str, pieces: Iterable[Embeddings], settings: Mapping[str, Any] | None) -> Standardisation:
+def _write_train(path: str, pieces: Iterable[Embeddings], settings: Mapping[str, Any] | None) -> Standardization:
     """Write the training split, whose features are those that standardise: raw ones lie on disk in between."""
     raw = Path(path).with_name(".raw.parquet")
     raw.unlink(missing_ok=True)  # of a killed run
     if settings is None:
         write_pieces(path, pieces)
-        return nothing(next(read_pieces(path)).features.shape[1])
+        return identity(next(read_pieces(path)).features.shape[1])
     write_pieces(raw, pieces)
     moments, n = Moments(), pq.read_metadata(raw).num_rows
     # row groups, where sums are the same however the pieces came
     for piece in _counted(read_pieces(raw), "measuring the spread of train", n):
         moments.add(piece.features)
-    standardisation = moments.standardisation(**settings)
-    write_pieces(path, _apply(standardisation, _counted(read_pieces(raw), "standardising train", n)))
+    standardization = moments.standardization(**settings)
+    write_pieces(path, _apply(standardization, _counted(read_pieces(raw), "standardising train", n)))
     raw.unlink()
-    return standardisation
+    return standardization
 
 
 def _counted(pieces: Iterable[Embeddings], what: str, n: int) -> Iterator[Embeddings]:
@@ -54,8 +54,8 @@ def _counted(pieces: Iterable[Embeddings], what: str, n: int) -> Iterator[Embedd
             progress.update(len(piece.y))
 
 
-def _apply(standardisation: Standardisation, pieces: Iterable[Embeddings]) -> Iterator[Embeddings]:
-    return (replace(piece, features=standardisation.apply(piece.features)) for piece in pieces)
+def _apply(standardization: Standardization, pieces: Iterable[Embeddings]) -> Iterator[Embeddings]:
+    return (replace(piece, features=standardization.apply(piece.features)) for piece in pieces)
 
 
 def read_shards(files: Sequence[str | Path], split: str) -> Iterator[Embeddings]:
@@ -69,10 +69,10 @@ def read_shards(files: Sequence[str | Path], split: str) -> Iterator[Embeddings]
         first, origin = None, None
         for path in (path for path, n in rows.items() if n):
             for piece in read_pieces(path, split=split):
-                about = (piece.dataset, piece.checkpoint_sha256, dict(piece.details), piece.class_names)
+                metadata = (piece.dataset, piece.checkpoint_sha256, dict(piece.details), piece.class_names)
                 if origin is None:
-                    first, origin = path, about
-                if about != origin:
+                    first, origin = path, metadata
+                if metadata != origin:
                     raise ValueError(f"{path}: was made of another dataset, network or transform than {first}")
                 yield piece
 

@@ -1,4 +1,4 @@
-"""Standardised features, and the way back: a head on them as the equal head on raw features.
+"""Standardization of features, and folding it into a head on raw features.
 
 The features of a frozen, pretrained backbone have scales of their own; methods whose step sizes are given for the
 features of a fine-tuned one need them brought to one scale.
@@ -16,26 +16,26 @@ from hsfm.core.files import read_safetensors, write_safetensors
 
 
 @dataclass(frozen=True)
-class Standardisation:
+class Standardization:
     """(feature - mean) * factor, the statistics from training features."""
 
     mean: Float[Tensor, " d"]
     factor: Float[Tensor, " d"]  # scale / standard deviation, 0 for a feature without variation
 
     def apply(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Standardised features, on the device of the raw ones."""
+        """Standardized features, on the device of the raw ones."""
         mean, factor = self.mean.to(features.device), self.factor.to(features.device)
         return (features - mean) * factor
 
     def undo(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Raw features of standardised ones; of one without variation, its mean."""
+        """Raw features of standardized ones; of one without variation, its mean."""
         mean, factor = self.mean.to(features.device), self.factor.to(features.device)
         return torch.where(factor == 0, mean, features / torch.where(factor == 0, 1.0, factor) + mean)
 
     def fold(
         self, weight: Float[Tensor, "*s c d"], bias: Float[Tensor, "*s c"]
     ) -> tuple[Float[Tensor, "*s c d"], Float[Tensor, "*s c"]]:
-        """Weight and bias on raw features that equal these on standardised ones.
+        """Weight and bias on raw features that equal these on standardized ones.
 
         w . ((x - mean) * factor) + b = (w * factor) . x + (b - (w * factor) . mean), in float64
         """
@@ -65,8 +65,8 @@ class Moments:
             mean = self._mean + step * (k / total)
         self.n, self._mean, self._squares = self.n + k, mean, squares
 
-    def standardisation(self, scale: float = 1.0) -> Standardisation:
-        """What gives these features, of the training split, mean 0 and standard deviation `scale`.
+    def standardization(self, scale: float = 1.0) -> Standardization:
+        """Statistics that give these features, of the training split, mean 0 and standard deviation `scale`.
 
         The standard deviation divides by n. Raises ValueError for fewer than two rows, and for a scale not above 0.
         """
@@ -79,32 +79,32 @@ class Moments:
         # its rounding, or what it does in other splits alone, would weigh like any other feature
         varies = deviation > 1e-6 * self._mean.abs()
         factor = torch.where(varies, scale / deviation, 0.0)
-        return Standardisation(mean=self._mean.float(), factor=factor.float())
+        return Standardization(mean=self._mean.float(), factor=factor.float())
 
 
-def fit(features: Float[Tensor, "n d"], scale: float = 1.0) -> Standardisation:
+def fit(features: Float[Tensor, "n d"], scale: float = 1.0) -> Standardization:
     """Statistics that give these features, of the training split, mean 0 and standard deviation `scale`.
 
-    Raises ValueError as `Moments.standardisation` does.
+    Raises ValueError as `Moments.standardization` does.
     """
     moments = Moments()
     if len(features):
         moments.add(features)
-    return moments.standardisation(scale)
+    return moments.standardization(scale)
 
 
-def nothing(d: int) -> Standardisation:
+def identity(d: int) -> Standardization:
     """The one that changes nothing."""
-    return Standardisation(mean=torch.zeros(d), factor=torch.ones(d))
+    return Standardization(mean=torch.zeros(d), factor=torch.ones(d))
 
 
-def write_standardisation(path: str | Path, standardisation: Standardisation, metadata: Mapping[str, str]) -> None:
+def write_standardization(path: str | Path, standardization: Standardization, metadata: Mapping[str, str]) -> None:
     """Write the tensors `mean` and `factor`; metadata say whose features they are for."""
-    write_safetensors(path, {"mean": standardisation.mean, "factor": standardisation.factor}, metadata)
+    write_safetensors(path, {"mean": standardization.mean, "factor": standardization.factor}, metadata)
 
 
-def read_standardisation(path: str | Path) -> tuple[Standardisation, dict[str, str]]:
-    """Read what `write_standardisation` wrote; ValueError for a missing or infinite tensor, or shapes that differ."""
+def read_standardization(path: str | Path) -> tuple[Standardization, dict[str, str]]:
+    """Read what `write_standardization` wrote; ValueError for a missing or infinite tensor, or shapes that differ."""
     tensors, metadata = read_safetensors(path)
     if tensors.keys() != {"mean", "factor"}:
         raise ValueError(f"{path}: holds the tensors {', '.join(sorted(tensors)) or 'none'}, expected factor, mean")
@@ -114,4 +114,4 @@ def read_standardisation(path: str | Path) -> tuple[Standardisation, dict[str, s
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{path}: {name} holds a NaN or an infinity")
-    return Standardisation(mean=mean, factor=factor), metadata
+    return Standardization(mean=mean, factor=factor), metadata

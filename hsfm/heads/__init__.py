@@ -1,4 +1,4 @@
-"""Linear heads and what methods share: their file, the hard set, ERM's own head, a network with a head.
+"""Linear heads: their file, the hard set, the ERM head, and a network with a replaced head.
 
 Imports what lies below; methods, evaluation, analysis and deploy may import it.
 """

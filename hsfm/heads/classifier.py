@@ -1,11 +1,11 @@
-"""A trained network with one head of some method in place of its own."""
+"""Load a trained network with one method's head in place of its own."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 from hsfm.core.files import require, sha256
-from hsfm.features.standardize import Standardisation, read_standardisation
+from hsfm.features.standardize import Standardization, read_standardization
 from hsfm.heads.head import Head, SavedHeads, read_heads
 from hsfm.models.backbone import Checkpoint, read_checkpoint
 
@@ -16,16 +16,16 @@ class Classifier:
     saved: SavedHeads  # where that comes from
     position: int  # which of these
     checkpoint_sha256: str
-    standardisation: Standardisation | None  # of the features that the head was fitted on
+    standardization: Standardization | None  # of the features that the head was fitted on
 
 
 def read_classifier(
-    checkpoint: str | Path, heads: str | Path, *, seed: int | None = None, standardisation: str | Path | None = None
+    checkpoint: str | Path, heads: str | Path, *, seed: int | None = None, standardization: str | Path | None = None
 ) -> Classifier:
     """A checkpoint whose own head is replaced by one of `heads`.
 
-    seed: may be left out where `heads` holds one head only. standardisation: that of the features the heads were fitted
-    on, folded into the head. Raises ValueError where heads or standardisation belong to another checkpoint, or for an
+    seed: may be left out where `heads` holds one head only. standardization: that of the features the heads were fitted
+    on, folded into the head. Raises ValueError where heads or standardization belong to another checkpoint, or for an
     unknown seed.
     """
     trained, saved = read_checkpoint(checkpoint), read_heads(heads)
@@ -36,21 +36,21 @@ def read_classifier(
     position = _position(saved, seed, heads)
     head = saved.head[position]
     fitting = None
-    if standardisation is not None:
-        fitting = _read_fitting(standardisation, digest, checkpoint)
+    if standardization is not None:
+        fitting = _read_fitting(standardization, digest, checkpoint)
         head = Head(*fitting.fold(head.weight, head.bias))
     fc.load_state_dict({"weight": head.weight, "bias": head.bias})
     return Classifier(trained, saved, position, digest, fitting)
 
 
-def _read_fitting(path: str | Path, digest: str, checkpoint: str | Path) -> Standardisation:
-    standardisation, metadata = read_standardisation(path)
+def _read_fitting(path: str | Path, digest: str, checkpoint: str | Path) -> Standardization:
+    standardization, metadata = read_standardization(path)
     require(metadata, ["checkpoint_sha256"], path)
     if metadata["checkpoint_sha256"] != digest:
         raise ValueError(
             f"{path}: is for the features of checkpoint {metadata['checkpoint_sha256']}, but {checkpoint} is {digest}"
         )
-    return standardisation
+    return standardization
 
 
 def _position(saved: SavedHeads, seed: int | None, source: str | Path) -> int:

@@ -17,14 +17,14 @@ TOLERANCE = 1e-8
 
 
 def fit_head(train: Embeddings, *, c: float = 0.1, max_iter: int = 1000) -> Head:
-    """The head `[1 c d]` that minimises the training loss, by logistic regression on the training features.
+    """The head `[1 c d]` that minimizes the training loss, by logistic regression on the training features.
 
-    This is empirical risk minimisation over the head only, where fine-tuning goes over the whole network: the sum of
+    This is empirical risk minimization over the head only, where fine-tuning goes over the whole network: the sum of
     all images' cross-entropy plus |weight|^2 / (2 C), the intercepts free. It is one convex problem, solved by L-BFGS
     from zero; no random number is drawn and no attribute read, so that every run has the same head.
 
     c: C. The default has the lowest cross-entropy on held-out training images (fivefold; EfficientNet-Lite0 on
-    minibirds, standardised to 0.5), as one would choose who has no group labels. max_iter: of L-BFGS; where it ends
+    minibirds, standardized to 0.5), as one would choose who has no group labels. max_iter: of L-BFGS; where it ends
     before it has converged, the log says so. Raises ValueError for the test split, for a class without image, and for a
     C not above 0.
     """

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from hsfm.core.files import read_safetensors, require, write_safetensors
 
@@ -22,6 +22,11 @@ class Head:
 
     weight: Float[Tensor, "*s c d"]
     bias: Float[Tensor, "*s c"]
+
+    @staticmethod
+    def of(layer: nn.Linear) -> "Head":
+        """The head that is the last layer of a network."""
+        return Head(layer.weight.detach(), layer.bias.detach())
 
     def logits(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "*s n c"]:
         # one product for the whole stack, where broadcasting would copy the features for each head
@@ -46,7 +51,7 @@ def stack(heads: Sequence[Head]) -> Head:
 
 @runtime_checkable
 class Described(Protocol):
-    """What heads check before they are used: any features that say where they come from."""
+    """Features with the origin that heads check before they are used."""
 
     features: Tensor
     class_names: tuple[str, ...]
@@ -76,6 +81,14 @@ class SavedHeads:
         ):
             if mine != theirs:
                 raise ValueError(f"{source}: {what} {theirs}, but the {self.method} heads are for {mine}")
+
+
+def picked_by(select_by: str, in_words: Mapping[str, str]) -> dict[str, str]:
+    """The fields `group_labels` and `chosen_by` of heads whose epoch or setting a rule picked.
+
+    in_words: the method's rules for readers. Only worst_group reads the group labels of validation.
+    """
+    return {"group_labels": "selection" if select_by == "worst_group" else "none", "chosen_by": in_words[select_by]}
 
 
 def check_heads(saved: SavedHeads, source: str | Path) -> SavedHeads:

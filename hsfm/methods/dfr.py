@@ -128,18 +128,18 @@ def tune(
     part `[n]`: groups, or classes. balance: cut the training half to its smallest part. The first of equals wins.
     report: is told of every regression.
     """
-    fit_rows, judge_rows = halves(part, rng)
+    fit_rows, evaluation_rows = halves(part, rng)
     if balance:
         fit_rows = fit_rows[balanced_rows(part[fit_rows], rng)]
     scaler = StandardScaler().fit(x[fit_rows])
-    x_fit, x_judge = scaler.transform(x[fit_rows]), scaler.transform(x[judge_rows])
+    x_fit, x_evaluation = scaler.transform(x[fit_rows]), scaler.transform(x[evaluation_rows])
 
     def worst_part(c: float) -> float:
         coefficients, intercepts = regress(x_fit, y[fit_rows], c, max_iter)
         weight, bias = _as_rows(coefficients, intercepts)
-        correct = (x_judge @ weight.T + bias).argmax(axis=1) == y[judge_rows]
+        correct = (x_evaluation @ weight.T + bias).argmax(axis=1) == y[evaluation_rows]
         report(1)
-        return min(correct[part[judge_rows] == p].mean() for p in np.unique(part))
+        return min(correct[part[evaluation_rows] == p].mean() for p in np.unique(part))
 
     scores = [worst_part(c) for c in grid]
     best = grid[int(np.argmax(scores))]
@@ -148,7 +148,7 @@ def tune(
 
 
 def halves(part: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that train (the second half of a shuffle) and rows that judge (the first).
+    """Rows that train (the second half of a shuffle) and rows that evaluate (the first).
 
     ASSUME: where that leaves a part out of either half, the halves are stratified by part.
     """
@@ -157,11 +157,13 @@ def halves(part: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.n
         if count < 2:
             raise ValueError(f"group or class {p} has {count} validation image; tuning C needs at least 2")
     order = rng.permutation(len(part))
-    judge, fit = order[: len(part) // 2], order[len(part) // 2 :]
-    if all(len(np.unique(part[rows])) == len(parts) for rows in (judge, fit)):
-        return fit, judge
-    judge, fit = train_test_split(order, test_size=0.5, stratify=part[order], random_state=int(rng.integers(2**31)))
-    return fit, judge
+    evaluation, fit = order[: len(part) // 2], order[len(part) // 2 :]
+    if all(len(np.unique(part[rows])) == len(parts) for rows in (evaluation, fit)):
+        return fit, evaluation
+    evaluation, fit = train_test_split(
+        order, test_size=0.5, stratify=part[order], random_state=int(rng.integers(2**31))
+    )
+    return fit, evaluation
 
 
 def balanced_rows(part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -173,7 +175,7 @@ def balanced_rows(part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def regress(x: np.ndarray, y: np.ndarray, c: float, max_iter: int) -> tuple[np.ndarray, np.ndarray]:
     """L1 logistic regression by liblinear: coefficients and intercepts, one row for two classes, else one per class.
 
-    liblinear penalises the intercept too. Its coordinate order is random; a fixed state makes equal rows give equal
+    liblinear penalizes the intercept too. Its coordinate order is random; a fixed state makes equal rows give equal
     heads.
     """
     model = LogisticRegression(C=c, l1_ratio=1, solver="liblinear", max_iter=max_iter, random_state=0)

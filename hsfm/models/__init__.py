@@ -1,4 +1,4 @@
-"""Networks: backbones, weights from elsewhere, ERM training on one or several devices.
+"""Networks: backbones, external weights, ERM training on one or several devices.
 
 Imports `core` and `data`; from `features` on, everything may import it.
 """

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -21,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from hsfm.core.files import read_safetensors, write_safetensors
+from hsfm.core.files import read_safetensors, sha256, write_safetensors
 from hsfm.models import clip
 from hsfm.models.weights import read_weights
 
@@ -110,7 +111,7 @@ class Network(nn.Module):
 def build_network(
     name: str, n_classes: int, *, pretrained: bool = False, seed: int = 0, weights: str | Path | None = None
 ) -> Network:
-    """A network called `name` with a fresh head of `n_classes` rows, initialised from `seed`.
+    """A network called `name` with a fresh head of `n_classes` rows, initialized from `seed`.
 
     pretrained: start the backbone from ImageNet-1k weights (torchvision's V1; timm's default for the name), which are
     downloaded once. weights: start it from a file instead, or from an installed package (`package:NAME`), as
@@ -120,7 +121,7 @@ def build_network(
     """
     if pretrained and weights is not None:
         raise ValueError(f"backbone: pretrained: true and weights: {weights} exclude each other; keep one")
-    # torch's initialisers draw from the global generator only; fork_rng hands it back as it was
+    # torch's initializers draw from the global generator only; fork_rng hands it back as it was
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = _build_body(name, n_classes, pretrained)
@@ -180,7 +181,7 @@ def _torchvision(name: str, pretrained: bool) -> nn.Module:
         # it insists on a version number that safetensors cannot carry
         raise ValueError(f"backbone: {name} of torchvision loads no plain state dict; timm:mnasnet_100 does")
     inception = name in ("googlenet", "inception_v3")
-    options = {"init_weights": False} if inception else {}  # its slow initialiser, which is going away
+    options = {"init_weights": False} if inception else {}  # its slow initializer, which is going away
     weights = _first_weights(name) if pretrained else None
     try:
         model = models.get_model(name, weights=weights, **options)
@@ -241,6 +242,13 @@ def write_checkpoint(
     write_safetensors(path, network.own_state(), described)
 
 
+def write_retrained(path: str | Path, network: Network, start: Checkpoint, settings: Mapping[str, Any]) -> str:
+    """Write a network that was trained further from `start`, with the settings of that; the file's SHA-256."""
+    metadata = {**start.metadata, "settings": json.dumps(settings)}
+    write_checkpoint(path, network.cpu(), name=start.name, class_names=start.class_names, metadata=metadata)
+    return sha256(path)
+
+
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read what `write_checkpoint` wrote. Raises ValueError naming a missing, extra or misshapen tensor."""
     state, metadata = read_safetensors(path)
@@ -269,4 +277,20 @@ def read_foreign(path: str | Path, name: str, n_classes: int) -> Network:
     elif found != n_classes:
         raise ValueError(f"{path}: the head {weight!r} is for {found} classes, but the images have {n_classes}")
     network.load_own_state(state, path)
+    return network
+
+
+def take_network(settings: Mapping[str, Any], n_classes: int, transform: Mapping[str, Any]) -> Network:
+    """The network that `backbone`'s settings name, for use without training: a user's own, or one with a fresh head.
+
+    settings: name, checkpoint, pretrained, weights. Raises ValueError as `read_foreign` and `build_network` do, and for
+    a transform that is not CLIP's own where the network is CLIP's.
+    """
+    name = settings["name"]
+    if settings["checkpoint"] is not None:
+        network = read_foreign(settings["checkpoint"], name, n_classes)
+    else:
+        network = build_network(name, n_classes, pretrained=settings["pretrained"], weights=settings["weights"])
+    if name.startswith(clip.PREFIX):
+        clip.check_transform(network.body.visual, transform)
     return network

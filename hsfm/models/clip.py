@@ -1,4 +1,4 @@
-"""CLIP's image tower as a backbone, and what CLIP says of pictures: open_clip's models.
+"""CLIP's image tower as a backbone, and zero-shot classification, with open_clip's models.
 
 A name is an architecture of open_clip (`ViT-B-32`), with the tag of its weights behind a slash where these are wanted
 (`ViT-H-14/laion2b_s32b_b79k`), or a folder that holds `open_clip_config.json` and `open_clip_model.safetensors`.
@@ -21,7 +21,7 @@ PREFIX = "open_clip:"
 
 
 class ImageTower(nn.Module):
-    """CLIP's image tower with a fresh linear head on its projections, which are neither scaled nor normalised."""
+    """CLIP's image tower with a fresh linear head on its projections, which are neither scaled nor normalized."""
 
     def __init__(self, visual: nn.Module, n_classes: int):
         super().__init__()
@@ -139,7 +139,7 @@ def check_transform(visual: nn.Module, transform: dict[str, Any]) -> None:
 
 
 class ZeroShot:
-    """What CLIP takes a picture for, among some descriptions (Radford et al., ICML 2021)."""
+    """Zero-shot classification of pictures by CLIP, among some descriptions (Radford et al., ICML 2021)."""
 
     def __init__(self, name: str, prompts: Sequence[str], device: torch.device):
         model = load_model(name, pretrained=True).eval().to(device)

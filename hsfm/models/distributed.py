@@ -1,4 +1,4 @@
-"""One training shared out over processes, each with a device of its own.
+"""Data-parallel training in several processes, each with its own device.
 
 The invariant: every step is the one that a single process would make on the whole batch, up to rounding and dropout.
 Each process draws all random numbers of an epoch and computes its part of every batch; losses are weighted by the sizes
@@ -23,7 +23,7 @@ from hsfm.core.device import Compute
 
 @dataclass(frozen=True)
 class Step:
-    """What one process does of one batch."""
+    """The part of one batch that one process computes."""
 
     scale: float  # of the mean loss of its part, so that the mean over processes is the mean of the batch
     whole: bool  # whether every process takes the whole batch, which has fewer images than there are processes
@@ -31,7 +31,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Share:
-    """What one process computes of an epoch; of a process that is alone, everything."""
+    """The part of an epoch that one process computes; of a process that is alone, everything."""
 
     rows: slice | Int[Tensor, " m"]  # places in the epoch's order
     sizes: int | list[int]  # of its batches, as torch.split takes them
@@ -76,7 +76,7 @@ class Processes:
         return self.rank == 0
 
     def share(self, n: int, batch_size: int) -> Share:
-        """This process's share of n images that are learnt in consecutive batches."""
+        """This process's share of n images that are learned in consecutive batches."""
         if self.alone:
             return Share(slice(None), batch_size)
         rows, steps = [], []
@@ -129,7 +129,7 @@ class Processes:
             return
         if compute.compile:
             raise ValueError("compile: not on several GPUs; set it to false, or training_gpus to 1")
-        replaced = _synchronise(network, SyncedOnCPU if compute.on_cpu else SyncedOnGPU)
+        replaced = _synchronize(network, SyncedOnCPU if compute.on_cpu else SyncedOnGPU)
         # the statistics are the same everywhere; torch 2.14 has renamed what keeps them from being sent round
         known = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
@@ -168,11 +168,11 @@ class SyncedOnCPU(_BatchNorm):
         # the mean first: a variance from sums of squares would lose its digits where the mean is large
         n = n.detach()
         mean = total / n
-        centred = values - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum(others)) / n
+        centered = values - mean.view(shape)
+        variance = _Sum.apply(centered.square().sum(others)) / n
         if self.track_running_stats:
             self._follow(mean.detach(), variance.detach() * n / (n - 1))
-        out = centred * (variance + self.eps).rsqrt().view(shape)
+        out = centered * (variance + self.eps).rsqrt().view(shape)
         if self.weight is not None:
             out = out * self.weight.view(shape)
         if self.bias is not None:
@@ -216,7 +216,7 @@ def _apart() -> Iterator[None]:
         _Apart.now = False
 
 
-def _synchronise(network: nn.Module, kind: type[_BatchNorm]) -> list[tuple[nn.Module, str, nn.Module]]:
+def _synchronize(network: nn.Module, kind: type[_BatchNorm]) -> list[tuple[nn.Module, str, nn.Module]]:
     """Replace the BatchNorm layers of a network; which lay where before."""
     found = [
         (parent, name, child)

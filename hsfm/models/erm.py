@@ -1,6 +1,6 @@
-"""Empirical risk minimisation: train a whole network with cross-entropy, and go on where a killed run stopped.
+"""Empirical risk minimization: train a whole network with cross-entropy; resumable.
 
-The loss is that of the training images, or of these and others beside them, each set with a weight of its own.
+The loss is that of the training images, or of these and auxiliary sets, each with a weight of its own.
 """
 
 import json
@@ -22,7 +22,7 @@ from hsfm.core.device import Compute
 from hsfm.core.files import read_leftover, write_safetensors
 from hsfm.core.metrics import accuracy_by, worst
 from hsfm.core.progress import Progress
-from hsfm.data.pixels import ImageFiles, Images, feed, keep_on_device
+from hsfm.data.pixels import ImageFiles, Images, image_batches, keep_on_device
 from hsfm.data.table import ImageTable
 from hsfm.data.transforms import Views, apply, draw_views, prepare
 from hsfm.models.backbone import Network
@@ -32,7 +32,7 @@ from hsfm.models.optimizer_state import as_tensors, load_tensors
 log = logging.getLogger(__name__)
 
 SCHEDULES = ("constant", "cosine", "one_cycle")
-OPTIMISERS = ("sgd", "adam")
+OPTIMIZERS = ("sgd", "adam")
 # which epoch's weights are kept: the last one's, or those of the best of a column of the history
 CHECKPOINTS = {
     "last": None,
@@ -43,7 +43,7 @@ CHECKPOINTS = {
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class LabeledImages:
     pixels: Images | ImageFiles
     y: Int[Tensor, " n"]
     group: Int[Tensor, " n"]  # -1 where unknown; recorded in the history, never trained on
@@ -55,29 +55,29 @@ class LabelledImages:
         split: str,
         *,
         without: Int[Tensor, " k"] | None = None,
-    ) -> "LabelledImages":
+    ) -> "LabeledImages":
         """Those of one split. source: gives the images of some of the table's rows. without: places in the split of
         images that are left out."""
         rows = table.split(split)
         if without is not None:
             rows = rows.drop(rows.index[without.numpy()])
         y, group = (torch.tensor(rows[name].fillna(-1).astype("int64").to_numpy()) for name in ("y", "group"))
-        return LabelledImages(source(rows), y, group)
+        return LabeledImages(source(rows), y, group)
 
 
 @dataclass(frozen=True)
-class Beside:
+class AuxiliaryData:
     """Further images whose mean loss is added in every step, as many at a time as training images, over and over."""
 
     name: str
-    images: LabelledImages
+    images: LabeledImages
     weight: float  # of their loss; that of the training images has 1
 
 
 def train(
     network: Network,
-    training: LabelledImages,
-    validation: LabelledImages,
+    training: LabeledImages,
+    validation: LabeledImages,
     *,
     epochs: int,
     batch_size: int,
@@ -93,20 +93,20 @@ def train(
     seed: int,
     compute: Compute,
     resume: Path | None = None,
-    optimiser: str = "sgd",
-    beside: Sequence[Beside] = (),
+    optimizer: str = "sgd",
+    auxiliary: Sequence[AuxiliaryData] = (),
     called: str = "ERM",
 ) -> pd.DataFrame:
     """Train `network` in place on mean cross-entropy; returns the history, one row per epoch.
 
-    optimiser: `sgd`, or `adam`, which has no use for momentum and nesterov. schedule: `constant`; `cosine` from `lr`
-    to 0 over all steps; `one_cycle` up to `lr` during the first `warmup` share of the steps and down to nearly 0.
+    optimizer: `sgd`, or `adam`, which has no use for momentum and nesterov. schedule: `constant`; `cosine` from `lr` to
+    0 over all steps; `one_cycle` up to `lr` during the first `warmup` share of the steps and down to nearly 0.
     checkpoint: `last` keeps the last epoch's weights, `best_val` those of the first epoch with the best validation
     average, `best_worst_group` and `best_worst_class` those of the best lowest accuracy of a group or class, the higher
     average on a tie. compute: device, precision and what else changes rounding alone. resume: a file that holds the
-    state after every epoch; a run that finds it goes on from there and, on the CPU with equal threads or on CUDA with
-    `deterministic`, ends with the weights of an undisturbed run. The caller names it after everything the result
-    depends on, and removes it when done. beside: further images with a loss of their own; they pass through the
+    state after every epoch; a process that finds it goes on from there and, on the CPU with equal threads or on CUDA
+    with `deterministic`, ends with the weights of an undisturbed one. The caller names it after everything the result
+    depends on, and removes it when done. auxiliary: further images with a loss of their own; they pass through the
     network in one batch with the training images, so that BatchNorm sees them together. called: the method, where it
     shows how far it has come.
 
@@ -115,31 +115,34 @@ def train(
     `resume` is written by the first and read by every one of them.
 
     History columns: epoch (from 1), lr (of the epoch's last step), train_loss, train_accuracy (of the augmented
-    training images, before each step), loss_NAME (mean, of those beside), val_loss, val_average, val_worst_group (NaN
-    where no group is known), val_worst_class, and kept, true for the epoch whose weights the network ends with.
+    training images, before each step), loss_NAME (mean, of the auxiliary images), val_loss, val_average,
+    val_worst_group (NaN where no group is known), val_worst_class, and kept, true for the epoch whose weights the
+    network ends with.
 
-    Raises ValueError for an unknown optimiser, schedule or checkpoint rule, for a rule by groups that are not known,
-    when the loss is no longer finite, and on several processes for images beside, a compiled network, or one whose
+    Raises ValueError for an unknown optimizer, schedule or checkpoint rule, for a rule by groups that are not known,
+    when the loss is no longer finite, and on several processes for auxiliary images, a compiled network, or one whose
     BatchNorm is not torch's own.
     """
     for what, value, allowed in (
         ("schedule", schedule, SCHEDULES),
         ("checkpoint", checkpoint, CHECKPOINTS),
-        ("optimiser", optimiser, OPTIMISERS),
+        ("optimizer", optimizer, OPTIMIZERS),
     ):
         if value not in allowed:
             raise ValueError(f"{what}: {value!r} is unknown; allowed are {', '.join(allowed)}")
     if checkpoint == "best_worst_group" and (validation.group < 0).any():
         raise ValueError("checkpoint: best_worst_group needs the group of every validation image, and some have none")
-    for images in (training, *(part.images for part in beside)):
+    for images in (training, *(part.images for part in auxiliary)):
         if images.pixels.size_on_cpu is None:
             raise ValueError("training images: height and width of some are not known; the image table has to say them")
     processes = Processes.here()
-    if beside and not processes.alone:
-        raise ValueError(f"beside: {len(beside)} sets of images, which {processes.count} processes cannot share out")
+    if auxiliary and not processes.alone:
+        raise ValueError(
+            f"auxiliary: {len(auxiliary)} sets of images, which {processes.count} processes cannot share out"
+        )
     compute.prepare(network)
     settings = {"lr": lr, "weight_decay": weight_decay, "fused": not compute.on_cpu}
-    if optimiser == "sgd":
+    if optimizer == "sgd":
         stepper = torch.optim.SGD(network.parameters(), momentum=momentum, nesterov=nesterov, **settings)
     else:
         stepper = torch.optim.Adam(network.parameters(), **settings)
@@ -150,10 +153,10 @@ def train(
     history, best = state.load(resume) if resume is not None else ([], None)
     if history:
         log.info("resuming after epoch %d of %d", len(history), epochs)
-    sets = [training, validation, *(part.images for part in beside)]
+    sets = [training, validation, *(part.images for part in auxiliary)]
     kept = keep_on_device([images.pixels for images in sets], compute)
     training, validation, *others = (replace(s, pixels=pixels) for s, pixels in zip(sets, kept, strict=True))
-    beside = [replace(part, images=images) for part, images in zip(beside, others, strict=True)]
+    auxiliary = [replace(part, images=images) for part, images in zip(auxiliary, others, strict=True)]
     column = CHECKPOINTS[checkpoint]
 
     def rank(row: Mapping[str, Any]) -> tuple[float, float]:
@@ -174,7 +177,7 @@ def train(
                     state,
                     training_forward,
                     training,
-                    beside,
+                    auxiliary,
                     batch_size,
                     transform_settings,
                     augment_settings,
@@ -204,22 +207,22 @@ def train(
 def _train_epoch(
     state: "_State",
     forward: Callable,
-    training: LabelledImages,
-    beside: Sequence[Beside],
+    training: LabeledImages,
+    auxiliary: Sequence[AuxiliaryData],
     batch_size: int,
     transform_settings: dict,
     augment_settings: dict,
     compute: Compute,
     report: Callable[[int], None],
 ) -> dict[str, float]:
-    """One pass over the training images: lr of the last step, mean loss and accuracy, mean losses of those beside.
+    """One pass over the training images: lr of the last step, mean loss and accuracy, mean losses of auxiliary images.
 
     report: is told how many images each step has used.
     """
     state.network.train()
     device = compute.device
     loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-    losses = torch.zeros(len(beside), device=device)
+    losses = torch.zeros(len(auxiliary), device=device)
     # all that is random is drawn and moved before the first step, so that within a step nothing waits for the device
     order = torch.cat(list(_batches(torch.randperm(len(training.y), generator=state.generator), batch_size)))
     steps = -(-len(order) // batch_size)
@@ -227,32 +230,32 @@ def _train_epoch(
     share = processes.share(len(order), batch_size)
 
     def show(
-        images: LabelledImages, order: Tensor, size: int | list[int], rows: slice | Tensor = slice(None)
+        images: LabeledImages, order: Tensor, size: int | list[int], rows: slice | Tensor = slice(None)
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """What the network sees of each batch, and its classes; of these places in the order alone."""
+        """Each batch as the network's input, and its classes; of these places in the order alone."""
         views = draw_views(images.pixels.size_on_cpu[order], augment_settings, state.generator)[rows].to(device)
         order = order[rows]
-        return _shown(feed(images.pixels, order, size, device), images.y[order].to(device), views, transform_settings,
-                      augment_settings)  # fmt: skip
+        batches = image_batches(images.pixels, order, size, device)
+        return _shown(batches, images.y[order].to(device), views, transform_settings, augment_settings)
 
     batches = show(training, order, share.sizes, share.rows)
     others = []
-    for part in beside:
+    for part in auxiliary:
         size = min(batch_size, len(part.images.y))
         others.append(show(part.images, _cycle(len(part.images.y), steps * size, state.generator), size))
     seen, last_lr = 0, 0.0
     for step, ((images, labels), *more) in enumerate(zip(batches, *others, strict=True)):
         with compute.autocast(), share.batchnorm(step):
             logits = forward(images if not more else torch.cat([images, *(shown for shown, _ in more)]))
-            logits, *logits_beside = logits.split([len(images), *(len(shown) for shown, _ in more)])
+            logits, *auxiliary_logits = logits.split([len(images), *(len(shown) for shown, _ in more)])
             loss = cross_entropy(logits, labels)
-            for number, (z, (_, y)) in enumerate(zip(logits_beside, more, strict=True)):
+            for number, (z, (_, y)) in enumerate(zip(auxiliary_logits, more, strict=True)):
                 of_part = cross_entropy(z, y)
-                loss = loss + beside[number].weight * of_part
+                loss = loss + auxiliary[number].weight * of_part
                 losses[number] += of_part.detach()
-        state.optimiser.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(share.scaled(loss, step)).backward()
-        state.scaler.step(state.optimiser)
+        state.scaler.step(state.optimizer)
         state.scaler.update()
         last_lr = state.scheduler.get_last_lr()[0]
         state.scheduler.step()
@@ -266,7 +269,7 @@ def _train_epoch(
         "lr": last_lr,
         "train_loss": float(loss_sum) / float(seen),
         "train_accuracy": float(correct) / float(seen),
-        **{f"loss_{part.name}": value / steps for part, value in zip(beside, losses.tolist(), strict=True)},
+        **{f"loss_{part.name}": value / steps for part, value in zip(auxiliary, losses.tolist(), strict=True)},
     }
 
 
@@ -291,19 +294,19 @@ def _batches(order: Tensor, size: int) -> Iterator[Tensor]:
     return (batch for batch in order.split(size) if len(batch) > 1 or len(order) == 1)
 
 
-def _schedule(optimiser: torch.optim.Optimizer, name: str, lr: float, steps: int, warmup: float) -> LRScheduler:
+def _schedule(optimizer: torch.optim.Optimizer, name: str, lr: float, steps: int, warmup: float) -> LRScheduler:
     if name == "one_cycle":
-        return OneCycleLR(optimiser, max_lr=lr, total_steps=steps, pct_start=warmup, cycle_momentum=False)
+        return OneCycleLR(optimizer, max_lr=lr, total_steps=steps, pct_start=warmup, cycle_momentum=False)
     if name == "cosine":
-        return CosineAnnealingLR(optimiser, T_max=steps)
-    return LambdaLR(optimiser, lambda step: 1.0)
+        return CosineAnnealingLR(optimizer, T_max=steps)
+    return LambdaLR(optimizer, lambda step: 1.0)
 
 
 @torch.inference_mode()
 def _validate(
     network: Network,
     forward: Callable,
-    validation: LabelledImages,
+    validation: LabeledImages,
     batch_size: int,
     transform_settings: dict,
     compute: Compute,
@@ -311,7 +314,7 @@ def _validate(
     network.eval()
     processes, n = Processes.here(), len(validation.y)
     logits = []
-    for images in feed(validation.pixels, torch.arange(n)[processes.part(n)], batch_size, compute.device):
+    for images in image_batches(validation.pixels, torch.arange(n)[processes.part(n)], batch_size, compute.device):
         logits.append(apply(forward, images, transform_settings, compute).float())
     logits = processes.gathered(logits, n, network.fc).cpu()
     correct = logits.argmax(1) == validation.y
@@ -330,7 +333,7 @@ class _State:
     """All that changes while training: as safetensors and JSON, so that resuming unpickles nothing."""
 
     network: Network
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     scheduler: LRScheduler
     scaler: torch.amp.GradScaler
     generator: Generator
@@ -339,14 +342,14 @@ class _State:
         tensors = {
             "generator": self.generator.get_state(),
             **{f"network.{key}": value for key, value in self.network.state_dict().items()},
-            **{f"optimiser.{key}": value for key, value in as_tensors(self.optimiser).items()},
+            **{f"optimiser.{key}": value for key, value in as_tensors(self.optimizer).items()},
             **{f"best.{key}": value for key, value in (best or {}).items()},
         }
         scheduler = {key: value for key, value in self.scheduler.state_dict().items() if key != "lr_lambdas"}
         progress = {
             "history": history,
             "scheduler": scheduler,
-            "lr": [group["lr"] for group in self.optimiser.param_groups],
+            "lr": [group["lr"] for group in self.optimizer.param_groups],
             "scaler": self.scaler.state_dict(),
         }
         write_safetensors(path, tensors, {"progress": json.dumps(progress)})
@@ -362,8 +365,8 @@ class _State:
             return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
         self.network.load_state_dict(part("network."))
-        load_tensors(self.optimiser, part("optimiser."))
-        for group, lr in zip(self.optimiser.param_groups, progress["lr"], strict=True):
+        load_tensors(self.optimizer, part("optimiser."))
+        for group, lr in zip(self.optimizer.param_groups, progress["lr"], strict=True):
             group["lr"] = lr
         self.scheduler.load_state_dict({"lr_lambdas": [None], **progress["scheduler"]})
         self.scaler.load_state_dict(progress["scaler"])

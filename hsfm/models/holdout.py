@@ -1,4 +1,4 @@
-"""Training images that a network is not trained on."""
+"""Choice of the training images that are held out from training a network."""
 
 import torch
 from jaxtyping import Int

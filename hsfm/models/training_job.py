@@ -1,4 +1,4 @@
-"""ERM training as a job: in this process, or through torchrun in one process per GPU.
+"""ERM training as a job, in this process or, through torchrun, in one process per GPU.
 
 A script of the workflow runs from a temporary copy, which other processes cannot import: torchrun starts this module,
 `python -m hsfm.models.training_job ARGUMENTS.json`.
@@ -29,7 +29,7 @@ from hsfm.data.store import CacheFiles
 from hsfm.data.table import read_images
 from hsfm.models.backbone import build_network, write_checkpoint
 from hsfm.models.distributed import Processes
-from hsfm.models.erm import LabelledImages, train
+from hsfm.models.erm import LabeledImages, train
 from hsfm.models.holdout import hold_out
 
 log = logging.getLogger(__name__)
@@ -43,11 +43,12 @@ def train_erm(
     history: str,
     run: int,
     settings: Mapping[str, Any],
-    code: Sequence[str],
+    code: str,
 ) -> None:
     """Train a network on the training images of a table, and write it with its history.
 
-    settings: `training`, those of `train`, where `holdout` is the share of the images that are left out.
+    settings: `training`, those of `train`, where `holdout` is the share of the images that are left out. code: hash
+    of the code, since what a killed training left serves the same code alone.
 
     Of several processes that torch.distributed joins, each calls this and the first writes.
     """
@@ -60,7 +61,7 @@ def train_erm(
 
     # The name says all that the result depends on, so that whatever has changed starts from the beginning.
     where = str(compute.device) if processes.alone else f"{compute.device.type}, {processes.count} processes"
-    key = fingerprint(job.depends_on({**settings, "run": run}, [images, *code], where))
+    key = fingerprint(job.depends_on({**settings, "run": run, "code": code}, [images], where))
     resume = Path(checkpoint).with_name(f".resume-{key}.safetensors")
     training = dict(settings["training"])
     share, without = training.pop("holdout", None), None
@@ -68,8 +69,8 @@ def train_erm(
         without = hold_out(torch.tensor(table.split("train")["y"].to_numpy("int64")), share, run)
     frame = train(
         network,
-        LabelledImages.of(table, source, "train", without=without),
-        LabelledImages.of(table, source, "val"),
+        LabeledImages.of(table, source, "train", without=without),
+        LabeledImages.of(table, source, "val"),
         **training,
         transform_settings=settings["transform"],
         augment_settings=settings["augmentation"],
@@ -103,7 +104,7 @@ def _device(name: str, processes: Processes) -> torch.device:
 # A process per GPU ----------------------------------------------------------------------------------------------------
 
 
-def run(arguments: Mapping[str, Any], *, gpus: int, log_file: str) -> None:
+def start_training(arguments: Mapping[str, Any], *, gpus: int, log_file: str) -> None:
     """`train_erm` on as many GPUs as the job was given; on the CPU, in this process.
 
     Raises ValueError where CUDA shows fewer.
@@ -156,7 +157,7 @@ def launch(arguments: Mapping[str, Any], processes: int, log_file: str) -> None:
 
 
 def _cause(failures: Sequence[ProcessFailure]) -> Exception:
-    """What went wrong first: one process failing lets the others fail as well, or be stopped."""
+    """The first failure: one process failing lets the others fail as well, or be stopped."""
     inputs = {"ValueError": ValueError, "FileNotFoundError": FileNotFoundError}
     said = [(failure, *_said(failure)) for failure in failures]
     for _, kind, text in said:

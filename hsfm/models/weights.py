@@ -1,4 +1,4 @@
-"""Weights from elsewhere, files of other programs and of Python packages, as a state dict."""
+"""Load external weights, from files or Python packages, as a state dict."""
 
 import importlib.util
 import re

@@ -1,7 +1,8 @@
-"""The data card: what a dataset holds and how strongly its attribute is tied to its class. Knows no torch."""
+"""Data card: group sizes of a dataset and the association of its attribute with its class. Knows no torch."""
 
 import pandas as pd
 
+from hsfm.core.minority import is_minority
 from hsfm.core.text_tables import escape
 from hsfm.data.table import SPLITS, ImageTable
 
@@ -37,9 +38,7 @@ def agreement(table: ImageTable) -> dict[str, float | None]:
         return dict.fromkeys(SPLITS)
     count = pd.crosstab(train["y"], train["attribute"])
     count = count.reindex(columns=range(len(table.attribute_names)), fill_value=0)
-    # p(a|y) < p(a), multiplied out so that equal shares compare as equal
-    expected = count.sum(axis=1).to_numpy()[:, None] * count.sum(axis=0).to_numpy()[None, :]
-    rarer = count.to_numpy() * len(train) < expected
+    rarer = is_minority(count.to_numpy())
     shares: dict[str, float | None] = {}
     for split in SPLITS:
         rows = table.split(split)

@@ -1,4 +1,4 @@
-"""Our numbers beside published ones: data frames in, a data frame and a table of text out."""
+"""Comparison of our numbers with published ones: data frames in, a data frame and a table of text out."""
 
 from collections.abc import Mapping
 

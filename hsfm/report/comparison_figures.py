@@ -1,4 +1,4 @@
-"""Figures of all methods as points: worst group against average, and against the time they took."""
+"""Scatter plots of all methods: worst group against average, and against computing time."""
 
 from collections.abc import Mapping
 
@@ -114,14 +114,14 @@ def _point(axis: Axes, method: str, x: float, row: pd.Series, measure: str, x_de
     deviation = row[f"{measure}_deviation"]
     axis.errorbar(
         x, row[f"{measure}_percent"], None if np.isnan(deviation) else deviation, across, fmt=look.marker,
-        color=look.colour, markersize=8, markeredgecolor="black", markeredgewidth=0.6, elinewidth=1,
+        color=look.color, markersize=8, markeredgecolor="black", markeredgewidth=0.6, elinewidth=1,
     )  # fmt: skip
 
 
 def _heads(axis: Axes, summary: pd.DataFrame, method: str, across: str, up: str) -> None:
     own = summary[summary["method"] == method]
     if len(own) > 1:
-        axis.plot(100 * own[across], 100 * own[up].astype(float), ".", color=of_method(method).colour, markersize=3)
+        axis.plot(100 * own[across], 100 * own[up].astype(float), ".", color=of_method(method).color, markersize=3)
 
 
 def _room(axis: Axes, which: str) -> None:
@@ -140,10 +140,10 @@ def _label(axis: Axes, points: Mapping[str, tuple[float, float, str]]) -> None:
         look = of_method(method)
         axis.annotate(
             "", (x, y), (1.025, height), textcoords="axes fraction", annotation_clip=False, zorder=1,
-            arrowprops={"arrowstyle": "-", "color": look.colour, "linewidth": 0.6, "alpha": 0.7, "shrinkB": 4},
+            arrowprops={"arrowstyle": "-", "color": look.color, "linewidth": 0.6, "alpha": 0.7, "shrinkB": 4},
         )  # fmt: skip
         axis.plot(
-            1.03, height, look.marker, color=look.colour, markersize=6, markeredgecolor="black", markeredgewidth=0.6,
+            1.03, height, look.marker, color=look.color, markersize=6, markeredgecolor="black", markeredgewidth=0.6,
             transform=axis.transAxes, clip_on=False,
         )  # fmt: skip
         axis.text(1.055, height, f"{method_label(method)}  {text}", va="center", fontsize=8, transform=axis.transAxes)

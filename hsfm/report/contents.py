@@ -1,4 +1,4 @@
-"""What the report holds, topic by topic, with titles; the page and Snakemake's report follow it."""
+"""Topics of the report and their titles, in the order of the page and of Snakemake's report."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Tables of what a run cost: data frames in, tables of text out."""
+"""Tables of computing costs: data frames in, tables of text out."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""What a run cost: time and memory of every job, out of Snakemake's benchmarks and the records of the jobs.
+"""Time and memory of every job, read from Snakemake's benchmarks and the records of the jobs.
 
 A job leaves `NAME.tsv` (Snakemake's benchmark) and `NAME.json` (its own record) in a folder of logs, sorted by dataset
 and run. Either may be missing: logs may be deleted at any time, and what is not known is null.
@@ -6,6 +6,7 @@ and run. Either may be missing: logs may be deleted at any time, and what is not
 
 import json
 import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ AFTER_HEADS = {
     "gather_heads", "score_heads", "export_model", "measure_edits", "decode_edits", "sweep_hsfm", "gather_sweep",
     "ablate_hsfm", "bias_validation",
 }  # fmt: skip
+# what only shows results, or hands them on
+PICTURES = r"draw_|write_card|export_model|decode_edits"
 # variants by what their heads say, and their method in the workflow
 VARIANTS = {"ddb_cut_paste": "ddb"}
 # methods that train a network from nothing rather than start at ERM's
@@ -77,6 +80,20 @@ def read_costs(folder: str | Path) -> pd.DataFrame:
     return kept[COLUMNS].astype(types).reset_index(drop=True)
 
 
+def of_plan(
+    costs: pd.DataFrame, datasets: Iterable[str], runs: Collection[int], seeds: Collection[int]
+) -> pd.DataFrame:
+    """Jobs of these datasets, in this order, runs and seeds, without PICTURES; logs may hold more."""
+    order = list(datasets)
+    mine = (
+        costs["dataset"].isin(order)
+        & (costs["run"].isna() | costs["run"].isin(runs))
+        & (costs["seed"].isna() | costs["seed"].isin(seeds))
+        & ~costs["stage"].str.match(PICTURES)
+    )
+    return costs[mine].sort_values("dataset", key=lambda names: names.map(order.index), kind="stable")
+
+
 def _row(job: Path, folder: Path) -> dict[str, Any]:
     dataset, *parts, name = job.relative_to(folder).parts
     benchmark, record = _benchmark(Path(f"{job}.tsv")), read_record(f"{job}.json")
@@ -95,7 +112,7 @@ def _row(job: Path, folder: Path) -> dict[str, Any]:
 
 
 def _stage(name: str, network: list[str]) -> dict[str, Any]:
-    """What a job's name and the network in its path say. network: such as ["dac", "seed0"], or nothing."""
+    """Stage, method and seed by a job's name and the network in its path. network: as ["dac", "seed0"], or empty."""
     shards = re.search(r"_\d+-of-(\d+)$", name)
     name = re.sub(r"_\d+-of-\d+$", "", name)
     seed = re.search(r"_seed(\d+)$", name) or re.search(r"^seed(\d+)$", network[-1] if network else "")
@@ -130,7 +147,7 @@ def _benchmark(path: Path) -> dict[str, float]:
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """What a job has recorded of itself; nothing where there is no record. Raises ValueError where it is no record."""
+    """The record that a job wrote of itself; empty where there is none. Raises ValueError where it is no record."""
     try:
         record = json.loads(Path(path).read_text())
     except FileNotFoundError:
@@ -143,7 +160,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
 
 
 def method_costs(costs: pd.DataFrame) -> pd.DataFrame:
-    """What it takes from the images to one head: a row per dataset, run and method with the columns NUMBERS.
+    """Cost from the images to one head: a row per dataset, run and method with the columns NUMBERS.
 
     costs: of `read_costs`. Counted are the stages of ERM (training, embedding) and the method's own before its head;
     not the preparation of images, which serves all methods, nor what comes after the head. Times of shards add up; of

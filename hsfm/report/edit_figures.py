@@ -1,4 +1,4 @@
-"""Figures of what HSFM's edits mean: data frames and arrays in, matplotlib figures out."""
+"""Figures of the analysis of support edits: data frames and arrays in, matplotlib figures out."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hsfm.report.figures import WIDTH, frame_around
+from hsfm.report.figures import WIDTH, frame_around, thumbnail
 from hsfm.report.style import GROUP_LOOKS, MARKED, OTHER_GROUPS, Look, of_group, of_method, styled
+
+DECODED_SIDE = 160  # pixels, of a decoded picture
 
 
 def draw_plane(
@@ -27,19 +29,19 @@ def draw_plane(
     look = looks_of(list(points))
     others = [name for name in points if look[name] == OTHER_GROUPS]
     words = {name: name for name in points} | dict.fromkeys(others, f"{len(others)} other groups")
-    colours = [look[name].colour if name in look else "black" for name in names]
+    colors = [look[name].color if name in look else "black" for name in names]
     with styled():
         figure = Figure(figsize=(WIDTH, 4.0))
         axes = figure.subplots(1, 2)
         for axis in axes:
             for name, place in points.items():
                 axis.plot(
-                    *place.T, look[name].marker, color=look[name].colour, markersize=2.5, alpha=0.45, markeredgewidth=0,
+                    *place.T, look[name].marker, color=look[name].color, markersize=2.5, alpha=0.45, markeredgewidth=0,
                     label=f"validation: {words[name]}",
                 )  # fmt: skip
             # quiver, whose arrows end where the axes do
             axis.quiver(
-                *before.T, *(after - before).T, color=colours,
+                *before.T, *(after - before).T, color=colors,
                 angles="xy", scale_units="xy", scale=1, width=0.004, headwidth=5,
             )  # fmt: skip
             axis.plot(*before.T, "o", markersize=3, markerfacecolor="white", markeredgecolor="black",
@@ -66,7 +68,7 @@ def looks_of(names: Sequence[str]) -> dict[str, Look]:
     return {name: of_group(number) if number < own else OTHER_GROUPS for number, name in enumerate(names)}
 
 
-def draw_neighbours(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
+def draw_neighbors(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """A row per support image: itself, its nearest training images before and after the edit.
 
     rows: name; caption; image, uint8 [h w 3]; before and after, equally many such images, each with a text.
@@ -87,12 +89,12 @@ def draw_neighbours(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
         axes[0, 2].set_title("nearest before", loc="left")
         axes[0, k + 3].set_title("nearest after", loc="left")
         for line, row in zip(axes, rows, strict=True):
-            line[0].imshow(row["image"])
+            line[0].imshow(thumbnail(row["image"]))
             line[0].set_ylabel(row["name"], rotation=0, ha="right", va="center", fontsize=7)
             line[0].set_xlabel(row["caption"], fontsize=6)
             for place, part in ((2, "before"), (k + 3, "after")):
                 for axis, (picture, text, differs) in zip(line[place : place + k], row[part], strict=True):
-                    axis.imshow(picture)
+                    axis.imshow(thumbnail(picture))
                     axis.set_xlabel(text, fontsize=6, **_stressed(differs))
         figure.suptitle(title)
         return figure
@@ -119,10 +121,10 @@ def draw_decoded(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
         for number, row in enumerate(rows):
             column, line = divmod(number, lines)
             original, before, after = axes[line, 4 * column : 4 * column + 3]
-            original.imshow(row["original"])
+            original.imshow(thumbnail(row["original"], DECODED_SIDE))
             original.set_ylabel(row["name"], rotation=0, ha="right", va="center", fontsize=7)
             for axis, (picture, text) in ((before, row["before"]), (after, row["after"])):
-                axis.imshow(picture)
+                axis.imshow(thumbnail(picture, DECODED_SIDE))
                 axis.set_xlabel(text, fontsize=7, **_stressed(axis is after and row["moved"]))
         figure.suptitle(title)
         return figure
@@ -138,13 +140,13 @@ def draw_cosines(rows: pd.DataFrame, title: str) -> Figure:
         figure = Figure(figsize=(WIDTH / 2 * max(len(panels), 1), 2.9))
         axes = figure.subplots(1, max(len(panels), 1), squeeze=False, sharey=True)[0]
         for axis, (name, words) in zip(axes, panels.items(), strict=False):
-            axis.hist(edited[name], bins, color=of_method("hsfm").colour, label="edits")
-            for factor, spread, colour in (
+            axis.hist(edited[name], bins, color=of_method("hsfm").color, label="edits")
+            for factor, spread, color in (
                 (2, edited["pairs_spread"].mean(), "#bbbbbb"), (2, edited["random_spread"].mean(), "#7f7f7f")
             ):  # fmt: skip
                 if np.isfinite(spread):
-                    what = "random directions" if colour == "#7f7f7f" else "differences within a group"
-                    axis.axvspan(-factor * spread, factor * spread, color=colour, alpha=0.45, zorder=0,
+                    what = "random directions" if color == "#7f7f7f" else "differences within a group"
+                    axis.axvspan(-factor * spread, factor * spread, color=color, alpha=0.45, zorder=0,
                                  label=f"{what}, ± 2 deviations")  # fmt: skip
             axis.set_xlim(-1, 1)
             axis.set_xticks([-1, -0.5, 0, 0.5, 1])
@@ -157,5 +159,5 @@ def draw_cosines(rows: pd.DataFrame, title: str) -> Figure:
 
 
 def _stressed(yes: bool) -> dict[str, str]:
-    """Orange and, for print without colours, bold."""
+    """Orange and, for print without colors, bold."""
     return {"color": MARKED, "fontweight": "bold"} if yes else {"color": "black"}

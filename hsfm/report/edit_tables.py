@@ -1,6 +1,6 @@
-"""Tables of what HSFM's edits mean: data frames in, text out."""
+"""Tables of the analysis of support edits: data frames in, text out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import pandas as pd
 from hsfm.core.text_tables import Cell, TextTable
 
 
-def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+def summarize(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per dataset, and one per class of it: means over all edits of all runs and seeds; null where unknown.
 
     rows: edits as `edits.measure` gives them, with columns dataset, run and class_name. Shares are fractions. Rows
@@ -45,6 +45,31 @@ def _means(rows: pd.DataFrame) -> dict[str, Any]:
 
 def _share(holds: pd.Series, of: pd.Series) -> float:
     return holds[of.notna()].mean() if of.notna().any() else np.nan
+
+
+def direction_notes(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """A note on the directions and the probe of each dataset. runs: what is said about its edits, run by run."""
+    return [f"{dataset}: {_on_directions(of_runs)}." for dataset, of_runs in runs.items()]
+
+
+def _on_directions(runs: Sequence[Mapping[str, Any]]) -> str:
+    if not runs[0]["spurious"]:
+        return "no two attributes are known within a class, so that there is no spurious direction"
+    overlap, accuracy, ratio = (_known_mean(runs, k) for k in ("directions_cosine", "probe_accuracy", "contrast_ratio"))
+    split = "" if runs[0]["directions_of"] == "val" else " of train, since validation shows one attribute,"
+    text = "there are too few images for a probe"
+    if accuracy is not None:
+        text = f"the probe{split} tells the attribute of {100 * accuracy:.1f} % of images it has not seen"
+    if overlap is not None:
+        text += f"; the two directions have a cosine of {overlap:.2f}"
+    if ratio is not None:
+        text += f"; the attributes' means differ {ratio:.1f} times as much as shuffled ones' do"
+    return text
+
+
+def _known_mean(runs: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    known = [metadata[key] for metadata in runs if metadata[key] is not None]
+    return sum(known) / len(known) if known else None
 
 
 MEASURES = {  # as (words, decimals, factor)

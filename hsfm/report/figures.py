@@ -19,13 +19,14 @@ from hsfm.report.style import GROUP_LOOKS, MARKED, OTHER_GROUPS, Look, of_group,
 WIDTH = 7.0  # inches of a figure that fills a page; shown at 700 pixels, its text is as large as the page's
 
 
-def save(figure: Figure, path: str | Path) -> None:
-    """Write as the suffix says (.png, .pdf), without the date, so that equal figures are equal files."""
-    suffix = Path(path).suffix.removeprefix(".")
-    metadata = {"CreationDate": None} if suffix == "pdf" else {"Software": None}
-    with write_atomically(path) as temporary, styled():
-        smaller = {"pil_kwargs": {"compress_level": 9}} if suffix == "png" else {}
-        figure.savefig(temporary, format=suffix, metadata=metadata, **smaller)
+def save(figure: Figure, *paths: str | Path) -> None:
+    """Write as the suffixes say (.png, .pdf), without the date, so that equal figures are equal files."""
+    for path in paths:
+        suffix = Path(path).suffix.removeprefix(".")
+        metadata = {"CreationDate": None} if suffix == "pdf" else {"Software": None}
+        with write_atomically(path) as temporary, styled():
+            smaller = {"pil_kwargs": {"compress_level": 9}} if suffix == "png" else {}
+            figure.savefig(temporary, format=suffix, metadata=metadata, **smaller)
 
 
 def thumbnail(picture: np.ndarray, side: int = 96) -> np.ndarray:
@@ -87,13 +88,13 @@ def _erm_curves(axis: Axes, erm: pd.DataFrame) -> None:
     look = of_method("erm")
     lines = {
         "train_accuracy": ("training average", "#000000", "-"),
-        "val_average": ("validation average", look.colour, "--"),
-        "val_worst_group": ("validation worst group", look.colour, "-"),
+        "val_average": ("validation average", look.color, "--"),
+        "val_worst_group": ("validation worst group", look.color, "-"),
     }
-    for column, (label, colour, dash) in lines.items():
+    for column, (label, color, dash) in lines.items():
         for number, (_, part) in enumerate(erm.groupby("run")):
             axis.plot(
-                part["epoch"], 100 * part[column], dash, color=colour, linewidth=1.2, label=None if number else label
+                part["epoch"], 100 * part[column], dash, color=color, linewidth=1.2, label=None if number else label
             )
     _mark_kept(axis, "erm", erm)
     _dress(axis, "ERM, a line per run" if len(erm["run"].unique()) > 1 else "ERM", "accuracy (%)")
@@ -105,9 +106,9 @@ def _curves_of(axis: Axes, method: str, history: pd.DataFrame, erm_val_worst: Ma
     if worst == "val_worst_group":
         for number, run in enumerate(history["run"].unique()):
             label = None if number else "ERM's head"
-            axis.axhline(100 * erm_val_worst[run], color=of_method("erm").colour, linestyle=":", label=label)
+            axis.axhline(100 * erm_val_worst[run], color=of_method("erm").color, linestyle=":", label=label)
     for _, part in history.groupby(["run", "seed"]):
-        axis.plot(part[at], 100 * part[worst], color=of_method(method).colour, alpha=0.7, linewidth=1)
+        axis.plot(part[at], 100 * part[worst], color=of_method(method).color, alpha=0.7, linewidth=1)
     _mark_kept(axis, method, history, at, worst)
     of = ", worst class" if worst == "val_worst_class" else ""
     _dress(axis, f"{method_label(method)}{of}, a line per seed", "", at)
@@ -118,7 +119,7 @@ def _mark_kept(
 ) -> None:
     kept = history[history["kept"]]
     axis.plot(
-        kept[at], 100 * kept[worst], of_method(method).marker, color=of_method(method).colour,
+        kept[at], 100 * kept[worst], of_method(method).marker, color=of_method(method).color,
         markersize=6, markeredgecolor="black", label=f"{method_label(method)}: kept {at}",
     )  # fmt: skip
 
@@ -150,9 +151,9 @@ def draw_groups(scores: pd.DataFrame, title: str) -> Figure:
             x = np.arange(len(groups)) + (number - (len(methods) - 1) / 2) * width
             y = mean.loc[groups, method].to_numpy(float)
             low, high = interval(y, sizes[groups].to_numpy(float))
-            axis.vlines(x, 100 * low, 100 * high, color=look.colour, linewidth=1.4, alpha=0.75)
+            axis.vlines(x, 100 * low, 100 * high, color=look.color, linewidth=1.4, alpha=0.75)
             axis.plot(
-                x, 100 * y, look.marker, color=look.colour, markersize=6, markeredgecolor="white", markeredgewidth=0.5,
+                x, 100 * y, look.marker, color=look.color, markersize=6, markeredgecolor="white", markeredgewidth=0.5,
                 label=method_label(method),
             )  # fmt: skip
             for place, group in zip(x, groups, strict=True):
@@ -183,7 +184,7 @@ def _wrapped(group: str, letters: int) -> str:
 
 
 def draw_hard_set(counts: pd.DataFrame, groups: pd.DataFrame, minority: pd.DataFrame, title: str) -> Figure:
-    """What HSFM's hard set holds by group and epoch, the mean over runs and seeds, beside what all of validation holds.
+    """Composition of HSFM's hard set by group and epoch, mean over runs and seeds, beside that of all of validation.
 
     counts: run, seed, epoch, group_name and n. groups: group_name, n in validation, and minority (None where unknown),
     in the order of their looks. minority: run, seed, epoch and minority_share, a line each; NaN where unknown.
@@ -199,7 +200,7 @@ def draw_hard_set(counts: pd.DataFrame, groups: pd.DataFrame, minority: pd.DataF
         floor, floor_of_pool, middles = np.zeros(len(share)), 0.0, {}
         for names, name, look in stacked:
             height = share[names].sum(axis=1).to_numpy()
-            fill = {"facecolor": look.colour, "hatch": look.hatch, "edgecolor": "white", "linewidth": 0}
+            fill = {"facecolor": look.color, "hatch": look.hatch, "edgecolor": "white", "linewidth": 0}
             axis.bar(share.index, height, 1.0, floor, label=name, **fill)
             whole.bar(0, pool[names].sum(), 0.8, floor_of_pool, **fill)
             middles[_beside(name, height[-1], len(stacked))] = floor_of_pool + pool[names].sum() / 2
@@ -235,7 +236,7 @@ def _beside(name: str, share: float, count: int) -> str:
 
 
 def stacking(share: pd.DataFrame, groups: pd.DataFrame, most: int = GROUP_LOOKS) -> list[tuple[list[str], str, Look]]:
-    """What lies on what, from below: group names, how they are called, look; minority groups first.
+    """Order of stacking, from below: group names, their label, look; minority groups first.
 
     share: a column per group name. groups: group_name and minority, in their order. Of more than `most` groups those
     with the least of the share are one.
@@ -260,7 +261,7 @@ def frame_around(points: np.ndarray) -> tuple[tuple[float, float], tuple[float, 
 
 
 def spread_out(places: Sequence[float], room: float) -> list[float]:
-    """The places moved apart, as little as need be and in their order, until neighbours have `room` between them."""
+    """The places moved apart, as little as need be and in their order, until neighbors have `room` between them."""
     order = np.argsort(places, kind="stable")
     # each block of places that touch lies around the mean of what its members want
     blocks: list[list[int]] = []
@@ -313,14 +314,15 @@ def draw_masks(pictures: Sequence[Mapping[str, Any]], cuts: Sequence[float], tit
                 axis.grid(visible=False)
                 axis.spines[:].set_visible(False)
             row[0].set_ylabel(picture["name"].replace(", ", ",\n"), rotation=0, ha="right", va="center")
-            row[0].imshow(picture["image"])
-            row[1].imshow(picture["image"])
-            row[1].imshow(picture["heat"], cmap="inferno", alpha=0.6, vmin=0, vmax=1)
-            # grey where it keeps nothing, which is no colour of a photograph's own
-            row[2].imshow(np.where(picture["mask"][..., None], picture["image"], 200).astype(np.uint8))
+            image, heat, mask = (thumbnail(picture[name]) for name in ("image", "heat", "mask"))
+            row[0].imshow(image)
+            row[1].imshow(image)
+            row[1].imshow(heat, cmap="inferno", alpha=0.6, vmin=0, vmax=1)
+            # gray where it keeps nothing, which is no color of a photograph's own
+            row[2].imshow(np.where(mask[..., None], image, 200).astype(np.uint8))
             _loss_curve(row[3], picture, cuts)
             for axis, composed in zip(row[4:], picture["composed"], strict=True):
-                axis.imshow(composed)
+                axis.imshow(thumbnail(composed))
         figure.suptitle(title)
         return figure
 
@@ -348,13 +350,13 @@ def draw_generated(pictures: Sequence[Mapping[str, Any]], title: str) -> Figure:
             # down the first column, then the second
             column, row = divmod(number, rows)
             source, mask, generated, text = axes[row, 4 * column : 4 * column + 4]
-            source.imshow(picture["source"])
+            source.imshow(thumbnail(picture["source"]))
             source.set_ylabel(picture["name"], rotation=0, ha="right", va="center", fontsize=7)
             text.text(0, 0.5, picture["caption"], va="center", fontsize=6, transform=text.transAxes)
             if picture["generated"] is None:
                 continue
-            mask.imshow(picture["mask"], cmap="gray", vmin=0, vmax=1)
-            generated.imshow(picture["generated"])
+            mask.imshow(thumbnail(picture["mask"]), cmap="gray", vmin=0, vmax=1)
+            generated.imshow(thumbnail(picture["generated"]))
             generated.spines[:].set_visible(True)
             generated.spines[:].set_color("#009E73" if picture["kept"] else MARKED)
             generated.spines[:].set_linestyle("-" if picture["kept"] else (0, (2, 1)))
@@ -368,11 +370,11 @@ def _loss_curve(axis: Axes, picture: Mapping[str, Any], cuts: Sequence[float]) -
         axis.text(0.5, 0.5, "a mask that\nthe dataset knows", ha="center", va="center", transform=axis.transAxes)
         return
     axis.spines[["left", "bottom"]].set_visible(True)
-    axis.plot(cuts, picture["loss"], ".-", color=of_method("dac").colour, linewidth=1, markersize=3)
+    axis.plot(cuts, picture["loss"], ".-", color=of_method("dac").color, linewidth=1, markersize=3)
     chosen = int(np.argmin(np.abs(np.asarray(cuts) - picture["cut"])))
     # hollow: no knee, the fall-back
     axis.plot(
-        cuts[chosen], picture["loss"][chosen], "o", color=of_method("dac").colour, markersize=5,
+        cuts[chosen], picture["loss"][chosen], "o", color=of_method("dac").color, markersize=5,
         fillstyle="full" if picture["knee"] else "none",
     )  # fmt: skip
     axis.set_xticks(sorted({cuts[0], cuts[chosen], cuts[-1]}))

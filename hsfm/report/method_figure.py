@@ -1,4 +1,4 @@
-"""HSFM as four connected panels, drawn from one run: support, inner loop, hard set, outer loss. Knows no torch."""
+"""Figure of HSFM in four connected panels: support, inner loop, hard set, outer loss. Knows no torch."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
-from hsfm.report.figures import WIDTH, frame_around, stacking
+from hsfm.report.figures import WIDTH, frame_around, stacking, thumbnail
 from hsfm.report.style import OTHER_GROUPS, Look, of_method, styled
 
 HEIGHT = 7.3
 PANEL = (3.22, 3.1)  # inches
 EDGE, LEGEND = 0.04, 0.42
 SMALL = 7  # points
-EXAMPLES, COLUMNS = 4, 3  # groups whose support images are shown, and how many of each
 HOW = "under the current head"
 HARDEST = (2, 4)  # rows and columns of pictures
+HISTORY = ["seed", "epoch", "outer_loss", "val_worst_group", "val_worst_class", "kept"]  # of HSFM's history
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Loop:
 
 
 @dataclass(frozen=True)
-class Run:
-    """What one run of HSFM, of one seed, was. Groups are named by class and attribute."""
+class MethodData:
+    """The data of all panels, from one seed of HSFM. Groups are named by class and attribute."""
 
     title: str
     settings: Mapping[str, Any]  # of `hsfm.methods.hsfm.train.train`
@@ -51,7 +51,7 @@ class Run:
     names: Sequence[str]  # the groups of the support rows
     labels: tuple[str, str]  # of the plane's axes
     # inner loop
-    loops: Sequence[Loop]  # the first of the run, and the one that follows the kept epoch
+    loops: Sequence[Loop]  # the first of the training, and the one that follows the kept epoch
     # hard set
     hardest: Sequence[tuple[np.ndarray | None, float, str]]  # picture, loss and group; empty of a random outer set
     losses: Sequence[float]  # of the hard set under ERM's head, falling; likewise
@@ -64,29 +64,29 @@ class Run:
         return int(self.history.loc[self.history["kept"], "epoch"].iloc[0])
 
 
-def draw_method(run: Run) -> Figure:
+def draw_method(data: MethodData) -> Figure:
     """The panels clockwise, as the method goes through them, with an arrow from each to the next."""
-    share = run.held.set_index("group_name")[["first", "kept"]].T
-    stack = stacking(share, run.groups)
+    share = data.held.set_index("group_name")[["first", "kept"]].T
+    stack = stacking(share, data.groups)
     looks = {name: look for names, _, look in stack for name in names}
     with styled():
         # layout="none" would give way to the style's at the second save
         figure = Figure(figsize=(WIDTH, HEIGHT), layout=PlaceHolderLayoutEngine(True, True))
         right, upper = WIDTH - EDGE - PANEL[0], HEIGHT - 0.34 - PANEL[1]
-        _support(_Panel(figure, EDGE, upper), run, looks)
-        _inner_loop(_Panel(figure, right, upper), run)
-        _hard_set(_Panel(figure, right, LEGEND), run, stack, looks)
-        _outer_loss(_Panel(figure, EDGE, LEGEND), run)
-        _arrows(figure, run)
+        _support(_Panel(figure, EDGE, upper), data, looks)
+        _inner_loop(_Panel(figure, right, upper), data)
+        _hard_set(_Panel(figure, right, LEGEND), data, stack, looks)
+        _outer_loss(_Panel(figure, EDGE, LEGEND), data)
+        _arrows(figure, data)
         handles = [
-            Patch(facecolor=look.colour, hatch=look.hatch, edgecolor="white", label=name) for _, name, look in stack
+            Patch(facecolor=look.color, hatch=look.hatch, edgecolor="white", label=name) for _, name, look in stack
         ]
         columns = 4 if max(len(handle.get_label()) for handle in handles) < 26 else 3
         figure.legend(
             handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.0), ncols=columns, fontsize=SMALL,
             borderaxespad=0.2, handlelength=1.6, labelspacing=0.25, columnspacing=1.4,
         )  # fmt: skip
-        figure.text(0.5, 1 - 0.07 / HEIGHT, run.title, ha="center", va="top")
+        figure.text(0.5, 1 - 0.07 / HEIGHT, data.title, ha="center", va="top")
         return figure
 
 
@@ -117,60 +117,62 @@ class _Panel:
 
     def picture(self, x: float, y: float, side: float, picture: np.ndarray, look: Look) -> None:
         axis = self.axes(x, y, side, side)
-        axis.imshow(picture)
+        axis.imshow(thumbnail(picture))
         axis.set_xticks([])
         axis.set_yticks([])
         axis.spines[:].set_visible(True)
-        axis.spines[:].set(color=look.colour, linewidth=1.5)
+        axis.spines[:].set(color=look.color, linewidth=1.5)
 
 
-def _support(panel: _Panel, run: Run, looks: Mapping[str, Look]) -> None:
-    per_class = run.settings["support_draw"] == "per_class"
-    drawn = f"{run.settings['support_per_class']} of each class" if per_class else "drawn over all classes"
+def _support(panel: _Panel, data: MethodData, looks: Mapping[str, Look]) -> None:
+    per_class = data.settings["support_draw"] == "per_class"
+    drawn = f"{data.settings['support_per_class']} of each class" if per_class else "drawn over all classes"
     panel.heading(
-        1, "Support", f"{run.support_size} training images, {drawn}:", "their features H are learnt, their labels stay"
+        1, "Support", f"{data.support_size} training images, {drawn}:", "their features H are learnt, their labels stay"
     )  # fmt: skip
     side, step, top = 0.4, 1.5, PANEL[1] - 0.72
-    for number, (name, pictures) in enumerate(run.pictures.items()):
+    for number, (name, pictures) in enumerate(data.pictures.items()):
         down, across = divmod(number, 2)
         x, y = 0.14 + step * across, top - 0.58 * down
         panel.text(x, y, textwrap.shorten(name, 27, placeholder=" …"), fontsize=SMALL - 0.5, va="bottom")
         for place, picture in enumerate(pictures):
             panel.picture(x + 0.46 * place, y - side - 0.03, side, picture, looks.get(name, OTHER_GROUPS))
-    lines = -(-len(run.pictures) // 2)
+    lines = -(-len(data.pictures) // 2)
     axis = panel.axes(0.4, 0.34, PANEL[0] - 0.55, PANEL[1] - 1.0 - 0.58 * lines - (0.02 if lines else 0))
-    for name, place in run.points.items():
+    for name, place in data.points.items():
         look = looks.get(name, OTHER_GROUPS)
-        axis.plot(*place.T, look.marker, color=look.colour, markersize=2, alpha=0.4, markeredgewidth=0)
+        axis.plot(*place.T, look.marker, color=look.color, markersize=2, alpha=0.4, markeredgewidth=0)
     axis.quiver(
-        *run.before.T, *(run.after - run.before).T, angles="xy", scale_units="xy", scale=1, width=0.004, headwidth=5,
-        color=[looks.get(name, OTHER_GROUPS).colour for name in run.names],
+        *data.before.T, *(data.after - data.before).T, angles="xy", scale_units="xy", scale=1, width=0.004, headwidth=5,
+        color=[looks.get(name, OTHER_GROUPS).color for name in data.names],
     )  # fmt: skip
-    axis.plot(*run.before.T, "o", markersize=2.5, markerfacecolor="white", markeredgecolor="black", markeredgewidth=0.5)
-    (left, right), (low, high) = frame_around(np.concatenate([*run.points.values(), run.before]))
+    axis.plot(
+        *data.before.T, "o", markersize=2.5, markerfacecolor="white", markeredgecolor="black", markeredgewidth=0.5
+    )
+    (left, right), (low, high) = frame_around(np.concatenate([*data.points.values(), data.before]))
     axis.set_xlim(left, right)
     axis.set_ylim(low, high)
     axis.grid(visible=False)
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.set_xlabel(f"{run.labels[0]} (circles: as drawn, lines: edits)", fontsize=SMALL - 0.5, labelpad=2)
-    axis.set_ylabel(run.labels[1].removeprefix("along the "), fontsize=SMALL - 0.5, labelpad=2)
+    axis.set_xlabel(f"{data.labels[0]} (circles: as drawn, lines: edits)", fontsize=SMALL - 0.5, labelpad=2)
+    axis.set_ylabel(data.labels[1].removeprefix("along the "), fontsize=SMALL - 0.5, labelpad=2)
 
 
-def _inner_loop(panel: _Panel, run: Run) -> None:
-    steps, lr = run.settings["inner_steps"], run.settings["inner_lr"]
+def _inner_loop(panel: _Panel, data: MethodData) -> None:
+    steps, lr = data.settings["inner_steps"], data.settings["inner_lr"]
     panel.heading(
         2, "Inner loop", f"T = {steps} trial steps of $\\alpha$ = {lr:g} on the support's loss;",
         "once an epoch T steps of Adam move the head itself",
     )  # fmt: skip
     loss = panel.axes(0.55, 1.42, PANEL[0] - 0.7, 0.86)
     change = panel.axes(0.55, 0.38, PANEL[0] - 0.7, 0.86)
-    for loop, marker, dash in zip(run.loops, ("s", "o"), ("--", "-"), strict=False):
-        style = {"color": of_method("erm" if dash == "--" else "hsfm").colour, "marker": marker, "markersize": 3,
+    for loop, marker, dash in zip(data.loops, ("s", "o"), ("--", "-"), strict=False):
+        style = {"color": of_method("erm" if dash == "--" else "hsfm").color, "marker": marker, "markersize": 3,
                  "linewidth": 1.2, "linestyle": dash, "markevery": max(1, steps // 10)}  # fmt: skip
         loss.plot(range(steps + 1), loop.support_loss, label=loop.name, **style)
         change.plot(range(steps + 1), 100 * np.asarray(loop.change), **style)
-    values = np.concatenate([loop.support_loss for loop in run.loops])
+    values = np.concatenate([loop.support_loss for loop in data.loops])
     if values.min() > 0 and values.max() > 20 * values.min():
         loss.set_yscale("log")
     else:
@@ -188,32 +190,34 @@ def _inner_loop(panel: _Panel, run: Run) -> None:
     loss.tick_params(labelbottom=False)
 
 
-def _hard_set(panel: _Panel, run: Run, stack: Sequence[tuple[list[str], str, Look]], looks: Mapping[str, Look]) -> None:
-    k, random = run.settings["hard_per_class"], run.settings["outer_set"] == "random"
-    when = "each epoch anew" if run.settings["refresh"] == "epoch" else "once, at the start"
+def _hard_set(
+    panel: _Panel, data: MethodData, stack: Sequence[tuple[list[str], str, Look]], looks: Mapping[str, Look]
+) -> None:
+    k, random = data.settings["hard_per_class"], data.settings["outer_set"] == "random"
+    when = "each epoch anew" if data.settings["refresh"] == "epoch" else "once, at the start"
     name, kind, how = ("Random", "", "drawn at random") if random else ("Hard", " with the highest loss", HOW)
     panel.heading(3, f"{name} set", f"{k} validation images of each class{kind}", f"{how}, {when}")
     rows, columns = HARDEST
-    if run.hardest and run.hardest[0][0] is not None:
+    if data.hardest and data.hardest[0][0] is not None:
         panel.text(0.14, PANEL[1] - 0.76, "the hardest of epoch 1 and their loss", fontsize=SMALL - 0.5, va="bottom")
-        for number, (picture, value, name) in enumerate(run.hardest[: rows * columns]):
+        for number, (picture, value, name) in enumerate(data.hardest[: rows * columns]):
             down, across = divmod(number, columns)
             x, y = 0.14 + 0.76 * across, PANEL[1] - 1.3 - 0.68 * down
             panel.picture(x, y, 0.5, picture, looks.get(name, OTHER_GROUPS))
             panel.text(x + 0.25, y - 0.02, f"{value:.1f}", fontsize=SMALL - 0.5, ha="center", va="top")
-    elif len(run.losses):
+    elif len(data.losses):
         axis = panel.axes(0.5, 1.36, PANEL[0] - 0.65, 1.0)
-        axis.plot(np.arange(1, len(run.losses) + 1), run.losses, color=of_method("erm").colour)
+        axis.plot(np.arange(1, len(data.losses) + 1), data.losses, color=of_method("erm").color)
         axis.set_ylim(bottom=0)
         axis.set_xlabel("rank in the hard set of epoch 1", fontsize=SMALL, labelpad=1)
         axis.set_ylabel("loss", fontsize=SMALL)
     bars = panel.axes(0.14, 0.2, PANEL[0] - 0.28, 0.62)
-    for place, (column, name) in enumerate((("first", "epoch 1"), ("kept", f"epoch {run.kept_epoch}, kept"))):
-        held = run.held.set_index("group_name")[column]
+    for place, (column, name) in enumerate((("first", "epoch 1"), ("kept", f"epoch {data.kept_epoch}, kept"))):
+        held = data.held.set_index("group_name")[column]
         total, left = held.sum(), 0.0
         for names, _, look in stack:
             width = held.reindex(names).sum() / total
-            bars.barh(-place, width, 0.5, left, facecolor=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0)
+            bars.barh(-place, width, 0.5, left, facecolor=look.color, hatch=look.hatch, edgecolor="white", linewidth=0)
             if width > 0.1:
                 bars.text(
                     left + width / 2, -place, f"{100 * width:.0f} %", ha="center", va="center", fontsize=SMALL - 0.5,
@@ -226,26 +230,26 @@ def _hard_set(panel: _Panel, run: Run, stack: Sequence[tuple[list[str], str, Loo
     bars.set_axis_off()
 
 
-def _outer_loss(panel: _Panel, run: Run) -> None:
-    kind = "random" if run.settings["outer_set"] == "random" else "hard"
+def _outer_loss(panel: _Panel, data: MethodData) -> None:
+    kind = "random" if data.settings["outer_set"] == "random" else "hard"
     panel.heading(
         4, "Outer loss", f"the adapted heads' mean loss on the {kind} set;", "the best epoch on validation is kept"
     )  # fmt: skip
-    worst = "val_worst_group" if run.history["val_worst_group"].notna().any() else "val_worst_class"
+    worst = "val_worst_group" if data.history["val_worst_group"].notna().any() else "val_worst_class"
     upper = panel.axes(0.55, 1.46, PANEL[0] - 0.7, 0.9)
     lower = panel.axes(0.55, 0.38, PANEL[0] - 0.7, 0.9)
     look = of_method("hsfm")
     for axis, values, word in (
-        (upper, run.history["outer_loss"], "outer loss"),
-        (lower, 100 * run.history[worst], f"{worst.removeprefix('val_').replace('_', ' ')} (%)"),
+        (upper, data.history["outer_loss"], "outer loss"),
+        (lower, 100 * data.history[worst], f"{worst.removeprefix('val_').replace('_', ' ')} (%)"),
     ):
-        kept = run.history["kept"].to_numpy()
-        axis.plot(run.history["epoch"], values, color=look.colour, linewidth=1.2)
+        kept = data.history["kept"].to_numpy()
+        axis.plot(data.history["epoch"], values, color=look.color, linewidth=1.2)
         axis.plot(
-            run.history["epoch"][kept], values[kept], look.marker, color=look.colour, markersize=6,
+            data.history["epoch"][kept], values[kept], look.marker, color=look.color, markersize=6,
             markeredgecolor="black",
         )  # fmt: skip
-        axis.axvline(run.kept_epoch, color="black", linewidth=0.6, linestyle=":")
+        axis.axvline(data.kept_epoch, color="black", linewidth=0.6, linestyle=":")
         axis.set_ylabel(word, fontsize=SMALL)
         axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axis.yaxis.set_major_locator(MaxNLocator(4))
@@ -255,11 +259,11 @@ def _outer_loss(panel: _Panel, run: Run) -> None:
         if np.isfinite(value):
             # on the side of the curve that is free
             middle = np.mean(axis.get_xlim())
-            left = run.kept_epoch > middle
+            left = data.kept_epoch > middle
             above = value < np.mean(axis.get_ylim())
-            text = f"epoch {run.kept_epoch}: {value:.3g}" if axis is upper else f"epoch {run.kept_epoch}: {value:.1f}"
+            text = f"epoch {data.kept_epoch}: {value:.3g}" if axis is upper else f"epoch {data.kept_epoch}: {value:.1f}"
             axis.annotate(
-                text, (run.kept_epoch, value), (-6 if left else 6, 7 if above else -7), textcoords="offset points",
+                text, (data.kept_epoch, value), (-6 if left else 6, 7 if above else -7), textcoords="offset points",
                 ha="right" if left else "left", va="bottom" if above else "top", fontsize=SMALL,
                 bbox={"boxstyle": "round,pad=0.1", "facecolor": "#fafafa", "edgecolor": "none", "alpha": 0.85},
             )  # fmt: skip
@@ -267,7 +271,7 @@ def _outer_loss(panel: _Panel, run: Run) -> None:
     lower.set_xlabel("epoch", fontsize=SMALL, labelpad=1)
 
 
-def _arrows(figure: Figure, run: Run) -> None:
+def _arrows(figure: Figure, data: MethodData) -> None:
     """From panel to panel, and what goes along."""
     left, right = EDGE + PANEL[0], WIDTH - EDGE - PANEL[0]
     low, high = LEGEND + PANEL[1], HEIGHT - 0.34 - PANEL[1]
@@ -284,7 +288,7 @@ def _arrows(figure: Figure, run: Run) -> None:
                 start,
                 end,
                 arrowstyle="simple,head_width=9,head_length=7,tail_width=3",
-                color=of_method("hsfm").colour,
+                color=of_method("hsfm").color,
                 linewidth=0,
                 shrinkA=1,
                 shrinkB=1,
@@ -297,13 +301,13 @@ def _arrows(figure: Figure, run: Run) -> None:
 
     middle = (low + high) / 2
     say(WIDTH / 2, upper + 0.1, "H and\nlabels", ha="center", va="bottom")
-    first, later = (f"{loop.outer_loss:.2f}" for loop in run.loops)
-    adapted = f"the adapted head: outer loss\n{first} in epoch 1, {later} after epoch {run.kept_epoch}"
+    first, later = (f"{loop.outer_loss:.2f}" for loop in data.loops)
+    adapted = f"the adapted head: outer loss\n{first} in epoch 1, {later} after epoch {data.kept_epoch}"
     say(across_right + 0.12, middle, adapted, va="center")
     say(WIDTH / 2, lower + 0.1, "its\nlosses", ha="center", va="bottom")
     say(
         across_left + 0.12, middle,
-        f"gradient through all steps, by Adam with $\\eta$ = {run.settings['outer_lr']:g}\n"
-        f"to H; $K_H$ = {run.settings['support_steps']} times an epoch",
+        f"gradient through all steps, by Adam with $\\eta$ = {data.settings['outer_lr']:g}\n"
+        f"to H; $K_H$ = {data.settings['support_steps']} times an epoch",
         va="center",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How methods are written for readers."""
+"""Display names of methods."""
 
 _LABELS = {"dac": "DaC", "ddb_cut_paste": "DDB, cut and paste", "hsfm_capped": "HSFM, K_hard capped"}
 

@@ -174,7 +174,7 @@ def best_method(main: pd.DataFrame) -> list[str]:
 
 
 def _ties(rows: pd.DataFrame, measure: str, best: str, others: Sequence[str], rivals: Sequence[str]) -> list[str]:
-    """What a reader must not take for a difference."""
+    """Sentences that name statistical ties."""
     if not others:
         return []
     if f"{measure}_best" in rows:
@@ -209,7 +209,7 @@ def group_labels(main: pd.DataFrame) -> list[str]:
 
 
 def repetitions(main: pd.DataFrame) -> str:
-    """What means and deviations are over."""
+    """A sentence that says over which repetitions means and deviations are taken."""
     runs, seeds = int(main["runs"].max()), int(main["seeds"].max())
     single = list(dict.fromkeys(main.loc[main["seeds"] < seeds, "method"]))
     exception = f" ({_names(single)}: one head)" if single and main["seeds"].min() == 1 else ""
@@ -279,7 +279,7 @@ def _made_with(provenance: Provenance) -> str:
 def _sections(
     tables: Sequence[Table], pictures: Sequence[Picture], commit: str | None, several: bool, settings: bool
 ) -> list[dict[str, Any]]:
-    """What there is, topic by topic: the tables, then the pictures dataset by dataset."""
+    """Sections of the page, one per topic: the tables, then the pictures dataset by dataset."""
     topics = [(topic.title, topic.name, [*topic.tables], [*topic.figures]) for topic in contents.TOPICS]
     topics.append((contents.OTHERS, "more", [], []))
     sections = []
@@ -355,7 +355,7 @@ def _parsed(table: Table) -> ElementTree.Element:
 
 def _add_command(row: ElementTree.Element, files: Sequence[str], commit: str | None) -> None:
     cell = ElementTree.SubElement(row, "td", {"class": "reproduce"})
-    about = "".join(row[0].itertext())
+    label = "".join(row[0].itertext())
     button = ElementTree.SubElement(
         cell,
         "button",
@@ -363,14 +363,14 @@ def _add_command(row: ElementTree.Element, files: Sequence[str], commit: str | N
             "type": "button",
             "class": "reproduce",
             "data-command": _command(files, commit),
-            "aria-label": f"Reproduce this line: {about}",
+            "aria-label": f"Reproduce this line: {label}",
         },
     )
     button.text = "reproduce"
 
 
 def _command(files: Sequence[str], commit: str | None) -> str:
-    """What makes these results, or all, with the saved settings; --configfile takes all that follow it."""
+    """The command that makes these results, or all, with the saved settings; --configfile takes all that follow it."""
     call = " ".join(["snakemake", *files, "--cores 2", f"--configfile {SETTINGS_FILE}"])
     return f"git checkout {commit}\n{call}" if commit else call
 

@@ -1,4 +1,4 @@
-"""The settings that results were made with, by method and dataset: a data frame and a table of text."""
+"""Table of the settings that results were made with, by method and dataset."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

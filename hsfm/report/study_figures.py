@@ -7,9 +7,16 @@ from matplotlib.figure import Figure
 
 from hsfm.report.figures import WIDTH
 from hsfm.report.names import method_label
-from hsfm.report.study_tables import RULES, SYMBOLS, summarise_sweep
+from hsfm.report.study_tables import RULES, SYMBOLS, summarize_bias, summarize_sweep
 from hsfm.report.style import of_method, styled
 from hsfm.report.tables import METRICS
+
+
+def draw_study(study: str, rows: pd.DataFrame, dataset: str) -> Figure:
+    """The figure of a study of one dataset. rows: of `sweep` or `validation_bias`."""
+    if study == "sweep":
+        return draw_sweep(rows, f"{dataset}: HSFM under {rows['setting'].nunique()} settings")
+    return draw_bias(summarize_bias(rows), f"{dataset}: fitted on validation splits of growing bias")
 
 
 def draw_sweep(sweep: pd.DataFrame, title: str) -> Figure:
@@ -21,7 +28,7 @@ def draw_sweep(sweep: pd.DataFrame, title: str) -> Figure:
     rule = next(rule for rule in RULES if (sweep["rule"] == rule).any())
     part = sweep[sweep["rule"] == rule]
     swept = [name for name in SYMBOLS if len(part[name].unique()) > 1]
-    summary = summarise_sweep(part)
+    summary = summarize_sweep(part)
     best = part[part["setting"] == summary.loc[summary["choice"] == "best on validation", "setting"].iloc[0]]
     columns = min(3, max(1, len(swept)))
     lines = -(-max(1, len(swept)) // columns)
@@ -41,17 +48,17 @@ def draw_sweep(sweep: pd.DataFrame, title: str) -> Figure:
 def _panel(axis: Axes, part: pd.DataFrame, best: pd.DataFrame, name: str, rule: str) -> None:
     values = sorted(part[name].unique())
     rng = np.random.default_rng(0)  # of the dots' sideways shifts
-    for measure, colour, marker in (("average", of_method("erm").colour, "s"), (rule, of_method("hsfm").colour, "o")):
+    for measure, color, marker in (("average", of_method("erm").color, "s"), (rule, of_method("hsfm").color, "o")):
         column = f"test_{measure}"
         for place, value in enumerate(values):
             scores = 100 * part.loc[part[name] == value, column]
             x = place + rng.uniform(-0.18, 0.18, len(scores))
-            axis.plot(x, scores, ".", color=colour, alpha=0.35, markersize=3, markeredgewidth=0)
+            axis.plot(x, scores, ".", color=color, alpha=0.35, markersize=3, markeredgewidth=0)
         quartiles = [100 * part.loc[part[name] == value, column].quantile([0.25, 0.75]) for value in values]
-        axis.fill_between(range(len(values)), *zip(*quartiles, strict=True), color=colour, alpha=0.15, linewidth=0)
+        axis.fill_between(range(len(values)), *zip(*quartiles, strict=True), color=color, alpha=0.15, linewidth=0)
         medians = [100 * part.loc[part[name] == value, column].median() for value in values]
         axis.plot(
-            range(len(values)), medians, f"{marker}-", color=colour, linewidth=1.5, markersize=4,
+            range(len(values)), medians, f"{marker}-", color=color, linewidth=1.5, markersize=4,
             label=f"test {METRICS[measure]}, median",
         )  # fmt: skip
     axis.plot(
@@ -75,10 +82,10 @@ def draw_bias(summary: pd.DataFrame, title: str) -> Figure:
                 spread = part[f"test_{measure}_deviation"].fillna(0)
                 look = of_method(method)
                 axis.plot(
-                    x, y, f"{look.marker}{'--' if method == 'hsfm_capped' else '-'}", color=look.colour, markersize=4.5,
+                    x, y, f"{look.marker}{'--' if method == 'hsfm_capped' else '-'}", color=look.color, markersize=4.5,
                     label=f"{method_label(method)} ({part['sees'].iloc[0]})",
                 )  # fmt: skip
-                axis.fill_between(x, y - spread, y + spread, color=look.colour, alpha=0.12, linewidth=0)
+                axis.fill_between(x, y - spread, y + spread, color=look.color, alpha=0.12, linewidth=0)
             axis.set_xticks(100 * summary["agreement"].unique())
             axis.set_xlabel("majority images in validation (%)")
             axis.set_ylabel(f"test {METRICS[measure]} (%)")

@@ -1,13 +1,14 @@
 """Tables of the studies: data frames in, text out. Knows no torch."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from hsfm.core.text_tables import Cell, TextTable, percent, signed
 from hsfm.report.names import method_label
-from hsfm.report.tables import aggregate, choice_notes, independent, size_notes, spread_note, summarise
+from hsfm.report.tables import aggregate, choice_notes, files_of, independent, size_notes, spread_note, summarize
 
 SYMBOLS = {
     "inner_steps": "T",
@@ -35,12 +36,28 @@ SWEEP_COLUMNS = [
 BIAS_COLUMNS = [
     "dataset", "run", "method", "sees", "agreement", "draw", "n", "n_minority", "test_average", "test_worst_group",
 ]  # fmt: skip
+COLUMNS = {"sweep": SWEEP_COLUMNS, "validation_bias": BIAS_COLUMNS}  # ablations have those of scores
+
+
+def tabulate(study: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, TextTable]:
+    """The numbers and the text of one study's table. rows: of the study, with a column `file`."""
+    if study == "sweep":
+        summary = summarize_sweep(rows)
+        text = sweep_table(summary)
+    elif study == "ablations":
+        summary = summarize_ablations(rows)
+        text = ablations_table(summary, rows)
+    else:
+        summary = summarize_bias(rows)
+        text = bias_table(summary)
+    # a row begins with its dataset
+    return summary, replace(text, made_from=tuple(files_of(rows, dataset=row[0].text) for row in text.rows))
 
 
 # Sweep ----------------------------------------------------------------------------------------------------------------
 
 
-def summarise_sweep(sweep: pd.DataFrame) -> pd.DataFrame:
+def summarize_sweep(sweep: pd.DataFrame) -> pd.DataFrame:
     """Per dataset and rule the setting as configured (number 0) and the best on validation, with their test accuracies.
 
     sweep: as `hsfm.analysis.sweep.run_sweep` makes it, with columns dataset and run. The best has the highest mean over
@@ -51,12 +68,12 @@ def summarise_sweep(sweep: pd.DataFrame) -> pd.DataFrame:
     for dataset, rule in itertools.product(sweep["dataset"].unique(), RULES):
         part = sweep[(sweep["dataset"] == dataset) & (sweep["rule"] == rule)]
         # a setting of which one run diverged is no candidate
-        judged = part.groupby("setting")[[f"val_{rule}", "val_average"]].agg(lambda values: values.mean(skipna=False))
+        scored = part.groupby("setting")[[f"val_{rule}", "val_average"]].agg(lambda values: values.mean(skipna=False))
         each = part.groupby("setting")["test_worst_group"].agg(lambda values: values.mean(skipna=False))
         grouped = part["test_worst_group"].notna().any()
         if part.empty:  # no groups to pick by
             continue
-        best = judged.sort_values([f"val_{rule}", "val_average"], ascending=False, kind="stable").index[0]
+        best = scored.sort_values([f"val_{rule}", "val_average"], ascending=False, kind="stable").index[0]
         for choice, number in (("as configured", 0), ("best on validation", best)):
             chosen = part[part["setting"] == number]
             rows.append(
@@ -64,10 +81,10 @@ def summarise_sweep(sweep: pd.DataFrame) -> pd.DataFrame:
                     "dataset": dataset,
                     "rule": rule,
                     "choice": choice,
-                    "settings": len(judged),
+                    "settings": len(scored),
                     "setting": number,
                     **chosen[list(SYMBOLS)].iloc[0].to_dict(),
-                    "val_percent": 100 * judged.loc[number, f"val_{rule}"],
+                    "val_percent": 100 * scored.loc[number, f"val_{rule}"],
                     **_test_columns(chosen),
                     **{f"test_worst_group_{name}": 100 * getattr(each, of)() for name, of in SPREAD.items()},
                     "diverged": int(each.isna().sum()) if grouped else 0,
@@ -92,7 +109,7 @@ def _test_columns(part: pd.DataFrame) -> dict[str, float]:
 
 
 def sweep_table(summary: pd.DataFrame) -> TextTable:
-    """The rows of `summarise_sweep` for readers."""
+    """The rows of `summarize_sweep` for readers."""
     rows = [
         (
             Cell(row["dataset"]),
@@ -131,12 +148,12 @@ def sweep_table(summary: pd.DataFrame) -> TextTable:
 # Ablations ------------------------------------------------------------------------------------------------------------
 
 
-def summarise_ablations(scores: pd.DataFrame) -> pd.DataFrame:
+def summarize_ablations(scores: pd.DataFrame) -> pd.DataFrame:
     """`hsfm.report.tables.aggregate` of scores whose method is a variant, and the difference of each to HSFM.
 
     worst_group_difference and its deviation, in points, are over pairs of the same run and seed.
     """
-    summary = summarise(scores)
+    summary = summarize(scores)
     aggregated = aggregate(summary)
     for dataset, part in summary.groupby("dataset", sort=False):
         whole = part[part["method"] == "hsfm"].set_index(["run", "seed"])["worst_group"]
@@ -150,7 +167,7 @@ def summarise_ablations(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def ablations_table(summary: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
-    """The rows of `summarise_ablations` for readers."""
+    """The rows of `summarize_ablations` for readers."""
     rows = [
         (
             Cell(row["dataset"]),
@@ -178,7 +195,7 @@ def ablations_table(summary: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
 # Validation bias ------------------------------------------------------------------------------------------------------
 
 
-def summarise_bias(bias: pd.DataFrame) -> pd.DataFrame:
+def summarize_bias(bias: pd.DataFrame) -> pd.DataFrame:
     """One row per dataset, agreement and method: mean and deviation of test worst group and average, in percent.
 
     bias: as `hsfm.analysis.validation_bias.run_validation_bias` makes it, with columns dataset and run. The columns

@@ -1,4 +1,4 @@
-"""How every figure looks: the style file hsfm.mplstyle, colours, markers and hatches."""
+"""Style of all figures: the style file hsfm.mplstyle, colors, markers and hatches."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +12,12 @@ FILE = Path(__file__).with_name("hsfm.mplstyle")
 
 @dataclass(frozen=True)
 class Look:
-    colour: str
+    color: str
     marker: str
     hatch: str = ""
 
 
-# Okabe and Ito's palette, told apart by colour-blind readers; a method keeps its colour and marker in every figure.
+# Okabe and Ito's palette, told apart by color-blind readers; a method keeps its color and marker in every figure.
 METHODS = {
     "erm": Look("#595959", "s"),
     "dfr": Look("#0072B2", "D"),
@@ -30,7 +30,7 @@ METHODS = {
     "hsfm_capped": Look("#8B3E00", "*"),
 }
 OTHER_METHOD = Look("#000000", ">")
-# Tol's muted palette; none of its colours is a method's.
+# Tol's muted palette; none of its colors is a method's.
 _GROUPS = (
     Look("#332288", "o", ""),
     Look("#88CCEE", "s", "///"),
@@ -54,10 +54,10 @@ def styled() -> Iterator[None]:
 
 
 def of_method(method: str) -> Look:
-    """Colour and marker of a method; black for one that has none of its own."""
+    """Color and marker of a method; black for one that has none of its own."""
     return METHODS.get(method, OTHER_METHOD)
 
 
 def of_group(number: int) -> Look:
-    """Colour, marker and hatch of a group, by its place among the groups of a dataset; the ninth is like the first."""
+    """Color, marker and hatch of a group, by its place among the groups of a dataset; the ninth is like the first."""
     return _GROUPS[number % len(_GROUPS)]

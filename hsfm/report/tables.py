@@ -17,7 +17,7 @@ METRICS = {
 GROUP_LABELS = {"none": "no", "selection": "val, to select", "training": "val, to train"}
 
 
-def summarise(scores: pd.DataFrame) -> pd.DataFrame:
+def summarize(scores: pd.DataFrame) -> pd.DataFrame:
     """One row per dataset, run, method and seed: the four accuracies of the test split, as fractions.
 
     average: the plain mean over test images. worst_group: the lowest group accuracy; groups without test images are
@@ -218,7 +218,7 @@ def accuracy_column(part: pd.DataFrame, metric: str, methods: Sequence[str]) -> 
 
 
 def spread_note(summary: pd.DataFrame, repeated: str = "seeds", each: str = "head seed") -> str:
-    """What the deviations of a table are over. repeated: the column that counts what is repeated on one backbone."""
+    """A note on the repetitions behind a table's deviations. repeated: the column that counts those on one backbone."""
     runs, seeds = summary["runs"].max(), summary[repeated].max()
     if runs > 1:
         within = f", each the mean of its {each}s (at most {seeds})" if seeds > 1 else ""
@@ -250,7 +250,7 @@ def _labels_used(aggregated: pd.DataFrame) -> str:
 
 
 def choice_notes(scores: pd.DataFrame, label: Callable[[str], str] = method_label) -> tuple[str, ...]:
-    """What picked each head, and what a reader must know about single ones. label: of a method, for readers."""
+    """Notes on the rule that selected each head, and warnings about single heads. label: of a method, for readers."""
     rules = scores.groupby("method", sort=False)["chosen_by"].unique()
     picked = "; ".join(f"{label(method)}: {' or '.join(rule)}" for method, rule in rules.items())
     if len(rules) > 1 and len({tuple(rule) for rule in rules}) == 1:

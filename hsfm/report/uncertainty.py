@@ -1,4 +1,4 @@
-"""How sure accuracies are: intervals over test images, and which methods these images tell apart."""
+"""Bootstrap confidence intervals and paired comparisons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from hsfm.core.text_tables import Cell, TextTable
 from hsfm.evaluation.bootstrap import RESAMPLES, difference_interval, interval, lowest_interval, resample
 from hsfm.evaluation.predictions import Predictions, check_counts, check_same_images
 from hsfm.report.names import method_label
-from hsfm.report.tables import accuracy_column, aggregate, files_of, summarise
+from hsfm.report.tables import accuracy_column, aggregate, files_of, summarize
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def measure(predictions: Sequence[Predictions], scores: pd.DataFrame, *, resampl
     predictions: of every method and run that scores are of. Raises ValueError where one is missing, is of other images,
     or counts other hits than the scores.
     """
-    aggregated = aggregate(summarise(scores))
+    aggregated = aggregate(summarize(scores))
     rows = []
     for dataset, part in scores.groupby("dataset", sort=False):
         own = [p for p in predictions if p.dataset == dataset]

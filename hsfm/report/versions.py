@@ -1,4 +1,4 @@
-"""With which versions results were made: what the jobs have recorded, as a data frame and a table of text."""
+"""Table of the software versions that the jobs recorded."""
 
 from typing import Any
 

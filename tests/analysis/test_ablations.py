@@ -2,7 +2,7 @@ import inspect
 
 import torch
 
-from hsfm.analysis.ablations import VARIANTS, fit_variants
+from hsfm.analysis.ablations import VARIANTS, fit_variants, score_variants
 from hsfm.methods.hsfm import train as meta
 from hsfm.report import study_tables as report
 
@@ -32,3 +32,19 @@ def test_every_variant_is_a_change_of_the_default_and_has_words():
     for changes in VARIANTS.values():
         assert all(defaults[name] != value for name, value in changes.items())
     assert set(report.VARIANTS) == set(VARIANTS)
+
+
+def test_scores_of_variants_carry_their_names_and_the_rule(splits, erm_head):
+    settings = {**SETTINGS, "epochs": 1}
+    parts = [splits[name] for name in ("train", "val", "test")]
+    results = fit_variants(*parts[:2], erm_head, seeds=[3, 5], settings=settings)
+    scores = score_variants(results, parts, "worst_class")
+    assert scores.groupby("method", sort=False).size().to_dict() == dict.fromkeys(results, 2 * 3 * 4)
+    assert set(scores["chosen_by"]) == {"the epoch with the best validation worst class"}
+    assert set(scores["group_labels"]) == {"none"}
+    test = splits["test"]
+    for name, result in results.items():
+        correct = (result.head.predict(test.features) == test.y).sum(1).tolist()
+        own = scores[(scores["method"] == name) & (scores["split"] == "test")]
+        assert own.groupby("seed")["correct"].sum().tolist() == correct
+        assert own.groupby("seed")["remark"].first().tolist() == list(result.remarks)

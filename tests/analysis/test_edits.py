@@ -115,7 +115,7 @@ def test_edits_along_the_planted_direction_are_found_and_random_ones_are_not(spl
     along = torch.zeros(200, D)
     along[:, 0] = torch.where(train.attribute[:200] == 0, 6.0, -6.0)
     measured = measure(support(train, along + 0.2 * random_edits(200)), train, val)
-    assert measured.about["contrast_ratio"] > 5, "the direction is no noise"
+    assert measured.metadata["contrast_ratio"] > 5, "the direction is no noise"
     found = measured.rows
     random = measure(support(train, random_edits(200)), train, val).rows
     spread = D**-0.5
@@ -138,8 +138,8 @@ def test_without_a_planted_direction_nothing_stands_out():
     along = torch.zeros(100, D)
     along[:, 0] = 4.0
     found = measure(support(plain["train"], along), *plain.values())
-    assert found.about["contrast_ratio"] < 1.5, "the direction is what shuffled attributes give"
-    assert found.about["probe_accuracy"] < 0.65
+    assert found.metadata["contrast_ratio"] < 1.5, "the direction is what shuffled attributes give"
+    assert found.metadata["probe_accuracy"] < 0.65
     assert (found.rows["probe_after"] - found.rows["probe_before"]).abs().mean() < 0.2
     assert found.rows["own_after"].mean() == pytest.approx(0.5, abs=0.15)
 
@@ -160,10 +160,10 @@ def test_an_edit_of_no_length_is_a_row_of_zeros_and_no_nan(splits):
     assert (found["length"].drop(2) > 0).all()
 
 
-def test_neighbours_are_the_nearest_training_images(splits):
+def test_neighbors_are_the_nearest_training_images(splits):
     train = splits["train"]
     chosen = support(train, 2 * random_edits(20), seeds=2)
-    found = measure(chosen, train, splits["val"], neighbours=3).rows
+    found = measure(chosen, train, splits["val"], neighbors=3).rows
     for when, features in (("before", chosen.before), ("after", chosen.after)):
         distance = torch.cdist(features.double(), train.features.double())
         distance[torch.arange(40), torch.arange(20).repeat(2)] = torch.inf
@@ -206,7 +206,7 @@ def test_unknown_attributes_leave_their_measures_empty(splits):
     ]
     assert found.rows[empty].isna().all(axis=None)
     assert found.rows[["cos_class", "pairs_spread", "class_flips", "length"]].notna().all(axis=None)
-    assert not found.about["spurious"]
+    assert not found.metadata["spurious"]
 
 
 def test_what_does_not_belong_together_is_named(splits):
@@ -222,16 +222,16 @@ def test_classes_that_no_attribute_shows_together_are_compared_as_they_are(split
     """Validation in which the attribute is the class: directions within attributes come from nowhere."""
     same = splits["val"].take((splits["val"].attribute == splits["val"].y).nonzero()[:, 0])
     found = measure(support(splits["train"], random_edits(4)), splits["train"], same)
-    assert found.about["directions_of"] == "train"
+    assert found.metadata["directions_of"] == "train"
     assert found.rows["cos_class"].notna().all()
-    assert isinstance(found.about["directions_cosine"], float)
+    assert isinstance(found.metadata["directions_cosine"], float)
 
 
 def test_an_attribute_of_a_single_image_has_no_probe(splits):
     val = splits["val"]
     one = torch.cat([(val.attribute == 0).nonzero()[:, 0], (val.attribute == 1).nonzero()[:1, 0]])
     found = measure(support(splits["train"], random_edits(4)), splits["train"], val.take(one))
-    assert found.about["probe_accuracy"] is None
+    assert found.metadata["probe_accuracy"] is None
     assert found.rows["probe_after"].isna().all()
     assert found.rows["cos_spurious"].notna().all()
 
@@ -257,8 +257,8 @@ def test_the_file_comes_back(splits, tmp_path):
     found = measure(support(splits["train"], random_edits(4)), splits["train"], splits["val"])
     path = tmp_path / "edits.parquet"
     write_edits(path, found, dataset="planted", run=3, checkpoint_sha256="a" * 64)
-    rows, about = read_edits(path)
-    assert about["directions_of"] == "val"
+    rows, metadata = read_edits(path)
+    assert metadata["directions_of"] == "val"
     assert rows["run"].tolist() == [3] * 4
     assert rows["class_name"].tolist() == [f"class {y}" for y in splits["train"].y[:4]]
     for name in ("cos_spurious", "probe_after", "attribute", "y_after"):

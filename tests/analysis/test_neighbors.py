@@ -25,7 +25,7 @@ def screening(request, monkeypatch):
 
 @pytest.mark.usefixtures("screening")
 @pytest.mark.parametrize(("m", "n", "d", "k"), [(50, 300, 16, 5), (7, 40, 8, 5), (130, 5, 4, 5), (3, 200, 64, 1)])
-def test_neighbours_are_those_of_all_distances(monkeypatch, m, n, d, k):
+def test_neighbors_are_those_of_all_distances(monkeypatch, m, n, d, k):
     """Whatever the blocks are."""
     monkeypatch.setattr(neighbors, "ROWS_AT_ONCE", 37)
     monkeypatch.setattr(neighbors, "QUERIES_AT_ONCE", 20)
@@ -62,7 +62,7 @@ def test_what_a_precision_cannot_tell_apart_goes_through_a_higher_one(monkeypatc
 
 
 def test_enough_candidates_are_kept_in_bfloat16(monkeypatch, caplog):
-    """Where all rows are nearly as far as one another, which is the worst case: all neighbours are right."""
+    """Where all rows are nearly as far as one another, which is the worst case: all neighbors are right."""
     monkeypatch.setattr(neighbors, "_screening", lambda: torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
     candidates, queries = (torch.randn(n, 512, generator=generator) for n in (6000, 40))
@@ -74,7 +74,7 @@ def test_enough_candidates_are_kept_in_bfloat16(monkeypatch, caplog):
     assert "went through" not in caplog.text, "without another pass"
 
 
-def test_more_neighbours_than_rows_is_an_error():
+def test_more_neighbors_than_rows_is_an_error():
     with pytest.raises(ValueError, match="neighbours: 5 were asked for, but there are 4 rows to choose from"):
         nearest(rows(2, 3), rows(4, 3), 5)
     with pytest.raises(ValueError, match="5 were asked for, but there are 4"):

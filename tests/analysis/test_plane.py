@@ -6,13 +6,19 @@ import torch
 
 from hsfm.analysis import plane
 from hsfm.analysis.edits import class_direction, spurious_direction
+from hsfm.methods.hsfm.support import Support
+
+
+def support_of(part, rows, edits=0.0) -> Support:
+    before = part.features[rows]
+    ids = tuple(part.image_id[row] for row in rows)
+    return Support((0,) * len(rows), ids, part.y[rows], before, before + edits, part.checkpoint_sha256)
 
 
 def test_the_axes_are_the_spurious_and_the_class_direction(splits):
     tr, val = splits["train"], splits["val"]
     across, up = spurious_direction(tr, val)[1], class_direction(val)
-    before = tr.features[:3]
-    found = plane.in_plane(before, before + 2 * across, tr, val)
+    found = plane.in_plane(support_of(tr, [0, 1, 2], 2 * across), tr, val)
     moved = found.after - found.before
     np.testing.assert_allclose(moved[:, 0], 2, rtol=1e-4)
     np.testing.assert_allclose(moved[:, 1], 2 * float(across @ up), atol=1e-4)
@@ -25,7 +31,7 @@ def test_the_axes_are_the_spurious_and_the_class_direction(splits):
 
 def test_without_attributes_features_lie_along_their_first_component(splits):
     blind = [replace(part, attribute=torch.full_like(part.attribute, -1)) for part in (splits["train"], splits["val"])]
-    found = plane.in_plane(blind[0].features[:3], blind[0].features[:3], *blind)
+    found = plane.in_plane(support_of(blind[0], [0, 1, 2]), *blind)
     assert found.labels[0] == "along the first principal component"
     assert list(found.points) == ["class 0, unknown", "class 1, unknown"]
     spread = np.concatenate(list(found.points.values()))[:, 0].std()
@@ -35,5 +41,10 @@ def test_without_attributes_features_lie_along_their_first_component(splits):
 
 def test_of_many_images_some_are_drawn(splits, monkeypatch):
     monkeypatch.setattr(plane, "SHOWN", 40)
-    found = plane.in_plane(splits["train"].features[:3], splits["train"].features[:3], splits["train"], splits["val"])
+    monkeypatch.setattr(plane, "ARROWS", 3)
+    tr, rows = splits["train"], [9, 4, 7, 2, 8]
+    found = plane.in_plane(support_of(tr, rows), tr, splits["val"])
     assert sum(map(len, found.points.values())) == 40
+    assert len(found.before) == len(found.after) == 3
+    words = [f"class {tr.y[row]}, {tr.attribute_names[tr.attribute[row]]}" for row in (9, 7, 8)]
+    assert list(found.names) == words

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from hsfm.analysis import sweep
-from hsfm.analysis.sweep import SETTINGS, accuracies, combinations, run_sweep, share_out, trials
+from hsfm.analysis.sweep import SETTINGS, accuracies, combinations, plan_sweep, run_sweep, share_out, sweep_trials
 from hsfm.core.metrics import accuracy_by, worst
 from hsfm.methods.hsfm import train as meta
-from hsfm.methods.hsfm.train import Run, Shared, train
+from hsfm.methods.hsfm.train import Shared, Trial, train
 
 BASE = {"inner_steps": 5, "inner_lr": 1e-2, "outer_lr": 0.1, "support_steps": 3, "hard_per_class": 20,
         "support_per_class": 16}  # fmt: skip
@@ -49,20 +49,20 @@ def test_a_sweep_that_makes_no_sense_is_named(change, message):
         combinations(BASE, **{"values": VALUES, "draws": None, "seed": 0, **change})
 
 
-def test_runs_go_together_where_they_share_their_shapes():
-    groups = trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=[0, 1], fixed=FIXED)
+def test_trials_go_together_where_they_share_their_shapes():
+    groups = sweep_trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=[0, 1], fixed=FIXED)
     assert sorted(group[0].shared.inner_steps for group in groups) == [2, 5]
     for group in groups:
         assert len(group) == 8
         assert len({trial.shared for trial in group}) == 1
-        assert {(t.run.inner_lr, t.run.outer_lr, t.run.seed) for t in group} == {
+        assert {(t.trial.inner_lr, t.trial.outer_lr, t.trial.seed) for t in group} == {
             (a, e, s) for a in (1e-2, 3e-2) for e in (0.1, 0.5) for s in (0, 1)
         }
 
 
 @pytest.fixture(scope="module")
 def swept(splits, erm_head):
-    groups = trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=[0, 1], fixed=FIXED)
+    groups = sweep_trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=[0, 1], fixed=FIXED)
     return run_sweep(splits["train"], splits["val"], splits["test"], erm_head, groups)
 
 
@@ -87,13 +87,13 @@ def test_each_row_is_what_training_that_setting_alone_gives(splits, erm_head, sw
 
 def test_a_sweep_that_does_not_fit_is_cut(splits, erm_head, swept, monkeypatch):
     sizes = []
-    original = sweep.train_runs
-    monkeypatch.setattr(sweep, "train_runs", lambda *a, **k: sizes.append(len(a[3])) or original(*a, **k))
-    groups = trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=[0, 1], fixed=FIXED)
+    original = sweep.train_trials
+    monkeypatch.setattr(sweep, "train_trials", lambda *a, **k: sizes.append(len(a[3])) or original(*a, **k))
+    groups = sweep_trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=[0, 1], fixed=FIXED)
     shared = groups[0][0].shared
     budget = next(
         b for b in range(1000, 10**8, 1000)
-        if meta.runs_that_fit(splits["train"], splits["val"], shared, rules=2, memory_budget=b) == 3
+        if meta.trials_that_fit(splits["train"], splits["val"], shared, rules=2, memory_budget=b) == 3
     )  # fmt: skip
     cut = run_sweep(splits["train"], splits["val"], splits["test"], erm_head, groups, memory_budget=budget)
     assert sizes == [3, 3, 2] * 2
@@ -106,19 +106,19 @@ def test_accuracies_without_groups(splits, erm_head):
     assert not accuracies(erm_head, splits["test"])["worst_group"].isnan().any()
 
 
-def test_a_run_and_a_shape_hold_everything_that_a_sweep_may_change():
-    assert {*Run.__dataclass_fields__, *Shared.__dataclass_fields__} >= set(SETTINGS)
+def test_a_trial_and_a_shape_hold_everything_that_a_sweep_may_change():
+    assert {*Trial.__dataclass_fields__, *Shared.__dataclass_fields__} >= set(SETTINGS)
 
 
 def test_jobs_get_equal_work_and_every_trial_once():
-    groups = trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=range(5), fixed=FIXED)
-    everything = sorted((t.number, t.run.seed) for group in groups for t in group)
+    groups = sweep_trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=range(5), fixed=FIXED)
+    everything = sorted((t.number, t.trial.seed) for group in groups for t in group)
     for parts in (1, 2, 3, 7):
         jobs = share_out(groups, parts)
         assert len(jobs) == parts
-        assert sorted((t.number, t.run.seed) for job in jobs for piece in job for t in piece) == everything
+        assert sorted((t.number, t.trial.seed) for job in jobs for piece in job for t in piece) == everything
         assert all(len({t.shared for t in piece}) == 1 for job in jobs for piece in job)
-    alone = trials([BASE, {**BASE, "inner_lr": 0.5}], seeds=[0], fixed=FIXED)
+    alone = sweep_trials([BASE, {**BASE, "inner_lr": 0.5}], seeds=[0], fixed=FIXED)
     assert [sum(map(len, job)) for job in share_out(alone, 2)] == [1, 1], "one shape for two jobs is cut"
     assert [sum(map(len, job)) for job in share_out(alone, 3)] == [1, 1, 0]
 
@@ -130,7 +130,7 @@ def test_a_job_without_work_gives_an_empty_table(splits, erm_head, swept):
 
 
 def test_a_setting_that_diverges_is_a_row_of_nan(splits, erm_head):
-    groups = trials([BASE, {**BASE, "inner_lr": 1e38}], seeds=[0], fixed=FIXED)
+    groups = sweep_trials([BASE, {**BASE, "inner_lr": 1e38}], seeds=[0], fixed=FIXED)
     frame = run_sweep(splits["train"], splits["val"], splits["test"], erm_head, groups).set_index(["setting", "rule"])
     measures = [name for name in frame if name.startswith(("val_", "test_"))]
     assert frame.loc[0, measures].notna().all(axis=None)
@@ -143,4 +143,20 @@ def test_a_list_may_be_taken_back_and_seeds_may_not():
         BASE, {name: VALUES[name] for name in ("inner_steps", "inner_lr")}, draws=None, seed=0
     )
     with pytest.raises(ValueError, match=r"seeds: \[\] is empty or repeats a seed"):
-        trials([BASE], seeds=[], fixed=FIXED)
+        sweep_trials([BASE], seeds=[], fixed=FIXED)
+
+
+def test_a_plan_is_all_combinations_around_the_settings():
+    settings = {**BASE, **FIXED, "select_by": "worst_group"}
+    planned = plan_sweep(settings, values=VALUES, draws=None, seed=0, seeds=[0, 1])
+    assert planned == sweep_trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=[0, 1], fixed=FIXED)
+
+
+def test_without_groups_the_worst_class_picks(splits, erm_head):
+    val, test = (replace(splits[s], attribute=torch.full_like(splits[s].y, -1)) for s in ("val", "test"))
+    groups = sweep_trials([BASE], seeds=[0], fixed=FIXED)
+    for parts, rules in (
+        ((val, test), ["worst_class"]),
+        ((splits["val"], splits["test"]), ["worst_class", "worst_group"]),
+    ):
+        assert run_sweep(splits["train"], *parts, erm_head, groups)["rule"].tolist() == rules

@@ -17,14 +17,15 @@ from PIL import Image
 
 from benchmarks import random_models
 from hsfm.analysis.edits import largest_of_each_group
-from hsfm.analysis.unclip import decode
+from hsfm.analysis.unclip import decode, decode_pairs
 from hsfm.core.device import Compute
 from hsfm.features.embeddings import read_embeddings
-from hsfm.features.standardize import Standardisation
+from hsfm.features.standardize import Standardization
 from hsfm.methods.ddb.diffusion_models import find_model, load_pipeline
 from hsfm.methods.hsfm.support import read_support, write_support
 from hsfm.models.backbone import read_checkpoint
-from tests.workflow.test_workflow import copy_repository, snakemake
+from hsfm.models.clip import transform_named
+from tests.repository import copy_repository, snakemake
 
 CPU = Compute(torch.device("cpu"))
 RUN = "results/clipbirds/run0"
@@ -50,6 +51,17 @@ def embeddings(n: int) -> torch.Tensor:
 
 def pictures(pipeline, rows, seeds, **change) -> np.ndarray:
     return np.stack(list(decode(pipeline, rows, seeds, **{**DRAWING, **change}))).astype(int)
+
+
+def test_pairs_share_their_noise(pipeline):
+    rows = embeddings(3)
+    settings = {**DRAWING, "seed": 0}
+    found = decode_pairs(pipeline, {"before": rows, "after": rows}, ["a", "b", "c"], settings, CPU)
+    for before, after in zip(found["before"], found["after"], strict=True):
+        np.testing.assert_array_equal(before, after)
+    moved = decode_pairs(pipeline, {"before": rows, "after": rows + 3}, ["a", "b", "c"], settings, CPU)
+    np.testing.assert_array_equal(np.stack(moved["before"]), np.stack(found["before"]))
+    assert all((a != b).any() for a, b in zip(moved["before"], moved["after"], strict=True))
 
 
 def test_equal_embeddings_with_equal_noise_give_equal_pictures(pipeline):
@@ -88,10 +100,10 @@ def test_the_longest_edits_of_each_group():
     assert largest_of_each_group(rows, 5).index.tolist() == [1, 0, 2, 4, 3]
 
 
-def test_standardised_features_come_back():
-    standardisation = Standardisation(torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.0]))
+def test_standardized_features_come_back():
+    standardization = Standardization(torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.0]))
     raw = torch.tensor([[3.0, 2.0], [-1.0, 2.0]])
-    torch.testing.assert_close(standardisation.undo(standardisation.apply(raw)), raw)
+    torch.testing.assert_close(standardization.undo(standardization.apply(raw)), raw)
 
 
 # The stage ------------------------------------------------------------------------------------------------------------
@@ -106,7 +118,7 @@ def decoded(models, tmp_path_factory):
         "images": {"source": "minibirds", "sizes": {"train": 80, "val": 48, "test": 48}, "image_size": 40,
                    "hardness": 0.15, "agreement": {"train": 0.8, "val": 0.5, "test": 0.5}, "seed": 0},
         "backbone": {"name": f"open_clip:{models / 'clip'}", "pretrained": True, "train": False},
-        "transform": "model",
+        "transform": transform_named(str(models / "clip")),
         "unclip": {"model": {"name": str(models / "unclip"), "revision": None}, "local_files_only": True,
                    "precision": "auto", "attention_slicing": False, "cpu_offload": False, "rows_per_group": 1,
                    "prompts": ["a bird on land", "a bird on water"], "size": [32, 32], "steps": 2, "guidance": 10,
@@ -187,7 +199,7 @@ def test_another_transform_than_clips_is_an_error(decoded, tmp_path):
     (folder / "clip.yaml").write_text(yaml.safe_dump(config))
     done = snakemake(folder, "--configfile", "config/minimal.yaml", "clip.yaml", "--dry-run", check=False)
     assert (
-        "settings/clipbirds/transform: model is for a backbone open_clip:NAME, but it is 'small_resnet'" in done.stdout
+        "settings/clipbirds/transform: model went; write what `python -m hsfm.models.clip small_resnet`" in done.stdout
     )
     config["settings"]["clipbirds"]["transform"] = own
     config["settings"]["clipbirds"]["backbone"] = {"name": "small_resnet", "pretrained": False, "train": True}

@@ -3,9 +3,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from benchmarks import checksums, dac, ddb, edits, meta, overhead, scale, throughput
+from benchmarks import checksums, dac, ddb, edits, meta, overhead, same_heads, scale, throughput
 from hsfm.methods.hsfm.train import Shared
 
 
@@ -120,3 +123,29 @@ def test_checksums_are_timed(monkeypatch, capsys):
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[0].strip() for row in rows] == ["embeddings.parquet", "backbone.safetensors"]
     assert all(float(cell) >= 0 for row in rows for cell in row[2:])
+
+
+def test_results_that_differ_in_one_bit_are_named(tmp_path):
+    heads = {"weight": torch.randn(2, 3, 4), "bias": torch.zeros(2, 3)}
+    scores = pd.DataFrame(
+        {"dataset": "d", "run": 0, "method": "m", "seed": [0, 1], "split": "test", "y": 0, "attribute": 1}
+        | {"n": 4, "correct": [1, 2], "accuracy": [0.25, 0.5]}
+    )
+    for side in ("before", "after"):
+        (tmp_path / side / "m").mkdir(parents=True)
+        save_file(heads, tmp_path / side / "m/heads.safetensors")
+        scores[::-1].to_parquet(tmp_path / side / "m/scores.parquet")
+    sides = tmp_path / "before", tmp_path / "after"
+    assert list(same_heads.differences(*sides)) == [], "the order of rows is no difference"
+    weight = heads["weight"].clone()
+    weight[1, 2, 3] = torch.nextafter(weight[1, 2, 3], torch.tensor(9.0))
+    save_file({**heads, "weight": weight}, sides[1] / "m/heads.safetensors")
+    scores.assign(correct=[1, 3]).to_parquet(sides[1] / "m/scores.parquet")
+    first, second = same_heads.differences(*sides)
+    assert first.startswith("m/heads.safetensors: weight differs by up to ")
+    assert second == "m/scores.parquet: 2 rows of scores differ"
+    (sides[1] / "m/scores.parquet").unlink()
+    assert "m/scores.parquet: only before" in list(same_heads.differences(*sides))
+    assert [line.rsplit(": ")[1] for line in same_heads.differences(tmp_path / "none", tmp_path / "none")] == [
+        "no heads.safetensors", "no scores.parquet"
+    ]  # fmt: skip

@@ -14,6 +14,7 @@ from hsfm.core.files import (
     fingerprint,
     in_bytes,
     read_frame,
+    read_frames,
     read_leftover,
     read_parquet,
     read_safetensors,
@@ -125,6 +126,17 @@ def test_frames_are_read_by_column(tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match=r"history.parquet: not a readable Parquet file"):
         read_frame(path, ["epoch"])
+
+
+def test_frames_of_several_files_say_where_rows_come_from(tmp_path):
+    paths = [tmp_path / f"{number}.parquet" for number in range(2)]
+    for number, path in enumerate(paths):
+        write_frame(path, pd.DataFrame({"a": [number, number + 10], "b": 0}))
+    found = read_frames(paths, ["a"])
+    assert found["a"].tolist() == [0, 10, 1, 11]
+    assert found["file"].tolist() == [str(path) for path in paths for _ in range(2)]
+    assert list(found) == ["a", "file"]
+    assert found.index.tolist() == [0, 1, 2, 3]
 
 
 def test_a_checksum_is_compared_and_foreign_files_have_none(tmp_path):

@@ -260,3 +260,27 @@ def test_processor_time_is_that_of_this_process_and_of_those_it_has_waited_for()
     while time.process_time() < end:
         pass
     assert job.cpu_seconds() - before >= of_another + 0.29
+
+
+def test_a_state_outlives_an_error_and_goes_when_the_work_is_done(tmp_path):
+    output = tmp_path / "backbone.safetensors"
+
+    def work(settings: dict, name: str = "", *, fails: bool = False) -> Path:
+        with job.resuming(output, settings, name) as state:
+            state.touch()
+            if fails:
+                raise KeyboardInterrupt
+        return state
+
+    for settings, name in (({"lr": 1}, ""), ({"lr": 2}, "class1-")):
+        with pytest.raises(KeyboardInterrupt):
+            work(settings, name, fails=True)
+    first, second = sorted(tmp_path.iterdir(), key=lambda path: "class1" in path.name)
+    assert first.name.startswith(".resume-")
+    assert second.name.startswith(".resume-class1-")
+    assert work({"lr": 3}, "class2-") != second
+    assert second.exists(), "of another class"
+    assert work({"lr": 2}, "class1-") == second
+    assert list(tmp_path.iterdir()) == [first]
+    work({"lr": 4})
+    assert not list(tmp_path.iterdir()), "those of other settings too"

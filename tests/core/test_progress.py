@@ -178,7 +178,7 @@ job.finish("Embeddings", "40 images")
 
 @pytest.fixture
 def two_jobs(tmp_path):
-    """What two jobs write to a terminal, and all that was on its screen at some time."""
+    """The output of two jobs on a terminal, and all that was on its screen at some time."""
     (tmp_path / "bars").mkdir()
     seen = []
     environment = {**os.environ, "PYTHONPATH": str(ROOT), progress.BARS: str(tmp_path / "bars")}

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hsfm.core.shards import WHOLE, Shard, cut, join, write_in_parts
+from hsfm.core.shards import WHOLE, Shard, cut, join, write_in_parts, write_rows_in_parts
 
 
 @pytest.mark.parametrize(("n", "of"), [(10, 3), (3, 4), (0, 2), (7, 7), (100, 1)])
@@ -120,3 +120,23 @@ def test_files_that_do_not_belong_together_are_named_and_nothing_is_written(tmp_
     with pytest.raises(FileNotFoundError, match="gone"):
         join(out, [a, tmp_path / "gone.parquet"])
     assert not list(tmp_path.glob("*out*"))
+
+
+def test_rows_become_tables_part_by_part_and_shards_join_to_the_same_bytes(tmp_path):
+    rows, counted = pd.DataFrame({"row": range(11)}), []
+
+    def make(parts, done):
+        for part in parts:
+            done(len(part))
+            counted.append(len(part))
+            yield pa.table({"twice": (2 * part["row"]).tolist()})
+
+    how = {"size": 3, "what": "doubling", "depends_on": 0}
+    assert write_rows_in_parts(tmp_path / "whole.parquet", rows, make, **how) == 11
+    assert counted == [3, 3, 3, 2]
+    assert pq.read_table(tmp_path / "whole.parquet")["twice"].to_pylist() == list(range(0, 22, 2))
+    files = [tmp_path / f"{number}.parquet" for number in (1, 2)]
+    shared = [write_rows_in_parts(file, rows, make, shard=Shard(n, 2), **how) for n, file in enumerate(files, 1)]
+    assert shared == [6, 5]
+    join(tmp_path / "joined.parquet", files)
+    assert (tmp_path / "joined.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()

@@ -7,7 +7,7 @@ from PIL import Image
 
 from hsfm.data.decode import read_rgb
 
-RED, GREEN, BLUE, WHITE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (7, 7, 7)
+RED, GREEN, BLUE, WHITE, GRAY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (7, 7, 7)
 
 
 @pytest.fixture
@@ -15,14 +15,14 @@ def pixels():
     return np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
 
 
-def write_png(path, pixels16, colour_type):
-    """A PNG of 16 bits per channel, which Pillow cannot write in colour."""
+def write_png(path, pixels16, color_type):
+    """A PNG of 16 bits per channel, which Pillow cannot write in color."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     height, width = pixels16.shape[:2]
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels16)
     content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
@@ -45,12 +45,12 @@ def test_a_jpeg_is_read_as_pillow_reads_it(tmp_path, pixels):
 
 
 @pytest.mark.parametrize(
-    ("mode", "colour", "suffix", "expected"),
+    ("mode", "color", "suffix", "expected"),
     [
         ("1", 1, "png", WHITE),
-        ("L", 7, "png", GREY),
-        ("L", 7, "pgm", GREY),
-        ("LA", (7, 255), "png", GREY),
+        ("L", 7, "png", GRAY),
+        ("L", 7, "pgm", GRAY),
+        ("LA", (7, 255), "png", GRAY),
         ("LA", (7, 0), "png", WHITE),
         ("P", 1, "png", RED),
         ("P", 1, "gif", RED),
@@ -61,15 +61,15 @@ def test_a_jpeg_is_read_as_pillow_reads_it(tmp_path, pixels):
         ("CMYK", (0, 255, 255, 0), "jpg", RED),
     ],
 )
-def test_every_mode_becomes_rgb(tmp_path, mode, colour, suffix, expected):
-    image = Image.new(mode, (4, 5), colour)
+def test_every_mode_becomes_rgb(tmp_path, mode, color, suffix, expected):
+    image = Image.new(mode, (4, 5), color)
     if mode == "P":
         image.putpalette([*GREEN, *RED])
     image.save(tmp_path / f"image.{suffix}")
     np.testing.assert_array_equal(read_rgb(tmp_path / f"image.{suffix}"), np.full((5, 4, 3), expected))
 
 
-def test_a_transparent_palette_colour_is_white(tmp_path):
+def test_a_transparent_palette_color_is_white(tmp_path):
     image = Image.new("P", (2, 1))
     image.putpalette([*GREEN, *RED])
     image.putdata([0, 1])
@@ -91,9 +91,9 @@ def test_of_16_bits_the_upper_8_remain(tmp_path, kind):
     if kind != "rgb.png":
         values[...] = values[..., :1]
     if kind == "rgb.png":
-        write_png(path, values, colour_type=2)
+        write_png(path, values, color_type=2)
     elif kind == "grey.png":
-        write_png(path, values[..., 0], colour_type=0)
+        write_png(path, values[..., 0], color_type=0)
     elif kind == "grey.pgm":
         path.write_bytes(b"P5 4 5 65535\n" + values[..., 0].astype(">u2").tobytes())
     else:
@@ -141,7 +141,7 @@ def test_an_exif_block_of_rubbish_does_not_matter(tmp_path):
 @pytest.mark.parametrize("suffix", ["gif", "png", "tif", "webp"])
 def test_an_animation_shows_its_first_frame(tmp_path, suffix):
     path = tmp_path / f"image.{suffix}"
-    first, *others = (Image.new("RGB", (4, 5), colour) for colour in (RED, GREEN, BLUE))
+    first, *others = (Image.new("RGB", (4, 5), color) for color in (RED, GREEN, BLUE))
     first.save(path, save_all=True, append_images=others, **({"lossless": True} if suffix == "webp" else {}))
     with Image.open(path) as image:
         assert image.n_frames == 3

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from hsfm.core.files import sha256, write_array
-from hsfm.data.open_images import open_pictures
+from hsfm.data.open_images import open_pictures, open_splits
 from hsfm.data.table import ImageTable, complete, write_images
 
 
@@ -40,3 +40,14 @@ def test_pictures_by_id_out_of_files_of_several_sizes(tmp_path):
     write_images(tmp_path / "images.parquet", table(frame, str(tmp_path), {}))
     for name, found in zip(["i5", "i1"], open_pictures(tmp_path / "images.parquet")(["i5", "i1"]), strict=True):
         np.testing.assert_array_equal(found, arrays[name])
+
+
+def test_images_of_a_split_have_to_be_those_of_the_embeddings(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
+    write_array(tmp_path / "pixels.npy", pixels)
+    frame = rows(6).assign(path="pixels.npy", index=np.arange(6)[::-1], height=4, width=5)
+    write_images(tmp_path / "images.parquet", table(frame, "", {"pixels.npy": sha256(tmp_path / "pixels.npy")}))
+    images = open_splits(tmp_path / "images.parquet", None, {"val": ("i2", "i3"), "test": ("i5", "i4")})
+    np.testing.assert_array_equal(images("val").stacked().permute(0, 2, 3, 1), pixels[[3, 2]])
+    with pytest.raises(ValueError, match=r"images.parquet: lists other test images than the embeddings"):
+        images("test")

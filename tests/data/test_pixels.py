@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from hsfm.core.files import write_array
-from hsfm.data.pixels import ImageFiles, Images, common_size, feed, inspect, pack, read_packed
+from hsfm.data.pixels import ImageFiles, Images, common_size, image_batches, inspect, pack, read_packed
 
 CPU = torch.device("cpu")
 
@@ -139,7 +139,7 @@ def test_both_kinds_feed_the_same_batches(photos):
     folder, rows, images = photos
     order = torch.tensor([1, 0, 0, 1, 1])
     for source in (ImageFiles(rows, folder), pack(images)):
-        batches = list(feed(source, order, 2, CPU))
+        batches = list(image_batches(source, order, 2, CPU))
         assert [len(batch) for batch in batches] == [2, 2, 1]
         found = [view.permute(1, 2, 0).numpy() for batch in batches for view in batch.each()]
         assert all(np.array_equal(a, images[i]) for a, i in zip(found, order, strict=True))
@@ -151,7 +151,7 @@ def test_files_are_decoded_ahead_of_use_and_no_thread_stays(photos):
     files = ImageFiles(rows, folder, workers=1)
     read, seen = files.read, []
     files.read = lambda part: seen.append(part.tolist()) or read(part)
-    batches = feed(files, torch.zeros(10, dtype=torch.int64), 1, CPU)
+    batches = image_batches(files, torch.zeros(10, dtype=torch.int64), 1, CPU)
     next(batches)
     deadline = time.monotonic() + 60
     while len(seen) < 3:

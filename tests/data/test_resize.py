@@ -22,7 +22,7 @@ BOXES = [(0, 0, 40, 60), (3, 5, 30, 20), (10, 0, 8, 60), (39, 59, 1, 1), (0, 20,
 
 @pytest.mark.parametrize(("mode", "levels"), [("bilinear", 1), ("bicubic", 2)])
 @pytest.mark.parametrize("size", [(32, 24), (5, 80), (40, 60)])
-def test_a_batch_is_within_few_grey_levels_of_torchvision_on_the_same_boxes(size, mode, levels):
+def test_a_batch_is_within_few_gray_levels_of_torchvision_on_the_same_boxes(size, mode, levels):
     images = torch.stack([image(40, 60, seed) for seed in range(len(BOXES))])
     full = torch.tensor(size).expand(len(BOXES), 2)
     found = resample(images, torch.tensor(BOXES), full, torch.zeros_like(full), size, mode)

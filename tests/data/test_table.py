@@ -4,7 +4,16 @@ import pandas as pd
 import pytest
 
 from hsfm.core.files import sha256
-from hsfm.data.table import SCHEMA, ImageTable, check_pixels, complete, group_of, read_images, write_images
+from hsfm.data.table import (
+    SCHEMA,
+    ImageTable,
+    check_pixels,
+    complete,
+    group_of,
+    read_images,
+    write_images,
+    write_readable,
+)
 
 
 def table(**columns) -> ImageTable:
@@ -85,3 +94,19 @@ def test_image_files_need_no_index_and_keep_their_folder(tmp_path):
     assert read.rows["index"].isna().all()
     assert read.rows["height"].isna().all()
     assert read.rows["width"].tolist() == [64] * 6
+
+
+def test_what_can_be_read_is_written_with_its_size_and_the_rest_is_listed(tmp_path):
+    rows = [*table().rows["image_id"], "i6"]
+    seven = table().rows.iloc[[*range(6), 0]].assign(image_id=rows, height=None, width=None)
+    whole = replace(table(), rows=seven.reset_index(drop=True))
+    problem = pd.Series([None] * 6 + ["damaged"], dtype="string")
+    found = pd.DataFrame({"height": range(1, 8), "width": 9, "problem": problem}).astype({"height": "Int32"})
+    paths = tmp_path / "images.parquet", tmp_path / "unreadable.csv"
+    readable, listing = write_readable(paths[0], whole, found, paths[1], on_bad_image="skip")
+    assert readable.rows["height"].tolist() == read_images(paths[0]).rows["height"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert pd.read_csv(paths[1]).to_dict("records") == listing.to_dict("records")
+    assert listing["image_id"].tolist() == ["i6"]
+    with pytest.raises(ValueError, match=r"cannot read 1 of 7 images: pixels.npy: damaged"):
+        write_readable(tmp_path / "none.parquet", whole, found, paths[1], on_bad_image="stop")
+    assert not (tmp_path / "none.parquet").exists()

@@ -12,11 +12,11 @@ from hsfm.data.pixels import pack
 from hsfm.data.transforms import (
     Views,
     apply,
-    centre_crop,
+    center_crop,
     draw_views,
     hide_masks,
     mirror,
-    normalise,
+    normalize,
     prepare,
     random_crop,
     sample_boxes,
@@ -51,15 +51,15 @@ def way(request, monkeypatch):
 
 
 def close(found, expected, way):
-    """Equal, or within the grey level that a batch may differ by, where pixels lie in -1..1."""
+    """Equal, or within the gray level that a batch may differ by, where pixels lie in -1..1."""
     torch.testing.assert_close(found, expected, rtol=0, atol=0 if way == "one by one" else 1 / 127.5 + 1e-6)
 
 
-def test_normalise_is_torchvisions(images):
+def test_normalize_is_torchvisions(images):
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     expected = F.normalize(F.to_dtype(images, torch.float32, scale=True), mean, std)
     for layout in (torch.contiguous_format, torch.channels_last):
-        found = normalise(images.contiguous(memory_format=layout), mean, std)
+        found = normalize(images.contiguous(memory_format=layout), mean, std)
         torch.testing.assert_close(found, expected)
         assert found.is_contiguous(memory_format=torch.channels_last)
 
@@ -84,7 +84,7 @@ def test_resize_and_crop_are_torchvisions(way, sizes, resize, crop):
 
 @pytest.mark.parametrize("shape", [(12, 16), (7, 16), (20, 9), (11, 21), (1, 1)])
 def test_the_middle_is_torchvisions(images, shape):
-    assert torch.equal(centre_crop(images, *shape), F.center_crop(images, list(shape)))
+    assert torch.equal(center_crop(images, *shape), F.center_crop(images, list(shape)))
 
 
 def test_mirroring_is_for_the_chosen(images):
@@ -199,7 +199,7 @@ def test_images_that_stay_of_several_sizes_are_named():
 
 
 def test_a_low_precision_is_for_the_network_alone(way, monkeypatch):
-    """Grey levels have to survive: bfloat16 tells only every second one of the upper half apart."""
+    """Gray levels have to survive: bfloat16 tells only every second one of the upper half apart."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     compute, images = Compute(torch.device("cpu"), "bfloat16"), pack(arrays(SIZES))
     settings = {**PLAIN, "resize": [10, 12]}

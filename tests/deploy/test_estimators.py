@@ -90,7 +90,7 @@ def engine(tr, val, head, *, select_by="worst_group", seed=0):
 
 
 @pytest.mark.parametrize("double", [False, True])
-def test_without_standardisation_it_is_the_engine(splits, erm_head, double):
+def test_without_standardization_it_is_the_engine(splits, erm_head, double):
     tr, val, head = splits["train"], splits["val"], erm_head
     if double:
         tr, val = (replace(e, features=e.features.double()) for e in (tr, val))
@@ -109,7 +109,7 @@ def test_without_standardisation_it_is_the_engine(splits, erm_head, double):
     assert model.moved_ == float(expected.moved[0])
 
 
-def test_three_classes_without_standardisation_are_the_engines():
+def test_three_classes_without_standardization_are_the_engines():
     tr, val = (planted(name, [60, 10, 10, 60, 60, 10], seed=i, classes=3) for i, name in enumerate(("train", "val")))
     head = Head(0.1 * torch.randn(3, 12, generator=torch.Generator().manual_seed(0)), torch.zeros(3))
     expected = engine(tr, val, head, select_by="worst_class").head[0]
@@ -120,7 +120,7 @@ def test_three_classes_without_standardisation_are_the_engines():
     assert np.array_equal(model.intercept_, expected.bias.numpy())
 
 
-def test_standardisation_is_training_on_standardised_columns(data):
+def test_standardization_is_training_on_standardized_columns(data):
     """And the columns' own units do not matter; a constant column stays out of it."""
     expected = fitted(data)
     scaler = StandardScaler().fit(data["X"])

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from hsfm.core.files import read_safetensors, sha256, write_safetensors
-from hsfm.data.pixels import feed, pack
+from hsfm.data.pixels import image_batches, pack
 from hsfm.data.transforms import prepare
 from hsfm.deploy.export import export_model
 from hsfm.deploy.predict import find_images, main, predict_folder
@@ -49,7 +49,7 @@ def write_model(folder, *, transform_settings=PLAIN, metadata=None):
 
 
 def write_images(folder, names, *, size=(24, 20), seed=0):
-    """PNGs of plain colours with some noise; height, width."""
+    """PNGs of plain colors with some noise; height, width."""
     rng = np.random.default_rng(seed)
     pixels = [
         np.clip(rng.integers(0, 256, 3) + rng.integers(-40, 40, (*size, 3)), 0, 255).astype(np.uint8) for _ in names
@@ -84,7 +84,7 @@ def test_predictions_are_those_from_the_embeddings(tmp_path, settings):
     pixels = write_images(tmp_path / "images", names)
     frame = predict_folder(tmp_path / "images", path, batch_size=5, device="cpu")
     network = read_checkpoint(checkpoint).network.eval()
-    batches = feed(pack(list(pixels)), torch.arange(23), 8, torch.device("cpu"))
+    batches = image_batches(pack(list(pixels)), torch.arange(23), 8, torch.device("cpu"))
     features = torch.cat(list(extract(lambda batch: network.features(prepare(batch, settings)), batches)))
     expected = head.logits(features).softmax(dim=1).detach().numpy()
     assert list(frame.columns) == COLUMNS

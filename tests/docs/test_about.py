@@ -34,21 +34,22 @@ def test_the_citation_is_of_the_citation_file_format():
 def test_the_changelog_keeps_its_form():
     text = (ROOT / "CHANGELOG.md").read_text()
     assert text.startswith("# Changelog\n")
-    versions = re.findall(r"^## \[(.+?)\](?: - (\d{4}-\d{2}-\d{2}))?$", text, re.MULTILINE)
-    assert versions[0] == ("Unreleased", "")
-    assert all(re.fullmatch(r"\d+\.\d+\.\d+", name) and date for name, date in versions[1:])
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    form = r"\[(\d+)\.(\d+)\.(\d+)\] (?:- \d{4}-\d{2}-\d{2}|\(unreleased\))"
+    versions = [tuple(map(int, re.fullmatch(form, heading).groups())) for heading in headings]
+    assert versions == sorted(set(versions), reverse=True), "newest first"
     kinds = set(re.findall(r"^### (.+)$", text, re.MULTILINE))
     assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
-    assert hsfm.__version__ in text
+    assert f"[{hsfm.__version__}]" in text
 
 
-def test_the_licence_is_mit_everywhere():
+def test_the_license_is_mit_everywhere():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     text = (ROOT / "LICENSE").read_text()
     assert text.startswith("MIT License\n")
     assert "WITHOUT WARRANTY OF ANY KIND" in text
     assert project["license"] == "MIT"
-    assert "[MIT licence](LICENSE)" in (ROOT / "CONTRIBUTING.md").read_text()
+    assert "[MIT license](LICENSE)" in (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def test_contributing_names_what_decides():

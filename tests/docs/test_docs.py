@@ -215,13 +215,28 @@ def test_pages_that_code_and_settings_name_are_there():
     assert named > 10
 
 
-def test_the_readme_lists_every_page_of_its_tree_and_no_other():
+def test_the_readme_has_a_line_for_every_folder_and_none_for_another():
     tree = (ROOT / "README.md").read_text().split("## What is where")[1]
-    listed = set(re.findall(r"^    (\S+)", tree, re.MULTILINE))
-    present = {path.name for path in ROOT.glob("*.md")} | {"CITATION.cff"}
-    assert present - {"README.md"} <= listed
-    modules = {f"hsfm/{path.name}" for path in (ROOT / "hsfm").glob("*.py") if path.name != "__init__.py"}
-    assert modules <= listed
+    listed = re.findall(r"^    (\S+)", tree, re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    assert [name for name in listed if not (ROOT / name).exists()] == []
+    pages = {path.name for path in ROOT.glob("*.md")} | {"CITATION.cff", "Snakefile", "pyproject.toml"}
+    packages = {path.parent for path in ROOT.glob("hsfm/**/__init__.py")}
+    rules = {path for path in ROOT.glob("workflow/*") if path.is_dir() and path.name != "__pycache__"}
+    others = ("snakemake_logger_plugin_hsfm", "config", "profiles", "tests", "docs", "benchmarks")
+    folders = {f"{path.relative_to(ROOT)}/" for path in packages | rules} | {f"{name}/" for name in others}
+    assert (pages - {"README.md"}) | folders <= set(listed)
+
+
+def test_the_tests_that_the_table_of_faults_names_are_there():
+    """By the beginning of their names; in tests/workflow/test_faults.py where no file is named."""
+    page = (ROOT / "docs/how-to/after-an-error.md").read_text()
+    rows = [line for line in page.split("\n## ")[0].splitlines() if line.startswith("|")][2:]
+    named = [name for row in rows for name in re.findall(r"`(?:(test_\w+\.py): )?([a-z_]+)`", row.split(" | ")[-1])]
+    assert len(named) > len(rows)
+    for file, name in named:
+        tests = "".join(path.read_text() for path in (ROOT / "tests").rglob(file or "test_faults.py"))
+        assert f"\ndef test_{name}" in tests, f"{file}: {name}"
 
 
 # Pages in a browser ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from markdown_it import MarkdownIt
 
-from tests.workflow.test_workflow import ROOT, copy_repository, run_python
+from tests.repository import ROOT, copy_repository, run_python
 
 TUTORIAL = "docs/tutorial.md"
 MARK = re.compile(r"<!-- (?P<kind>file|plan only|not run): (?P<text>.+) -->")

@@ -8,10 +8,12 @@ from hsfm.evaluation.predictions import (
     check_counts,
     check_same_images,
     gather,
+    predict,
     read_predictions,
     write_predictions,
 )  # fmt: skip
-from hsfm.evaluation.scores import score
+from hsfm.evaluation.scores import score, score_heads
+from hsfm.heads.head import Head, SavedHeads, stack
 
 PREDICTED = np.array([[0, 0], [1, 0], [1, 1], [1, 0], [0, 1]])
 
@@ -94,6 +96,21 @@ def test_other_images_are_named():
         check_same_images(predictions(), other, "here")
     with pytest.raises(ValueError, match="here: y of c differs"):
         check_same_images(predictions(), predictions(y=np.array([0, 0, 0, 1, 0])), "here")
+
+
+def test_predictions_count_what_the_scores_do(splits, erm_head):
+    saved = SavedHeads(
+        head=stack([erm_head, Head(-erm_head.weight, -erm_head.bias)]), method="hsfm", seeds=(3, 5),
+        class_names=splits["val"].class_names, checkpoint_sha256="a" * 64, group_labels="none", chosen_by="",
+    )  # fmt: skip
+    found = predict(saved, splits["test"], 4)
+    assert (found.run, found.method, found.seeds, found.dataset) == (4, "hsfm", (3, 5), "planted")
+    assert found.predicted[:, 0].tolist() == erm_head.predict(splits["test"].features).tolist()
+    assert (found.predicted.sum(1) == 1).all(), "the opposite of two classes"
+    scores = score_heads(saved, [splits["test"]], run=4)
+    check_counts(found, scores, "x")
+    with pytest.raises(ValueError, match="delete both files"):
+        check_counts(dataclasses.replace(found, predicted=found.predicted[:, ::-1]), scores, "x")
 
 
 def test_counts_are_those_of_the_scores():

@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import accuracy_score
 
-from hsfm.evaluation.scores import read_scores, score, write_scores
+from hsfm.evaluation.scores import SPLITS, read_all_scores, read_scores, score, score_heads, write_scores
+from hsfm.heads.head import Head, SavedHeads, stack
 
 
 @pytest.fixture
@@ -51,6 +54,35 @@ def complete(data) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).assign(
         dataset="toy", run=0, method="hsfm", group_labels="none", chosen_by="nothing", remark=""
     )
+
+
+def test_scores_of_a_file_of_heads(splits, erm_head):
+    saved = SavedHeads(
+        head=stack([erm_head, Head(-erm_head.weight, -erm_head.bias)]), method="hsfm", seeds=(3, 5),
+        class_names=splits["val"].class_names, checkpoint_sha256="a" * 64, group_labels="selection", chosen_by="a rule",
+        remarks=("", "hardly moved"),
+    )  # fmt: skip
+    found = score_heads(saved, [splits[split] for split in SPLITS], run=4)
+    assert found[["run", "method", "group_labels", "chosen_by"]].drop_duplicates().to_numpy().tolist() == [
+        [4, "hsfm", "selection", "a rule"]
+    ]
+    assert found.groupby("seed")["remark"].unique().map(list).to_dict() == {3: [""], 5: ["hardly moved"]}
+    hits = found.groupby(["split", "seed"])[["correct", "n"]].sum()
+    for split in SPLITS:
+        right = int((erm_head.predict(splits[split].features) == splits[split].y).sum())
+        assert hits.loc[(split, 3)].tolist() == [right, len(splits[split].y)]
+        assert hits.loc[(split, 5), "correct"] == len(splits[split].y) - right, "the opposite of two classes"
+    without = score_heads(replace(saved, remarks=()), [splits["val"]], run=0)
+    assert (without["remark"] == "").all()
+
+
+def test_several_files_one_after_the_other(tmp_path, complete):
+    paths = [tmp_path / f"{run}.parquet" for run in range(2)]
+    for run, path in enumerate(paths):
+        write_scores(path, complete.assign(run=run), {"checkpoint_sha256": "0" * 64})
+    found = read_all_scores(paths)
+    assert found["run"].tolist() == [0] * len(complete) + [1] * len(complete)
+    assert (found["file"] == found["run"].map(lambda run: str(paths[run]))).all()
 
 
 def test_round_trip(tmp_path, complete):

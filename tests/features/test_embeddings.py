@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from hsfm.data.transforms import normalise
+from hsfm.data.transforms import normalize
 from hsfm.features import embeddings as embeddings_module
 from hsfm.features.embeddings import (
     Embeddings,
@@ -138,18 +138,18 @@ def test_several_row_groups_read_as_one(tmp_path, embeddings):
 def test_features_and_logits_do_not_depend_on_the_batch_size():
     network = build_network("small_resnet", 3, seed=0)
     images = torch.randint(0, 256, (23, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    network.train()(normalise(images, [0.5] * 3, [0.5] * 3))  # running statistics that are not the initial ones
+    network.train()(normalize(images, [0.5] * 3, [0.5] * 3))  # running statistics that are not the initial ones
     network.eval()
 
     def features(batch):
-        return network.features(normalise(batch, [0.5] * 3, [0.5] * 3))
+        return network.features(normalize(batch, [0.5] * 3, [0.5] * 3))
 
     whole = torch.cat(list(extract(features, [images])))
     assert whole.shape == (23, 128)
     for size in (1, 7, 22):
         torch.testing.assert_close(torch.cat(list(extract(features, images.split(size)))), whole, rtol=1e-4, atol=1e-6)
     with torch.inference_mode():
-        logits = network(normalise(images, [0.5] * 3, [0.5] * 3))
+        logits = network(normalize(images, [0.5] * 3, [0.5] * 3))
     head = Head(network.fc.weight.detach(), network.fc.bias.detach())
     torch.testing.assert_close(head.logits(whole), logits, rtol=1e-4, atol=1e-5)
 

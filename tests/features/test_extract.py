@@ -74,7 +74,7 @@ def features(network, path: Path, source, split="test", batch_size=7) -> torch.T
 def pieces(network, path: Path, source, split: str, batch_size: int, shard: Shard = WHOLE) -> Iterator[Embeddings]:
     return embed_table(
         network, lambda: read_pieces(path), source, split=split, transform=TRANSFORM, batch_size=batch_size,
-        compute=COMPUTE, about={"checkpoint_sha256": "a" * 64, "details": {"backbone": "b"}}, shard=shard,
+        compute=COMPUTE, metadata={"checkpoint_sha256": "a" * 64, "details": {"backbone": "b"}}, shard=shard,
     )  # fmt: skip
 
 

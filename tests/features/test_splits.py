@@ -16,16 +16,16 @@ from hsfm.features import embeddings as embeddings_module
 from hsfm.features.embeddings import read_embeddings, write_pieces
 from hsfm.features.extract import embed_table
 from hsfm.features.splits import read_shards, write_splits
-from hsfm.features.standardize import read_standardisation
+from hsfm.features.standardize import read_standardization
 from hsfm.models.backbone import build_network
 from tests.features.test_extract import TRANSFORM, network, photos  # noqa: F401 (fixtures)
 
 
-def write_whole(folder: Path, pieces, standardise: dict | None) -> dict[str, str]:
+def write_whole(folder: Path, pieces, standardize: dict | None) -> dict[str, str]:
     folder.mkdir()
     names = [*(f"{split}.parquet" for split in SPLITS), "standardisation.safetensors"]
     outputs = {name.split(".")[0]: str(folder / name) for name in names}
-    write_splits(outputs, pieces, standardise)
+    write_splits(outputs, pieces, standardize)
     return outputs
 
 
@@ -45,17 +45,17 @@ def embed(photos, network, monkeypatch):  # noqa: F811
         return embed_table(
             network, lambda: read_pieces(path), open_source(path), split=split, transform=TRANSFORM, batch_size=3,
             compute=Compute(torch.device("cpu")), shard=shard,
-            about={"checkpoint_sha256": "a" * 64, "details": {"backbone": "b"}},
+            metadata={"checkpoint_sha256": "a" * 64, "details": {"backbone": "b"}},
         )  # fmt: skip
 
     return embed
 
 
-@pytest.mark.parametrize("standardise", [None, {"scale": 0.5}])
+@pytest.mark.parametrize("standardize", [None, {"scale": 0.5}])
 @pytest.mark.parametrize("of", [2, 3, 20])
-def test_gathered_shards_are_the_bytes_of_the_whole(embed, tmp_path, of, standardise):
+def test_gathered_shards_are_the_bytes_of_the_whole(embed, tmp_path, of, standardize):
     """With twenty shards some have no batch of a split."""
-    whole = write_whole(tmp_path / "whole", embed, standardise)
+    whole = write_whole(tmp_path / "whole", embed, standardize)
     files = {split: [] for split in SPLITS}
     for number in range(1, of + 1):
         for split in SPLITS:
@@ -63,15 +63,15 @@ def test_gathered_shards_are_the_bytes_of_the_whole(embed, tmp_path, of, standar
             write_pieces(files[split][-1], embed(split, Shard(number, of)), whole=False)
     rows = [pq.read_metadata(file).num_rows for file in files["val"]]
     assert (min(rows) == 0) == (of == 20)
-    gathered = write_whole(tmp_path / "gathered", lambda split: read_shards(files[split], split), standardise)
+    gathered = write_whole(tmp_path / "gathered", lambda split: read_shards(files[split], split), standardize)
     assert digests(gathered) == digests(whole)
     features = read_embeddings(whole["train"]).features
-    if standardise:
+    if standardize:
         spread = features.std(0, correction=0)
         torch.testing.assert_close(spread[spread > 0], torch.full_like(spread[spread > 0], 0.5))
-    saved, metadata = read_standardisation(whole["standardisation"])
+    saved, metadata = read_standardization(whole["standardisation"])
     assert metadata == {"checkpoint_sha256": "a" * 64}
-    assert bool(standardise) != torch.equal(saved.factor, torch.ones_like(saved.factor))
+    assert bool(standardize) != torch.equal(saved.factor, torch.ones_like(saved.factor))
 
 
 def test_shards_of_another_network_are_named(embed, tmp_path, photos):  # noqa: F811
@@ -81,7 +81,7 @@ def test_shards_of_another_network_are_named(embed, tmp_path, photos):  # noqa: 
     other = embed_table(
         build_network("small_resnet", 2, seed=9).eval(), lambda: read_pieces(path), open_source(path), split="val",
         transform=TRANSFORM, batch_size=3, compute=Compute(torch.device("cpu")), shard=Shard(2, 2),
-        about={"checkpoint_sha256": "b" * 64, "details": {"backbone": "b"}},
+        metadata={"checkpoint_sha256": "b" * 64, "details": {"backbone": "b"}},
     )  # fmt: skip
     write_pieces(second, other, whole=False)
     with pytest.raises(ValueError, match=r"second.parquet: was made of another dataset, network or transform than"):

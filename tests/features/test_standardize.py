@@ -8,11 +8,11 @@ from hsfm.core.files import read_safetensors, sha256, write_safetensors
 from hsfm.deploy.export import export_model
 from hsfm.features.standardize import (
     Moments,
-    Standardisation,
+    Standardization,
     fit,
-    nothing,
-    read_standardisation,
-    write_standardisation,
+    identity,
+    read_standardization,
+    write_standardization,
 )
 from hsfm.heads.head import Head, SavedHeads, write_heads
 from hsfm.models.backbone import build_network, write_checkpoint
@@ -34,17 +34,17 @@ def test_it_is_scikit_learns_times_the_scale(features):
 
 
 def test_a_folded_head_gives_the_same_logits_on_raw_features(features):
-    standardisation = fit(features, 0.5)
+    standardization = fit(features, 0.5)
     generator = torch.Generator().manual_seed(1)
     heads = Head(torch.randn(2, 3, 4, generator=generator), torch.randn(2, 3, generator=generator))
     for head in (heads, heads[0]):
-        folded = Head(*standardisation.fold(head.weight, head.bias))
+        folded = Head(*standardization.fold(head.weight, head.bias))
         assert folded.weight.dtype == torch.float32
         torch.testing.assert_close(
-            folded.logits(features), head.logits(standardisation.apply(features)), atol=1e-2, rtol=1e-4
+            folded.logits(features), head.logits(standardization.apply(features)), atol=1e-2, rtol=1e-4
         )
         exact = Head(*(part.double() for part in (head.weight, head.bias)))
-        double = Standardisation(standardisation.mean.double(), standardisation.factor.double())
+        double = Standardization(standardization.mean.double(), standardization.factor.double())
         torch.testing.assert_close(
             Head(*double.fold(exact.weight, exact.bias)).logits(features.double()),
             exact.logits(double.apply(features.double())),
@@ -53,18 +53,18 @@ def test_a_folded_head_gives_the_same_logits_on_raw_features(features):
 
 def test_a_constant_feature_is_left_out_everywhere():
     train = torch.tensor([[0.1, 1.0, 0.0], [0.1, 2.0, 0.0], [0.1 + 1e-8, 4.0, 0.0]])
-    standardisation = fit(train)
-    assert (standardisation.factor == 0).tolist() == [True, False, True]
-    other = standardisation.apply(torch.tensor([[7.0, 1.0, 5.0]]))
+    standardization = fit(train)
+    assert (standardization.factor == 0).tolist() == [True, False, True]
+    other = standardization.apply(torch.tensor([[7.0, 1.0, 5.0]]))
     assert other[0, [0, 2]].tolist() == [0.0, 0.0]
-    assert standardisation.fold(torch.ones(2, 3), torch.zeros(2))[0][:, [0, 2]].abs().max() == 0
+    assert standardization.fold(torch.ones(2, 3), torch.zeros(2))[0][:, [0, 2]].abs().max() == 0
 
 
 def test_nothing_changes_no_bit(features):
-    identity = nothing(4)
-    assert torch.equal(identity.apply(features), features)
+    unchanged = identity(4)
+    assert torch.equal(unchanged.apply(features), features)
     head = Head(torch.randn(2, 4, generator=torch.Generator().manual_seed(2)), torch.tensor([0.3, -0.7]))
-    folded = Head(*identity.fold(head.weight, head.bias))
+    folded = Head(*unchanged.fold(head.weight, head.bias))
     assert torch.equal(folded.weight, head.weight)
     assert torch.equal(folded.bias, head.bias)
 
@@ -77,33 +77,33 @@ def test_pieces_have_the_moments_of_the_whole(features, cuts):
     for piece in shifted.split(cuts):
         moments.add(piece)
     deviation, mean = torch.std_mean(shifted.double(), dim=0, correction=0)
-    found = moments.standardisation(0.5)
+    found = moments.standardization(0.5)
     torch.testing.assert_close(found.mean, mean.float())
     torch.testing.assert_close(found.factor, (0.5 / deviation).float())
 
 
 def test_an_exported_model_takes_raw_features(tmp_path):
-    """The head is folded on the way out; a standardisation of another checkpoint is refused."""
+    """The head is folded on the way out; a standardization of another checkpoint is refused."""
     checkpoint, heads, path = (tmp_path / f"{name}.safetensors" for name in ("backbone", "heads", "standardisation"))
     network = build_network("mobilenet_v3_small", 2).eval()
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         raw = network.features(images)
-    standardisation = fit(raw, 0.5)
+    standardization = fit(raw, 0.5)
     names = ("a", "b")
     write_checkpoint(checkpoint, network, name="mobilenet_v3_small", class_names=names, metadata={"transform": "{}"})
     head = Head(torch.randn(1, 2, raw.shape[1], generator=torch.Generator().manual_seed(1)), torch.tensor([[0.2, 0.1]]))
     digest = sha256(checkpoint)
     write_heads(heads, SavedHeads(head, "erm", (0,), names, digest, group_labels="none", chosen_by="nothing"))
-    write_standardisation(path, standardisation, {"checkpoint_sha256": digest})
-    export_model(tmp_path / "model.safetensors", checkpoint=checkpoint, heads=heads, standardisation=path)
+    write_standardization(path, standardization, {"checkpoint_sha256": digest})
+    export_model(tmp_path / "model.safetensors", checkpoint=checkpoint, heads=heads, standardization=path)
     theirs = mobilenet_v3_small(num_classes=2).eval()
     theirs.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
     with torch.no_grad():
-        torch.testing.assert_close(theirs(images), head[0].logits(standardisation.apply(raw)), atol=1e-3, rtol=1e-3)
-    write_standardisation(path, standardisation, {"checkpoint_sha256": "b" * 64})
+        torch.testing.assert_close(theirs(images), head[0].logits(standardization.apply(raw)), atol=1e-3, rtol=1e-3)
+    write_standardization(path, standardization, {"checkpoint_sha256": "b" * 64})
     with pytest.raises(ValueError, match=f"standardisation.safetensors: is for the features of checkpoint {'b' * 64}"):
-        export_model(tmp_path / "other.safetensors", checkpoint=checkpoint, heads=heads, standardisation=path)
+        export_model(tmp_path / "other.safetensors", checkpoint=checkpoint, heads=heads, standardization=path)
     assert not (tmp_path / "other.safetensors").exists()
 
 
@@ -117,14 +117,14 @@ def test_settings_and_features_are_checked(features):
 
 def test_files_repeat_and_faulty_ones_are_named(tmp_path, features):
     path = tmp_path / "standardisation.safetensors"
-    standardisation = fit(features, 0.5)
-    write_standardisation(path, standardisation, {"checkpoint_sha256": "a" * 64})
+    standardization = fit(features, 0.5)
+    write_standardization(path, standardization, {"checkpoint_sha256": "a" * 64})
     first = path.read_bytes()
-    again, metadata = read_standardisation(path)
-    assert torch.equal(again.mean, standardisation.mean)
-    assert torch.equal(again.factor, standardisation.factor)
+    again, metadata = read_standardization(path)
+    assert torch.equal(again.mean, standardization.mean)
+    assert torch.equal(again.factor, standardization.factor)
     assert metadata == {"checkpoint_sha256": "a" * 64}
-    write_standardisation(path, again, metadata)
+    write_standardization(path, again, metadata)
     assert path.read_bytes() == first
     tensors, _ = read_safetensors(path)
     for change, message in (
@@ -134,4 +134,4 @@ def test_files_repeat_and_faulty_ones_are_named(tmp_path, features):
     ):
         write_safetensors(path, {**tensors, **change}, {})
         with pytest.raises(ValueError, match=f"standardisation.safetensors: {message}"):
-            read_standardisation(path)
+            read_standardization(path)

@@ -11,30 +11,30 @@ from tests.conftest import planted
 
 
 def objective(weight, bias, train, c):
-    """scikit-learn's, divided by C n: penalised mean cross-entropy."""
+    """scikit-learn's, divided by C n: penalized mean cross-entropy."""
     logits = train.features.double() @ weight.T + bias
     return cross_entropy(logits, train.y) + (weight**2).sum() / (2 * c * len(train.y))
 
 
-def minimise(train, c):
+def minimize(train, c):
     """The oracle: torch's own L-BFGS on the softmax form."""
     weight, bias = (torch.zeros(*shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 12), (3,)))
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=2000, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=2000, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
 
     def closure():
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = objective(weight, bias, train, c)
         loss.backward()
         return loss
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     return weight.detach(), bias.detach() - bias.detach().mean()
 
 
-def test_three_classes_are_the_minimum_of_the_penalised_loss():
+def test_three_classes_are_the_minimum_of_the_penalized_loss():
     train = planted("train", [60, 10, 40, 40, 10, 60], seed=3, classes=3)
     head = fit_head(train, c=0.1)[0]
-    weight, bias = minimise(train, 0.1)
+    weight, bias = minimize(train, 0.1)
     torch.testing.assert_close(head.weight.double(), weight, atol=1e-4, rtol=0)
     torch.testing.assert_close(head.bias.double() - head.bias.mean(), bias, atol=1e-4, rtol=0)
 

@@ -21,14 +21,14 @@ def autograd(held_out, erm, gamma, penalty, steps, lr, clip_norm):
     for label in range(held_out.n_classes):
         w[held_out.y == label] /= (held_out.y == label).sum()
     w /= w.sum()
-    optimiser = torch.optim.SGD(layer.parameters(), lr=lr)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=lr)
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         moved = (layer.weight - erm.weight).square().sum() + (layer.bias - erm.bias).square().sum()
         loss = (w * cross_entropy(layer(held_out.features), held_out.y, reduction="none")).sum() + penalty * moved
         loss.backward()
         torch.nn.utils.clip_grad_norm_(layer.parameters(), clip_norm)
-        optimiser.step()
+        optimizer.step()
     return layer
 
 

@@ -21,7 +21,7 @@ def model(c):
 
 
 def test_one_fit_is_scikit_learns_pipeline_on_the_same_rows():
-    """With one C, one fit and balanced groups DFR is a standardised L1 regression on all of val."""
+    """With one C, one fit and balanced groups DFR is a standardized L1 regression on all of val."""
     val = planted("val", [40] * 4, seed=3)
     x, y = val.features.numpy(), val.y.numpy()
     head = fit_dfr(val, seeds=[0], grid=[0.1], fits=1, max_iter=1000)
@@ -82,13 +82,15 @@ def test_c_is_the_first_best_on_the_judging_half(splits):
     x, y, group = val.features.numpy(), val.y.numpy(), val.group.numpy()
     chosen = tune(x, y, group, np.random.default_rng(0), GRID, 1000, balance=True)
     rng = np.random.default_rng(0)
-    fit, judge = halves(group, rng)
+    fit, evaluation = halves(group, rng)
     fit = fit[balanced_rows(group[fit], rng)]
     scaler = StandardScaler().fit(x[fit])
     scores = []
     for c in GRID:
-        correct = model(c).fit(scaler.transform(x[fit]), y[fit]).predict(scaler.transform(x[judge])) == y[judge]
-        scores.append(min(correct[group[judge] == g].mean() for g in range(4)))
+        correct = (
+            model(c).fit(scaler.transform(x[fit]), y[fit]).predict(scaler.transform(x[evaluation])) == y[evaluation]
+        )
+        scores.append(min(correct[group[evaluation] == g].mean() for g in range(4)))
     assert chosen == GRID[scores.index(max(scores))]
 
 
@@ -102,8 +104,8 @@ def test_the_first_of_equal_cs_wins():
 
 def test_the_second_half_of_a_shuffle_trains():
     order = np.random.default_rng(3).permutation(41)
-    fit, judge = halves(np.arange(41) % 2, np.random.default_rng(3))
-    assert judge.tolist() == order[:20].tolist()
+    fit, evaluation = halves(np.arange(41) % 2, np.random.default_rng(3))
+    assert evaluation.tolist() == order[:20].tolist()
     assert fit.tolist() == order[20:].tolist()
 
 
@@ -127,9 +129,9 @@ def test_nothing_fits_on_the_test_split(splits):
 def test_halves_part_the_rows_and_hold_every_part():
     part = np.array([0] * 50 + [1] * 2)
     for seed in range(30):  # a plain shuffle leaves the small part out of a half about every second time
-        fit, judge = halves(part, np.random.default_rng(seed))
-        assert sorted([*fit, *judge]) == list(range(52))
-        assert set(part[fit]) == set(part[judge]) == {0, 1}
+        fit, evaluation = halves(part, np.random.default_rng(seed))
+        assert sorted([*fit, *evaluation]) == list(range(52))
+        assert set(part[fit]) == set(part[evaluation]) == {0, 1}
     with pytest.raises(ValueError, match="group or class 1 has 1 validation image; tuning C needs at least 2"):
         halves(np.array([0, 0, 1]), np.random.default_rng(0))
 

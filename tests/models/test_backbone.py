@@ -8,8 +8,17 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
-from hsfm.core.files import read_safetensors, write_safetensors
-from hsfm.models.backbone import Network, build_network, find_head, read_checkpoint, read_foreign, write_checkpoint
+from hsfm.core.files import read_safetensors, sha256, write_safetensors
+from hsfm.models.backbone import (
+    Network,
+    build_network,
+    find_head,
+    read_checkpoint,
+    read_foreign,
+    take_network,
+    write_checkpoint,
+    write_retrained,
+)
 
 # one of each family, with the side of the images it needs
 ARCHITECTURES = {
@@ -42,7 +51,7 @@ def draw(n, side):
 
 
 def their_model(name, n_classes):
-    """What a user without hsfm writes."""
+    """The same model as a user without hsfm builds it."""
     if name.startswith("timm:"):
         return timm.create_model(name.removeprefix("timm:"), num_classes=n_classes)
     off = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
@@ -87,10 +96,10 @@ def test_every_classification_model_of_torchvision_has_a_head_or_is_refused():
     """On the meta device, where weights take no memory and no time."""
     refused = set()
     for name in torchvision.models.list_models(module=torchvision.models):
-        if name.startswith("regnet"):  # their initialiser reads weights; one is tested above
+        if name.startswith("regnet"):  # their initializer reads weights; one is tested above
             continue
         with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of the initialisers of googlenet and inception_v3
+            warnings.simplefilter("ignore", FutureWarning)  # of the initializers of googlenet and inception_v3
             model = torchvision.models.get_model(name, weights=None)
         try:
             head = model.get_submodule(find_head(model, name))
@@ -316,3 +325,28 @@ def test_the_small_network_is_the_one_described(images):
     assert shapes == [(16, 16, 16), (16, 16, 16), (32, 8, 8), (64, 4, 4), (128, 2, 2)]
     with torch.no_grad():
         torch.testing.assert_close(network.features(images), x.mean((2, 3)))
+
+
+def test_a_network_that_was_trained_further_keeps_what_its_start_says(tmp_path):
+    network = build_network("small_resnet", 2, seed=1)
+    metadata = {"dataset": "toy", "transform": "{}", "settings": "those of ERM"}
+    how = {"name": "small_resnet", "class_names": ("a", "b"), "metadata": metadata}
+    write_checkpoint(tmp_path / "start.safetensors", network, **how)
+    start = read_checkpoint(tmp_path / "start.safetensors")
+    further = build_network("small_resnet", 2, seed=2)
+    digest = write_retrained(tmp_path / "further.safetensors", further, start, {"dac": {"alpha": 6}})
+    assert digest == sha256(tmp_path / "further.safetensors")
+    read = read_checkpoint(tmp_path / "further.safetensors")
+    assert read.metadata == {**start.metadata, "settings": '{"dac": {"alpha": 6}}'}
+    assert (read.name, read.class_names) == ("small_resnet", ("a", "b"))
+    assert all(torch.equal(p, q) for p, q in zip(read.network.parameters(), further.parameters(), strict=True))
+
+
+def test_a_network_is_taken_as_its_settings_say(tmp_path):
+    plain = {"name": "resnet18", "checkpoint": None, "pretrained": False, "weights": None}
+    ours, again = take_network(plain, 3, {}), build_network("resnet18", 3)
+    assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), again.parameters(), strict=True))
+    theirs = build_network("resnet18", 3, seed=4)
+    torch.save(theirs.own_state(), tmp_path / "theirs.pth")
+    taken = take_network({**plain, "checkpoint": str(tmp_path / "theirs.pth")}, 3, {})
+    assert all(torch.equal(p, q) for p, q in zip(taken.parameters(), theirs.parameters(), strict=True))

@@ -15,7 +15,7 @@ from hsfm.core.device import Compute
 from hsfm.core.files import read_safetensors
 from hsfm.models.backbone import build_network
 from hsfm.models.distributed import Processes, SyncedOnCPU
-from hsfm.models.erm import Beside, train
+from hsfm.models.erm import AuxiliaryData, train
 from tests.models.test_erm import SETTINGS, bright_and_dark
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ AUGMENTED = {"random_resized_crop": {"size": [16, 16], "scale": [0.5, 1.0], "rat
 CASES = {
     "uneven": (45, 24, {"augment_settings": AUGMENTED, "checkpoint": "best_val"}),
     "fewer images than processes": (34, 2, {"augment_settings": AUGMENTED, "schedule": "cosine"}),
-    "adam, one image left out": (33, 24, {"optimiser": "adam", "lr": 1e-3, "schedule": "constant"}),
+    "adam, one image left out": (33, 24, {"optimizer": "adam", "lr": 1e-3, "schedule": "constant"}),
 }
 
 PROGRAM = """
@@ -108,9 +108,9 @@ def _replaced(holder: nn.Module):
     """Without DistributedDataParallel, which refuses a network without parameters."""
     from contextlib import nullcontext
 
-    from hsfm.models.distributed import _synchronise
+    from hsfm.models.distributed import _synchronize
 
-    _synchronise(holder, SyncedOnCPU)
+    _synchronize(holder, SyncedOnCPU)
     return nullcontext()
 
 
@@ -129,7 +129,11 @@ def refusals(folder: Path) -> None:
 
     compiled = Compute(torch.device("cpu"), compile=True)
     for built, settings, message in (
-        (network(), {"beside": [Beside("few", data[1], 1.0)]}, "beside: 1 sets of images, which 3 processes cannot"),
+        (
+            network(),
+            {"auxiliary": [AuxiliaryData("few", data[1], 1.0)]},
+            "auxiliary: 1 sets of images, which 3 processes cannot",
+        ),
         (network(), {"compute": compiled}, "compile: not on several GPUs; set it to false, or training_gpus to 1"),
         (network(lambda n: setattr(n.body, "bn1", Mine(16))), {}, "training_gpus: the layer bn1 is a Mine, whose"),
         (network(), {"lr": 1e30, "schedule": "constant", "epochs": 2}, "the training loss is nan in epoch 2"),
@@ -140,7 +144,7 @@ def refusals(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory) -> Path:
-    """What three processes made of all of the above."""
+    """The results of three processes for all of the above."""
     folder = tmp_path_factory.mktemp("shared")
     program = folder / "program.py"
     program.write_text(PROGRAM.format(tests=str(ROOT / "tests")))

@@ -16,7 +16,7 @@ from hsfm.data.pixels import ImageFiles, Images, read_packed
 from hsfm.data.store import CacheFiles, decode_images, open_cache
 from hsfm.models import erm
 from hsfm.models.backbone import build_network
-from hsfm.models.erm import Beside, LabelledImages, train
+from hsfm.models.erm import AuxiliaryData, LabeledImages, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,14 +37,14 @@ SETTINGS = {
 }
 
 
-def bright_and_dark(folder, n=48, seed=0) -> LabelledImages:
+def bright_and_dark(folder, n=48, seed=0) -> LabeledImages:
     """Class 1 is brighter than class 0; group = class."""
     y = np.arange(n) % 2
     rng = np.random.default_rng(seed)
     array = rng.integers(0, 120, (n, 16, 16, 3)) + 60 * y[:, None, None, None]
     write_array(folder / f"pixels{seed}.npy", array.astype(np.uint8))
     rows = pd.DataFrame({"path": f"pixels{seed}.npy", "index": np.arange(n)})
-    return LabelledImages(read_packed(rows, folder), torch.tensor(y), torch.tensor(y))
+    return LabeledImages(read_packed(rows, folder), torch.tensor(y), torch.tensor(y))
 
 
 @pytest.fixture
@@ -88,17 +88,17 @@ def test_one_epoch_is_what_torch_does_by_hand(data):
     train(ours, training, validation, **settings)
 
     theirs = build_network("small_resnet", 2).train()
-    optimiser = torch.optim.SGD(theirs.parameters(), lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4)
     for rows in torch.randperm(48, generator=torch.Generator().manual_seed(0)).split(16):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         images = training.pixels.take(rows).stacked().float() / 127.5 - 1
         torch.nn.functional.cross_entropy(theirs(images), training.y[rows]).backward()
-        optimiser.step()
+        optimizer.step()
     for a, b in zip(weights(ours), weights(theirs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_an_epoch_beside_other_images_is_what_torch_does_by_hand(data, tmp_path):
+def test_an_epoch_with_auxiliary_images_is_what_torch_does_by_hand(data, tmp_path):
     """Adam on the sum of the weighted mean losses; the smaller sets go round several times."""
     training, validation = data
     few, fewer = bright_and_dark(tmp_path, 20, 2), bright_and_dark(tmp_path, 6, 3)
@@ -107,15 +107,15 @@ def test_an_epoch_beside_other_images_is_what_torch_does_by_hand(data, tmp_path)
         "epochs": 1,
         "schedule": "constant",
         "lr": 1e-3,
-        "optimiser": "adam",
+        "optimizer": "adam",
         "augment_settings": {"random_resized_crop": None, "random_crop": None, "flip": False},
     }
     ours = build_network("small_resnet", 2)
-    beside = [Beside("few", few, 6.0), Beside("fewer", fewer, 10.0)]
-    history = train(ours, training, validation, **settings, beside=beside)
+    auxiliary = [AuxiliaryData("few", few, 6.0), AuxiliaryData("fewer", fewer, 10.0)]
+    history = train(ours, training, validation, **settings, auxiliary=auxiliary)
 
     theirs = build_network("small_resnet", 2).train()
-    optimiser = torch.optim.Adam(theirs.parameters(), lr=1e-3, weight_decay=5e-4)
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-3, weight_decay=5e-4)
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(48, generator=generator)
     rounds = [torch.cat([torch.randperm(n, generator=generator) for _ in range(k)]) for n, k in ((20, 3), (6, 3))]
@@ -128,9 +128,9 @@ def test_an_epoch_beside_other_images_is_what_torch_does_by_hand(data, tmp_path)
         each = torch.stack(
             [torch.nn.functional.cross_entropy(z, part.y[r]) for z, part, r in zip(logits, parts, rows, strict=True)]
         )
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (each * torch.tensor([1.0, 6.0, 10.0])).sum().backward()
-        optimiser.step()
+        optimizer.step()
         losses += each.detach() / 3
     for a, b in zip(weights(ours), weights(theirs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
@@ -156,21 +156,21 @@ def test_schedules(data, schedule, shape):
         assert lr.iloc[-1] < 0.001
 
 
-ADAM = {"schedule": "constant", "optimiser": "adam", "checkpoint": "best_worst_class", "lr": 1e-3}
+ADAM = {"schedule": "constant", "optimizer": "adam", "checkpoint": "best_worst_class", "lr": 1e-3}
 
 
 @pytest.mark.parametrize(
     "change",
     [
         *({"schedule": s, "checkpoint": c} for s in ("one_cycle", "cosine", "constant") for c in ("last", "best_val")),
-        {**ADAM, "beside": 20},
+        {**ADAM, "auxiliary": 20},
     ],
     ids=lambda change: "-".join(map(str, change.values())),
 )
 def test_an_interrupted_run_ends_with_the_same_weights(data, tmp_path, monkeypatch, change):
     settings = {**SETTINGS, **change}
-    if "beside" in change:  # so many images
-        settings["beside"] = [Beside("few", bright_and_dark(tmp_path, change["beside"], 2), 2.0)]
+    if "auxiliary" in change:  # so many images
+        settings["auxiliary"] = [AuxiliaryData("few", bright_and_dark(tmp_path, change["auxiliary"], 2), 2.0)]
     undisturbed = build_network("small_resnet", 2)
     expected = train(undisturbed, *data, **settings)
 
@@ -189,7 +189,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(data, tmp_path, monkeypat
     monkeypatch.setattr(erm, "_validate", validate)
     assert len(read_safetensors(resume)[0]) > 0
 
-    # another initialisation: everything has to come from the file
+    # another initialization: everything has to come from the file
     resumed = build_network("small_resnet", 2, seed=99)
     history = train(resumed, *data, **settings, resume=resume)
     pd.testing.assert_frame_equal(history, expected)
@@ -266,7 +266,7 @@ def test_each_rule_keeps_its_epoch_and_the_higher_average_on_a_tie(data, monkeyp
 
 def test_a_rule_by_groups_needs_them(data):
     training, validation = data
-    unknown = LabelledImages(validation.pixels, validation.y, torch.full_like(validation.group, -1))
+    unknown = LabeledImages(validation.pixels, validation.y, torch.full_like(validation.group, -1))
     with pytest.raises(ValueError, match="best_worst_group needs the group of every validation image"):
         train(build_network("small_resnet", 2), training, unknown, **{**SETTINGS, "checkpoint": "best_worst_group"})
 
@@ -282,15 +282,15 @@ def test_unknown_settings_and_a_diverging_loss_are_named(data):
         train(network, *data, **{**SETTINGS, "schedule": "linear"})
     with pytest.raises(ValueError, match="checkpoint: 'best' is unknown"):
         train(network, *data, **{**SETTINGS, "checkpoint": "best"})
-    with pytest.raises(ValueError, match="optimiser: 'lion' is unknown; allowed are sgd, adam"):
-        train(network, *data, **SETTINGS, optimiser="lion")
+    with pytest.raises(ValueError, match="optimizer: 'lion' is unknown; allowed are sgd, adam"):
+        train(network, *data, **SETTINGS, optimizer="lion")
     with pytest.raises(ValueError, match=r"the training loss is nan in epoch 1; lower lr \(now 1e\+30\)"):
         train(network, *data, **{**SETTINGS, "lr": 1e30, "schedule": "constant"})
 
 
 def test_unknown_groups_leave_the_worst_group_empty(data):
     training, validation = data
-    unknown = LabelledImages(validation.pixels, validation.y, torch.full_like(validation.group, -1))
+    unknown = LabeledImages(validation.pixels, validation.y, torch.full_like(validation.group, -1))
     history = train(build_network("small_resnet", 2), training, unknown, **{**SETTINGS, "epochs": 1})
     assert history["val_worst_group"].isna().all()
 
@@ -332,7 +332,7 @@ def test_files_and_cache_give_the_same_weights(photos, tmp_path):
     results = []
     for pixels in (ImageFiles(rows, folder), cached, cached.kept_on(torch.device("cpu"))):
         network = build_network("small_resnet", 2)
-        images = LabelledImages(pixels, y, y)
+        images = LabeledImages(pixels, y, y)
         history = train(network, images, images, **OF_PHOTOS)
         results.append((weights(network), history))
     for found, history in results[1:]:
@@ -357,7 +357,7 @@ def test_images_stay_on_the_device_where_they_fit(data, monkeypatch):
 
 def test_images_of_unknown_size_cannot_be_trained_on(photos):
     rows, folder, y = photos
-    images = LabelledImages(ImageFiles(rows[["path"]], folder), y, y)
+    images = LabeledImages(ImageFiles(rows[["path"]], folder), y, y)
     with pytest.raises(ValueError, match="training images: height and width of some are not known"):
         train(build_network("small_resnet", 2), images, images, **OF_PHOTOS)
 
@@ -411,5 +411,5 @@ def test_momentum_comes_back_in_the_memory_order_of_its_parameters(data, tmp_pat
     monkeypatch.setattr(erm._State, "load", lambda self, path: states.append(self) or load(self, path))
     train(build_network("small_resnet", 2), *data, **SETTINGS, resume=resume)
     (state,) = states
-    for parameter, values in state.optimiser.state.items():
+    for parameter, values in state.optimizer.state.items():
         assert values["momentum_buffer"].stride() == parameter.stride()

@@ -31,7 +31,7 @@ def images(tmp_path_factory) -> Path:
     """A table of minibirds: 58 images to train on, in batches of 15 and a last one of 13."""
     folder = tmp_path_factory.mktemp("images")
     sizes, agreement = {"train": 58, "val": 22, "test": 4}, {"train": 0.8, "val": 0.5, "test": 0.5}
-    packed = minibirds.draw(sizes=sizes, agreement=agreement, image_size=32, hardness=0.15, seed=0, workers=1)
+    packed = minibirds.pack(sizes=sizes, agreement=agreement, image_size=32, hardness=0.15, seed=0, workers=1)
     write_array(folder / "pixels.npy", packed.pixels)
     rows = complete(packed.rows.assign(path="pixels.npy", height=32, width=32), packed.attribute_names)
     digests = {"pixels.npy": sha256(folder / "pixels.npy")}
@@ -53,7 +53,7 @@ def arguments(images: Path, folder: Path, **erm) -> dict:
         "decode_size": {},
     }
     outputs = {"checkpoint": str(folder / "backbone.safetensors"), "history": str(folder / "history.parquet")}
-    return {"images": str(images), "cache": [], **outputs, "run": 0, "settings": settings, "code": []}
+    return {"images": str(images), "cache": [], **outputs, "run": 0, "settings": settings, "code": "0"}
 
 
 # what a script of the workflow does, whose module its processes cannot import
@@ -72,7 +72,7 @@ STARTED = []
 
 @pytest.fixture(autouse=True)
 def nothing_left():
-    """What a test that fails leaves running."""
+    """Stop the processes that a failed test leaves running."""
     yield
     while STARTED:
         STARTED.pop().kill()
@@ -121,7 +121,7 @@ def epochs_in(folder: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def two(images, tmp_path_factory) -> Path:
-    """What two processes have made, undisturbed."""
+    """The output of two undisturbed processes."""
     folder = tmp_path_factory.mktemp("two")
     process = start(arguments(images, folder), folder)
     assert finish(process) == ""
@@ -224,13 +224,13 @@ def test_one_process_is_enough_where_there_is_one_device(images, tmp_path, monke
     monkeypatch.setattr(training_job, "launch", lambda given, n, log: called.append((n, given["run"])))
     given = arguments(images, tmp_path)
     for gpus in (0, 1, 2):  # on the CPU
-        training_job.run(given, gpus=gpus, log_file="log")
+        training_job.start_training(given, gpus=gpus, log_file="log")
     assert called == [("alone", 0)] * 3
     called.clear()
     monkeypatch.setattr(training_job, "choose_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for gpus in (1, 2):
-        training_job.run(given, gpus=gpus, log_file="log")
+        training_job.start_training(given, gpus=gpus, log_file="log")
     assert called == [("alone", 0), (2, 0)]
     with pytest.raises(ValueError, match="training_gpus: the job was given 3 GPUs, but CUDA shows 2"):
-        training_job.run(given, gpus=3, log_file="log")
+        training_job.start_training(given, gpus=3, log_file="log")

@@ -43,7 +43,7 @@ def scores() -> pd.DataFrame:
 
 
 def test_by_hand(scores):
-    found = compare(tables.aggregate(tables.summarise(scores)), scores, {"mine": "waterbirds"}).set_index("method")
+    found = compare(tables.aggregate(tables.summarize(scores)), scores, {"mine": "waterbirds"}).set_index("method")
     assert found.index.tolist() == ["erm", "dfr", "dac", "ddb", "hsfm"]
     assert found.loc["hsfm", "worst_group_difference"] == pytest.approx(94.0 - 93.1)
     assert found.loc["hsfm", "average_difference"] == pytest.approx(100 * 497 / 500 - 94.0)
@@ -54,7 +54,7 @@ def test_by_hand(scores):
 
 
 def test_for_readers(scores):
-    table = published_table(compare(tables.aggregate(tables.summarise(scores)), scores, {"mine": "waterbirds"}), scores)
+    table = published_table(compare(tables.aggregate(tables.summarize(scores)), scores, {"mine": "waterbirds"}), scores)
     by_method = {row[1].text: [cell.text for cell in row[2:]] for row in table.rows}
     assert by_method["HSFM"] == ["93.1 ± 0.1", "94.0", "+0.9", "94.0 ± 0.5", "99.4", "+5.4", "2.00"]
     assert by_method["DFR"] == ["92.3 ± 0.2", "-", "-", "93.3 ± 0.5", "-", "-", "2.00"]

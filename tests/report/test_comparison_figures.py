@@ -11,7 +11,7 @@ from tests.report.test_tables import scores
 
 @pytest.fixture
 def summary() -> pd.DataFrame:
-    return tables.summarise(
+    return tables.summarize(
         pd.concat(
             [
                 scores("erm", "none", [0], test=[(10, 10, 15, 40)]),
@@ -28,7 +28,7 @@ def markers(axis) -> dict[str, tuple[float, float]]:
     for line in axis.lines:
         if line.get_markeredgecolor() == "black" and line.get_transform() != axis.transAxes:
             (method,) = [m for m, look in style.METHODS.items()
-                         if (look.marker, look.colour) == (line.get_marker(), line.get_color())]  # fmt: skip
+                         if (look.marker, look.color) == (line.get_marker(), line.get_color())]  # fmt: skip
             found[method] = (line.get_xdata()[0], line.get_ydata()[0])
     return found
 

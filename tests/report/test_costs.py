@@ -17,7 +17,7 @@ HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load
 
 
 def job(folder, name, seconds, *, cpu=1.0, memory=100.0, gpu=None) -> None:
-    """What a job leaves: a benchmark as Snakemake 9 writes it, and a record where gpu is given."""
+    """Write the files of a job: a benchmark as Snakemake 9 writes it, and a record where gpu is given."""
     path = folder / f"{name}.tsv"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{HEADER}{seconds}\t0:00:01\t{memory}\t1\t1\t1\t0.0\t0.0\t99.0\t{cpu}\n")
@@ -260,3 +260,15 @@ def test_every_other_set_of_versions_is_a_row(tmp_path):
     assert by_stage["birds: fit_dfr"][3] == "abc1234 + changes"
     assert by_stage["birds: train_erm"][3] == "abc1234"
     assert by_stage["fish: fit_dfr"][5] == "2.11"
+
+
+def test_jobs_of_the_plan_alone(tmp_path):
+    for name in ("fish/run0/fit_hsfm", "birds/run0/fit_hsfm", "birds/run1/fit_hsfm", "birds/pack_images",
+                 "birds/run0/fit_dac_seed0", "birds/run0/fit_dac_seed7", "birds/draw_groups", "birds/write_card",
+                 "birds/run0/decode_edits", "birds/run0/export_hsfm", "cats/run0/fit_hsfm"):  # fmt: skip
+        job(tmp_path, name, 1)
+    found = costs.of_plan(costs.read_costs(tmp_path), ["fish", "birds"], runs=[0], seeds=[0])
+    assert found["dataset"].tolist() == ["fish"] + ["birds"] * 3
+    assert sorted(found["job"].str.removeprefix(f"{tmp_path}/birds/")[1:]) == [
+        "pack_images", "run0/fit_dac_seed0", "run0/fit_hsfm"
+    ]  # fmt: skip

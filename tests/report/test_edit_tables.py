@@ -23,7 +23,7 @@ def rows() -> pd.DataFrame:
 
 
 def test_summary_by_hand(rows):
-    found = edit_report.summarise(rows).set_index("class_name")
+    found = edit_report.summarize(rows).set_index("class_name")
     assert found.index.tolist() == ["", "a", "b"]
     whole = found.loc[""]
     assert (whole["runs"], whole["rows"], whole["edited"]) == (2, 4, 3)
@@ -38,7 +38,7 @@ def test_summary_by_hand(rows):
 
 def test_the_table_says_what_is_unknown_by_a_dash(rows):
     unknown = rows.assign(dataset="plain", cos_spurious=np.nan, cos_away=np.nan, probe_before=np.nan)
-    summary = edit_report.summarise(pd.concat([rows, unknown]))
+    summary = edit_report.summarize(pd.concat([rows, unknown]))
     lines = edit_report.edits_table(summary, ["toy: a note."]).markdown().splitlines()
     assert lines[0] == "| HSFM's edits | toy | toy: a | toy: b | plain | plain: a | plain: b |"
     (row,) = [line for line in lines if line.startswith(r"| \|cosine\| with the spurious")]
@@ -70,11 +70,11 @@ def test_the_plane_shows_points_and_arrows():
         assert axis.get_xlabel() == "across"
 
 
-def test_neighbours_of_another_attribute_stand_out():
+def test_neighbors_of_another_attribute_stand_out():
     image = np.zeros((4, 4, 3), np.uint8)
     row = {"name": "a", "caption": "edit 2", "image": image, "before": [(image, "a, x", False)] * 3,
            "after": [(image, "a, x", False), (image, "a, y", True), (image, "b, y", True)]}  # fmt: skip
-    figure = edit_figures.draw_neighbours([row, row], "toy")
+    figure = edit_figures.draw_neighbors([row, row], "toy")
     shown = [axis for axis in figure.axes if axis.images]
     assert len(shown) == 2 * 7
     assert [axis.xaxis.label.get_color() for axis in shown[4:7]] == ["black", "#D55E00", "#D55E00"]
@@ -87,3 +87,25 @@ def test_cosines_are_drawn_for_the_directions_that_are_known(rows):
     assert all(count >= 3 for count in counts)
     plain = edit_figures.draw_cosines(rows.assign(cos_spurious=np.nan), "toy")
     assert [axis.get_xlabel() for axis in plain.axes] == ["cosine of the edit with the class direction"]
+
+
+def test_notes_on_the_directions_of_each_dataset():
+    known = {"spurious": True, "directions_of": "val", "directions_cosine": 0.2, "probe_accuracy": 0.9,
+             "contrast_ratio": 3.0}  # fmt: skip
+    of_train = {**known, "directions_of": "train", "directions_cosine": None, "contrast_ratio": None}
+    notes = edit_report.direction_notes(
+        {
+            "both": [known, {**known, "directions_cosine": 0.4, "probe_accuracy": None}],
+            "train": [of_train],
+            "few": [{**of_train, "probe_accuracy": None}],
+            "none": [{"spurious": False}],
+        }
+    )
+    assert notes == [
+        "both: the probe tells the attribute of 90.0 % of images it has not seen; the two directions have a cosine of "
+        "0.30; the attributes' means differ 3.0 times as much as shuffled ones' do.",
+        "train: the probe of train, since validation shows one attribute, tells the attribute of 90.0 % of images it "
+        "has not seen.",
+        "few: there are too few images for a probe.",
+        "none: no two attributes are known within a class, so that there is no spurious direction.",
+    ]

@@ -28,7 +28,7 @@ def erm() -> pd.DataFrame:
 
 @pytest.fixture
 def held() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What two seeds' hard sets of 10 images hold over two epochs, and the groups."""
+    """Contents of two seeds' hard sets of 10 images over two epochs, and the groups."""
     counts = pd.DataFrame(
         [
             {"run": 0, "seed": seed, "epoch": epoch, "group_name": name, "n": n}
@@ -111,7 +111,7 @@ def test_markers_are_mean_accuracies_with_intervals_from_erms_worst_group_on():
     assert list(marks["HSFM"].get_ydata()) == pytest.approx([90, 90, 80, 92.5])
     for name, mark in marks.items():
         look = style.of_method(name.lower())
-        assert (mark.get_marker(), mark.get_color()) == (look.marker, look.colour)
+        assert (mark.get_marker(), mark.get_color()) == (look.marker, look.color)
     bar = axis.collections[0].get_segments()[0][:, 1]
     assert bar == pytest.approx([100 * end for end in binomtest(10, 20).proportion_ci(method="wilson")])
     heads = [line for line in axis.lines if line.get_marker() == "."]
@@ -144,7 +144,7 @@ def test_the_hard_set_is_stacked_by_group_with_minorities_below(held):
     assert [patch.get_height() for patch in whole.patches] == pytest.approx([25, 75])
     assert curves(axis)["share of minority groups, a line per seed"] == pytest.approx([40, 40])
     assert [text.get_text() for text in whole.texts] == ["a\ny\n50 % at the end", "a\nx\n50 % at the end"]
-    assert below[0].get_facecolor() == to_rgba(style.of_group(1).colour), "a group keeps its look wherever it lies"
+    assert below[0].get_facecolor() == to_rgba(style.of_group(1).color), "a group keeps its look wherever it lies"
     assert below[0].get_hatch() == style.of_group(1).hatch
     unknown = figures.draw_hard_set(counts, groups.assign(minority=None), minority.assign(minority_share=np.nan), "toy")
     assert [container.get_label() for container in unknown.axes[0].containers] == ["a, x", "a, y"]
@@ -157,7 +157,7 @@ def test_many_groups_are_stacked_as_one():
     stack = figures.stacking(share, pd.DataFrame({"group_name": names, "minority": False}))
     assert [name for _, name, _ in stack] == [*names[5:], "5 other groups"]
     assert stack[-1][0] == names[:5]
-    assert len({(look.colour, look.hatch) for _, _, look in stack}) == 8
+    assert len({(look.color, look.hatch) for _, _, look in stack}) == 8
 
 
 @pytest.mark.parametrize("places", [[0.5, 0.5, 0.5], [0.0, 0.01, 0.9, 0.5], [0.3], [0.1, 0.4, 0.11, 0.12, 0.42]])

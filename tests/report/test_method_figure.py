@@ -6,17 +6,17 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from hsfm.report import style
-from hsfm.report.method_figure import Loop, Run, draw_method
+from hsfm.report.method_figure import Loop, MethodData, draw_method
 
 SETTINGS = {"support_per_class": 3, "support_draw": "per_class", "inner_steps": 2, "inner_lr": 0.002, "outer_lr": 0.5,
             "support_steps": 7, "hard_per_class": 4, "outer_set": "hard", "refresh": "epoch"}  # fmt: skip
 
 
-def a_run(groups: int = 4) -> Run:
+def method_data(groups: int = 4) -> MethodData:
     names = [f"class {k // 2}, {'left' if k % 2 else 'right'}" for k in range(groups)]
     image = np.full((6, 6, 3), 90, np.uint8)
     rng = np.random.default_rng(0)
-    return Run(
+    return MethodData(
         title="toy: HSFM",
         settings=SETTINGS,
         groups=pd.DataFrame({"group_name": names, "minority": [k % 3 > 0 for k in range(groups)]}),
@@ -45,13 +45,13 @@ def texts(figure) -> str:
     return "\n".join(text.get_text() for text in figure.texts)
 
 
-def labelled(figure, label: str):
+def labeled(figure, label: str):
     (axis,) = [axis for axis in figure.axes if axis.get_ylabel() == label]
     return axis
 
 
 def test_the_panels_say_what_the_run_was():
-    figure = draw_method(a_run())
+    figure = draw_method(method_data())
     said = texts(figure)
     for part in (
         "1  Support", "6 training images, 3 of each class", "2  Inner loop", r"T = 2 trial steps of $\alpha$ = 0.002",
@@ -61,22 +61,22 @@ def test_the_panels_say_what_the_run_was():
     ):  # fmt: skip
         assert part in said
     assert len([axis for axis in figure.axes if axis.images]) == 4 * 3 + 8
-    loss, change = labelled(figure, "support loss"), labelled(figure, "head moved (%)")
+    loss, change = labeled(figure, "support loss"), labeled(figure, "head moved (%)")
     assert [list(line.get_ydata()) for line in loss.lines] == [[0.5, 0.4, 0.3], [0.9, 0.8, 0.7]]
     assert [list(line.get_ydata()) for line in change.lines] == [pytest.approx([0, 10, 20]), pytest.approx([0, 20, 30])]
-    outer, worst = labelled(figure, "outer loss"), labelled(figure, "worst group (%)")
+    outer, worst = labeled(figure, "outer loss"), labeled(figure, "worst group (%)")
     assert list(outer.lines[0].get_ydata()) == [1.0, 0.6, 0.7]
     assert [text.get_text() for text in (*outer.texts, *worst.texts)] == ["epoch 2: 0.6", "epoch 2: 80.0"]
     assert list(worst.lines[1].get_xdata()) == [2]
 
 
 def test_the_bars_show_what_the_hard_sets_held():
-    figure = draw_method(a_run())
+    figure = draw_method(method_data())
     (bars,) = [axis for axis in figure.axes if len(axis.containers) == 8]
     widths = [container[0].get_width() for container in bars.containers]
     # minority groups first: the second and the third, then the first and the fourth
     assert widths == pytest.approx([0, 0, 1, 0, 0.25, 0.25, 0.25, 0.25])
-    assert bars.containers[2][0].get_facecolor() == to_rgba(style.of_group(0).colour)
+    assert bars.containers[2][0].get_facecolor() == to_rgba(style.of_group(0).color)
     said = [text.get_text() for text in bars.texts]
     assert said == ["100 %", "epoch 1: 8 images", *["25 %"] * 4, "epoch 2, kept: 8 images"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
@@ -85,16 +85,16 @@ def test_the_bars_show_what_the_hard_sets_held():
 
 
 def test_without_images_the_losses_are_a_curve():
-    run = a_run()
-    figure = draw_method(replace(run, pictures={}, hardest=[(None, loss, name) for _, loss, name in run.hardest]))
+    data = method_data()
+    figure = draw_method(replace(data, pictures={}, hardest=[(None, loss, name) for _, loss, name in data.hardest]))
     assert not [axis for axis in figure.axes if axis.images]
-    (line,) = labelled(figure, "loss").lines
-    assert list(line.get_ydata()) == run.losses
+    (line,) = labeled(figure, "loss").lines
+    assert list(line.get_ydata()) == data.losses
 
 
 def test_a_random_outer_set_shows_no_hardest():
     settings = {**SETTINGS, "outer_set": "random", "refresh": "never", "support_draw": "uniform"}
-    figure = draw_method(replace(a_run(), settings=settings, hardest=[], losses=[]))
+    figure = draw_method(replace(method_data(), settings=settings, hardest=[], losses=[]))
     said = texts(figure)
     assert "3  Random set" in said
     assert "drawn at random, once, at the start" in said
@@ -104,20 +104,20 @@ def test_a_random_outer_set_shows_no_hardest():
 
 
 def test_without_groups_the_worst_class_is_shown():
-    run = a_run()
-    figure = draw_method(replace(run, history=run.history.assign(val_worst_group=np.nan)))
-    assert list(labelled(figure, "worst class (%)").lines[0].get_ydata()) == pytest.approx([90] * 3)
+    data = method_data()
+    figure = draw_method(replace(data, history=data.history.assign(val_worst_group=np.nan)))
+    assert list(labeled(figure, "worst class (%)").lines[0].get_ydata()) == pytest.approx([90] * 3)
 
 
 def test_an_epoch_without_edits_has_no_outer_loss():
-    run = a_run()
-    figure = draw_method(replace(run, history=run.history.assign(outer_loss=np.nan)))
-    assert not labelled(figure, "outer loss").texts
+    data = method_data()
+    figure = draw_method(replace(data, history=data.history.assign(outer_loss=np.nan)))
+    assert not labeled(figure, "outer loss").texts
 
 
 @pytest.mark.parametrize("groups", [2, 4, 24])
 def test_nothing_leaves_the_page_or_overlaps(groups):
-    figure = draw_method(a_run(groups))
+    figure = draw_method(method_data(groups))
     figure.draw_without_rendering()
     page = figure.bbox
     boxes = [text.get_window_extent() for text in figure.texts if text.get_text()]

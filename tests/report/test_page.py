@@ -30,7 +30,7 @@ LABELS = {"erm": "none", "dfr": "training", "llr": "none", "dac": "selection", "
 
 
 def main_table(*, dataset: str = "birds", runs: int = 1, seeds: int = 3, spread: float = 0.1, **worst) -> pd.DataFrame:
-    """What tables.aggregate makes, of worst-group accuracies."""
+    """A table as tables.aggregate makes it, of worst-group accuracies."""
     return pd.DataFrame(
         [
             {

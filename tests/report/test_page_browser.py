@@ -12,10 +12,10 @@ from playwright.sync_api import Browser, Page
 
 from hsfm.report import contents
 from tests.report.test_page import Nesting
-from tests.workflow.test_workflow import MINIMAL, copy_repository, snakemake
+from tests.repository import MINIMAL, copy_repository, snakemake
 
 DEAD = {f"{kind}_proxy": "http://127.0.0.1:9" for kind in ("http", "https", "ftp", "all")}
-# luminances by WCAG; the ratio of a text's colour to that of what lies behind it
+# luminances by WCAG; the ratio of a text's color to that of what lies behind it
 CONTRASTS = """
 () => {
   const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);

@@ -33,7 +33,7 @@ def sweep_frame(runs=(0,), seeds=(0,)) -> pd.DataFrame:
 
 
 def test_the_best_setting_is_chosen_on_validation():
-    summary = report.summarise_sweep(sweep_frame(seeds=(0, 1))).set_index(["rule", "choice"])
+    summary = report.summarize_sweep(sweep_frame(seeds=(0, 1))).set_index(["rule", "choice"])
     assert summary.loc[("worst_group", "best on validation"), "setting"] == 1
     assert summary.loc[("worst_class", "best on validation"), "setting"] == 2
     assert (summary.xs("as configured", level=1)["setting"] == 0).all()
@@ -50,7 +50,7 @@ def test_a_tie_goes_to_the_higher_average_then_to_the_lower_number():
     frame = sweep_frame().assign(val_worst_group=0.8)
 
     def chosen(frame):
-        summary = report.summarise_sweep(frame).set_index(["rule", "choice"])
+        summary = report.summarize_sweep(frame).set_index(["rule", "choice"])
         return summary.loc[("worst_group", "best on validation"), "setting"]
 
     assert chosen(frame) == 0
@@ -60,12 +60,12 @@ def test_a_tie_goes_to_the_higher_average_then_to_the_lower_number():
 def test_other_test_scores_choose_no_other_setting():
     frame = sweep_frame()
     turned = frame.assign(test_worst_group=1 - frame["test_worst_group"], test_average=0.1)
-    chosen = [report.summarise_sweep(f)["setting"].tolist() for f in (frame, turned)]
+    chosen = [report.summarize_sweep(f)["setting"].tolist() for f in (frame, turned)]
     assert chosen[0] == chosen[1]
 
 
 def test_over_several_runs_the_deviation_is_of_runs():
-    summary = report.summarise_sweep(sweep_frame(runs=(0, 1), seeds=(0, 1)))
+    summary = report.summarize_sweep(sweep_frame(runs=(0, 1), seeds=(0, 1)))
     assert summary["test_worst_group_deviation"].tolist() == pytest.approx([100 * np.std([0, 0.02], ddof=1)] * 4)
     assert "over 2 backbone runs, each the mean of its head seeds" in report.sweep_table(summary).markdown()
 
@@ -73,7 +73,7 @@ def test_over_several_runs_the_deviation_is_of_runs():
 def test_without_groups_only_the_worst_class_picks():
     frame = sweep_frame()
     frame = frame[frame["rule"] == "worst_class"].assign(val_worst_group=np.nan, test_worst_group=np.nan)
-    summary = report.summarise_sweep(frame)
+    summary = report.summarize_sweep(frame)
     assert summary["rule"].tolist() == ["worst_class"] * 2
     text = report.sweep_table(summary).markdown()
     assert "nan" not in text
@@ -82,7 +82,7 @@ def test_without_groups_only_the_worst_class_picks():
 
 
 def test_the_sweep_for_readers():
-    text = report.sweep_table(report.summarise_sweep(sweep_frame())).markdown()
+    text = report.sweep_table(report.summarize_sweep(sweep_frame())).markdown()
     assert (
         "| birds | worst group | best on validation | 5 | 0.02 | 1 | 3 | 20 | 16 | 90.0 | 88.0 | 95.0 | 88.0 |" in text
     )
@@ -107,7 +107,7 @@ def test_ablations_are_compared_by_seed():
     whole = scores_of("hsfm", "selection", [0, 1], test=[(9, 16, 27, 36), (9, 18, 27, 36)])
     fixed = scores_of("fixed_support", "selection", [0, 1], test=[(5, 10, 27, 36), (7, 14, 27, 36)])
     scores = pd.concat([whole, fixed], ignore_index=True)
-    summary = report.summarise_ablations(scores).set_index("method")
+    summary = report.summarize_ablations(scores).set_index("method")
     assert summary.loc["fixed_support", "worst_group_difference"] == pytest.approx(-25)
     assert summary.loc["fixed_support", "worst_group_difference_deviation"] == pytest.approx(np.std([30, 20], ddof=1))
     text = report.ablations_table(summary.reset_index(), scores).markdown()
@@ -131,7 +131,7 @@ def bias_frame(lead: float) -> pd.DataFrame:
 
 
 def test_bias_differences_are_paired_by_draw():
-    summary = report.summarise_bias(bias_frame(0.1)).set_index(["agreement", "method"])
+    summary = report.summarize_bias(bias_frame(0.1)).set_index(["agreement", "method"])
     row = summary.loc[(0.9, "hsfm")]
     assert row["over_control"] == pytest.approx(10.15)
     assert row["over_control_deviation"] == pytest.approx(100 * np.std([0, 0.001, 0.002, 0.003], ddof=1))
@@ -145,7 +145,7 @@ def test_bias_differences_are_paired_by_draw():
     [(0.1, "every agreement", "none of the agreements"), (-0.1, "none of the agreements", "every agreement")],
 )
 def test_the_bias_table_says_whether_hsfm_beats_the_control(lead, above, below):
-    table = report.bias_table(report.summarise_bias(bias_frame(lead)))
+    table = report.bias_table(report.summarize_bias(bias_frame(lead)))
     text = table.markdown()
     assert "birds, HSFM: worst group above ERM's at every agreement" in text
     assert f"which fits on class labels too, at {above}, and below it at {below}.  \n" in text
@@ -158,20 +158,20 @@ def test_an_agreement_where_it_is_clear_is_named():
     frame = bias_frame(0.1)
     worse = (frame["method"] == "hsfm") & (frame["agreement"] == 0.5)
     frame.loc[worse, "test_worst_group"] -= 0.2
-    text = report.bias_table(report.summarise_bias(frame)).markdown()
+    text = report.bias_table(report.summarize_bias(frame)).markdown()
     assert "HSFM: worst group above ERM's at every agreement; above that of the control LLR" in text
     assert "class labels too, at 90 %, and below it at 50 %." in text
 
 
 def test_one_draw_claims_nothing():
     frame = bias_frame(0.1)
-    text = report.bias_table(report.summarise_bias(frame[frame["draw"] == 0])).markdown()
+    text = report.bias_table(report.summarize_bias(frame[frame["draw"] == 0])).markdown()
     assert text.count("none of the agreements") == 6
     assert "One draw on one backbone run: no deviation." in text
 
 
 def test_the_bias_figure():
-    figure = figures.draw_bias(report.summarise_bias(bias_frame(0.1)), "a title")
+    figure = figures.draw_bias(report.summarize_bias(bias_frame(0.1)), "a title")
     line = next(x for x in figure.axes[0].get_lines() if str(x.get_label()).startswith("DFR"))
     assert line.get_xdata().tolist() == [50, 90]
     assert line.get_ydata().tolist() == pytest.approx([91.5, 91.5])
@@ -182,7 +182,7 @@ def test_the_legend_of_the_bias_figure_fits():
     """With the longest words that it can hold."""
     frame = bias_frame(0.1).assign(sees="classes; groups choose the epoch")
     capped = frame[frame["method"] == "hsfm"].assign(method="hsfm_capped")
-    figure = figures.draw_bias(report.summarise_bias(pd.concat([frame, capped])), "a title")
+    figure = figures.draw_bias(report.summarize_bias(pd.concat([frame, capped])), "a title")
     figure.canvas.draw()
     legend, page = figure.legends[0].get_window_extent(), figure.bbox
     assert page.x0 <= legend.x0 < legend.x1 <= page.x1
@@ -193,12 +193,36 @@ def test_a_setting_that_diverged_is_said_and_never_best():
     worst = (frame["setting"] == 1) & (frame["seed"] == 1)
     measures = [name for name in frame if name.startswith(("val_", "test_"))]
     frame.loc[worst, measures] = np.nan
-    summary = report.summarise_sweep(frame).set_index(["rule", "choice"])
+    summary = report.summarize_sweep(frame).set_index(["rule", "choice"])
     assert summary.loc[("worst_group", "best on validation"), "setting"] == 2
     assert "median 87.5. 1 settings diverged." in report.sweep_table(summary.reset_index()).markdown()
 
 
 def test_the_range_is_over_settings_not_over_seeds():
-    summary = report.summarise_sweep(sweep_frame(seeds=(0, 1, 2)))
+    summary = report.summarize_sweep(sweep_frame(seeds=(0, 1, 2)))
     assert summary["test_worst_group_lowest"].tolist() == pytest.approx([76.0] * 4)
     assert summary["test_worst_group_highest"].tolist() == pytest.approx([98.0] * 4)
+
+
+@pytest.mark.parametrize("study", ["sweep", "ablations", "validation_bias"])
+def test_each_row_of_a_study_is_made_from_its_dataset(study):
+    frame = {
+        "sweep": sweep_frame,
+        "ablations": lambda: scores_of("hsfm", "selection", [0], test=[(9, 18, 27, 36)]),
+        "validation_bias": lambda: bias_frame(0.1),
+    }[study]()
+    both = [frame.assign(dataset=name, file=f"{name}.parquet") for name in ("birds", "fish")]
+    _, text = report.tabulate(study, pd.concat(both, ignore_index=True))
+    assert {row[0].text for row in text.rows} == {"birds", "fish"}
+    assert text.made_from == tuple((f"{row[0].text}.parquet",) for row in text.rows)
+
+
+@pytest.mark.parametrize(
+    ("study", "frame", "title"),
+    [
+        ("sweep", sweep_frame(), "birds: HSFM under 3 settings"),
+        ("validation_bias", bias_frame(0.1), "birds: fitted on validation splits of growing bias"),
+    ],
+)
+def test_the_figure_of_a_study(study, frame, title):
+    assert figures.draw_study(study, frame, "birds").get_suptitle() == title

@@ -25,17 +25,17 @@ TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 
 WHITE = np.array([0.9505, 1.0, 1.089])
 
 
-def lab(colour: str, who: str) -> np.ndarray:
-    """CIE L*a*b* of a colour as some eyes see it."""
-    rgb = np.array(to_rgb(colour))
+def lab(color: str, who: str) -> np.ndarray:
+    """CIE L*a*b* of a color as some eyes see it."""
+    rgb = np.array(to_rgb(color))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     x, y, z = TO_XYZ @ np.clip(SEES[who] @ linear, 0, 1) / WHITE
     x, y, z = (np.cbrt(v) if v > (6 / 29) ** 3 else v / (3 * (6 / 29) ** 2) + 4 / 29 for v in (x, y, z))
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
-def closest(colours: dict[str, str], who: str) -> float:
-    return min(np.linalg.norm(lab(a, who) - lab(b, who)) for a, b in itertools.combinations(colours.values(), 2))
+def closest(colors: dict[str, str], who: str) -> float:
+    return min(np.linalg.norm(lab(a, who) - lab(b, who)) for a, b in itertools.combinations(colors.values(), 2))
 
 
 def test_simulated_eyes_confuse_what_they_should():
@@ -49,10 +49,10 @@ def test_simulated_eyes_confuse_what_they_should():
 @pytest.mark.parametrize("who", SEES)
 def test_methods_are_told_apart_by_all_eyes(who):
     """A difference of 2.3 is just visible; 15 is plain."""
-    assert closest({name: look.colour for name, look in style.METHODS.items()}, who) > 15
+    assert closest({name: look.color for name, look in style.METHODS.items()}, who) > 15
 
 
-def test_methods_are_told_apart_without_colours():
+def test_methods_are_told_apart_without_colors():
     looks = [*style.METHODS.values(), style.OTHER_METHOD]
     assert len({look.marker for look in looks}) == len(looks)
 
@@ -65,12 +65,12 @@ def test_every_method_has_a_look():
 
 
 @pytest.mark.parametrize("who", SEES)
-def test_groups_are_told_apart_by_all_eyes_and_without_colours(who):
+def test_groups_are_told_apart_by_all_eyes_and_without_colors(who):
     looks = [style.of_group(number) for number in range(style.GROUP_LOOKS)]
-    assert closest({look.marker: look.colour for look in looks}, who) > 8
+    assert closest({look.marker: look.color for look in looks}, who) > 8
     assert len({look.marker for look in looks}) == len({look.hatch for look in looks}) == len(looks)
     assert style.of_group(style.GROUP_LOOKS) == looks[0]
-    assert not {look.colour for look in looks} & {look.colour for look in style.METHODS.values()}
+    assert not {look.color for look in looks} & {look.color for look in style.METHODS.values()}
 
 
 def test_the_file_sets_the_style_and_the_users_own_settings_do_not(tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hsfm.core.text_tables import Cell, TextTable
+from hsfm.core.text_tables import Cell, TextTable, write_tables
 from hsfm.report import tables
 from hsfm.report.names import method_label
 from tests.latex_structure import check_latex
@@ -34,7 +34,7 @@ def scores(method, labels, seeds, *, run=0, test=None, dataset="toy", val_n=(5, 
 def aggregated(frame: pd.DataFrame, told_apart: bool = True) -> pd.DataFrame:
     """Of scores, as if test images told all methods apart, or none."""
     marks = {f"{metric}_{which}": not told_apart for metric in tables.METRICS for which in ("best", "best_free")}
-    return tables.aggregate(tables.summarise(frame)).assign(**marks)
+    return tables.aggregate(tables.summarize(frame)).assign(**marks)
 
 
 def main_table(frame: pd.DataFrame, **settings) -> TextTable:
@@ -58,7 +58,7 @@ def three_methods() -> pd.DataFrame:
 
 
 def test_summary_by_hand(three_methods):
-    erm = tables.summarise(three_methods).set_index(["method", "seed"]).loc[("erm", 0)]
+    erm = tables.summarize(three_methods).set_index(["method", "seed"]).loc[("erm", 0)]
     assert erm["average"] == pytest.approx(75 / 100)
     assert erm["worst_group"] == pytest.approx(0.5)
     assert erm["adjusted_average"] == pytest.approx((70 * 1.0 + 10 * 0.5 + 10 * 0.5 + 110 * 1.0) / 200)
@@ -68,7 +68,7 @@ def test_summary_by_hand(three_methods):
 def test_groups_without_test_images_are_left_out_and_said(three_methods):
     empty = (three_methods["split"] == "test") & (three_methods["group"] == 2)
     three_methods.loc[empty, ["n", "correct", "accuracy"]] = [0, 0, np.nan]
-    summary = tables.summarise(three_methods).set_index(["method", "seed"])
+    summary = tables.summarize(three_methods).set_index(["method", "seed"])
     assert summary.loc[("erm", 0), "worst_group"] == pytest.approx(0.5)
     assert summary.loc[("hsfm", 0), "average"] == pytest.approx(64 / 70)
     text = main_table(three_methods).markdown()
@@ -86,7 +86,7 @@ def test_adjusted_average_is_empty_where_a_test_group_was_not_trained_on(three_m
 
 def test_unknown_groups_leave_class_and_average(three_methods):
     unknown = three_methods.assign(group=pd.NA, attribute=pd.NA)
-    summary = tables.summarise(unknown)
+    summary = tables.summarize(unknown)
     assert summary["worst_group"].isna().all()
     assert summary["adjusted_average"].isna().all()
     assert summary["average"].notna().all()
@@ -94,11 +94,11 @@ def test_unknown_groups_leave_class_and_average(three_methods):
 
 
 def test_deviation_over_seeds_of_one_run(three_methods):
-    row = tables.aggregate(tables.summarise(three_methods)).set_index("method").loc["hsfm"]
+    row = tables.aggregate(tables.summarize(three_methods)).set_index("method").loc["hsfm"]
     assert row["average_percent"] == pytest.approx(90.0)
     assert row["average_deviation"] == pytest.approx(np.std([91, 89], ddof=1))
     assert np.isnan(
-        tables.aggregate(tables.summarise(three_methods)).set_index("method").loc["erm", "average_deviation"]
+        tables.aggregate(tables.summarize(three_methods)).set_index("method").loc["erm", "average_deviation"]
     )
 
 
@@ -109,7 +109,7 @@ def test_deviation_over_runs_of_the_mean_over_seeds():
             scores("dfr", "training", [0, 1], run=1, test=[(10, 20, 30, 20), (10, 20, 30, 20)]),
         ]
     )
-    table = tables.aggregate(tables.summarise(frame))
+    table = tables.aggregate(tables.summarize(frame))
     assert table.loc[0, "average_percent"] == pytest.approx((95 + 80) / 2)
     assert table.loc[0, "average_deviation"] == pytest.approx(np.std([95, 80], ddof=1))
     assert "over 2 backbone runs, each the mean of its head seeds (at most 2)." in main_table(frame).markdown()
@@ -203,6 +203,15 @@ def test_html_holds_the_same_cells_and_what_they_are_from(three_methods):
     assert [note.text for note in page.find("figcaption")] == list(table.notes)
 
 
+def test_files_are_written_by_stem_and_suffix(tmp_path, three_methods):
+    groups = tables.group_table(three_methods)
+    made = {"groups": (groups, groups_text(three_methods)), "main": (three_methods, main_table(three_methods))}
+    write_tables([tmp_path / name for name in ("main.md", "groups.csv", "groups.tex")], made)
+    assert (tmp_path / "main.md").read_text() == made["main"][1].markdown()
+    assert (tmp_path / "groups.csv").read_text() == groups.to_csv(index=False, float_format="%.4f")
+    assert r"\label{tab:groups}" in (tmp_path / "groups.tex").read_text()
+
+
 def test_html_sorts_by_what_a_cell_says():
     assert Cell("2 min", order=120.0).html() == '<td data-order="120.0">2 min</td>'
 
@@ -222,7 +231,7 @@ def test_group_labels_are_those_of_the_head_that_used_most(three_methods):
         scores("ddb", labels, [0], run=run, test=[(9, 18, 27, 36)]) for run, labels in enumerate(("none", "training"))
     ]
     both = pd.concat([three_methods, *two], ignore_index=True)
-    table = tables.aggregate(tables.summarise(both)).set_index("method")
+    table = tables.aggregate(tables.summarize(both)).set_index("method")
     assert table.loc["ddb", "group_labels"] == "training"
 
 
@@ -246,7 +255,7 @@ def test_names_for_readers():
 def test_seeds_are_counted_within_a_run():
     """ERM's seed is its run: three runs do not make three heads on one backbone."""
     frame = pd.concat([scores("erm", "none", [run], run=run, test=[(10, 10, 15, 40)]) for run in range(3)])
-    table = tables.aggregate(tables.summarise(frame))
+    table = tables.aggregate(tables.summarize(frame))
     assert table[["runs", "seeds"]].to_numpy().tolist() == [[3, 1]]
     assert "over 3 backbone runs." in main_table(frame).markdown()
     one = frame[frame["run"] == 0]

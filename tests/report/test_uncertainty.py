@@ -57,7 +57,7 @@ def four():
 
 def test_intervals_hold_the_means_of_the_tables(four):
     predictions, scores = four
-    joined = tables.aggregate(tables.summarise(scores)).merge(measure(predictions, scores), on=["dataset", "method"])
+    joined = tables.aggregate(tables.summarize(scores)).merge(measure(predictions, scores), on=["dataset", "method"])
     assert joined["method"].tolist() == ["erm", "dfr", "dac", "hsfm"]
     for metric in tables.METRICS:
         value = joined[f"{metric}_percent"]
@@ -91,7 +91,7 @@ def test_what_is_not_told_apart_is_best_too(four):
     assert found["worst_group_best"].to_dict() == {"erm": False, "dfr": True, "dac": False, "hsfm": True}
     assert found["worst_group_best_free"].to_dict() == {"erm": False, "dfr": False, "dac": False, "hsfm": True}
     table = uncertainty_table(
-        tables.aggregate(tables.summarise(four[1])).merge(found.reset_index(), on=["dataset", "method"]), four[1]
+        tables.aggregate(tables.summarize(four[1])).merge(found.reset_index(), on=["dataset", "method"]), four[1]
     )
     assert [row[2].markdown() for row in table.rows] == [
         "50.0", "**90.0 ± 0.0**", "75.0 ± 7.1", "**<u>87.5 ± 3.5</u>**"

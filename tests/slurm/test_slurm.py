@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.test_workflow import MINIMAL, ROOT, RUN, copy_repository, results, snakemake
+from tests.repository import MINIMAL, ROOT, RUN, copy_repository, results, snakemake
 
 GPU_RULES = {"train_erm": 1, "extract_embeddings": 1, "fit_hsfm": 1}
 CPU_RULES = {"pack_images": 1, "build_hard_set": 1, "score_heads": 2}
@@ -58,7 +58,7 @@ def _slurm_answers():
 
 
 def records(folder: Path) -> list[dict[str, str]]:
-    """What Slurm knows of all jobs that were submitted in a folder, in their order: fields of `scontrol show job`."""
+    """Slurm's records of all jobs that were submitted in a folder, in their order: fields of `scontrol show job`."""
     jobs = [line.split(" ", 1) for line in slurm("squeue", "--me", "--states=all", "-h", "-o", "%A %Z").splitlines()]
     ids = sorted(int(number) for number, where in jobs if where == str(folder))
     shown = [slurm("scontrol", "--oneliner", "show", "job", str(number)) for number in ids]
@@ -125,7 +125,7 @@ def snakemake_under_slurm(folder: Path, output: Path, *arguments: str):
 
 
 def finished(folder: Path, output: Path, *arguments: str) -> tuple[int, str]:
-    """What Snakemake returned, and what it said."""
+    """Snakemake's exit code and output."""
     with snakemake_under_slurm(folder, output, *arguments) as process:
         try:
             return process.wait(timeout=200), output.read_text()
@@ -149,7 +149,7 @@ def clean_up(folder: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """What docs/how-to/cluster.md says to do after Snakemake was killed, but for the last line, which runs it again."""
+    """Follow docs/how-to/cluster.md after Snakemake was killed, but for the last line, which runs it again."""
     docs = (ROOT / "docs/how-to/cluster.md").read_text().split("## After Snakemake was killed")[1]
     commands = re.search(r"```bash\n(.*?)```", docs, re.DOTALL).group(1)
     *first, again = [line.strip() for line in commands.splitlines()]
@@ -168,7 +168,7 @@ class Disturbed:
 
     folder: Path
     undisturbed: Path
-    cancelled: str  # number of the training that `scancel` took away
+    canceled: str  # number of the training that `scancel` took away
     orphan: str  # number of the job that ran when Snakemake was killed
     first: str  # what Snakemake said until then
     after_the_kill: str  # the state of that job once Snakemake was gone
@@ -188,8 +188,8 @@ def run(tmp_path_factory):
         with snakemake_under_slurm(folder, output, *FEW, "--", TABLE) as process:
             # its log: it is not Snakemake that runs by now, but the script
             wait_for("the training", (folder / "logs/minibirds/run0/train_erm.log").exists, output)
-            cancelled = running("train_erm")()[0]["JobId"]
-            slurm("scancel", cancelled)
+            canceled = running("train_erm")()[0]["JobId"]
+            slurm("scancel", canceled)
             # beside the other, which waits for Slurm most of the time
             local = ThreadPoolExecutor().submit(snakemake, undisturbed, *FEW, "--", TABLE, LLR)
             orphan = wait_for("the embeddings", running("extract_embeddings"), output)[0]["JobId"]
@@ -202,7 +202,7 @@ def run(tmp_path_factory):
         code, said = finished(folder, folder.parent / "again.log", *FEW, *memory, "--", TABLE, LLR)
         assert code == 0, said
         local.result()
-        yield Disturbed(folder, undisturbed, cancelled, orphan, output.read_text(), after)
+        yield Disturbed(folder, undisturbed, canceled, orphan, output.read_text(), after)
     finally:
         clean_up(folder)
 
@@ -211,11 +211,11 @@ def test_slurm_ran_the_jobs_with_the_gpu_and_memory_that_they_ask_for(run):
     jobs = records(run.folder)
     done = [job for job in jobs if job["JobState"] == "COMPLETED"]
     expected = GPU_RULES | CPU_RULES
-    # the embeddings may have been written before they could be cancelled, and count twice then
+    # the embeddings may have been written before they could be canceled, and count twice then
     assert {rule: len(of_rule(done, rule)) for rule in expected} in (expected, {**expected, "extract_embeddings": 2})
     for rule in expected:
         for job in of_rule(jobs, rule):
-            attempt = 2 if rule == "train_erm" and job["JobId"] != run.cancelled else 1
+            attempt = 2 if rule == "train_erm" and job["JobId"] != run.canceled else 1
             # what the inputs add is less than a megabyte each
             assert 0 <= megabytes(job) - attempt * stated(rule, "mem_mb") < 10 * attempt, job
             assert job["TimeLimit"] == f"00:{MINUTES}:00", job
@@ -227,11 +227,11 @@ def test_slurm_ran_the_jobs_with_the_gpu_and_memory_that_they_ask_for(run):
         assert ended == {job["JobId"]: job["JobState"] for job in jobs}
 
 
-def test_a_cancelled_job_comes_back_and_is_reported(run):
+def test_a_canceled_job_comes_back_and_is_reported(run):
     trainings = of_rule(records(run.folder), "train_erm")
-    assert [job["JobId"] == run.cancelled for job in trainings] == [True, False]
+    assert [job["JobId"] == run.canceled for job in trainings] == [True, False]
     assert states(trainings) == ["CANCELLED", "COMPLETED"]
-    assert f"SLURM-job '{run.cancelled}' failed, SLURM status is: 'CANCELLED'" in run.first
+    assert f"SLURM-job '{run.canceled}' failed, SLURM status is: 'CANCELLED'" in run.first
     assert "Trying to restart job" in run.first
 
 

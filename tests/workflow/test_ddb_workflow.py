@@ -1,6 +1,5 @@
 """DDB through Snakemake: cut and paste on a few drawn images, and diffusion on tiny random models."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from hsfm.heads.head import read_heads
 from hsfm.methods.dac.masks import read_masks, unpack
 from hsfm.methods.ddb.generated import GENERATED, NOTHING_FOUND, OBJECTS, PRUNED, read_mask, read_png, read_table
 from hsfm.models.backbone import read_checkpoint
-from tests.workflow.test_workflow import RUN, copy_repository, results, run_python, snakemake
+from tests.repository import RUN, copy_repository, planned_by, results, run_python, snakemake
 
 THRESHOLD = 0.55  # of the attribution; some of the few images lie above it, some below
 SMALL = {
@@ -47,11 +46,7 @@ def overlay(folder: Path, name: str, **ddb) -> list[str]:
 
 
 def planned(folder: Path, arguments: list[str]) -> dict[str, int]:
-    out = snakemake(folder, *arguments[:-1], "--dry-run").stdout
-    if "Nothing to be done" in out:
-        return {}
-    table = out[out.rindex("Job stats:") :].split("total")[0]
-    return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE) if rule != "all"}
+    return planned_by(folder, *arguments[:-1])
 
 
 def tables(folder: Path) -> dict[str, pd.DataFrame]:
@@ -279,14 +274,14 @@ def test_a_killed_inpainting_goes_on_after_its_last_part(inpainted, models, tmp_
     script = folder / "workflow/scripts/inpaint_objects.py"
     script.write_text(
         script.read_text().replace(
-            "            bar.update(len(finished))\n",
-            "            done = globals().setdefault('done', [])\n"
-            "            done.append(len(finished))\n"
-            "            if len(done) == 3 and not os.path.exists('revived'):\n"
-            "                os.kill(os.getpid(), signal.SIGKILL)\n"
-            "            print(f'part of {len(finished)}', flush=True)\n"
-            "            bar.update(len(finished))\n",
-        ).replace("import json\n", "import json\nimport os\nimport signal\n", 1)
+            "        done(len(rows))\n",
+            "        finished = globals().setdefault('finished', [])\n"
+            "        finished.append(len(rows))\n"
+            "        if len(finished) == 3 and not os.path.exists('revived'):\n"
+            "            os.kill(os.getpid(), signal.SIGKILL)\n"
+            "        print(f'part of {len(rows)}', flush=True)\n"
+            "        done(len(rows))\n",
+        ).replace("import pandas as pd\n", "import os\nimport signal\nimport pandas as pd\n", 1)
     )  # fmt: skip
     target = RUN / "ddb/generated.parquet"
     arguments = overlay(folder, "tiny", **models)
@@ -425,12 +420,13 @@ def test_nothing_but_diffusion_imports_the_extra(pasted, tmp_path):
     shutil.copytree(pasted, folder)
     without_extra(folder)
     names = [".".join(path.relative_to(folder).with_suffix("").parts) for path in (folder / "hsfm").rglob("*.py")]
-    core = sorted(name for name in names if not name.startswith("hsfm.diffusion.") and "__" not in name)
-    assert "hsfm.methods.ddb.fit" in core
+    diffusion = {f"hsfm.methods.ddb.{name}" for name in ("diffusion_models", "segment", "textual_inversion")}
+    core = sorted(name for name in set(names) - diffusion if "__" not in name)
+    assert len(core) == len([name for name in names if "__" not in name]) - 3
     run_python("import importlib\n" + "".join(f"importlib.import_module({name!r})\n" for name in core), folder)
     for call, package in (("from hsfm.methods.ddb.cut_paste import erase; import numpy as np; "
                            "erase(np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), bool), margin=1, radius=1)", "OpenCV"),
-                          ("import hsfm.methods.ddb.inpaint", "the extra")):  # fmt: skip
+                          ("import hsfm.methods.ddb.diffusion_models", "the extra")):  # fmt: skip
         said = run_python(f"try:\n    {call}\nexcept (ValueError, ImportError) as error:\n    print(error)", folder)
         assert package in said
         assert 'pip install -e ".[diffusion]"' in said

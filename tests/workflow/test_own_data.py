@@ -21,7 +21,7 @@ from hsfm.heads.head import read_heads
 from hsfm.methods.dac.masks import read_masks
 from hsfm.models.backbone import read_checkpoint
 from tests import replicas
-from tests.workflow.test_workflow import ROOT, copy_repository, run_python, snakemake
+from tests.repository import ROOT, copy_repository, run_python, snakemake
 
 COLUMNS = {"path": "file", "y": "label", "attribute": "background", "split": "split", "id": None}
 FAST = {
@@ -180,7 +180,7 @@ def test_a_frozen_backbone_and_its_export(mine):
             mine / "no.safetensors",
             checkpoint=mine / "results/trained/run0/erm/backbone.safetensors",
             heads=mine / "results/trained/run0/erm/heads.safetensors",
-            standardisation=run / "erm/standardisation.safetensors",
+            standardization=run / "erm/standardisation.safetensors",
         )
 
 
@@ -263,5 +263,5 @@ def test_the_frozen_overlay_on_few_images(tmp_path):
     erm = pd.read_csv(folder / "results/tables/main.csv").set_index("method").loc["erm"]
     assert erm["average_percent"] > 55, "ImageNet's features tell birds apart better than chance"
     head = read_heads(folder / "results/frozenbirds/run0/dac/heads.safetensors")
-    head.check_fits(train, "train.parquet")  # on the standardised features
+    head.check_fits(train, "train.parquet")  # on the standardized features
     assert read_masks(folder / "results/frozenbirds/run0/erm/masks/heat_map/train.parquet").size == (96, 96)

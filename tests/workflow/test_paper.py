@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +19,7 @@ from hsfm.methods.ddb.generated import read_mask, read_png
 from hsfm.models.backbone import read_checkpoint
 from tests import replicas
 from tests.latex_structure import check_latex
-from tests.workflow.test_workflow import copy_repository, snakemake
+from tests.repository import copy_repository, snakemake
 
 DATASETS = ("waterbirds", "celeba", "metashift", "dominoes")
 GROUPS = {"waterbirds": 4, "celeba": 4, "metashift": 2, "dominoes": 4}  # of test
@@ -171,7 +172,7 @@ def test_files_and_a_cache_of_their_own_size_end_in_the_same_embeddings(tmp_path
         torch.testing.assert_close(cached, found["files"][split], rtol=0, atol=1e-5)
 
 
-def test_a_damaged_cache_is_named_and_made_anew_while_the_workflow_runs(done, tmp_path):
+def test_a_damaged_cache_stops_the_job_with_the_command_that_makes_it_anew(done, tmp_path):
     folder = copy_repository(tmp_path / "hsfm")
     replicas.write_metashift(folder / "data/metashift")
     overlay(folder)
@@ -180,11 +181,13 @@ def test_a_damaged_cache_is_named_and_made_anew_while_the_workflow_runs(done, tm
     before, pixels = features(folder), (folder / "results/metashift/decoded.npy")
     sound = pixels.read_bytes()
     pixels.write_bytes(sound[:-7] + bytes([sound[-7] ^ 255]) + sound[-6:])
-    out = snakemake(folder, *arguments).stdout
-    (said,) = [line for line in out.splitlines() if "decoding the images again" in line]
-    assert re.fullmatch(r"WARNING: results/metashift/decoded.npy: 1 of \d+ images are damaged; .*", said)
+    out = snakemake(folder, *arguments, "--forcerun", "extract_embeddings", check=False).stdout
+    (said,) = {line for line in out.splitlines() if line.startswith("ERROR: ")}
+    command = "rm results/metashift/decoded.npy results/metashift/decoded.parquet"
+    assert re.fullmatch(rf"ERROR: results/metashift/decoded.npy: 1 of \d+ images are damaged; .*: {command}, .*", said)
+    subprocess.run(command.split(), cwd=folder, check=True)
+    snakemake(folder, *arguments)
     assert pixels.read_bytes() == sound
-    assert "Nothing to be done" in snakemake(folder, *arguments, "--dry-run").stdout
     assert all(torch.equal(a, before[split]) for split, a in features(folder).items())
 
 

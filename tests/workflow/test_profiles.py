@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.workflow.test_workflow import MINIMAL, ROOT, RUN, copy_repository, results, snakemake
+from tests.repository import MINIMAL, ROOT, RUN, copy_repository, results, snakemake
 
 PROFILES = sorted(path.parent.name for path in (ROOT / "profiles").glob("*/config.yaml"))
 BACKBONE = f"{RUN}/erm/backbone.safetensors"
@@ -184,3 +184,23 @@ def test_jobs_run_in_the_container_that_the_configuration_names(trained, tmp_pat
     (call,) = [line for line in log.read_text().splitlines() if line.startswith("exec")]
     assert re.search(r" hsfm\.sif bash -c .*pack_images\.py$", call)
     assert results(folder) == results(trained)
+
+
+# stands in for conda, which a plan asks about itself
+CONDA = """#!/bin/sh
+case "$1" in
+  info) echo '{"root_prefix": "/opt/conda", "conda_prefix": "/opt/conda", "conda_version": "25.1", "platform": ""}' ;;
+  config) echo '{"get": {"channel_priority": "strict"}}' ;;
+  *) echo "conda 25.1.0" ;;
+esac
+"""
+
+
+def test_one_conda_environment_is_planned_for_all_jobs(tmp_path):
+    command(tmp_path / "bin/conda", CONDA)
+    folder = copy_repository(tmp_path / "hsfm")
+    sdm = ["--cores", "2", "--sdm", "conda", *MINIMAL]
+    out = with_profile(folder, "default", *sdm, "--dry-run", path=str(tmp_path / "bin"))
+    (planned,) = re.findall(r"^Conda environment (.*) will be created\.$", out, re.MULTILINE)
+    assert (folder / planned).resolve() == (folder / "environment.yml").resolve()
+    assert re.search(r"^total +37$", out, re.MULTILINE)

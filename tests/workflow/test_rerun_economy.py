@@ -1,4 +1,4 @@
-"""What one change reruns of the paper's workflow: four datasets, three backbones each, three seeds, all methods.
+"""Jobs of the paper's workflow that one change reruns: four datasets, three backbones each, three seeds, all methods.
 
 Nothing is computed: every output is a placeholder, which Snakemake was told (--touch) is what its job made.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.workflow.test_workflow import copy_repository, snakemake
+from tests.repository import copy_repository, family, snakemake
 
 DATASETS = ("waterbirds", "celeba", "metashift", "dominoes")
 WITH_DDB = DATASETS[:3]
@@ -39,7 +39,7 @@ def outputs(folder: Path, *arguments: str) -> list[dict[str, str]]:
 def planned(folder: Path, *arguments: str) -> Jobs:
     """Jobs that would run. A job is told from others of its rule by its log."""
     waiting = [row for row in outputs(folder, *arguments) if row["plan"] != "no update"]
-    jobs = {(row["rule"], row["log-file(s)"]) for row in waiting}
+    jobs = {(family(row["rule"]), row["log-file(s)"]) for row in waiting}
     return dict(Counter((rule, next((d for d in DATASETS if d in log.split("/")), "")) for rule, log in jobs))
 
 
@@ -70,7 +70,7 @@ def changed(finished):
 
     def change(module: str) -> None:
         before[module] = (finished / module).read_text()
-        (finished / module).write_text(before[module] + "\n# changed\n")
+        (finished / module).write_text(before[module] + ("\nCHANGED = 1\n" if module.endswith(".py") else "\n# 1\n"))
 
     yield change
     for module, text in before.items():
@@ -145,6 +145,12 @@ EVERY_PICTURE = {
         ("hsfm/report/hsfm.mplstyle", EVERY_PICTURE),
         ("hsfm/report/comparison_figures.py", {**every({"draw_comparison": 2}), **PAGE}),
         ("hsfm/report/edit_figures.py", {**every({"draw_edits": 1}), **PAGE}),
+        ("hsfm/report/histories.py", {**every({"draw_figure": 4, "draw_method": 1}), **PAGE}),
+        ("hsfm/analysis/edit_pictures.py", {**every({"draw_edits": 1}), **PAGE}),
+        ("hsfm/analysis/mask_pictures.py", {**every({"draw_masks": 1}), **PAGE}),
+        ("hsfm/analysis/method_panels.py", {**every({"draw_method": 1}), **PAGE}),
+        ("hsfm/analysis/generated_pictures.py", {**every({"draw_generated": 1}, WITH_DDB), **PAGE}),
+        ("hsfm/report/accuracy_tables.py", {("make_tables", ""): 1, **PAGE}),
         ("hsfm/report/tables.py", {**every({"draw_comparison": 2}), ("make_tables", ""): 1, **PAGE}),
         ("hsfm/report/published.py", {("make_tables", ""): 1, **PAGE}),
         ("hsfm/report/cost_tables.py", {("describe_run", ""): 1, **PAGE}),
@@ -152,6 +158,8 @@ EVERY_PICTURE = {
         ("hsfm/core/text_tables.py", {**every({"draw_comparison": 2}), **TABLES}),
         ("hsfm/methods/hsfm/train.py", {**every(HSFM), **TABLES}),
         ("hsfm/methods/dac/fit.py", {**every({**DAC, "draw_masks": 1}), **TABLE}),
+        ("hsfm/methods/ddb/fit.py", {**every(RETRAINED, WITH_DDB), **TABLE}),
+        ("hsfm/methods/ddb/prune.py", {**every(PRUNED, WITH_DDB), **TABLE}),
         ("hsfm/methods/ddb/inpaint.py", {**every({"inpaint_objects": 3, **PRUNED}, WITH_DDB), **TABLE}),
         ("hsfm/models/erm.py", {
             **every({"train_erm": 3, **NEW_NETWORK}, ["dominoes"]),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.workflow.test_workflow import MINIMAL, RUN, copy_repository, jobs_of_last_run, snakemake
+from tests.repository import MINIMAL, RUN, copy_repository, jobs_of_last_run, snakemake
 
 # so few images in a batch that there are several parts to share
 SETTINGS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import fork_server, terminal
-from tests.workflow.test_workflow import MINIMAL, RUN, copy_repository, snakemake
+from tests.repository import MINIMAL, RUN, copy_repository, snakemake
 
 CALL = [sys.executable, "-m", "snakemake", "--cores", "2", *MINIMAL]
 TIME = r"\d\d:\d\d:\d\d"
@@ -113,3 +113,13 @@ def test_the_main_table_stands_at_the_end_of_a_whole_run(folder, probe):
     assert re.fullmatch(r"DFR +val, to train +[\d.]+ ± [\d.]+ +[\d.]+ ± [\d.]+", table[2])
     assert table[-3:-1] == [f"Tables:  {folder / 'results/tables'}", f"Figures: {folder / 'results/figures'}"]
     assert table[-1].startswith("Done in ")
+
+
+def test_without_the_plugin_there_is_snakemakes_own_output_and_our_ending(folder, probe):
+    images = "results/minibirds/images.parquet"
+    arguments = ["--workflow-profile", "none", *MINIMAL, "--", images]
+    lines = snakemake(folder, *arguments, also_on_path=probe).stdout.splitlines()
+    assert "Finished jobid: 0 (Rule: pack_images)" in lines
+    ending = lines.index(str(folder / images))
+    assert lines[ending + 1].startswith("Done in ")
+    assert not (folder / ".snakemake/bars").exists()

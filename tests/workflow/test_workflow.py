@@ -32,10 +32,18 @@ from hsfm.methods.hsfm import train as meta
 from hsfm.models.backbone import read_checkpoint
 from tests.latex_structure import check_latex
 from tests.methods.test_afr import autograd
+from tests.repository import (
+    MINIMAL,
+    ROOT,
+    RUN,
+    copy_repository,
+    jobs_of_last_run,
+    planned_by,
+    results,
+    run_python,
+    snakemake,
+)
 
-ROOT = Path(__file__).parents[2]
-MINIMAL = ["--configfile", "config/minimal.yaml"]
-RUN = Path("results/minibirds/run0")
 EVERYTHING = {
     "pack_images": 1,
     "train_erm": 1,
@@ -65,54 +73,9 @@ EVERYTHING = {
 }
 
 
-def copy_repository(folder: Path) -> Path:
-    """What a clone holds, without results."""
-    folder.mkdir(parents=True)
-    for name in ("Snakefile", "environment.yml", "hsfm", "workflow", "config", "profiles"):
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(ROOT / name, folder / name)
-    return folder
-
-
-def snakemake(
-    folder: Path, *arguments: str, check: bool = True, also_on_path: Path | None = None
-) -> subprocess.CompletedProcess:
-    """Run Snakemake on the code of `folder`, not on an installed one; stdout and stderr together."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    path = folder if also_on_path is None else f"{folder}{os.pathsep}{also_on_path}"
-    environment = {**os.environ, "PYTHONPATH": str(path)}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
-    )
-    assert not check or done.returncode == 0, done.stdout
-    return done
-
-
 def planned(folder: Path, *arguments: str) -> dict[str, int]:
     """Jobs by rule that a dry run of the minimal configuration lists, without `all`."""
     return planned_by(folder, *MINIMAL, *arguments)
-
-
-def planned_by(folder: Path, *arguments: str) -> dict[str, int]:
-    out = snakemake(folder, "--dry-run", *arguments).stdout
-    if "Nothing to be done" in out:
-        return {}
-    table = out[out.rindex("Job stats:") :].split("total")[0]
-    return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE) if rule != "all"}
-
-
-def jobs_of_last_run(folder: Path) -> list[str]:
-    """The rules of the jobs that the last run has finished, by Snakemake's own log."""
-    log = max((folder / ".snakemake/log").glob("*.snakemake.log"))
-    return re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)", log.read_text(), re.MULTILINE)
-
-
-def results(folder: Path) -> dict[str, str]:
-    """Hash of every file under results/."""
-    files = sorted(p for p in (folder / "results").rglob("*") if p.is_file())
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def timeless(files: dict[str, str]) -> dict[str, str]:
@@ -438,6 +401,7 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
         ("hsfm/methods/afr.py", AFR),
         ("hsfm/methods/dac/fit.py", {**DAC, "draw_masks": 1}),
         ("hsfm/methods/dac/masks.py", MASKS),
+        ("hsfm/methods/dac/find_masks.py", MASKS),
         ("hsfm/evaluation/scores.py", {**SCORED, "score_heads": 6, "draw_figure": 4}),
         ("hsfm/evaluation/predictions.py", {**SCORED, "score_heads": 6, "draw_figure": 3}),
         ("hsfm/evaluation/bootstrap.py", {"make_tables": 1, **PAGE}),
@@ -458,8 +422,51 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
     ],
 )
 def test_a_changed_module_reruns_the_rules_that_import_it_and_what_follows(finished, edited, module, jobs):
-    edited(module, lambda text: text + "\n# changed\n")
+    edited(module, lambda text: text + ("\nCHANGED = True\n" if module.endswith(".py") else "\n# changed\n"))
     assert planned(finished) == jobs
+
+
+def test_a_changed_docstring_or_comment_reruns_nothing(finished, edited):
+    def reworded(text: str) -> str:
+        assert '"""' in text
+        return "# Reworded.\n" + text.replace('"""', '"""In other words. ', 1)
+
+    for module in ("hsfm/core/files.py", "hsfm/methods/hsfm/train.py", "workflow/scripts/train_erm.py"):
+        edited(module, reworded)
+    assert planned(finished) == {}
+
+
+def test_older_code_copied_over_newer_is_seen(finished, edited, tmp_path):
+    """As `cp -p` leaves it: the text of another version with a date before that of all results."""
+    module = finished / "hsfm/methods/dfr.py"
+    other = tmp_path / "dfr.py"
+    other.write_text(module.read_text() + "\nOLDER = True\n")
+    os.utime(other, (0, 0))
+    edited("hsfm/methods/dfr.py", lambda text: text)
+    shutil.copy2(other, module)
+    assert planned(finished) == {"fit_dfr": 1, "fit_llr": 1, **SCORED, "score_heads": 2}
+
+
+def test_another_commit_and_back_reruns_nothing(finished, tmp_path):
+    """`git checkout` gives every file that differs a new date, twice."""
+    folder = tmp_path / "hsfm"
+    shutil.copytree(finished, folder)
+
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+        subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
+
+    (folder / ".gitignore").write_text("results\nlogs\n.snakemake\n__pycache__\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    git("checkout", "-qb", "other")
+    for module in ("hsfm/methods/dfr.py", "hsfm/models/erm.py", "workflow/scripts/fit_hsfm.py"):
+        (folder / module).write_text((folder / module).read_text() + "\nOTHER = True\n")
+    git("commit", "-qam", "two")
+    assert planned(folder)["train_erm"] == 1
+    git("checkout", "-q", "-")
+    assert planned(folder) == {}
 
 
 @pytest.mark.parametrize(
@@ -494,83 +501,15 @@ def test_two_runs_from_nothing_are_the_same_bytes(finished, tmp_path):
     assert timeless(results(second)) == timeless(results(finished))
 
 
-MISTAKES = {
-    "settings={minibirds: {hsfm: {inner_stpes: 3}}}": (
-        "settings/minibirds/hsfm: unknown key 'inner_stpes'; did you mean 'inner_steps'?"
-    ),
-    "settings={minibirds: {hsfm: {epochs: 0}}}": "settings/minibirds/hsfm/epochs: 0 is less than the minimum of 1",
-    "settings={minibirds: {hsfm: {inner_lr: fast}}}": (
-        "settings/minibirds/hsfm/inner_lr: 'fast' is not of type 'number'"
-    ),
-    "settings={minibirds: {backbone: {name: resnet51}}}": (
-        "settings/minibirds/backbone/name: unknown architecture 'resnet51'; did you mean "
-    ),
-    "settings={minibirds: {backbone: {pretrained: true}}}": (
-        "settings/minibirds/backbone: small_resnet has no pretrained weights"
-    ),
-    "settings={minibirds: {transform: modle}}": (
-        "settings/minibirds/transform: 'modle' is not of type 'object', or model"
-    ),
-    "settings={minibirds: {transform: {resize: x}}}": (
-        "settings/minibirds/transform/resize: 'x' is not of type 'array', or null"
-    ),
-    "settings={minibirds: {images: {source: birds}}}": (
-        "settings/minibirds/images/source: unknown value 'birds'; allowed are minibirds"
-    ),
-    "settings={minibirds: {augmentation: {random_crop: 4}}}": (
-        "settings/minibirds/augmentation/random_crop: 4 is not of type 'object', or null"
-    ),
-    "datasets=[waterbird]": "datasets: unknown dataset 'waterbird'; settings has minibirds",
-    "methods=[erm, dfrr]": "methods/1: unknown value 'dfrr'; allowed are erm, dfr, llr, afr, dac, ddb, hsfm",
-    "device=gpu": "device: 'gpu' does not match",
-    "settings={minibirds: {hsfm: {outer_lr: nan}}}": "settings/minibirds/hsfm/outer_lr: nan is not a finite number",
-    "settings={minibirds: {erm: {momentum: 0}}}": "settings/minibirds/erm: nesterov is true, which needs a momentum",
-    "settings={minibirds: {transform: {std: [0, 1, 1]}}}": "settings/minibirds/transform/std/0: 0 is less than",
-    "settings={minibirds: {sweep: {values: {inner_lrs: [1]}}}}": (
-        "settings/minibirds/sweep/values: unknown key 'inner_lrs'; did you mean 'inner_lr'?"
-    ),
-    "settings={minibirds: {sweep: {values: {inner_lr: []}}}}": "settings/minibirds/sweep/values/inner_lr: [] ",
-    "studies=[sweeps]": "studies/0: unknown value 'sweeps'; allowed are sweep, ablations, validation_bias",
-    "compute={precision: half}": "compute/precision: unknown value 'half'; allowed are auto, float32, bfloat16",
-    "training_gpus=0": "training_gpus: 0 is less than the minimum of 1",
-    "compute={compiled: true}": "compute: unknown key 'compiled'; did you mean 'compile'?",
-    "settings={minibirds: {pixels: disk}}": "settings/minibirds/pixels: unknown value 'disk'; allowed are",
-    "settings={minibirds: {masks: {cuts: [0.3, 0.8, 0.5]}}}": (
-        "settings/minibirds/masks/cuts: [0.3, 0.8, 0.5] does not rise"
-    ),
-    "settings={minibirds: {masks: {fallback: 0.9}}}": "settings/minibirds/masks/fallback: 0.9 is not one of cuts, [",
-    "settings={minibirds: {dac: {batchnorm: thaw}}}": (
-        "settings/minibirds/dac/batchnorm: unknown value 'thaw'; allowed are frozen, drift"
-    ),
-    "settings={minibirds: {afr: null, dac: {batchnorm: drift}, embeddings: {standardise: {scale: 1}}, backbone: {train:"
-    " false, name: resnet18, pretrained: true}}}": "settings/minibirds/dac/batchnorm: drift moves the features, which",
-    "settings={minibirds: {backbone: {train: false, name: resnet18, pretrained: true}}}": (
-        "settings/minibirds/afr: needs a network that is trained here, on a part of the images; set afr to null"
-    ),
-    "settings={minibirds: {erm: {holdout: 1}}}": (
-        "settings/minibirds/erm/holdout: 1 is greater than or equal to the maximum of 1"
-    ),
-    "methods=[ddb]": "settings/minibirds: missing key 'ddb', which methods asks for; ddb: null leaves it out",
-    "settings={mine: {}}": "settings/mine: missing keys 'embeddings', 'hard_set'",
-}
-
-
-@pytest.mark.parametrize(("setting", "message"), MISTAKES.items())
-def test_a_mistake_in_the_configuration_is_one_line_before_anything_runs(finished, setting, message):
+@pytest.mark.parametrize("setting", ["settings={minibirds: {hsfm: {inner_stpes: 3}}}", "methods=[erm, dfrr]"])
+def test_a_mistake_in_the_configuration_is_one_line_before_anything_runs(finished, setting):
+    """What is said is looked at in tests/hsfm_workflow/test_config.py."""
     done = snakemake(finished, "--dry-run", "--config", setting, check=False)
     assert done.returncode != 0
     lines = [line for line in done.stdout.splitlines() if "ERROR" in line or "Error" in line]
     assert len(lines) == 1, done.stdout
-    assert lines[0].startswith(f"ERROR: configuration (config/config.yaml): {message}")
+    assert lines[0].startswith("ERROR: configuration (config/config.yaml): ")
     assert "Traceback" not in done.stdout
-
-
-def test_what_several_gpus_exclude_is_said(finished):
-    chosen = ["training_gpus=2", "device=cuda:1", "compute={compile: true}"]
-    done = snakemake(finished, "--dry-run", "--config", *chosen, check=False)
-    assert done.returncode != 0
-    assert "training_gpus: 2, but device: cuda:1 names one; set it to auto" in done.stdout
-    assert "training_gpus: 2 and compute/compile exclude one another; set compile to false" in done.stdout
 
 
 def test_more_gpus_rerun_nothing_and_where_there_are_none_train_in_one_process(finished, tmp_path):
@@ -646,15 +585,6 @@ def test_embeddings_of_another_checkpoint_are_refused(finished, tmp_path):
     assert done.returncode != 0
     (error,) = [line for line in done.stdout.splitlines() if line.startswith("ERROR: ")]
     assert re.search(r"val.parquet: checkpoint 0{64}, but the erm heads are for [0-9a-f]{64}", error)
-
-
-def run_python(program: str, folder: Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_the_classifier_of_the_readme_runs(finished):
@@ -855,14 +785,16 @@ def test_killed_masks_go_on_after_their_last_part(finished, tmp_path):
     shutil.copytree(finished, folder)
     script = folder / "workflow/scripts/make_masks.py"
     script.write_text(
-        script.read_text().replace('BATCHES * masking["batch_size"]', "16").replace(
-            "    def masks_of(part: pd.DataFrame) -> Masks:\n",
-            "    def masks_of(part: pd.DataFrame) -> Masks:\n"
-            "        number = next(n for n, other in enumerate(parts) if other is part)\n"
-            "        if number == 2 and not Path('revived').exists():\n"
-            "            os.kill(os.getpid(), signal.SIGKILL)\n"
-            "        print(f'part {number}', flush=True)\n",
-        ).replace("import numpy as np\n", "import os\nimport signal\nfrom pathlib import Path\nimport numpy as np\n", 1)
+        script.read_text().replace('BATCHES * params.masks["batch_size"]', "16").replace(
+            "n = write_rows_in_parts(\n",
+            "def mask(rows, done, mask=mask):\n"
+            "    number = rows.index[0] // 16\n"
+            "    if number == 2 and not Path('revived').exists():\n"
+            "        os.kill(os.getpid(), signal.SIGKILL)\n"
+            "    print(f'part {number}', flush=True)\n"
+            "    return mask(rows, done=done)\n"
+            "n = write_rows_in_parts(\n",
+        ).replace("from functools", "import os\nimport signal\nfrom pathlib import Path\nfrom functools", 1)
     )  # fmt: skip
     target = RUN / "erm/masks/heat_map/train.parquet"
     done = snakemake(folder, *MINIMAL, "--", str(target), check=False)

@@ -11,18 +11,16 @@ use rule train_erm as train_on_share with:
     benchmark:
         "logs/{dataset}/run{run}/train_on_share.tsv"
     params:
-        **TRAINING,
-        training=setting("erm"),
+        training=plan.section("erm"),
     message:
         "Training {wildcards.dataset}, run {wildcards.run}, by ERM on a share of the images"
 
 
-rule fit_afr:
+use rule stage as fit_afr with:
     input:
         checkpoint=f"{AFR}/backbone.safetensors",
         train=f"{AFR}/embeddings/train.parquet",
         val=f"{AFR}/embeddings/val.parquet",
-        code=uses("workflow/scripts/fit_afr.py"),
     output:
         heads=f"{AFR}/heads.safetensors",
         history=f"{AFR}/history.parquet",
@@ -31,19 +29,16 @@ rule fit_afr:
     benchmark:
         "logs/{dataset}/run{run}/fit_afr.tsv"
     wildcard_constraints:
-        dataset=one_of(kind(lambda s: s.get("afr"))),
+        dataset=one_of(plan.where(lambda settings: settings.get("afr"))),
     priority: 50
-    conda:
-        "../../environment.yml"
-    threads: config["training_threads"]
+    threads: plan.config["training_threads"]
     resources:
-        gpu=gpus,
+        gpu=gpu,
         mem_mb=memory(4000, train=3, val=3),
         runtime=240,
     params:
-        settings=setting("afr"),
-        device=config["device"],
+        **code_of("fit_afr"),
+        settings=plan.section("afr"),
+        device=plan.config["device"],
     message:
         "Fitting AFR on {wildcards.dataset}, run {wildcards.run}"
-    script:
-        "../scripts/fit_afr.py"

@@ -8,25 +8,24 @@ NETWORK = "results/{dataset}/run{run}/{network}"
 EMBEDDED = {split: f"{NETWORK}/embeddings/{split}.parquet" for split in SPLITS}
 # How networks are trained, but for what the rules differ in.
 TRAINING = {
-    "backbone": setting("backbone"),
-    "transform": setting("transform"),
-    "augmentation": setting("augmentation"),
-    "files": stamps_of("backbone", "weights"),
-    "decode_size": decode_size,
-    "device": config["device"],
-    "compute": COMPUTE,
+    "backbone": plan.section("backbone"),
+    "transform": plan.section("transform"),
+    "augmentation": plan.section("augmentation"),
+    "files": plan.stamps_of("backbone", "weights"),
+    "decode_size": plan.decode_size,
+    "device": plan.config["device"],
+    "compute": plan.compute,
 }
 STANDARDISATION = {"standardisation": f"{NETWORK}/standardisation.safetensors"}
 EMBEDDINGS_OF_SPLITS = {split: f"{EMBEDDINGS}/{split}.parquet" for split in SPLITS}
 
 
-rule train_erm:
+use rule stage as train_erm with:
     input:
         images="results/{dataset}/images.parquet",
-        pixels=packed,
-        cache=decoded,
-        weights=files_in("backbone", "weights"),
-        code=uses("workflow/scripts/train_erm.py"),
+        pixels=plan.pixels,
+        cache=plan.store,
+        weights=plan.files_in("backbone", "weights"),
     output:
         checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
         history="results/{dataset}/run{run}/erm/history.parquet",
@@ -35,29 +34,25 @@ rule train_erm:
     benchmark:
         "logs/{dataset}/run{run}/train_erm.tsv"
     wildcard_constraints:
-        dataset=one_of(TRAINED),
+        dataset=one_of(plan.trained),
     priority: 50
-    conda:
-        "../../environment.yml"
-    threads: config["training_threads"]
+    threads: plan.config["training_threads"]
     resources:
-        gpu=gpus_to_train,
-        mem_mb=memory(8000 * config["training_gpus"], images=IN_MEMORY * config["training_gpus"]),
+        gpu=gpus(workflow, plan.config["device"], plan.config["training_gpus"]),
+        mem_mb=memory(8000 * plan.config["training_gpus"], images=IN_MEMORY * plan.config["training_gpus"]),
         runtime=1440,
     params:
+        **code_of("train_erm"),
         **TRAINING,
-        training=erm_settings,
+        training=plan.section("erm", without=("holdout",)),
     message:
         "Training {wildcards.dataset}, run {wildcards.run}, by ERM"
-    script:
-        "../scripts/train_erm.py"
 
 
-rule take_backbone:
+use rule stage as take_backbone with:
     input:
         images="results/{dataset}/images.parquet",
-        files=files_in("backbone", "weights", "checkpoint"),
-        code=uses("workflow/scripts/take_backbone.py"),
+        files=plan.files_in("backbone", "weights", "checkpoint"),
     output:
         checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
     log:
@@ -65,66 +60,57 @@ rule take_backbone:
     benchmark:
         "logs/{dataset}/run{run}/take_backbone.tsv"
     wildcard_constraints:
-        dataset=one_of(TAKEN),
-    conda:
-        "../../environment.yml"
-    threads: 1
+        dataset=one_of([name for name in plan.with_images if name not in plan.trained]),
     resources:
         mem_mb=memory(4000),
         runtime=30,
     params:
-        backbone=setting("backbone"),
-        transform=setting("transform"),
-        files=stamps_of("backbone", "weights", "checkpoint"),
-        clip=clip_stamp,
+        **code_of("take_backbone"),
+        backbone=plan.section("backbone"),
+        transform=plan.section("transform"),
+        files=plan.stamps_of("backbone", "weights", "checkpoint"),
+        clip=plan.clip_stamp,
     message:
         "Taking the backbone of {wildcards.dataset} as it is"
-    script:
-        "../scripts/take_backbone.py"
 
 
-rule extract_embeddings:
+use rule stage as extract_embeddings with:
     input:
         images="results/{dataset}/images.parquet",
-        pixels=packed,
-        cache=decoded,
+        pixels=plan.pixels,
+        cache=plan.store,
         checkpoint=f"{NETWORK}/backbone.safetensors",
-        code=uses("workflow/scripts/extract_embeddings.py"),
     output:
-        **{split: sharded("embedding", path) for split, path in EMBEDDED.items()},
-        **(STANDARDISATION if SHARDS["embedding"] == 1 else {}),
+        **{split: plan.sharded("embedding", path) for split, path in EMBEDDED.items()},
+        **(STANDARDISATION if plan.shards["embedding"] == 1 else {}),
     log:
-        f"logs/{{dataset}}/run{{run}}/{{network}}/extract_embeddings{suffix('embedding')}.log",
+        f"logs/{{dataset}}/run{{run}}/{{network}}/extract_embeddings{plan.log_suffix('embedding')}.log",
     benchmark:
-        f"logs/{{dataset}}/run{{run}}/{{network}}/extract_embeddings{suffix('embedding')}.tsv"
+        f"logs/{{dataset}}/run{{run}}/{{network}}/extract_embeddings{plan.log_suffix('embedding')}.tsv"
     wildcard_constraints:
-        dataset=one_of(WITH_IMAGES),
+        dataset=one_of(plan.with_images),
     priority: 50
-    conda:
-        "../../environment.yml"
-    threads: config["training_threads"]
+    threads: plan.config["training_threads"]
     resources:
-        gpu=gpus,
+        gpu=gpu,
         mem_mb=memory(8000),
         runtime=720,
     params:
-        transform=setting("transform"),
-        settings=embedding_settings,
-        decode_size=decode_size,
-        device=config["device"],
-        compute=COMPUTE,
+        **code_of("extract_embeddings"),
+        transform=plan.section("transform"),
+        settings=plan.embedding_settings,
+        decode_size=plan.decode_size,
+        device=plan.config["device"],
+        compute=plan.compute,
     message:
         "Embedding {wildcards.dataset}, run {wildcards.run}, with the network of {wildcards.network}"
-    script:
-        "../scripts/extract_embeddings.py"
 
 
-if SHARDS["embedding"] > 1:
+if plan.shards["embedding"] > 1:
 
-    rule gather_embeddings:
+    use rule stage as gather_embeddings with:
         input:
-            **{split: of_shards("embedding", path) for split, path in EMBEDDED.items()},
-            code=uses("workflow/scripts/gather_embeddings.py"),
+            **{split: gather.embedding(in_shard(path)) for split, path in EMBEDDED.items()},
         output:
             **EMBEDDED,
             **STANDARDISATION,
@@ -133,25 +119,20 @@ if SHARDS["embedding"] > 1:
         benchmark:
             "logs/{dataset}/run{run}/{network}/gather_embeddings.tsv"
         wildcard_constraints:
-            dataset=one_of(WITH_IMAGES),
-        conda:
-            "../../environment.yml"
-        threads: 1
+            dataset=one_of(plan.with_images),
         resources:
             mem_mb=memory(2000),
             runtime=1440,
         params:
-            settings=embedding_settings,
+            **code_of("gather_embeddings"),
+            settings=plan.embedding_settings,
         message:
             "Gathering the embeddings of {wildcards.dataset}, run {wildcards.run}, with the network of {wildcards.network}"
-        script:
-            "../scripts/gather_embeddings.py"
 
 
-rule import_embeddings:
+use rule stage as import_embeddings with:
     input:
-        files=files_in("embeddings", *SPLITS),
-        code=uses("workflow/scripts/import_embeddings.py"),
+        files=plan.files_in("embeddings", *SPLITS),
     output:
         **EMBEDDINGS_OF_SPLITS,
     log:
@@ -159,17 +140,13 @@ rule import_embeddings:
     benchmark:
         "logs/{dataset}/run{run}/import_embeddings.tsv"
     wildcard_constraints:
-        dataset=one_of(GIVEN),
-    conda:
-        "../../environment.yml"
-    threads: 1
+        dataset=one_of(plan.given),
     resources:
         mem_mb=memory(2000, files=4),
         runtime=60,
     params:
-        settings=setting("embeddings"),
-        files=stamps_of("embeddings", *SPLITS),
+        **code_of("import_embeddings"),
+        settings=plan.section("embeddings"),
+        files=plan.stamps_of("embeddings", *SPLITS),
     message:
         "Importing the embeddings of {wildcards.dataset}"
-    script:
-        "../scripts/import_embeddings.py"

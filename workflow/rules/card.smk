@@ -1,7 +1,6 @@
-rule write_card:
+use rule stage as write_card with:
     input:
         images="results/{dataset}/images.parquet",
-        code=uses("workflow/scripts/write_card.py"),
     output:
         card="results/{dataset}/card.md",
         counts="results/{dataset}/counts.csv",
@@ -9,19 +8,13 @@ rule write_card:
         "logs/{dataset}/write_card.log",
     benchmark:
         "logs/{dataset}/write_card.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=memory(2000),
-        runtime=10,
+    params:
+        **code_of("write_card"),
     message:
         "Describing {wildcards.dataset}"
-    script:
-        "../scripts/write_card.py"
 
 
 rule describe:
     input:
-        expand("results/{dataset}/card.md", dataset=WITH_IMAGES),
-        expand("results/figures/{dataset}/examples.png", dataset=WITH_IMAGES),
+        expand("results/{dataset}/card.md", dataset=plan.with_images),
+        expand("results/figures/{dataset}/examples.png", dataset=plan.with_images),

@@ -3,50 +3,43 @@ HEAT_MAP_MASKS = MASKS.replace("{source}", "heat_map")
 DAC_SEED = "results/{dataset}/run{run}/dac/seed{seed}"
 
 
-rule make_masks:
+use rule stage as make_masks with:
     input:
         **ERM_NETWORK,
         images="results/{dataset}/images.parquet",
-        pixels=packed,
-        cache=decoded,
-        code=uses("workflow/scripts/make_masks.py"),
+        pixels=plan.pixels,
+        cache=plan.store,
     output:
-        masks=sharded("masks", HEAT_MAP_MASKS),
+        masks=plan.sharded("masks", HEAT_MAP_MASKS),
     log:
-        f"logs/{{dataset}}/run{{run}}/make_masks_{{split}}{suffix('masks')}.log",
+        f"logs/{{dataset}}/run{{run}}/make_masks_{{split}}{plan.log_suffix('masks')}.log",
     benchmark:
-        f"logs/{{dataset}}/run{{run}}/make_masks_{{split}}{suffix('masks')}.tsv"
+        f"logs/{{dataset}}/run{{run}}/make_masks_{{split}}{plan.log_suffix('masks')}.tsv"
     wildcard_constraints:
-        dataset=one_of(WITH_IMAGES),
+        dataset=one_of(plan.with_images),
         split=one_of(SPLITS),
     priority: 50
-    conda:
-        "../../environment.yml"
-    threads: config["training_threads"]
+    threads: plan.config["training_threads"]
     resources:
-        gpu=gpus,
+        gpu=gpu,
         mem_mb=memory(8000, images=IN_MEMORY),
         runtime=720,
     params:
-        transform=setting("transform"),
-        masks=lambda wildcards: {
-            key: value for key, value in SETTINGS["settings"][wildcards.dataset]["masks"].items() if key != "source"
-        },
-        decode_size=decode_size,
-        device=config["device"],
-        compute=COMPUTE,
+        **code_of("make_masks"),
+        transform=plan.section("transform"),
+        masks=plan.section("masks", without=("source",)),
+        decode_size=plan.decode_size,
+        device=plan.config["device"],
+        compute=plan.compute,
     message:
         "Masking the {wildcards.split} images of {wildcards.dataset}, run {wildcards.run}"
-    script:
-        "../scripts/make_masks.py"
 
 
-if SHARDS["masks"] > 1:
+if plan.shards["masks"] > 1:
 
-    rule gather_masks:
+    use rule stage as gather_masks with:
         input:
-            shards=of_shards("masks", HEAT_MAP_MASKS),
-            code=uses("workflow/scripts/gather_shards.py"),
+            shards=gather.masks(in_shard(HEAT_MAP_MASKS)),
         output:
             masks=HEAT_MAP_MASKS,
         log:
@@ -55,23 +48,19 @@ if SHARDS["masks"] > 1:
             "logs/{dataset}/run{run}/gather_masks_{split}.tsv"
         wildcard_constraints:
             split=one_of(SPLITS),
-        conda:
-            "../../environment.yml"
-        threads: 1
         resources:
             mem_mb=memory(2000),
             runtime=240,
+        params:
+            **code_of("gather_shards"),
         message:
             "Gathering the masks of the {wildcards.split} images of {wildcards.dataset}, run {wildcards.run}"
-        script:
-            "../scripts/gather_shards.py"
 
 
-rule take_masks:
+use rule stage as take_masks with:
     input:
         images="results/{dataset}/images.parquet",
         checkpoint=ERM_NETWORK["checkpoint"],
-        code=uses("workflow/scripts/take_masks.py"),
     output:
         masks=MASKS.replace("{source}", "dataset"),
     log:
@@ -79,33 +68,29 @@ rule take_masks:
     benchmark:
         "logs/{dataset}/run{run}/take_masks_{split}.tsv"
     wildcard_constraints:
-        dataset=one_of(kind(lambda s: source(s) == "minibirds")),
+        dataset=one_of([name for name in plan.packed if plan.source(name) == "minibirds"]),
         split=one_of(SPLITS),
-    conda:
-        "../../environment.yml"
     threads: 2
     resources:
         mem_mb=memory(4000),
         runtime=60,
     params:
-        images=setting("images"),
-        transform=setting("transform"),
+        **code_of("take_masks"),
+        images=plan.section("images"),
+        transform=plan.section("transform"),
     message:
         "Taking the masks of {wildcards.dataset} that it knows, {wildcards.split}"
-    script:
-        "../scripts/take_masks.py"
 
 
-rule fit_dac:
+use rule stage as fit_dac with:
     input:
         **ERM_NETWORK,
         images="results/{dataset}/images.parquet",
-        pixels=packed,
-        cache=decoded,
+        pixels=plan.pixels,
+        cache=plan.store,
         train=f"{EMBEDDINGS}/train.parquet",
         val=f"{EMBEDDINGS}/val.parquet",
-        masks=masks_for(masks_of_dac),
-        code=uses("workflow/scripts/fit_dac.py"),
+        masks=plan.masks_for("masks", "source"),
     output:
         heads=f"{DAC_SEED}/heads.safetensors",
         history=f"{DAC_SEED}/history.parquet",
@@ -114,26 +99,23 @@ rule fit_dac:
     benchmark:
         "logs/{dataset}/run{run}/fit_dac_seed{seed}.tsv"
     wildcard_constraints:
-        dataset=one_of([name for name in WITH_IMAGES if name not in DRIFTING]),
+        dataset=one_of([name for name in plan.with_images if name not in plan.drifting]),
     priority: 50
-    conda:
-        "../../environment.yml"
-    threads: config["training_threads"]
+    threads: plan.config["training_threads"]
     resources:
-        gpu=gpus,
+        gpu=gpu,
         mem_mb=memory(8000, images=IN_MEMORY, train=3, val=3, masks=3),
         runtime=720,
     params:
-        dac=setting("dac"),
-        transform=setting("transform"),
-        standardised=standardised,
-        decode_size=decode_size,
-        device=config["device"],
-        compute=COMPUTE,
+        **code_of("fit_dac"),
+        dac=plan.section("dac"),
+        transform=plan.section("transform"),
+        standardised=plan.standardized,
+        decode_size=plan.decode_size,
+        device=plan.config["device"],
+        compute=plan.compute,
     message:
         "Fitting DaC on {wildcards.dataset}, run {wildcards.run}, seed {wildcards.seed}"
-    script:
-        "../scripts/fit_dac.py"
 
 
 # Where BatchNorm drifts, each seed has a network of its own.
@@ -143,17 +125,16 @@ use rule fit_dac as fit_drifting_dac with:
         history=f"{DAC_SEED}/history.parquet",
         checkpoint=f"{DAC_SEED}/backbone.safetensors",
     wildcard_constraints:
-        dataset=one_of(DRIFTING),
+        dataset=one_of(plan.drifting),
 
 
-rule gather_heads:
+use rule stage as gather_heads with:
     input:
         heads=expand(
             "results/{dataset}/run{run}/{method}/seed{seed}/heads.safetensors",
-            seed=config["seeds"],
+            seed=plan.seeds,
             allow_missing=True,
         ),
-        code=uses("workflow/scripts/gather_heads.py"),
     output:
         heads="results/{dataset}/run{run}/{method}/heads.safetensors",
     log:
@@ -162,47 +143,34 @@ rule gather_heads:
         "logs/{dataset}/run{run}/gather_heads_{method}.tsv"
     wildcard_constraints:
         method="dac|ddb",
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=memory(2000),
-        runtime=10,
+    localrule: True
+    params:
+        **code_of("gather_heads"),
     message:
         "Gathering the {wildcards.method} heads of {wildcards.dataset}, run {wildcards.run}"
-    script:
-        "../scripts/gather_heads.py"
 
 
-rule draw_masks:
+use rule stage as draw_masks with:
     input:
-        **{name: path.replace("{run}", str(RUNS[0])) for name, path in ERM_NETWORK.items()},
+        **{name: path.replace("{run}", str(plan.runs[0])) for name, path in ERM_NETWORK.items()},
         images="results/{dataset}/images.parquet",
-        pixels=packed,
-        cache=decoded,
-        train=f"{EMBEDDINGS}/train.parquet".replace("{run}", str(RUNS[0])),
-        masks=masks_for(masks_of_dac, run=RUNS[0]),
-        code=uses("workflow/scripts/draw_masks.py"),
-        style=STYLE,
+        pixels=plan.pixels,
+        cache=plan.store,
+        train=f"{EMBEDDINGS}/train.parquet".replace("{run}", str(plan.runs[0])),
+        masks=plan.masks_for("masks", "source", run=plan.runs[0]),
     output:
         reported(figure_files("masks")),
     log:
         "logs/{dataset}/draw_masks.log",
     benchmark:
         "logs/{dataset}/draw_masks.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=memory(4000, train=2, masks=2),
         runtime=30,
     params:
-        transform=setting("transform"),
-        shown=lambda wildcards: {
-            key: SETTINGS["settings"][wildcards.dataset]["dac"][key] for key in ("invert", "quantile")
-        },
-        decode_size=decode_size,
+        **code_of("draw_masks", STYLE),
+        transform=plan.section("transform"),
+        shown=plan.sections("invert", "quantile", of="dac"),
+        decode_size=plan.decode_size,
     message:
         "Drawing masks of {wildcards.dataset}"
-    script:
-        "../scripts/draw_masks.py"

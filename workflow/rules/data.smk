@@ -1,7 +1,6 @@
-rule pack_images:
+use rule stage as pack_images with:
     input:
-        raw=raw_data,
-        code=uses_of_source("workflow/scripts/pack_images.py"),
+        raw=plan.raw_data,
     output:
         images="results/{dataset}/images.parquet",
         pixels="results/{dataset}/pixels.npy",
@@ -10,25 +9,22 @@ rule pack_images:
     benchmark:
         "logs/{dataset}/pack_images.tsv"
     wildcard_constraints:
-        dataset=one_of(PACKED),
-    conda:
-        "../../environment.yml"
+        dataset=one_of(plan.packed),
     threads: 2
     resources:
         mem_mb=memory(4000),
         runtime=60,
     params:
-        settings=setting("images"),
+        script="pack_images",
+        code=plan.code_of_source("pack_images"),
+        settings=plan.section("images"),
     message:
         "Packing the images of {wildcards.dataset}"
-    script:
-        "../scripts/pack_images.py"
 
 
-rule list_images:
+use rule stage as list_images with:
     input:
-        raw=raw_data,
-        code=uses_of_source("workflow/scripts/list_images.py"),
+        raw=plan.raw_data,
     output:
         "results/{dataset}/listed.parquet",
     log:
@@ -36,26 +32,22 @@ rule list_images:
     benchmark:
         "logs/{dataset}/list_images.tsv"
     wildcard_constraints:
-        dataset=one_of(IN_FILES),
-    conda:
-        "../../environment.yml"
-    threads: 1
+        dataset=one_of(plan.in_files),
     resources:
         mem_mb=memory(2000),
         runtime=120,
     params:
-        settings=images_without("on_bad_image"),
-        files=stamps_of("images", "metadata"),
+        script="list_images",
+        code=plan.code_of_source("list_images"),
+        settings=plan.section("images", without=("on_bad_image",)),
+        files=plan.stamps_of("images", "metadata"),
     message:
         "Listing the images of {wildcards.dataset}"
-    script:
-        "../scripts/list_images.py"
 
 
-rule decode_images:
+use rule stage as decode_images with:
     input:
         listed="results/{dataset}/listed.parquet",
-        code=uses("workflow/scripts/decode_images.py"),
     output:
         images="results/{dataset}/images.parquet",
         unreadable="results/{dataset}/unreadable_images.csv",
@@ -66,26 +58,22 @@ rule decode_images:
     benchmark:
         "logs/{dataset}/decode_images.tsv"
     wildcard_constraints:
-        dataset=one_of(CACHED),
-    conda:
-        "../../environment.yml"
+        dataset=one_of(plan.cached),
     threads: 8
     resources:
         mem_mb=memory(4000),
         runtime=720,
     params:
-        on_bad_image=setting("images/on_bad_image"),
-        decode_size=decode_size,
+        **code_of("decode_images"),
+        on_bad_image=plan.section("images/on_bad_image"),
+        decode_size=plan.decode_size,
     message:
         "Decoding every image of {wildcards.dataset} once"
-    script:
-        "../scripts/decode_images.py"
 
 
-rule check_images:
+use rule stage as check_images with:
     input:
         listed="results/{dataset}/listed.parquet",
-        code=uses("workflow/scripts/check_images.py"),
     output:
         images="results/{dataset}/images.parquet",
         unreadable="results/{dataset}/unreadable_images.csv",
@@ -94,34 +82,25 @@ rule check_images:
     benchmark:
         "logs/{dataset}/check_images.tsv"
     wildcard_constraints:
-        dataset=one_of([name for name in IN_FILES if name not in CACHED]),
-    conda:
-        "../../environment.yml"
+        dataset=one_of([name for name in plan.in_files if name not in plan.cached]),
     threads: 8
     resources:
         mem_mb=memory(4000),
         runtime=720,
     params:
-        on_bad_image=setting("images/on_bad_image"),
+        **code_of("check_images"),
+        on_bad_image=plan.section("images/on_bad_image"),
     message:
         "Opening every image of {wildcards.dataset} once"
-    script:
-        "../scripts/check_images.py"
 
 
 # Only what is missing is declared, and while it is missing: Snakemake deletes the outputs of a job that fails, and must
 # never delete what lies in a user's folder.
-for NUMBER, (FOLDER, (SOURCE, FILES)) in enumerate(MISSING_DATA.items()):
-    if not FILES:
-        continue
-    # a second folder of one source gets a number
-    NAME = SOURCE if f"download_{SOURCE}" not in [other.name for other in workflow.rules] else f"{SOURCE}_{NUMBER}"
+for NAME, SOURCE, FOLDER, FILES in downloads(plan.settings):
 
     rule:
         name:
             f"download_{NAME}"
-        input:
-            code=uses("workflow/scripts/download_data.py"),
         output:
             FILES,
         log:
@@ -129,11 +108,8 @@ for NUMBER, (FOLDER, (SOURCE, FILES)) in enumerate(MISSING_DATA.items()):
         localrule: True
         conda:
             "../../environment.yml"
-        threads: 1
-        resources:
-            mem_mb=memory(1000),
-            runtime=720,
         params:
+            **code_of("download_data"),
             source=SOURCE,
             folder=FOLDER,
         message:

@@ -2,16 +2,14 @@ DDB = "results/{dataset}/run{run}/ddb"
 GENERATED = f"{DDB}/generated.parquet"
 DDB_SEED = f"{DDB}/seed{{seed}}"
 TOKEN = "results/{dataset}/tokens/class{label}"
-IMAGES = {"images": "results/{dataset}/images.parquet", "pixels": packed, "cache": decoded}
 
 
-rule choose_sources:
+use rule stage as choose_sources with:
     input:
         train=f"{EMBEDDINGS}/train.parquet",
         val=f"{EMBEDDINGS}/val.parquet",
         heads=ERM_NETWORK["heads"],
-        code=uses("workflow/scripts/choose_sources.py"),
-        extra=needs_extra("DDB", MISSING_FOR_DDB),
+        extra=extras.needs_extra("DDB", extras.MISSING_FOR_DDB),
     output:
         sources=f"{DDB}/sources.parquet",
     log:
@@ -19,31 +17,22 @@ rule choose_sources:
     benchmark:
         "logs/{dataset}/run{run}/choose_sources.tsv"
     wildcard_constraints:
-        dataset=one_of(WITH_DDB),
-    conda:
-        "../../environment.yml"
-    threads: 1
+        dataset=one_of(plan.with_ddb),
     resources:
         mem_mb=memory(2000, train=3, val=3),
         runtime=30,
     params:
-        ddb=lambda wildcards: {
-            "classes": len(SETTINGS["settings"][wildcards.dataset]["ddb"]["retrain"]["weights"]),
-            "select_by": SETTINGS["settings"][wildcards.dataset]["ddb"]["retrain"]["select_by"],
-            "sources_per_class": SETTINGS["settings"][wildcards.dataset]["ddb"]["sources_per_class"],
-        },
+        **code_of("choose_sources"),
+        ddb=plan.sources_of_ddb,
     message:
         "Choosing the images that ERM finds easiest: {wildcards.dataset}, run {wildcards.run}"
-    script:
-        "../scripts/choose_sources.py"
 
 
-rule learn_token:
+use rule stage as learn_token with:
     input:
-        images=IMAGES["images"],
-        pixels=packed,
-        code=uses("workflow/scripts/learn_token.py"),
-        extra=needs_extra("DDB", MISSING_FOR_DDB),
+        images=IMAGES,
+        pixels=plan.pixels,
+        extra=extras.needs_extra("DDB", extras.MISSING_FOR_DDB),
     output:
         token=f"{TOKEN}.safetensors",
         history=f"{TOKEN}.parquet",
@@ -52,32 +41,28 @@ rule learn_token:
     benchmark:
         "logs/{dataset}/learn_token_{label}.tsv"
     wildcard_constraints:
-        dataset=one_of(BY_DIFFUSION),
+        dataset=one_of(plan.with_ddb_by("diffusion")),
         label="[0-9]+",
     priority: 50
-    conda:
-        "../../environment.yml"
-    threads: config["training_threads"]
+    threads: plan.config["training_threads"]
     resources:
-        gpu=gpus,
+        gpu=gpu,
         mem_mb=memory(16000, images=IN_MEMORY),
         runtime=240,
     params:
-        models=models("text_to_image"),
-        token=setting("ddb/token"),
-        device=config["device"],
-        compute=COMPUTE,
+        **code_of("learn_token"),
+        models=plan.models("text_to_image"),
+        token=plan.section("ddb/token"),
+        device=plan.config["device"],
+        compute=plan.compute,
     message:
         "Learning a word for class {wildcards.label} of {wildcards.dataset}"
-    script:
-        "../scripts/learn_token.py"
 
 
-rule segment_objects:
+use rule stage as segment_objects with:
     input:
-        **IMAGES,
+        **plan.images,
         sources=f"{DDB}/sources.parquet",
-        code=uses("workflow/scripts/segment_objects.py"),
     output:
         objects=f"{DDB}/objects.parquet",
     log:
@@ -85,33 +70,29 @@ rule segment_objects:
     benchmark:
         "logs/{dataset}/run{run}/segment_objects.tsv"
     wildcard_constraints:
-        dataset=one_of(BY_DIFFUSION),
+        dataset=one_of(plan.with_ddb_by("diffusion")),
     priority: 50
-    conda:
-        "../../environment.yml"
-    threads: config["training_threads"]
+    threads: plan.config["training_threads"]
     resources:
-        gpu=gpus,
+        gpu=gpu,
         mem_mb=memory(16000, images=IN_MEMORY),
         runtime=720,
     params:
-        models=models("detector", "segmenter"),
-        segment=setting("ddb/segment"),
-        decode_size=decode_size,
-        device=config["device"],
-        compute=COMPUTE,
+        **code_of("segment_objects"),
+        models=plan.models("detector", "segmenter"),
+        segment=plan.section("ddb/segment"),
+        decode_size=plan.decode_size,
+        device=plan.config["device"],
+        compute=plan.compute,
     message:
         "Finding the objects of {wildcards.dataset}, run {wildcards.run}"
-    script:
-        "../scripts/segment_objects.py"
 
 
-rule take_objects:
+use rule stage as take_objects with:
     input:
-        **IMAGES,
+        **plan.images,
         sources=f"{DDB}/sources.parquet",
-        masks=masks_for(lambda settings: settings["ddb"]["cut_paste"]["masks"]),
-        code=uses("workflow/scripts/take_objects.py"),
+        masks=plan.masks_for("ddb", "cut_paste", "masks"),
     output:
         objects=f"{DDB}/objects.parquet",
     log:
@@ -119,90 +100,76 @@ rule take_objects:
     benchmark:
         "logs/{dataset}/run{run}/take_objects.tsv"
     wildcard_constraints:
-        dataset=one_of(BY_CUT_PASTE),
-    conda:
-        "../../environment.yml"
-    threads: 1
+        dataset=one_of(plan.with_ddb_by("cut_paste")),
     resources:
         mem_mb=memory(4000, masks=3),
         runtime=60,
     params:
-        transform=setting("transform"),
-        decode_size=decode_size,
+        **code_of("take_objects"),
+        transform=plan.section("transform"),
+        decode_size=plan.decode_size,
     message:
         "Taking the objects of {wildcards.dataset}, run {wildcards.run}, out of masks"
-    script:
-        "../scripts/take_objects.py"
 
 
-rule inpaint_objects:
+use rule stage as inpaint_objects with:
     input:
-        **IMAGES,
+        **plan.images,
         objects=f"{DDB}/objects.parquet",
-        tokens=tokens,
-        code=uses("workflow/scripts/inpaint_objects.py"),
+        tokens=plan.tokens,
     output:
-        generated=sharded("generation", GENERATED),
+        generated=plan.sharded("generation", GENERATED),
     log:
-        f"logs/{{dataset}}/run{{run}}/inpaint_objects{suffix('generation')}.log",
+        f"logs/{{dataset}}/run{{run}}/inpaint_objects{plan.log_suffix('generation')}.log",
     benchmark:
-        f"logs/{{dataset}}/run{{run}}/inpaint_objects{suffix('generation')}.tsv"
+        f"logs/{{dataset}}/run{{run}}/inpaint_objects{plan.log_suffix('generation')}.tsv"
     wildcard_constraints:
-        dataset=one_of(BY_DIFFUSION),
+        dataset=one_of(plan.with_ddb_by("diffusion")),
     priority: 50
-    conda:
-        "../../environment.yml"
-    threads: config["training_threads"]
+    threads: plan.config["training_threads"]
     resources:
-        gpu=gpus,
+        gpu=gpu,
         mem_mb=memory(16000, images=IN_MEMORY, objects=2),
         runtime=1440,
     params:
-        models=models("inpainting"),
-        ddb=ddb_settings("images_per_source", "inpaint", "seed"),
-        decode_size=decode_size,
-        device=config["device"],
-        compute=COMPUTE,
+        **code_of("inpaint_objects"),
+        models=plan.models("inpainting"),
+        ddb=plan.sections("images_per_source", "inpaint", "seed", of="ddb"),
+        decode_size=plan.decode_size,
+        device=plan.config["device"],
+        compute=plan.compute,
     message:
         "Inpainting the objects of {wildcards.dataset}, run {wildcards.run}, as other classes"
-    script:
-        "../scripts/inpaint_objects.py"
 
 
-rule paste_objects:
+use rule stage as paste_objects with:
     input:
-        **IMAGES,
+        **plan.images,
         objects=f"{DDB}/objects.parquet",
-        code=uses("workflow/scripts/paste_objects.py"),
     output:
-        generated=sharded("generation", GENERATED),
+        generated=plan.sharded("generation", GENERATED),
     log:
-        f"logs/{{dataset}}/run{{run}}/paste_objects{suffix('generation')}.log",
+        f"logs/{{dataset}}/run{{run}}/paste_objects{plan.log_suffix('generation')}.log",
     benchmark:
-        f"logs/{{dataset}}/run{{run}}/paste_objects{suffix('generation')}.tsv"
+        f"logs/{{dataset}}/run{{run}}/paste_objects{plan.log_suffix('generation')}.tsv"
     wildcard_constraints:
-        dataset=one_of(BY_CUT_PASTE),
-    conda:
-        "../../environment.yml"
-    threads: 1
+        dataset=one_of(plan.with_ddb_by("cut_paste")),
     resources:
         mem_mb=memory(4000, images=IN_MEMORY, objects=4),
         runtime=240,
     params:
-        ddb=ddb_settings("cut_paste", "images_per_source", "seed"),
-        decode_size=decode_size,
+        **code_of("paste_objects"),
+        ddb=plan.sections("cut_paste", "images_per_source", "seed", of="ddb"),
+        decode_size=plan.decode_size,
     message:
         "Pasting objects of {wildcards.dataset}, run {wildcards.run}, into other scenes"
-    script:
-        "../scripts/paste_objects.py"
 
 
-if SHARDS["generation"] > 1:
+if plan.shards["generation"] > 1:
 
-    rule gather_generated:
+    use rule stage as gather_generated with:
         input:
-            shards=of_shards("generation", GENERATED),
-            code=uses("workflow/scripts/gather_shards.py"),
+            shards=gather.generation(in_shard(GENERATED)),
         output:
             generated=GENERATED,
         log:
@@ -210,26 +177,22 @@ if SHARDS["generation"] > 1:
         benchmark:
             "logs/{dataset}/run{run}/gather_generated.tsv"
         wildcard_constraints:
-            dataset=one_of(WITH_DDB),
-        conda:
-            "../../environment.yml"
-        threads: 1
+            dataset=one_of(plan.with_ddb),
         resources:
             mem_mb=memory(2000),
             runtime=720,
+        params:
+            **code_of("gather_shards"),
         message:
             "Gathering the generated images of {wildcards.dataset}, run {wildcards.run}"
-        script:
-            "../scripts/gather_shards.py"
 
 
-rule prune_generated:
+use rule stage as prune_generated with:
     input:
         **ERM_NETWORK,
-        **IMAGES,
+        **plan.images,
         train=f"{EMBEDDINGS}/train.parquet",
         generated=GENERATED,
-        code=uses("workflow/scripts/prune_generated.py"),
     output:
         pruned=f"{DDB}/pruned.parquet",
     log:
@@ -237,34 +200,29 @@ rule prune_generated:
     benchmark:
         "logs/{dataset}/run{run}/prune_generated.tsv"
     wildcard_constraints:
-        dataset=one_of(WITH_DDB),
+        dataset=one_of(plan.with_ddb),
     priority: 50
-    conda:
-        "../../environment.yml"
-    threads: config["training_threads"]
+    threads: plan.config["training_threads"]
     resources:
-        gpu=gpus,
+        gpu=gpu,
         mem_mb=memory(8000, images=IN_MEMORY, train=3),
         runtime=720,
     params:
-        prune=setting("ddb/prune"),
-        transform=setting("transform"),
-        decode_size=decode_size,
-        device=config["device"],
-        compute=COMPUTE,
+        **code_of("prune_generated"),
+        prune=plan.section("ddb/prune"),
+        transform=plan.section("transform"),
+        decode_size=plan.decode_size,
+        device=plan.config["device"],
+        compute=plan.compute,
     message:
         "Pruning the generated images of {wildcards.dataset}, run {wildcards.run}"
-    script:
-        "../scripts/prune_generated.py"
 
 
-rule draw_generated:
+use rule stage as draw_generated with:
     input:
-        **IMAGES,
-        generated=GENERATED.replace("{run}", str(RUNS[0])),
-        pruned=f"{DDB}/pruned.parquet".replace("{run}", str(RUNS[0])),
-        code=uses("workflow/scripts/draw_generated.py"),
-        style=STYLE,
+        **plan.images,
+        generated=GENERATED.replace("{run}", str(plan.runs[0])),
+        pruned=f"{DDB}/pruned.parquet".replace("{run}", str(plan.runs[0])),
     output:
         reported(figure_files("generated")),
     log:
@@ -272,28 +230,23 @@ rule draw_generated:
     benchmark:
         "logs/{dataset}/draw_generated.tsv"
     wildcard_constraints:
-        dataset=one_of(WITH_DDB),
-    conda:
-        "../../environment.yml"
-    threads: 1
+        dataset=one_of(plan.with_ddb),
     resources:
         mem_mb=memory(4000, generated=2),
         runtime=30,
     params:
-        decode_size=decode_size,
+        **code_of("draw_generated", STYLE),
+        decode_size=plan.decode_size,
     message:
         "Drawing generated images of {wildcards.dataset}"
-    script:
-        "../scripts/draw_generated.py"
 
 
-rule fit_ddb:
+use rule stage as fit_ddb with:
     input:
         **ERM_NETWORK,
-        **IMAGES,
+        **plan.images,
         generated=GENERATED,
         pruned=f"{DDB}/pruned.parquet",
-        code=uses("workflow/scripts/fit_ddb.py"),
     output:
         checkpoint=f"{DDB_SEED}/backbone.safetensors",
         heads=f"{DDB_SEED}/heads.safetensors",
@@ -303,23 +256,20 @@ rule fit_ddb:
     benchmark:
         "logs/{dataset}/run{run}/fit_ddb_seed{seed}.tsv"
     wildcard_constraints:
-        dataset=one_of(WITH_DDB),
+        dataset=one_of(plan.with_ddb),
     priority: 50
-    conda:
-        "../../environment.yml"
-    threads: config["training_threads"]
+    threads: plan.config["training_threads"]
     resources:
-        gpu=gpus,
+        gpu=gpu,
         mem_mb=memory(8000, images=IN_MEMORY, generated=3),
         runtime=1440,
     params:
-        retrain=setting("ddb/retrain"),
-        transform=setting("transform"),
-        augmentation=setting("augmentation"),
-        decode_size=decode_size,
-        device=config["device"],
-        compute=COMPUTE,
+        **code_of("fit_ddb"),
+        retrain=plan.section("ddb/retrain"),
+        transform=plan.section("transform"),
+        augmentation=plan.section("augmentation"),
+        decode_size=plan.decode_size,
+        device=plan.config["device"],
+        compute=plan.compute,
     message:
         "Retraining the network of {wildcards.dataset}, run {wildcards.run}, beside generated images, seed {wildcards.seed}"
-    script:
-        "../scripts/fit_ddb.py"

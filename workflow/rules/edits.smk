@@ -1,7 +1,7 @@
 EDITS = "results/{dataset}/run{run}/hsfm/edits.parquet"
 SUPPORT = "results/{dataset}/run{run}/hsfm/support.parquet"
 OF_FIRST_RUN = {
-    name: path.replace("{run}", str(RUNS[0]))
+    name: path.replace("{run}", str(plan.runs[0]))
     for name, path in {
         "edits": EDITS,
         "support": SUPPORT,
@@ -16,12 +16,11 @@ EDIT_FIGURES = {
 }
 
 
-rule measure_edits:
+use rule stage as measure_edits with:
     input:
         support=SUPPORT,
         train=f"{EMBEDDINGS}/train.parquet",
         val=f"{EMBEDDINGS}/val.parquet",
-        code=uses("workflow/scripts/measure_edits.py"),
     output:
         edits=EDITS,
     log:
@@ -29,51 +28,40 @@ rule measure_edits:
     benchmark:
         "logs/{dataset}/run{run}/measure_edits.tsv"
     wildcard_constraints:
-        dataset=one_of(WITH_EDITS),
-    conda:
-        "../../environment.yml"
-    threads: config["training_threads"]
+        dataset=one_of(plan.with_edits),
+    threads: plan.config["training_threads"]
     resources:
         mem_mb=memory(2000, train=3, val=3),
         runtime=120,
     params:
-        edits=setting("edits"),
+        **code_of("measure_edits"),
+        edits=plan.section("edits"),
     message:
         "Measuring what HSFM's edits mean on {wildcards.dataset}, run {wildcards.run}"
-    script:
-        "../scripts/measure_edits.py"
 
 
-rule tabulate_edits:
+use rule stage as tabulate_edits with:
     input:
-        edits=expand(EDITS, dataset=WITH_EDITS, run=RUNS),
-        code=uses("workflow/scripts/tabulate_edits.py"),
+        edits=expand(EDITS, dataset=plan.with_edits, run=plan.runs),
     output:
         reported(table_files("edits")),
     log:
         "logs/tabulate_edits.log",
     benchmark:
         "logs/tabulate_edits.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=memory(2000),
-        runtime=10,
+    localrule: True
+    params:
+        **code_of("tabulate_edits"),
     message:
         "Making the table of HSFM's edits"
-    script:
-        "../scripts/tabulate_edits.py"
 
 
-rule draw_edits:
+use rule stage as draw_edits with:
     input:
         **OF_FIRST_RUN,
         images="results/{dataset}/images.parquet",
-        pixels=packed,
-        cache=decoded,
-        code=uses("workflow/scripts/draw_edits.py"),
-        style=STYLE,
+        pixels=plan.pixels,
+        cache=plan.store,
     output:
         **reported(EDIT_FIGURES),
     log:
@@ -81,19 +69,15 @@ rule draw_edits:
     benchmark:
         "logs/{dataset}/draw_edits.tsv"
     wildcard_constraints:
-        dataset=one_of([name for name in WITH_EDITS if name in WITH_IMAGES]),
-    conda:
-        "../../environment.yml"
-    threads: 1
+        dataset=one_of([name for name in plan.with_edits if name in plan.with_images]),
     resources:
         mem_mb=memory(4000, train=3, val=3),
         runtime=60,
     params:
-        decode_size=decode_size,
+        **code_of("draw_edits", STYLE),
+        decode_size=plan.decode_size,
     message:
         "Drawing what HSFM's edits mean on {wildcards.dataset}"
-    script:
-        "../scripts/draw_edits.py"
 
 
 # Where embeddings were given, there are no pictures of neighbours.
@@ -101,25 +85,22 @@ use rule draw_edits as draw_edits_without_images with:
     input:
         **OF_FIRST_RUN,
         cache=[],
-        code=uses("workflow/scripts/draw_edits.py"),
-        style=STYLE,
     output:
         **reported({name: path for name, path in EDIT_FIGURES.items() if not name.startswith("neighbours")}),
     wildcard_constraints:
-        dataset=one_of([name for name in WITH_EDITS if name in GIVEN]),
+        dataset=one_of([name for name in plan.with_edits if name in plan.given]),
 
 
-DECODED = f"results/{{dataset}}/run{RUNS[0]}/hsfm/decoded.parquet"
+DECODED = f"results/{{dataset}}/run{plan.runs[0]}/hsfm/decoded.parquet"
 
 
-rule decode_edits:
+use rule stage as decode_edits with:
     input:
         images="results/{dataset}/images.parquet",
         edits=OF_FIRST_RUN["edits"],
         support=OF_FIRST_RUN["support"],
-        standardisation=ERM_NETWORK["standardisation"].replace("{run}", str(RUNS[0])),
-        code=uses("workflow/scripts/decode_edits.py"),
-        extra=needs_extra("unCLIP", MISSING_FOR_UNCLIP),
+        standardisation=ERM_NETWORK["standardisation"].replace("{run}", str(plan.runs[0])),
+        extra=extras.needs_extra("unCLIP", extras.MISSING_FOR_UNCLIP),
     output:
         DECODED,
     log:
@@ -127,35 +108,30 @@ rule decode_edits:
     benchmark:
         "logs/{dataset}/decode_edits.tsv"
     wildcard_constraints:
-        dataset=one_of(WITH_UNCLIP),
+        dataset=one_of(plan.with_unclip),
     priority: 50
-    conda:
-        "../../environment.yml"
-    threads: config["training_threads"]
+    threads: plan.config["training_threads"]
     resources:
-        gpu=gpus,
+        gpu=gpu,
         mem_mb=memory(16000),
         runtime=240,
     params:
-        unclip=setting("unclip"),
-        stamps=lambda wildcards: folder_stamp(SETTINGS["settings"][wildcards.dataset]["unclip"]["model"]["name"]),
-        clip=clip_stamp,
-        backbone=setting("backbone"),
-        transform=setting("transform"),
-        device=config["device"],
-        compute=COMPUTE,
+        **code_of("decode_edits"),
+        unclip=plan.section("unclip"),
+        stamps=plan.unclip_stamp,
+        clip=plan.clip_stamp,
+        backbone=plan.section("backbone"),
+        transform=plan.section("transform"),
+        device=plan.config["device"],
+        compute=plan.compute,
     message:
         "Decoding HSFM's edits of {wildcards.dataset} into pictures"
-    script:
-        "../scripts/decode_edits.py"
 
 
-rule draw_unclip:
+use rule stage as draw_unclip with:
     input:
-        **IMAGES,
+        **plan.images,
         decoded=DECODED,
-        code=uses("workflow/scripts/draw_unclip.py"),
-        style=STYLE,
     output:
         reported(figure_files("unclip")),
     log:
@@ -163,16 +139,12 @@ rule draw_unclip:
     benchmark:
         "logs/{dataset}/draw_unclip.tsv"
     wildcard_constraints:
-        dataset=one_of(WITH_UNCLIP),
-    conda:
-        "../../environment.yml"
-    threads: 1
+        dataset=one_of(plan.with_unclip),
     resources:
         mem_mb=memory(2000),
         runtime=60,
     params:
-        decode_size=decode_size,
+        **code_of("draw_unclip", STYLE),
+        decode_size=plan.decode_size,
     message:
         "Drawing the pictures of HSFM's edits of {wildcards.dataset}"
-    script:
-        "../scripts/draw_unclip.py"

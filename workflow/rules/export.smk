@@ -1,23 +1,19 @@
 # Nothing asks for these files but the user: snakemake results/minibirds/run0/hsfm/model_seed0.safetensors --cores 2
-rule export_model:
+use rule stage as export_model with:
     input:
-        checkpoint=network_of("backbone.safetensors"),
-        heads=heads_to_score,
-        standardisation=network_of("standardisation.safetensors"),
-        code=uses("workflow/scripts/export_model.py"),
+        checkpoint=plan.network_file("backbone.safetensors"),
+        heads=plan.heads_to_score,
+        standardisation=plan.network_file("standardisation.safetensors"),
     output:
         model="results/{dataset}/run{run}/{method}/model_seed{seed}.safetensors",
     log:
         "logs/{dataset}/run{run}/export_{method}_seed{seed}.log",
     benchmark:
         "logs/{dataset}/run{run}/export_{method}_seed{seed}.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=memory(4000),
         runtime=10,
+    params:
+        **code_of("export_model"),
     message:
         "Exporting the network with the {wildcards.method} head of seed {wildcards.seed}: {wildcards.dataset}, run {wildcards.run}"
-    script:
-        "../scripts/export_model.py"

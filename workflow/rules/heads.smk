@@ -1,10 +1,9 @@
 ERM_FEATURES = {**EMBEDDINGS_OF_SPLITS, "heads": "results/{dataset}/run{run}/erm/heads.safetensors"}
 
 
-rule read_erm_head:
+use rule stage as read_erm_head with:
     input:
         checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
-        code=uses("workflow/scripts/read_erm_head.py"),
     output:
         heads="results/{dataset}/run{run}/erm/heads.safetensors",
     log:
@@ -12,23 +11,17 @@ rule read_erm_head:
     benchmark:
         "logs/{dataset}/run{run}/read_erm_head.tsv"
     wildcard_constraints:
-        dataset=one_of(WITH_HEAD),
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=memory(2000),
-        runtime=10,
+        dataset=one_of(plan.with_head),
+    localrule: True
+    params:
+        **code_of("read_erm_head"),
     message:
         "Reading ERM's own head of {wildcards.dataset}, run {wildcards.run}"
-    script:
-        "../scripts/read_erm_head.py"
 
 
-rule fit_erm_head:
+use rule stage as fit_erm_head with:
     input:
         train=ERM_FEATURES["train"],
-        code=uses("workflow/scripts/fit_erm_head.py"),
     output:
         heads="results/{dataset}/run{run}/erm/heads.safetensors",
     log:
@@ -36,53 +29,43 @@ rule fit_erm_head:
     benchmark:
         "logs/{dataset}/run{run}/fit_erm_head.tsv"
     wildcard_constraints:
-        dataset=one_of(WITHOUT_HEAD),
-    conda:
-        "../../environment.yml"
-    threads: 1
+        dataset=one_of(plan.without_head),
     resources:
         mem_mb=memory(2000, train=4),
         runtime=240,
     params:
-        settings=setting("erm_head"),
+        **code_of("fit_erm_head"),
+        settings=plan.section("erm_head"),
     message:
         "Fitting ERM's head on the frozen features of {wildcards.dataset}"
-    script:
-        "../scripts/fit_erm_head.py"
 
 
-rule build_hard_set:
+use rule stage as build_hard_set with:
     input:
         heads="results/{dataset}/run{run}/erm/heads.safetensors",
         pool=f"{EMBEDDINGS}/val.parquet",
-        code=uses("workflow/scripts/build_hard_set.py"),
     output:
         hard_set="results/{dataset}/run{run}/erm/hard_set.parquet",
     log:
         "logs/{dataset}/run{run}/build_hard_set.log",
     benchmark:
         "logs/{dataset}/run{run}/build_hard_set.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=memory(2000, pool=3),
         runtime=30,
     params:
-        settings=setting("hard_set"),
+        **code_of("build_hard_set"),
+        settings=plan.section("hard_set"),
     message:
         "Choosing the hard validation images of {wildcards.dataset}, run {wildcards.run}"
-    script:
-        "../scripts/build_hard_set.py"
 
 
-rule fit_hsfm:
+use rule stage as fit_hsfm with:
     input:
         train=f"{EMBEDDINGS}/train.parquet",
         val=f"{EMBEDDINGS}/val.parquet",
         heads="results/{dataset}/run{run}/erm/heads.safetensors",
         hard_set="results/{dataset}/run{run}/erm/hard_set.parquet",
-        code=uses("workflow/scripts/fit_hsfm.py"),
     output:
         heads="results/{dataset}/run{run}/hsfm/heads.safetensors",
         history="results/{dataset}/run{run}/hsfm/history.parquet",
@@ -93,79 +76,64 @@ rule fit_hsfm:
     benchmark:
         "logs/{dataset}/run{run}/fit_hsfm.tsv"
     priority: 50
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
-        gpu=gpus,
+        gpu=gpu,
         mem_mb=memory(4000, train=3, val=3),
         runtime=120,
     params:
-        settings=setting("hsfm"),
-        hard_set=setting("hard_set"),
-        seeds=config["seeds"],
-        device=config["device"],
+        **code_of("fit_hsfm"),
+        settings=plan.section("hsfm"),
+        hard_set=plan.section("hard_set"),
+        seeds=plan.seeds,
+        device=plan.config["device"],
     message:
         "Fitting HSFM on {wildcards.dataset}, run {wildcards.run}"
-    script:
-        "../scripts/fit_hsfm.py"
 
 
-rule fit_dfr:
+use rule stage as fit_dfr with:
     input:
         val=f"{EMBEDDINGS}/val.parquet",
-        code=uses("workflow/scripts/fit_dfr.py"),
     output:
         heads="results/{dataset}/run{run}/dfr/heads.safetensors",
     log:
         "logs/{dataset}/run{run}/fit_dfr.log",
     benchmark:
         "logs/{dataset}/run{run}/fit_dfr.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=memory(2000, val=4),
         runtime=240,
     params:
-        settings=setting("dfr"),
-        seeds=config["seeds"],
+        **code_of("fit_dfr"),
+        settings=plan.section("dfr"),
+        seeds=plan.seeds,
     message:
         "Fitting DFR on {wildcards.dataset}, run {wildcards.run}"
-    script:
-        "../scripts/fit_dfr.py"
 
 
-rule fit_llr:
+use rule stage as fit_llr with:
     input:
         val=f"{EMBEDDINGS}/val.parquet",
-        code=uses("workflow/scripts/fit_llr.py"),
     output:
         heads="results/{dataset}/run{run}/llr/heads.safetensors",
     log:
         "logs/{dataset}/run{run}/fit_llr.log",
     benchmark:
         "logs/{dataset}/run{run}/fit_llr.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=memory(2000, val=4),
         runtime=240,
     params:
-        settings=setting("llr"),
-        seeds=config["seeds"],
+        **code_of("fit_llr"),
+        settings=plan.section("llr"),
+        seeds=plan.seeds,
     message:
         "Fitting LLR on {wildcards.dataset}, run {wildcards.run}"
-    script:
-        "../scripts/fit_llr.py"
 
 
-rule score_heads:
+use rule stage as score_heads with:
     input:
-        heads=heads_to_score,
-        embeddings=features_to_score,
-        code=uses("workflow/scripts/score_heads.py"),
+        heads=plan.heads_to_score,
+        embeddings=plan.features_to_score,
     output:
         scores="results/{dataset}/run{run}/{method}/scores.parquet",
         predictions="results/{dataset}/run{run}/{method}/predictions.parquet",
@@ -173,13 +141,10 @@ rule score_heads:
         "logs/{dataset}/run{run}/score_{method}.log",
     benchmark:
         "logs/{dataset}/run{run}/score_{method}.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=memory(2000, embeddings=2),
         runtime=60,
+    params:
+        **code_of("score_heads"),
     message:
         "Scoring {wildcards.method} on {wildcards.dataset}, run {wildcards.run}"
-    script:
-        "../scripts/score_heads.py"

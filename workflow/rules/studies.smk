@@ -1,58 +1,44 @@
-rule sweep_hsfm:
+use rule stage as sweep_hsfm with:
     input:
         **ERM_FEATURES,
-        code=uses("workflow/scripts/sweep_hsfm.py"),
     output:
         temp("results/{dataset}/run{run}/studies/sweep_part{part}.parquet"),
     log:
         "logs/{dataset}/run{run}/sweep_hsfm_{part}.log",
     benchmark:
         "logs/{dataset}/run{run}/sweep_hsfm_{part}.tsv"
-    wildcard_constraints:
-        part="[0-9]+",
     priority: 50
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
-        gpu=gpus,
+        gpu=gpu,
         mem_mb=memory(4000, train=3, val=3, test=3),
         runtime=720,
     params:
-        settings=settings_of("sweep", "hsfm", "hard_set"),
-        device=config["device"],
+        **code_of("sweep_hsfm"),
+        settings=plan.sections("sweep", "hsfm", "hard_set"),
+        device=plan.config["device"],
     message:
         "Sweeping HSFM's settings on {wildcards.dataset}, run {wildcards.run}, part {wildcards.part}"
-    script:
-        "../scripts/sweep_hsfm.py"
 
 
-rule gather_sweep:
+use rule stage as gather_sweep with:
     input:
-        parts=sweep_parts,
-        code=uses("workflow/scripts/gather_sweep.py"),
+        parts=plan.sweep_parts,
     output:
         "results/{dataset}/run{run}/studies/sweep.parquet",
     log:
         "logs/{dataset}/run{run}/gather_sweep.log",
     benchmark:
         "logs/{dataset}/run{run}/gather_sweep.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
+    localrule: True
+    params:
+        **code_of("gather_sweep"),
     message:
         "Gathering the sweep of {wildcards.dataset}, run {wildcards.run}"
-    script:
-        "../scripts/gather_sweep.py"
 
 
-rule ablate_hsfm:
+use rule stage as ablate_hsfm with:
     input:
         **ERM_FEATURES,
-        code=uses("workflow/scripts/ablate_hsfm.py"),
     output:
         "results/{dataset}/run{run}/studies/ablations.parquet",
     log:
@@ -60,94 +46,82 @@ rule ablate_hsfm:
     benchmark:
         "logs/{dataset}/run{run}/ablate_hsfm.tsv"
     priority: 50
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
-        gpu=gpus,
+        gpu=gpu,
         mem_mb=memory(4000, train=3, val=3, test=3),
         runtime=240,
     params:
-        settings=setting("hsfm"),
-        hard_set=setting("hard_set"),
-        seeds=config["seeds"],
-        device=config["device"],
+        **code_of("ablate_hsfm"),
+        settings=plan.section("hsfm"),
+        hard_set=plan.section("hard_set"),
+        seeds=plan.seeds,
+        device=plan.config["device"],
     message:
         "Taking parts of HSFM away on {wildcards.dataset}, run {wildcards.run}"
-    script:
-        "../scripts/ablate_hsfm.py"
 
 
-rule bias_validation:
+use rule stage as bias_validation with:
     input:
         **ERM_FEATURES,
-        code=uses("workflow/scripts/bias_validation.py"),
     output:
         "results/{dataset}/run{run}/studies/validation_bias.parquet",
     log:
         "logs/{dataset}/run{run}/bias_validation.log",
     benchmark:
         "logs/{dataset}/run{run}/bias_validation.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=memory(2000, train=4, val=4, test=4),
         runtime=720,
     params:
-        settings=settings_of("validation_bias", "hsfm", "hard_set", "dfr", "llr"),
+        **code_of("bias_validation"),
+        settings=plan.sections("validation_bias", "hsfm", "hard_set", "dfr", "llr"),
     message:
         "Fitting on biased validation splits of {wildcards.dataset}, run {wildcards.run}"
-    script:
-        "../scripts/bias_validation.py"
 
 
-rule tabulate_study:
-    input:
-        results=expand(
-            "results/{dataset}/run{run}/studies/{study}.parquet", dataset=DATASETS, run=RUNS, allow_missing=True
-        ),
-        code=uses("workflow/scripts/tabulate_study.py"),
-    output:
-        reported(table_files("{study}")),
-    log:
-        "logs/tabulate_{study}.log",
-    benchmark:
-        "logs/tabulate_{study}.tsv"
-    wildcard_constraints:
-        study="sweep|ablations|validation_bias",
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
-    message:
-        "Making the table of {wildcards.study}"
-    script:
-        "../scripts/tabulate_study.py"
+for STUDY in STUDIES:
+
+    rule:
+        name:
+            f"tabulate_{STUDY}"
+        input:
+            results=plan.of_study(STUDY),
+        output:
+            reported(table_files(STUDY)),
+        log:
+            f"logs/tabulate_{STUDY}.log",
+        benchmark:
+            f"logs/tabulate_{STUDY}.tsv"
+        localrule: True
+        conda:
+            "../../environment.yml"
+        params:
+            **code_of("tabulate_study"),
+        message:
+            f"Making the table of {STUDY}"
+        script:
+            "../scripts/tabulate_study.py"
 
 
-rule draw_study:
-    input:
-        results=expand("results/{dataset}/run{run}/studies/{study}.parquet", run=RUNS, allow_missing=True),
-        code=uses("workflow/scripts/draw_study.py"),
-        style=STYLE,
-    output:
-        reported(figure_files("{study}")),
-    log:
-        "logs/{dataset}/draw_{study}.log",
-    benchmark:
-        "logs/{dataset}/draw_{study}.tsv"
-    wildcard_constraints:
-        study="sweep|validation_bias",
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
-    message:
-        "Drawing {wildcards.study} of {wildcards.dataset}"
-    script:
-        "../scripts/draw_study.py"
+for STUDY in STUDY_FIGURES:
+
+    rule:
+        name:
+            f"draw_{STUDY}"
+        input:
+            results=expand(f"results/{{dataset}}/run{{run}}/studies/{STUDY}.parquet", run=plan.runs, allow_missing=True),
+        output:
+            reported(figure_files(STUDY)),
+        log:
+            f"logs/{{dataset}}/draw_{STUDY}.log",
+        benchmark:
+            f"logs/{{dataset}}/draw_{STUDY}.tsv"
+        localrule: True
+        conda:
+            "../../environment.yml"
+        params:
+            **code_of("draw_study", STYLE),
+        message:
+            f"Drawing {STUDY} of {{wildcards.dataset}}"
+        script:
+            "../scripts/draw_study.py"

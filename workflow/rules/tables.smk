@@ -1,74 +1,78 @@
-rule make_tables:
+use rule stage as make_tables with:
     input:
         # method by method: their order in the tables is that in which they come
-        scores=RESULTS_OF_HEADS["scores"],
-        predictions=RESULTS_OF_HEADS["predictions"],
-        code=uses("workflow/scripts/make_tables.py"),
+        scores=plan.results_of_heads("scores"),
+        predictions=plan.results_of_heads("predictions"),
     output:
-        reported(TABLES),
+        reported(results.main),
     log:
         "logs/make_tables.log",
     benchmark:
         "logs/make_tables.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
+    localrule: True
     resources:
         mem_mb=memory(1000, predictions=100),
         runtime=10,
     params:
-        published=WITH_PUBLISHED,
+        **code_of("make_tables"),
+        published=plan.published,
     message:
         "Making the tables"
-    script:
-        "../scripts/make_tables.py"
 
 
 # What jobs have left in logs/ is no input: deleting it makes nothing stale. Results are, so that it comes after them.
-rule describe_run:
+use rule stage as describe_run with:
     input:
-        scores=RESULTS_OF_HEADS["scores"],
-        edits=expand("results/{dataset}/run{run}/hsfm/edits.parquet", dataset=WITH_EDITS, run=RUNS),
-        studies=expand("results/{dataset}/run{run}/studies/{study}.parquet", dataset=DATASETS, run=RUNS, study=STUDIES),
-        code=uses("workflow/scripts/describe_run.py"),
+        scores=plan.results_of_heads("scores"),
+        edits=plan.of_edits(),
+        studies=[file for study in plan.studies for file in plan.of_study(study)],
     output:
-        reported(TABLES_OF_RUN),
+        reported(results.of_run),
     log:
         "logs/describe_run.log",
     benchmark:
         "logs/describe_run.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
+    localrule: True
     params:
-        run=DESCRIPTION,
+        **code_of("describe_run"),
+        run=plan.description,
     message:
         "Making the tables of costs, settings and versions"
-    script:
-        "../scripts/describe_run.py"
 
 
-rule save_config:
-    input:
-        code=uses("workflow/scripts/save_config.py"),
+use rule stage as save_config with:
     output:
         config="results/config.yaml",
     log:
         "logs/save_config.log",
     benchmark:
         "logs/save_config.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=memory(1000),
-        runtime=10,
+    localrule: True
     params:
-        config=SAVED_CONFIG,
+        **code_of("save_config"),
+        config=plan.saved_config,
     message:
         "Saving the configuration"
-    script:
-        "../scripts/save_config.py"
+
+
+use rule stage as write_report with:
+    input:
+        **results.on_page,
+        numbers="results/tables/uncertainty.csv",
+        stages="results/tables/stages.csv",
+        versions="results/tables/versions.csv",
+        config="results/config.yaml",
+        captions=results.captions,
+    output:
+        results.page,
+    log:
+        "logs/write_report.log",
+    benchmark:
+        "logs/write_report.tsv"
+    localrule: True
+    resources:
+        mem_mb=memory(1000, figures=3),
+    params:
+        **code_of("write_report", *PAGE, *results.caption_files),
+    message:
+        "Writing the report"

@@ -5,15 +5,13 @@ import pyarrow as pa
 from hsfm.core import job
 from hsfm.core.files import write_parquet
 from hsfm.features.embeddings import read_embeddings
-from hsfm.heads.head import read_heads
-from hsfm.methods.ddb.fit import choose_sources
+from hsfm.heads.erm_features import read_erm_features
 from hsfm.methods.ddb.generated import SOURCES
+from hsfm.methods.ddb.sources import choose_sources
 
 job.start(snakemake.log[0])
-train = read_embeddings(snakemake.input.train, split="train")
-erm = read_heads(snakemake.input.heads)
-erm.check_fits(train, snakemake.input.train)
-settings = snakemake.params.ddb
+files, settings = snakemake.input, snakemake.params.ddb
+erm, (train,) = read_erm_features(files.heads, train=files.train)
 if settings["classes"] != train.n_classes:
     raise ValueError(
         f"ddb/retrain/weights: {settings['classes']} numbers, but {train.dataset} has {train.n_classes} classes "
@@ -21,16 +19,13 @@ if settings["classes"] != train.n_classes:
     )
 if settings["select_by"] == "worst_group":
     # said here, for retraining comes last
-    read_embeddings(snakemake.input.val, split="val").require_attributes("DDB with select_by: worst_group")
+    read_embeddings(files.val, split="val").require_attributes("DDB with select_by: worst_group")
 sources = choose_sources(erm.head[0], train, settings["sources_per_class"])
-write_parquet(
-    snakemake.output.sources,
-    pa.Table.from_pandas(sources, SOURCES, preserve_index=False),
-    {
-        "dataset": train.dataset,
-        "run": int(snakemake.wildcards.run),
-        "classes": train.class_names,
-        "checkpoint_sha256": train.checkpoint_sha256,
-    },
-)
+metadata = {
+    "dataset": train.dataset,
+    "run": int(snakemake.wildcards.run),
+    "classes": train.class_names,
+    "checkpoint_sha256": train.checkpoint_sha256,
+}
+write_parquet(snakemake.output.sources, pa.Table.from_pandas(sources, SOURCES, preserve_index=False), metadata)
 job.finish("DDB", f"{len(sources):,} source images chosen")

@@ -1,34 +1,21 @@
 """Draw all methods of one dataset as points: worst group against average, or against time."""
 
-import pandas as pd
-
 from hsfm.core import job
-from hsfm.evaluation.scores import read_scores
-from hsfm.report import comparison_figures, figures
+from hsfm.evaluation.scores import read_all_scores
+from hsfm.report.comparison_figures import draw_time, draw_tradeoff, worst_of
 from hsfm.report.costs import method_seconds, read_costs
-from hsfm.report.tables import aggregate, summarise
-
-
-def draw_comparison(paths: list[str], outputs: list[str], logs: str, figure: str, dataset: str) -> None:
-    summary = summarise(pd.concat([read_scores(path) for path in paths], ignore_index=True))
-    aggregated = aggregate(summary)
-    worst = "worst class" if comparison_figures.worst_of(aggregated) == "worst_class" else "worst group"
-    if figure == "tradeoff":
-        drawn = comparison_figures.draw_tradeoff(summary, aggregated, f"{dataset}: {worst} against average")
-    else:
-        seconds = method_seconds(read_costs(logs))
-        seconds = seconds[seconds["dataset"] == dataset]
-        drawn = comparison_figures.draw_time(aggregated, seconds, f"{dataset}: {worst} against training time")
-    for path in outputs:
-        figures.save(drawn, path)
-
+from hsfm.report.figures import save
+from hsfm.report.tables import METRICS, aggregate, summarize
 
 job.start(snakemake.log[0])
-draw_comparison(
-    list(snakemake.input.scores),
-    list(snakemake.output),
-    snakemake.params.logs,
-    snakemake.wildcards.figure,
-    snakemake.wildcards.dataset,
-)
+dataset = snakemake.wildcards.dataset
+summary = summarize(read_all_scores(snakemake.input.scores))
+aggregated = aggregate(summary)
+worst = METRICS[worst_of(aggregated)]
+if snakemake.params.figure == "tradeoff":
+    figure = draw_tradeoff(summary, aggregated, f"{dataset}: {worst} against average")
+else:
+    seconds = method_seconds(read_costs("logs"))
+    figure = draw_time(aggregated, seconds[seconds["dataset"] == dataset], f"{dataset}: {worst} against training time")
+save(figure, *snakemake.output)
 job.finish("Figure", snakemake.output[0])

@@ -7,7 +7,7 @@ from hsfm.core.device import choose_device
 from hsfm.core.files import sha256, write_frame
 from hsfm.core.text import percent
 from hsfm.features.embeddings import read_embeddings
-from hsfm.heads.head import Head, SavedHeads, stack, write_heads
+from hsfm.heads.head import Head, SavedHeads, picked_by, stack, write_heads
 from hsfm.methods.afr import SELECT_BY, fit_afr
 from hsfm.models.backbone import read_checkpoint
 from hsfm.models.holdout import hold_out
@@ -18,23 +18,22 @@ train, val = (read_embeddings(files[split], split=split) for split in ("train", 
 trained = read_checkpoint(files.checkpoint)
 holdout = json.loads(trained.metadata["settings"])["training"]["holdout"]
 place = choose_device(snakemake.params.device)
-own = Head(trained.network.fc.weight.detach(), trained.network.fc.bias.detach()).to(place)
 held_out = train.take(hold_out(train.y, holdout, run)).to(place)
-result = fit_afr(held_out, val.to(place), own, **settings)
+result = fit_afr(held_out, val.to(place), Head.of(trained.network.fc).to(place), **settings)
 saved = SavedHeads(
     head=stack([result.head]),
     method="afr",
     seeds=(run,),
     class_names=train.class_names,
     checkpoint_sha256=sha256(files.checkpoint),
-    group_labels="selection" if settings["select_by"] == "worst_group" else "none",
-    chosen_by=SELECT_BY[settings["select_by"]],
+    **picked_by(settings["select_by"], SELECT_BY),
     settings={**settings, "holdout": holdout, "gamma": result.gamma, "penalty": result.penalty, "step": result.step},
 )
-for split, embeddings in (("train", train), ("val", val)):
-    saved.check_fits(embeddings, files[split])
+for split in (train, val):
+    saved.check_fits(split, files[split.split])
 write_frame(snakemake.output.history, result.history)
 write_heads(snakemake.output.heads, saved)
-worst = result.history.loc[result.history["kept"], f"val_{settings['select_by']}"]
+rule = settings["select_by"]
+worst = percent(result.history.loc[result.history["kept"], f"val_{rule}"])
 pair = f"gamma {result.gamma:g}, lambda {result.penalty:g}, step {result.step}"
-job.finish("AFR", f"validation {settings['select_by'].replace('_', ' ')} {percent(worst)} ({pair})")
+job.finish("AFR", f"validation {rule.replace('_', ' ')} {worst} ({pair})")

@@ -1,18 +1,18 @@
 """Read the labels of a dataset whose images are files; no image is opened."""
 
+from importlib import import_module
+
 from hsfm.core import job
 from hsfm.core.text import by_split
 from hsfm.data import counts
-from hsfm.data.sources import celeba, metadata, metashift, waterbirds
 from hsfm.data.table import ImageTable, Listing, complete, write_images
 
 
 def list_images(settings: dict) -> Listing:
-    source, folder = settings["source"], settings["folder"]
-    if source == "metadata":
-        return metadata.read(folder, metadata=settings["metadata"], columns=settings["columns"])
-    listing = {"waterbirds": waterbirds, "celeba": celeba, "metashift": metashift}[source].read(folder)
-    if not settings["allow_other_counts"]:
+    settings = dict(settings)
+    source, unchecked = settings.pop("source"), settings.pop("allow_other_counts", True)
+    listing = import_module(f"hsfm.data.sources.{source}").read(**settings)
+    if not unchecked:
         counts.check_counts(source, listing.rows, listing.class_names, listing.attribute_names)
     return listing
 

@@ -10,7 +10,7 @@ job.start(snakemake.log[0])
 train, val = (read_embeddings(snakemake.input[split], split=split) for split in ("train", "val"))
 settings = snakemake.params.edits
 measured = measure(
-    read_support(snakemake.input.support), train, val, neighbours=settings["neighbours"], seed=settings["seed"]
+    read_support(snakemake.input.support), train, val, neighbors=settings["neighbours"], seed=settings["seed"]
 )
 flips = measured.rows["attribute_flips"].dropna()
 write_edits(

@@ -1,10 +1,11 @@
 """Write a dataset's images as one array, and its image table."""
 
+from importlib import import_module
+
 from hsfm.core import job
 from hsfm.core.files import sha256, write_array
 from hsfm.core.text import by_split
 from hsfm.data import counts
-from hsfm.data.sources import dominoes, minibirds
 from hsfm.data.table import ImageTable, Packed, complete, write_images
 
 
@@ -20,11 +21,10 @@ def pack_images(dataset: str, images: str, pixels: str, settings: dict, workers:
 
 def pack(settings: dict, workers: int) -> Packed:
     settings = dict(settings)
-    if settings.pop("source") == "minibirds":
-        return minibirds.draw(**settings, workers=workers)
-    packed = dominoes.pack(settings["folder"])
-    if not settings["allow_other_counts"]:
-        counts.check_counts("dominoes", packed.rows, packed.class_names, packed.attribute_names)
+    source, unchecked = settings.pop("source"), settings.pop("allow_other_counts", True)
+    packed = import_module(f"hsfm.data.sources.{source}").pack(**settings, workers=workers)
+    if not unchecked:
+        counts.check_counts(source, packed.rows, packed.class_names, packed.attribute_names)
     return packed
 
 

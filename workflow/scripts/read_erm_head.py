@@ -7,26 +7,22 @@ from hsfm.core.files import require, sha256
 from hsfm.heads.head import Head, SavedHeads, stack, write_heads
 from hsfm.models.backbone import read_checkpoint
 
-
-def read_erm_head(checkpoint: str, heads: str, run: int) -> None:
-    trained = read_checkpoint(checkpoint)
-    fc = trained.network.fc
-    require(trained.metadata, ["settings"], checkpoint)
-    settings = json.loads(trained.metadata["settings"])
-    chosen_by = {"last": "the last epoch", "best_val": "the best validation average"}
-    saved = SavedHeads(
-        head=stack([Head(fc.weight.detach(), fc.bias.detach())]),
-        method="erm",
-        seeds=(run,),
-        class_names=trained.class_names,
-        checkpoint_sha256=sha256(checkpoint),
-        group_labels="none",
-        chosen_by=chosen_by[settings["training"]["checkpoint"]] if "training" in settings else "its own, as given",
-        settings=settings,
-    )
-    write_heads(heads, saved)
-
+CHOSEN_BY = {None: "its own, as given", "last": "the last epoch", "best_val": "the best validation average"}
 
 job.start(snakemake.log[0])
-read_erm_head(snakemake.input.checkpoint, snakemake.output.heads, int(snakemake.wildcards.run))
+path = snakemake.input.checkpoint
+trained = read_checkpoint(path)
+require(trained.metadata, ["settings"], path)
+settings = json.loads(trained.metadata["settings"])
+saved = SavedHeads(
+    head=stack([Head.of(trained.network.fc)]),
+    method="erm",
+    seeds=(int(snakemake.wildcards.run),),
+    class_names=trained.class_names,
+    checkpoint_sha256=sha256(path),
+    group_labels="none",
+    chosen_by=CHOSEN_BY[settings.get("training", {}).get("checkpoint")],
+    settings=settings,
+)
+write_heads(snakemake.output.heads, saved)
 job.finish("ERM", "head read out of its network")

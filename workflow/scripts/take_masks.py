@@ -9,44 +9,23 @@ from hsfm.data.table import read_names
 from hsfm.data.transforms import show_masks
 from hsfm.methods.dac.masks import Masks, pack, write_masks
 
-
-def take_masks(
-    images: str, checkpoint: str, output: str, split: str, settings: dict, transform: dict, workers: int
-) -> str:
-    settings = {key: value for key, value in settings.items() if key != "source"}
-    image_id, birds = minibirds.draw_masks(split, **settings, workers=workers)
-    # as they lie on what the network sees
-    kept = torch.cat([show_masks(birds[first : first + 256], transform) for first in range(0, len(birds), 256)])
-    masks = Masks(
-        image_id=tuple(image_id),
-        packed=pack(kept),
-        size=tuple(kept.shape[-2:]),
-        cut=None,
-        knee=None,
-        loss=None,
-        about={
-            "dataset": read_names(images).dataset,
-            "split": split,
-            "source": "dataset",
-            "cuts": [],
-            "checkpoint_sha256": sha256(checkpoint),
-            "transform": transform,
-        },
-    )
-    write_masks(output, masks)
-    return f"{len(masks):,} {split} images, as the dataset knows them"
-
-
 # the guard, because drawing starts worker processes that import this file
 if __name__ == "__main__":
     job.start(snakemake.log[0])
-    taken = take_masks(
-        snakemake.input.images,
-        snakemake.input.checkpoint,
-        snakemake.output.masks,
-        snakemake.wildcards.split,
-        snakemake.params.images,
-        snakemake.params.transform,
-        snakemake.threads,
-    )
-    job.finish("Masks", taken)
+    split, transform = snakemake.wildcards.split, snakemake.params.transform
+    settings = {key: value for key, value in snakemake.params.images.items() if key != "source"}
+    image_id, birds = minibirds.draw_masks(split, **settings, workers=snakemake.threads)
+    # as they lie on what the network sees
+    kept = torch.cat([show_masks(birds[first : first + 256], transform) for first in range(0, len(birds), 256)])
+    metadata = {
+        "dataset": read_names(snakemake.input.images).dataset,
+        "split": split,
+        "source": "dataset",
+        "cuts": [],
+        "checkpoint_sha256": sha256(snakemake.input.checkpoint),
+        "transform": transform,
+    }
+    size = tuple(kept.shape[-2:])
+    masks = Masks(tuple(image_id), pack(kept), size, cut=None, knee=None, loss=None, metadata=metadata)
+    write_masks(snakemake.output.masks, masks)
+    job.finish("Masks", f"{len(masks):,} {split} images, as the dataset knows them")

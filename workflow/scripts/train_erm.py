@@ -6,18 +6,18 @@ from hsfm.core import job
 from hsfm.core.files import read_frame
 from hsfm.core.text import erm_epoch
 from hsfm.models.erm import CHECKPOINTS
-from hsfm.models.training_job import run
+from hsfm.models.training_job import start_training
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
-run(
+start_training(
     {
         "images": snakemake.input.images,
         "cache": list(snakemake.input.cache),
         "checkpoint": snakemake.output.checkpoint,
         "history": snakemake.output.history,
         "run": int(snakemake.wildcards.run),
-        "settings": dict(snakemake.params.items()),
-        "code": list(snakemake.input.code),
+        "settings": {name: value for name, value in snakemake.params.items() if name not in ("script", "code")},
+        "code": snakemake.params.code,
     },
     gpus=snakemake.resources.gpu,
     log_file=snakemake.log[0],

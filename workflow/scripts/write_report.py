@@ -9,36 +9,19 @@ from hsfm.core import job
 from hsfm.core.files import write_atomically
 from hsfm.report.page import Picture, Table, made_from, provenance, write_page
 
-
-def texts(paths: list[str]) -> dict[tuple[str, str], str]:
-    """The captions by kind and name."""
-    return {(Path(path).parent.name, Path(path).stem): Path(path).read_text() for path in paths}
-
-
-def newest(tables: list[Table]) -> date:
-    """The day of the newest of the results that the tables' rows are made from; where none says so, of the tables."""
-    files = [file for table in tables for file in made_from(table)] or snakemake.input.tables
-    return date.fromtimestamp(max(Path(file).stat().st_mtime for file in files if Path(file).exists()))
-
-
 job.start(snakemake.log[0])
-captions = texts(snakemake.input.captions)
-tables = [
-    Table(Path(path).stem, Path(path).read_text(), captions["tables", Path(path).stem])
-    for path in snakemake.input.tables
-]
+inputs = snakemake.input
+captions = {(path.parent.name, path.stem): path.read_text() for path in map(Path, inputs.captions)}
+tables = [Table(p.stem, p.read_text(), captions["tables", p.stem]) for p in map(Path, inputs.tables)]
 pictures = [
-    Picture(Path(path).parent.name, Path(path).stem, Path(path).read_bytes(), captions["figures", Path(path).stem])
-    for path in snakemake.input.figures
+    Picture(p.parent.name, p.stem, p.read_bytes(), captions["figures", p.stem]) for p in map(Path, inputs.figures)
 ]
-stages, versions = (pd.read_csv(snakemake.input[name]) for name in ("stages", "versions"))
-page = write_page(
-    tables,
-    pictures,
-    pd.read_csv(snakemake.input.numbers),
-    Path(snakemake.input.config).read_text(),
-    provenance(newest(tables), stages, versions),
-)
+# of the results that the tables' rows are made from; where none says so, of the tables
+results = [file for table in tables for file in made_from(table)] or inputs.tables
+newest = max(Path(file).stat().st_mtime for file in results if Path(file).exists())
+stages, versions, numbers = (pd.read_csv(inputs[name]) for name in ("stages", "versions", "numbers"))
+origin = provenance(date.fromtimestamp(newest), stages, versions)
+page = write_page(tables, pictures, numbers, Path(inputs.config).read_text(), origin)
 with write_atomically(snakemake.output[0]) as temporary:
     temporary.write_text(page, encoding="utf-8")
 job.finish("Report", snakemake.output[0])

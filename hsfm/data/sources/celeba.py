@@ -3,7 +3,7 @@
 Input: JPEG images. Class: 0 dark hair, 1 blond hair (Blond_Hair). Attribute: 0 female, 1 male (Male). Source: Liu et
 al., "Deep learning face attributes in the wild", https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; MD5 of
 img_align_celeba.zip 00d2c5bc6d35e252742224ab0c1e8fcb, of list_attr_celeba.txt 75e246fa4810816ffd6ee81facbd244c, of
-list_eval_partition.txt d32c9cbf5e040fd4025c592c306e6668. Licence: the authors' own, non-commercial research only.
+list_eval_partition.txt d32c9cbf5e040fd4025c592c306e6668. License: the authors' own, non-commercial research only.
 """
 
 from pathlib import Path

@@ -3,7 +3,7 @@
 Input: 64 x 32 RGB, CIFAR's image above, MNIST's (padded by 2 to 32 x 32, in three channels) below. Class: 0 automobile,
 1 truck. Attribute: the digit, 0 or 1; it agrees with the class for 90 % of train, 50 % of val and test. Source: made
 here of MNIST and CIFAR-10, as torchvision downloads them and checks their MD5; or the arrays that the authors saved,
-which alone are exactly theirs. Licence: unknown, of both.
+which alone are exactly theirs. License: unknown, of both.
 """
 
 import gzip
@@ -38,11 +38,12 @@ class _Part:
     image_id: list[str]
 
 
-def pack(folder: str | Path) -> Packed:
+def pack(folder: str | Path, *, workers: int = 1) -> Packed:
     """Make the dataset from what lies in `folder`.
 
     The authors' arrays X_, y_ and env_{train,val,test}.npy if there is one of them, and then all nine; else MNIST/raw/
     and cifar-10-batches-py/. Rows: train, val, test; within each by group if from raw data, from arrays in their order.
+    workers: as every source of one array takes them; reading needs one.
     Raises ValueError naming file and value where one is missing, not whole, or not of the form described here.
     """
     folder = Path(folder)

@@ -2,7 +2,7 @@
 
 Input: image files of any size. Class, attribute, split: columns of the table, a .csv or .parquet file, of which you say
 the names; Waterbirds' metadata.csv, SubpopBench's (id, filename, split, y, a) and most tables of the field are of this
-form. Source and licence: yours.
+form. Source and license: yours.
 """
 
 from collections.abc import Mapping

@@ -2,7 +2,7 @@
 
 Bird shape is the class (0 land bird, 1 water bird), scenery the spurious attribute (0 land, 1 water). Water birds
 have a long neck, bill and legs and a short tail; every other property of a bird is drawn at random. Hardness says
-how much of the class the shape hides. Drawn with numpy and Pillow from one seed; licence: MIT, like the code.
+how much of the class the shape hides. Drawn with numpy and Pillow from one seed; license: MIT, like the code.
 
 Coordinates: y points down. Scenes measure both axes in image sides; birds measure in `unit` (scale times image side)
 from the middle of the body, facing right.
@@ -30,7 +30,7 @@ Task = tuple[int, int, int, int]  # stream, number, y, attribute
 _SPLIT_STREAM = {"train": 0, "val": 1, "test": 2}
 
 
-def draw(
+def pack(
     *, sizes: dict[str, int], agreement: dict[str, float], image_size: int, hardness: float, seed: int, workers: int = 1
 ) -> Packed:
     """Draw the dataset.
@@ -72,7 +72,7 @@ def draw_masks(
 
 
 def _draw_rows(draw_one: Callable[[Task], np.ndarray], rows: pd.DataFrame, workers: int) -> np.ndarray:
-    """What `draw_one` makes of each row, one after the other or in so many processes."""
+    """Draw each row by `draw_one`, one after the other or in so many processes."""
     tasks = list(zip(rows["split"].map(_SPLIT_STREAM), rows["number"], rows["y"], rows["attribute"], strict=True))
     if workers > 1:
         # spawn: forking a process that may hold threads is unsafe
@@ -115,10 +115,8 @@ def _draw_image(task: Task, *, image_size: int, hardness: float, seed: int) -> n
     side = image_size * _OVERSAMPLING
     canvas = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
     brush = ImageDraw.Draw(canvas)
-    for outline, colour in bird:
-        brush.polygon(
-            [tuple(point) for point in outline * side], fill=tuple(round(255 * channel) for channel in colour)
-        )
+    for outline, color in bird:
+        brush.polygon([tuple(point) for point in outline * side], fill=tuple(round(255 * channel) for channel in color))
     return np.asarray(canvas.reduce(_OVERSAMPLING))
 
 
@@ -151,8 +149,8 @@ def _water(rng: np.random.Generator, side: int) -> np.ndarray:
     y = _axis(side)[:, None]
     horizon = rng.uniform(0.12, 0.42)
     hue = rng.uniform(0.50, 0.60)
-    deep = _colour(hue, rng.uniform(0.45, 0.8), rng.uniform(0.35, 0.6))
-    shallow = _colour(hue + rng.uniform(-0.05, 0.03), rng.uniform(0.25, 0.6), rng.uniform(0.6, 0.9))
+    deep = _color(hue, rng.uniform(0.45, 0.8), rng.uniform(0.35, 0.6))
+    shallow = _color(hue + rng.uniform(-0.05, 0.03), rng.uniform(0.25, 0.6), rng.uniform(0.6, 0.9))
     noise = _value_noise(rng, side, 10, 2, 3, 0.6)
     warp = _value_noise(rng, side, 2, 2, 3)
     depth = np.clip((y - horizon) / (1 - horizon), 0, 1)
@@ -164,8 +162,8 @@ def _water(rng: np.random.Generator, side: int) -> np.ndarray:
         glint = np.array([255, 255, 250]) / 255
         water = _mix(water, glint, 0.6 * np.clip((noise * ripple - 0.52) / 0.12, 0, 1))
 
-    high = _colour(rng.uniform(0.52, 0.62), rng.uniform(0.1, 0.45), rng.uniform(0.75, 1))
-    low = _colour(rng.choice([0.08, 0.55, 0.6]), rng.uniform(0.05, 0.35), rng.uniform(0.85, 1))
+    high = _color(rng.uniform(0.52, 0.62), rng.uniform(0.1, 0.45), rng.uniform(0.75, 1))
+    low = _color(rng.choice([0.08, 0.55, 0.6]), rng.uniform(0.05, 0.35), rng.uniform(0.85, 1))
     sky = _mix(high, low, np.broadcast_to(np.clip(y / horizon, 0, 1), (side, side)))
     clouds = np.clip(1.2 * (_value_noise(rng, side, 4, 2, 3) - 0.5), 0, 1)
     return np.where((y < horizon)[..., None], _mix(sky, np.ones(3), clouds), water)
@@ -175,36 +173,36 @@ def _land(rng: np.random.Generator, side: int) -> np.ndarray:
     """Foliage, trunks and ground, [side side 3] in 0..1."""
     y, x = _axis(side)[:, None], _axis(side)[None, :]
     green = rng.uniform(0.22, 0.36)
-    dark = _colour(green, rng.uniform(0.5, 0.8), rng.uniform(0.15, 0.32))
-    light = _colour(green + rng.uniform(-0.06, 0.03), rng.uniform(0.4, 0.7), rng.uniform(0.45, 0.75))
+    dark = _color(green, rng.uniform(0.5, 0.8), rng.uniform(0.15, 0.32))
+    light = _color(green + rng.uniform(-0.06, 0.03), rng.uniform(0.4, 0.7), rng.uniform(0.45, 0.75))
     scene = _mix(dark, light, _value_noise(rng, side, 5, 5, 4, 0.75))
     for _ in range(rng.integers(2, 7)):
         bottom, lean, width = rng.uniform(0, 1), rng.uniform(-0.06, 0.06), rng.uniform(0.03, 0.08)
         hue = rng.uniform(0.06, 0.12) if rng.random() < 0.7 else green
-        bark = _colour(hue, rng.uniform(0.25, 0.6), rng.uniform(0.2, 0.5))
+        bark = _color(hue, rng.uniform(0.25, 0.6), rng.uniform(0.2, 0.5))
         middle = bottom + lean * (1 - y)
         half_width = width * (0.35 + 0.15 * y)  # 0.35 of the width at the top, half of it at the bottom
         scene = np.where((np.abs(x - middle) < half_width)[..., None], bark, scene)
     scene = scene * (0.75 + 0.5 * _value_noise(rng, side, 6, 6, 3, 0.7))[..., None]
 
     level = rng.uniform(0.68, 0.95) + 0.04 * (_value_noise(rng, side, 3, 3, 2) - 0.5)
-    soil = _colour(rng.uniform(0.08, 0.3), rng.uniform(0.35, 0.7), rng.uniform(0.2, 0.45))
-    grass = _colour(rng.uniform(0.1, 0.3), rng.uniform(0.3, 0.6), rng.uniform(0.45, 0.7))
+    soil = _color(rng.uniform(0.08, 0.3), rng.uniform(0.35, 0.7), rng.uniform(0.2, 0.45))
+    grass = _color(rng.uniform(0.1, 0.3), rng.uniform(0.3, 0.6), rng.uniform(0.45, 0.7))
     ground = _mix(soil, grass, _value_noise(rng, side, 12, 6, 3, 0.7))
     return np.where((y > level)[..., None], ground, scene)
 
 
 def _axis(side: int) -> np.ndarray:
-    """Pixel centres, 0..1."""
+    """Pixel centers, 0..1."""
     return (np.arange(side) + 0.5) / side
 
 
-def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
+def _color(hue: float, saturation: float, value: float) -> np.ndarray:
     return np.array(colorsys.hsv_to_rgb(hue % 1, np.clip(saturation, 0, 1), np.clip(value, 0, 1)))
 
 
 def _mix(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """a + (b - a) share, with the colour axis last."""
+    """a + (b - a) share, with the color axis last."""
     return a + (b - a) * share[..., None]
 
 
@@ -238,7 +236,7 @@ def _interpolation(cells: int, side: int) -> np.ndarray:
 
 
 def _bird(rng: np.random.Generator, y: int, hardness: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Outlines [points 2] in image sides, back to front, each with its colour."""
+    """Outlines [points 2] in image sides, back to front, each with its color."""
     # each class-bearing part has a latent of its own: 0 land-like, 1 water-like
     neck_z, bill_z, leg_z, tail_z = y * (1 - hardness) + hardness * rng.random(4)
     neck = 0.05 + 0.17 * neck_z
@@ -247,7 +245,7 @@ def _bird(rng: np.random.Generator, y: int, hardness: float) -> list[tuple[np.nd
     tail = 0.20 - 0.12 * tail_z
 
     unit = rng.uniform(0.72, 0.95)
-    centre = np.array([rng.uniform(0.42, 0.58), rng.uniform(0.46, 0.60)])
+    center = np.array([rng.uniform(0.42, 0.58), rng.uniform(0.46, 0.60)])
     mirror = np.array([rng.choice([-1, 1]), 1])
     tilt = rng.uniform(-0.25, 0.1)
     body_x = 0.26 * rng.uniform(0.9, 1.1)
@@ -256,11 +254,11 @@ def _bird(rng: np.random.Generator, y: int, hardness: float) -> list[tuple[np.nd
     lift, lean, bill_angle = rng.uniform(-0.1, 0.35), rng.uniform(0.15, 0.75), rng.uniform(-0.12, 0.25)
 
     hue = rng.uniform(0, 1)
-    body_colour = _colour(hue, rng.uniform(0.05, 0.75), rng.uniform(0.3, 0.95))
-    wing_colour = _colour(hue + rng.uniform(-0.08, 0.08), rng.uniform(0.1, 0.8), rng.uniform(0.2, 0.8))
-    belly_colour = body_colour + (1 - body_colour) * rng.uniform(0.1, 0.7)
-    bill_colour = _colour(rng.uniform(0.04, 0.15), rng.uniform(0.5, 1), rng.uniform(0.5, 1))
-    leg_colour = _colour(rng.uniform(0.02, 0.14), rng.uniform(0.4, 0.9), rng.uniform(0.3, 0.8))
+    body_color = _color(hue, rng.uniform(0.05, 0.75), rng.uniform(0.3, 0.95))
+    wing_color = _color(hue + rng.uniform(-0.08, 0.08), rng.uniform(0.1, 0.8), rng.uniform(0.2, 0.8))
+    belly_color = body_color + (1 - body_color) * rng.uniform(0.1, 0.7)
+    bill_color = _color(rng.uniform(0.04, 0.15), rng.uniform(0.5, 1), rng.uniform(0.5, 1))
+    leg_color = _color(rng.uniform(0.02, 0.14), rng.uniform(0.4, 0.9), rng.uniform(0.3, 0.8))
 
     legs = [
         outline
@@ -288,18 +286,18 @@ def _bird(rng: np.random.Generator, y: int, hardness: float) -> list[tuple[np.nd
         [-0.2 * body_x, -0.1 * body_y]
     )
     upper = [
-        (tail_outline, wing_colour),
-        (_ellipse(0.0, 0.0, body_x, body_y), body_colour),
-        (_ellipse(0.03, 0.35 * body_y, 0.75 * body_x, 0.6 * body_y), belly_colour),
-        (wing, wing_colour),
-        (neck_outline, body_colour),
-        (_ellipse(head_x, head_y, head, 0.88 * head), body_colour),
-        (bill_outline, bill_colour),
+        (tail_outline, wing_color),
+        (_ellipse(0.0, 0.0, body_x, body_y), body_color),
+        (_ellipse(0.03, 0.35 * body_y, 0.75 * body_x, 0.6 * body_y), belly_color),
+        (wing, wing_color),
+        (neck_outline, body_color),
+        (_ellipse(head_x, head_y, head, 0.88 * head), body_color),
+        (bill_outline, bill_color),
         (_ellipse(head_x + 0.25 * head, head_y - 0.015, 0.016, 0.016), np.full(3, 0.05)),
     ]
-    upper = [(_turn(outline, tilt), colour) for outline, colour in upper]
-    legs = [(outline, leg_colour) for outline in legs]
-    return [(centre + unit * mirror * outline, colour) for outline, colour in (*legs, *upper)]
+    upper = [(_turn(outline, tilt), color) for outline, color in upper]
+    legs = [(outline, leg_color) for outline in legs]
+    return [(center + unit * mirror * outline, color) for outline, color in (*legs, *upper)]
 
 
 def _leg(x: float, top: float, bottom: float, foot: float) -> list[np.ndarray]:

@@ -3,7 +3,7 @@
 Input: JPEG images of many sizes. Class: 0 landbird, 1 waterbird. Attribute, the scene: 0 land, 1 water; it matches the
 bird in 95 % of train and half of val and test. Source: Sagawa et al., "Distributionally robust neural networks"
 (group DRO), https://nlp.stanford.edu/data/dro/waterbird_complete95_forest2water2.tar.gz (no checksum published).
-Licence: unknown; CUB asks for non-commercial research use, Places has terms of its own.
+License: unknown; CUB asks for non-commercial research use, Places has terms of its own.
 """
 
 from pathlib import Path

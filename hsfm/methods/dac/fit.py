@@ -1,10 +1,10 @@
-"""DaC, decompose and compose: a head retrained on images whose parts are put together anew.
+"""DaC, decompose and compose: a head retrained on images recomposed of parts of several.
 
 Noohdani et al., "Decompose-and-Compose: A Compositional Approach to Mitigating Spurious Correlation" (CVPR 2024). What
 a mask keeps of an image is taken to be its object; it is shown alone, and in what is left of an image of another class.
 
 Letters: n images, b of a batch, k of these selected, d features, c classes. With images x, masks m, the batch's mean
-colour mu and a partner j of another class for each selected i:
+color mu and a partner j of another class for each selected i:
 
     masked   = x_i m_i + (1 - m_i) mu
     composed = x_i m_i + (1 - m_i) (1 - m_j) x_j + (1 - m_i) m_j mu
@@ -27,10 +27,10 @@ from torch.nn.functional import cross_entropy
 from hsfm.core.device import Compute
 from hsfm.core.metrics import accuracy_by, worst
 from hsfm.core.progress import Progress
-from hsfm.data.pixels import ImageFiles, Images, feed, keep_on_device
+from hsfm.data.pixels import ImageFiles, Images, image_batches, keep_on_device
 from hsfm.data.transforms import apply, prepare, shape_after
 from hsfm.features.embeddings import Embeddings
-from hsfm.features.standardize import Standardisation
+from hsfm.features.standardize import Standardization
 from hsfm.heads.head import Head
 from hsfm.methods.dac.masks import Masks, unpack
 from hsfm.models.backbone import Network
@@ -49,7 +49,7 @@ class Result:
     head: Head  # weight [c d], bias [c], of the kept epoch
     kept_epoch: int  # from 1
     history: pd.DataFrame
-    network: Network | None  # whose features the head is for; None: those of the embeddings
+    network: Network | None  # with the head, whose features it is for; None: those of the embeddings
 
 
 def fit_dac(
@@ -59,7 +59,7 @@ def fit_dac(
     erm: Head,
     masks: Masks,
     pixels: Callable[[str], Images | ImageFiles],
-    standardisation: Standardisation | None = None,
+    standardization: Standardization | None = None,
     *,
     seed: int,
     alpha: float,
@@ -78,12 +78,12 @@ def fit_dac(
     """A head fitted by DaC on the features of `network`.
 
     train, val: embeddings of that network's images. erm: the head that says which images are easy. masks: of train,
-    row by row. pixels: the images of a split, row by row as in its embeddings. standardisation: of the embeddings.
+    row by row. pixels: the images of a split, row by row as in its embeddings. standardization: of the embeddings.
 
     alpha: weight of the masked and of the composed images. quantile: share of the training images, those with the
     lowest loss under `erm`, that may be masked and composed. lr: of Adam, halved after every `lr_halved_every` epochs.
     invert: keep what the masks leave out. batchnorm: `frozen` leaves the features as they are, so that those of whole
-    images come from the embeddings; `drift` lets BatchNorm normalise by the batch and its running statistics follow, as
+    images come from the embeddings; `drift` lets BatchNorm normalize by the batch and its running statistics follow, as
     the authors' code does: the features move, and `network` with them. balance_classes: train on as many images of each
     class as the smallest has, drawn from `seed`. select_by: worst_group is the only one that reads group labels, those
     of val.
@@ -102,19 +102,19 @@ def fit_dac(
     if select_by == "worst_group":
         val.require_attributes("DaC with select_by: worst_group")
     generator = Generator().manual_seed(seed)
-    extractor = _Extractor(network, transform, compute, standardisation, batchnorm)
+    extractor = _Extractor(network, transform, compute, standardization, batchnorm)
     images, places = pixels("train"), torch.arange(len(train.y))
     if balance_classes:
         rows = _balanced_rows(train.y, train.n_classes, generator)
         train, masks = train.take(rows), masks.of([train.image_id[i] for i in rows.tolist()])
         images, places = (images.take(rows), places[: len(rows)]) if isinstance(images, Images) else (images, rows)
     (images,) = keep_on_device([images], compute)
-    first = next(iter(feed(images, places[:1], 1, compute.device)))
+    first = next(iter(image_batches(images, places[:1], 1, compute.device)))
     masks.require_size(shape_after(first, transform["resize"], transform["crop"]))
     easy = easy_rows(erm, train, quantile)
     head = _fresh_head(train, generator, compute.device)
-    optimiser = torch.optim.Adam(head, lr=lr)
-    schedule = torch.optim.lr_scheduler.StepLR(optimiser, lr_halved_every, 0.5)
+    optimizer = torch.optim.Adam(head, lr=lr)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, lr_halved_every, 0.5)
     step = _Step(train, masks, extractor, alpha, invert, compute)
     held_out = pixels("val") if extractor.drifts else None
 
@@ -127,12 +127,12 @@ def fit_dac(
                 order = order[:-1]  # BatchNorm cannot learn from a batch of a single image
             plans = _plan(order, train.y, easy, batch_size, generator, compute.device)
             losses = []
-            batches = feed(images, places[order], batch_size, compute.device)
+            batches = image_batches(images, places[order], batch_size, compute.device)
             for plan, batch in zip(plans, batches, strict=True):
                 loss_of_step = step(Head(*head), prepare(batch, transform), plan)
-                optimiser.zero_grad(set_to_none=True)
+                optimizer.zero_grad(set_to_none=True)
                 loss_of_step.total.backward()
-                optimiser.step()
+                optimizer.step()
                 losses.append(loss_of_step.detached())
                 bar.update(len(batch))
             bar.update(len(train.y) - len(order))  # those left out
@@ -141,7 +141,7 @@ def fit_dac(
                 "epoch": epoch,
                 **_means(torch.stack(losses)),
                 "selected": float(easy[order].double().mean()),
-                **_judge(Head(*(t.detach() for t in head)), val, extractor, held_out, batch_size),
+                **_evaluate(Head(*(t.detach() for t in head)), val, extractor, held_out, batch_size),
             }
             if not np.isfinite(row["loss"]):
                 raise ValueError(f"DaC: the loss is {row['loss']} in epoch {epoch}; lower lr (now {lr})")
@@ -159,7 +159,7 @@ def fit_dac(
         head=Head(*tensors),
         kept_epoch=kept_epoch,
         history=frame.assign(seed=seed, kept=frame["epoch"] == kept_epoch),
-        network=extractor.drifted(statistics),
+        network=extractor.drifted(statistics, Head(*tensors)),
     )
 
 
@@ -224,7 +224,7 @@ class _Losses:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What one step works on."""
+    """Rows, selected images and partners of one step."""
 
     rows: Int[Tensor, " b"]  # of train; these three lie on the device
     place: Int[Tensor, " k"]  # of the selected ones in the batch
@@ -300,7 +300,7 @@ class _Extractor:
         network: Network,
         transform: Mapping[str, Any],
         compute: Compute,
-        standardisation: Standardisation | None,
+        standardization: Standardization | None,
         batchnorm: str,
     ):
         if batchnorm not in BATCHNORM:
@@ -310,10 +310,10 @@ class _Extractor:
         self._norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         if self.drifts and not self._norms:
             raise ValueError("batchnorm: drift was asked for, but this backbone has no BatchNorm; set it to frozen")
-        if self.drifts and standardisation is not None:
+        if self.drifts and standardization is not None:
             raise ValueError("batchnorm: drift moves the features, which standardised ones cannot follow; set frozen")
         self._forward = compute.compiled(network.features)
-        self._standardisation, self._transform, self._compute = standardisation, transform, compute
+        self._standardization, self._transform, self._compute = standardization, transform, compute
 
     def __call__(self, shown: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Features for training a head, which no gradient passes."""
@@ -326,28 +326,29 @@ class _Extractor:
         for norm in self._norms if self.drifts else ():
             norm.eval()
         # out of inference mode, or autograd could not keep them for the head's gradient
-        return self._standardise(features.clone())
+        return self._standardize(features.clone())
 
     def of_images(self, images: Images | ImageFiles, batch_size: int) -> Float[Tensor, "n d"]:
         """Features of whole images as in evaluation."""
         with torch.inference_mode():
-            batches = feed(images, torch.arange(len(images)), batch_size, self._compute.device)
+            batches = image_batches(images, torch.arange(len(images)), batch_size, self._compute.device)
             return torch.cat([apply(self._forward, batch, self._transform, self._compute).float() for batch in batches])
 
-    def _standardise(self, features: Tensor) -> Tensor:
-        return features if self._standardisation is None else self._standardisation.apply(features)
+    def _standardize(self, features: Tensor) -> Tensor:
+        return features if self._standardization is None else self._standardization.apply(features)
 
     def statistics(self) -> dict[str, Tensor]:
-        """What BatchNorm has gathered so far, a copy; nothing where it is frozen."""
+        """A copy of BatchNorm's running statistics; empty where it is frozen."""
         if not self.drifts:
             return {}
         return {name: buffer.detach().clone() for name, buffer in self._network.named_buffers()}
 
-    def drifted(self, statistics: Mapping[str, Tensor]) -> Network | None:
-        """The network with these statistics; None where it is the one that was given."""
+    def drifted(self, statistics: Mapping[str, Tensor], head: Head) -> Network | None:
+        """The network with these statistics and this head; None where its features are those that were given."""
         if not self.drifts:
             return None
         self._network.load_state_dict(statistics, strict=False)
+        self._network.fc.load_state_dict({"weight": head.weight, "bias": head.bias})
         return self._network
 
 
@@ -358,7 +359,7 @@ def _means(losses: Float[Tensor, "steps 4"]) -> dict[str, float]:
     return dict(zip(("loss", "batch_loss", "masked_loss", "composed_loss"), means, strict=True))
 
 
-def _judge(
+def _evaluate(
     head: Head, val: Embeddings, extractor: _Extractor, images: Images | ImageFiles | None, batch_size: int
 ) -> dict[str, float]:
     """Accuracies on validation; images: whose features have to be computed, None where they are known."""

@@ -1,4 +1,4 @@
-"""Heat maps: where in an image a network finds what speaks for the class that it predicts.
+"""Class activation maps (XGradCAM) of the predicted class.
 
 XGradCAM (Fu et al., "Axiom-based Grad-CAM", BMVC 2020) of the last feature map that still has a place for each part of
 the image; in a ResNet that is the output of the last block of layer4. The numbers are those of the grad-cam package,

@@ -1,17 +1,11 @@
-"""Masks: the part of each image that a network is taken to judge by, and their Parquet file.
-
-DaC's adaptive masks (Noohdani et al., CVPR 2024): an image's heat map is cut at several of its quantiles, and the knee
-of the loss over these cuts, where keeping less begins to cost, says at which.
+"""Masks of the image regions that hold the object, and their Parquet file.
 
 Letters: n images, q cuts, k bytes of a packed mask.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +15,9 @@ import pyarrow.parquet as pq
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from hsfm import __version__
-from hsfm.core.device import Compute
 from hsfm.core.files import encode, read_parquet, read_parquet_in_pieces, require, write_parquet
-from hsfm.data.pixels import Images
-from hsfm.data.transforms import prepare, shape_after
-from hsfm.methods.dac.heat_maps import heat_maps
-from hsfm.models.backbone import Network
 
 SCHEMA = pa.schema(
     [
@@ -50,7 +38,7 @@ class Masks:
     cut: Float[np.ndarray, " n"] | None  # quantile of the heat map at which it was cut; None: not cut out of one
     knee: Bool[np.ndarray, " n"] | None  # whether the loss curve had a knee
     loss: Float[np.ndarray, "n q"] | None  # cross-entropy of the masked image at each cut
-    about: Mapping[str, Any]  # METADATA but for the size
+    metadata: Mapping[str, Any]  # METADATA but for the size
     path: str = "masks"  # the file they come from, for messages
 
     def __len__(self) -> int:
@@ -79,9 +67,17 @@ class Masks:
 
     def require_transform(self, transform: Mapping[str, Any]) -> None:
         """Raise ValueError unless the masks lie on images that went through this transform."""
-        if self.about["transform"] != dict(transform):
-            made_for = self.about["transform"]
+        if self.metadata["transform"] != dict(transform):
+            made_for = self.metadata["transform"]
             raise ValueError(f"{self.path}: masks are for images after the transform {made_for}, but it is {transform}")
+
+    def require_checkpoint(self, checkpoint_sha256: str, source: str | Path) -> None:
+        """Raise ValueError unless the masks were made for this checkpoint, that of the file `source`."""
+        if self.metadata["checkpoint_sha256"] != checkpoint_sha256:
+            raise ValueError(
+                f"{self.path}: masks are of checkpoint {self.metadata['checkpoint_sha256']}, but {source} is of "
+                f"{checkpoint_sha256}"
+            )
 
 
 def pack(kept: Bool[Tensor, "n h w"]) -> UInt8[Tensor, "n k"]:
@@ -94,82 +90,6 @@ def unpack(packed: UInt8[Tensor, "n k"], size: tuple[int, int]) -> Bool[Tensor, 
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
     bits = (packed[:, :, None] >> shifts) & 1
     return bits.flatten(1)[:, : size[0] * size[1]].reshape(-1, *size).bool()
-
-
-def find_masks(
-    network: Network,
-    batches: Iterator[tuple[Images, Tensor]],
-    transform: Mapping[str, Any],
-    *,
-    cuts: Sequence[float],
-    fallback: float,
-    compute: Compute,
-) -> Iterator[tuple[Bool[Tensor, "b h w"], Float[Tensor, "b q"], list[tuple[int, bool]]]]:
-    """Masks of batches of images with their classes: the kept pixels, the loss at each cut, and the chosen cut.
-
-    A choice is a number in `cuts` and whether the curve had a knee. batches: on the device of `compute`. Masked-out
-    pixels are 0 in what the network sees. One forward pass serves each cut of a whole batch (on the CPU, of a part of
-    one that its caches hold), one more and a backward pass of the head the heat map.
-    """
-    compute.prepare(network).eval()
-    with ExitStack() as stack:
-        stack.enter_context(compute.repeatable())
-        heat = None
-        for images, y in batches:
-            found = []
-            for part in compute.parts(len(images), *shape_after(images, transform["resize"], transform["crop"])):
-                shown = prepare(images[part], transform)
-                if heat is None:
-                    heat = stack.enter_context(heat_maps(network, shown[:1], compute))
-                found.append(_cut(network, heat(shown), shown, y[part], cuts, fallback, compute))
-            kept, loss, choice = zip(*found, strict=True)
-            yield torch.cat(kept), torch.cat(loss), list(chain.from_iterable(choice))
-
-
-def _cut(
-    network: Network,
-    heat: Float[Tensor, "b h w"],
-    shown: Float[Tensor, "b 3 h w"],
-    y: Tensor,
-    cuts: Sequence[float],
-    fallback: float,
-    compute: Compute,
-) -> tuple[Bool[Tensor, "b h w"], Float[Tensor, "b q"], list[tuple[int, bool]]]:
-    kept = torch.stack([heat >= level[:, None, None] for level in quantiles(heat, cuts)])  # [q b h w]
-    with torch.inference_mode(), compute.autocast():
-        logits = [network(shown * part[:, None]) for part in kept]
-        loss = torch.stack([cross_entropy(z.float(), y, reduction="none") for z in logits], 1).cpu()
-    choice = [choose_cut(cuts, curve, fallback) for curve in loss.tolist()]
-    chosen = torch.tensor([number for number, _ in choice], device=kept.device)
-    return kept[chosen, torch.arange(len(chosen), device=kept.device)], loss, choice
-
-
-def quantiles(heat: Float[Tensor, "b h w"], cuts: Sequence[float]) -> Float[Tensor, "q b"]:
-    """Quantiles of each heat map, interpolated linearly as numpy does."""
-    flat = heat.flatten(1)
-    position = torch.tensor(cuts, dtype=torch.float64) * (flat.shape[1] - 1)
-    below = position.floor().long().clamp(max=flat.shape[1] - 2)
-    # torch.quantile does the same, but for 2^24 numbers at most
-    ordered = flat.sort(dim=1).values
-    low, high = (ordered[:, rows.to(flat.device)] for rows in (below, below + 1))
-    return torch.lerp(low, high, (position - below).to(flat)).T
-
-
-def choose_cut(cuts: Sequence[float], loss: Sequence[float], fallback: float) -> tuple[int, bool]:
-    """Which cut to take for an image, by the losses of what is left at each, and whether their curve has a knee.
-
-    The knee is kneed's (Satopaa et al., "Finding a kneedle in a haystack", 2011) of an increasing convex curve with
-    sensitivity 1, of which the last one counts; without any, it is `fallback`, one of the cuts. Raises ValueError for a
-    loss that is not finite.
-    """
-    from kneed import KneeLocator  # imports scipy's signal processing
-
-    if not all(map(isfinite, loss)):
-        raise ValueError(f"masks: the loss of a masked image is {list(loss)} at the cuts {list(cuts)}")
-    knee = None
-    if max(loss) > min(loss):  # a flat curve has none, and kneed would divide by its height
-        knee = KneeLocator(cuts, loss, S=1.0, curve="convex", direction="increasing", online=True).knee
-    return list(cuts).index(fallback if knee is None else float(knee)), knee is not None
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -189,7 +109,7 @@ def as_table(masks: Masks) -> pa.Table:
         pa.FixedSizeBinaryArray.from_buffers(pa.binary(packed.shape[1]), len(masks), [None, pa.py_buffer(packed)]),
     ]
     table = pa.table(columns, schema=SCHEMA.append(pa.field("mask", pa.binary(packed.shape[1]))))
-    described = {**masks.about, "height": height, "width": width, "package_version": __version__}
+    described = {**masks.metadata, "height": height, "width": width, "package_version": __version__}
     require(described, METADATA, masks.path)
     return table.replace_schema_metadata(encode(described, table.schema))
 
@@ -233,7 +153,7 @@ def read_masks(path: str | Path, *, split: str | None = None) -> Masks:
         cut=table["cut"].to_numpy() if cut_out else None,
         knee=table["knee"].to_numpy() if cut_out else None,
         loss=np.stack(table["loss"].to_numpy()) if cut_out else None,
-        about={key: metadata[key] for key in METADATA if key not in ("height", "width")},
+        metadata={key: metadata[key] for key in METADATA if key not in ("height", "width")},
         path=str(path),
     )
 

@@ -1,4 +1,4 @@
-"""Integrated gradients: how much each pixel's change from a baseline speaks for a class.
+"""Integrated gradients: attribution of a class logit to pixels, from a baseline image.
 
 Sundararajan, Taly and Yan, "Axiomatic attribution for deep networks", ICML 2017, by captum.
 """

@@ -1,6 +1,6 @@
-"""Objects cut out of one image and pasted into another, from which its own object has been erased.
+"""Cut-and-paste generation: an object of one image pasted into another, whose own object is erased.
 
-What DDB's diffusion model does, without one: the object is real, and so is the scene. Erasing is OpenCV's inpainting
+This replaces DDB's diffusion model: the object is real, and so is the scene. Erasing is OpenCV's inpainting
 (Telea, "An image inpainting technique based on the fast marching method", 2004).
 """
 
@@ -19,7 +19,7 @@ def cut_paste(
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
     """The donor's object in place of the scene's, and where it is.
 
-    The two objects' boxes have one centre, as far as the new one then fits into the image; where the images differ in
+    The two objects' boxes have one center, as far as the new one then fits into the image; where the images differ in
     size, the object keeps its share of the image's shorter side. margin: pixels around the old object that are erased
     with it, since masks are never exact. radius: in pixels, of what erasing looks at. Neither mask may be empty.
     """

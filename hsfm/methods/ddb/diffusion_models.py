@@ -1,4 +1,4 @@
-"""Diffusion and segmentation models, by name or from a folder, and which version of them was loaded.
+"""Load diffusion and segmentation models by name or from a folder, and record their version.
 
 Needs the extra `[diffusion]`. Weights are read from safetensors alone, never unpickled.
 """
@@ -26,6 +26,7 @@ except ImportError as error:
 
 log = logging.getLogger(__name__)
 
+LIBRARIES = [diffusers.__version__, transformers.__version__]  # what is made depends on them
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 # of a model of transformers; beside them lie copies in forms that are never read here
 _FILES = ["*.json", "*.txt", "model*.safetensors"]
@@ -95,7 +96,7 @@ def _hash(folder: Path) -> str:
 
 
 def choose_dtype(precision: str, compute: Compute) -> torch.dtype:
-    """What a diffusion model computes in. auto: as `compute` does, bfloat16 or float16 on CUDA, float32 on the CPU.
+    """The dtype of a diffusion model. auto: as `compute` does, bfloat16 or float16 on CUDA, float32 on the CPU.
 
     Raises ValueError for an unknown precision, and for float16 on the CPU, where half of its operations are missing.
     """
@@ -142,6 +143,15 @@ def _not_loaded(model: Model, kind: type, error: Exception) -> ValueError:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def read_pipeline(kind: type, settings: Mapping[str, Any], name: str, compute: Compute) -> tuple[Any, dict[str, str]]:
+    """A pipeline as `load_pipeline` gives it, and its origin.
+
+    settings: a model's name and revision under `name`; precision, local_files_only.
+    """
+    model = find_model(**settings[name], local_files_only=settings["local_files_only"], pipeline=True)
+    return load_pipeline(kind, model, choose_dtype(settings["precision"], compute)), model.origin
 
 
 def to_device(pipeline: Any, compute: Compute, memory: Mapping[str, bool]) -> None:

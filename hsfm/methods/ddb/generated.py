@@ -1,4 +1,4 @@
-"""Generated images: which are to be made of which sources, and the Parquet files that account for each of them.
+"""Generated images: the plan of what to generate, and their Parquet tables.
 
 A source is a training image; of its object another class is made. Pixels and masks are PNG inside the tables, each in
 the size of its source, so that whatever is done to an image of the dataset can be done to what was generated from it.
@@ -65,7 +65,7 @@ NOTHING_FOUND = "no object was found in the source"
 def plan(
     sources: pd.DataFrame, class_names: Sequence[str], *, images_per_source: int, seed: int, tokens: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """What is to be generated: the columns of a generated table up to the token.
+    """Plan the images to generate: the columns of a generated table up to the token.
 
     sources: image_id and y. tokens: one per class. The images of a source take the other classes in turn. The seed of
     an image is made of `seed`, its source, its class and its number alone, so that neither order nor sharding changes
@@ -110,6 +110,11 @@ def mask_as_png(kept: Bool[np.ndarray, "h w"]) -> bytes:
     return _png(Image.fromarray(kept))
 
 
+def drawn(picture: UInt8[np.ndarray, "h w 3"], where: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
+    """The columns of a generated table for a picture and where its new object is."""
+    return {"mask_area": float(where.mean()), "image": as_png(picture), "mask": mask_as_png(where)}
+
+
 def _png(image: Image.Image) -> bytes:
     buffer = BytesIO()
     image.save(buffer, "PNG", compress_level=1)  # twice as fast as the default, a tenth larger
@@ -127,15 +132,17 @@ def read_mask(data: bytes) -> Bool[np.ndarray, "h w"]:
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def as_table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, schema: pa.Schema, about: Mapping[str, Any]) -> pa.Table:
+def as_table(
+    rows: Sequence[Mapping[str, Any]] | pd.DataFrame, schema: pa.Schema, metadata: Mapping[str, Any]
+) -> pa.Table:
     """Rows by column as a table of this schema, with what describes them; what a row lacks is null.
 
     about: has to name dataset, run and classes. Raises ValueError where it does not.
     """
-    require(about, ("dataset", "run", "classes"), "generated images")
+    require(metadata, ("dataset", "run", "classes"), "generated images")
     records = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else rows
     table = pa.Table.from_pylist([_without_nan(record) for record in records], schema=schema)
-    return table.replace_schema_metadata(encode({**about, "package_version": __version__}, schema))
+    return table.replace_schema_metadata(encode({**metadata, "package_version": __version__}, schema))
 
 
 def _without_nan(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,10 +151,10 @@ def _without_nan(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_table(path: str | Path, schema: pa.Schema) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The rows of such a file, and what describes them. Raises ValueError naming the file and what is wrong."""
-    table, about = read_parquet(path, schema)
-    require(about, ("dataset", "run", "classes"), path)
+    table, metadata = read_parquet(path, schema)
+    require(metadata, ("dataset", "run", "classes"), path)
     # python's own values, None for what is missing: pandas has a missing value per type
     frame = pd.DataFrame(table.to_pydict(), dtype=object)
     if frame["image_id"].duplicated().any():
         raise ValueError(f"{path}: image id {frame.loc[frame['image_id'].duplicated(), 'image_id'].iloc[0]!r} is twice")
-    return frame, about
+    return frame, metadata

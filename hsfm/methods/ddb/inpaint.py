@@ -1,4 +1,4 @@
-"""Inpainting by a diffusion model: what a mask covers is drawn anew as a prompt says."""
+"""Inpainting of masked regions by a diffusion model, guided by a prompt."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
 from hsfm.core.device import Compute, fetch, run_ahead
-from hsfm.methods.ddb.generated import NOTHING_FOUND, as_png, mask_as_png
+from hsfm.methods.ddb.generated import NOTHING_FOUND, drawn
 
 
 def inpaint_parts(
@@ -51,21 +51,17 @@ def inpaint_parts(
             )
 
     made = run_ahead(inpaint(pipeline, run_ahead(batches()), steps=steps, guidance=guidance, compute=compute))
-    drawn = (picture for pictures_of_batch in made for picture in pictures_of_batch)
+    new = (picture for pictures_of_batch in made for picture in pictures_of_batch)
     with ThreadPoolExecutor(2) as pool:
         for part in parts:
             rows = [
-                (row, pool.submit(_encode, next(drawn), masks[row["source_id"]]) if row["source_id"] in masks else None)
+                (row, pool.submit(drawn, next(new), masks[row["source_id"]]) if row["source_id"] in masks else None)
                 for row in part.to_dict("records")
             ]
             yield [
                 {**row, "mask_area": 0.0, "why_not": NOTHING_FOUND} if encoded is None else {**row, **encoded.result()}
                 for row, encoded in rows
             ]
-
-
-def _encode(picture: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
-    return {"mask_area": float(mask.mean()), "image": as_png(picture), "mask": mask_as_png(mask)}
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,7 @@ def _resize(image: Float[Tensor, "1 k h w"], size: tuple[int, int]) -> Float[Ten
 def inpaint(
     pipeline: Any, batches: Iterable[Sized], *, steps: int, guidance: float | int, compute: Compute
 ) -> Iterator[list[UInt8[np.ndarray, "_h _w 3"]]]:
-    """What an inpainting pipeline of diffusers makes of each batch, image by image in the size that it had.
+    """Inpaint each batch by a pipeline of diffusers; every image keeps its size.
 
     steps: of denoising. guidance: how much the prompt counts. The noise of an image comes from its own seed, drawn on
     the CPU, so that neither the other images of a batch nor the device change it. Pictures of one batch are copied from

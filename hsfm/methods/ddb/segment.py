@@ -1,4 +1,4 @@
-"""Where an object that a text names is in an image: GroundingDINO's boxes into SAM.
+"""Segmentation of an object named by a text: GroundingDINO's boxes as prompts for SAM.
 
 Liu et al., "Grounding DINO", ECCV 2024; Kirillov et al., "Segment anything", ICCV 2023; both from transformers.
 """
@@ -18,7 +18,7 @@ from hsfm.methods.ddb.diffusion_models import Model, load_part
 
 @dataclass(frozen=True)
 class Found:
-    """What was found in one image."""
+    """Detections in one image."""
 
     boxes: Float[Tensor, "k 4"]  # left, top, right, bottom in pixels, the best one first; k = 0: nothing
     scores: Float[Tensor, " k"]
@@ -69,7 +69,7 @@ class Segmenter:
         """Boxes and scores of each image.
 
         Images of one size go together: others would be padded to a common one, which the detector's backbone sees, and
-        what is found in an image would depend on its neighbours.
+        what is found in an image would depend on its neighbors.
         """
         by_size: dict[tuple[int, int], list[int]] = {}
         for number, image in enumerate(images):

@@ -1,4 +1,4 @@
-"""Textual inversion: a new word for what some images show.
+"""Textual inversion: learn the embedding of a new token from a few images.
 
 Gal et al., "An image is worth one word", ICLR 2023: the embedding of one new token is all that learns; it has to help
 Stable Diffusion to tell the noise in these images.
@@ -42,7 +42,7 @@ PROMPTS = (
 
 
 @dataclass(frozen=True)
-class Learnt:
+class Learned:
     embedding: Float[Tensor, " d"]
     history: pd.DataFrame  # step (from 1), loss
 
@@ -61,7 +61,7 @@ def learn_token(
     compute: Compute,
     save_every: int = 100,
     resume: Path | None = None,
-) -> Learnt:
+) -> Learned:
     """The embedding of `token` for what `images` show, by AdamW at a constant learning rate.
 
     pipeline: a text-to-image pipeline, on the device; it gets the new token, and is not changed otherwise. images: of
@@ -80,7 +80,7 @@ def learn_token(
     table = encoder.get_input_embeddings()
     row = nn.Parameter(table.weight[place].detach().float().clone())
     # AdamW's defaults, which the public recipes use as well
-    optimiser = torch.optim.AdamW([row], lr=lr, betas=(0.9, 0.999), weight_decay=0.01)
+    optimizer = torch.optim.AdamW([row], lr=lr, betas=(0.9, 0.999), weight_decay=0.01)
     scaler = torch.amp.GradScaler(compute.device.type, enabled=unet.dtype == torch.float16)
     noise = DDPMScheduler.from_config(pipeline.scheduler.config)
     prompts = pipeline.tokenizer(
@@ -92,7 +92,7 @@ def learn_token(
     ).input_ids
     latents = _Latents(pipeline.vae, images, compute.device)
     generator = Generator().manual_seed(seed)
-    losses = _load(resume, row, optimiser, generator, scaler)
+    losses = _load(resume, row, optimizer, generator, scaler)
     if losses:
         log.info("resuming after step %d of %d", len(losses), steps)
 
@@ -111,9 +111,9 @@ def learn_token(
                     loss = _loss(unet, noise, clean, eps.to(clean), time.to(compute.device), hidden) / accumulation
                     scaler.scale(loss).backward()
                     new[-1] += loss.detach()
-                scaler.step(optimiser)
+                scaler.step(optimizer)
                 scaler.update()
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 if step % save_every == 0 or step == steps:
                     losses += torch.stack(new).tolist()
                     new.clear()
@@ -124,12 +124,12 @@ def learn_token(
                     last = losses[-save_every:]
                     log.info("%s, step %d of %d: loss %.4f", token, step, steps, sum(last) / len(last))
                     if resume is not None:
-                        _save(resume, row, optimiser, generator, scaler, losses)
+                        _save(resume, row, optimizer, generator, scaler, losses)
                 bar.update()
     finally:
         handle.remove()
     history = pd.DataFrame({"step": range(1, steps + 1), "loss": losses})
-    return Learnt(row.detach().cpu(), history)
+    return Learned(row.detach().cpu(), history)
 
 
 def _add_token(pipeline: Any, token: str, initial_word: str) -> int:
@@ -150,7 +150,7 @@ def _add_token(pipeline: Any, token: str, initial_word: str) -> int:
 
 
 class _Latents:
-    """What the VAE makes of the images and their mirror images, encoded once: a normal distribution for each."""
+    """Latents of the images and their mirror images, encoded once by the VAE: a normal distribution for each."""
 
     def __init__(self, vae: Any, images: UInt8[Tensor, "n 3 h w"], device: torch.device):
         means, deviations = [], []
@@ -206,7 +206,7 @@ def _loss(
 def _save(
     path: Path,
     row: Tensor,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     generator: Generator,
     scaler: torch.amp.GradScaler,
     losses: list[float],
@@ -215,7 +215,7 @@ def _save(
         "row": row,
         "generator": generator.get_state(),
         "losses": torch.tensor(losses, dtype=torch.float64),
-        **{f"optimiser.{key}": value for key, value in as_tensors(optimiser).items()},
+        **{f"optimiser.{key}": value for key, value in as_tensors(optimizer).items()},
     }
     write_safetensors(path, tensors, {"scaler": json.dumps(scaler.state_dict())})
 
@@ -223,7 +223,7 @@ def _save(
 def _load(
     path: Path | None,
     row: nn.Parameter,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     generator: Generator,
     scaler: torch.amp.GradScaler,
 ) -> list[float]:
@@ -235,7 +235,7 @@ def _load(
     with torch.no_grad():
         row.copy_(tensors["row"])
     moments = {key: value for key, value in tensors.items() if key.startswith("optimiser.")}
-    load_tensors(optimiser, {key.removeprefix("optimiser."): value for key, value in moments.items()})
+    load_tensors(optimizer, {key.removeprefix("optimiser."): value for key, value in moments.items()})
     generator.set_state(tensors["generator"])
     scaler.load_state_dict(json.loads(metadata["scaler"]))
     return tensors["losses"].tolist()

@@ -1,4 +1,4 @@
-"""One inner loop of HSFM, step by step: what hsfm/methods/hsfm/meta_gradient.py goes through without writing it down.
+"""Trace of one inner loop of HSFM, step by step; meta_gradient.py computes the same without recording it.
 
 Letters: n support rows, d features, c classes, m hard samples, T steps.
 """

@@ -4,7 +4,7 @@ The outer loss is the mean cross-entropy on hard samples of a head adapted by T 
 (arXiv 2603.29313, its bilevel problem). Its gradient in the support features goes through all T steps. With softmax
 regression these steps are explicit, so that the reverse pass can be written down.
 
-Letters. r runs side by side, n support rows, d features, c classes, m hard samples. H [n d] support features, Y [n c]
+Letters. r trials side by side, n support rows, d features, c classes, m hard samples. H [n d] support features, Y [n c]
 their labels, X [m d] hard features, Y' [m c] theirs, W [c d] and b [c] the head, alpha the inner learning rate,
 s = alpha / n. P_t [n c] is the softmax of the support logits Z_t, R_t = P_t - Y, J_t the Jacobian of the softmax.
 
@@ -64,9 +64,9 @@ def meta_gradient(
     first_order: bool = False,
     form: str = "auto",
 ) -> MetaGradient:
-    """Loss and gradient of r runs whose hard rows have the same labels, row for row.
+    """Loss and gradient of r trials whose hard rows have the same labels, row for row.
 
-    support_y: of each run, or the same for all. steps: T, at least 1. lr: alpha of each run. first_order: leave out
+    support_y: of each trial, or the same for all. steps: T, at least 1. lr: alpha of each trial. first_order: leave out
     how a step's head depends on the support through the steps before. form: `dual`, `primal`, or `auto`, the one with
     fewer operations.
     """

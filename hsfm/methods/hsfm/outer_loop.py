@@ -1,8 +1,8 @@
-"""HSFM's outer loop: some runs side by side as one more tensor axis.
+"""HSFM's outer loop: many trials side by side, as one more tensor axis.
 
-Letters: r runs, n support rows, d features, c classes, m hard samples, e epochs. Everything that an epoch changes lies
-in tensors that it edits in place, and nothing inside waits for the device: on CUDA one epoch is recorded as a graph and
-replayed. benchmarks/autograd_loop.py is the same procedure one run at a time, in autograd.
+Letters: r trials, n support rows, d features, c classes, m hard samples, e epochs. Everything that an epoch changes
+lies in tensors that it edits in place, and nothing inside waits for the device: on CUDA one epoch is recorded as a
+graph and replayed. benchmarks/autograd_loop.py is the same procedure one trial at a time, in autograd.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,8 +25,8 @@ CLIP_NORM = 10.0
 
 
 @dataclass(frozen=True)
-class Run:
-    """What may differ between runs that go side by side."""
+class Trial:
+    """One fit: its seed, and the settings that may differ between trials side by side."""
 
     seed: int
     inner_lr: float  # alpha
@@ -36,7 +36,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Shared:
-    """What runs that go side by side have in common: what sets the shape or the order of their operations."""
+    """Settings that trials side by side have in common: those that set the shape or the order of their operations."""
 
     support_per_class: int
     inner_steps: int  # T
@@ -50,8 +50,8 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The state of each run at the epoch that one rule chose."""
+class BestState:
+    """The state of each trial at the epoch that one rule chose."""
 
     value: Float[Tensor, " r"]  # of the rule's measure, higher is better
     epoch: Int[Tensor, " r"]  # from 1; 0 where every epoch had a loss that is not finite
@@ -61,14 +61,14 @@ class Kept:
 
 
 class Loop:
-    """The paper's Algorithm 1, many runs at once.
+    """The paper's Algorithm 1, many trials at once.
 
-    rows [r n]: the support of each run among the rows of train. outer_rows: the rows of val in the outer loss, by
+    rows [r n]: the support of each trial among the rows of train. outer_rows: the rows of val in the outer loss, by
     epoch, or None to take those that are hardest under the current head, class by class; the first entry serves the
     first epoch in either case. select_by: for each of these rules the state of its best epoch is kept.
 
-    After `train`: `kept` by rule, `history` by measure, one value per epoch and run, and `hard_parts` [e r p], how many
-    images of each part of val (`part_of`) the outer loss of each epoch was over.
+    After `train`: `best` by rule, `history` by measure, one value per epoch and trial, and `hard_parts` [e r p], how
+    many images of each part of val (`part_of`) the outer loss of each epoch was over.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Loop:
         train: Embeddings,
         val: Embeddings,
         erm: Head,
-        runs: Sequence[Run],
+        trials: Sequence[Trial],
         shared: Shared,
         *,
         rows: Int[Tensor, "r n"],
@@ -86,25 +86,27 @@ class Loop:
         self._val, self._shared, self._outer_rows = val, shared, outer_rows
         self.support = train.features[rows]
         self.support_y = train.y[rows]
-        self.weight, self.bias = (t.expand(len(runs), *t.shape).clone() for t in (erm.weight, erm.bias))
-        self._edit = Adam([self.support], [run.outer_lr for run in runs])
-        self._adapt = Adam([self.weight, self.bias], [run.inner_lr for run in runs])
+        self.weight, self.bias = (t.expand(len(trials), *t.shape).clone() for t in (erm.weight, erm.bias))
+        self._edit = Adam([self.support], [trial.outer_lr for trial in trials])
+        self._adapt = Adam([self.weight, self.bias], [trial.inner_lr for trial in trials])
         self._inner_lr, self._clip_norm = (
-            torch.tensor([getattr(run, name) for run in runs], dtype=self.support.dtype, device=self.support.device)
+            torch.tensor(
+                [getattr(trial, name) for trial in trials], dtype=self.support.dtype, device=self.support.device
+            )
             for name in ("inner_lr", "clip_norm")
         )
-        self._judge = Judge(train, val, shared.hard_per_class)
-        start = self._judge(Head(self.weight, self.bias))
+        self._evaluator = Evaluator(train, val, shared.hard_per_class)
+        start = self._evaluator(Head(self.weight, self.bias))
         self._hard_rows = start.hard_rows if outer_rows is None else outer_rows[0].clone()
         self._hard = val.features[self._hard_rows]
-        self._hard_y = val.y[self._hard_rows[0]]  # the same for every run: rows lie class by class
+        self._hard_y = val.y[self._hard_rows[0]]  # the same for every trial: rows lie class by class
 
         whole = {"dtype": torch.int64, "device": self.support.device}
         self._epoch = torch.zeros(1, **whole)  # finished ones
-        self.kept = {
-            rule: Kept(
+        self.best = {
+            rule: BestState(
                 torch.full_like(start.measures["val_average"], -torch.inf),
-                torch.zeros(len(runs), **whole),
+                torch.zeros(len(trials), **whole),
                 self.weight.clone(),
                 self.bias.clone(),
                 self.support.clone(),
@@ -112,11 +114,13 @@ class Loop:
             for rule in select_by
         }
         names = ("outer_loss", *start.measures, "minority_share", "pool_minority_share")
-        empty = start.measures["val_average"].new_empty(shared.epochs, len(runs))
+        empty = start.measures["val_average"].new_empty(shared.epochs, len(trials))
         self.history = {name: empty.clone() for name in names}
         self._part = part_of(val)
         n_parts = val.n_classes * (val.n_attributes + 1)
-        self.hard_parts = torch.zeros(shared.epochs, len(runs), n_parts, dtype=torch.int32, device=self.support.device)
+        self.hard_parts = torch.zeros(
+            shared.epochs, len(trials), n_parts, dtype=torch.int32, device=self.support.device
+        )
 
     def train(self, after_epoch: Callable[[], object]) -> None:
         """All epochs; `after_epoch` is called as each is handed to the device."""
@@ -126,11 +130,11 @@ class Loop:
         outer_losses = [self._edit_support() for _ in range(self._shared.support_steps)]
         for _ in range(self._shared.inner_steps):
             self._adapt.step(*head_gradient(self.weight, self.bias, self.support, self.support_y))
-        scores = self._judge(Head(self.weight, self.bias))
+        scores = self._evaluator(Head(self.weight, self.bias))
         self._record(scores, outer_losses)
         self._epoch += 1
-        for rule, kept in self.kept.items():
-            self._keep(kept, scores.value(rule))
+        for rule, best in self.best.items():
+            self._update_best(best, scores.value(rule))
         if self._shared.refresh == "epoch":
             self._choose_outer_set(scores)
 
@@ -144,7 +148,7 @@ class Loop:
 
     def _record(self, scores: "Scores", outer_losses: Sequence[Tensor]) -> None:
         unknown = torch.full_like(self._inner_lr, torch.nan)
-        minority = self._judge.minority
+        minority = self._evaluator.minority
         record = {
             "outer_loss": torch.stack(outer_losses).mean(0) if outer_losses else unknown,
             **scores.measures,
@@ -157,10 +161,10 @@ class Loop:
         counts = torch.zeros_like(self.hard_parts[0]).scatter_add_(1, part, torch.ones_like(part, dtype=torch.int32))
         self.hard_parts.index_copy_(0, self._epoch, counts.unsqueeze(0))
 
-    def _keep(self, kept: Kept, value: Float[Tensor, " r"]) -> None:
-        better = value >= kept.value  # a later tie wins; NaN never does
-        state = (value, self._epoch.expand_as(kept.epoch), self.weight, self.bias, self.support)
-        targets = (kept.value, kept.epoch, kept.weight, kept.bias, kept.support)
+    def _update_best(self, best: BestState, value: Float[Tensor, " r"]) -> None:
+        better = value >= best.value  # a later tie wins; NaN never does
+        state = (value, self._epoch.expand_as(best.epoch), self.weight, self.bias, self.support)
+        targets = (best.value, best.epoch, best.weight, best.bias, best.support)
         for new, target in zip(state, targets, strict=True):
             torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, target, out=target)
 
@@ -182,11 +186,11 @@ class Scores:
     measures: dict[str, Float[Tensor, " r"]]
 
     def value(self, rule: str) -> Float[Tensor, " r"]:
-        """What a rule of `select_by` maximises."""
+        """The value that a rule of `select_by` maximizes."""
         return -self.measures["hard_loss"] if rule == "hard_loss" else self.measures[f"val_{rule}"]
 
 
-class Judge:
+class Evaluator:
     """Scores heads on val and finds their hard sets; what does not change between epochs is prepared once."""
 
     def __init__(self, train: Embeddings, val: Embeddings, hard_per_class: int):
@@ -228,13 +232,13 @@ def chosen_rows(hard_set: HardSet, val: Embeddings) -> Int[Tensor, " m"]:
 
 
 class Adam:
-    """torch's Adam on tensors `[r ...]` whose runs have learning rates of their own; edits the tensors in place.
+    """torch's Adam on tensors `[r ...]` whose trials have learning rates of their own; edits the tensors in place.
 
     Through torch's functional form: `Optimizer.step` spends as long on bookkeeping as a small step takes.
     """
 
     def __init__(self, tensors: Sequence[Tensor], rates: Sequence[float]):
-        self._together = len(set(rates)) == 1  # runs with one rate are one tensor: fewer, larger operations
+        self._together = len(set(rates)) == 1  # trials with one rate are one tensor: fewer, larger operations
         self._rates = rates[:1] if self._together else rates
         self._tensors = self._by_rate(tensors)
         self._first = self._by_rate([torch.zeros_like(t) for t in tensors])
@@ -267,7 +271,7 @@ def head_gradient(
 
 
 def clip(gradient: Float[Tensor, "r n d"], norm: Float[Tensor, " r"]) -> Float[Tensor, "r n d"]:
-    """Each run's gradient scaled to at most its norm, as `torch.nn.utils.clip_grad_norm_` does."""
+    """Each trial's gradient scaled to at most its norm, as `torch.nn.utils.clip_grad_norm_` does."""
     factor = (norm / (gradient.flatten(1).norm(dim=1) + 1e-6)).clamp(max=1)
     # On the CPU one may look, and save two passes over the gradient; elsewhere looking would wait for the device.
     if gradient.device.type == "cpu" and bool((factor == 1).all()):

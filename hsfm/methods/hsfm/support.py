@@ -1,7 +1,7 @@
 """HSFM's support, before and after its edits, and its Parquet file."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,13 @@ class Support:
     after: Float[Tensor, "n d"]
     checkpoint_sha256: str = ""  # of the network whose features they are
     path: str = "support"  # the file they come from, for messages
+
+    def of(self, seed: int) -> "Support":
+        """The rows of one seed."""
+        rows = [number for number, one in enumerate(self.seed) if one == seed]
+        tensors = {name: getattr(self, name)[rows] for name in ("y", "before", "after")}
+        texts = {name: tuple(getattr(self, name)[row] for row in rows) for name in ("seed", "image_id")}
+        return replace(self, **texts, **tensors)
 
 
 def write_support(path: str | Path, support: Support, *, dataset: str, class_names: Sequence[str]) -> None:

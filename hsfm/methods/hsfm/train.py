@@ -1,7 +1,7 @@
 """HSFM: learn edits of a few support features so that a head adapted on them does well on hard samples.
 
-Source: arXiv 2603.29313. Letters: r runs, n support rows, d features, c classes, m hard samples, e epochs. The paper's
-symbols stand beside the settings of `train`; hsfm/methods/hsfm/outer_loop.py is the loop itself.
+Source: arXiv 2603.29313. Letters: r trials, n support rows, d features, c classes, m hard samples, e epochs. The
+paper's symbols stand beside the settings of `train`; hsfm/methods/hsfm/outer_loop.py is the loop itself.
 """
 
 import logging
@@ -20,7 +20,7 @@ from hsfm.core.progress import Progress
 from hsfm.features.embeddings import Embeddings, check_embeddings, check_same_origin
 from hsfm.heads.hard_set import HardSet
 from hsfm.heads.head import Head
-from hsfm.methods.hsfm.outer_loop import CLIP_NORM, Kept, Loop, Run, Shared, chosen_rows, part_of
+from hsfm.methods.hsfm.outer_loop import CLIP_NORM, BestState, Loop, Shared, Trial, chosen_rows, part_of
 from hsfm.methods.hsfm.support import Support
 from hsfm.methods.hsfm.support import write_support as write_rows
 
@@ -47,12 +47,12 @@ class MetaResult:
     """All tensors lie on the CPU."""
 
     head: Head  # the kept heads, weight [r c d], bias [r c]; NaN where kept_epoch is 0
-    runs: tuple[Run, ...]
+    trials: tuple[Trial, ...]
     kept_epoch: Int[Tensor, " r"]  # from 1; 0 where every epoch had a loss that is not finite
-    history: pd.DataFrame  # one row per run and epoch, see `train`
-    hard_parts: Int[Tensor, "r e p"]  # images of each part of val (`meta_loop.part_of`) in the epochs' hard sets
+    history: pd.DataFrame  # one row per trial and epoch, see `train`
+    hard_parts: Int[Tensor, "r e p"]  # images of each part of val (`outer_loop.part_of`) in the epochs' hard sets
     support_rows: Int[Tensor, "r n"]  # rows of the training embeddings
-    support_id: tuple[tuple[str, ...], ...]  # their image ids, per run
+    support_id: tuple[tuple[str, ...], ...]  # their image ids, per trial
     support_y: Int[Tensor, "r n"]
     support_after: Float[Tensor, "r n d"]  # those rows' features as edited at the kept epoch
     head_change: Float[Tensor, " r"]  # |W - W0| / |W0| of the kept head
@@ -60,17 +60,17 @@ class MetaResult:
 
     @property
     def dead(self) -> Bool[Tensor, " r"]:
-        """Runs whose kept head hardly moved."""
+        """Trials whose kept head hardly moved."""
         return self.moved < DEAD_SHARE
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader must know about each run's head; empty where there is nothing."""
+        """Warnings for readers about each trial's head; empty where there are none."""
         return tuple(DEAD if dead else "" for dead in self.dead.tolist())
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        return tuple(run.seed for run in self.runs)
+        return tuple(trial.seed for trial in self.trials)
 
 
 def train(
@@ -105,14 +105,14 @@ def train(
     support_per_class: support rows drawn per class; a smaller class gives all it has. inner_steps (T) and inner_lr
     (alpha): gradient steps of the head on the support. outer_lr (eta): Adam's, on the support. support_steps (K_H):
     meta-gradient steps per epoch; 0 leaves the support as drawn. hard_per_class (K_hard): hard samples per class.
-    refresh: choose the outer set anew each `epoch` (the paper) or `never`. outer_set: the `hard` samples (the paper)
-    or as many `random` ones per class. gradient: through all inner steps, `full` (the paper), or `first_order`.
-    support_draw: as many rows `per_class` (the paper), or that number in all, `uniform` over train. select_by: keep
-    the epoch with the best validation `worst_group` (the paper) or `worst_class` accuracy, or the lowest mean loss on
-    the head's own hard set (`hard_loss`); the later epoch wins a tie. clip_norm: longest meta-gradient of a run's
+    refresh: choose the outer set anew each `epoch` (the paper) or `never`. outer_set: the `hard` samples (the paper) or
+    as many `random` ones per class. gradient: through all inner steps, `full` (the paper), or `first_order`.
+    support_draw: as many rows `per_class` (the paper), or that number in all, `uniform` over train. select_by: keep the
+    epoch with the best validation `worst_group` (the paper) or `worst_class` accuracy, or the lowest mean loss on the
+    head's own hard set (`hard_loss`); the later epoch wins a tie. clip_norm: longest meta-gradient of a trial's
     support. first_hard_set: the choice of the first epoch, which is otherwise made here by the same rule.
-    memory_budget: bytes that runs side by side may take; more runs go one batch after the other. progress: show a bar
-    on a terminal.
+    memory_budget: bytes that trials side by side may take; more trials go one batch after the other. progress: show a
+    bar on a terminal.
 
     The history holds per seed and epoch: outer_loss (mean over the epoch's meta-gradient steps, natural log; NaN
     without any), hard_loss (of the epoch's head on its own hard set), val_average, val_worst_group (NaN without
@@ -124,7 +124,7 @@ def train(
     """
     if not len(seeds) or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds: {list(seeds)} is empty or repeats a seed")
-    runs = [Run(seed, inner_lr, outer_lr, clip_norm) for seed in seeds]
+    trials = [Trial(seed, inner_lr, outer_lr, clip_norm) for seed in seeds]
     shared = Shared(
         support_per_class,
         inner_steps,
@@ -136,25 +136,25 @@ def train(
         gradient,
         support_draw,
     )
-    result = train_runs(
-        train, val, head, runs, shared,
+    result = train_trials(
+        train, val, head, trials, shared,
         select_by=[select_by], first_hard_set=first_hard_set, memory_budget=memory_budget, progress=progress,
     )[select_by]  # fmt: skip
-    for run, epoch in zip(runs, result.kept_epoch.tolist(), strict=True):
+    for trial, epoch in zip(trials, result.kept_epoch.tolist(), strict=True):
         if epoch == 0:
             raise ValueError(
-                f"inner_lr {inner_lr}, outer_lr {outer_lr}: seed {run.seed} diverged, no epoch has a finite loss; "
+                f"inner_lr {inner_lr}, outer_lr {outer_lr}: seed {trial.seed} diverged, no epoch has a finite loss; "
                 "lower one of them"
             )
     _report(result)
     return result
 
 
-def train_runs(
+def train_trials(
     train: Embeddings,
     val: Embeddings,
     head: Head,
-    runs: Sequence[Run],
+    trials: Sequence[Trial],
     shared: Shared,
     *,
     select_by: Sequence[str] = ("worst_group",),
@@ -162,41 +162,41 @@ def train_runs(
     memory_budget: int = MEMORY_BUDGET,
     progress: bool = True,
 ) -> dict[str, MetaResult]:
-    """Meta-train many runs side by side; settings, history and errors as in `train`, whose `seed` may repeat here.
+    """Meta-train many trials side by side; settings, history and errors as in `train`, whose `seed` may repeat here.
 
     The training is the same whatever rule chooses the epoch, so that the results of several rules, by their names, cost
-    one. The history's column `number` counts the runs. Each run is what it would be alone, up to rounding. A run whose
-    every epoch diverged is no error here: its kept_epoch is 0 and its head NaN. The results, which are not part of
-    `memory_budget`, are gathered on the CPU.
+    one. The history's column `number` counts the trials. Each trial is what it would be alone, up to rounding. A trial
+    whose every epoch diverged is no error here: its kept_epoch is 0 and its head NaN. The results, which are not part
+    of `memory_budget`, are gathered on the CPU.
     """
     head = Head(head.weight.detach(), head.bias.detach())
-    _check(train, val, head, runs, shared, select_by, first_hard_set)
+    _check(train, val, head, trials, shared, select_by, first_hard_set)
     _say_small_classes(train, shared)
-    generators = [Generator().manual_seed(run.seed) for run in runs]
+    generators = [Generator().manual_seed(trial.seed) for trial in trials]
     rows = torch.stack([_draw(train, shared, generator) for generator in generators])
     outer_rows = _outer_rows(val, shared, first_hard_set, generators)
-    size = runs_that_fit(train, val, shared, rules=len(select_by), memory_budget=memory_budget)
-    batches = [slice(i, i + size) for i in range(0, len(runs), size)]
+    size = trials_that_fit(train, val, shared, rules=len(select_by), memory_budget=memory_budget)
+    batches = [slice(i, i + size) for i in range(0, len(trials), size)]
     parts: dict[str, list[_Part]] = {rule: [] for rule in select_by}
     histories, hard_parts = [], []
     with Progress("HSFM", shared.epochs * len(batches), "epoch", shown=progress) as bar:
         for batch in batches:
             loop = Loop(
-                train, val, head, runs[batch], shared,
+                train, val, head, trials[batch], shared,
                 rows=rows[batch], outer_rows=None if outer_rows is None else outer_rows[:, batch], select_by=select_by,
             )  # fmt: skip
             loop.train(bar.update)
             histories.append(loop.history)
             hard_parts.append(loop.hard_parts.transpose(0, 1).cpu())
-            for rule, kept in loop.kept.items():
-                parts[rule].append(_part(kept, head, val))
+            for rule, best in loop.best.items():
+                parts[rule].append(_part(best, head, val))
     history = {name: torch.cat([h[name] for h in histories], dim=1).T.cpu() for name in histories[0]}  # [r e]
-    return {rule: _result(train, runs, rows, parts[rule], history, torch.cat(hard_parts)) for rule in select_by}
+    return {rule: _result(train, trials, rows, parts[rule], history, torch.cat(hard_parts)) for rule in select_by}
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What one batch of runs adds to a result, on the CPU."""
+    """The part of a result from one batch of trials, on the CPU."""
 
     head: Head
     kept_epoch: Int[Tensor, " r"]
@@ -205,17 +205,17 @@ class _Part:
     moved: Float[Tensor, " r"]
 
 
-def _part(kept: Kept, erm: Head, val: Embeddings) -> _Part:
-    diverged = kept.epoch == 0
+def _part(best: BestState, erm: Head, val: Embeddings) -> _Part:
+    diverged = best.epoch == 0
     head = Head(
-        kept.weight.masked_fill(diverged.view(-1, 1, 1), torch.nan),
-        kept.bias.masked_fill(diverged.view(-1, 1), torch.nan),
+        best.weight.masked_fill(diverged.view(-1, 1, 1), torch.nan),
+        best.bias.masked_fill(diverged.view(-1, 1), torch.nan),
     )
     moved = (head.predict(val.features) != erm.predict(val.features)).float().mean(dim=1)
     return _Part(
         head=head.to(torch.device("cpu")),
-        kept_epoch=kept.epoch.cpu(),
-        support=kept.support.cpu(),
+        kept_epoch=best.epoch.cpu(),
+        support=best.support.cpu(),
         head_change=((head.weight - erm.weight).flatten(1).norm(dim=1) / erm.weight.norm()).cpu(),
         moved=moved.masked_fill(diverged, torch.nan).cpu(),
     )
@@ -231,7 +231,7 @@ def _draw(train: Embeddings, shared: Shared, generator: Generator) -> Int[Tensor
 def _outer_rows(
     val: Embeddings, shared: Shared, first_hard_set: HardSet | None, generators: Sequence[Generator]
 ) -> Int[Tensor, "_ r m"] | None:
-    """What `Loop` takes: the given choice for the first epoch, or a random one for each."""
+    """The rows that `Loop` takes: the given choice for the first epoch, or a random one for each."""
     if shared.outer_set == "hard":
         return None if first_hard_set is None else chosen_rows(first_hard_set, val).expand(1, len(generators), -1)
     epochs = shared.epochs if shared.refresh == "epoch" else 1
@@ -244,7 +244,7 @@ def _outer_rows(
 
 def _result(
     train: Embeddings,
-    runs: Sequence[Run],
+    trials: Sequence[Trial],
     rows: Int[Tensor, "r n"],
     parts: Sequence[_Part],
     history: dict[str, Float[Tensor, "r e"]],
@@ -253,9 +253,9 @@ def _result(
     kept_epoch = torch.cat([part.kept_epoch for part in parts])
     return MetaResult(
         head=Head(torch.cat([part.head.weight for part in parts]), torch.cat([part.head.bias for part in parts])),
-        runs=tuple(runs),
+        trials=tuple(trials),
         kept_epoch=kept_epoch,
-        history=_history(history, runs, kept_epoch),
+        history=_history(history, trials, kept_epoch),
         hard_parts=hard_parts,
         support_rows=rows.cpu(),
         support_id=tuple(tuple(train.image_id[i] for i in chosen) for chosen in rows.tolist()),
@@ -280,16 +280,16 @@ def draw_per_class(y: Int[Tensor, " n"], per_class: int, n_classes: int, generat
 
 
 def hard_groups(result: MetaResult, val: Embeddings) -> pd.DataFrame:
-    """What the hard sets hold: seed, epoch, y, attribute (null where unknown) and n, for every pair that val has."""
+    """Contents of the hard sets: seed, epoch, y, attribute (null where unknown) and n, of every pair in val."""
     here = torch.bincount(part_of(val).cpu(), minlength=result.hard_parts.shape[2]).nonzero().squeeze(1)
     n_epochs = result.hard_parts.shape[1]
-    part = np.tile(here.numpy(), len(result.runs) * n_epochs)
+    part = np.tile(here.numpy(), len(result.trials) * n_epochs)
     y, attribute = np.divmod(part, val.n_attributes + 1)
     unknown = attribute == val.n_attributes
     return pd.DataFrame(
         {
             "seed": np.repeat(result.seeds, n_epochs * len(here)),
-            "epoch": np.tile(np.arange(1, n_epochs + 1).repeat(len(here)), len(result.runs)),
+            "epoch": np.tile(np.arange(1, n_epochs + 1).repeat(len(here)), len(result.trials)),
             "y": y,
             "attribute": pd.array(attribute, "Int64"),
             "n": result.hard_parts[..., here].flatten().numpy().astype(np.int64),
@@ -311,10 +311,10 @@ def write_support(path: str | Path, result: MetaResult, train: Embeddings) -> No
     write_rows(path, support, dataset=train.dataset, class_names=train.class_names)
 
 
-def runs_that_fit(
+def trials_that_fit(
     train: Embeddings, val: Embeddings, shared: Shared, *, rules: int = 1, memory_budget: int = MEMORY_BUDGET
 ) -> int:
-    """How many runs go side by side within so many bytes, at least one; by an upper estimate.
+    """How many trials go side by side within so many bytes, at least one; by an upper estimate.
 
     Of the support: itself, gradient, Adam's moments, its first state, temporaries, and a kept state per rule; its
     products with itself; the hard features; the logits of val and what follows from them; the counts of its parts.
@@ -338,14 +338,16 @@ def _say_small_classes(train: Embeddings, shared: Shared) -> None:
             )  # fmt: skip
 
 
-def _history(measures: dict[str, Float[Tensor, "r e"]], runs: Sequence[Run], kept: Int[Tensor, " r"]) -> pd.DataFrame:
-    """A row per run and epoch, run after run."""
-    n_runs, epochs = measures["val_average"].shape
-    epoch = torch.arange(1, epochs + 1).expand(n_runs, -1)
+def _history(
+    measures: dict[str, Float[Tensor, "r e"]], trials: Sequence[Trial], kept: Int[Tensor, " r"]
+) -> pd.DataFrame:
+    """A row per trial and epoch, trial after trial."""
+    n_trials, epochs = measures["val_average"].shape
+    epoch = torch.arange(1, epochs + 1).expand(n_trials, -1)
     return pd.DataFrame(
         {
-            "number": torch.arange(n_runs).repeat_interleave(epochs).numpy(),
-            "seed": [run.seed for run in runs for _ in range(epochs)],
+            "number": torch.arange(n_trials).repeat_interleave(epochs).numpy(),
+            "seed": [trial.seed for trial in trials for _ in range(epochs)],
             "epoch": epoch.flatten().numpy(),
             **{name: values.flatten().numpy() for name, values in measures.items()},
             "kept": (epoch == kept.unsqueeze(1)).flatten().numpy(),
@@ -376,7 +378,7 @@ def _check(
     train: Embeddings,
     val: Embeddings,
     head: Head,
-    runs: Sequence[Run],
+    trials: Sequence[Trial],
     shared: Shared,
     select_by: Sequence[str],
     first_hard_set: HardSet | None,
@@ -397,19 +399,19 @@ def _check(
     for what, dtype in (("val features", val.features.dtype), ("head", head.weight.dtype)):
         if dtype != train.features.dtype:
             raise ValueError(f"{what}: {dtype}, but the train features are {train.features.dtype}")
-    if not runs:
-        raise ValueError("runs: there is none")
+    if not trials:
+        raise ValueError("trials: there is none")
     for name, least in (
         ("support_per_class", 1), ("inner_steps", 1), ("hard_per_class", 1), ("epochs", 1), ("support_steps", 0)
     ):  # fmt: skip
         value = getattr(shared, name)
         if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name}: {value!r} is not a whole number from {least}")
-    for run in runs:
-        if not isinstance(run.seed, Integral) or run.seed < 0:
-            raise ValueError(f"seed: {run.seed!r} is not a whole number from 0")
+    for trial in trials:
+        if not isinstance(trial.seed, Integral) or trial.seed < 0:
+            raise ValueError(f"seed: {trial.seed!r} is not a whole number from 0")
         for name in ("inner_lr", "outer_lr", "clip_norm"):
-            value = getattr(run, name)
+            value = getattr(trial, name)
             if not isinstance(value, Real) or not 0 < value < float("inf"):
                 raise ValueError(f"{name}: {value!r} is not a positive number")
     _check_first_hard_set(first_hard_set, val, shared)

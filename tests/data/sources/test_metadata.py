@@ -194,7 +194,7 @@ def test_a_table_that_is_wrong_is_named_with_row_and_value(tmp_path, change, mes
     refused(tmp_path, change, message)
 
 
-def test_a_misspelt_attribute_column_is_no_missing_attribute(tmp_path):
+def test_a_misspelled_attribute_column_is_no_missing_attribute(tmp_path):
     refused(tmp_path, lambda f: f, "no column 'palce'; the columns are", columns={**COLUMNS, "attribute": "palce"})
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hsfm.data.sources import minibirds
-from hsfm.data.sources.minibirds import draw, draw_masks
+from hsfm.data.sources.minibirds import draw_masks, pack
 
 SMALL = {
     "sizes": {"train": 40, "val": 20, "test": 20},
@@ -19,7 +19,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def birds():
-    return draw(**SMALL)
+    return pack(**SMALL)
 
 
 def test_counts_follow_sizes_and_agreement(birds):
@@ -46,19 +46,19 @@ def test_groups_are_shuffled(birds):
 
 def test_one_seed_gives_the_same_bytes_in_another_process_and_with_workers(birds):
     program = (
-        "import hashlib; from hsfm.data.sources.minibirds import draw; "
-        f"print(hashlib.sha256(draw(**{SMALL!r}, workers=2).pixels.tobytes()).hexdigest())"
+        "import hashlib; from hsfm.data.sources.minibirds import pack; "
+        f"print(hashlib.sha256(pack(**{SMALL!r}, workers=2).pixels.tobytes()).hexdigest())"
     )
     out = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.strip()
     assert out == hashlib.sha256(birds.pixels.tobytes()).hexdigest()
 
 
 def test_another_seed_gives_other_images(birds):
-    assert not np.array_equal(draw(**{**SMALL, "seed": 4}).pixels, birds.pixels)
+    assert not np.array_equal(pack(**{**SMALL, "seed": 4}).pixels, birds.pixels)
 
 
 def test_an_image_does_not_depend_on_how_many_others_there_are(birds):
-    more = draw(**{**SMALL, "sizes": {"train": 42, "val": 20, "test": 20}})
+    more = pack(**{**SMALL, "sizes": {"train": 42, "val": 20, "test": 20}})
     val, val_more = (b.rows[b.rows["split"] == "val"] for b in (birds, more))
     assert np.array_equal(birds.pixels[val["index"]], more.pixels[val_more["index"]])
 
@@ -75,7 +75,7 @@ def test_masks_are_where_the_birds_are(birds, monkeypatch):
     rows = birds.rows[birds.rows["split"] == "train"]
     assert image_id == rows["image_id"].to_list()
     monkeypatch.setattr(minibirds, "_bird", lambda *arguments: [])
-    changed = (birds.pixels != draw(**SMALL).pixels).any(-1)[rows["index"]]
+    changed = (birds.pixels != pack(**SMALL).pixels).any(-1)[rows["index"]]
     assert not (masks & ~changed).any()
     assert (changed & ~masks).sum() < 0.35 * masks.sum(), "pixels that a bird covers by less than half"
     assert 0.05 < masks.mean() < 0.25
@@ -110,4 +110,4 @@ def test_hardness_hides_the_class():
 )
 def test_settings_out_of_range_are_named(change, message):
     with pytest.raises(ValueError, match=message):
-        draw(**{**SMALL, **change})
+        pack(**{**SMALL, **change})

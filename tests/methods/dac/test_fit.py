@@ -12,7 +12,7 @@ from hsfm.data.pixels import pack as pack_pixels
 from hsfm.data.transforms import prepare
 from hsfm.features.embeddings import Embeddings
 from hsfm.features.extract import feature_function
-from hsfm.features.standardize import fit as fit_standardisation
+from hsfm.features.standardize import fit as fit_standardization
 from hsfm.heads.head import Head
 from hsfm.methods.dac.fit import _balanced_rows, compose, draw_partners, fit_dac
 from hsfm.methods.dac.masks import Masks, pack
@@ -124,10 +124,10 @@ def world():
 def fitted(world, **changed):
     network, splits, pixels, masks, head = world
     masks = changed.pop("masks", masks)
-    standardisation = changed.pop("standardisation", None)
+    standardization = changed.pop("standardization", None)
     data = {**splits, **changed.pop("splits", {})}
     return fit_dac(
-        copy.deepcopy(network), data["train"], data["val"], head, masks, pixels.__getitem__, standardisation,
+        copy.deepcopy(network), data["train"], data["val"], head, masks, pixels.__getitem__, standardization,
         **{**SETTINGS, "seed": 0, **changed},
     )  # fmt: skip
 
@@ -296,19 +296,19 @@ def test_a_loss_that_is_not_a_number_stops_in_its_epoch(world):
         fitted(world, splits={"train": replace(splits["train"], features=broken)}, epochs=1, quantile=1.0)
 
 
-def test_standardised_features_are_those_of_composed_images_too(world):
-    """The same fit on a network whose last BatchNorm-free layer standardises by itself."""
+def test_standardized_features_are_those_of_composed_images_too(world):
+    """The same fit on a network whose last BatchNorm-free layer standardizes by itself."""
     network, splits, pixels, masks, head = world
-    standardisation = fit_standardisation(splits["train"].features, 0.5)
-    spread = {name: replace(part, features=standardisation.apply(part.features)) for name, part in splits.items()}
-    result = fitted(world, splits=spread, standardisation=standardisation)
+    standardization = fit_standardization(splits["train"].features, 0.5)
+    spread = {name: replace(part, features=standardization.apply(part.features)) for name, part in splits.items()}
+    result = fitted(world, splits=spread, standardization=standardization)
 
-    class Standardised(type(network)):
+    class Standardized(type(network)):
         def features(self, images):
-            return standardisation.apply(super().features(images))
+            return standardization.apply(super().features(images))
 
     same = copy.deepcopy(network)
-    same.__class__ = Standardised
+    same.__class__ = Standardized
     expected = fit_dac(same, spread["train"], spread["val"], head, masks, pixels.__getitem__, seed=0, **SETTINGS)
     torch.testing.assert_close(result.head.weight, expected.head.weight)
     raw = fitted(world, splits=spread)  # composed images left raw
@@ -322,7 +322,9 @@ def test_drifting_batchnorm_moves_the_features_and_frozen_does_not(world):
     assert frozen.network is None
     after = dict(drifted.network.named_buffers())
     assert any(not torch.equal(before[name], after[name]) for name in before if "running" in name)
-    assert all(torch.equal(p, q) for p, q in zip(network.parameters(), drifted.network.parameters(), strict=True))
+    bodies = (network.body.parameters(), drifted.network.body.parameters())
+    assert all(torch.equal(p, q) for p, q in zip(*bodies, strict=True))
+    assert torch.equal(drifted.network.fc.weight, drifted.head.weight)
     # what was judged on validation are the features of the kept epoch's statistics
     with torch.inference_mode():
         features = feature_function(drifted.network, TRANSFORM, CPU)(pixels["val"])
@@ -332,7 +334,7 @@ def test_drifting_batchnorm_moves_the_features_and_frozen_does_not(world):
     assert (features - splits["val"].features).abs().max() > 0.1
 
 
-def test_drift_normalises_by_the_batch_as_a_network_in_training_does(world):
+def test_drift_normalizes_by_the_batch_as_a_network_in_training_does(world):
     network, splits, pixels, _masks, erm = world
     n = len(splits["train"].y)
     result = fitted(world, batchnorm="drift", batch_size=n, epochs=1, quantile=0.0, alpha=0.0, seed=2)
@@ -368,11 +370,11 @@ def test_wrong_input_is_named(world):
     with pytest.raises(ValueError, match="select_by: 'average' is unknown; allowed are worst_group, worst_class"):
         fitted(world, select_by="average")
     with pytest.raises(ValueError, match=r"drift moves the features, which standardised ones cannot follow"):
-        fitted(world, batchnorm="drift", standardisation=fit_standardisation(splits["train"].features))
+        fitted(world, batchnorm="drift", standardization=fit_standardization(splits["train"].features))
 
 
 def test_drift_leaves_out_a_last_batch_of_one_image(world):
-    """At 16 pixels the last map is of one place, of which BatchNorm cannot normalise a single image."""
+    """At 16 pixels the last map is of one place, of which BatchNorm cannot normalize a single image."""
     _, splits, _, _, _ = world
     assert len(splits["train"].y) % 131 == 1
     result = fitted(world, batchnorm="drift", batch_size=131, epochs=1, quantile=0.0)

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,22 +12,14 @@ from torch.nn.functional import cross_entropy
 from hsfm.core.device import Compute
 from hsfm.data.pixels import pack as pack_pixels
 from hsfm.data.transforms import prepare
+from hsfm.methods.dac.find_masks import choose_cut, find_masks, mask_images, quantiles
 from hsfm.methods.dac.heat_maps import heat_maps
-from hsfm.methods.dac.masks import (
-    Masks,
-    choose_cut,
-    find_masks,
-    pack,
-    quantiles,
-    read_masks,
-    unpack,
-    write_masks,
-)
+from hsfm.methods.dac.masks import Masks, pack, read_masks, unpack, write_masks
 from hsfm.models.backbone import build_network
 
 CUTS = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
 TRANSFORM = {"resize": None, "crop": None, "mean": [0.5] * 3, "std": [0.5] * 3}
-ABOUT = {"dataset": "toy", "split": "train", "source": "heat_map", "cuts": CUTS, "checkpoint_sha256": "a" * 64,
+METADATA = {"dataset": "toy", "split": "train", "source": "heat_map", "cuts": CUTS, "checkpoint_sha256": "a" * 64,
          "transform": TRANSFORM}  # fmt: skip
 
 
@@ -39,7 +32,7 @@ def some_masks(n: int = 10, size: tuple[int, int] = (9, 7), seed: int = 0) -> Ma
         cut=rng.choice(CUTS, n).astype(np.float32),
         knee=rng.random(n) < 0.5,
         loss=rng.random((n, 6)).astype(np.float32),
-        about=ABOUT,
+        metadata=METADATA,
     )
 
 
@@ -187,7 +180,7 @@ def test_round_trip(tmp_path):
     masks, path = some_masks(), tmp_path / "masks.parquet"
     write_masks(path, masks)
     read = read_masks(path, split="train")
-    assert (read.image_id, read.size, read.about, read.path) == (masks.image_id, (9, 7), ABOUT, str(path))
+    assert (read.image_id, read.size, read.metadata, read.path) == (masks.image_id, (9, 7), METADATA, str(path))
     assert torch.equal(read.packed, masks.packed)
     for name in ("cut", "knee", "loss"):
         np.testing.assert_array_equal(getattr(read, name), getattr(masks, name))
@@ -249,3 +242,26 @@ def test_a_damaged_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"masks.parquet: not a readable Parquet file"):
         read_masks(path)
+
+
+def test_masks_of_rows_are_those_of_their_batches(network, images):
+    rows = pd.DataFrame({"image_id": [f"i{i}" for i in range(12)], "y": np.arange(12) % 2})
+    compute, counted = Compute(torch.device("cpu")), []
+    part = rows.iloc[2:9]
+    masks = mask_images(
+        network, part, lambda rows: images.take(torch.tensor(rows.index.to_numpy())), METADATA,
+        fallback=0.8, batch_size=3, compute=compute, done=counted.append,
+    )  # fmt: skip
+    kept, loss, choice = found(network, images[2:9], torch.arange(2, 9) % 2, 3, compute)
+    assert masks.image_id == tuple(part["image_id"])
+    assert torch.equal(unpack(masks.packed, masks.size), kept)
+    np.testing.assert_array_equal(masks.loss, loss)
+    assert masks.cut.tolist() == pytest.approx([CUTS[number] for number, _ in choice])
+    assert masks.knee.tolist() == [knee for _, knee in choice]
+    assert counted == [3, 3, 1]
+
+
+def test_masks_are_for_one_checkpoint():
+    some_masks().require_checkpoint("a" * 64, "backbone.safetensors")
+    with pytest.raises(ValueError, match=r"masks: masks are of checkpoint a+, but backbone.safetensors is of b"):
+        some_masks().require_checkpoint("b", "backbone.safetensors")

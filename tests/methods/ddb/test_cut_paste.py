@@ -6,8 +6,8 @@ from hsfm.methods.ddb.cut_paste import box, cut_paste, erase, leaves_surrounding
 HOW = {"margin": 1, "radius": 3}
 
 
-def scene(height: int, width: int, colour: int) -> np.ndarray:
-    return np.full((height, width, 3), colour, np.uint8)
+def scene(height: int, width: int, color: int) -> np.ndarray:
+    return np.full((height, width, 3), color, np.uint8)
 
 
 def rectangle(shape: tuple[int, int], top: int, left: int, height: int, width: int) -> np.ndarray:

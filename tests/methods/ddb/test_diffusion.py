@@ -178,16 +178,16 @@ def test_nothing_but_the_new_row_learns(folder, images):
     pipeline = text_to_image(folder)
     before, words = states(pipeline), len(pipeline.tokenizer)
     table = pipeline.text_encoder.get_input_embeddings().weight.clone()
-    learnt = learn_token(pipeline, images, **LEARNING)
+    learned = learn_token(pipeline, images, **LEARNING)
     after = states(pipeline)
     (grown,) = (key for key in before if key.endswith("token_embedding.weight"))
     assert all(torch.equal(after[key], value) for key, value in before.items() if key != grown)
     assert torch.equal(after[grown][:words], before[grown])
     assert len(pipeline.tokenizer) == words + 1
     start = table[pipeline.tokenizer("bird", add_special_tokens=False).input_ids[0]]
-    assert 0 < (learnt.embedding - start).abs().max() < 6 * 2 * 0.01
-    assert learnt.history["step"].tolist() == [1, 2, 3, 4, 5, 6]
-    assert (learnt.history["loss"] > 0).all()
+    assert 0 < (learned.embedding - start).abs().max() < 6 * 2 * 0.01
+    assert learned.history["step"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert (learned.history["loss"] > 0).all()
     assert all(parameter.grad is None for parameter in pipeline.text_encoder.parameters())
 
 
@@ -232,7 +232,7 @@ def test_latents_are_of_images_and_their_mirror_images(folder, images):
 
 def test_learning_helps(folder, images):
     """On draws that are no part of the training: less noise is left than with the word it started from."""
-    learnt = learn_token(text_to_image(folder), images, **{**LEARNING, "steps": 80, "batch_size": 4, "lr": 0.1})
+    learned = learn_token(text_to_image(folder), images, **{**LEARNING, "steps": 80, "batch_size": 4, "lr": 0.1})
     pipeline = text_to_image(folder)
     place = textual_inversion._add_token(pipeline, "<waterbird>", "bird")
     table = pipeline.text_encoder.get_input_embeddings().weight
@@ -240,7 +240,7 @@ def test_learning_helps(folder, images):
     ids = pipeline.tokenizer(["a photo of a <waterbird>"] * 64, padding="max_length", return_tensors="pt").input_ids
     latents, left = textual_inversion._Latents(pipeline.vae, images, torch.device("cpu")), []
     with torch.no_grad():
-        for row in (table[place].clone(), learnt.embedding):
+        for row in (table[place].clone(), learned.embedding):
             table[place] = row
             clean, _, eps, time = textual_inversion._draw(latents, ids, noise, 64, torch.Generator().manual_seed(5))
             left.append(
@@ -273,13 +273,13 @@ def test_a_token_that_was_interrupted_is_the_same(folder, images, tmp_path, monk
 def test_low_precision_keeps_the_row_in_float32(folder, images):
     pipeline = text_to_image(folder, torch.bfloat16)
     assert {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {torch.bfloat16}
-    learnt = learn_token(pipeline, images, **LEARNING)
+    learned = learn_token(pipeline, images, **LEARNING)
     exact = learn_token(text_to_image(folder), images, **LEARNING)
-    assert learnt.embedding.dtype == torch.float32
-    torch.testing.assert_close(learnt.history["loss"].mean(), exact.history["loss"].mean(), rtol=0.05, atol=0)
+    assert learned.embedding.dtype == torch.float32
+    torch.testing.assert_close(learned.history["loss"].mean(), exact.history["loss"].mean(), rtol=0.05, atol=0)
 
 
-def test_what_cannot_be_learnt_is_said(folder, images):
+def test_what_cannot_be_learned_is_said(folder, images):
     with pytest.raises(ValueError, match=r"initial_word: 'birds' is bir, d, s</w> to the tokenizer, expected one"):
         learn_token(text_to_image(folder), images, **{**LEARNING, "initial_word": "birds"})
     pipeline = text_to_image(folder)
@@ -383,7 +383,7 @@ def test_neither_order_nor_batches_change_a_picture(inpainter):
 
 
 def test_a_part_is_the_same_whichever_others_there_are(inpainter):
-    """As after a kill, in a precision in which a batch's neighbours change the rounding."""
+    """As after a kill, in a precision in which a batch's neighbors change the rounding."""
     batch = some_batch(6)
     sources = pd.DataFrame({"image_id": list("abcdef"), "y": [0, 1] * 3})
     pixels = dict(zip("abcdef", batch.images, strict=True))
@@ -432,7 +432,7 @@ def test_a_picture_is_the_pipelines_own(inpainter):
     assert abs(ours - np.asarray(theirs).astype(int)).max() <= 1
 
 
-def test_the_learnt_token_changes_the_picture(inpainter):
+def test_the_learned_token_changes_the_picture(inpainter):
     batch = some_batch(1)
     plain, named = (drawn(inpainter, Batch(batch.images, batch.masks, [prompt], batch.seeds))
                     for prompt in ("a photo of a bird", "a photo of a <waterbird>"))  # fmt: skip

@@ -19,7 +19,7 @@ from hsfm.methods.ddb.generated import (
 )
 
 SOURCES = pd.DataFrame({"image_id": ["a", "b", "c"], "y": [0, 1, 2]})
-ABOUT = {"dataset": "toy", "run": 0, "classes": ["x", "y", "z"]}
+METADATA = {"dataset": "toy", "run": 0, "classes": ["x", "y", "z"]}
 
 
 def test_the_plan_takes_the_other_classes_in_turn():
@@ -56,20 +56,20 @@ def test_pixels_and_masks_come_back_to_the_last_bit():
 def test_tables_come_back_and_what_is_missing_is_none(tmp_path):
     path = tmp_path / "objects.parquet"
     rows = [{"image_id": "a", "y": 0, "area": 0.5, "mask": b"png"}, {"image_id": "b", "y": 1, "area": 0.0}]
-    write_parquet(path, as_table(rows, OBJECTS, ABOUT), {})
-    frame, about = read_table(path, OBJECTS)
+    write_parquet(path, as_table(rows, OBJECTS, METADATA), {})
+    frame, metadata = read_table(path, OBJECTS)
     assert frame["mask"].tolist() == [b"png", None]
     assert frame["boxes"].tolist() == [None, None]
-    assert about["classes"] == ["x", "y", "z"]
+    assert metadata["classes"] == ["x", "y", "z"]
     frame.loc[0, "score"] = float("nan")
-    assert as_table(frame, OBJECTS, ABOUT)["score"].null_count == 2, "NaN is missing too"
+    assert as_table(frame, OBJECTS, METADATA)["score"].null_count == 2, "NaN is missing too"
 
 
 def test_bad_files_are_named(tmp_path):
     path = tmp_path / "generated.parquet"
     with pytest.raises(ValueError, match="metadata lacks 'run'"):
         as_table([], GENERATED, {"dataset": "toy"})
-    write_parquet(path, as_table([{"image_id": "a"}, {"image_id": "a"}], GENERATED, ABOUT), {})
+    write_parquet(path, as_table([{"image_id": "a"}, {"image_id": "a"}], GENERATED, METADATA), {})
     with pytest.raises(ValueError, match=r"generated.parquet: image id 'a' is twice"):
         read_table(path, GENERATED)
     with pytest.raises(ValueError, match=r"generated.parquet: no column 'attribution'"):

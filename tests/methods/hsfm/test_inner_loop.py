@@ -30,7 +30,7 @@ def test_steps_are_those_of_autograd(splits, erm_head):
     assert loop.change[0] == 0
 
 
-def test_its_last_loss_on_the_hard_set_is_the_runs_outer_loss(splits, erm_head):
+def test_its_last_loss_on_the_hard_set_is_the_trials_outer_loss(splits, erm_head):
     """Of the first epoch and of the one after the kept state, with one meta-gradient step per epoch."""
     tr, val = splits["train"], splits["val"]
     first = train(tr, val, erm_head, **SETTINGS, epochs=1)

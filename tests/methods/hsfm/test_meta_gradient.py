@@ -10,8 +10,8 @@ CASES = [(2, [4, 4]), (2, [1, 6]), (2, [9, 8]), (3, [3, 2, 5]), (5, [1, 2, 3, 1,
 FORMS = ["dual", "primal", "auto"]
 
 
-def problem(classes: int, sizes: list[int], *, runs: int = 3, d: int = 6, m: int = 10):
-    """Heads, ragged supports and hard sets of several runs in float64."""
+def problem(classes: int, sizes: list[int], *, trials: int = 3, d: int = 6, m: int = 10):
+    """Heads, ragged supports and hard sets of several trials in float64."""
     g = torch.Generator().manual_seed(classes * 100 + len(sizes))
     support_y = torch.repeat_interleave(torch.arange(classes), torch.tensor(sizes))
 
@@ -20,8 +20,8 @@ def problem(classes: int, sizes: list[int], *, runs: int = 3, d: int = 6, m: int
 
     hard_y = torch.arange(m) % classes
     return (
-        normal(runs, classes, d), normal(runs, classes), normal(runs, len(support_y), d), support_y,
-        normal(runs, m, d), hard_y, torch.tensor([0.3, 0.05, 0.9], dtype=torch.float64)[:runs],
+        normal(trials, classes, d), normal(trials, classes), normal(trials, len(support_y), d), support_y,
+        normal(trials, m, d), hard_y, torch.tensor([0.3, 0.05, 0.9], dtype=torch.float64)[:trials],
     )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_against_autograd(classes, sizes, steps, form, first_order):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("classes", "sizes"), [CASES[1], CASES[3]])
-def test_runs_may_have_support_labels_of_their_own(classes, sizes, form):
+def test_trials_may_have_support_labels_of_their_own(classes, sizes, form):
     weight, bias, support, support_y, hard, hard_y, lr = problem(classes, sizes)
     own = torch.stack([support_y, support_y.flip(0), (support_y + 1) % classes])
     together = meta_gradient(weight, bias, support, own, hard, hard_y, steps=4, lr=lr, form=form)
@@ -70,17 +70,17 @@ def test_first_order_is_the_whole_with_one_step_and_not_with_more(form, classes)
 @pytest.mark.parametrize(("classes", "sizes"), [CASES[1], CASES[3]])
 def test_against_finite_differences(classes, sizes, form):
     """The oracle adapts with torch's own SGD, so that nothing of the package is in it."""
-    *tensors, lr = problem(classes, sizes, runs=1)
+    *tensors, lr = problem(classes, sizes, trials=1)
     weight, bias, support, support_y, hard, hard_y = tensors
 
     def outer(h):
         layer = torch.nn.Linear(6, classes).double()
         layer.load_state_dict({"weight": weight[0], "bias": bias[0]})
-        optimiser = torch.optim.SGD(layer.parameters(), lr=float(lr[0]))
+        optimizer = torch.optim.SGD(layer.parameters(), lr=float(lr[0]))
         for _ in range(4):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             cross_entropy(layer(h), support_y).backward()
-            optimiser.step()
+            optimizer.step()
         with torch.no_grad():
             return float(cross_entropy(layer(hard[0]), hard_y))
 
@@ -99,14 +99,14 @@ def test_against_finite_differences(classes, sizes, form):
 
 @pytest.mark.parametrize("steps", [1, 2, 15])
 def test_the_oracle_adapts_as_torchs_sgd(steps):
-    weight, bias, support, support_y, *_ = problem(3, [4, 2, 3], runs=1)
+    weight, bias, support, support_y, *_ = problem(3, [4, 2, 3], trials=1)
     layer = torch.nn.Linear(6, 3).double()
     layer.load_state_dict({"weight": weight[0], "bias": bias[0]})
-    optimiser = torch.optim.SGD(layer.parameters(), lr=0.2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.2)
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         cross_entropy(layer(support[0]), support_y).backward()
-        optimiser.step()
+        optimizer.step()
     start = Head(weight[0].requires_grad_(), bias[0].requires_grad_())
     adapted = autograd_loop.adapt(start, support[0], support_y, steps=steps, lr=0.2)
     torch.testing.assert_close(adapted.weight, layer.weight, rtol=1e-12, atol=1e-14)

@@ -13,12 +13,12 @@ from hsfm.heads.hard_set import build, losses, rank_in_class
 from hsfm.heads.head import Head
 from hsfm.methods.hsfm import outer_loop as meta_loop
 from hsfm.methods.hsfm import train as meta
-from hsfm.methods.hsfm.train import Run, Shared, draw_per_class, train
+from hsfm.methods.hsfm.train import Shared, Trial, draw_per_class, train
 from tests.conftest import planted
 
 
-def train_runs(*arguments, **settings):
-    return meta.train_runs(*arguments, **settings)["worst_group"]
+def train_trials(*arguments, **settings):
+    return meta.train_trials(*arguments, **settings)["worst_group"]
 
 
 SETTINGS = {
@@ -65,21 +65,21 @@ def in_double(embeddings):
     return replace(embeddings, features=embeddings.features.double())
 
 
-RUNS = [Run(0, 1e-2, 0.1), Run(1, 1e-2, 0.1), Run(1, 3e-2, 0.5), Run(2, 1e-2, 1.0, clip_norm=1e-3)]
+TRIALS = [Trial(0, 1e-2, 0.1), Trial(1, 1e-2, 0.1), Trial(1, 3e-2, 0.5), Trial(2, 1e-2, 1.0, clip_norm=1e-3)]
 SHARED = Shared(support_per_class=24, inner_steps=5, support_steps=5, hard_per_class=30, epochs=3)
 
 
 @pytest.mark.parametrize("form", ["dual", "primal"])
-@pytest.mark.parametrize(("runs", "steps"), [(RUNS, 5), (RUNS[:2], 12), (RUNS[2:3], 1)])
-def test_trajectories_are_those_of_plain_autograd(splits, erm_head, runs, steps, form, monkeypatch):
+@pytest.mark.parametrize(("trials", "steps"), [(TRIALS, 5), (TRIALS[:2], 12), (TRIALS[2:3], 1)])
+def test_trajectories_are_those_of_plain_autograd(splits, erm_head, trials, steps, form, monkeypatch):
     """Side by side, with rates and clipping of their own, by both forms of the gradient: to 1e-9 in float64."""
     monkeypatch.setattr(meta_loop, "meta_gradient", partial(meta_loop.meta_gradient, form=form))
     tr, val = in_double(splits["train"]), in_double(splits["val"])
     erm = Head(erm_head.weight.double(), erm_head.bias.double())
     shared = replace(SHARED, inner_steps=steps)
-    result = train_runs(tr, val, erm, runs, shared)
-    for i, run in enumerate(runs):
-        oracle = autograd_loop.train(tr, val, erm, run, shared)
+    result = train_trials(tr, val, erm, trials, shared)
+    for i, trial in enumerate(trials):
+        oracle = autograd_loop.train(tr, val, erm, trial, shared)
         history = result.history[result.history["number"] == i]
         assert int(result.kept_epoch[i]) == oracle.kept_epoch
         torch.testing.assert_close(result.head.weight[i], oracle.head.weight, rtol=1e-9, atol=1e-9)
@@ -93,29 +93,29 @@ def test_trajectories_are_those_of_plain_autograd(splits, erm_head, runs, steps,
 def test_full_trainings_score_as_plain_autograd_does(splits, erm_head):
     """The loop amplifies rounding; over 20 seeds the mean worst groups agree within one point."""
     tr, val, test = splits["train"], splits["val"], splits["test"]
-    runs = [Run(seed, 1e-2, 1.0) for seed in range(20)]
+    trials = [Trial(seed, 1e-2, 1.0) for seed in range(20)]
     shared = replace(SHARED, epochs=12)
 
     def worst_group(head):
         return float(worst(accuracy_by(head.predict(test.features) == test.y, test.group, 4)).mean())
 
-    ours = worst_group(train_runs(tr, val, erm_head, runs, shared).head)
-    theirs = mean(worst_group(autograd_loop.train(tr, val, erm_head, run, shared).head) for run in runs)
+    ours = worst_group(train_trials(tr, val, erm_head, trials, shared).head)
+    theirs = mean(worst_group(autograd_loop.train(tr, val, erm_head, trial, shared).head) for trial in trials)
     assert ours == pytest.approx(theirs, abs=0.01)
 
 
-def test_each_run_is_what_it_would_be_alone(splits, erm_head):
+def test_each_trial_is_what_it_would_be_alone(splits, erm_head):
     tr, val = in_double(splits["train"]), in_double(splits["val"])
     erm = Head(erm_head.weight.double(), erm_head.bias.double())
-    together = train_runs(tr, val, erm, RUNS, SHARED)
-    for i, run in enumerate(RUNS):
-        alone = train_runs(tr, val, erm, [run], SHARED)
+    together = train_trials(tr, val, erm, TRIALS, SHARED)
+    for i, trial in enumerate(TRIALS):
+        alone = train_trials(tr, val, erm, [trial], SHARED)
         torch.testing.assert_close(together.head.weight[i], alone.head.weight[0], rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(together.support_after[i], alone.support_after[0], rtol=1e-9, atol=1e-9)
         assert torch.equal(together.support_rows[i], alone.support_rows[0])
 
 
-def test_runs_beyond_the_memory_budget_go_one_after_the_other(splits, erm_head, monkeypatch):
+def test_trials_beyond_the_memory_budget_go_one_after_the_other(splits, erm_head, monkeypatch):
     sizes = []
     original = meta.Loop
 
@@ -125,28 +125,28 @@ def test_runs_beyond_the_memory_budget_go_one_after_the_other(splits, erm_head, 
 
     monkeypatch.setattr(meta, "Loop", record)
     tr, val = splits["train"], splits["val"]
-    budget = next(b for b in range(1, 10**9, 1000) if meta.runs_that_fit(tr, val, SHARED, memory_budget=b) == 3)
-    whole = train_runs(tr, val, erm_head, RUNS, SHARED)
-    cut = train_runs(tr, val, erm_head, RUNS, SHARED, memory_budget=budget)
-    least = train_runs(tr, val, erm_head, RUNS, SHARED, memory_budget=1)
+    budget = next(b for b in range(1, 10**9, 1000) if meta.trials_that_fit(tr, val, SHARED, memory_budget=b) == 3)
+    whole = train_trials(tr, val, erm_head, TRIALS, SHARED)
+    cut = train_trials(tr, val, erm_head, TRIALS, SHARED, memory_budget=budget)
+    least = train_trials(tr, val, erm_head, TRIALS, SHARED, memory_budget=1)
     assert sizes == [4, 3, 1, 1, 1, 1, 1]
     for other in (cut, least):
         torch.testing.assert_close(other.head.weight, whole.head.weight, rtol=1e-3, atol=1e-4)
         assert other.history["number"].tolist() == whole.history["number"].tolist()
-        assert other.runs == whole.runs
+        assert other.trials == whole.trials
 
 
 def test_an_epoch_edits_in_place_what_it_keeps(splits, erm_head):
-    """What lets an accelerator record one epoch and replay it: the same objects in the same memory."""
+    """An accelerator can record one epoch and replay it: the same objects in the same memory."""
     tr, val = splits["train"], splits["val"]
-    rows = torch.stack([draw_per_class(tr.y, 24, 2, torch.Generator().manual_seed(run.seed)) for run in RUNS])
+    rows = torch.stack([draw_per_class(tr.y, 24, 2, torch.Generator().manual_seed(trial.seed)) for trial in TRIALS])
     loop = meta_loop.Loop(
-        tr, val, erm_head, RUNS, SHARED, rows=rows, outer_rows=None, select_by=["worst_group", "hard_loss"]
+        tr, val, erm_head, TRIALS, SHARED, rows=rows, outer_rows=None, select_by=["worst_group", "hard_loss"]
     )
 
     def places():
         tensors = {name: value for name, value in vars(loop).items() if isinstance(value, torch.Tensor)}
-        tensors |= {f"{rule} {name}": value for rule, kept in loop.kept.items() for name, value in vars(kept).items()}
+        tensors |= {f"{rule} {name}": value for rule, best in loop.best.items() for name, value in vars(best).items()}
         tensors |= loop.history | {"hard_parts": loop.hard_parts}
         return {name: (id(value), value.data_ptr()) for name, value in tensors.items()}
 
@@ -161,12 +161,12 @@ def test_adam_is_torchs(splits):
     start, rates = torch.randn(3, 4, 5, generator=g), [0.1, 0.01, 0.1]
     for chosen in (rates, [0.1, 0.1, 0.1]):
         ours = start.clone()
-        optimiser = meta_loop.Adam([ours], chosen)
+        optimizer = meta_loop.Adam([ours], chosen)
         theirs = [torch.nn.Parameter(t.clone()) for t in start]
         others = [torch.optim.Adam([p], lr=rate) for p, rate in zip(theirs, chosen, strict=True)]
         for _ in range(5):
             gradient = torch.randn(3, 4, 5, generator=g)
-            optimiser.step(gradient)
+            optimizer.step(gradient)
             for p, piece, other in zip(theirs, gradient, others, strict=True):
                 p.grad = piece.clone()
                 other.step()
@@ -318,10 +318,10 @@ def test_the_kept_epoch_is_the_last_of_the_best(splits, erm_head, rule):
 def test_one_training_serves_several_rules(splits, erm_head):
     tr, val = splits["train"], splits["val"]
     rules = ["worst_group", "worst_class", "hard_loss"]
-    together = meta.train_runs(tr, val, erm_head, RUNS, SHARED, select_by=rules)
+    together = meta.train_trials(tr, val, erm_head, TRIALS, SHARED, select_by=rules)
     assert list(together) == rules
     for rule in rules:
-        alone = meta.train_runs(tr, val, erm_head, RUNS, SHARED, select_by=[rule])[rule]
+        alone = meta.train_trials(tr, val, erm_head, TRIALS, SHARED, select_by=[rule])[rule]
         assert torch.equal(together[rule].head.weight, alone.head.weight)
         assert torch.equal(together[rule].support_after, alone.support_after)
         assert together[rule].history.equals(alone.history)
@@ -353,8 +353,8 @@ def test_a_uniform_support_takes_classes_as_they_come(splits, erm_head):
     assert torch.equal(result.support_y, tr.y[result.support_rows])
     assert result.support_y.float().mean() < 0.4, "310 of 400 images are of class 0"
     assert not torch.equal(result.support_y[0], result.support_y[1])
-    oracle_like = train_runs(tr, splits["val"], erm_head, RUNS[1:2], replace(SHARED, support_draw="uniform"))
-    side_by_side = train_runs(tr, splits["val"], erm_head, RUNS[:2], replace(SHARED, support_draw="uniform"))
+    oracle_like = train_trials(tr, splits["val"], erm_head, TRIALS[1:2], replace(SHARED, support_draw="uniform"))
+    side_by_side = train_trials(tr, splits["val"], erm_head, TRIALS[:2], replace(SHARED, support_draw="uniform"))
     torch.testing.assert_close(side_by_side.head.weight[1], oracle_like.head.weight[0], rtol=1e-4, atol=1e-5)
 
 
@@ -447,7 +447,7 @@ def test_inputs_that_do_not_belong_together_are_named(splits, erm_head):
 
 def test_the_published_constants():
     """methods.md: the meta-gradient is clipped to norm 10."""
-    assert Run(0, 1.0, 1.0).clip_norm == 10.0
+    assert Trial(0, 1.0, 1.0).clip_norm == 10.0
 
 
 def test_clipping_is_torchs():
@@ -485,13 +485,13 @@ def test_mismatched_types_and_hard_sets_are_named(splits, erm_head):
 
 
 @pytest.mark.parametrize("rule", meta.SELECT_BY)
-def test_a_run_that_diverges_throughout_is_an_error(splits, erm_head, rule):
+def test_a_trial_that_diverges_throughout_is_an_error(splits, erm_head, rule):
     """A NaN head predicts the first class everywhere; that is no accuracy."""
     settings = {**SETTINGS, "inner_lr": 1e38}
     with pytest.raises(ValueError, match=r"inner_lr 1e\+38, outer_lr 0.1: seed 0 diverged, no epoch has a finite loss"):
         train(splits["train"], splits["val"], erm_head, **settings, select_by=rule)
-    runs = [Run(0, 1e-2, 0.1), Run(0, 1e38, 0.1)]
-    result = meta.train_runs(splits["train"], splits["val"], erm_head, runs, SHARED, select_by=[rule])[rule]
+    trials = [Trial(0, 1e-2, 0.1), Trial(0, 1e38, 0.1)]
+    result = meta.train_trials(splits["train"], splits["val"], erm_head, trials, SHARED, select_by=[rule])[rule]
     assert (result.kept_epoch > 0).tolist() == [True, False]
     assert result.head.weight.isfinite().all(2).all(1).tolist() == [True, False]
     assert result.moved.isnan().tolist() == [False, True]
@@ -502,7 +502,7 @@ def test_an_epoch_that_diverged_is_never_kept(splits, erm_head):
     """Even where its accuracy would be a later tie."""
     tr, val = splits["train"], splits["val"]
     rows = torch.stack([draw_per_class(tr.y, 24, 2, torch.Generator().manual_seed(0))])
-    loop = meta_loop.Loop(tr, val, erm_head, RUNS[:1], SHARED, rows=rows, outer_rows=None, select_by=["worst_group"])
+    loop = meta_loop.Loop(tr, val, erm_head, TRIALS[:1], SHARED, rows=rows, outer_rows=None, select_by=["worst_group"])
     epochs = []
 
     def after():
@@ -512,8 +512,8 @@ def test_an_epoch_that_diverged_is_never_kept(splits, erm_head):
 
     loop.train(after)
     assert loop.history["val_worst_group"].isnan().flatten().tolist() == [False, False, True]
-    assert loop.kept["worst_group"].epoch.tolist() <= [2]
-    assert loop.kept["worst_group"].weight.isfinite().all()
+    assert loop.best["worst_group"].epoch.tolist() <= [2]
+    assert loop.best["worst_group"].weight.isfinite().all()
 
 
 def damaged(embeddings, **changes):

@@ -1,21 +1,21 @@
-"""Checks of the configuration: everything that can be known before a job runs."""
+"""The configuration: defaults, overlays and what datasets inherit as one, and every check that needs no job."""
 
 import copy
 import difflib
-import importlib.metadata
 import importlib.util
-import json
 import os
 import re
-import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from math import isfinite
+from pathlib import Path
 
 import yaml
 from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
 from snakemake.logging import logger
 
-from hsfm.core.files import fingerprint, write_atomically
+from hsfm_workflow import ROOT, SOURCES_IN_ARRAYS
 
 STUDY_SECTIONS = {
     "sweep": ["sweep", "hsfm"],
@@ -24,12 +24,19 @@ STUDY_SECTIONS = {
 }
 
 
-def check_config(config):
-    """Stop with one line per mistake before any rule is read; datasets get what they inherit."""
-    schema = yaml.safe_load(Path(workflow.basedir, "config", "schema.yaml").read_text())
-    mistakes = list(inherit(config))
-    if not mistakes:
-        mistakes = list(take_transforms(config))
+def config_file() -> str:
+    """config/config.yaml of this repository, as a path from the working directory."""
+    return os.path.relpath(ROOT / "config" / "config.yaml")
+
+
+def read_config(own: dict, files: Sequence[object] = ()) -> dict:
+    """The whole checked configuration: config/config.yaml, changed by `own`, its datasets with what they inherit.
+
+    own: of the command line and overlays, or of the `module` statement of another workflow. Ends the program with one
+    line per mistake, which names `files`.
+    """
+    config, schema = merged(read_yaml("config.yaml"), own), read_yaml("schema.yaml")
+    mistakes = list(inherit(config)) or list(gone(config))
     if not mistakes:
         validator = Draft202012Validator(schema)
         for error in list(validator.iter_errors(config)):
@@ -38,15 +45,29 @@ def check_config(config):
         mistakes = list(dict.fromkeys(line for error in errors for line in describe(error)))
     if not mistakes:
         mistakes = list(cross_check(config, may_be_null(schema)))
+    for line in mistakes:
+        logger.error(f"ERROR: configuration ({', '.join(dict.fromkeys(map(str, files)))}): {line}")
     if mistakes:
-        files = ", ".join(dict.fromkeys(str(f) for f in [*workflow.configfiles, *workflow.overwrite_configfiles]))
-        for line in mistakes:
-            logger.error(f"ERROR: configuration ({files}): {line}")
-        # not a WorkflowError, which adds a traceback through the Snakefile
-        sys.exit(1)
+        sys.exit(1)  # not a WorkflowError, which adds a traceback through the Snakefile
+    return config
 
 
-def check_writable(*folders):
+def read_yaml(name: str) -> dict:
+    """A file of config/, by libyaml where it is there, since Python's reader takes a quarter of a second."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load((ROOT / "config" / name).read_text(), loader)  # both are safe
+
+
+def gone(config: dict) -> Iterator[str]:
+    """Values of earlier versions, with where they went."""
+    for name, own in config["settings"].items():
+        if isinstance(own, dict) and own.get("transform") == "model":
+            model = str(own.get("backbone", {}).get("name", "open_clip:NAME")).removeprefix("open_clip:")
+            said = f"model went; write what `python -m hsfm.models.clip {model}` prints, which is checked"
+            yield f"settings/{name}/transform: {said}"
+
+
+def check_writable(*folders: str) -> None:
     """Stop with one line where a folder that is there takes no files, before the first job finds out."""
     for folder in folders:
         if Path(folder).exists() and not os.access(folder, os.W_OK):
@@ -54,7 +75,7 @@ def check_writable(*folders):
             sys.exit(1)
 
 
-def inherit(config):
+def inherit(config: dict) -> Iterator[str]:
     """Give each dataset the settings of its `base` that it does not have itself.
 
     `images` are never inherited, and `ddb` only by a dataset that has such a section of its own: what it is to look for
@@ -89,41 +110,7 @@ def inherit(config):
             done[name] = settings[name] = merged(base, own)
 
 
-def take_transforms(config):
-    """Replace `transform: model` by how the backbone's CLIP model prepares images.
-
-    Asking it takes seconds, and every job reads the configuration: what was found is kept beside Snakemake's own records.
-    Yields mistakes.
-    """
-    for name, own in config["settings"].items():
-        if not isinstance(own, dict) or own.get("transform") != "model" or name not in config["datasets"]:
-            continue
-        backbone = own.get("backbone", {}).get("name", "")
-        if not backbone.startswith("open_clip:"):
-            yield f"settings/{name}/transform: model is for a backbone open_clip:NAME, but it is {backbone!r}"
-            continue
-        model = backbone.removeprefix("open_clip:")
-        try:
-            version = importlib.metadata.version("open_clip_torch")
-            described = Path(model, "open_clip_config.json")
-            key = fingerprint([model, version, described.read_text() if described.is_file() else None])
-            kept = Path(".snakemake", "transforms", f"{key}.json")
-            if not kept.is_file():
-                # a process of its own: the library changes how Python logs
-                command = [sys.executable, "-m", "hsfm.models.clip", model]
-                environment = {**os.environ, "PYTHONPATH": str(workflow.basedir)}
-                asked = subprocess.run(command, env=environment, capture_output=True, text=True)
-                if asked.returncode:
-                    yield f"settings/{name}/transform: {asked.stderr.strip().splitlines()[-1]}"
-                    continue
-                with write_atomically(kept) as temporary:
-                    temporary.write_text(asked.stdout)
-            own["transform"] = json.loads(kept.read_text())
-        except importlib.metadata.PackageNotFoundError:
-            yield f'settings/{name}/backbone/name: open_clip needs the extra [diffusion]; pip install -e ".[diffusion]"'
-
-
-def merged(base, own):
+def merged(base: object, own: object) -> object:
     """`own`, and what only `base` has, all the way down."""
     if not (isinstance(base, dict) and isinstance(own, dict)):
         return copy.deepcopy(own)
@@ -131,7 +118,7 @@ def merged(base, own):
     return {**copy.deepcopy({key: value for key, value in base.items() if key not in own}), **both}
 
 
-def read_scalar(config, error):
+def read_scalar(config: dict, error: ValidationError) -> None:
     """Read a text as the number, truth value or null that the schema expects in its place.
 
     Snakemake hands over `--config 'runs=[0, 1]'` as ['0', '1'], and YAML reads 5e-4 as a text.
@@ -154,7 +141,7 @@ def read_scalar(config, error):
     config[last] = value
 
 
-def describe(error):
+def describe(error: ValidationError) -> Iterator[str]:
     """A schema error in words: where, what came, what is allowed."""
     where = "/".join(map(str, error.absolute_path))
     prefix = f"{where}: " if where else ""
@@ -182,19 +169,20 @@ def describe(error):
         yield f"{prefix}{error.message}"
 
 
-def may_be_null(schema):
+def may_be_null(schema: dict) -> list[str]:
     """The sections of a dataset that null leaves out."""
     sections = schema["$defs"]["dataset"]["properties"]
     return [name for name, said in sections.items() if {"type": "null"} in said.get("oneOf", [])]
 
 
-def cross_check(config, optional):
+def cross_check(config: dict, optional: Sequence[str]) -> Iterator[str]:
     """What a schema cannot say. optional: sections that may be null."""
     if config["training_gpus"] > 1:
         if ":" in config["device"]:
             yield f"training_gpus: {config['training_gpus']}, but device: {config['device']} names one; set it to auto"
         if config["compute"]["compile"]:
-            yield f"training_gpus: {config['training_gpus']} and compute/compile exclude one another; set compile to false"
+            count = config["training_gpus"]
+            yield f"training_gpus: {count} and compute/compile exclude one another; set compile to false"
     for dataset in config["datasets"]:
         if dataset not in config["settings"]:
             yield f"datasets: unknown dataset {dataset!r}; settings has {', '.join(config['settings'])}"
@@ -220,9 +208,11 @@ def cross_check(config, optional):
         if settings.get("unclip") is not None:
             backbone = settings.get("backbone", {})
             if "images" not in settings or not backbone.get("name", "").startswith("open_clip:"):
-                yield f"{where}/unclip: decodes embeddings of CLIP; set backbone/name to open_clip:NAME, or unclip to null"
+                said = "decodes embeddings of CLIP; set backbone/name to open_clip:NAME, or unclip to null"
+                yield f"{where}/unclip: {said}"
             elif backbone["train"] or not backbone["pretrained"]:
-                yield f"{where}/unclip: decodes CLIP's own embeddings; set backbone/pretrained to true and train to false"
+                said = "decodes CLIP's own embeddings; set backbone/pretrained to true and train to false"
+                yield f"{where}/unclip: {said}"
             elif settings.get("edits") is None:
                 yield f"{where}: missing key 'edits', which unclip shows"
         if "masks" in settings:
@@ -233,17 +223,17 @@ def cross_check(config, optional):
             yield f"runs: {dataset} is not trained here and has one run only, but runs lists {config['runs']}"
 
 
-def is_trained(settings):
+def is_trained(settings: dict) -> bool:
     backbone = settings.get("backbone")
     return "images" in settings and backbone is not None and backbone["train"] and backbone["checkpoint"] is None
 
 
-def check_network(settings, config, where):
+def check_network(settings: dict, config: dict, where: str) -> Iterator[str]:
     """Of a dataset with images."""
     missing = [key for key in ("backbone", "transform") if key not in settings]
     if "batch_size" not in settings["embeddings"]:
         missing.append("embeddings/batch_size")
-    if settings["images"]["source"] not in ("minibirds", "dominoes"):
+    if settings["images"]["source"] not in SOURCES_IN_ARRAYS:
         missing += [key for key in ("pixels", "decode_size") if key not in settings]
     if not missing:
         missing += [key for key in ("augmentation", "erm") if is_trained(settings) and key not in settings]
@@ -263,7 +253,8 @@ def check_network(settings, config, where):
     if not backbone["train"] and backbone["checkpoint"] is None and not (backbone["pretrained"] or backbone["weights"]):
         yield f"{where}/backbone: train is false, but there are neither pretrained weights nor a checkpoint"
     if settings["embeddings"].get("standardise") and (backbone["train"] or backbone["checkpoint"] is not None):
-        yield f"{where}/embeddings/standardise: is for a frozen backbone without a head (backbone/train false, no checkpoint)"
+        said = "is for a frozen backbone without a head (backbone/train false, no checkpoint)"
+        yield f"{where}/embeddings/standardise: {said}"
     table = settings["images"].get("metadata")
     if table is not None and not Path(table).is_file():
         yield f"{where}/images/metadata: no file {table}"
@@ -274,15 +265,16 @@ def check_network(settings, config, where):
     for key in ("train", "val", "test"):
         if key in settings["embeddings"]:
             yield f"{where}/embeddings/{key}: is for a dataset without images"
-    in_cache = settings["images"]["source"] not in ("minibirds", "dominoes") and settings["pixels"] == "cached"
+    in_cache = settings["images"]["source"] not in SOURCES_IN_ARRAYS and settings["pixels"] == "cached"
     if settings["transform"].get("interpolation") == "bicubic" and in_cache and settings["decode_size"] == "needed":
-        yield f"{where}/decode_size: needed makes images smaller bilinearly, but transform/interpolation is bicubic; set it to original"
+        said = "needed makes images smaller bilinearly, but transform/interpolation is bicubic; set it to original"
+        yield f"{where}/decode_size: {said}"
     yield from check_attribute(settings, config, where)
     yield from check_training(settings, where) if is_trained(settings) else ()
 
 
-def check_afr(settings, where):
-    """What AFR needs."""
+def check_afr(settings: dict, where: str) -> Iterator[str]:
+    """Sections that AFR needs."""
     if "images" in settings and "backbone" not in settings:
         return  # which is said of all methods
     if not is_trained(settings):
@@ -291,19 +283,20 @@ def check_afr(settings, where):
         yield f"{where}/erm: missing key 'holdout', which afr needs"
 
 
-def check_dac(settings, where):
-    """What DaC needs."""
+def check_dac(settings: dict, where: str) -> Iterator[str]:
+    """Sections that DaC needs."""
     if "images" not in settings:
         yield f"{where}: has no images, which DaC needs; leave dac out of methods"
         return
     if "masks" not in settings:
         yield f"{where}: missing key 'masks', which dac needs"
     if "dac" in settings and settings["dac"]["batchnorm"] == "drift" and settings["embeddings"].get("standardise"):
-        yield f"{where}/dac/batchnorm: drift moves the features, which embeddings/standardise cannot follow; set it to frozen"
+        said = "drift moves the features, which embeddings/standardise cannot follow; set it to frozen"
+        yield f"{where}/dac/batchnorm: {said}"
 
 
-def check_ddb(settings, config, where):
-    """What DDB needs."""
+def check_ddb(settings: dict, config: dict, where: str) -> Iterator[str]:
+    """Sections that DDB needs."""
     if "images" not in settings:
         yield f"{where}: has no images, which DDB needs; set ddb to null"
         return
@@ -326,7 +319,7 @@ def check_ddb(settings, config, where):
             yield f"{where}/ddb/cut_paste/masks: only minibirds knows its masks; set it to heat_map"
 
 
-def check_models(models, config, where):
+def check_models(models: dict, config: dict, where: str) -> Iterator[str]:
     """Models by name or folder."""
     if models["precision"] == "float16" and config["device"] == "cpu":
         yield f"{where}/precision: float16 was asked for, which the CPU has not; set it to auto"
@@ -335,14 +328,15 @@ def check_models(models, config, where):
             continue
         folder = Path(model["name"])
         if folder.is_dir() and model["revision"] is not None:
-            yield f"{where}/{key}/revision: {model['revision']!r} is for the hub, but {folder} is a folder; set it to null"
+            said = f"{model['revision']!r} is for the hub, but {folder} is a folder; set it to null"
+            yield f"{where}/{key}/revision: {said}"
         if not folder.is_dir() and (
             folder.is_absolute() or model["name"].startswith((".", "~")) or len(folder.parts) > 2
         ):
             yield f"{where}/{key}/name: no folder {folder}"
 
 
-def check_masks(settings, where):
+def check_masks(settings: dict, where: str) -> Iterator[str]:
     """Masks out of heat maps, or that a dataset knows."""
     masks = settings["masks"]
     if masks["cuts"] != sorted(masks["cuts"]):
@@ -353,7 +347,7 @@ def check_masks(settings, where):
         yield f"{where}/masks/source: only minibirds knows its masks; set it to heat_map"
 
 
-def check_architecture(name, where):
+def check_architecture(name: str, where: str) -> Iterator[str]:
     """Names of torchvision's models, out of its source: importing it takes seconds. timm's are left to the job."""
     found = importlib.util.find_spec("torchvision")
     if name.startswith(("timm:", "open_clip:")) or found is None:
@@ -370,17 +364,18 @@ def check_architecture(name, where):
         yield f"{where}: unknown architecture {name!r}; {hint}"
 
 
-def check_training(settings, where):
+def check_training(settings: dict, where: str) -> Iterator[str]:
     """Of a network that is trained here."""
     if settings["erm"]["nesterov"] and settings["erm"]["momentum"] == 0:
         yield f"{where}/erm: nesterov is true, which needs a momentum above 0"
     crop = settings["augmentation"]["random_resized_crop"]
     for key in ("scale", "ratio") if crop else ():
         if crop[key][0] > crop[key][1]:
-            yield f"{where}/augmentation/random_resized_crop/{key}: {list(crop[key])} is not the lowest, then the highest"
+            said = f"{list(crop[key])} is not the lowest, then the highest"
+            yield f"{where}/augmentation/random_resized_crop/{key}: {said}"
 
 
-def check_attribute(settings, config, where):
+def check_attribute(settings: dict, config: dict, where: str) -> Iterator[str]:
     """Of your own table without a column for the attribute: what needs one would fail only after the training."""
     if settings["images"]["source"] != "metadata" or settings["images"]["columns"].get("attribute") is not None:
         return
@@ -392,7 +387,7 @@ def check_attribute(settings, config, where):
         yield f"{where}/images/columns: no attribute, which {need} needs on validation"
 
 
-def selections(section, where):
+def selections(section: object, where: str) -> Iterator[str]:
     """What picks heads and epochs, all the way down a method's section: `dac/select_by: worst_group`."""
     for key, value in section.items() if isinstance(section, dict) else ():
         if key == "select_by":
@@ -400,7 +395,7 @@ def selections(section, where):
         yield from selections(value, f"{where}/{key}")
 
 
-def check_given(settings, where):
+def check_given(settings: dict, where: str) -> Iterator[str]:
     """Of a dataset without images, whose embeddings are there already."""
     if settings["embeddings"].get("standardise"):
         yield f"{where}/embeddings/standardise: is for a frozen backbone on images, not for given embeddings"
@@ -419,7 +414,7 @@ def check_given(settings, where):
         yield f"{where}: missing key 'erm_head', which given embeddings need"
 
 
-def not_finite(value, where):
+def not_finite(value: object, where: str) -> Iterator[str]:
     """NaN and infinity, which a schema's bounds let through."""
     if isinstance(value, (dict, list)):
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
@@ -428,7 +423,7 @@ def not_finite(value, where):
         yield f"{where}: {value} is not a finite number"
 
 
-def in_order(value):
+def in_order(value: object) -> object:
     """The same settings with sorted keys: Snakemake compares params as text, and their order means nothing."""
     if isinstance(value, dict):
         return {key: in_order(value[key]) for key in sorted(value)}

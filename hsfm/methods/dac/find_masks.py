@@ -1,0 +1,142 @@
+"""Adaptive masks of the image regions that a network relies on (Noohdani et al., CVPR 2024).
+
+An image's heat map is cut at several of its quantiles, and the knee of the loss over these cuts, where keeping less
+begins to cost, says at which.
+
+Letters: n images, b of a batch, q cuts.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from hsfm.core.device import Compute
+from hsfm.data.pixels import ImageFiles, Images, image_batches
+from hsfm.data.transforms import prepare, shape_after
+from hsfm.methods.dac.heat_maps import heat_maps
+from hsfm.methods.dac.masks import Masks, pack
+from hsfm.models.backbone import Network
+
+
+def mask_images(
+    network: Network,
+    rows: pd.DataFrame,
+    source: Callable[[pd.DataFrame], Images | ImageFiles],
+    metadata: Mapping[str, Any],
+    *,
+    fallback: float,
+    batch_size: int,
+    compute: Compute,
+    done: Callable[[int], None],
+) -> Masks:
+    """Masks of the images of some rows of an image table.
+
+    source: gives the images of rows. metadata: of the masks; its transform and cuts are those that are used. fallback:
+    the cut where a loss curve has no knee. done: is told how many images more have a mask.
+    """
+    cuts = metadata["cuts"]
+    y = torch.tensor(rows["y"].to_numpy(np.int64), device=compute.device)
+    images = image_batches(source(rows), torch.arange(len(rows)), batch_size, compute.device)
+    batches = zip(images, y.split(batch_size), strict=True)
+    found = find_masks(network, batches, metadata["transform"], cuts=cuts, fallback=fallback, compute=compute)
+    packed, loss, choice = [], [], []
+    for kept, losses, choices in found:
+        size = tuple(kept.shape[-2:])
+        packed.append(pack(kept))
+        loss.append(losses)
+        choice += choices
+        done(len(kept))
+    return Masks(
+        image_id=tuple(rows["image_id"]),
+        packed=torch.cat(packed),
+        size=size,
+        cut=np.array([cuts[number] for number, _ in choice], np.float32),
+        knee=np.array([knee for _, knee in choice]),
+        loss=torch.cat(loss).numpy(),
+        metadata=metadata,
+    )
+
+
+def find_masks(
+    network: Network,
+    batches: Iterator[tuple[Images, Tensor]],
+    transform: Mapping[str, Any],
+    *,
+    cuts: Sequence[float],
+    fallback: float,
+    compute: Compute,
+) -> Iterator[tuple[Bool[Tensor, "b h w"], Float[Tensor, "b q"], list[tuple[int, bool]]]]:
+    """Masks of batches of images with their classes: the kept pixels, the loss at each cut, and the chosen cut.
+
+    A choice is a number in `cuts` and whether the curve had a knee. batches: on the device of `compute`. Masked-out
+    pixels are 0 in what the network sees. One forward pass serves each cut of a whole batch (on the CPU, of a part of
+    one that its caches hold), one more and a backward pass of the head the heat map.
+    """
+    compute.prepare(network).eval()
+    with ExitStack() as stack:
+        stack.enter_context(compute.repeatable())
+        heat = None
+        for images, y in batches:
+            found = []
+            for part in compute.parts(len(images), *shape_after(images, transform["resize"], transform["crop"])):
+                shown = prepare(images[part], transform)
+                if heat is None:
+                    heat = stack.enter_context(heat_maps(network, shown[:1], compute))
+                found.append(_cut(network, heat(shown), shown, y[part], cuts, fallback, compute))
+            kept, loss, choice = zip(*found, strict=True)
+            yield torch.cat(kept), torch.cat(loss), list(chain.from_iterable(choice))
+
+
+def _cut(
+    network: Network,
+    heat: Float[Tensor, "b h w"],
+    shown: Float[Tensor, "b 3 h w"],
+    y: Tensor,
+    cuts: Sequence[float],
+    fallback: float,
+    compute: Compute,
+) -> tuple[Bool[Tensor, "b h w"], Float[Tensor, "b q"], list[tuple[int, bool]]]:
+    kept = torch.stack([heat >= level[:, None, None] for level in quantiles(heat, cuts)])  # [q b h w]
+    with torch.inference_mode(), compute.autocast():
+        logits = [network(shown * part[:, None]) for part in kept]
+        loss = torch.stack([cross_entropy(z.float(), y, reduction="none") for z in logits], 1).cpu()
+    choice = [choose_cut(cuts, curve, fallback) for curve in loss.tolist()]
+    chosen = torch.tensor([number for number, _ in choice], device=kept.device)
+    return kept[chosen, torch.arange(len(chosen), device=kept.device)], loss, choice
+
+
+def quantiles(heat: Float[Tensor, "b h w"], cuts: Sequence[float]) -> Float[Tensor, "q b"]:
+    """Quantiles of each heat map, interpolated linearly as numpy does."""
+    flat = heat.flatten(1)
+    position = torch.tensor(cuts, dtype=torch.float64) * (flat.shape[1] - 1)
+    below = position.floor().long().clamp(max=flat.shape[1] - 2)
+    # torch.quantile does the same, but for 2^24 numbers at most
+    ordered, _ = flat.sort(dim=1)
+    low, high = (ordered[:, rows.to(flat.device)] for rows in (below, below + 1))
+    return torch.lerp(low, high, (position - below).to(flat)).T
+
+
+def choose_cut(cuts: Sequence[float], loss: Sequence[float], fallback: float) -> tuple[int, bool]:
+    """Which cut to take for an image, by the losses of what is left at each, and whether their curve has a knee.
+
+    The knee is kneed's (Satopaa et al., "Finding a kneedle in a haystack", 2011) of an increasing convex curve with
+    sensitivity 1, of which the last one counts; without any, it is `fallback`, one of the cuts. Raises ValueError for a
+    loss that is not finite.
+    """
+    from kneed import KneeLocator  # imports scipy's signal processing
+
+    if not all(map(isfinite, loss)):
+        raise ValueError(f"masks: the loss of a masked image is {list(loss)} at the cuts {list(cuts)}")
+    knee = None
+    if max(loss) > min(loss):  # a flat curve has none, and kneed would divide by its height
+        knee = KneeLocator(cuts, loss, S=1.0, curve="convex", direction="increasing", online=True).knee
+    return list(cuts).index(fallback if knee is None else float(knee)), knee is not None

@@ -1,0 +1,35 @@
+"""All tables of accuracies, out of the scores and the predictions of every method."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from hsfm.core.text_tables import TextTable
+from hsfm.evaluation.predictions import Predictions
+from hsfm.report import comparison, tables, uncertainty
+
+
+def accuracy_tables(
+    scores: pd.DataFrame, predictions: Sequence[Predictions], published: Mapping[str, str]
+) -> dict[str, tuple[pd.DataFrame, TextTable]]:
+    """Numbers and text of each table by name.
+
+    scores: with a column `file`, beside which lie the predictions. published: by dataset the source of its images,
+    where there are published numbers for it.
+    """
+    measured = uncertainty.measure(predictions, scores)
+    aggregated = tables.aggregate(tables.summarize(scores)).merge(measured, on=["dataset", "method"])
+    # the differences have a table of their own
+    ends = aggregated[[name for name in aggregated if "_to_" not in name]]
+    groups = tables.group_table(scores)
+    predicted = scores.assign(file=scores["file"].str.replace("scores.parquet", "predictions.parquet", regex=False))
+    made = {
+        "main": (ends, tables.main_table(aggregated, scores)),
+        "metrics": (ends, tables.metrics_table(aggregated, scores)),
+        "groups": (groups, tables.groups_text(groups, scores)),
+        "uncertainty": (aggregated, uncertainty.uncertainty_table(aggregated, predicted)),
+    }
+    if published:
+        compared = comparison.compare(aggregated, scores, published)
+        made["published"] = (compared, comparison.published_table(compared, scores))
+    return made

@@ -1,0 +1,37 @@
+"""Histories of all runs, read for figures."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from hsfm.core.files import read_frames
+
+VALIDATED = ["val_worst_group", "val_worst_class", "kept"]
+TRAINED = {  # methods with a history, and what of it is drawn
+    "erm": ["epoch", "train_accuracy", "val_average", "val_worst_group", "kept"],
+    "afr": ["gamma", "penalty", "step", *VALIDATED],
+    **{method: ["seed", "epoch", *VALIDATED] for method in ("dac", "ddb", "hsfm")},
+}
+MINORITY = ["seed", "epoch", "minority_share"]
+HARD_GROUPS = ["seed", "epoch", "y", "attribute", "n"]
+
+
+def read_histories(paths: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """One frame with the column `run`, which a path says: results/{dataset}/run{run}/..."""
+    frame = read_frames(paths, columns)
+    return frame.drop(columns="file").assign(run=frame["file"].str.extract(r"/run(\d+)/", expand=False).astype(int))
+
+
+def read_training(method: str, paths: Sequence[str]) -> pd.DataFrame:
+    """A method's history with one curve per run and seed: of all pairs that AFR tried, that of the kept head."""
+    history = read_histories(paths, TRAINED[method])
+    if method != "afr":
+        return history
+    kept = history.loc[history["kept"], ["run", "gamma", "penalty"]]
+    return history.assign(seed=0).merge(kept)
+
+
+def read_hard_groups(paths: Sequence[str], groups: pd.DataFrame) -> pd.DataFrame:
+    """Composition of hard sets with the columns run and group_name. groups: y, attribute (-1 unknown), group_name."""
+    counts = read_histories(paths, HARD_GROUPS)
+    return counts.assign(attribute=counts["attribute"].fillna(-1)).merge(groups[["y", "attribute", "group_name"]])

@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import pytest
+from hsfm_workflow import ROOT, code
+from snakemake.exceptions import WorkflowError
+
+FILES = {
+    "hsfm/__init__.py": "from hsfm.a import f\n",
+    "hsfm/a.py": '"""A module."""\n\n\ndef f():\n    """Return one."""\n    return 1\n',
+    "hsfm/b.py": "import hsfm.a\n",
+    "hsfm/room/__init__.py": '"""A room."""\nfrom hsfm.room.inner import g as h\n',
+    "hsfm/room/inner.py": "def g():\n    return 2\n",
+    "hsfm/room/other.py": "x = 3\n",
+    "hsfm/style.txt": "style\n",
+    "workflow/scripts/one.py": "from hsfm import b\n",
+    "workflow/scripts/two.py": "def work():\n    from hsfm.room import h, other\n",
+    "workflow/scripts/three.py": "from hsfm.room import nothing\n",
+}
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A small repository, and the hash of files of it as it is at that moment."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    forget()
+
+    def digest(*files: str) -> str:
+        code._hash_of.cache_clear()
+        code._reexported.cache_clear()
+        return code._hash_of(tmp_path, files)
+
+    return tmp_path, digest
+
+
+def forget() -> None:
+    """What a new process does not know."""
+    code._known.cache_clear()
+    code._parsed.clear()
+
+
+def closure(folder: Path, script: str) -> list[str]:
+    code._reexported.cache_clear()
+    return sorted(str(path.relative_to(folder)) for path in code.closure(folder, [folder / script]))
+
+
+def test_the_closure_holds_what_is_imported_directly_or_not(clone):
+    folder, _ = clone
+    assert closure(folder, "workflow/scripts/one.py") == ["hsfm/a.py", "hsfm/b.py", "workflow/scripts/one.py"]
+
+
+def test_a_reexported_name_stands_for_the_module_that_defines_it(clone):
+    folder, _ = clone
+    assert closure(folder, "workflow/scripts/two.py") == [
+        "hsfm/room/inner.py", "hsfm/room/other.py", "workflow/scripts/two.py"
+    ]  # fmt: skip
+    (folder / "hsfm/room/__init__.py").write_text("from hsfm.a import f as h\n")
+    assert closure(folder, "workflow/scripts/two.py")[0] == "hsfm/a.py", "also where the importing file is the same"
+
+
+def test_a_name_without_a_module_is_refused(clone):
+    _, digest = clone
+    with pytest.raises(WorkflowError, match=r"three\.py: import nothing from its module, so that jobs depend on that"):
+        digest("workflow/scripts/three.py")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "same"),
+    [
+        ("hsfm/a.py", '"""In other words."""\n\n# a comment\ndef f( ):\n    """Return 1."""\n    return 1\n', True),
+        ("hsfm/a.py", "def f():\n    return 2\n", False),
+        ("hsfm/__init__.py", "", True),
+        ("hsfm/room/other.py", "x = 4\n", True),
+        ("hsfm/style.txt", "another\n", False),
+    ],
+)
+def test_the_hash_changes_with_what_the_code_does(clone, file, text, same):
+    folder, digest = clone
+    before = digest("workflow/scripts/one.py", "hsfm/style.txt")
+    (folder / file).write_text(text)
+    assert (digest("workflow/scripts/one.py", "hsfm/style.txt") == before) == same
+
+
+def test_what_was_parsed_is_kept_and_a_damaged_record_is_made_anew(clone, tmp_path, monkeypatch):
+    _, digest = clone
+    monkeypatch.chdir(tmp_path)
+    first = digest("workflow/scripts/one.py")
+    code.remember()
+    assert code.KEPT.exists()
+    code.KEPT.write_text("{")
+    forget()
+    assert digest("workflow/scripts/one.py") == first
+    code.remember()
+    forget()
+    monkeypatch.setattr(code, "digest_of", lambda *_: pytest.fail("parsed again"))
+    assert code.source(tmp_path / "hsfm/b.py")["imports"] == [["hsfm.a", []]]
+
+
+def test_every_script_of_the_workflow_has_a_hash():
+    for path in (ROOT / "workflow/scripts").glob("*.py"):
+        assert len(code.code_of(path.stem)["code"]) == 16

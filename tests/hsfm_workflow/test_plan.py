@@ -1,0 +1,118 @@
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from hsfm_workflow import ROOT, extras
+from hsfm_workflow.config import merged, read_config
+from hsfm_workflow.files import downloads, raw_files, stamp
+from hsfm_workflow.plan import Plan, in_shard, one_of
+from hsfm_workflow.report import Results, caption
+
+
+def plan_of(*files: str, **own) -> Plan:
+    config = own
+    for file in files:
+        config = merged(yaml.safe_load((ROOT / "config" / file).read_text()), config)
+    return Plan(read_config(config))
+
+
+@pytest.fixture(scope="module")
+def paper() -> Plan:
+    return plan_of("paper.yaml")
+
+
+def job(**wildcards) -> SimpleNamespace:
+    return SimpleNamespace(**{"dataset": "minibirds", "run": "0", **wildcards})
+
+
+def test_datasets_are_told_by_kind(paper):
+    assert paper.packed == ["dominoes"]
+    assert paper.in_files == ["waterbirds", "celeba", "metashift"]
+    assert paper.trained == paper.with_head == paper.with_images == paper.datasets
+    assert paper.given == paper.without_head == []
+
+
+def test_a_frozen_backbone_has_no_head_of_its_own():
+    frozen = plan_of("frozen.yaml")
+    assert frozen.trained == []
+    assert frozen.without_head == frozen.datasets
+
+
+def test_null_leaves_a_method_out():
+    assert plan_of().methods_of("minibirds") == ["erm", "dfr", "llr", "afr", "dac", "hsfm"]
+    assert "afr" not in plan_of(settings={"minibirds": {"afr": None}}).methods_of("minibirds")
+
+
+@pytest.mark.parametrize(
+    ("batchnorm", "wildcards", "folders"),
+    [
+        ("frozen", {"method": "dfr"}, ["erm"]),
+        ("frozen", {"method": "afr"}, ["afr"]),
+        ("frozen", {"method": "dac"}, ["erm"]),
+        ("drift", {"method": "dac"}, ["dac/seed0", "dac/seed1", "dac/seed2"]),
+        ("drift", {"method": "dac", "seed": "1"}, ["dac/seed1"]),
+    ],
+)
+def test_heads_are_scored_on_the_features_that_they_are_for(batchnorm, wildcards, folders):
+    plan = plan_of(settings={"minibirds": {"dac": {"batchnorm": batchnorm}}})
+    networks = [f"results/minibirds/run0/{folder}" for folder in folders]
+    assert plan.networks(job(**wildcards)) == networks
+    of_own = folders != ["erm"]
+    heads = networks if of_own else [f"results/minibirds/run0/{wildcards['method']}"]
+    assert plan.heads_to_score(job(**wildcards)) == [f"{folder}/heads.safetensors" for folder in heads]
+    assert len(plan.features_to_score(job(**wildcards))) == 3 * len(networks)
+
+
+def test_settings_of_a_stage_are_plain_values_in_order():
+    plan = plan_of()
+    assert plan.section("images/sizes")(job()) == {"test": 2000, "train": 4000, "val": 1000}
+    assert list(plan.sections("hsfm", "dfr")(job())) == ["dfr", "hsfm"]
+    assert "holdout" not in plan.section("erm", without=("holdout",))(job())
+    assert "holdout" in plan.section("erm")(job())
+
+
+def test_a_stage_of_one_shard_leaves_its_files_at_their_place():
+    assert plan_of().sharded("masks", "a/b.parquet") == "a/b.parquet"
+    assert plan_of(shards={"masks": 2}).sharded("masks", "a/b.parquet") == in_shard("a/b.parquet")
+    assert in_shard("a/b.parquet") == "a/shards/{scatteritem}/b.parquet"
+
+
+def test_every_table_and_figure_has_a_caption(paper):
+    for plan in (paper, plan_of(studies=["sweep", "ablations", "validation_bias"])):
+        shown = Results(plan)
+        assert shown.on_page["tables"]
+        for file in [*shown.on_page["tables"], *shown.on_page["figures"]]:
+            assert caption(file).exists(), file
+
+
+def test_no_names_match_no_dataset():
+    assert one_of([]) == "(?!)"
+    assert one_of(["a", "b"]) == "a|b"
+
+
+def test_only_what_is_missing_is_downloaded(paper, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [name for name, *_ in downloads(paper.settings)]
+    assert "dominoes" in names
+    images = paper.settings["dominoes"]["images"]
+    for file in raw_files(images):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    assert "dominoes" not in [name for name, *_ in downloads(paper.settings)]
+
+
+def test_a_small_file_is_told_by_what_it_holds(tmp_path):
+    file = tmp_path / "a"
+    assert stamp(str(file)) is None
+    file.write_text("1")
+    first = stamp(str(file))
+    file.touch()
+    assert stamp(str(file)) == first
+    file.write_text("2")
+    assert stamp(str(file)) != first
+
+
+def test_what_needs_the_extra_says_how_to_install_it():
+    assert extras.needs_extra("DDB", [])(None) == []
+    with pytest.raises(Exception, match=r"DDB was asked for: pip install -e"):
+        extras.needs_extra("DDB", ["captum"])(None)

@@ -1,0 +1,31 @@
+from types import SimpleNamespace
+
+import pytest
+from hsfm_workflow import resources
+from snakemake.exceptions import WorkflowError
+
+
+def test_memory_grows_with_the_inputs_and_the_attempts(tmp_path):
+    (tmp_path / "a").write_bytes(bytes(3_000_000))
+    (tmp_path / "b").write_bytes(bytes(1_000_000))
+    asked = resources.memory(100, features=2, images=5)
+    inputs = {"features": [str(tmp_path / "a"), str(tmp_path / "b")], "images": str(tmp_path / "b"), "other": "x"}
+    assert asked(None, inputs, 1) == 100 + 2 * 4 + 5
+    assert asked(None, inputs, 3) == 3 * (100 + 2 * 4 + 5)
+    assert asked(None, {"features": str(tmp_path / "not there")}, 1) == 100
+
+
+@pytest.mark.parametrize(
+    ("device", "local", "there", "count"),
+    [("auto", True, False, 0), ("auto", True, True, 2), ("auto", False, False, 2), ("cpu", False, True, 0),
+     ("cuda", True, True, 2), ("cuda:1", False, False, 2)],
+)  # fmt: skip
+def test_a_gpu_is_asked_for_where_jobs_can_have_one(monkeypatch, device, local, there, count):
+    monkeypatch.setattr(resources, "accelerator_present", lambda: there)
+    assert resources.gpus(SimpleNamespace(local_exec=local), device, 2)(None) == count
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(resources, "accelerator_present", lambda: False)
+    with pytest.raises(WorkflowError, match="device: 'cuda' was asked for, but this machine has no CUDA device"):
+        resources.gpus(SimpleNamespace(local_exec=True), "cuda")(None)

@@ -1,0 +1,31 @@
+import pandas as pd
+
+from hsfm.report.accuracy_tables import accuracy_tables
+from tests.report.test_uncertainty import method, together
+
+
+def both():
+    predictions, scores = together(
+        method("erm", "none", [(1.0, 0.9, 0.5, 1.0)], dataset="birds"),
+        method("hsfm", "selection", [(0.9, 0.9, 0.9, 0.9), (0.9, 0.9, 0.85, 0.9)], seeds=(0, 1), dataset="birds"),
+    )
+    return scores.assign(file=scores["file"].str.replace("predictions", "scores")), predictions
+
+
+def test_all_tables_of_the_same_numbers():
+    scores, predictions = both()
+    made = accuracy_tables(scores, predictions, {})
+    assert list(made) == ["main", "metrics", "groups", "uncertainty"]
+    (main, text), (differences, uncertain) = made["main"], made["uncertainty"]
+    assert main.set_index("method")["worst_group_percent"].round(1).to_dict() == {"erm": 50.0, "hsfm": 87.5}
+    assert [name for name in differences if name not in main] == [name for name in differences if "_to_" in name]
+    pd.testing.assert_frame_equal(main, differences[main.columns])
+    assert text.made_from[1] == ("results/birds/run0/hsfm/scores.parquet",)
+    assert uncertain.made_from[1] == ("results/birds/run0/hsfm/predictions.parquet",)
+
+
+def test_published_numbers_are_compared_where_there_are_some():
+    scores, predictions = both()
+    frame, text = accuracy_tables(scores, predictions, {"birds": "waterbirds"})["published"]
+    assert {"erm", "hsfm"} <= set(frame["method"])
+    assert len(frame) == len(text.rows)

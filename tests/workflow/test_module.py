@@ -1,0 +1,83 @@
+"""The rules as a module of somebody else's workflow, in another folder with folders of the same names."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests import fork_server
+from tests.repository import ROOT, RUN, copy_repository
+
+SNAKEFILE = """
+configfile: "settings.yaml"
+
+
+module hsfm:
+    snakefile:
+        "{clone}/Snakefile"
+    config:
+        config["hsfm"]
+
+
+use rule * from hsfm as hsfm_*
+
+
+rule summarize:
+    default_target: True
+    input:
+        "results/tables/main.csv",
+        "results/report.html",
+    output:
+        "summary.csv",
+    shell:
+        "cp {{input[0]}} {{output}}"
+"""
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory) -> tuple[Path, Path]:
+    """A folder with a workflow of its own, and the clone that it uses."""
+    folder = tmp_path_factory.mktemp("theirs")
+    clone = copy_repository(tmp_path_factory.mktemp("ours") / "hsfm")
+    for name in ("workflow", "lib", "config", "hsfm_workflow"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("raise ImportError('another project')\n")
+    (folder / "workflow/Snakefile").write_text(SNAKEFILE.format(clone=clone))
+    minimal = yaml.safe_load((ROOT / "config/minimal.yaml").read_text())
+    (folder / "settings.yaml").write_text(yaml.safe_dump({"hsfm": minimal}))
+    return folder, clone
+
+
+def run(theirs: tuple[Path, Path], *arguments: str, probe: Path | None = None) -> str:
+    folder, clone = theirs
+    path = os.pathsep.join(map(str, filter(None, [clone, probe])))
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+        cwd=folder, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_another_workflow_runs_the_rules_under_names_of_its_own(theirs, tmp_path_factory):
+    folder, clone = theirs
+    with fork_server.started(tmp_path_factory.mktemp("forks")) as probe:
+        run(theirs, probe=probe)
+    assert (folder / "summary.csv").read_bytes() == (folder / "results/tables/main.csv").read_bytes()
+    assert (folder / RUN / "hsfm/heads.safetensors").exists()
+    assert (folder / "results/report.html").exists()
+    assert not (clone / "results").exists(), "results lie where the other workflow runs"
+    assert "Nothing to be done" in run(theirs, "--dry-run")
+    assert "hsfm_fit_dfr" in run(theirs, "--list-rules").split()
+
+
+def test_a_change_of_ours_reruns_what_it_concerns_there(theirs):
+    _, clone = theirs
+    module = clone / "hsfm/methods/dfr.py"
+    module.write_text(module.read_text() + "\nCHANGED = True\n")
+    out = run(theirs, "--dry-run")
+    assert "hsfm_fit_dfr" in out
+    assert "hsfm_fit_hsfm" not in out

@@ -1,0 +1,145 @@
+"""Hashes of the code that a job runs: a script and every module of hsfm that it imports.
+
+In `params` they rerun a job when its code changes, whatever the dates of files are: by the text alone, without
+comments, formatting and docstrings. Package `__init__` files count by what a name re-exported there is defined in.
+"""
+
+import ast
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from hsfm.core.files import write_atomically
+from hsfm_workflow import ROOT
+
+KEPT = Path(".snakemake", "hsfm", "code.json")  # of every source text its digest and imports, by its hash
+PACKAGE = "hsfm"
+
+
+def code_of(name: str, *others: str) -> dict[str, str]:
+    """Params of a rule: its script, and the hash of its code and of other modules or files that it depends on."""
+    return {"script": name, "code": hash_of(f"workflow/scripts/{name}.py", *others)}
+
+
+def hash_of(*files: str) -> str:
+    """Digest of scripts or modules by path below the repository, all modules they import, and other files as they are.
+
+    Raises WorkflowError for an import by which the module behind a name cannot be known.
+    """
+    return _hash_of(ROOT, files)
+
+
+@functools.cache
+def _hash_of(root: Path, files: tuple[str, ...]) -> str:
+    digest = hashlib.sha256()
+    modules = closure(root, [root / file for file in files if file.endswith(".py")])
+    for path in sorted(modules):
+        digest.update(f"{path.relative_to(root)} {source(path)['digest']}\n".encode())
+    for file in files:
+        if not file.endswith(".py"):
+            digest.update(f"{file} {hashlib.sha256((root / file).read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def closure(root: Path, files: Iterable[Path]) -> set[Path]:
+    """These files and all modules of the package that they import, directly or not."""
+    found, waiting = set(), list(files)
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += [
+                other for module, names in source(path)["imports"] for other in _found(root, path, module, names)
+            ]
+    return found
+
+
+def source(path: Path) -> dict:
+    """Digest of a source file, and its imports from the package: a module and, of `from ... import`, the names."""
+    text = path.read_text()
+    key = hashlib.sha256(text.encode()).hexdigest()
+    if key not in _parsed:
+        tree = None if key in _known() else ast.parse(text, path)
+        _parsed[key] = _known().get(key) or {"imports": list(imports_of(tree)), "digest": digest_of(tree)}
+    return _parsed[key]
+
+
+_parsed: dict[str, dict] = {}  # of this call
+
+
+@functools.cache
+def _known() -> dict[str, dict]:
+    with suppress(OSError, ValueError):  # absent or damaged: everything is parsed again
+        return json.loads(KEPT.read_text())
+    return {}
+
+
+def remember() -> None:
+    """Keep what was parsed for the next call, beside Snakemake's own records."""
+    _known.cache_clear()
+    if _known().keys() != _parsed.keys():
+        with suppress(OSError), write_atomically(KEPT) as temporary:  # read-only is another check's matter
+            temporary.write_text(json.dumps(_parsed))
+
+
+def digest_of(tree: ast.Module) -> str:
+    """Digest of a syntax tree without docstrings, the same under every version of Python; `tree` loses them."""
+    for node in ast.walk(tree):
+        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return hashlib.sha256(_as_text(tree).encode()).hexdigest()
+
+
+def _as_text(node: object) -> str:
+    """A syntax tree in words; empty fields are left out, since versions of Python differ in which there are."""
+    if isinstance(node, ast.AST):
+        fields = [f"{name}={_as_text(value)}" for name, value in ast.iter_fields(node) if value not in (None, [])]
+        return f"{type(node).__name__}({', '.join(fields)})"
+    return f"[{', '.join(map(_as_text, node))}]" if isinstance(node, list) else repr(node)
+
+
+def imports_of(tree: ast.Module) -> Iterator[tuple[str, list[str]]]:
+    """Imports from the package: a module and, of `from ... import`, the names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, []) for alias in node.names if alias.name.startswith(f"{PACKAGE}."))
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == PACKAGE:
+            yield node.module, [alias.name for alias in node.names]
+
+
+def _found(root: Path, path: Path, module: str, names: Iterable[str]) -> Iterator[Path]:
+    """The modules that an import in `path` loads."""
+    if _module(root, module).exists():
+        yield _module(root, module)
+        return
+    for name in names:  # of a package: its modules, or names that its __init__ takes from one
+        found = _module(root, f"{module}.{name}")
+        if found.exists():
+            yield found
+        elif name in _reexported(root, module):
+            yield _reexported(root, module)[name]
+        elif name != "__version__":
+            raise WorkflowError(f"{path}: import {name} from its module, so that jobs depend on that")
+
+
+@functools.cache
+def _reexported(root: Path, package: str) -> dict[str, Path]:
+    """Names that a package's __init__ imports, with the module that each comes from."""
+    path = root.joinpath(*package.split("."), "__init__.py")
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    return {
+        alias.asname or alias.name: _module(root, node.module)
+        for node in nodes
+        for alias in node.names
+        if _module(root, node.module or "").exists()
+    }
+
+
+def _module(root: Path, name: str) -> Path:
+    return root.joinpath(*name.split(".")).with_suffix(".py")

@@ -1,0 +1,361 @@
+"""What a configuration asks for: datasets by kind, methods, studies, and the files, inputs and params of their rules.
+
+Functions of wildcards are given to Snakemake as they are, as inputs or params. Params hold plain values with sorted
+keys, since Snakemake compares them as text.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterable
+
+from snakemake.io import expand, temp
+
+from hsfm.data.decode_size import decode_rule
+from hsfm.report.published import PUBLISHED
+from hsfm_workflow import SOURCES_IN_ARRAYS, SPLITS, extras
+from hsfm_workflow.code import hash_of
+from hsfm_workflow.config import in_order, is_trained
+from hsfm_workflow.files import folder_stamp, raw_files, stamp
+
+OF_DATASET = "results/{dataset}"
+OF_RUN = f"{OF_DATASET}/run{{run}}"
+IMAGES = f"{OF_DATASET}/images.parquet"
+
+
+class Plan:
+    """One checked configuration as `read_config` returns it; wildcards have the names that the rules give them."""
+
+    def __init__(self, config: dict):
+        self.config = config
+        self.settings = in_order(config["settings"])
+        self.datasets: list[str] = config["datasets"]
+        self.runs: list[int] = config["runs"]
+        self.seeds: list[int] = config["seeds"]
+        self.studies: list[str] = config["studies"]
+        self.shards: dict[str, int] = config["shards"]
+        self.compute = in_order(config["compute"])
+        # DDB's row is left out where what it needs is not installed; asking for one of its files says so.
+        self.methods = [m for m in config["methods"] if m != "ddb" or not extras.MISSING_FOR_DDB]
+
+    # Datasets by kind
+
+    def where(self, test: Callable[[dict], object]) -> list[str]:
+        """The datasets whose settings pass a test."""
+        return [name for name in self.datasets if test(self.settings[name])]
+
+    def source(self, dataset: str) -> str | None:
+        """Where a dataset's images come from; None for given embeddings."""
+        return self.settings[dataset].get("images", {}).get("source")
+
+    @functools.cached_property
+    def given(self) -> list[str]:
+        """Datasets without images, of embeddings that the user has."""
+        return [name for name in self.datasets if self.source(name) is None]
+
+    @functools.cached_property
+    def with_images(self) -> list[str]:
+        return [name for name in self.datasets if self.source(name) is not None]
+
+    @functools.cached_property
+    def packed(self) -> list[str]:
+        """Datasets of images in one array."""
+        return [name for name in self.with_images if self.source(name) in SOURCES_IN_ARRAYS]
+
+    @functools.cached_property
+    def in_files(self) -> list[str]:
+        return [name for name in self.with_images if name not in self.packed]
+
+    @functools.cached_property
+    def cached(self) -> list[str]:
+        """Datasets of image files that are decoded once."""
+        return [name for name in self.in_files if self.settings[name]["pixels"] == "cached"]
+
+    @functools.cached_property
+    def trained(self) -> list[str]:
+        return self.where(is_trained)
+
+    @functools.cached_property
+    def with_head(self) -> list[str]:
+        """Datasets whose network brings a head of its own."""
+        return [
+            name
+            for name in self.with_images
+            if (backbone := self.settings[name]["backbone"])["train"] or backbone["checkpoint"] is not None
+        ]
+
+    @functools.cached_property
+    def without_head(self) -> list[str]:
+        return [name for name in self.datasets if name not in self.with_head]
+
+    @functools.cached_property
+    def drifting(self) -> list[str]:
+        """Datasets on which DaC's BatchNorm drifts, so that each seed has a network of its own."""
+        with_dac = [name for name in self.with_images if "dac" in self.settings[name]]
+        return [name for name in with_dac if self.settings[name]["dac"]["batchnorm"] == "drift"]
+
+    @functools.cached_property
+    def with_ddb(self) -> list[str]:
+        return [name for name in self.with_images if self.settings[name].get("ddb") is not None]
+
+    def with_ddb_by(self, generator: str) -> list[str]:
+        return [name for name in self.with_ddb if self.settings[name]["ddb"]["generator"] == generator]
+
+    @functools.cached_property
+    def with_edits(self) -> list[str]:
+        """Datasets whose HSFM edits are measured."""
+        return self.where(lambda s: s.get("edits") is not None) if "hsfm" in self.methods else []
+
+    @functools.cached_property
+    def with_unclip(self) -> list[str]:
+        return [name for name in self.with_edits if self.settings[name].get("unclip") is not None]
+
+    @functools.cached_property
+    def published(self) -> dict[str, str]:
+        """By dataset the source of its images, where the paper has numbers for it."""
+        return {name: self.source(name) for name in self.datasets if self.source(name) in PUBLISHED}
+
+    def methods_of(self, dataset: str) -> list[str]:
+        """The methods of a dataset; null in place of a method's settings leaves it out."""
+        settings = self.settings[dataset]
+        return [method for method in self.methods if method == "erm" or settings[method] is not None]
+
+    # Params by wildcards
+
+    def section(self, path: str, without: tuple[str, ...] = ()) -> Callable:
+        """Settings of the job's dataset at `path`, all but some keys of them."""
+        keys = path.split("/")
+
+        # Snakemake's lookup walks through all settings of all datasets, which takes a second of the paper's plan
+        def found(wildcards: object) -> object:
+            value = functools.reduce(dict.__getitem__, keys, self.settings[wildcards.dataset])
+            return {key: value[key] for key in value if key not in without} if without else value
+
+        return found
+
+    def sections(self, *names: str, of: str | None = None) -> Callable:
+        """Several sections of the settings of the job's dataset, or of its section `of`, as one dict."""
+
+        def found(wildcards: object) -> dict:
+            settings = self.settings[wildcards.dataset]
+            return {name: (settings if of is None else settings[of])[name] for name in sorted(names)}
+
+        return found
+
+    def embedding_settings(self, wildcards: object) -> dict:
+        """How a network's features are made; a shard leaves their spread to the job that gathers."""
+        settings = dict(self.settings[wildcards.dataset]["embeddings"])
+        if wildcards.network.startswith("ddb/"):
+            settings["standardise"] = None  # they are of the network's own head
+        if hasattr(wildcards, "scatteritem"):
+            del settings["standardise"]
+        return settings
+
+    def standardized(self, wildcards: object) -> bool:
+        """Whether a dataset's features are brought to one spread."""
+        return self.settings[wildcards.dataset]["embeddings"].get("standardise") is not None
+
+    def decode_size(self, wildcards: object) -> dict:
+        """How large the images of the store are, as hsfm.data.decode_size has it."""
+        if wildcards.dataset not in self.cached:
+            return {}
+        settings = self.settings[wildcards.dataset]
+        # what DDB retrains is augmented, too
+        augmented = wildcards.dataset in self.trained or (wildcards.dataset in self.with_ddb and "ddb" in self.methods)
+        augmentation = settings["augmentation"] if augmented else None
+        return in_order(decode_rule(settings["decode_size"], settings["transform"], augmentation))
+
+    def sources_of_ddb(self, wildcards: object) -> dict:
+        """How DDB chooses the images that others are generated from."""
+        ddb = self.settings[wildcards.dataset]["ddb"]
+        return {
+            "classes": len(ddb["retrain"]["weights"]),
+            "select_by": ddb["retrain"]["select_by"],
+            "sources_per_class": ddb["sources_per_class"],
+        }
+
+    def models(self, *names: str) -> Callable:
+        """Which models a stage of DDB loads and how, with what tells the files of a local folder from others."""
+
+        def chosen(wildcards: object) -> dict:
+            settings = self.settings[wildcards.dataset]["ddb"]["models"]
+            how = {key: value for key, value in settings.items() if not isinstance(value, dict)}
+            stamps = {name: folder_stamp(settings[name]["name"]) for name in names}
+            return in_order({**how, **{name: settings[name] for name in names}, "stamps": stamps})
+
+        return chosen
+
+    def clip_stamp(self, wildcards: object) -> dict:
+        """The files of a CLIP model in a folder, as `folder_stamp`; nothing of another backbone."""
+        name = self.settings[wildcards.dataset]["backbone"]["name"]
+        return {"clip": folder_stamp(name.removeprefix("open_clip:"))} if name.startswith("open_clip:") else {}
+
+    def unclip_stamp(self, wildcards: object) -> list[str]:
+        return folder_stamp(self.settings[wildcards.dataset]["unclip"]["model"]["name"])
+
+    def files_in(self, section: str, *keys: str) -> Callable:
+        """Those of some settings that name a file."""
+
+        def files(wildcards: object) -> list[str]:
+            settings = self.settings[wildcards.dataset].get(section, {})
+            values = [settings.get(key) for key in keys]
+            return [value for value in values if value is not None and not value.startswith("package:")]
+
+        return files
+
+    def stamps_of(self, section: str, *keys: str) -> Callable:
+        """What tells those files from others under their names, for params: Snakemake goes by the modification time,
+        which a file that is moved or copied over another may bring from before."""
+        return lambda wildcards: {file: stamp(file) for file in self.files_in(section, *keys)(wildcards)}
+
+    def code_of_source(self, script: str) -> Callable:
+        """Hash of a script and the one module that reads the job's dataset: others may change."""
+        sources = "hsfm/data/sources"
+        return lambda wildcards: hash_of(
+            f"workflow/scripts/{script}.py", f"{sources}/{self.source(wildcards.dataset)}.py"
+        )
+
+    # Inputs by wildcards
+
+    def raw_data(self, wildcards: object) -> list[str]:
+        """The files that a dataset is made of, as far as a rule makes them or its table says so."""
+        return raw_files(self.settings[wildcards.dataset]["images"])
+
+    def pixels(self, wildcards: object) -> list[str]:
+        """The array of a dataset's images, where there is one."""
+        return [f"results/{wildcards.dataset}/pixels.npy"] if wildcards.dataset in self.packed else []
+
+    def store(self, wildcards: object) -> list[str]:
+        """The store of a dataset's decoded images, where there is one."""
+        folder = f"results/{wildcards.dataset}"
+        return [f"{folder}/decoded.npy", f"{folder}/decoded.parquet"] if wildcards.dataset in self.cached else []
+
+    @functools.cached_property
+    def images(self) -> dict:
+        """Inputs of rules that read images."""
+        return {"images": IMAGES, "pixels": self.pixels, "cache": self.store}
+
+    def masks_for(self, *keys: str, run: int | None = None) -> Callable:
+        """Masks of training images from the source, heat_map or dataset, that a dataset's settings choose at `keys`."""
+
+        def path(wildcards: object) -> str:
+            source = functools.reduce(dict.__getitem__, keys, self.settings[wildcards.dataset])
+            number = wildcards.run if run is None else run
+            return f"results/{wildcards.dataset}/run{number}/erm/masks/{source}/train.parquet"
+
+        return path
+
+    def tokens(self, wildcards: object) -> list[str]:
+        """The learnt token of every class; there are as many as weights of the classes' losses."""
+        classes = len(self.settings[wildcards.dataset]["ddb"]["retrain"]["weights"])
+        return [f"results/{wildcards.dataset}/tokens/class{label}.safetensors" for label in range(classes)]
+
+    def networks(self, wildcards: object) -> list[str]:
+        """Folders of the networks whose features a method's heads are for: its own, one per seed, or ERM's."""
+        folder = f"results/{wildcards.dataset}/run{wildcards.run}"
+        if wildcards.method == "afr":
+            return [f"{folder}/afr"]
+        if wildcards.method == "ddb" or (wildcards.method == "dac" and wildcards.dataset in self.drifting):
+            seeds = [wildcards.seed] if hasattr(wildcards, "seed") else self.seeds
+            return [f"{folder}/{wildcards.method}/seed{seed}" for seed in seeds]
+        return [f"{folder}/erm"]
+
+    def network_file(self, file: str) -> Callable:
+        """A file of the network whose features a method's heads are for."""
+        return lambda wildcards: f"{self.networks(wildcards)[0]}/{file}"
+
+    def heads_to_score(self, wildcards: object) -> list[str]:
+        """Files of heads, each with embeddings of its own in `features_to_score`."""
+        networks, shared = self.networks(wildcards), f"results/{wildcards.dataset}/run{wildcards.run}/erm"
+        folders = [f"results/{wildcards.dataset}/run{wildcards.run}/{wildcards.method}"]
+        return [f"{folder}/heads.safetensors" for folder in (folders if networks == [shared] else networks)]
+
+    def features_to_score(self, wildcards: object) -> list[str]:
+        """Embeddings of all splits, for one file of heads after the other."""
+        return [f"{folder}/embeddings/{split}.parquet" for folder in self.networks(wildcards) for split in SPLITS]
+
+    def results_of_heads(self, name: str) -> list[str]:
+        """What every head ends in, method by method, which is their order in the tables."""
+        return [
+            f"results/{dataset}/run{run}/{method}/{name}.parquet"
+            for method in self.methods
+            for dataset in self.datasets
+            if method in self.methods_of(dataset)
+            for run in self.runs
+        ]
+
+    def scores_of_methods(self, wildcards: object) -> list[str]:
+        """The scores of ERM and all methods, run by run."""
+        methods = dict.fromkeys(["erm", *self.methods_of(wildcards.dataset)])
+        return [
+            f"results/{wildcards.dataset}/run{run}/{method}/scores.parquet" for run in self.runs for method in methods
+        ]
+
+    def of_study(self, study: str) -> list[str]:
+        """Results of one study, of all datasets."""
+        return expand(f"{OF_RUN}/studies/{study}.parquet", dataset=self.datasets, run=self.runs)
+
+    def of_edits(self) -> list[str]:
+        return expand(f"{OF_RUN}/hsfm/edits.parquet", dataset=self.with_edits, run=self.runs)
+
+    def sweep_parts(self, wildcards: object) -> list[str]:
+        """The files that hold a dataset's sweep, part by part."""
+        parts = self.settings[wildcards.dataset]["sweep"]["parts"]
+        folder = f"results/{wildcards.dataset}/run{wildcards.run}/studies"
+        return [f"{folder}/sweep_part{part}.parquet" for part in range(parts)]
+
+    # Shards
+
+    def sharded(self, stage: str, path: str) -> str:
+        """Where a job of a stage leaves a file: at its place, or in a folder of its shard until they are gathered."""
+        return path if self.shards[stage] == 1 else temp(in_shard(path))
+
+    def log_suffix(self, stage: str) -> str:
+        """Of logs and benchmarks: the shard's, where there are several."""
+        return "" if self.shards[stage] == 1 else "_{scatteritem}"
+
+    # Descriptions
+
+    @functools.cached_property
+    def description(self) -> dict:
+        """What the tables of costs, settings and versions are about."""
+        return {
+            "methods": {dataset: self.methods_of(dataset) for dataset in self.datasets},
+            "runs": self.runs,
+            "seeds": sorted({*self.seeds, *self.runs}),
+            "settings": {dataset: self.used_settings(dataset) for dataset in self.datasets},
+        }
+
+    def used_settings(self, dataset: str) -> dict:
+        """A dataset's settings by method (empty: of all) and section, as far as they are used."""
+        settings = self.settings[dataset]
+        own = ["embeddings", *(["augmentation", "erm"] if dataset in self.trained else [])]
+        own += ["erm_head"] if dataset in self.without_head else []
+        shared = ["images", "pixels", "decode_size", "backbone", "transform"] if dataset in self.with_images else []
+        sections = {"": shared, "erm": own} | {m: [m] for m in self.methods_of(dataset) if m != "erm"}
+        for method, section in (("hsfm", "hard_set"), ("dac", "masks")):
+            if method in sections:
+                sections[method] = [*sections[method], section]
+        return {
+            method: {name: settings[name] for name in names if isinstance(settings.get(name), dict)}
+            for method, names in sections.items()
+        }
+
+    @functools.cached_property
+    def saved_config(self) -> dict:
+        """All that results are made with: of datasets that were not chosen there is nothing to say."""
+        return {
+            **{key: self.config[key] for key in ("datasets", "runs", "seeds", "methods", "studies")},
+            **in_order({key: value for key, value in self.config.items() if key != "settings"}),
+            "settings": {name: self.settings[name] for name in self.datasets},
+        }
+
+
+def in_shard(path: str) -> str:
+    """Where one shard of a file lies, for Snakemake's `gather`."""
+    folder, name = os.path.split(path)
+    return f"{folder}/shards/{{scatteritem}}/{name}"
+
+
+def one_of(names: Iterable[str]) -> str:
+    """A wildcard constraint: these names, or none."""
+    return "|".join(names) or "(?!)"

@@ -1,0 +1,174 @@
+"""Tables and figures of a plan: their files, what figures are drawn from, and their places in Snakemake's report."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from snakemake.io import expand, report
+
+from hsfm.report import contents
+from hsfm_workflow import ROOT, extras
+from hsfm_workflow.plan import IMAGES, OF_DATASET, OF_RUN, Plan
+
+STYLE = "hsfm/report/hsfm.mplstyle"  # of all figures
+PAGE = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("hsfm/report/templates/*"))  # what the page is made of
+SUFFIXES = {"tables": ("csv", "md", "tex", "html"), "figures": ("png", "pdf")}
+DRAWN = {  # figures that are drawn from tables and one image table alone, with their scripts
+    **dict.fromkeys(("examples", "training", "hard_set", "groups"), "draw_figure"),
+    **dict.fromkeys(("tradeoff", "time"), "draw_comparison"),
+}
+STUDIES = ("sweep", "ablations", "validation_bias")
+STUDY_FIGURES = ("sweep", "validation_bias")
+
+
+def table_files(*names: str) -> list[str]:
+    """Tables by name: numbers, and text for readers."""
+    return expand("results/tables/{table}.{suffix}", table=names, suffix=SUFFIXES["tables"])
+
+
+def figure_files(figure: str, dataset: str = "{dataset}") -> list[str]:
+    """A figure of a dataset: a picture for the screen, a drawing for print."""
+    return [f"results/figures/{dataset}/{figure}.{suffix}" for suffix in SUFFIXES["figures"]]
+
+
+def caption(file: str) -> Path:
+    """The caption of a table or a figure."""
+    kind, *_, name = Path(file).with_suffix("").parts[1:]
+    return ROOT / "workflow" / "report" / kind / f"{name}.rst"
+
+
+def reported(files: list[str] | dict[str, str]) -> list | dict:
+    """Outputs of a rule whose HTML tables and PNG figures `snakemake --report` shows."""
+    if isinstance(files, dict):
+        return {name: _reported(file) for name, file in files.items()}
+    return [_reported(file) for file in files]
+
+
+def _reported(file: str) -> object:
+    kind, *dataset, name = Path(file).with_suffix("").parts[1:]
+    if not file.endswith({"tables": ".html", "figures": ".png"}[kind]):
+        return file
+    topic, title = (
+        (contents.table_topic, contents.table_title)
+        if kind == "tables"
+        else (contents.figure_topic, contents.figure_title)
+    )
+
+    def labels(wildcards: object) -> dict[str, str]:
+        of = {"dataset": wildcards.dataset} if dataset else {}
+        return {"result": f"{title(name)} ({kind.removesuffix('s')})", **of}
+
+    return report(
+        file,
+        caption=str(caption(file)),
+        category=topic(name),
+        subcategory="{dataset}" if dataset else "all datasets",
+        labels=labels,
+    )
+
+
+class Results:
+    """Tables, figures and page of a plan."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.main = table_files(
+            *("main", "metrics", "groups", "uncertainty"), *(["published"] if plan.published else [])
+        )
+        self.of_run = table_files("costs", "stages", "settings", "versions")
+        self.of_edits = table_files("edits") if plan.with_edits else []
+        self.tables = [*self.main, *self.of_run, *table_files(*plan.studies), *self.of_edits]
+        self.figures = [
+            file
+            for dataset in plan.datasets
+            for name in self.figures_of(dataset)
+            for file in figure_files(name, dataset)
+        ]
+        self.page = "results/report.html"
+        self.on_page = {
+            "tables": [file for file in self.tables if file.endswith(".html")],
+            "figures": [file for file in self.figures if file.endswith(".png")],
+        }
+        captions = dict.fromkeys(caption(file) for files in self.on_page.values() for file in files)
+        self.captions = [os.path.relpath(path) for path in captions]
+        self.caption_files = [str(path.relative_to(ROOT)) for path in captions]
+        self.everything = [*self.tables, *self.figures, self.page, "results/config.yaml"]
+
+    def figures_of(self, dataset: str) -> list[str]:
+        """The names of a dataset's figures."""
+        plan, methods = self.plan, self.plan.methods_of(dataset)
+        given = dataset in plan.given
+        asked = {
+            "groups": True,
+            "tradeoff": True,
+            "time": True,
+            "examples": not given,
+            "training": dataset in plan.trained or {"afr", "dac", "ddb", "hsfm"} & set(methods),
+            "hard_set": "hsfm" in plan.methods,
+            "method": "hsfm" in plan.methods,
+            "masks": "dac" in plan.methods,
+            "generated": "ddb" in methods,
+            "edits": dataset in plan.with_edits,
+            "edit_cosines": dataset in plan.with_edits,
+            "edit_neighbours": dataset in plan.with_edits and not given,
+            "unclip": dataset in plan.with_unclip and not extras.MISSING_FOR_UNCLIP,
+        }
+        return [name for name, wanted in asked.items() if wanted] + [s for s in plan.studies if s in STUDY_FIGURES]
+
+    # What figures are drawn from
+
+    @property
+    def drawn(self) -> list[tuple[str, str, Callable]]:
+        """Name, script and inputs of DRAWN."""
+        inputs = {"examples": self.of_examples, "training": self.of_training, "hard_set": self.of_hard_set}
+        return [(name, script, inputs.get(name, self.of_scores)) for name, script in DRAWN.items()]
+
+    def of_scores(self, wildcards: object) -> dict:
+        return {"scores": self.plan.scores_of_methods(wildcards)}
+
+    def of_examples(self, wildcards: object) -> dict:
+        return {"images": IMAGES.format(dataset=wildcards.dataset), "pixels": self.plan.pixels(wildcards)}
+
+    def of_training(self, wildcards: object) -> dict:
+        """Histories of all runs, and of all seeds where each has one; the scores of ERM."""
+        plan, dataset = self.plan, wildcards.dataset
+        of_run = OF_RUN.replace("{dataset}", dataset)
+        methods = plan.methods_of(dataset)
+        histories = {
+            "erm": dataset in plan.trained,
+            "afr": "afr" in methods,
+            "hsfm": "hsfm" in plan.methods,
+        }
+        seeds = {
+            method: expand(f"{of_run}/{method}/seed{{seed}}/history.parquet", run=plan.runs, seed=plan.seeds)
+            for method in ("dac", "ddb")
+            if method in methods
+        }
+        found = {
+            method: expand(f"{of_run}/{method}/history.parquet", run=plan.runs if there else [])
+            for method, there in histories.items()
+        }
+        scores = expand(f"{of_run}/erm/scores.parquet", run=plan.runs)
+        return {"scores": scores, "erm": found["erm"], "afr": found["afr"], **seeds, "hsfm": found["hsfm"]}
+
+    def of_hard_set(self, wildcards: object) -> dict:
+        of_run, runs = OF_RUN.replace("{dataset}", wildcards.dataset), self.plan.runs
+        return {
+            "scores": expand(f"{of_run}/erm/scores.parquet", run=runs),
+            "hsfm": expand(f"{of_run}/hsfm/history.parquet", run=runs),
+            "hard_groups": expand(f"{of_run}/hsfm/hard_groups.parquet", run=runs),
+        }
+
+    def of_method(self, wildcards: object) -> dict:
+        """What HSFM's method is drawn from: the first run, and images where there are some."""
+        dataset = OF_DATASET.format(dataset=wildcards.dataset)
+        erm, hsfm = (f"{dataset}/run{self.plan.runs[0]}/{method}" for method in ("erm", "hsfm"))
+        images = {} if wildcards.dataset in self.plan.given else self.of_examples(wildcards)
+        return {
+            **{name: f"{hsfm}/{name}.parquet" for name in ("support", "history", "hard_groups")},
+            "heads": f"{hsfm}/heads.safetensors",
+            "erm": f"{erm}/heads.safetensors",
+            "hard_set": f"{erm}/hard_set.parquet",
+            **{split: f"{erm}/embeddings/{split}.parquet" for split in ("train", "val")},
+            **images,
+        }
