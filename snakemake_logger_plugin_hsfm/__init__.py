@@ -176,6 +176,8 @@ def aligned(table: str) -> list[str]:
     """Rows of a Markdown table as columns of text, without bold and underlined."""
     text = re.sub(r"\*\*|</?u>", "", table)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    if len(rows) < 2:  # what `--touch` took for it, say
+        return []
     signs = [">" if cell.endswith(":") else "<" for cell in rows.pop(1)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(f"{cell:{s}{w}}" for cell, s, w in zip(row, signs, widths, strict=True)) for row in rows)

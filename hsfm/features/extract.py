@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from hsfm.core.device import Compute, choose_device
+from hsfm.core.device import Compute
 from hsfm.core.progress import Progress
 from hsfm.core.shards import WHOLE, Shard
 from hsfm.data.pixels import ImageFiles, Images, image_batches
@@ -39,7 +39,7 @@ def embed_images(
         raise ValueError(f"batch_size: {batch_size} is not a number of images from 1")
     if not len(paths):
         raise ValueError("paths: there is no image")
-    compute = Compute(choose_device(device))
+    compute = Compute.on(device)
     images = ImageFiles(pd.DataFrame({"path": [str(path) for path in paths]}), "")
     with Progress("embedding", len(paths), "image") as bar:
         parts = []

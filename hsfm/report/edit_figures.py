@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hsfm.report.figures import WIDTH, frame_around, thumbnail
+from hsfm.report.figures import WIDTH, bare, frame_around, thumbnail
 from hsfm.report.style import GROUP_LOOKS, MARKED, OTHER_GROUPS, Look, of_group, of_method, styled
 
 DECODED_SIDE = 160  # pixels, of a decoded picture
@@ -81,10 +81,7 @@ def draw_neighbors(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
             len(rows), 2 * k + 3, squeeze=False, width_ratios=[1, 0.12, *[1] * k, 0.12, *[1] * k]
         )  # fmt: skip
         for axis in axes.flat:
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.grid(visible=False)
-            axis.spines[:].set_visible(False)
+            bare(axis)
         axes[0, 0].set_title("support")
         axes[0, 2].set_title("nearest before", loc="left")
         axes[0, k + 3].set_title("nearest after", loc="left")
@@ -111,10 +108,7 @@ def draw_decoded(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
         figure = Figure(figsize=(WIDTH, 1.2 * lines + 0.6))
         axes = figure.subplots(lines, 7, squeeze=False, width_ratios=[1, 1, 1, 0.35, 1, 1, 1])
         for axis in axes.flat:
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.grid(visible=False)
-            axis.spines[:].set_visible(False)
+            bare(axis)
         for first in (0, 4):
             for axis, name in zip(axes[0, first : first + 3], ("original", "before", "after"), strict=True):
                 axis.set_title(name, fontsize=8)

@@ -36,6 +36,14 @@ def thumbnail(picture: np.ndarray, side: int = 96) -> np.ndarray:
     return np.asarray(image)
 
 
+def bare(axis: Axes) -> None:
+    """Leave nothing of an axis but what is drawn on it."""
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.grid(visible=False)
+    axis.spines[:].set_visible(False)
+
+
 def draw_examples(images: Mapping[str, Sequence[np.ndarray]], title: str) -> Figure:
     """A row of images, each `uint8 [h w 3]`, per group name."""
     columns = max(len(row) for row in images.values())
@@ -309,10 +317,7 @@ def draw_masks(pictures: Sequence[Mapping[str, Any]], cuts: Sequence[float], tit
             axes[0, number].set_title(name)
         for row, picture in zip(axes, pictures, strict=True):
             for axis in row:
-                axis.set_xticks([])
-                axis.set_yticks([])
-                axis.grid(visible=False)
-                axis.spines[:].set_visible(False)
+                bare(axis)
             row[0].set_ylabel(picture["name"].replace(", ", ",\n"), rotation=0, ha="right", va="center")
             image, heat, mask = (thumbnail(picture[name]) for name in ("image", "heat", "mask"))
             row[0].imshow(image)
@@ -339,10 +344,7 @@ def draw_generated(pictures: Sequence[Mapping[str, Any]], title: str) -> Figure:
         figure = Figure(figsize=(WIDTH, 0.66 * rows + 0.7))
         axes = figure.subplots(rows, 4 * side_by_side, squeeze=False, width_ratios=[1, 1, 1, 1.35] * side_by_side)
         for axis in axes.flat:
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.grid(visible=False)
-            axis.spines[:].set_visible(False)
+            bare(axis)
         for column in range(side_by_side):
             for axis, name in zip(axes[0, 4 * column :], ("source", "mask", "generated"), strict=False):
                 axis.set_title(name, fontsize=8)

@@ -254,3 +254,9 @@ def test_results_are_fetched_while_the_next_is_computed(monkeypatch):
     assert list(fetch(computed())) == [0, 1, 2]
     assert events == [("compute", 0), ("copy", 0), ("compute", 1), ("copy", 1), ("done", 0), ("compute", 2),
                       ("copy", 2), ("done", 1), ("done", 2)]  # fmt: skip
+
+
+def test_compute_on_a_device_by_its_name():
+    assert Compute.on("cpu", precision="float32") == Compute(torch.device("cpu"), "float32")
+    with pytest.raises(ValueError, match="device: 'gpu' is unknown"):
+        Compute.on("gpu")

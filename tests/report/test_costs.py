@@ -157,9 +157,10 @@ def test_stages_are_named_as_their_rules(tmp_path):
                  "label": "1", "part": "0", "figure": "groups", "study": "sweep"}  # fmt: skip
     known = {}
     for file in (ROOT / "workflow/rules").glob("*.smk"):
-        for rule, body in re.findall(r"^ *rule (\w+):\n(.*?)(?=^ *(?:use )?rule |\Z)", file.read_text(), re.M | re.S):
+        rules = r"^ *use rule \w+ as (\w+) with:\n(.*?)(?=^ *(?:use )?rule\b|\Z)"
+        for rule, body in re.findall(rules, file.read_text(), re.M | re.S):
             for path in re.findall(r'benchmark:\s+f?"logs/(\{+dataset.*?)\.tsv"', body):
-                path = re.sub(r"\{suffix\('\w+'\)\}", "_2-of-4" if "extract" in rule else "", path)
+                path = re.sub(r"\{plan\.log_suffix\('\w+'\)\}", "_2-of-4" if "extract" in rule else "", path)
                 known[path.replace("{{", "{").replace("}}", "}").format(**wildcards)] = rule
     assert len(known) > 30
     for path in known:
@@ -170,7 +171,7 @@ def test_stages_are_named_as_their_rules(tmp_path):
         # several rules draw, each a figure by its name
         assert stages[path] == (rule if not path.split("/")[-1].startswith("draw_") else stages[path]), path
     assert {row.stage for row in found.itertuples() if row.method == "hsfm"} <= set(known.values())
-    assert set(costs.STAGE_METHODS) - {"train_on_share"} <= set(known.values())
+    assert set(costs.STAGE_METHODS) <= set(known.values())
     assert (found["run"].dropna() == 3).all()
 
 

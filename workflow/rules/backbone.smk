@@ -110,7 +110,7 @@ if plan.shards["embedding"] > 1:
 
     use rule stage as gather_embeddings with:
         input:
-            **{split: gather.embedding(in_shard(path)) for split, path in EMBEDDED.items()},
+            **{split: gather.embedding(in_shard(path), allow_missing=True) for split, path in EMBEDDED.items()},
         output:
             **EMBEDDED,
             **STANDARDISATION,

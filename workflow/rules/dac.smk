@@ -39,7 +39,7 @@ if plan.shards["masks"] > 1:
 
     use rule stage as gather_masks with:
         input:
-            shards=gather.masks(in_shard(HEAT_MAP_MASKS)),
+            shards=gather.masks(in_shard(HEAT_MAP_MASKS), allow_missing=True),
         output:
             masks=HEAT_MAP_MASKS,
         log:

@@ -169,7 +169,7 @@ if plan.shards["generation"] > 1:
 
     use rule stage as gather_generated with:
         input:
-            shards=gather.generation(in_shard(GENERATED)),
+            shards=gather.generation(in_shard(GENERATED), allow_missing=True),
         output:
             generated=GENERATED,
         log:

@@ -1,4 +1,5 @@
 """DDB: a network retrained with generated images of hard groups (diffusion driven balancing).
 
-`fit` chooses sources, prunes and retrains; the other modules generate images by diffusion or by cut and paste.
+`sources` chooses what is changed, `prune` what is kept, `fit` retrains; the other modules generate images by diffusion
+or by cut and paste.
 """
