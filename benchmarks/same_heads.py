@@ -36,7 +36,7 @@ def worktree(commit: str) -> Iterator[Path]:
             subprocess.run(["git", "worktree", "remove", "--force", path], cwd=ROOT, check=True)
 
 
-def run(code: Path, folder: Path, cores: int, overlays: Sequence[str | Path]) -> float:
+def execute(code: Path, folder: Path, cores: int, overlays: Sequence[str | Path]) -> float:
     """Run the workflow of the checkout `code` in an empty `folder`; wall seconds.
 
     Raises RuntimeError with all that was printed where it fails.
@@ -101,8 +101,8 @@ def main() -> None:
     with worktree(chosen.commit) as old, tempfile.TemporaryDirectory() as scratch:
         for name in chosen.only:
             folder = {side: Path(scratch, name, side) for side in ("before", "after")}
-            before = run(old, folder["before"], chosen.cores, [old / file for file in CONFIGURATIONS[name]])
-            after = run(ROOT, folder["after"], chosen.cores, [*(ROOT / f for f in CONFIGURATIONS[name]), *here])
+            before = execute(old, folder["before"], chosen.cores, [old / file for file in CONFIGURATIONS[name]])
+            after = execute(ROOT, folder["after"], chosen.cores, [*(ROOT / f for f in CONFIGURATIONS[name]), *here])
             lines = list(differences(folder["before"] / "results", folder["after"] / "results"))
             found += [f"{name}: {line}" for line in lines]
             heads, scores = (len([*folder["after"].rglob(f)]) for f in ("heads.safetensors", "scores.parquet"))

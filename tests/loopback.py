@@ -57,8 +57,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start - server.shift}-{len(data) - 1}/{len(data)}")
         self.end_headers()
         cut = server.cuts.pop(0) if server.cuts else None
+        server.sent.append(len(body[:cut]))  # before a client that has it all can look
         self.wfile.write(body[:cut])
-        server.sent.append(len(body[:cut]))
 
     def log_message(self, *arguments):
         pass

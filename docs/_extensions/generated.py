@@ -24,7 +24,7 @@ def write_configuration() -> str:
 
 
 def write_help() -> str:
-    """What `python -m hsfm.predict --help` prints, eighty columns wide."""
+    """The text that `python -m hsfm.predict --help` prints, eighty columns wide."""
     command = [sys.executable, "-m", "hsfm.predict", "--help"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)

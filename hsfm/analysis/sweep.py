@@ -119,7 +119,7 @@ def _work(group: Sequence[SweepTrial]) -> int:
     return (2 + len(group)) * (1 + shared.support_steps) * shared.inner_steps
 
 
-def run_sweep(
+def sweep_settings(
     train: Embeddings,
     val: Embeddings,
     test: Embeddings,

@@ -22,7 +22,7 @@ from hsfm.methods.hsfm.train import train as fit_hsfm
 METHODS = ("erm", "llr", "dfr", "hsfm", "hsfm_capped")
 
 
-def run_validation_bias(
+def measure_validation_bias(
     train: Embeddings,
     val: Embeddings,
     test: Embeddings,

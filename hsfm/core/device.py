@@ -186,7 +186,7 @@ def out_of_memory(error: Exception) -> bool:
 _END = object()
 
 
-def run_ahead(items: Iterable[Any], depth: int = 2) -> Iterator[Any]:
+def prefetch(items: Iterable[Any], depth: int = 2) -> Iterator[Any]:
     """The same items, of which a thread makes up to `depth` while earlier ones are in use."""
     items = iter(items)
     with ThreadPoolExecutor(1) as pool:
@@ -215,7 +215,7 @@ def upload(items: Iterable[Any], device: "torch.device") -> Iterator[Any]:
                 copied, ready = item.pinned().to(device), side.record_event()
             yield copied, ready
 
-    for item, ready in run_ahead(moved()):
+    for item, ready in prefetch(moved()):
         stream = torch.cuda.current_stream(device)
         stream.wait_event(ready)
         for tensor in item.tensors():

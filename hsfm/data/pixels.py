@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from hsfm.core.device import Compute, run_ahead, upload
+from hsfm.core.device import Compute, prefetch, upload
 from hsfm.core.files import in_bytes
 from hsfm.core.progress import track
 from hsfm.data.decode import read_rgb
@@ -192,7 +192,7 @@ def image_batches(
     """
     parts = [part for part in order.split(batch_size) if len(part)]
     if isinstance(images, ImageFiles):
-        return upload(run_ahead(images.read(part) for part in parts), device)
+        return upload(prefetch(images.read(part) for part in parts), device)
     chosen = images.take(order)
     ends = accumulate(len(part) for part in parts)
     batches = (chosen[end - len(part) : end] for part, end in zip(parts, ends, strict=True))

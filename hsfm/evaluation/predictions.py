@@ -49,7 +49,7 @@ class Predictions:
 
 
 def predict(saved: Any, test: Any, run: int) -> Predictions:
-    """What the heads of a file say of the test images. saved: `hsfm.heads.SavedHeads`; test: embeddings."""
+    """Predictions of the heads of a file on the test images. saved: `hsfm.heads.SavedHeads`; test: embeddings."""
     return Predictions(
         dataset=test.dataset,
         run=run,

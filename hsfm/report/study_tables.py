@@ -60,7 +60,7 @@ def tabulate(study: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, TextTable]:
 def summarize_sweep(sweep: pd.DataFrame) -> pd.DataFrame:
     """Per dataset and rule the setting as configured (number 0) and the best on validation, with their test accuracies.
 
-    sweep: as `hsfm.analysis.sweep.run_sweep` makes it, with columns dataset and run. The best has the highest mean over
+    sweep: as `analysis.sweep.sweep_settings` makes it, with columns dataset and run. The best has the highest mean over
     runs and seeds of the validation measure that the rule names; a tie goes to the higher validation average, then to
     the lower number. Test accuracies play no part in it.
     """
@@ -198,7 +198,7 @@ def ablations_table(summary: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
 def summarize_bias(bias: pd.DataFrame) -> pd.DataFrame:
     """One row per dataset, agreement and method: mean and deviation of test worst group and average, in percent.
 
-    bias: as `hsfm.analysis.validation_bias.run_validation_bias` makes it, with columns dataset and run. The columns
+    bias: as `hsfm.analysis.validation_bias.measure_validation_bias` makes it, with columns dataset and run. The columns
     `gain` and `over_control` are the worst group's differences to ERM and to LLR in points, with deviations, over pairs
     of the same run and draw.
     """

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hsfm.analysis import sweep
-from hsfm.analysis.sweep import SETTINGS, accuracies, combinations, plan_sweep, run_sweep, share_out, sweep_trials
+from hsfm.analysis.sweep import SETTINGS, accuracies, combinations, plan_sweep, share_out, sweep_settings, sweep_trials
 from hsfm.core.metrics import accuracy_by, worst
 from hsfm.methods.hsfm import train as meta
 from hsfm.methods.hsfm.train import Shared, Trial, train
@@ -63,7 +63,7 @@ def test_trials_go_together_where_they_share_their_shapes():
 @pytest.fixture(scope="module")
 def swept(splits, erm_head):
     groups = sweep_trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=[0, 1], fixed=FIXED)
-    return run_sweep(splits["train"], splits["val"], splits["test"], erm_head, groups)
+    return sweep_settings(splits["train"], splits["val"], splits["test"], erm_head, groups)
 
 
 def test_each_row_is_what_training_that_setting_alone_gives(splits, erm_head, swept):
@@ -95,7 +95,7 @@ def test_a_sweep_that_does_not_fit_is_cut(splits, erm_head, swept, monkeypatch):
         b for b in range(1000, 10**8, 1000)
         if meta.trials_that_fit(splits["train"], splits["val"], shared, rules=2, memory_budget=b) == 3
     )  # fmt: skip
-    cut = run_sweep(splits["train"], splits["val"], splits["test"], erm_head, groups, memory_budget=budget)
+    cut = sweep_settings(splits["train"], splits["val"], splits["test"], erm_head, groups, memory_budget=budget)
     assert sizes == [3, 3, 2] * 2
     assert cut.drop(columns=["moved"]).round(1).equals(swept.drop(columns=["moved"]).round(1))
 
@@ -124,14 +124,16 @@ def test_jobs_get_equal_work_and_every_trial_once():
 
 
 def test_a_job_without_work_gives_an_empty_table(splits, erm_head, swept):
-    empty = run_sweep(splits["train"], splits["val"], splits["test"], erm_head, [])
+    empty = sweep_settings(splits["train"], splits["val"], splits["test"], erm_head, [])
     assert empty.empty
     assert empty.columns.tolist() == swept.columns.tolist()
 
 
 def test_a_setting_that_diverges_is_a_row_of_nan(splits, erm_head):
     groups = sweep_trials([BASE, {**BASE, "inner_lr": 1e38}], seeds=[0], fixed=FIXED)
-    frame = run_sweep(splits["train"], splits["val"], splits["test"], erm_head, groups).set_index(["setting", "rule"])
+    frame = sweep_settings(splits["train"], splits["val"], splits["test"], erm_head, groups).set_index(
+        ["setting", "rule"]
+    )
     measures = [name for name in frame if name.startswith(("val_", "test_"))]
     assert frame.loc[0, measures].notna().all(axis=None)
     assert frame.loc[1, measures].isna().all(axis=None)
@@ -159,4 +161,4 @@ def test_without_groups_the_worst_class_picks(splits, erm_head):
         ((val, test), ["worst_class"]),
         ((splits["val"], splits["test"]), ["worst_class", "worst_group"]),
     ):
-        assert run_sweep(splits["train"], *parts, erm_head, groups)["rule"].tolist() == rules
+        assert sweep_settings(splits["train"], *parts, erm_head, groups)["rule"].tolist() == rules

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hsfm.analysis.validation_bias import METHODS, class_sizes, run_validation_bias, subsample
+from hsfm.analysis.validation_bias import METHODS, class_sizes, measure_validation_bias, subsample
 from hsfm.core.metrics import accuracy_by, worst
 from hsfm.features.embeddings import minority_rows
 from hsfm.methods.dfr import fit_dfr, fit_llr
@@ -47,7 +47,7 @@ def test_draws_differ(splits):
 
 def test_rows_are_what_the_methods_give_on_the_subsample(splits, erm_head):
     tr, val, test = splits["train"], splits["val"], splits["test"]
-    frame = run_validation_bias(tr, val, test, erm_head, agreement=[0.5, 0.9], draws=2, settings=SETTINGS)
+    frame = measure_validation_bias(tr, val, test, erm_head, agreement=[0.5, 0.9], draws=2, settings=SETTINGS)
     assert frame[["method", "agreement", "draw"]].drop_duplicates().shape == (20, 3)
     assert set(frame["n"]) == {132}
     assert frame.groupby("agreement")["n_minority"].unique().map(list).to_dict() == {0.5: [66], 0.9: [14]}
@@ -70,28 +70,28 @@ def test_rows_are_what_the_methods_give_on_the_subsample(splits, erm_head):
     assert erm["test_average"].nunique() == 1, "ERM sees no validation image"
     assert rows.loc["hsfm", "sees"] == "classes; groups choose the epoch"
     by_class = {**SETTINGS, "hsfm": {**SETTINGS["hsfm"], "select_by": "worst_class"}}
-    other = run_validation_bias(tr, val, test, erm_head, agreement=[0.5], draws=1, settings=by_class)
+    other = measure_validation_bias(tr, val, test, erm_head, agreement=[0.5], draws=1, settings=by_class)
     assert other.set_index("method").loc["hsfm", "sees"] == "classes"
 
 
 def test_what_cannot_be_subsampled_is_named(splits, erm_head):
     tr, val, test = splits["train"], splits["val"], splits["test"]
     with pytest.raises(ValueError, match=r"agreement: 1\.5 is not between 0 and 1"):
-        run_validation_bias(tr, val, test, erm_head, agreement=[1.5], draws=1, settings=SETTINGS)
+        measure_validation_bias(tr, val, test, erm_head, agreement=[1.5], draws=1, settings=SETTINGS)
     blind = replace(val, attribute=torch.full_like(val.attribute, -1))
     with pytest.raises(ValueError, match="validation_bias needs the attribute of every val image; 240 of 240 lack it"):
-        run_validation_bias(tr, blind, test, erm_head, agreement=[0.5], draws=1, settings=SETTINGS)
+        measure_validation_bias(tr, blind, test, erm_head, agreement=[0.5], draws=1, settings=SETTINGS)
     pure = planted("val", [60, 60, 0, 60], seed=1)
     message = r"agreement: \[0.5\] cannot be had from 60 majority and 0 minority images of class class 1"
     with pytest.raises(ValueError, match=message):
-        run_validation_bias(tr, pure, test, erm_head, agreement=[0.5], draws=1, settings=SETTINGS)
+        measure_validation_bias(tr, pure, test, erm_head, agreement=[0.5], draws=1, settings=SETTINGS)
     for change, message in (
         ({"draws": 0}, "draws: 0 is not a positive whole number"),
         ({"agreement": []}, r"agreement: \[\] is empty or repeats a share"),
         ({"agreement": [0.5, 0.5]}, r"agreement: \[0\.5, 0\.5\] is empty or repeats"),
     ):
         with pytest.raises(ValueError, match=message):
-            run_validation_bias(
+            measure_validation_bias(
                 tr, val, test, erm_head, settings=SETTINGS, **{"agreement": [0.5], "draws": 1, **change}
             )
 
@@ -100,6 +100,6 @@ def test_a_group_that_would_keep_one_image_is_named_before_any_fit(splits, erm_h
     few = planted("val", [28, 2, 2, 28], seed=1)
     message = r"agreement: 0\.95 leaves 1 of 2 images of group class 0, right in planted val \(draw 0\); at least 2"
     with pytest.raises(ValueError, match=message):
-        run_validation_bias(
+        measure_validation_bias(
             splits["train"], few, splits["test"], erm_head, agreement=[0.9, 0.95], draws=1, settings=SETTINGS
         )

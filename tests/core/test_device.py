@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hsfm.core import device
-from hsfm.core.device import Compute, accelerator_present, choose_device, fetch, out_of_memory, run_ahead, upload
+from hsfm.core.device import Compute, accelerator_present, choose_device, fetch, out_of_memory, prefetch, upload
 
 
 def test_auto_takes_what_there_is():
@@ -142,11 +142,11 @@ def test_running_ahead_keeps_order_and_depth():
             made.append(i)
             yield i
 
-    for i in run_ahead(items(), depth=3):
+    for i in prefetch(items(), depth=3):
         used.append(i)
         assert len(made) <= len(used) + 3
     assert used == list(range(10))
-    assert list(run_ahead([])) == []
+    assert list(prefetch([])) == []
 
 
 def test_an_error_on_the_way_arrives_and_nothing_goes_on():
@@ -157,12 +157,12 @@ def test_an_error_on_the_way_arrives_and_nothing_goes_on():
         yield 1
         raise ValueError("broken")
 
-    ahead = run_ahead(items())
+    ahead = prefetch(items())
     assert next(ahead) == 1
     with pytest.raises(ValueError, match="broken"):
         next(ahead)
     before = threading.active_count()
-    endless = run_ahead(itertools.count())
+    endless = prefetch(itertools.count())
     next(endless)
     endless.close()
     assert threading.active_count() == before

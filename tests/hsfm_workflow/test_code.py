@@ -36,7 +36,7 @@ def clone(tmp_path, monkeypatch):
 
 
 def forget() -> None:
-    """What a new process does not know."""
+    """Be as a new process, which knows nothing."""
     code._known.cache_clear()
     code._parsed.clear()
 

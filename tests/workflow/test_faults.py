@@ -350,7 +350,7 @@ def cache(path):
     decode_images(rows, "photos", CacheFiles(path, path.with_suffix(".parquet"), {}), workers=1)
 
 
-def shards(path):
+def in_parts(path):
     shards.write_in_parts(path, range(3), lambda missing: (pa.table({"a": numbers[n:]}) for n in missing), depends_on=0)
 
 
@@ -359,7 +359,7 @@ for name, write in {
     "heads.safetensors": lambda path: files.write_safetensors(path, {"a": torch.tensor(numbers)}, {}),
     "pixels.npy": lambda path: files.write_array(path, numbers),
     "embeddings.parquet": lambda path: write_embeddings(path, planted("val", [300] * 4, seed=0, d=100)),
-    "shards.parquet": shards,
+    "shards.parquet": in_parts,
     "table.csv": csv,
     "figure.png": picture,
     "figure.pdf": picture,
@@ -602,7 +602,7 @@ def test_changed_code_is_seen_whatever_the_dates(copied, arguments, parts, secon
     module.write_text(module.read_text() + "\nCHANGED = True\n")
     os.utime(module, (before.st_atime, before.st_mtime - 3600))  # as from an archive
     assert planned_by(copied, *arguments) == {
-        "fit_dfr": 1, "score_heads": 1, "make_tables": 1, "describe_run": 1, "draw_figure": 1, "draw_comparison": 2,
+        "fit_dfr": 1, "score_heads": 1, "make_tables": 1, "describe_results": 1, "draw_figure": 1, "draw_comparison": 2,
         "write_report": 1,
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What the logger plugin writes about each of Snakemake's events, and what the Snakefile calls."""
+"""Lines that the logger plugin writes about each of Snakemake's events, and the functions that the Snakefile calls."""
 
 import logging
 import os

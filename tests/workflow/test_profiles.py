@@ -87,17 +87,21 @@ def test_a_touched_module_reruns_nothing_on_a_cluster_either(trained):
 
 
 def test_every_rule_states_memory_time_and_threads():
-    rules = {}
-    for path in sorted((ROOT / "workflow/rules").glob("*.smk")):
-        for _, name, body in re.findall(r"^( *)rule ?(\w*):\n((?:\1    .*\n|\n)+)", path.read_text(), re.MULTILINE):
-            rules[name or path.name] = body
-    scripts = {name: body for name, body in rules.items() if "script:" in body}
-    assert len(scripts) > 40
-    for name, body in scripts.items():
-        for stated in (r"^ +threads: ", r"^ +mem_mb=memory\(", r"^ +runtime=\d"):
-            assert re.search(stated, body, re.MULTILINE), f"{name}: {stated}"
-        # a rule's own retries are repeated inside a Slurm job, with the memory of the first
-        assert "retries:" not in body, name
+    """Those of `stage`, or its own in their place."""
+    texts = {path.name: path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk")}
+    common = texts.pop("stage.smk")
+    for stated in (r"^    threads: 1$", r"^        mem_mb=memory\(", r"^        runtime=\d"):
+        assert re.search(stated, common, re.MULTILINE), stated
+    rules = re.findall(
+        r"^ *use rule \w+ as (\w+) with:\n(.*?)(?=^ *(?:use )?rule\b|\Z)", "".join(texts.values()), re.M | re.S
+    )
+    assert len(rules) > 40
+    for name, body in rules:
+        if "resources:" in body:
+            assert "mem_mb=memory(" in body, name
+            assert re.search(r"runtime=\d", body) or "localrule: True" in body, name
+    # a rule's own retries are repeated inside a Slurm job, with the memory of the first
+    assert not [name for name, text in {**texts, "stage.smk": common}.items() if "retries:" in text]
 
 
 # stands in for qsub: runs the job's script, its last argument; the first training is one that the scheduler kills

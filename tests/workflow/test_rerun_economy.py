@@ -85,7 +85,7 @@ def with_settings(folder: Path, **settings) -> list[str]:
 
 # What follows from new heads of one method on one dataset. Where it has heads of one seed each, three runs have nine.
 PAGE = {("write_report", ""): 1}
-TABLE = {("make_tables", ""): 1, ("describe_run", ""): 1, **PAGE}
+TABLE = {("make_tables", ""): 1, ("describe_results", ""): 1, **PAGE}
 CONFIG = {("save_config", ""): 1}  # of changed settings
 SCORED = {"score_heads": 3, "draw_figure": 1, "draw_comparison": 2}  # groups, tradeoff, time
 EDITS = {"measure_edits": 3, "draw_edits": 1}
@@ -123,7 +123,7 @@ NEW_NETWORK_WITH_DDB = {
         ("celeba", "ddb", {"token": {"lr": 0.001}},
          {**every({"learn_token": 2, "inpaint_objects": 3, **PRUNED}, ["celeba"]), **TABLE}),
         ("celeba", "edits", {"neighbours": 4},
-         {**every(EDITS, ["celeba"]), ("tabulate_edits", ""): 1, ("describe_run", ""): 1, **PAGE}),
+         {**every(EDITS, ["celeba"]), ("tabulate_edits", ""): 1, ("describe_results", ""): 1, **PAGE}),
     ],
 )  # fmt: skip
 def test_a_changed_setting_of_one_dataset_reruns_its_stage_and_what_follows(finished, dataset, section, change, jobs):
@@ -153,7 +153,7 @@ EVERY_PICTURE = {
         ("hsfm/report/accuracy_tables.py", {("make_tables", ""): 1, **PAGE}),
         ("hsfm/report/tables.py", {**every({"draw_comparison": 2}), ("make_tables", ""): 1, **PAGE}),
         ("hsfm/report/published.py", {("make_tables", ""): 1, **PAGE}),
-        ("hsfm/report/cost_tables.py", {("describe_run", ""): 1, **PAGE}),
+        ("hsfm/report/cost_tables.py", {("describe_results", ""): 1, **PAGE}),
         ("hsfm/report/page.py", PAGE),
         ("hsfm/core/text_tables.py", {**every({"draw_comparison": 2}), **TABLES}),
         ("hsfm/methods/hsfm/train.py", {**every(HSFM), **TABLES}),

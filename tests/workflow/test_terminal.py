@@ -1,4 +1,4 @@
-"""What a user sees while the workflow runs and when it has ended, in a terminal and in a file."""
+"""Output that a user sees while the workflow runs and when it has ended, in a terminal and in a file."""
 
 import json
 import os

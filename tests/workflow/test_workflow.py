@@ -60,7 +60,7 @@ EVERYTHING = {
     "gather_heads": 1,
     "score_heads": 6,
     "make_tables": 1,
-    "describe_run": 1,
+    "describe_results": 1,
     "save_config": 1,
     "write_report": 1,
     "draw_figure": 4,
@@ -329,7 +329,7 @@ def test_logs_are_no_inputs(finished, tmp_path):
     assert planned(folder) == {}
     shutil.rmtree(folder / "logs")
     assert planned(folder) == {}
-    snakemake(folder, *MINIMAL, "--forcerun", "describe_run", "--", "results/tables/costs.md")
+    snakemake(folder, *MINIMAL, "--forcerun", "describe_results", "--", "results/tables/costs.md")
     rows = (folder / "results/tables/costs.md").read_text().splitlines()[2:7]
     assert all(row.endswith("| - | - | - | - | - |") for row in rows)
 
@@ -345,8 +345,8 @@ def test_a_touched_module_reruns_nothing(finished):
 
 
 PAGE = {"write_report": 1}
-TABLES = {"make_tables": 1, "describe_run": 1, **PAGE}
-EDITS = {"measure_edits": 1, "draw_edits": 1, "tabulate_edits": 1, "describe_run": 1, **PAGE}
+TABLES = {"make_tables": 1, "describe_results": 1, **PAGE}
+EDITS = {"measure_edits": 1, "draw_edits": 1, "tabulate_edits": 1, "describe_results": 1, **PAGE}
 SCORED = {"score_heads": 1, "draw_figure": 1, "draw_comparison": 2, **TABLES}  # figures groups, tradeoff, time
 HSFM_ONLY = {"fit_hsfm": 1, **SCORED, "draw_figure": 3, "draw_method": 1, **EDITS}
 DAC = {"fit_dac": 2, "gather_heads": 1, **SCORED, "draw_figure": 2}  # training too
@@ -406,7 +406,7 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
         ("hsfm/evaluation/predictions.py", {**SCORED, "score_heads": 6, "draw_figure": 3}),
         ("hsfm/evaluation/bootstrap.py", {"make_tables": 1, **PAGE}),
         ("hsfm/report/tables.py", {"make_tables": 1, "draw_comparison": 2, **PAGE}),
-        ("hsfm/report/costs.py", {"describe_run": 1, "draw_comparison": 2, **PAGE}),
+        ("hsfm/report/costs.py", {"describe_results": 1, "draw_comparison": 2, **PAGE}),
         ("hsfm/report/page.py", PAGE),
         ("hsfm/report/contents.py", PAGE),
         ("hsfm/core/text_tables.py", {"tabulate_edits": 1, "draw_comparison": 2, **TABLES}),
@@ -503,7 +503,7 @@ def test_two_runs_from_nothing_are_the_same_bytes(finished, tmp_path):
 
 @pytest.mark.parametrize("setting", ["settings={minibirds: {hsfm: {inner_stpes: 3}}}", "methods=[erm, dfrr]"])
 def test_a_mistake_in_the_configuration_is_one_line_before_anything_runs(finished, setting):
-    """What is said is looked at in tests/hsfm_workflow/test_config.py."""
+    """Its words are looked at in tests/hsfm_workflow/test_config.py."""
     done = snakemake(finished, "--dry-run", "--config", setting, check=False)
     assert done.returncode != 0
     lines = [line for line in done.stdout.splitlines() if "ERROR" in line or "Error" in line]
@@ -633,7 +633,7 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_weights(tmp_path):
 
 STUDIES = "studies=[sweep, ablations, validation_bias]"
 OF_STUDIES = {"sweep_hsfm": 2, "gather_sweep": 1, "ablate_hsfm": 1, "bias_validation": 1, "tabulate_study": 3,
-              "draw_study": 2, "describe_run": 1, "save_config": 1,
+              "draw_study": 2, "describe_results": 1, "save_config": 1,
               **PAGE}  # fmt: skip
 
 
@@ -657,7 +657,7 @@ def test_the_studies_end_in_tables_and_figures(studied):
     for study in ("sweep", "validation_bias"):
         assert (studied / f"results/figures/minibirds/{study}.png").read_bytes().startswith(b"\x89PNG")
     assert planned(studied, "--config", STUDIES) == {}
-    assert planned(studied) == {"describe_run": 1, **CONFIG, **PAGE}, "the rest does not depend on them"
+    assert planned(studied) == {"describe_results": 1, **CONFIG, **PAGE}, "the rest does not depend on them"
 
 
 def test_the_sweep_holds_the_settings_drawn_and_the_configured_one(studied, finished):
@@ -683,7 +683,8 @@ def test_the_first_ablation_is_hsfm_itself(studied, finished):
 def test_a_changed_sweep_reruns_the_sweep_alone(studied):
     changed = "settings={minibirds: {sweep: {draws: 3}}}"
     assert planned(studied, "--config", STUDIES, changed) == {
-        "sweep_hsfm": 2, "gather_sweep": 1, "tabulate_study": 1, "draw_study": 1, "describe_run": 1, **PAGE, **CONFIG
+        "sweep_hsfm": 2, "gather_sweep": 1, "tabulate_study": 1, "draw_study": 1, "describe_results": 1, **PAGE,
+        **CONFIG,
     }  # fmt: skip
 
 

@@ -176,7 +176,7 @@ def may_be_null(schema: dict) -> list[str]:
 
 
 def cross_check(config: dict, optional: Sequence[str]) -> Iterator[str]:
-    """What a schema cannot say. optional: sections that may be null."""
+    """Checks beyond a schema. optional: sections that may be null."""
     if config["training_gpus"] > 1:
         if ":" in config["device"]:
             yield f"training_gpus: {config['training_gpus']}, but device: {config['device']} names one; set it to auto"
@@ -388,7 +388,7 @@ def check_attribute(settings: dict, config: dict, where: str) -> Iterator[str]:
 
 
 def selections(section: object, where: str) -> Iterator[str]:
-    """What picks heads and epochs, all the way down a method's section: `dac/select_by: worst_group`."""
+    """Rules that pick heads and epochs, all the way down a method's section: `dac/select_by: worst_group`."""
     for key, value in section.items() if isinstance(section, dict) else ():
         if key == "select_by":
             yield f"{where}/{key}: {value}"

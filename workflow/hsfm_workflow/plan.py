@@ -1,4 +1,4 @@
-"""What a configuration asks for: datasets by kind, methods, studies, and the files, inputs and params of their rules.
+"""The plan of a configuration: datasets by kind, methods, studies, and the files, inputs and params of their rules.
 
 Functions of wildcards are given to Snakemake as they are, as inputs or params. Params hold plain values with sorted
 keys, since Snakemake compares them as text.

@@ -75,9 +75,9 @@ class Results:
         self.main = table_files(
             *("main", "metrics", "groups", "uncertainty"), *(["published"] if plan.published else [])
         )
-        self.of_run = table_files("costs", "stages", "settings", "versions")
+        self.of_jobs = table_files("costs", "stages", "settings", "versions")
         self.of_edits = table_files("edits") if plan.with_edits else []
-        self.tables = [*self.main, *self.of_run, *table_files(*plan.studies), *self.of_edits]
+        self.tables = [*self.main, *self.of_jobs, *table_files(*plan.studies), *self.of_edits]
         self.figures = [
             file
             for dataset in plan.datasets

@@ -1,4 +1,4 @@
-"""What jobs ask for: memory by the size of their inputs, and GPUs."""
+"""Resources of jobs: memory by the size of their inputs, and GPUs."""
 
 from collections.abc import Callable
 from pathlib import Path

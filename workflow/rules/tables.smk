@@ -21,20 +21,20 @@ use rule stage as make_tables with:
 
 
 # What jobs have left in logs/ is no input: deleting it makes nothing stale. Results are, so that it comes after them.
-use rule stage as describe_run with:
+use rule stage as describe_results with:
     input:
         scores=plan.results_of_heads("scores"),
         edits=plan.of_edits(),
         studies=[file for study in plan.studies for file in plan.of_study(study)],
     output:
-        reported(results.of_run),
+        reported(results.of_jobs),
     log:
-        "logs/describe_run.log",
+        "logs/describe_results.log",
     benchmark:
-        "logs/describe_run.tsv"
+        "logs/describe_results.tsv"
     localrule: True
     params:
-        **code_of("describe_run"),
+        **code_of("describe_results"),
         run=plan.description,
     message:
         "Making the tables of costs, settings and versions"

@@ -1,6 +1,6 @@
 """Try one part of a sweep's settings on one backbone."""
 
-from hsfm.analysis.sweep import plan_sweep, run_sweep, share_out
+from hsfm.analysis.sweep import plan_sweep, share_out, sweep_settings
 from hsfm.core import job
 from hsfm.core.device import choose_device
 from hsfm.core.files import write_frame
@@ -14,6 +14,6 @@ parts = sweep.pop("parts")
 erm, splits = read_erm_features(files.heads, **{split: files[split] for split in SPLITS})
 groups = share_out(plan_sweep({**settings["hsfm"], **settings["hard_set"]}, **sweep), parts)[part]
 place = choose_device(snakemake.params.device)
-frame = run_sweep(*(split.to(place) for split in splits), erm.head[0].to(place), groups)
+frame = sweep_settings(*(split.to(place) for split in splits), erm.head[0].to(place), groups)
 write_frame(snakemake.output[0], frame, {"checkpoint_sha256": erm.checkpoint_sha256})
 job.finish("Sweep", f"part {part}, {frame['setting'].nunique()} settings, {len(frame)} rows")

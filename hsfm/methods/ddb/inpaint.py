@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
-from hsfm.core.device import Compute, fetch, run_ahead
+from hsfm.core.device import Compute, fetch, prefetch
 from hsfm.methods.ddb.generated import NOTHING_FOUND, drawn
 
 
@@ -50,7 +50,7 @@ def inpaint_parts(
                 size,
             )
 
-    made = run_ahead(inpaint(pipeline, run_ahead(batches()), steps=steps, guidance=guidance, compute=compute))
+    made = prefetch(inpaint(pipeline, prefetch(batches()), steps=steps, guidance=guidance, compute=compute))
     new = (picture for pictures_of_batch in made for picture in pictures_of_batch)
     with ThreadPoolExecutor(2) as pool:
         for part in parts:
