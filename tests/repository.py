@@ -17,8 +17,7 @@ CLONED = (
     *("pyproject.toml", ".snakemake-workflow-catalog.yml"),
 )
 FAMILIES = {  # rules that a loop makes of one script
-    "draw_figure": ("draw_examples", "draw_training", "draw_groups", "draw_hard_set"),
-    "draw_comparison": ("draw_tradeoff", "draw_time"),
+    "draw_figure": ("draw_examples", "draw_training", "draw_hard_set"),
     "draw_study": ("draw_sweep", "draw_validation_bias"),
     "tabulate_study": ("tabulate_sweep", "tabulate_ablations", "tabulate_validation_bias"),
 }

@@ -32,7 +32,7 @@ SMALL = {
 ROWS = 2 * 6 * 2
 PRUNING = {"prune_generated": 1, "draw_generated": 1, "fit_ddb": 2, "extract_embeddings": 2}
 SCORING = {
-    "score_heads": 1, "make_tables": 1, "draw_figure": 2, "draw_comparison": 2, "describe_results": 1, "save_config": 1,
+    "score_heads": 1, "make_tables": 1, "draw_figure": 1, "draw_scores": 1, "describe_results": 1, "save_config": 1,
     "write_report": 1,
 }  # fmt: skip
 

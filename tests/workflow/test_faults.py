@@ -197,7 +197,7 @@ def write_everything(folder: Path) -> list[list[str]]:
         [*overlay("minibirds"), "--config", "shards={embedding: 2, masks: 2, generation: 2}", "--",
          *(f"{tables}/{name}.md" for name in ("main", "edits", *STUDIES, "settings")), "results/config.yaml",
          *(f"{figures}/minibirds/{name}.png" for name in (*DRAWN, *STUDY_FIGURES)),
-         *(f"{figures}/minibirds/{name}.png" for name in ("method", "edits", "masks", "generated")),
+         *(f"{figures}/minibirds/{name}.png" for name in ("tradeoff", "method", "edits", "masks", "generated")),
          "results/minibirds/card.md", "results/report.html",
          *(f"{birds}/{method}/heads.safetensors" for method in ("dfr", "llr", "afr", "dac")),
          *(f"{birds}/studies/{name}.parquet" for name in ("ablations", "validation_bias")),
@@ -602,7 +602,7 @@ def test_changed_code_is_seen_whatever_the_dates(copied, arguments, parts, secon
     module.write_text(module.read_text() + "\nCHANGED = True\n")
     os.utime(module, (before.st_atime, before.st_mtime - 3600))  # as from an archive
     assert planned_by(copied, *arguments) == {
-        "fit_dfr": 1, "score_heads": 1, "make_tables": 1, "describe_results": 1, "draw_figure": 1, "draw_comparison": 2,
+        "fit_dfr": 1, "score_heads": 1, "make_tables": 1, "describe_results": 1, "draw_scores": 1,
         "write_report": 1,
     }  # fmt: skip
 

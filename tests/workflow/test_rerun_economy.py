@@ -87,21 +87,21 @@ def with_settings(folder: Path, **settings) -> list[str]:
 PAGE = {("write_report", ""): 1}
 TABLE = {("make_tables", ""): 1, ("describe_results", ""): 1, **PAGE}
 CONFIG = {("save_config", ""): 1}  # of changed settings
-SCORED = {"score_heads": 3, "draw_figure": 1, "draw_comparison": 2}  # groups, tradeoff, time
+SCORED = {"score_heads": 3, "draw_scores": 1}
 EDITS = {"measure_edits": 3, "draw_edits": 1}
-HSFM = {"fit_hsfm": 3, **SCORED, "draw_figure": 3, "draw_method": 1, **EDITS}  # groups, training, hard_set
+HSFM = {"fit_hsfm": 3, **SCORED, "draw_figure": 2, "draw_method": 1, **EDITS}  # groups, training, hard_set
 TABLES = {**TABLE, ("tabulate_edits", ""): 1}
-DAC = {"fit_dac": 9, "gather_heads": 3, **SCORED, "draw_figure": 2}  # groups, training
-RETRAINED = {"fit_ddb": 9, "extract_embeddings": 9, **SCORED, "draw_figure": 2}
+DAC = {"fit_dac": 9, "gather_heads": 3, **SCORED, "draw_figure": 1}  # groups, training
+RETRAINED = {"fit_ddb": 9, "extract_embeddings": 9, **SCORED, "draw_figure": 1}
 PRUNED = {"prune_generated": 3, "draw_generated": 1, **RETRAINED}
-AFR = {"fit_afr": 3, **SCORED, "draw_figure": 2}
+AFR = {"fit_afr": 3, **SCORED, "draw_figure": 1}
 NEW_NETWORK = {  # of ERM, and AFR's with it
     "train_on_share": 3, "extract_embeddings": 6, "read_erm_head": 3, "build_hard_set": 3, "fit_dfr": 3, "fit_llr": 3,
-    "make_masks": 3, "draw_masks": 1, **HSFM, **DAC, **AFR, "score_heads": 18, "draw_figure": 3,
+    "make_masks": 3, "draw_masks": 1, **HSFM, **DAC, **AFR, "score_heads": 18, "draw_figure": 2,
 }  # fmt: skip
 NEW_NETWORK_WITH_DDB = {
     "choose_sources": 3, "segment_objects": 3, "inpaint_objects": 3, **PRUNED, **NEW_NETWORK, "extract_embeddings": 15,
-    "score_heads": 21, "draw_figure": 3,
+    "score_heads": 21, "draw_figure": 2,
 }  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def test_a_changed_setting_of_one_dataset_reruns_its_stage_and_what_follows(fini
 
 
 EVERY_PICTURE = {
-    **every({"draw_figure": 4, "draw_comparison": 2, "draw_method": 1, "draw_masks": 1, "draw_edits": 1}),
+    **every({"draw_figure": 3, "draw_scores": 1, "draw_method": 1, "draw_masks": 1, "draw_edits": 1}),
     **every({"draw_generated": 1}, WITH_DDB),
     **PAGE,
 }
@@ -143,19 +143,19 @@ EVERY_PICTURE = {
         ("hsfm/report/figures.py", EVERY_PICTURE),
         ("hsfm/report/style.py", EVERY_PICTURE),
         ("hsfm/report/hsfm.mplstyle", EVERY_PICTURE),
-        ("hsfm/report/comparison_figures.py", {**every({"draw_comparison": 2}), **PAGE}),
+        ("hsfm/report/comparison_figures.py", {**every({"draw_scores": 1}), **PAGE}),
         ("hsfm/report/edit_figures.py", {**every({"draw_edits": 1}), **PAGE}),
-        ("hsfm/report/histories.py", {**every({"draw_figure": 4, "draw_method": 1}), **PAGE}),
+        ("hsfm/report/histories.py", {**every({"draw_figure": 3, "draw_method": 1}), **PAGE}),
         ("hsfm/analysis/edit_pictures.py", {**every({"draw_edits": 1}), **PAGE}),
         ("hsfm/analysis/mask_pictures.py", {**every({"draw_masks": 1}), **PAGE}),
         ("hsfm/analysis/method_panels.py", {**every({"draw_method": 1}), **PAGE}),
         ("hsfm/analysis/generated_pictures.py", {**every({"draw_generated": 1}, WITH_DDB), **PAGE}),
         ("hsfm/report/accuracy_tables.py", {("make_tables", ""): 1, **PAGE}),
-        ("hsfm/report/tables.py", {**every({"draw_comparison": 2}), ("make_tables", ""): 1, **PAGE}),
+        ("hsfm/report/tables.py", {**every({"draw_scores": 1}), ("make_tables", ""): 1, **PAGE}),
         ("hsfm/report/published.py", {("make_tables", ""): 1, **PAGE}),
         ("hsfm/report/cost_tables.py", {("describe_results", ""): 1, **PAGE}),
         ("hsfm/report/page.py", PAGE),
-        ("hsfm/core/text_tables.py", {**every({"draw_comparison": 2}), **TABLES}),
+        ("hsfm/core/text_tables.py", {**every({"draw_scores": 1}), **TABLES}),
         ("hsfm/methods/hsfm/train.py", {**every(HSFM), **TABLES}),
         ("hsfm/methods/dac/fit.py", {**every({**DAC, "draw_masks": 1}), **TABLE}),
         ("hsfm/methods/ddb/fit.py", {**every(RETRAINED, WITH_DDB), **TABLE}),
@@ -168,7 +168,7 @@ EVERY_PICTURE = {
         }),
         ("hsfm/data/sources/celeba.py", {
             **every({"list_images": 1, "decode_images": 1, "learn_token": 2, "train_erm": 3, **NEW_NETWORK_WITH_DDB,
-                     "draw_figure": 4}, ["celeba"]),
+                     "draw_figure": 3}, ["celeba"]),
             **TABLES,
         }),
         ("hsfm/__init__.py", {}),

@@ -63,8 +63,8 @@ EVERYTHING = {
     "describe_results": 1,
     "save_config": 1,
     "write_report": 1,
-    "draw_figure": 4,
-    "draw_comparison": 2,
+    "draw_figure": 3,
+    "draw_scores": 1,
     "draw_method": 1,
     "draw_masks": 1,
     "measure_edits": 1,
@@ -239,7 +239,7 @@ def test_methods_that_a_dataset_leaves_out_alone_are_refused(finished, chosen, m
 
 def test_null_leaves_a_method_out_for_a_dataset(finished):
     assert planned(finished, "--config", "settings={minibirds: {afr: null}}") == {
-        "draw_figure": 2, "draw_comparison": 2, **TABLES, **CONFIG
+        "draw_figure": 1, "draw_scores": 1, **TABLES, **CONFIG
     }  # fmt: skip
 
 
@@ -347,17 +347,17 @@ def test_a_touched_module_reruns_nothing(finished):
 PAGE = {"write_report": 1}
 TABLES = {"make_tables": 1, "describe_results": 1, **PAGE}
 EDITS = {"measure_edits": 1, "draw_edits": 1, "tabulate_edits": 1, "describe_results": 1, **PAGE}
-SCORED = {"score_heads": 1, "draw_figure": 1, "draw_comparison": 2, **TABLES}  # figures groups, tradeoff, time
-HSFM_ONLY = {"fit_hsfm": 1, **SCORED, "draw_figure": 3, "draw_method": 1, **EDITS}
-DAC = {"fit_dac": 2, "gather_heads": 1, **SCORED, "draw_figure": 2}  # training too
+SCORED = {"score_heads": 1, "draw_scores": 1, **TABLES}  # figures groups, tradeoff, time
+HSFM_ONLY = {"fit_hsfm": 1, **SCORED, "draw_figure": 2, "draw_method": 1, **EDITS}
+DAC = {"fit_dac": 2, "gather_heads": 1, **SCORED, "draw_figure": 1}  # training too
 CONFIG = {"save_config": 1}  # of changed settings
 MASKS = {"make_masks": 1, "draw_masks": 1, **DAC}
-AFR = {"fit_afr": 1, **SCORED, "draw_figure": 2}
+AFR = {"fit_afr": 1, **SCORED, "draw_figure": 1}
 HEADS = {"read_erm_head": 1, "build_hard_set": 1, "fit_hsfm": 1, "fit_dfr": 1, "fit_llr": 1, "fit_afr": 1, **MASKS,
-         "score_heads": 6, "draw_figure": 3, "draw_method": 1, **EDITS}  # fmt: skip
-DRAWINGS = {"draw_figure": 4, "draw_comparison": 2, "draw_method": 1, "draw_masks": 1, "draw_edits": 1}
+         "score_heads": 6, "draw_figure": 2, "draw_method": 1, **EDITS}  # fmt: skip
+DRAWINGS = {"draw_figure": 3, "draw_scores": 1, "draw_method": 1, "draw_masks": 1, "draw_edits": 1}
 IMAGES = {rule: n for rule, n in EVERYTHING.items() if rule not in CONFIG}
-TRAINING = {rule: 3 if rule == "draw_figure" else n for rule, n in IMAGES.items() if rule != "pack_images"}
+TRAINING = {rule: 2 if rule == "draw_figure" else n for rule, n in IMAGES.items() if rule != "pack_images"}
 
 
 def with_setting(section: str, key: str, value):
@@ -402,14 +402,14 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
         ("hsfm/methods/dac/fit.py", {**DAC, "draw_masks": 1}),
         ("hsfm/methods/dac/masks.py", MASKS),
         ("hsfm/methods/dac/find_masks.py", MASKS),
-        ("hsfm/evaluation/scores.py", {**SCORED, "score_heads": 6, "draw_figure": 4}),
-        ("hsfm/evaluation/predictions.py", {**SCORED, "score_heads": 6, "draw_figure": 3}),
+        ("hsfm/evaluation/scores.py", {**SCORED, "score_heads": 6, "draw_figure": 3}),
+        ("hsfm/evaluation/predictions.py", {**SCORED, "score_heads": 6, "draw_figure": 2}),
         ("hsfm/evaluation/bootstrap.py", {"make_tables": 1, **PAGE}),
-        ("hsfm/report/tables.py", {"make_tables": 1, "draw_comparison": 2, **PAGE}),
-        ("hsfm/report/costs.py", {"describe_results": 1, "draw_comparison": 2, **PAGE}),
+        ("hsfm/report/tables.py", {"make_tables": 1, "draw_scores": 1, **PAGE}),
+        ("hsfm/report/costs.py", {"describe_results": 1, "draw_scores": 1, **PAGE}),
         ("hsfm/report/page.py", PAGE),
         ("hsfm/report/contents.py", PAGE),
-        ("hsfm/core/text_tables.py", {"tabulate_edits": 1, "draw_comparison": 2, **TABLES}),
+        ("hsfm/core/text_tables.py", {"tabulate_edits": 1, "draw_scores": 1, **TABLES}),
         ("hsfm/report/figures.py", {**DRAWINGS, **PAGE}),
         ("hsfm/report/hsfm.mplstyle", {**DRAWINGS, **PAGE}),
         ("hsfm/report/method_figure.py", {"draw_method": 1, **PAGE}),
@@ -820,7 +820,7 @@ def test_each_seed_has_features_of_its_own_where_batchnorm_drifts(finished, tmp_
     shutil.copytree(finished, folder)
     drift = "settings={minibirds: {dac: {batchnorm: drift}}}"
     assert planned(folder, "--config", drift) == {
-        "fit_drifting_dac": 2, "extract_embeddings": 2, **SCORED, "draw_figure": 2, **CONFIG,
+        "fit_drifting_dac": 2, "extract_embeddings": 2, **SCORED, "draw_figure": 1, **CONFIG,
     }  # fmt: skip
     model = RUN / "dac/model_seed1.safetensors"
     heads = RUN / "dac/heads.safetensors"

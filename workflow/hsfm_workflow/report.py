@@ -13,10 +13,7 @@ from hsfm_workflow.plan import IMAGES, OF_DATASET, OF_RUN, Plan
 STYLE = "hsfm/report/hsfm.mplstyle"  # of all figures
 PAGE = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("hsfm/report/templates/*"))  # what the page is made of
 SUFFIXES = {"tables": ("csv", "md", "tex", "html"), "figures": ("png", "pdf")}
-DRAWN = {  # figures that are drawn from tables and one image table alone, with their scripts
-    **dict.fromkeys(("examples", "training", "hard_set", "groups"), "draw_figure"),
-    **dict.fromkeys(("tradeoff", "time"), "draw_comparison"),
-}
+DRAWN = ("examples", "training", "hard_set")  # figures that are drawn from tables and one image table alone
 STUDIES = ("sweep", "ablations", "validation_bias")
 STUDY_FIGURES = ("sweep", "validation_bias")
 
@@ -118,13 +115,9 @@ class Results:
     # What figures are drawn from
 
     @property
-    def drawn(self) -> list[tuple[str, str, Callable]]:
-        """Name, script and inputs of DRAWN."""
-        inputs = {"examples": self.of_examples, "training": self.of_training, "hard_set": self.of_hard_set}
-        return [(name, script, inputs.get(name, self.of_scores)) for name, script in DRAWN.items()]
-
-    def of_scores(self, wildcards: object) -> dict:
-        return {"scores": self.plan.scores_of_methods(wildcards)}
+    def drawn(self) -> dict[str, Callable]:
+        """Inputs of DRAWN."""
+        return {name: getattr(self, f"of_{name}") for name in DRAWN}
 
     def of_examples(self, wildcards: object) -> dict:
         return {"images": IMAGES.format(dataset=wildcards.dataset), "pixels": self.plan.pixels(wildcards)}

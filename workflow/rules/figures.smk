@@ -1,4 +1,4 @@
-for FIGURE, SCRIPT, INPUTS in results.drawn:
+for FIGURE, INPUTS in results.drawn.items():
 
     rule:
         name:
@@ -15,12 +15,30 @@ for FIGURE, SCRIPT, INPUTS in results.drawn:
         conda:
             "../../environment.yml"
         params:
-            **code_of(SCRIPT, STYLE),
+            **code_of("draw_figure", STYLE),
             figure=FIGURE,
         message:
             f"Drawing {FIGURE} of {{wildcards.dataset}}"
         script:
-            "../scripts/{params.script}.py"
+            "../scripts/draw_figure.py"
+
+
+use rule stage as draw_scores with:
+    input:
+        scores=plan.scores_of_methods,
+    output:
+        groups=reported(figure_files("groups")),
+        tradeoff=reported(figure_files("tradeoff")),
+        time=reported(figure_files("time")),
+    log:
+        "logs/{dataset}/draw_scores.log",
+    benchmark:
+        "logs/{dataset}/draw_scores.tsv"
+    localrule: True
+    params:
+        **code_of("draw_scores", STYLE),
+    message:
+        "Drawing the scores of {wildcards.dataset}"
 
 
 use rule stage as draw_method with:

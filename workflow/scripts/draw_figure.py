@@ -15,8 +15,6 @@ def draw_figure(name: str, inputs: dict, dataset: str) -> Figure:
         title = f"{dataset}: training images by class and attribute, with the group's share"
         return figures.draw_examples(read_examples(inputs["images"], figures.thumbnail), title)
     scores = read_all_scores(inputs["scores"])
-    if name == "groups":
-        return figures.draw_groups(scores, f"{dataset}: test accuracy by group")
     if name == "hard_set":
         groups = validation_groups(scores)
         counts, minority = read_hard_groups(inputs["hard_groups"], groups), read_histories(inputs["hsfm"], MINORITY)
