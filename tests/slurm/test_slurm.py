@@ -90,10 +90,12 @@ def ledger(folder: Path) -> dict[str, str] | None:
 
 
 def stated(rule: str, what: str) -> int:
-    """A number that a rule states under `resources`, of memory that without the size of its inputs, or its threads."""
+    """A number that a rule states, or `stage` for it: memory without the size of its inputs, say, or its threads."""
     text = "".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
-    body = re.search(rf"^rule {rule}:\n((?:    .*\n|\n)+)", text, re.MULTILINE).group(1)
-    return int(re.search(rf"\b{what}(?:=|: )(?:memory\()?(\d+)", body).group(1))
+    heads = (rf"^use rule stage as {rule} with:\n", r"^rule stage:\n")
+    bodies = [re.search(rf"{head}((?:    .*\n|\n)+)", text, re.MULTILINE).group(1) for head in heads]
+    found = (re.search(rf"\b{what}(?:=|: )(?:memory\()?(\d+)", body) for body in bodies)
+    return int(next(filter(None, found)).group(1))
 
 
 def wait_for(what: str, condition, output: Path, seconds: int = 150):
