@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hsfm.meta
+from hsfm.methods.hsfm import train
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -34,3 +37,7 @@ def test_an_import_against_the_layers_is_found(tmp_path):
     done = lint(tmp_path)
     assert done.returncode == 1
     assert "hsfm.core is not allowed to import hsfm.report" in done.stdout
+
+
+def test_the_engine_keeps_its_old_name():
+    assert hsfm.meta.train is train.train
