@@ -11,6 +11,7 @@ min_version("9.0")
 # Of this file, also where another workflow uses it as a module or jobs run under --directory.
 sys.path.insert(0, os.path.join(str(workflow.current_basedir), "workflow"))
 
+from hsfm.report.names import method_label
 from hsfm_workflow import SPLITS, code, extras
 from hsfm_workflow.code import code_of
 from hsfm_workflow.config import check_writable, config_file, read_config

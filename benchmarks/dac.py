@@ -26,17 +26,21 @@ from hsfm.data.pixels import Images, image_batches
 from hsfm.data.pixels import pack as pack_pixels
 from hsfm.data.sources import minibirds
 from hsfm.data.table import read_images
+from hsfm.data.transforms import TransformSettings
 from hsfm.features.embeddings import read_embeddings
 from hsfm.features.extract import feature_function, stream
 from hsfm.heads.head import read_heads
+from hsfm.heads.scorer import Scorer
+from hsfm.methods.dac.extractor import Pathway
 from hsfm.methods.dac.find_masks import find_masks
-from hsfm.methods.dac.fit import fit_dac
+from hsfm.methods.dac.fit import DaCInputs, Settings, fit
 from hsfm.methods.dac.heat_maps import resize_maps, xgradcam
-from hsfm.methods.dac.masks import Masks, pack, read_masks, unpack
+from hsfm.methods.dac.masks import Masks, MaskSettings, pack, read_masks, unpack
 from hsfm.models.backbone import Network, build_network, read_checkpoint
 
 CONFIG = yaml.safe_load(Path(__file__).parent.with_name("config").joinpath("config.yaml").read_text())
 SETTINGS = CONFIG["settings"]["minibirds"]
+TRANSFORM = TransformSettings(**SETTINGS["transform"])
 FOLDER = Path("results/minibirds")
 PUBLISHED = [(10, 0.6), (10, 0.8), (6, 0.8), (2, 0.8)]  # alpha and q of Waterbirds (paper, code), MetaShift, CelebA
 SIZES = {"small_resnet": ("minibirds", 2000), "resnet50": ("224 x 224", 64)}  # images to time, by backbone
@@ -47,8 +51,7 @@ GROUPS = ["land bird, land", "land bird, water", "water bird, land", "water bird
 
 
 def known_masks() -> Masks:
-    drawn = {key: value for key, value in SETTINGS["images"].items() if key != "source"}
-    image_id, birds = minibirds.draw_masks("train", **drawn)
+    image_id, birds = minibirds.draw_masks("train", minibirds.Settings(**SETTINGS["images"]))
     packed = pack(torch.from_numpy(birds))
     return Masks(tuple(image_id), packed, birds.shape[1:], cut=None, knee=None, loss=None, metadata={})
 
@@ -77,7 +80,7 @@ def print_settings(runs: list[int], known: Masks, compute: Compute) -> None:
     for (name, masks, invert), batchnorm in itertools.product(kinds, ("frozen", "drift")):
         for alpha, quantile in PUBLISHED:
             changed = {"alpha": alpha, "quantile": quantile, "invert": invert, "batchnorm": batchnorm}
-            found = [f"{worst_group(run, masks, {**SETTINGS['dac'], **changed}, compute):.1f}" for run in runs]
+            found = [f"{worst_group(run, masks, Settings(**changed), compute):.1f}" for run in runs]
             print(f"| {name} | {batchnorm} | {alpha} | {quantile} | {' | '.join(found)} |", flush=True)
 
 
@@ -96,24 +99,26 @@ def erm(run: int) -> float:
     return 100 * float(worst(accuracy_by(correct, test.group, test.n_groups)))
 
 
-def worst_group(run: int, masks: Masks | None, settings: dict, compute: Compute) -> float:
+def worst_group(run: int, masks: Masks | None, settings: Settings, compute: Compute) -> float:
     """On test, of the head of seed 0; masks: None takes those of the run."""
     folder = FOLDER / f"run{run}/erm"
     network = read_checkpoint(folder / "backbone.safetensors").network
     train, val, test = (read_embeddings(folder / f"embeddings/{split}.parquet") for split in ("train", "val", "test"))
     rows, source = read_images(FOLDER / "images.parquet").rows, open_source(FOLDER / "images.parquet")
     masks = masks_of(run) if masks is None else masks
-    result = fit_dac(
-        network, train, val, read_heads(folder / "heads.safetensors").head[0], masks.of(train.image_id),
+    inputs = DaCInputs(
+        Pathway(network, TRANSFORM, None, compute),
+        masks.of(train.image_id),
         lambda split: source(rows[rows["split"] == split]),
-        seed=0, **settings, transform=SETTINGS["transform"], compute=compute,
-    )  # fmt: skip
+    )
+    erm, scorer = read_heads(folder / "heads.safetensors").head[0], Scorer(val, "worst_group")
+    found = fit(train, val, erm, settings=settings, seeds=(0,), scorer=scorer, inputs=inputs)
     features = test.features
-    if result.network is not None:
+    if found.networks:
         images = source(rows[rows["split"] == "test"])
         batches = image_batches(images, torch.arange(len(images)), 256, compute.device)
-        features = torch.cat(list(stream(feature_function(network, SETTINGS["transform"], compute), batches, compute)))
-    correct = result.head.predict(features) == test.y
+        features = torch.cat(list(stream(feature_function(found.networks[0], TRANSFORM, compute), batches, compute)))
+    correct = found.head[0].predict(features) == test.y
     return 100 * float(worst(accuracy_by(correct, test.group, test.n_groups)))
 
 
@@ -170,15 +175,14 @@ def print_heat_times(compute: Compute, rounds: int) -> None:
 
 def some_images(name: str, count: int) -> Images:
     if name == "minibirds":
-        drawn = {key: value for key, value in SETTINGS["images"].items() if key != "source"}
-        drawn["sizes"] = {"train": count, "val": 4, "test": 4}
-        return pack_pixels(list(minibirds.pack(**drawn).pixels[:count]))
+        drawn = minibirds.Settings(**{**SETTINGS["images"], "sizes": {"train": count, "val": 4, "test": 4}})
+        return pack_pixels(list(minibirds.pack(drawn).pixels[:count]))
     return pack_pixels(list(np.random.default_rng(0).integers(0, 256, (count, 224, 224, 3), np.uint8)))
 
 
 def embed(network: Network, images: Images, compute: Compute) -> None:
     batches = image_batches(images, torch.arange(len(images)), 256, compute.device)
-    for _ in stream(feature_function(network, SETTINGS["transform"], compute), batches, compute):
+    for _ in stream(feature_function(network, TRANSFORM, compute), batches, compute):
         pass
 
 
@@ -189,10 +193,7 @@ def mask(network: Network, images: Images, compute: Compute) -> None:
         for number, batch in enumerate(image_batches(images, torch.arange(len(images)), 256, compute.device)):
             yield batch, y[number * 256 : number * 256 + len(batch)]
 
-    masks = SETTINGS["masks"]
-    found = find_masks(
-        network, batches(), SETTINGS["transform"], cuts=masks["cuts"], fallback=masks["fallback"], compute=compute
-    )
+    found = find_masks(network, batches(), TRANSFORM, settings=MaskSettings(), compute=compute)
     for kept, _, _ in found:
         pack(kept)
 

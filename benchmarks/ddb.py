@@ -24,9 +24,9 @@ from benchmarks import random_models
 from hsfm.core.device import Compute, choose_device
 from hsfm.core.shards import cut, write_in_parts
 from hsfm.data.pixels import ImageFiles
-from hsfm.methods.ddb.diffusion_models import choose_dtype, find_model, load_pipeline, to_device
+from hsfm.methods.ddb.diffusion_models import LoadingSettings, choose_dtype, find_model, load_pipeline, to_device
 from hsfm.methods.ddb.generated import GENERATED, PRUNED, as_table, plan, read_table
-from hsfm.methods.ddb.inpaint import Batch, at_size, inpaint_parts
+from hsfm.methods.ddb.inpaint import Batch, InpaintSettings, at_size, inpaint_parts
 
 FOLDER = Path("results/minibirds")
 PROMPT = "a photo of a {token} bird"
@@ -52,7 +52,7 @@ def time_stage(arguments: argparse.Namespace) -> None:
             random_models.write_diffusion(folder / "models", channels=arguments.channels)
         model = find_model(arguments.model or str(folder / "models/inpainting"), pipeline=True)
         pipeline = load_pipeline(StableDiffusionInpaintPipeline, model, choose_dtype("auto", compute))
-        to_device(pipeline, compute, {"attention_slicing": False, "cpu_offload": False})
+        to_device(pipeline, compute, LoadingSettings())
         sources = write_images(folder, arguments.images, arguments.size)
         files = ImageFiles(sources, folder)
         rows = plan(sources, ["x", "y"], images_per_source=1, seed=0, tokens=["bird", "bird"])
@@ -64,15 +64,15 @@ def time_stage(arguments: argparse.Namespace) -> None:
             read = files.read(torch.tensor([place[one] for one in image_id]))
             return [image.permute(1, 2, 0).numpy().copy() for image in read.each()]
 
-        drawing = {"steps": arguments.steps, "guidance": 7.5, "compute": compute}
+        settings = InpaintSettings(prompt=PROMPT, size=size, steps=arguments.steps, batch_size=arguments.batch_size)
 
         def stage(number: int) -> None:
             parts = cut(rows, PART * arguments.batch_size)
             metadata = {"dataset": "none", "run": 0, "classes": ["x", "y"]}
 
             def tables(missing: list[int]) -> object:
-                made = inpaint_parts(pipeline, parts, pictures, dict.fromkeys(sources["image_id"], mask), prompt=PROMPT,
-                                     size=size, batch_size=arguments.batch_size, **drawing)  # fmt: skip
+                masks = dict.fromkeys(sources["image_id"], mask)
+                made = inpaint_parts(pipeline, parts, pictures, masks, settings=settings, compute=compute)
                 return (as_table(part, GENERATED, metadata) for part in made)
 
             out = folder / f"{number}.parquet"

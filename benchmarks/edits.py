@@ -17,8 +17,7 @@ from pathlib import Path
 
 import torch
 
-from hsfm.analysis import neighbors
-from hsfm.analysis.edits import measure, write_edits
+from hsfm.analysis.edits import EditSettings, measure, write_edits
 from hsfm.features.embeddings import Embeddings, read_embeddings, write_pieces
 from hsfm.methods.hsfm.support import Support, read_support, write_support
 
@@ -64,7 +63,7 @@ def _rows(first: int, part: Embeddings) -> torch.Tensor:
 def run_stage(folder: Path) -> None:
     start = time.perf_counter()
     train, val = (read_embeddings(folder / f"{split}.parquet", split=split) for split in ("train", "val"))
-    measured = measure(read_support(folder / "support.parquet"), train, val)
+    measured = measure(read_support(folder / "support.parquet"), train, val, settings=EditSettings())
     write_edits(folder / "edits.parquet", measured, dataset="random", run=0, checkpoint_sha256=SHA)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"{time.perf_counter() - start:.2f} s, {peak:.2f} GB at most")
@@ -78,12 +77,9 @@ def main() -> None:
     parser.add_argument("--support", type=int, default=2048, help="support rows per seed")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--float32", action="store_true", help="look for neighbours in float32 from the start")
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    if arguments.float32:
-        neighbors._screening = lambda: torch.float32
     if arguments.stage is not None:
         run_stage(Path(arguments.stage))
         return
@@ -91,7 +87,6 @@ def main() -> None:
         write(Path(name), arguments)
         # a process of its own, whose memory is the stage's alone, with the allocator that the workflow sets
         command = [sys.executable, "-m", "benchmarks.edits", "--threads", str(arguments.threads), "--stage", name]
-        command += ["--float32"] if arguments.float32 else []
         subprocess.run(command, check=True, env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"})
 
 

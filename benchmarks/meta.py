@@ -12,20 +12,36 @@ import argparse
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from benchmarks import autograd_loop
+from benchmarks.paper import settings_of
 from hsfm.features.embeddings import Embeddings
+from hsfm.heads.hard_set import HardSetSettings
 from hsfm.heads.head import Head
-from hsfm.methods.hsfm.train import Shared, Trial, train_trials
+from hsfm.heads.scorer import Scorer
+from hsfm.methods.hsfm.outer_loop import Settings, Trial, symbols
+from hsfm.methods.hsfm.train import MetaResult, train_trials
+from tests.methods.hsfm import autograd_loop
 
-# name: train rows, val rows, d, inner_lr, shared settings, numbers of trials (docs: the paper's Table 11)
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a dataset's features, HSFM's settings on it, and numbers of trials."""
+
+    n_train: int
+    n_val: int
+    d: int
+    settings: Settings
+    hard_per_class: int
+    counts: tuple[int, ...]
+
+
 SHAPES = {
-    "waterbirds": (4795, 1199, 2048, 5e-5, Shared(16, 15, 15, 64, 40), (1, 32)),
-    "celeba": (8192, 19867, 2048, 5e-5, Shared(1024, 10, 5, 256, 20), (1,)),
-    "minibirds": (4000, 1000, 128, 5e-4, Shared(64, 10, 10, 128, 40), (1, 32)),
+    "waterbirds": Shape(4795, 1199, 2048, *settings_of("waterbirds"), (1, 32)),
+    "celeba": Shape(8192, 19867, 2048, *settings_of("celeba"), (1,)),
+    "minibirds": Shape(4000, 1000, 128, Settings(), HardSetSettings().hard_per_class, (1, 32)),
 }
 
 
@@ -59,42 +75,42 @@ def rates(device: torch.device) -> tuple[float, float]:
     return 2048**3 / product, 2 * big.nbytes / copy
 
 
-def work(shared: Shared, d: int) -> tuple[float, float]:
+def work(n: int, m: int, t: int, d: int) -> tuple[float, float]:
     """Multiplications and bytes of one meta-gradient of two classes and its Adam step, by the form that is taken.
 
-    Dual: the support is read for K, Z_0, S'H, H V' and the last product; primal: four times an inner step and for the
-    last product. Adam reads support, gradient and moments and writes all but the gradient; the gradient is written and
-    its norm read. The hard features are read twice.
+    n support rows, m hard ones, t inner steps. Dual: the support is read for K, Z_0, S'H, H V' and the last product;
+    primal: four times an inner step and for the last product. Adam reads support, gradient and moments and writes all
+    but the gradient; the gradient is written and its norm read. The hard features are read twice.
     """
-    n, m, t = 2 * shared.support_per_class, 2 * shared.hard_per_class, shared.inner_steps
     dual, primal = 2 * n * n * d + 3 * n * d + 4 * t * n * n, 6 * t * n * d
     passes = (5 if dual < primal else 4 * t + 1) + 9
     return min(dual, primal) + 2 * m * d, 4 * (passes * n * d + 2 * m * d)
 
 
 def measure(name: str, device: torch.device, product: float, copy: float) -> list[str]:
-    n_train, n_val, d, inner_lr, shared, counts = SHAPES[name]
-    train, val = random_split(n_train, d, 0, device), random_split(n_val, d, 1, device)
+    shape, d = SHAPES[name], SHAPES[name].d
+    train, val = random_split(shape.n_train, d, 0, device), random_split(shape.n_val, d, 1, device)
     weight = torch.zeros(2, d, device=device)
     weight[1, :2] = torch.tensor([0.2, 1.0])
     head = Head(weight, torch.zeros(2, device=device))
-    trials = [Trial(seed, inner_lr, 1.0) for seed in range(max(counts))]
+    of_paper = symbols(shape.settings)
 
-    def loop() -> Tensor:
-        return autograd_loop.train(train, val, head, trials[0], shared).head.weight
+    def trials(count: int, settings: Settings = shape.settings) -> list[Trial]:
+        return [Trial(seed, settings, shape.hard_per_class) for seed in range(count)]
 
-    warm_up = Shared(shared.support_per_class, shared.inner_steps, 1, shared.hard_per_class, 1)
-    autograd_loop.train(train, val, head, trials[0], warm_up)
-    plain = seconds(loop, device)
+    def engine(trials: list[Trial]) -> MetaResult:
+        return train_trials(train, val, head, trials, scorers={"kept": Scorer(val, "worst_group")})["kept"]
+
+    warm_up = shape.settings.model_copy(update={"epochs": 1})
+    autograd_loop.train(train, val, head, *trials(1, warm_up))
+    plain = seconds(lambda: autograd_loop.train(train, val, head, *trials(1)).head.weight, device)
     lines = []
-    for count in counts:
-        train_trials(train, val, head, trials[:count], warm_up)
-        ours = (
-            min(seconds(lambda c=count: train_trials(train, val, head, trials[:c], shared), device) for _ in range(2))
-            / count
-        )
-        steps = shared.epochs * shared.support_steps
-        multiplications, moved = work(shared, d)
+    for count in shape.counts:
+        first = engine(trials(count, warm_up))
+        n, m = first.support_rows.shape[1], first.hard_rows.shape[2]
+        ours = min(seconds(lambda c=count: engine(trials(c)), device) for _ in range(2)) / count
+        steps = shape.settings.epochs * of_paper["K_H"]
+        multiplications, moved = work(n, m, of_paper["T"], d)
         lines.append(
             f"| {name} | {count} | {plain:.2f} | {ours:.3f} | {plain / ours:.1f} | {memory(device):.0f} "
             f"| {100 * steps * multiplications / product / ours:.0f} % | {100 * steps * moved / copy / ours:.0f} % |"

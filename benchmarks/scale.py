@@ -24,11 +24,14 @@ from tabulate import tabulate
 
 from benchmarks.edits import random_embeddings
 from benchmarks.memory import watched
+from benchmarks.paper import settings_of
 from hsfm.core.files import in_bytes
+from hsfm.core.progress import quiet
 from hsfm.data.table import SPLITS, ImageTable, complete, read_images, write_images
 from hsfm.features.embeddings import read_embeddings, write_pieces
 from hsfm.features.splits import read_shards, write_splits
 from hsfm.heads.head import Head
+from hsfm.heads.scorer import Scorer
 from hsfm.methods.hsfm import train as meta
 
 # Network passes of a forward pass's cost. A training step takes a forward pass and a backward pass of twice its cost.
@@ -86,7 +89,7 @@ def read_table(folder: Path) -> None:
 def gather(folder: Path) -> None:
     outputs = {split: str(folder / f"{split}.parquet") for split in SPLITS}
     files = {split: [folder / f"{split}-{shard}.parquet" for shard in (1, 2)] for split in SPLITS}
-    outputs["standardisation"] = str(folder / "standardisation.safetensors")
+    outputs["standardization"] = str(folder / "standardization.safetensors")
     write_splits(outputs, lambda split: read_shards(files[split], split), None)
 
 
@@ -94,8 +97,12 @@ def fit(folder: Path) -> None:
     train, val = (read_embeddings(folder / f"{split}.parquet", split=split) for split in ("train", "val"))
     d = train.features.shape[1]
     head = Head(torch.zeros(2, d), torch.zeros(2))
-    meta.train(train, val, head, seeds=[0], support_per_class=16, inner_steps=2, inner_lr=1e-3, outer_lr=0.1,
-               support_steps=2, hard_per_class=32, epochs=1, progress=False)  # fmt: skip
+    settings, hard_per_class = settings_of("waterbirds")
+    once = settings.model_copy(update={"epochs": 1})
+    with quiet():
+        meta.train(
+            train, val, head, once, seeds=[0], hard_per_class=hard_per_class, scorer=Scorer(val, "worst_group")
+        )  # fmt: skip
 
 
 STAGES = {

@@ -59,9 +59,12 @@ def make_own(folder: Path) -> None:
 def measure(name: str, folder: str) -> None:
     start = time.perf_counter()
     if name == "celeba":
-        listing = celeba.read(folder)
+        listing = celeba.read(celeba.Settings(source="celeba", folder=folder))
     else:
-        listing = metadata.read(folder, metadata=f"{folder}/metadata.csv", columns=COLUMNS)
+        own = metadata.Settings(
+            source="metadata", folder=folder, metadata=f"{folder}/metadata.csv", columns=metadata.Columns(**COLUMNS)
+        )
+        listing = metadata.read(own)
     listed = time.perf_counter()
     rows = complete(listing.rows, listing.attribute_names)
     path = Path(folder, "listed.parquet")

@@ -35,7 +35,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from benchmarks.memory import watched
-from hsfm.core.device import Compute, choose_device
+from hsfm.core.device import Compute
 from hsfm.core.files import sha256
 from hsfm.data.decode_size import decode_rule
 from hsfm.data.open_images import open_source
@@ -43,14 +43,15 @@ from hsfm.data.pixels import inspect
 from hsfm.data.sources import minibirds
 from hsfm.data.store import CacheFiles, decode_images
 from hsfm.data.table import ImageTable, complete, read_pieces, write_images
-from hsfm.data.transforms import prepare
+from hsfm.data.transforms import AugmentationSettings, TransformSettings, prepare
 from hsfm.features.embeddings import write_pieces
-from hsfm.features.extract import embed_table
+from hsfm.features.extract import embed_table, feature_function
 from hsfm.models.backbone import Network, build_network
-from hsfm.models.erm import LabeledImages, train
+from hsfm.models.erm import LabeledImages, TrainingData, TrainingSettings, train
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-RECIPE = {"lr": 1e-3, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "schedule": "constant", "warmup": 0.1}
+RECIPE = {"lr": 1e-3, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "schedule": "constant", "warmup": 0.1,
+          "checkpoint": "last"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,10 @@ def make_data(case: Case, folder: Path, cores: int) -> Data:
         return Data(folder / "images.parquet", cache, rows, folder)
     sizes = {"train": case.n_train, "val": case.n_val, "test": 8}
     agreement = {"train": 0.95, "val": 0.5, "test": 0.5}
-    drawn = minibirds.pack(sizes=sizes, agreement=agreement, image_size=64, hardness=0.15, seed=0, workers=cores)
+    settings = minibirds.Settings(
+        source="minibirds", sizes=sizes, agreement=agreement, image_size=64, hardness=0.15, seed=0
+    )
+    drawn = minibirds.pack(settings, cores)
     np.save(folder / "pixels.npy", drawn.pixels)
     rows = drawn.rows[drawn.rows["split"] != "test"].reset_index(drop=True)
     for file, index in zip(files, rows["index"], strict=True):
@@ -159,7 +163,7 @@ def alone(case: Case, data: Data, compute: Compute) -> tuple[Callable[[], None],
     source = open_source(data.table, data.cache)
     rows = next(read_pieces(data.table)).split("train").head(case.batch_size)
     images = source(rows).pinned().to(compute.device)
-    shown = prepare(images, case.transform)
+    shown = prepare(images, TransformSettings(**case.transform))
     y = (torch.arange(len(rows)) % 2).to(compute.device)
 
     def forward() -> None:
@@ -184,9 +188,10 @@ def embed_stage(case: Case, data: Data, compute: Compute) -> Callable[[], None]:
 
     def stage() -> None:
         source = open_source(data.table, data.cache)
+        features = feature_function(network, TransformSettings(**case.transform), compute)
         pieces = embed_table(
-            network, lambda: read_pieces(data.table), source, split="train", transform=case.transform,
-            batch_size=case.batch_size, compute=compute, metadata=metadata,
+            features, lambda: read_pieces(data.table), source, split="train", batch_size=case.batch_size,
+            compute=compute, metadata=metadata,
         )  # fmt: skip
         write_pieces(data.folder / "train.parquet", pieces)
 
@@ -203,11 +208,10 @@ def train_stage(case: Case, data: Data, compute: Compute) -> Callable[[int], Non
         return LabeledImages(source(rows), y, y)
 
     def stage(epochs: int) -> None:
-        train(
-            build_network(case.backbone, 2), labeled("train"), labeled("val"), **RECIPE, epochs=epochs,
-            batch_size=case.batch_size, checkpoint="last", transform_settings=case.transform,
-            augment_settings=case.augmentation, seed=0, compute=compute,
-        )  # fmt: skip
+        transform, augmentation = TransformSettings(**case.transform), AugmentationSettings(**case.augmentation)
+        images = TrainingData(labeled("train"), labeled("val"), transform, augmentation)
+        settings = TrainingSettings(**RECIPE, epochs=epochs, batch_size=case.batch_size)
+        train(build_network(case.backbone, 2), images, settings, seed=0, compute=compute)
 
     return stage
 
@@ -364,7 +368,9 @@ def main() -> None:
             subprocess.run(command, check=True, env={"ARROW_DEFAULT_MEMORY_POOL": "system", **os.environ})
         return
     torch.set_num_threads(options.cores)
-    compute = Compute(choose_device(options.device), options.precision, not options.fast, options.compile)
+    compute = Compute.on(
+        options.device, precision=options.precision, deterministic=not options.fast, compile=options.compile
+    )
     if options.at_once:
         time_at_once(options.at_once, options.rounds, compute)
         return
@@ -430,10 +436,11 @@ def memory(n: int, side: int) -> None:
         subprocess.run([sys.executable, "-c", make], check=True)
         table = Path(folder, "images.parquet")
         with watched() as peak:
+            compute = Compute.on("cpu")
+            features = feature_function(build_network("small_resnet", 2), TransformSettings(**AT_64), compute)
             pieces = embed_table(
-                build_network("small_resnet", 2), lambda: read_pieces(table), open_source(table), split="train",
-                transform=AT_64, batch_size=256, compute=Compute(choose_device("cpu")),
-                metadata={"checkpoint_sha256": "0" * 64, "details": {"backbone": "small_resnet"}},
+                features, lambda: read_pieces(table), open_source(table), split="train", batch_size=256,
+                compute=compute, metadata={"checkpoint_sha256": "0" * 64, "details": {"backbone": "small_resnet"}},
             )  # fmt: skip
             write_pieces(Path(folder, "train.parquet"), pieces)
     print(f"{n} images of {side} x {side}: highest RssAnon {peak[0] / 2**20:.1f} MB", flush=True)

@@ -17,11 +17,13 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field, NonNegativeInt, PositiveInt
 from sklearn.linear_model import LogisticRegression
 from torch import Generator, Tensor
 
 from hsfm.analysis.neighbors import nearest
 from hsfm.core.files import read_parquet, require, write_parquet
+from hsfm.core.settings import FrozenSettings
 from hsfm.features.embeddings import Embeddings
 from hsfm.methods.hsfm.support import Support
 
@@ -51,6 +53,19 @@ SCHEMA = pa.schema(
 PAIRS = 1000  # directions that are drawn
 PERMUTED = 100  # times that attributes are shuffled
 PROBED = 5000  # rows that the probe learns from at most
+
+
+class EditSettings(FrozenSettings):
+    """What HSFM's edits mean: along which direction they go, and what the support comes to lie near."""
+
+    neighbors: PositiveInt = Field(
+        5, description="Nearest training images of each support row before and after its edit."
+    )
+    seed: NonNegativeInt = Field(
+        0,
+        description="Of the drawn directions and of the halves of validation that the probe learns from and is judged "
+        "by.",
+    )
 
 
 # Directions -----------------------------------------------------------------------------------------------------------
@@ -172,11 +187,11 @@ class Measured:
     metadata: Mapping[str, Any]  # which directions there are, of what they were taken, how good the probe is
 
 
-def measure(support: Support, train: Embeddings, val: Embeddings, *, neighbors: int = 5, seed: int = 0) -> Measured:
+def measure(support: Support, train: Embeddings, val: Embeddings, *, settings: EditSettings) -> Measured:
     """Measure every edit.
 
     train: where the support comes from, and where neighbors are looked for. val: where directions and the probe come
-    from; train takes its place, which `about` says, where val does not show two attributes within a class.
+    from; train takes its place, which the metadata says, where val does not show two attributes within a class.
 
     Columns: seed, image_id, y, attribute (null where unknown); length of the edit, and relative_length, to that of the
     features; cos_spurious, with the unit difference of the attributes' means within classes (for two attributes from
@@ -191,6 +206,30 @@ def measure(support: Support, train: Embeddings, val: Embeddings, *, neighbors: 
 
     Raises ValueError where support, train and val are not of one checkpoint, or a support row is not in train.
     """
+    own = _places(support, train, val)
+    attribute, generator = train.attribute[own], Generator().manual_seed(settings.seed)
+    # in this order, since pairs, probe and shuffled attributes are drawn from one generator
+    directions = _Directions.of(train, val, generator)
+    frame = _lengths_and_cosines(support, attribute, directions)
+    _add_neighbors(frame, support, train, own, settings.neighbors)
+    reference = directions.reference
+    probe = _probe(reference, generator) if directions.spurious is not None else None
+    _add_probe(frame, probe, support, attribute)
+    metadata = {
+        "class_names": train.class_names,
+        "directions_of": reference.split,
+        "directions_cosine": directions.cosine,
+        "spurious": directions.spurious is not None,
+        "contrast_ratio": contrast_ratio(reference, generator) if directions.spurious is not None else None,
+        "two_attributes": directions.two,
+        "probe_accuracy": None if probe is None else probe.accuracy,
+        "neighbors": settings.neighbors,
+    }
+    return Measured(frame, metadata)
+
+
+def _places(support: Support, train: Embeddings, val: Embeddings) -> Int[Tensor, " n"]:
+    """Where in train the support rows are. Raises ValueError for what does not belong together."""
     place = {image_id: row for row, image_id in enumerate(train.image_id)}
     for image_id in support.image_id:
         if image_id not in place:
@@ -201,21 +240,52 @@ def measure(support: Support, train: Embeddings, val: Embeddings, *, neighbors: 
                 f"{support.path}: is of checkpoint {support.checkpoint_sha256}, but the {part.split} embeddings are of "
                 f"{part.checkpoint_sha256}"
             )
-    own = torch.tensor([place[image_id] for image_id in support.image_id])
-    attribute = train.attribute[own]
+    return torch.tensor([place[image_id] for image_id in support.image_id])
+
+
+@dataclass(frozen=True)
+class _Directions:
+    """What edits are compared with."""
+
+    reference: Embeddings  # that the spurious direction was taken of
+    spurious: Float[Tensor, " d"] | None
+    between: Float[Tensor, " d"] | None  # of the classes
+    pairs: Float[Tensor, "k d"] | None  # of images of one group
+
+    @staticmethod
+    def of(train: Embeddings, val: Embeddings, generator: Generator) -> "_Directions":
+        pairs = within_group_directions(val, generator)
+        return _Directions(*spurious_direction(train, val), class_direction(val), pairs)
+
+    @property
+    def cosine(self) -> float | None:
+        """Of the spurious direction with that of the classes."""
+        if self.spurious is None or self.between is None:
+            return None
+        return float(self.spurious @ self.between)
+
+    @property
+    def known(self) -> Int[Tensor, " k"]:
+        """The attributes that the reference knows, row by row."""
+        return self.reference.attribute[self.reference.attribute >= 0]
+
+    @property
+    def two(self) -> bool:
+        """Whether the spurious direction leads from one attribute to the other."""
+        return self.spurious is not None and len(self.known.unique()) == 2
+
+    def away(self, attribute: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The sign with which the spurious direction leads away from an attribute.
+
+        NaN for one that the direction does not tell from another.
+        """
+        lowest, highest = (int(self.known.min()), int(self.known.max())) if len(self.known) else (0, 0)
+        return torch.where(attribute == lowest, 1.0, torch.where(attribute == highest, -1.0, torch.nan))
+
+
+def _lengths_and_cosines(support: Support, attribute: Int[Tensor, " n"], directions: _Directions) -> pd.DataFrame:
     edits = support.after - support.before
     length, size = edits.norm(dim=1), support.before.norm(dim=1)
-    reference, spurious = spurious_direction(train, val)
-    between = class_direction(val)
-    generator = Generator().manual_seed(seed)
-    pairs = within_group_directions(val, generator)
-    two = spurious is not None and len(reference.attribute[reference.attribute >= 0].unique()) == 2
-    lowest, highest = (
-        (int(known.min()), int(known.max())) if len(known := reference.attribute[reference.attribute >= 0]) else (0, 0)
-    )
-    # of an attribute that the direction does not tell from another there is no away
-    away = torch.where(attribute == lowest, 1.0, torch.where(attribute == highest, -1.0, torch.nan))
-
     frame = pd.DataFrame(
         {
             "seed": support.seed,
@@ -226,30 +296,14 @@ def measure(support: Support, train: Embeddings, val: Embeddings, *, neighbors: 
             "relative_length": torch.where(size > 0, length / size, 0.0).numpy(),
         }
     )
-    if spurious is not None:
-        along = cosines(edits, spurious[None])[:, 0].numpy()
-        frame["cos_spurious"] = along
-        frame["cos_away"] = along * away.numpy() if two else np.nan
-    else:
-        frame["cos_spurious"] = frame["cos_away"] = np.nan
+    spurious, between, pairs = directions.spurious, directions.between, directions.pairs
+    frame["cos_spurious"] = cosines(edits, spurious[None])[:, 0].numpy() if spurious is not None else np.nan
+    away = directions.away(attribute).numpy()
+    frame["cos_away"] = frame["cos_spurious"].to_numpy() * away if directions.two else np.nan
     frame["cos_class"] = cosines(edits, between[None])[:, 0].numpy() if between is not None else np.nan
     frame["random_spread"] = edits.shape[1] ** -0.5
     frame["pairs_spread"] = cosines(edits, pairs).square().mean(1).sqrt().numpy() if pairs is not None else np.nan
-    _add_neighbors(frame, support, train, own, neighbors)
-    probe = _probe(reference, generator) if spurious is not None else None
-    _add_probe(frame, probe, support, attribute)
-    both = spurious is not None and between is not None
-    metadata = {
-        "class_names": train.class_names,
-        "directions_of": reference.split,
-        "directions_cosine": float(spurious @ between) if both else None,
-        "spurious": spurious is not None,
-        "contrast_ratio": contrast_ratio(reference, generator) if spurious is not None else None,
-        "two_attributes": two,
-        "probe_accuracy": None if probe is None else probe.accuracy,
-        "neighbours": neighbors,
-    }
-    return Measured(frame, metadata)
+    return frame
 
 
 def _nullable(values: Int[Tensor, " n"]) -> pd.Series:

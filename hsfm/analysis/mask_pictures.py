@@ -1,6 +1,5 @@
 """DaC at work on some training images: heat map, mask, loss over the cuts, compositions."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 from hsfm.analysis.evenly_spaced import evenly_spaced
 from hsfm.core.device import Compute
 from hsfm.data.pixels import ImageFiles, Images, image_batches
-from hsfm.data.transforms import prepare
+from hsfm.data.transforms import TransformSettings, prepare
 from hsfm.methods.dac.fit import compose
 from hsfm.methods.dac.heat_maps import heat_maps
 from hsfm.methods.dac.masks import Masks, unpack
@@ -39,7 +38,7 @@ def mask_pictures(
     pixels: Images | ImageFiles,
     y: Int[Tensor, " n"],
     masks: Masks,
-    transform: Mapping[str, Any],
+    transform: TransformSettings,
     *,
     invert: bool,
 ) -> list[dict[str, Any]]:
@@ -78,7 +77,7 @@ def compositions(
     return [compose(shown, kept, torch.stack([rows[end] for rows in others]), mean)[1] for end in (0, -1)]
 
 
-def as_picture(shown: Float[Tensor, "3 h w"], transform: Mapping[str, Any]) -> UInt8[np.ndarray, "h w 3"]:
+def as_picture(shown: Float[Tensor, "3 h w"], transform: TransformSettings) -> UInt8[np.ndarray, "h w 3"]:
     """The network's input as a picture."""
-    mean, std = (torch.tensor(transform[key]).view(3, 1, 1) for key in ("mean", "std"))
+    mean, std = (torch.tensor(channels).view(3, 1, 1) for channels in (transform.mean, transform.std))
     return ((shown * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()

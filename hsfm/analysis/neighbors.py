@@ -1,6 +1,6 @@
 """Nearest rows by Euclidean distance, without a matrix of all distances.
 
-Letters: m queries, n rows, d features, k neighbors.
+Letters: m queries, n rows, d features, k neighbors, l candidates.
 """
 
 import logging
@@ -16,10 +16,7 @@ log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 4096
 QUERIES_AT_ONCE = 2048
-CANDIDATES = 128  # that a pass in low precision keeps beyond the k that are asked for
-DEVIATIONS = 8  # of a sum of roundings in bfloat16 that are taken to be possible
-BFLOAT16 = 2.0**-8  # a number's rounding, relative, at most
-UNIT = {torch.bfloat16: 2.0**-24, torch.float32: 2.0**-24, torch.float64: 2.0**-53}  # that of each addition
+CANDIDATES = 64  # that matrix products keep beyond the k that are asked for
 
 
 @dataclass(frozen=True)
@@ -33,71 +30,29 @@ def nearest(
 ) -> Nearest:
     """The k nearest rows of each query.
 
-    own: the row that a query itself is, which is left out; -1 for none. A first pass, in bfloat16 where the processor
-    has instructions for it, keeps some more candidates than k; their distances are then computed exactly. A query
-    whose k-th exact distance is above what a row that was dropped could have goes through a higher precision. What it
-    could have: the roundings of a product's terms are taken as independent, and their sum as at most eight of its
-    standard deviations; those of float32 and float64 are bounded strictly. Raises ValueError for fewer than k rows.
+    own: the row that a query itself is, which is left out; -1 for none. Matrix products in float32 choose some more
+    candidates than k, whose distances are then computed exactly. A query for which a row that was dropped could be
+    nearer than its k-th goes through float64. Raises ValueError for fewer than k rows.
     """
     available = len(rows) - (0 if own is None else 1)
     if k > available:
-        raise ValueError(f"neighbours: {k} were asked for, but there are {available} rows to choose from")
+        raise ValueError(f"neighbors: {k} were asked for, but there are {available} rows to choose from")
     own = torch.full((len(queries),), -1) if own is None else own
     # distances do not change with the origin, but roundings do
     center = rows.mean(0)
     parts = []
-    with Progress("nearest neighbours", len(queries), "row") as progress:
+    with Progress("nearest neighbors", len(queries), "row") as progress:
         for some, of_them in zip(queries.split(QUERIES_AT_ONCE), own.split(QUERIES_AT_ONCE), strict=True):
             parts.append(_nearest(some - center, rows, center, k, of_them))
             progress.update(len(some))
-    return Nearest(*(torch.cat([getattr(part, name) for part in parts]) for name in ("row", "distance")))
+    return Nearest(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _nearest(queries: Tensor, rows: Tensor, center: Tensor, k: int, own: Tensor) -> Nearest:
-    precisions = list(UNIT)
-    precisions = precisions[precisions.index(_screening()) :]
-    found, sure = _by(precisions[0], queries, rows, center, k, own)
-    for dtype in precisions[1:]:
-        left = (~sure).nonzero()[:, 0]
-        if len(left):
-            log.info("%d of %d queries went through %s", len(left), len(sure), str(dtype).removeprefix("torch."))
-            again, sure[left] = _by(dtype, queries[left], rows, center, k, own[left])
-            found.row[left], found.distance[left] = again.row, again.distance
-    return found
-
-
-def _screening() -> torch.dtype:
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
-
-
-def _by(
-    dtype: torch.dtype, queries: Tensor, rows: Tensor, center: Tensor, k: int, own: Tensor
-) -> tuple[Nearest, Tensor]:
-    """Neighbors, and for which queries they are certain."""
-    n_kept = min(k + CANDIDATES, len(rows))
-    low, best, place = queries.to(dtype), None, None
-    longest = largest = 0.0
-    product_size = torch.zeros(len(queries))
-    for first in range(0, len(rows), ROWS_AT_ONCE):
-        block = rows[first : first + ROWS_AT_ONCE] - center
-        block = block.double() if dtype == torch.float64 else block
-        squares = block.square().sum(1)
-        longest, largest = max(longest, float(squares.max())), max(largest, float(block.abs().max()))
-        # half the squared distance, but for the query's own square
-        product = low @ block.to(dtype).T
-        product = product if dtype == torch.float64 else product.float()
-        if dtype == torch.bfloat16:
-            product_size = torch.maximum(product_size, product.abs().amax(1))
-        half = squares / 2 - product
-        mine = (own >= first) & (own < first + len(block))
-        half[mine.nonzero()[:, 0], own[mine] - first] = torch.inf
-        value, column = half.topk(min(n_kept, len(block)), largest=False)
-        if best is not None:
-            value, column = torch.cat([best, value], 1), torch.cat([place, column + first], 1)
-            best, chosen = value.topk(min(n_kept, value.shape[1]), largest=False)
-            place = column.gather(1, chosen)
-        else:
-            best, place = value, column + first
+def _nearest(
+    queries: Tensor, rows: Tensor, center: Tensor, k: int, own: Tensor, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Rows and distances; dtype: of the matrix products."""
+    place, dropped = _candidates(queries.to(dtype), rows, center, min(k + CANDIDATES, len(rows)), own)
     distance = torch.cat(
         [
             (rows[candidates] - center - query[:, None]).square().sum(2).sqrt()
@@ -109,13 +64,34 @@ def _by(
     order = torch.argsort(place, dim=1, stable=True)
     order = order.gather(1, distance.gather(1, order).argsort(dim=1, stable=True))
     row, distance = place.gather(1, order)[:, :k], distance.gather(1, order)[:, :k]
-    squares = low.square().sum(1) if dtype == torch.float64 else queries.square().sum(1)
-    added = queries.shape[1] * UNIT[dtype]
-    # of the product's additions, and of those of the rows' own squares
+    left = (distance[:, -1] > dropped).nonzero()[:, 0]
+    if len(left) and dtype == torch.float32 and place.shape[1] < len(rows):
+        log.info("%d of %d queries went through float64", len(left), len(queries))
+        row[left], distance[left] = _nearest(queries[left], rows, center, k, own[left], torch.float64)
+    return row, distance
+
+
+def _candidates(
+    queries: Float[Tensor, "m d"], rows: Tensor, center: Tensor, count: int, own: Tensor
+) -> tuple[Int[Tensor, "m l"], Float[Tensor, " m"]]:
+    """The nearest rows as matrix products have it, and the least distance that a row which is not among them can have.
+
+    They are compared by half the squared distance, but for the query's own square.
+    """
+    best, place, longest = queries.new_empty(len(queries), 0), own.new_empty(len(queries), 0), 0.0
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        block = (rows[first : first + ROWS_AT_ONCE] - center).to(queries.dtype)
+        squares = block.square().sum(1)
+        longest = max(longest, float(squares.max()))
+        half = squares / 2 - queries @ block.T
+        mine = (own >= first) & (own < first + len(block))
+        half[mine.nonzero()[:, 0], own[mine] - first] = torch.inf
+        value, column = half.topk(min(count, len(block)), largest=False)
+        value, column = torch.cat([best, value], 1), torch.cat([place, column + first], 1)
+        best, chosen = value.topk(min(count, value.shape[1]), largest=False)
+        place = column.gather(1, chosen)
+    squares = queries.square().sum(1)
+    # strict bounds of the roundings of the product's additions, and of those of the rows' own squares
+    added = queries.shape[1] * torch.finfo(queries.dtype).eps / 2
     error = added * (squares * longest).sqrt() + added * longest / 2
-    if dtype == torch.bfloat16:
-        # variance of the sum over i of q_i x_i (r_i + s_i), r and s uniform, is 2/3 BFLOAT16^2 sum q_i^2 x_i^2 at most
-        error = error + DEVIATIONS * BFLOAT16 * (2 / 3 * squares).sqrt() * largest + BFLOAT16 * product_size
-    dropped = (squares + 2 * (best.amax(1) - error)).clamp(min=0).sqrt()
-    sure = (distance[:, -1] <= dropped) | (n_kept == len(rows))
-    return Nearest(row, distance), sure
+    return place, (squares + 2 * (best.amax(1) - error)).clamp(min=0).sqrt()

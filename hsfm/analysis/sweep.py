@@ -4,28 +4,66 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from pydantic import Field, NonNegativeInt, PositiveInt, create_model
+from pydantic.fields import FieldInfo
 from torch import Tensor
 
-from hsfm.core.metrics import accuracy_by, worst
-from hsfm.core.progress import Progress
+from hsfm.core.progress import Progress, quiet
+from hsfm.core.settings import SOME, FrozenSettings, Unlike
 from hsfm.features.embeddings import Embeddings
+from hsfm.heads.hard_set import HardSetSettings
 from hsfm.heads.head import Head
-from hsfm.methods.hsfm.train import MEMORY_BUDGET, MetaResult, Shared, Trial, train_trials, trials_that_fit
+from hsfm.heads.scorer import Scorer
+from hsfm.methods.hsfm.outer_loop import Settings, Trial
+from hsfm.methods.hsfm.train import MEMORY_BUDGET, MetaResult, train_trials, trials_that_fit
 
-OF_SHARED = ("inner_steps", "support_steps", "hard_per_class", "support_per_class")
-OF_TRIAL = ("inner_lr", "outer_lr")
-SETTINGS = (*OF_SHARED, *OF_TRIAL)  # what may be swept
 MEASURES = ("average", "worst_group", "worst_class")
+
+
+def _swept() -> dict[str, FieldInfo]:
+    """The settings with values worth trying, by name."""
+    fields = {**Settings.model_fields, **HardSetSettings.model_fields}
+    return {name: fields[name] for name in sorted(fields) if "sweep" in (fields[name].json_schema_extra or {})}
+
+
+SWEPT = _swept()
 COLUMNS = [
-    "setting", *SETTINGS, "seed", "rule", "kept_epoch", "moved",
+    "setting", *SWEPT, "seed", "rule", "kept_epoch", "moved",
     *(f"{split}_{measure}" for split in ("val", "test") for measure in MEASURES),
 ]  # fmt: skip
+
+
+def _values(field: FieldInfo) -> tuple:
+    one = Annotated[field.annotation, *field.metadata]
+    default = tuple(field.json_schema_extra["sweep"])
+    values = Annotated[tuple[one, ...], SOME, Unlike]
+    return values | None, Field(default, description=field.description)
+
+
+Values = create_model(
+    "Values",
+    __base__=FrozenSettings,
+    __doc__="Lists of values by setting; with null a setting stays as configured.",
+    **{name: _values(field) for name, field in SWEPT.items()},
+)
+
+
+class SweepSettings(FrozenSettings):
+    """HSFM under many settings, judged on validation."""
+
+    draws: PositiveInt | None = Field(200, description="Random combinations of the values; null for all of them.")
+    seed: NonNegativeInt = Field(0, description="Of the random combinations.")
+    seeds: Annotated[tuple[NonNegativeInt, ...], SOME, Unlike] = Field(
+        (0,), description="Seeds of HSFM under each setting."
+    )
+    parts: PositiveInt = Field(2, description="Jobs that share the work; one per core or GPU.")
+    values: Values = Field(Values(), description=Values.__doc__)
 
 
 @dataclass(frozen=True)
@@ -34,27 +72,21 @@ class SweepTrial:
 
     number: int  # of the setting
     trial: Trial
-    shared: Shared
+
+    def value(self, name: str) -> int | float:
+        """One of SWEPT."""
+        return self.trial.hard_per_class if name == "hard_per_class" else getattr(self.trial.settings, name)
 
 
 def combinations(
-    base: Mapping[str, Any], values: Mapping[str, Sequence[int | float] | None], *, draws: int | None, seed: int
+    base: Mapping[str, int | float], values: Mapping[str, Sequence[int | float] | None], *, draws: int | None, seed: int
 ) -> list[dict[str, int | float]]:
     """Settings to try: `base` first, then every combination of `values`, or `draws` different random ones.
 
-    base: all of SETTINGS; values: lists for some of them; the others, and those with None, stay at base. A combination
+    base: all of SWEPT; values: lists for some of them; the others, and those with None, stay at base. A combination
     that is base itself is not tried twice. draws: None, or a number at or above that of the combinations, means all.
-
-    Raises ValueError for an unknown setting, an empty or repeating list, and fewer than one draw.
     """
     values = {name: listed for name, listed in values.items() if listed is not None}
-    for name, listed in values.items():
-        if name not in SETTINGS:
-            raise ValueError(f"values: unknown setting {name!r}; allowed are {', '.join(SETTINGS)}")
-        if not len(listed) or len(set(listed)) != len(listed):
-            raise ValueError(f"values: {name} lists {list(listed)}, which is empty or repeats a value")
-    if draws is not None and draws < 1:
-        raise ValueError(f"draws: {draws} is not a positive whole number")
     sizes = [len(listed) for listed in values.values()]
     total = math.prod(sizes)
     if draws is None or draws >= total:
@@ -63,41 +95,21 @@ def combinations(
         chosen = np.sort(np.random.default_rng(seed).choice(total, draws, replace=False))
         places = np.stack(np.unravel_index(chosen, sizes), axis=1).tolist()
         picks = [[listed[i] for listed, i in zip(values.values(), place, strict=True)] for place in places]
-    start = {name: base[name] for name in SETTINGS}
-    tried = [start | dict(zip(values, pick, strict=True)) for pick in picks]
-    return [start, *(setting for setting in tried if setting != start)]
+    tried = [dict(base) | dict(zip(values, pick, strict=True)) for pick in picks]
+    return [dict(base), *(setting for setting in tried if setting != base)]
 
 
-def sweep_trials(
-    combined: Sequence[Mapping[str, int | float]], *, seeds: Sequence[int], fixed: Mapping[str, Any]
-) -> list[list[SweepTrial]]:
-    """The trials of all settings and seeds, in groups that can go side by side.
-
-    fixed: what HSFM is told besides SETTINGS: epochs, refresh, outer_set, gradient, support_draw. Raises ValueError for
-    no seed or a repeated one.
-    """
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise ValueError(f"seeds: {list(seeds)} is empty or repeats a seed")
-    groups: dict[Shared, list[SweepTrial]] = {}
-    for number, setting in enumerate(combined):
-        shared = Shared(**{name: setting[name] for name in OF_SHARED}, **fixed)
-        for seed in seeds:
-            trial = Trial(seed, **{name: float(setting[name]) for name in OF_TRIAL})
-            groups.setdefault(shared, []).append(SweepTrial(number, trial, shared))
+def plan_sweep(settings: Settings, hard_per_class: int, sweep: SweepSettings) -> list[list[SweepTrial]]:
+    """The trials of a sweep around some settings, in groups that can go side by side."""
+    base = {name: getattr(settings, name, hard_per_class) for name in SWEPT}
+    groups: dict[tuple, list[SweepTrial]] = {}
+    for number, setting in enumerate(combinations(base, dict(sweep.values), draws=sweep.draws, seed=sweep.seed)):
+        k_hard = setting.pop("hard_per_class")
+        tried = Settings(**{**dict(settings), **setting})
+        for seed in sweep.seeds:
+            trial = Trial(seed, tried, k_hard)
+            groups.setdefault(trial.shape, []).append(SweepTrial(number, trial))
     return list(groups.values())
-
-
-def plan_sweep(
-    base: Mapping[str, Any],
-    *,
-    values: Mapping[str, Sequence[int | float] | None],
-    draws: int | None,
-    seed: int,
-    seeds: Sequence[int],
-) -> list[list[SweepTrial]]:
-    """The trials of a sweep around `base`, all settings of HSFM. The rest: as in `combinations` and `sweep_trials`."""
-    fixed = {name: value for name, value in base.items() if name not in (*SETTINGS, "select_by")}
-    return sweep_trials(combinations(base, values, draws=draws, seed=seed), seeds=seeds, fixed=fixed)
 
 
 def share_out(groups: Sequence[Sequence[SweepTrial]], parts: int) -> list[list[list[SweepTrial]]]:
@@ -115,8 +127,7 @@ def share_out(groups: Sequence[Sequence[SweepTrial]], parts: int) -> list[list[l
 
 def _work(group: Sequence[SweepTrial]) -> int:
     """In meta-gradients times their steps; the first trial counts for three: most of its time is the same for more."""
-    shared = group[0].shared
-    return (2 + len(group)) * (1 + shared.support_steps) * shared.inner_steps
+    return (2 + len(group)) * group[0].trial.settings.work
 
 
 def sweep_settings(
@@ -131,23 +142,24 @@ def sweep_settings(
     """One row per trial and rule that picks the epoch: the trial's accuracies on val and test.
 
     The rules are worst_class and, where all attributes of val and test are known, worst_group. groups: lists of trials
-    that share their `shared`. Columns: setting (its number), the six SETTINGS, seed, rule, kept_epoch, moved, and
+    of one shape. Columns: setting (its number), SWEPT, seed, rule, kept_epoch, moved, and
     {val, test}_{average, worst_group, worst_class}; worst_group is NaN without groups. Nothing is chosen on test. A
     trial of which every epoch diverged has kept_epoch 0 and NaN. Trials that do not fit into `memory_budget` bytes side
     by side go one batch after the other.
     """
     grouped = all(bool((split.attribute >= 0).all()) for split in (val, test))
-    select_by = ["worst_group", "worst_class"] if grouped else ["worst_class"]
+    rules = ["worst_group", "worst_class"] if grouped else ["worst_class"]
+    scorers = {rule: Scorer(val, rule) for rule in rules}
     rows = []
     with Progress("sweep", sum(map(len, groups)), "trial") as bar:
         for group in groups:
-            shared = group[0].shared
-            size = trials_that_fit(train, val, shared, rules=len(select_by), memory_budget=memory_budget)
+            size = trials_that_fit(train, val, group[0].trial, kept=len(rules), memory_budget=memory_budget)
             for batch in (group[i : i + size] for i in range(0, len(group), size)):
-                results = train_trials(
-                    train, val, head, [entry.trial for entry in batch], shared,
-                    select_by=select_by, memory_budget=memory_budget, progress=False,
-                )  # fmt: skip
+                with quiet():
+                    results = train_trials(
+                        train, val, head, [entry.trial for entry in batch],
+                        scorers=scorers, memory_budget=memory_budget,
+                    )  # fmt: skip
                 for rule, result in results.items():
                     rows += _rows(batch, rule, result, val, test)
                 bar.update(len(batch))
@@ -165,8 +177,7 @@ def _rows(batch: Sequence[SweepTrial], rule: str, result: MetaResult, val: Embed
     return [
         {
             "setting": entry.number,
-            **{name: getattr(entry.shared, name) for name in OF_SHARED},
-            **{name: getattr(entry.trial, name) for name in OF_TRIAL},
+            **{name: entry.value(name) for name in SWEPT},
             "seed": entry.trial.seed,
             "rule": rule,
             **{name: values[i] for name, values in measures.items()},
@@ -177,12 +188,8 @@ def _rows(batch: Sequence[SweepTrial], rule: str, result: MetaResult, val: Embed
 
 def accuracies(head: Head, embeddings: Embeddings) -> dict[str, Float[Tensor, "*s"]]:
     """MEASURES of each head, as fractions; NaN for a head that is, and worst_group where a group is unknown."""
-    correct = head.predict(embeddings.features) == embeddings.y
-    values = {
-        "average": correct.double().mean(-1),
-        "worst_group": worst(accuracy_by(correct, embeddings.group, embeddings.n_groups)),
-        "worst_class": worst(accuracy_by(correct, embeddings.y, embeddings.n_classes)),
-    }
+    measures = Scorer(embeddings, "average").measures(head.logits(embeddings.features))
+    values = {name: measures[f"val_{name}"] for name in MEASURES}
     if (embeddings.group < 0).any():
         values["worst_group"] = torch.full_like(values["average"], torch.nan)
     sound = head.weight.isfinite().all(-1).all(-1) & head.bias.isfinite().all(-1)

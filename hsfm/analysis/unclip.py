@@ -4,19 +4,39 @@ The pipeline of diffusers scales, noises and unscales `image_embeds` itself: it 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Generator, Tensor
 
 from hsfm.core.device import Compute, fetch
 from hsfm.core.progress import track
 from hsfm.data.pixels import pack
 from hsfm.data.table import ImageTable
-from hsfm.data.transforms import prepare
+from hsfm.data.transforms import TransformSettings, prepare
+from hsfm.methods.ddb.diffusion_models import LoadingSettings, ModelSettings, PictureSize
 from hsfm.methods.ddb.generated import seed_of
+
+
+class UnclipSettings(LoadingSettings):
+    """HSFM's edits decoded by Stable Diffusion unCLIP, for a backbone of open_clip whose embeddings it decodes."""
+
+    model: ModelSettings = Field(description="A pipeline of diffusers for unCLIP.")
+    rows_per_group: PositiveInt = Field(
+        2, description="Support rows of each class and attribute, those with the longest edits."
+    )
+    prompts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        min_length=2, description="What CLIP is asked about a picture, one for each attribute in their order."
+    )
+    size: PictureSize = Field((768, 768), description="Height and width in pixels, multiples of 8.")
+    steps: PositiveInt = Field(20, description="Of denoising.")
+    guidance: float = Field(10.0, ge=1, description="How much the embedding counts; 1 is no guidance.")
+    noise_level: int = Field(0, ge=0, le=999, description="Of the noise added to the embedding.")
+    batch_size: PositiveInt = Field(4, description="Pictures at once.")
+    seed: NonNegativeInt = Field(0, description="Of the pictures' noise, the same before and after an edit.")
 
 
 def decode(
@@ -24,11 +44,7 @@ def decode(
     embeddings: Float[Tensor, "n d"],
     seeds: Sequence[int],
     *,
-    steps: int,
-    guidance: float | int,
-    noise_level: int,
-    size: tuple[int, int],
-    batch_size: int,
+    settings: UnclipSettings,
     compute: Compute,
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """A picture of each embedding, in order.
@@ -41,17 +57,19 @@ def decode(
     if embeddings.shape[1] != width:
         raise ValueError(f"unclip: the embeddings have {embeddings.shape[1]} numbers, but the pipeline decodes {width}")
 
+    (height, wide), batch_size = settings.size, settings.batch_size
+
     def made() -> Iterator[Tensor]:
         for first in range(0, len(embeddings), batch_size):
             part = embeddings[first : first + batch_size]
             pictures = pipeline(
                 prompt=[""] * len(part),
                 image_embeds=part.to(compute.device, pipeline.unet.dtype),
-                height=size[0],
-                width=size[1],
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                noise_level=noise_level,
+                height=height,
+                width=wide,
+                num_inference_steps=settings.steps,
+                guidance_scale=settings.guidance,
+                noise_level=settings.noise_level,
                 generator=[Generator().manual_seed(seed) for seed in seeds[first : first + batch_size]],
                 output_type="pt",
             ).images
@@ -68,18 +86,16 @@ def decode_pairs(
     pipeline: Any,
     raw: Mapping[str, Float[Tensor, "n d"]],
     image_id: Sequence[str],
-    settings: Mapping[str, Any],
+    settings: UnclipSettings,
     compute: Compute,
 ) -> dict[str, list[UInt8[np.ndarray, "h w 3"]]]:
     """Pictures of embeddings before and after their edits.
 
-    raw: by time, before and after, CLIP's raw projections. settings: seed, size, and those of `decode`.
+    raw: by time, before and after, CLIP's raw projections.
     """
     # the same noise before and after, so that nothing but the edit tells them apart
-    seeds = [seed_of(settings["seed"], one) for one in image_id]
-    drawing = {key: settings[key] for key in ("steps", "guidance", "noise_level", "batch_size")}
-    size, n = tuple(settings["size"]), len(image_id)
-    made = decode(pipeline, torch.cat([raw["before"], raw["after"]]), 2 * seeds, **drawing, size=size, compute=compute)
+    seeds, n = [seed_of(settings.seed, one) for one in image_id], len(image_id)
+    made = decode(pipeline, torch.cat([raw["before"], raw["after"]]), 2 * seeds, settings=settings, compute=compute)
     pictures = list(track(made, "decoding", "image", 2 * n))
     return {"before": pictures[:n], "after": pictures[n:]}
 
@@ -87,7 +103,7 @@ def decode_pairs(
 def classify(
     zero_shot: Callable[[Tensor], Tensor],
     pictures: Sequence[UInt8[np.ndarray, "h w 3"]],
-    transform: Mapping[str, Any],
+    transform: TransformSettings,
     compute: Compute,
 ) -> Float[Tensor, "n k"]:
     """Probabilities of the descriptions that `zero_shot` knows, picture by picture."""

@@ -5,19 +5,34 @@ what to learn; here the split is made more and more like a biased training split
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated
 
 import pandas as pd
 import torch
 from jaxtyping import Bool
+from pydantic import Field, PositiveInt
 from torch import Generator, Tensor
 
 from hsfm.analysis.sweep import accuracies
-from hsfm.core.progress import track
+from hsfm.core.progress import quiet, track
+from hsfm.core.settings import SOME, FrozenSettings, Unlike
 from hsfm.features.embeddings import Embeddings, minority_rows
+from hsfm.heads.hard_set import build
 from hsfm.heads.head import Head, stack
-from hsfm.methods.dfr import fit_dfr, fit_llr
-from hsfm.methods.hsfm.train import train as fit_hsfm
+from hsfm.heads.method_settings import MethodSettings
+from hsfm.heads.supervision import fit_supervised
+from hsfm.methods import dfr, hsfm, llr
+
+
+class ValidationBiasSettings(FrozenSettings):
+    """Every method on validation splits of growing bias."""
+
+    agreement: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], SOME, Unlike] = Field(
+        (0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
+        description="Shares of majority images, those whose attribute is not rare in their class, in the subsamples.",
+    )
+    draws: PositiveInt = Field(10, description="Subsamples of each; the number of a draw is the seed of methods, too.")
+
 
 METHODS = ("erm", "llr", "dfr", "hsfm", "hsfm_capped")
 
@@ -28,39 +43,36 @@ def measure_validation_bias(
     test: Embeddings,
     head: Head,
     *,
-    agreement: Sequence[float],
-    draws: int,
-    settings: Mapping[str, Mapping[str, Any]],
+    bias: ValidationBiasSettings,
+    settings: Mapping[str, MethodSettings],
+    hard_per_class: int,
 ) -> pd.DataFrame:
     """One row per method, agreement and draw: test accuracies after fitting on a subsample of val.
 
-    agreement: shares of majority images, see `subsample`. draws: subsamples of each; the number of a draw is also the
-    method's seed. head: ERM's, which sees no validation image and gives the same row everywhere. settings: of `hsfm`,
-    `dfr` and `llr`, as their functions take them; they are the same at every agreement. `hsfm_capped` is HSFM with
+    The number of a draw is also the method's seed. head: ERM's, which sees no validation image and gives the same row
+    everywhere. settings: of `hsfm`, `dfr` and `llr`, the same at every agreement. `hsfm_capped` is HSFM with
     hard_per_class at most the number of minority images per class, so that the hard set need not fill up with others.
 
     Columns: method, sees (what of validation), agreement, draw, n (images of the subsample), n_minority (of them),
     test_average, test_worst_group, test_worst_class. Raises ValueError before any fit for an agreement that cannot be
-    had, a group that would keep a single image, unknown attributes, and fewer than one draw.
+    had, a group that would keep a single image, and unknown attributes.
     """
     for split in (train, val, test):
         split.require_attributes("validation_bias")
-    if draws < 1:
-        raise ValueError(f"draws: {draws} is not a positive whole number")
     minority = minority_rows(train, val)
-    sizes = class_sizes(val, minority, agreement)
+    sizes = class_sizes(val, minority, bias.agreement)
     parts = {
         (share, draw): subsample(val, minority, sizes, share, Generator().manual_seed(draw))
-        for share in agreement
-        for draw in range(draws)
+        for share in bias.agreement
+        for draw in range(bias.draws)
     }
     for (share, draw), part in parts.items():
         _check_groups(part, val, share, draw)
-    sees = dict(zip(METHODS, ("nothing", "classes", "classes, groups", *[_sees(settings["hsfm"])] * 2), strict=True))
     rows = []
     for (share, draw), part in track(parts.items(), "validation bias", "subsample"):
         n_minority = int(minority_rows(train, part).sum())
-        heads = _fit(train, part, head, draw, n_minority // part.n_classes, settings)
+        with quiet():
+            heads, sees = _fit(train, part, head, draw, settings, (hard_per_class, n_minority // part.n_classes))
         scores = accuracies(stack([heads[method] for method in METHODS]), test)
         draw_columns = {"agreement": share, "draw": draw, "n": len(part.y), "n_minority": n_minority}
         rows += [
@@ -73,24 +85,29 @@ def measure_validation_bias(
     return pd.DataFrame(rows)
 
 
+SEES = {"none": "classes", "selection": "classes; groups choose the epoch", "training": "classes, groups"}
+
+
 def _fit(
-    train: Embeddings, part: Embeddings, erm: Head, seed: int, most: int, settings: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Head]:
-    """Every method's head; most: hard images per class of `hsfm_capped`."""
-    hsfm = dict(settings["hsfm"])
-    capped = hsfm | {"hard_per_class": max(1, min(hsfm["hard_per_class"], most))}
-    return {
-        "erm": erm,
-        "llr": fit_llr(part, seeds=[seed], progress=False, **settings["llr"])[0],
-        "dfr": fit_dfr(part, seeds=[seed], progress=False, **settings["dfr"])[0],
-        "hsfm": fit_hsfm(train, part, erm, seeds=[seed], progress=False, **hsfm).head[0],
-        "hsfm_capped": fit_hsfm(train, part, erm, seeds=[seed], progress=False, **capped).head[0],
-    }
-
-
-def _sees(hsfm: Mapping[str, Any]) -> str:
-    by_group = hsfm.get("select_by", "worst_group") == "worst_group"
-    return "classes; groups choose the epoch" if by_group else "classes"
+    train: Embeddings,
+    part: Embeddings,
+    erm: Head,
+    seed: int,
+    settings: Mapping[str, MethodSettings],
+    k: tuple[int, int],
+) -> tuple[dict[str, Head], dict[str, str]]:
+    """Every method's head, and what it sees of validation. k: hard images per class, and at most so many if capped."""
+    heads, sees = {"erm": erm}, {"erm": "nothing"}
+    for name, method, needs in (
+        ("llr", llr, {}),
+        ("dfr", dfr, {}),
+        ("hsfm", hsfm, {"hard_set": build(erm, part, per_class=k[0])}),
+        ("hsfm_capped", hsfm, {"hard_set": build(erm, part, per_class=max(1, min(k)))}),
+    ):
+        of = settings[name.removesuffix("_capped")]
+        fit, labels = fit_supervised(method, train, part, erm, settings=of, seeds=[seed], **needs)
+        heads[name], sees[name] = fit.head[0], SEES[labels]
+    return heads, sees
 
 
 def _check_groups(part: Embeddings, val: Embeddings, agreement: float, draw: int) -> None:
@@ -109,13 +126,8 @@ def class_sizes(val: Embeddings, minority: Bool[Tensor, " n"], agreement: Sequen
     """How many images of each class a subsample holds, so that every agreement can be had at this size.
 
     The classes keep their proportions: the largest share of val at which no class runs out of majority or minority
-    images. Raises ValueError for an agreement outside 0..1, and where a class has too few of either.
+    images. Raises ValueError where a class has too few of either.
     """
-    if not len(agreement) or len(set(agreement)) != len(agreement):
-        raise ValueError(f"agreement: {list(agreement)} is empty or repeats a share")
-    for share in agreement:
-        if not 0 <= share <= 1:
-            raise ValueError(f"agreement: {share} is not between 0 and 1")
     whole = torch.bincount(val.y, minlength=val.n_classes).tolist()
     few = torch.bincount(val.y[minority], minlength=val.n_classes).tolist()
     scales = [

@@ -7,15 +7,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from hsfm.core.settings import FrozenSettings
 
 if TYPE_CHECKING:  # the Snakefile asks `accelerator_present` and must not wait for torch
     import torch
 
 log = logging.getLogger(__name__)
 
-PRECISIONS = ("auto", "float32", "bfloat16")
 # On the CPU: 5 images of 224 x 224, which two cores take through ResNet-50 faster each than 64; measured in
 # docs/explanation/performance.md.
 PIXELS_AT_ONCE = 2**18
@@ -56,25 +59,44 @@ def choose_device(name: str = "auto") -> "torch.device":
     return device
 
 
+class ComputeSettings(FrozenSettings):
+    """How networks are run; results differ in rounding alone."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Of forward passes: auto is bfloat16 on CUDA and float32 on the CPU; bfloat16 on a processor "
+        "without its instructions is an error.",
+    )
+    deterministic: bool = Field(
+        True, description="On CUDA: the same bits for the same seed, at some cost. The CPU repeats them anyway."
+    )
+    compile: bool = Field(
+        False,
+        description="Networks through torch.compile: slower at the start of each job, and faster steps afterwards "
+        "where a GPU waits for Python.",
+    )
+    images_on_gpu_gb: float = Field(
+        32.0,
+        ge=0,
+        description="Packed or cached images up to this size, and up to half of the free GPU memory, stay on the GPU "
+        "while training; larger ones are copied batch by batch, ahead of use.",
+    )
+
+
 @dataclass(frozen=True)
 class Compute:
-    """How networks are run. Raises ValueError for a precision that is unknown or that the device cannot compute in."""
+    """A device and how networks are run on it. Raises ValueError for a precision that the device cannot compute in."""
 
     device: "torch.device"
-    precision: str = "auto"  # auto: bfloat16 autocast on CUDA, float32 on the CPU; or float32, bfloat16
-    deterministic: bool = True  # on CUDA: the same bits for the same seed; the CPU repeats them anyway
-    compile: bool = False  # networks through torch.compile
-    images_on_gpu_gb: float | int = 32  # packed images up to this size are kept in the device's memory while training
+    settings: ComputeSettings = field(default_factory=ComputeSettings)
 
     @staticmethod
     def on(name: str, **settings: Any) -> "Compute":
-        """That on the device called `name`, as `choose_device` finds it."""
-        return Compute(choose_device(name), **settings)
+        """Compute with these settings on the device called `name`, as `choose_device` finds it."""
+        return Compute(choose_device(name), ComputeSettings(**settings))
 
     def __post_init__(self):
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision: {self.precision!r} is unknown; allowed are {', '.join(PRECISIONS)}")
-        if self.precision == "bfloat16" and not self._has_bfloat16():
+        if self.settings.precision == "bfloat16" and not self._has_bfloat16():
             raise ValueError(
                 f"precision: bfloat16 was asked for, but this {'processor' if self.on_cpu else 'GPU'} has no "
                 "instructions for it; auto and float32 work everywhere"
@@ -97,9 +119,9 @@ class Compute:
         """The dtype of forward passes. Under `auto` a GPU without bfloat16 takes float16."""
         import torch
 
-        if self.precision == "bfloat16":
+        if self.settings.precision == "bfloat16":
             return torch.bfloat16
-        if self.precision == "float32" or self.on_cpu:
+        if self.settings.precision == "float32" or self.on_cpu:
             return torch.float32
         return torch.bfloat16 if self._has_bfloat16() else torch.float16
 
@@ -135,7 +157,7 @@ class Compute:
         """`function` through torch.compile where that is asked for."""
         import torch
 
-        return torch.compile(function) if self.compile else function
+        return torch.compile(function) if self.settings.compile else function
 
     def keeps(self, n_bytes: int) -> bool:
         """Whether so many bytes may stay on the GPU: within the budget and half of what is free there."""
@@ -144,7 +166,7 @@ class Compute:
         if self.on_cpu:
             return False
         free, _ = torch.cuda.mem_get_info(self.device)
-        return n_bytes <= min(self.images_on_gpu_gb * 1e9, free / 2)
+        return n_bytes <= min(self.settings.images_on_gpu_gb * 1e9, free / 2)
 
     @contextmanager
     def repeatable(self) -> Iterator[None]:
@@ -160,8 +182,8 @@ class Compute:
         # cuBLAS reads it when it starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-        torch.use_deterministic_algorithms(self.deterministic)
-        torch.backends.cudnn.benchmark = not self.deterministic
+        torch.use_deterministic_algorithms(self.settings.deterministic)
+        torch.backends.cudnn.benchmark = not self.settings.deterministic
         try:
             yield
         except RuntimeError as error:

@@ -24,6 +24,7 @@ from typing import Any
 from hsfm import __version__
 from hsfm.core import progress
 from hsfm.core.files import fingerprint, sha256, write_atomically
+from hsfm.core.text import duration
 
 DATE = "%Y-%m-%d %H:%M:%S"
 log = logging.getLogger("hsfm.core.job")  # for what a script itself has to say
@@ -175,7 +176,7 @@ def finish(what: str, result: str) -> None:
         raise RuntimeError("finish: the job has not been started")
     where = place(_job.log).replace(",", "")
     summary = f"{what} {where}: {result}" if where else f"{what}: {result}"
-    log.info("%s (%s)", summary, progress.duration(time.monotonic() - _job.began))
+    log.info("%s (%s)", summary, duration(time.monotonic() - _job.began))
     elsewhere = dict(_job.used)
     found = versions()
     found["driver"] = elsewhere.pop("driver", None) or found["driver"]

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TypeVar
 
+from hsfm.core.text import duration
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -31,6 +33,7 @@ FIRST, EVERY, SPARSER = 10, 30, 0.1
 
 _place: str | None = None  # of the job that this process is, "" where it has none
 _silent = False
+_quiet = False
 _shown: list["Progress"] = []  # those with a row, the outermost first
 _now = time.monotonic
 
@@ -50,6 +53,17 @@ def say(text: str, *, green: bool = False) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Show no progress within: of work that is a part of other work, which shows its own."""
+    global _quiet
+    before, _quiet = _quiet, True
+    try:
+        yield
+    finally:
+        _quiet = before
+
+
 class Progress:
     """So many units of work: `with Progress("embedding train", 4800, "image") as progress: progress.update(64)`.
 
@@ -58,6 +72,7 @@ class Progress:
     """
 
     def __init__(self, what: str, total: int | None, unit: str, *, done: int = 0, shown: bool = True) -> None:
+        shown = shown and not _quiet
         self.what, self.total, self.unit, self.done, self._before = what, total, unit, done, done
         self._started = _now()
         self._next_line = self._started + FIRST if _place is not None and shown and not _silent else float("inf")
@@ -150,16 +165,6 @@ def track(items: Iterable[T], what: str, unit: str, total: int | None = None, *,
 
 
 # Words ----------------------------------------------------------------------------------------------------------------
-
-
-def duration(seconds: float | int) -> str:
-    """In its two largest units: `12 s`, `1 min 5 s`, `2 h 3 min`, `4 d 7 h`."""
-    left = int(seconds + 0.5)
-    for unit, smaller, size, part in (("d", "h", 86400, 3600), ("h", "min", 3600, 60), ("min", "s", 60, 1)):
-        if left >= size:
-            rest = left % size // part
-            return f"{left // size} {unit}" + (f" {rest} {smaller}" if rest else "")
-    return f"{left} s"
 
 
 def _many(n: int, unit: str) -> str:

@@ -63,3 +63,17 @@ def strengths(chosen: Sequence[float]) -> str:
     """Inverse strengths of a penalty, one per seed: `C 0.1, 0.1, 0.03`, and once where they agree."""
     different = dict.fromkeys(chosen)
     return "C " + ", ".join(f"{c:g}" for c in (different if len(different) == 1 else chosen))
+
+
+def duration(seconds: float | int) -> str:
+    """Seconds for readers, in their two largest units: `8.4 s`, `12 s`, `1 min 5 s`, `2 h 3 min`, `4 d 7 h`."""
+    if seconds < 0:
+        return f"-{duration(-seconds)}"
+    if seconds < 9.95:
+        return f"{round(seconds, 2):.2g} s"
+    left = int(seconds + 0.5)
+    for unit, smaller, size, part in (("d", "h", 86400, 3600), ("h", "min", 3600, 60), ("min", "s", 60, 1)):
+        if left >= size:
+            rest = left % size // part
+            return f"{left // size} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{left} s"

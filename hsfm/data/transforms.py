@@ -5,20 +5,77 @@ nothing, and does not depend on where or in which batches the images are compute
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate, pad
 
 from hsfm.core.device import Compute
+from hsfm.core.settings import FrozenSettings
 from hsfm.data.decode_size import resized
 from hsfm.data.pixels import Images, pack
 from hsfm.data.resize import resample, resize
+
+# Settings -------------------------------------------------------------------------------------------------------------
+
+
+class TransformSettings(FrozenSettings):
+    """From an image to what the network sees, in training after the augmentation and everywhere else alone."""
+
+    resize: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=2)] | None = Field(
+        description="Resize to a height and width in pixels, or to one number for the shorter side; null for none."
+    )
+    crop: tuple[PositiveInt, PositiveInt] | None = Field(
+        description="Center crop to a height and width in pixels; null for none."
+    )
+    mean: tuple[float, float, float] = Field(description="Of each channel in 0..1.")
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(description="Of each channel in 0..1, above 0.")
+    interpolation: Literal["bilinear", "bicubic"] = Field(
+        "bilinear",
+        description="Of the resize, with antialiasing. bicubic takes pixels: files or decode_size: original.",
+    )
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class RandomResizedCrop(FrozenSettings):
+    """A random box of an image, resized."""
+
+    size: tuple[PositiveInt, PositiveInt] = Field(description="Height and width that come out.")
+    scale: tuple[Share, Share] = Field(description="Lowest and highest share of the area, at most 1.")
+    ratio: tuple[PositiveFloat, PositiveFloat] = Field(description="Lowest and highest aspect ratio.")
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "RandomResizedCrop":
+        for name in ("scale", "ratio"):
+            lowest, highest = getattr(self, name)
+            if lowest > highest:
+                raise ValueError(f"{name}: [{lowest}, {highest}] is not the lowest, then the highest")
+        return self
+
+
+class RandomCrop(FrozenSettings):
+    """A random window of an image that was padded with black, of the image's own size."""
+
+    padding: PositiveInt = Field(description="Pixels on every side.")
+
+
+class AugmentationSettings(FrozenSettings):
+    """Random changes to training images."""
+
+    random_resized_crop: RandomResizedCrop | None = Field(description="A random box resized; null for none.")
+    random_crop: RandomCrop | None = Field(description="Pad with black and cut back to the size; null for none.")
+    flip: bool = Field(description="Mirror left to right with probability one half.")
+
+
+# Random views ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -40,18 +97,14 @@ class Views:
         return Views(*(None if t is None else change(t) for t in (self.box, self.corner, self.mirrored)))
 
 
-def draw_views(size: Int[Tensor, "n 2"], settings: Mapping[str, Any], generator: Generator) -> Views:
-    """Random numbers for n images of these heights and widths, all from `generator`, a CPU generator.
-
-    settings: `random_resized_crop` {size [h w], scale, ratio} or null, `random_crop` {padding} or null, `flip` (with
-    probability one half).
-    """
+def draw_views(size: Int[Tensor, "n 2"], settings: AugmentationSettings, generator: Generator) -> Views:
+    """Random numbers for n images of these heights and widths, all from `generator`, a CPU generator."""
     box = corner = mirrored = None
-    if (crop := settings["random_resized_crop"]) is not None:
-        box = sample_boxes(size, crop["scale"], crop["ratio"], generator)
-    if (crop := settings["random_crop"]) is not None:
-        corner = torch.randint(0, 2 * crop["padding"] + 1, (len(size), 2), generator=generator)
-    if settings["flip"]:
+    if (crop := settings.random_resized_crop) is not None:
+        box = sample_boxes(size, crop.scale, crop.ratio, generator)
+    if (crop := settings.random_crop) is not None:
+        corner = torch.randint(0, 2 * crop.padding + 1, (len(size), 2), generator=generator)
+    if settings.flip:
         mirrored = torch.rand(len(size), generator=generator) < 0.5
     return Views(box, corner, mirrored)
 
@@ -88,33 +141,37 @@ def sample_boxes(
     return torch.where(found[:, None], drawn, central).long()
 
 
+# The network's input --------------------------------------------------------------------------------------------------
+
+
 def prepare(
     images: Images,
-    transform: Mapping[str, Any],
-    augmentation: Mapping[str, Any] | None = None,
+    transform: TransformSettings,
+    augmentation: AugmentationSettings | None = None,
     views: Views | None = None,
 ) -> Float[Tensor, "b 3 h w"]:
     """The network's input for a batch, on its device, channels last in memory.
 
-    transform: `resize` [h w], [shorter side] or null, by `interpolation` (bilinear where it is not said, or bicubic),
-    center `crop` [h w] or null, then `mean` and `std` of the channels in 0..1. augmentation and views: settings as for
-    `draw_views`, and what it drew for these images. A random resized crop takes the place of resize and crop; random
-    crop and mirroring come after them.
+    augmentation and views: the settings that `draw_views` was given, and what it drew for these images. A random
+    resized crop takes the place of resize and crop; random crop and mirroring come after them.
     Raises ValueError where the images are still of several sizes then.
     """
     shown = show(images, transform, augmentation, views)
     if views is not None and views.corner is not None:
-        shown = random_crop(shown, views.corner, augmentation["random_crop"]["padding"])
+        shown = random_crop(shown, views.corner, augmentation.random_crop.padding)
     if views is not None and views.mirrored is not None:
         shown = mirror(shown, views.mirrored)
-    return normalize(shown, transform["mean"], transform["std"])
+    return normalize(shown, transform.mean, transform.std)
 
 
 def apply(
-    network: Callable[[Tensor], Tensor], images: Images, transform: Mapping[str, Any], compute: Compute
+    network: Callable[[Tensor], Tensor],
+    images: Images,
+    transform: TransformSettings,
+    compute: Compute,
 ) -> Float[Tensor, "b k"]:
     """A network's output for a batch on its device, as in evaluation; its rows must not depend on one another."""
-    parts = compute.parts(len(images), *shape_after(images, transform["resize"], transform["crop"]))
+    parts = compute.parts(len(images), *shape_after(images, transform.resize, transform.crop))
     outputs = []
     for part in parts:
         shown = prepare(images[part], transform)  # outside of autocast, whose precision gray levels do not bear
@@ -124,11 +181,11 @@ def apply(
 
 
 def show(
-    images: Images, transform: Mapping[str, Any], augmentation: Mapping[str, Any] | None, views: Views | None
+    images: Images, transform: TransformSettings, augmentation: AugmentationSettings | None, views: Views | None
 ) -> UInt8[Tensor, "b 3 h w"]:
     """Cut and resize a batch to one size."""
     if views is not None and views.box is not None:
-        size = tuple(augmentation["random_resized_crop"]["size"])
+        size = augmentation.random_resized_crop.size
         if not _one_by_one(images):
             full = _on_device(size, like=views.box)
             return resample(images.stacked(), views.box, full, torch.zeros_like(full), size)
@@ -137,19 +194,19 @@ def show(
             for image, (top, left, height, width) in zip(images.each(), views.box.tolist(), strict=True)
         )
         return _stack([resize(image, *size) for image in cut])
-    return _fixed(images, transform["resize"], transform["crop"], transform.get("interpolation", "bilinear"))
+    return _fixed(images, transform.resize, transform.crop, transform.interpolation)
 
 
-def show_masks(kept: Sequence[Bool[np.ndarray, "_h _w"]], transform: Mapping[str, Any]) -> Bool[Tensor, "b h2 w2"]:
+def show_masks(kept: Sequence[Bool[np.ndarray, "_h _w"]], transform: TransformSettings) -> Bool[Tensor, "b h2 w2"]:
     """Masks of whole images as they lie on what the network sees: what is at least half kept."""
     white = [np.repeat(mask[..., None] * np.uint8(255), 3, axis=-1) for mask in kept]
     return show(pack(white), transform, None, None)[:, 0] >= 128
 
 
-def hide_masks(kept: Bool[Tensor, "h w"], size: tuple[int, int], transform: Mapping[str, Any]) -> Bool[Tensor, "h2 w2"]:
+def hide_masks(kept: Bool[Tensor, "h w"], size: tuple[int, int], transform: TransformSettings) -> Bool[Tensor, "h2 w2"]:
     """A mask on what the network sees, as it lies on an image of this height and width; nothing beyond the crop is
     kept."""
-    full = resized(*size, transform["resize"]) if transform["resize"] is not None else size
+    full = resized(*size, transform.resize) if transform.resize is not None else size
     canvas = torch.zeros(full, dtype=torch.bool)
     # the center crop of a picture that counts its pixels says which of them the network sees, -1 for black around it
     number = torch.arange(1, full[0] * full[1] + 1).view(1, *full).expand(3, -1, -1)

@@ -3,6 +3,8 @@
 Source: arXiv 2603.29313. Letters: n rows, d columns of X, c classes.
 """
 
+import inspect
+import textwrap
 from numbers import Integral, Real
 from typing import Any
 
@@ -19,15 +21,22 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hsfm.core.device import choose_device
+from hsfm.core.progress import quiet
 from hsfm.features.embeddings import Embeddings
-from hsfm.heads.head import Head
-from hsfm.methods.hsfm import train as meta
+from hsfm.features.standardize import fold
+from hsfm.heads.hard_set import HardSetSettings
+from hsfm.heads.head import Head, two_rows
+from hsfm.heads.supervision import scorer_of
+from hsfm.methods.hsfm.outer_loop import Settings
+from hsfm.methods.hsfm.train import MetaResult
+from hsfm.methods.hsfm.train import train as meta_train
 
 AUTO_LR = 0.064  # times 1 / d: a step of size alpha moves a standardized row's logits by about alpha d, for any d
 MOST_LR = 0.01
-SETTINGS = (
-    "support_per_class", "inner_steps", "inner_lr", "outer_lr", "support_steps", "hard_per_class", "epochs", "refresh",
-)  # fmt: skip
+HARD_PER_CLASS = HardSetSettings().hard_per_class
+# Parameters that are HSFM's settings under their own names and defaults, and these of every estimator.
+SETTINGS = {name: value for name, value in Settings() if name not in ("inner_lr", "select_by")}
+OTHERS = {**SETTINGS, "random_state": None, "device": "auto"}
 HISTORY = ["epoch", "outer_loss", "hard_loss", "val_average", "val_worst_group", "val_worst_class", "kept"]
 
 
@@ -45,17 +54,12 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
 
     Parameters (all by name)
     ------------------------
-    support_per_class : support rows drawn per class; a smaller class gives all it has.
-    inner_steps : steps of the head on the support, in each meta-gradient and each epoch (T).
     inner_lr : step size of the head (alpha). "auto" is 0.064 / d, at most 0.01: 0.0005 at d = 128, the paper's 0.00005
         at d = 1280. It suits columns whose spread is of the order of 1.
-    outer_lr : step size of Adam on the support, in units of the (standardized) features (eta).
-    support_steps : meta-gradient steps on the support per epoch (K_H); 0 leaves the support as drawn.
     hard_per_class : hard validation rows per class; keep it at or below the number of minority rows of a class.
-    epochs : rounds of choosing hard rows, editing the support and adapting the head.
-    refresh : choose the hard rows anew each "epoch", or "never".
-    select_by : what picks the epoch on the validation rows: "worst_group" or "worst_class" accuracy, or "hard_loss".
-        None is "worst_group" where groups_val is given, else "worst_class".
+    select_by : what picks the epoch on the validation rows: "worst_group" or "worst_class" accuracy, "average", or
+        "hard_loss". None is "worst_group" where groups_val is given, else "worst_class".
+    {settings}
     head : a linear head on X to start from, instead of a logistic regression: an `hsfm.Head` or a pair (weight [c d],
         bias [c]), rows in the order of `classes_`, that is of the sorted labels. For two classes (weight [1 d],
         bias [1]) will do too, so that a fitted linear classifier is `head=(model.coef_, model.intercept_)`.
@@ -96,37 +100,27 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         *,
-        support_per_class: Any = 64,
-        inner_steps: Any = 10,
         inner_lr: Any = "auto",
-        outer_lr: Any = 1.0,
-        support_steps: Any = 10,
-        hard_per_class: Any = 128,
-        epochs: Any = 40,
-        refresh: Any = "epoch",
+        hard_per_class: Any = HARD_PER_CLASS,
         select_by: Any = None,
         head: Any = None,
         C: Any = 1.0,
         validation_fraction: Any = 0.2,
         standardize: Any = True,
-        random_state: Any = None,
-        device: Any = "auto",
+        **others: Any,
     ):
-        self.support_per_class = support_per_class
-        self.inner_steps = inner_steps
         self.inner_lr = inner_lr
-        self.outer_lr = outer_lr
-        self.support_steps = support_steps
         self.hard_per_class = hard_per_class
-        self.epochs = epochs
-        self.refresh = refresh
         self.select_by = select_by
         self.head = head
         self.C = C
         self.validation_fraction = validation_fraction
         self.standardize = standardize
-        self.random_state = random_state
-        self.device = device
+        unknown = others.keys() - OTHERS.keys()
+        if unknown:
+            raise TypeError(f"HSFMClassifier has no parameter {min(unknown)!r}; there are {', '.join(PARAMETERS)}")
+        for name, default in OTHERS.items():
+            setattr(self, name, others.get(name, default))
 
     def fit(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None, groups_val: Any = None) -> "HSFMClassifier":
         """Learn the head from X [n d] and labels y [n], with hard samples from X_val [m d] and y_val [m].
@@ -157,26 +151,32 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
         shift, scale = _standardization(X) if self.standardize else (np.zeros_like(X[0]), np.ones_like(X[0]))
         X, X_val = (X - shift) / scale, (X_val - shift) / scale
         start = self._start(X, y, shift, scale)
+        settings, hard_per_class = self._settings(X.shape[1], select_by)
         device = choose_device(self.device)
-        result = meta.train(
-            self._embeddings("train", X, y).to(device),
-            self._embeddings("val", X_val, y_val, attribute).to(device),
-            start.to(device),
-            seeds=[self.seed_],
-            select_by=select_by,
-            progress=False,
-            **self._settings(X.shape[1]),
-        )
-        self.start_coef_, self.start_intercept_ = _fold(start, shift, scale)
-        self.coef_, self.intercept_ = _fold(result.head[0], shift, scale)
+        val = self._embeddings("val", X_val, y_val, attribute).to(device)
+        with quiet():
+            result = meta_train(
+                self._embeddings("train", X, y).to(device),
+                val,
+                start.to(device),
+                settings,
+                seeds=[self.seed_],
+                hard_per_class=hard_per_class,
+                scorer=scorer_of(settings, val),
+            )
+        self.select_by_, self.inner_lr_ = select_by, settings.inner_lr
+        self.start_coef_, self.start_intercept_ = _binary(start, shift, scale)
+        self.coef_, self.intercept_ = _binary(result.head[0], shift, scale)
+        self._take(result, rows)
+        return self
+
+    def _take(self, result: MetaResult, rows: Int[np.ndarray, " n"]) -> None:
+        """What the training says beside its head; rows: of X that it was given."""
         self.head_ = _rows(self.coef_, self.intercept_)
         self.kept_epoch_ = int(result.kept_epoch[0])
         self.history_ = result.history[HISTORY]
         self.support_indices_ = rows[result.support_rows[0].cpu().numpy()]
         self.moved_ = float(result.moved[0])
-        self.select_by_ = select_by
-        self.inner_lr_ = result.trials[0].inner_lr
-        return self
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Logits: `[n]` of the second class against the first for two classes, else `[n c]`."""
@@ -282,18 +282,14 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError("head: holds a NaN or an infinity")
         return weight, bias
 
-    def _settings(self, d: int) -> dict[str, Any]:
-        """Those of `meta.train`, as Python's own numbers: a parameter grid may hold numpy's."""
-        values = {name: getattr(self, name) for name in SETTINGS}
-        settings = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
-        if settings["inner_lr"] == "auto":
-            settings["inner_lr"] = min(AUTO_LR / d, MOST_LR)
-        for name in ("inner_lr", "outer_lr"):
-            if not isinstance(settings[name], Real):
-                allowed = 'a positive number or "auto"' if name == "inner_lr" else "a positive number"
-                raise ValueError(f"{name}: {settings[name]!r} is not {allowed}")
-            settings[name] = float(settings[name])
-        return settings
+    def _settings(self, d: int, select_by: str) -> tuple[Settings, int]:
+        """HSFM's settings, of Python's own numbers since a parameter grid may hold numpy's; and K_hard."""
+        values = {name: getattr(self, name) for name in (*SETTINGS, "inner_lr", "hard_per_class")}
+        values = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+        if values["inner_lr"] == "auto":
+            values["inner_lr"] = min(AUTO_LR / d, MOST_LR)
+        k_hard = HardSetSettings.model_validate({"hard_per_class": values.pop("hard_per_class")}, strict=True)
+        return Settings.model_validate({**values, "select_by": select_by}, strict=True), k_hard.hard_per_class
 
     def _embeddings(
         self, split: str, X: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], attribute: np.ndarray | None = None
@@ -319,10 +315,7 @@ def _column(name: str, labels: Any, n: int) -> np.ndarray:
 
 
 def _rows(weight: np.ndarray, bias: np.ndarray, dtype: Any = np.float32) -> Head:
-    """One row per class: the softmax of -w/2 and +w/2 is the sigmoid of a single row w."""
-    if len(weight) == 1:
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    return Head(*(torch.from_numpy(part.astype(dtype)) for part in (weight, bias)))
+    return Head(*(torch.from_numpy(part.astype(dtype)) for part in two_rows(weight, bias)))
 
 
 def _standardization(X: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
@@ -331,12 +324,32 @@ def _standardization(X: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " d
     return scaler.mean_.astype(X.dtype), scaler.scale_.astype(X.dtype)
 
 
-def _fold(
+def _signature() -> inspect.Signature:
+    """All parameters with their defaults, as scikit-learn, help() and editors read them."""
+    own = list(inspect.signature(HSFMClassifier.__init__).parameters.values())[:-1]
+    others = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in OTHERS.items()]
+    return inspect.Signature([*own, *others])
+
+
+def _described() -> str:
+    """The settings for the docstring, a line or more each."""
+    fields = {name: field for name, field in Settings.model_fields.items() if name in SETTINGS}
+    texts = [f"{name} : {field.description} Default: {field.default!r}." for name, field in fields.items()]
+    wrapped = (textwrap.wrap(text, 115, subsequent_indent=" " * 4) for text in texts)
+    return "\n".join(f"    {line}" for lines in wrapped for line in lines).strip()
+
+
+HSFMClassifier.__doc__ = HSFMClassifier.__doc__.replace("{settings}", _described())
+HSFMClassifier.__init__.__signature__ = _signature()
+PARAMETERS = sorted(set(inspect.signature(HSFMClassifier.__init__).parameters) - {"self"})
+
+
+def _binary(
     head: Head, shift: Float[np.ndarray, " d"], scale: Float[np.ndarray, " d"]
-) -> tuple[Float[np.ndarray, "_ d"], Float[np.ndarray, " _"]]:
-    """coef_ and intercept_ on X as given: w . (x - shift) / scale + b = (w / scale) . x + b - (w / scale) . shift."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """coef_ and intercept_ on X as given, of two classes the difference of their rows."""
     weight, bias = head.weight.cpu().numpy(), head.bias.cpu().numpy()
     if len(weight) == 2:
         weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
-    coef = weight.astype(np.float64) / scale
-    return coef.astype(weight.dtype), (bias - coef @ shift).astype(weight.dtype)
+    coef, intercept = fold(weight.astype(np.float64), bias, shift, scale)
+    return coef.astype(weight.dtype), intercept.astype(weight.dtype)

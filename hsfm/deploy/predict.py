@@ -22,7 +22,7 @@ from hsfm.core.files import require, write_atomically, write_frame
 from hsfm.core.progress import track
 from hsfm.data.decode import SUFFIXES, read_rgb
 from hsfm.data.pixels import pack
-from hsfm.data.transforms import prepare
+from hsfm.data.transforms import TransformSettings, prepare
 from hsfm.models.backbone import Checkpoint, read_checkpoint
 
 
@@ -93,7 +93,7 @@ def _transformed(
     folder: Path, names: Sequence[str], metadata: Mapping[str, str], device: torch.device
 ) -> Iterator[Float[Tensor, "1 3 h w"]]:
     """Each image as the network's input, one by one; after an unreadable one, only a list of all those at the end."""
-    settings = json.loads(metadata["transform"])
+    settings = TransformSettings(**json.loads(metadata["transform"]))
     size, origin = json.loads(metadata.get("image_size", "null")), "the training images"
     unreadable = []
     for name in track(names, "predicting", "image"):
@@ -103,7 +103,7 @@ def _transformed(
             unreadable.append(f"{name} ({str(error).removeprefix(f'{folder / name}: ')})")
         if unreadable:
             continue
-        if settings["resize"] is None and settings["crop"] is None:
+        if settings.resize is None and settings.crop is None:
             if size is None:
                 size, origin = pixels.shape[:2], name
             _check_size(folder / name, pixels.shape[:2], size, origin)

@@ -7,19 +7,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from hsfm import __version__
 from hsfm.core.device import fetch, out_of_memory
 from hsfm.core.files import encode, read_parquet_in_pieces, require, write_atomically
 from hsfm.core.minority import is_minority
+from hsfm.core.settings import FrozenSettings
+from hsfm.features.standardize import StandardizationSettings
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,25 @@ METADATA = (
     "dataset", "split", "backbone", "transform", "d", "class_names", "attribute_names", "checkpoint_sha256",
     "package_version",
 )  # fmt: skip
+
+
+GivenFile = Annotated[str, Field(min_length=1)]
+
+
+class EmbeddingSettings(FrozenSettings):
+    """Features of all splits, in eval mode; or files that hold them already."""
+
+    batch_size: PositiveInt | None = Field(None, description="Images per forward pass.")
+    standardize: StandardizationSettings | None = Field(
+        None,
+        description="Bring the features of a frozen backbone to mean 0 and one spread, measured on train; null for "
+        "none.",
+    )
+    train: GivenFile | None = Field(
+        None, description="Your own features, Parquet as hsfm writes it, or npz with x, y and attribute."
+    )
+    val: GivenFile | None = Field(None, description="The same of validation.")
+    test: GivenFile | None = Field(None, description="The same of test.")
 
 
 @dataclass(frozen=True)
@@ -69,6 +91,10 @@ class Embeddings:
         """These rows alone, in this order."""
         picked = {name: getattr(self, name)[rows] for name in ("features", "y", "attribute")}
         return replace(self, **picked, image_id=tuple(self.image_id[i] for i in rows.tolist()))
+
+    def without_attributes(self) -> "Embeddings":
+        """The same rows with every attribute unknown."""
+        return replace(self, attribute=torch.full_like(self.attribute, -1))
 
     @property
     def n_classes(self) -> int:

@@ -17,7 +17,7 @@ from hsfm.core.progress import Progress
 from hsfm.core.shards import WHOLE, Shard
 from hsfm.data.pixels import ImageFiles, Images, image_batches
 from hsfm.data.table import ImageTable
-from hsfm.data.transforms import apply
+from hsfm.data.transforms import TransformSettings, apply
 from hsfm.features.embeddings import Embeddings, extract
 from hsfm.models.backbone import Network
 
@@ -26,20 +26,21 @@ def embed_images(
     network: Network,
     paths: Sequence[str | Path],
     *,
-    transform: Mapping[str, Any],
+    transform: TransformSettings | Mapping[str, Any],
     batch_size: int = 64,
     device: str = "auto",
 ) -> Float32[np.ndarray, "n d"]:
     """Features of image files under `network`, in eval mode.
 
-    transform: `resize` and `crop` ([height, width] or None), `mean` and `std` of the three channels. Raises ValueError
-    for an image that cannot be read, and where the images are not of one size after the transform.
+    transform: the settings, or a mapping of them: `resize` and `crop` ([height, width] or None), `mean` and `std` of
+    the three channels. Raises ValueError for an image that cannot be read, and where the images are not of one size
+    after the transform.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: {batch_size} is not a number of images from 1")
     if not len(paths):
         raise ValueError("paths: there is no image")
-    compute = Compute.on(device)
+    compute, transform = Compute.on(device), TransformSettings.model_validate(transform)
     images = ImageFiles(pd.DataFrame({"path": [str(path) for path in paths]}), "")
     with Progress("embedding", len(paths), "image") as bar:
         parts = []
@@ -51,12 +52,11 @@ def embed_images(
 
 
 def embed_table(
-    network: Network,
+    features: Callable[[Images], Float[Tensor, "b d"]],
     pieces: Callable[[], Iterable[ImageTable]],
     source: Callable[[pd.DataFrame], Images | ImageFiles],
     *,
     split: str,
-    transform: Mapping[str, Any],
     batch_size: int,
     compute: Compute,
     metadata: Mapping[str, Any],
@@ -64,9 +64,10 @@ def embed_table(
 ) -> Iterator[Embeddings]:
     """Embeddings of one split, piece by piece, in table order; memory does not grow with the number of images.
 
-    pieces: gives an image table from its beginning, a part of its rows at a time. source: gives the images of some of
-    its rows. batch_size: images at once; halved where memory does not suffice. about: further fields of the embeddings.
-    shard: which of the split's batches are to be embedded; they are the same batches however many shards there are.
+    features: those of a batch, as `feature_function` gives. pieces: gives an image table from its beginning, a part of
+    its rows at a time. source: gives the images of some of its rows. batch_size: images at once; halved where memory
+    does not suffice. metadata: further fields of the embeddings. shard: which of the split's batches are to be
+    embedded; they are the same batches however many shards there are.
     """
     waiting: deque[Embeddings] = deque()  # labels of pieces whose features are on their way
     counts = [int((piece.rows["split"] == split).sum()) for piece in pieces()]
@@ -81,12 +82,12 @@ def embed_table(
 
     first, n = 0, sum(len(range(count)[part]) for count, part in zip(counts, taken, strict=True))
     with Progress(f"embedding {split}", n, "image") as bar:
-        for features in stream(feature_function(network, transform, compute), batches(), compute):
-            piece, part = waiting[0], slice(first, first + len(features))  # a batch is of one piece
-            yield replace(piece, features=features, y=piece.y[part], attribute=piece.attribute[part],
+        for computed in stream(features, batches(), compute):
+            piece, part = waiting[0], slice(first, first + len(computed))  # a batch is of one piece
+            yield replace(piece, features=computed, y=piece.y[part], attribute=piece.attribute[part],
                           image_id=piece.image_id[part])  # fmt: skip
-            bar.update(len(features))
-            first += len(features)
+            bar.update(len(computed))
+            first += len(computed)
             if first == len(piece.y):
                 waiting.popleft()
                 first = 0
@@ -117,7 +118,7 @@ def _without_features(piece: ImageTable, rows: pd.DataFrame, split: str, metadat
 
 
 def feature_function(
-    network: Network, transform: Mapping[str, Any], compute: Compute
+    network: Network, transform: TransformSettings, compute: Compute
 ) -> Callable[[Images], Float[Tensor, "b d"]]:
     """Features of a batch that lies on the device; puts the network there and into eval mode."""
     forward = compute.compiled(compute.prepare(network).eval().features)

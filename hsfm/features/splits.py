@@ -3,33 +3,40 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 
 from hsfm.core.progress import Progress
 from hsfm.data.table import SPLITS
 from hsfm.features.embeddings import Embeddings, read_pieces, write_pieces
-from hsfm.features.standardize import Moments, Standardization, identity, write_standardization
+from hsfm.features.standardize import (
+    Moments,
+    Standardization,
+    StandardizationSettings,
+    identity,
+    write_standardization,
+)
 
 
 def write_splits(
-    outputs: Mapping[str, str], pieces: Callable[[str], Iterable[Embeddings]], standardize: Mapping[str, Any] | None
+    outputs: Mapping[str, str],
+    pieces: Callable[[str], Iterable[Embeddings]],
+    standardize: StandardizationSettings | None,
 ) -> None:
     """Write the embeddings of every split, and what was done to their features.
 
-    outputs: the files by split, and `standardisation`. pieces: gives those of a split, raw. standardize: the settings
-    of `Moments.standardization`, or None. The files are the same however the pieces are cut.
+    outputs: the files by split, and `standardization`. pieces: gives those of a split, raw. standardize: None leaves
+    them as they are. The files are the same however the pieces are cut.
     """
     standardization = _write_train(outputs["train"], pieces("train"), standardize)
     for split in SPLITS:
         if split != "train":
             write_pieces(outputs[split], _apply(standardization, pieces(split)))
     origin = next(read_pieces(outputs["train"])).checkpoint_sha256
-    write_standardization(outputs["standardisation"], standardization, {"checkpoint_sha256": origin})
+    write_standardization(outputs["standardization"], standardization, {"checkpoint_sha256": origin})
 
 
-def _write_train(path: str, pieces: Iterable[Embeddings], settings: Mapping[str, Any] | None) -> Standardization:
+def _write_train(path: str, pieces: Iterable[Embeddings], settings: StandardizationSettings | None) -> Standardization:
     """Write the training split, whose features are those that standardise: raw ones lie on disk in between."""
     raw = Path(path).with_name(".raw.parquet")
     raw.unlink(missing_ok=True)  # of a killed run
@@ -41,8 +48,8 @@ def _write_train(path: str, pieces: Iterable[Embeddings], settings: Mapping[str,
     # row groups, where sums are the same however the pieces came
     for piece in _counted(read_pieces(raw), "measuring the spread of train", n):
         moments.add(piece.features)
-    standardization = moments.standardization(**settings)
-    write_pieces(path, _apply(standardization, _counted(read_pieces(raw), "standardising train", n)))
+    standardization = moments.standardization(settings.scale)
+    write_pieces(path, _apply(standardization, _counted(read_pieces(raw), "standardizing train", n)))
     raw.unlink()
     return standardization
 

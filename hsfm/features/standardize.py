@@ -8,11 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from hsfm.core.files import read_safetensors, write_safetensors
+from hsfm.core.settings import FrozenSettings
+
+
+class StandardizationSettings(FrozenSettings):
+    """Features brought to mean 0 and one spread, measured on train."""
+
+    scale: PositiveFloat = Field(description="Their standard deviation afterwards.")
 
 
 @dataclass(frozen=True)
@@ -35,13 +44,26 @@ class Standardization:
     def fold(
         self, weight: Float[Tensor, "*s c d"], bias: Float[Tensor, "*s c"]
     ) -> tuple[Float[Tensor, "*s c d"], Float[Tensor, "*s c"]]:
-        """Weight and bias on raw features that equal these on standardized ones.
+        """Weight and bias on raw features that equal these on standardized ones, in their type, on the CPU."""
+        arrays = (t.detach().cpu().double().numpy() for t in (weight, bias, self.mean, self.factor))
+        raw_weight, raw_bias, mean, factor = arrays
+        with np.errstate(divide="ignore"):  # a feature without variation has an infinite scale, and no weight
+            folded = fold(raw_weight, raw_bias, mean, 1 / factor)
+        return tuple(torch.from_numpy(part).to(weight.dtype) for part in folded)
 
-        w . ((x - mean) * factor) + b = (w * factor) . x + (b - (w * factor) . mean), in float64
-        """
-        mean, factor = self.mean.to(weight.device).double(), self.factor.to(weight.device).double()
-        raw = weight.double() * factor
-        return raw.to(weight.dtype), (bias.double() - raw @ mean).to(bias.dtype)
+
+def fold(
+    weight: Float[np.ndarray, "*s c d"],
+    bias: Float[np.ndarray, "*s c"],
+    shift: Float[np.ndarray, " d"],
+    scale: Float[np.ndarray, " d"],
+) -> tuple[Float[np.ndarray, "*s c d"], Float[np.ndarray, "*s c"]]:
+    """Weight and bias on raw features that equal these on (x - shift) / scale.
+
+    w . (x - shift) / scale + b = (w / scale) . x + (b - (w / scale) . shift)
+    """
+    raw = weight / scale
+    return raw, bias - raw @ shift
 
 
 class Moments:

@@ -1,17 +1,20 @@
 """The hard set: per class, the pool images on which a head's loss is highest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hsfm.core.files import read_parquet, require, write_parquet
+from hsfm.core.settings import FrozenSettings
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.head import Head
 
@@ -25,6 +28,16 @@ SCHEMA = pa.schema(
         ("group", pa.int32()),
     ]
 )
+
+
+class HardSetSettings(FrozenSettings):
+    """Size of the hard set."""
+
+    hard_per_class: PositiveInt = Field(
+        128,
+        description="K_hard: hard samples per class of the pool, all of a smaller class.",
+        json_schema_extra={"sweep": [32, 64, 128, 256]},
+    )
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,11 @@ def write_hard_set(path: str | Path, hard_set: HardSet, pool: Embeddings) -> Non
         "checkpoint_sha256": pool.checkpoint_sha256,
     }
     write_parquet(path, pa.Table.from_pandas(frame, SCHEMA, preserve_index=False), metadata)
+
+
+def read_need(path: str | Path, val: Embeddings, settings: Mapping[str, Any]) -> HardSet:
+    """The hard set for a method whose NEEDS names it. settings: of `HardSetSettings`."""
+    return read_hard_set(path, val, per_class=HardSetSettings(**settings).hard_per_class)
 
 
 def read_hard_set(path: str | Path, pool: Embeddings, *, per_class: int) -> HardSet:

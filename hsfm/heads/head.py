@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -49,6 +50,15 @@ def stack(heads: Sequence[Head]) -> Head:
     return Head(torch.stack([h.weight for h in heads]), torch.stack([h.bias for h in heads]))
 
 
+def two_rows(
+    weight: Float[np.ndarray, "_ d"], bias: Float[np.ndarray, " _"]
+) -> tuple[Float[np.ndarray, "c d"], Float[np.ndarray, " c"]]:
+    """One row per class: the softmax of -w/2 and +w/2 is the sigmoid of a single row w; several rows stay."""
+    if len(weight) > 1:
+        return weight, bias
+    return np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+
+
 @runtime_checkable
 class Described(Protocol):
     """Features with the origin that heads check before they are used."""
@@ -81,14 +91,6 @@ class SavedHeads:
         ):
             if mine != theirs:
                 raise ValueError(f"{source}: {what} {theirs}, but the {self.method} heads are for {mine}")
-
-
-def picked_by(select_by: str, in_words: Mapping[str, str]) -> dict[str, str]:
-    """The fields `group_labels` and `chosen_by` of heads whose epoch or setting a rule picked.
-
-    in_words: the method's rules for readers. Only worst_group reads the group labels of validation.
-    """
-    return {"group_labels": "selection" if select_by == "worst_group" else "none", "chosen_by": in_words[select_by]}
 
 
 def check_heads(saved: SavedHeads, source: str | Path) -> SavedHeads:

@@ -1,8 +1,8 @@
 """AFR, automatic feature reweighting: the head retrained on training images that ERM has not seen, weighted by how
 badly it fits them.
 
-Qiu et al., "Simple and Fast Group Robustness by Automatic Feature Reweighting" (ICML 2023). ERM is trained on a part of
-the training images. On the rest, with p_i ERM's probability of the true class and n_y the images of a class,
+ERM is trained on a part of the training images. On the rest, with p_i ERM's probability of the true class and n_y the
+images of a class,
 
     w_i  proportional to  exp(-gamma p_i) / n_y,  in all 1
     loss = sum_i w_i CE_i + lambda (|W - W_0|^2 + |b - b_0|^2)
@@ -13,95 +13,93 @@ Letters: n images, d features, c classes, k pairs of gamma and lambda.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from hsfm.core.metrics import accuracy_by, worst
 from hsfm.core.progress import track
+from hsfm.core.text import percent
 from hsfm.features.embeddings import Embeddings, check_same_origin
+from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head
+from hsfm.heads.method_settings import MethodSettings
+from hsfm.heads.scorer import Scorer
 
-HISTORY = ["gamma", "penalty", "step", "val_average", "val_worst_group", "val_worst_class"]
-SELECT_BY = {
-    "worst_group": "gamma, lambda and the step with the best validation worst group, then average",
-    "worst_class": "gamma, lambda and the step with the best validation worst class, then average",
-}
+LABEL = "AFR"
+SOURCE = "Qiu et al., Simple and Fast Group Robustness by Automatic Feature Reweighting, ICML 2023"
+COLOR = "#E69F00"
+MARKER = "<"
+FEATURES = "own"  # of a network that ERM trains on a share of the training images
+DEVICE = True
+TABLES = ("history",)
 
-
-@dataclass(frozen=True)
-class Result:
-    head: Head  # weight [c d], bias [c]
-    gamma: float
-    penalty: float  # lambda
-    step: int  # that was kept, from 1
-    history: (
-        pd.DataFrame
-    )  # per step and pair: gamma, penalty, step, val_average, val_worst_group (NaN where no group is
-    # known), val_worst_class, kept
+Numbers = Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)]
 
 
-def fit_afr(
-    held_out: Embeddings,
-    val: Embeddings,
-    erm: Head,
-    *,
-    gammas: Sequence[float],
-    penalties: Sequence[float],
-    steps: int,
-    lr: float,
-    clip_norm: float = 1.0,
-    select_by: str = "worst_group",
-    progress: bool = True,
-) -> Result:
-    """The head of the best pair and step, judged on val; all pairs are trained side by side.
+class Settings(MethodSettings):
+    gammas: Numbers = Field(
+        (4, 8, 12, 16, 20), description="gamma: how much images that ERM fits badly count for more."
+    )
+    penalties: Numbers = Field(
+        (0.0, 0.1, 0.2, 0.3), description="lambda: pull towards ERM's head; every pair is tried."
+    )
+    steps: PositiveInt = Field(500, description="Full-batch gradient steps.")
+    lr: PositiveFloat = Field(0.01, description="Of plain gradient descent.")
+    clip_norm: PositiveFloat = Field(1.0, description="Longest gradient of a head.")
 
-    held_out: training images that the network was not trained on. erm: its own head. gammas, penalties (lambda): every
-    pair of them is tried. lr: of plain gradient descent. clip_norm: longest gradient of a head. select_by:
-    `worst_group` (the paper), which reads the group labels of val, or `worst_class`; ties go to the higher average,
-    then to the earlier step, the first gamma, the first lambda.
 
-    Raises ValueError for settings that cannot be, an unknown group of val that would have to be read, and a loss that
-    is not finite.
+def fit(
+    train: Embeddings, val: Embeddings, erm: Head, *, settings: Settings, seeds: Sequence[int], scorer: Scorer
+) -> Fit:
+    """The head `[1 c d]` of the best pair and step by the scorer; all pairs are trained side by side.
+
+    train: images that the network was not trained on. erm: that network's own head. seeds: nothing is drawn, so that
+    there is one head, under the first. Ties go to the higher average, then to the earlier step, the first gamma, the
+    first lambda. The history has a row per step (epoch: a step takes all images) and pair (trial).
+
+    Raises ValueError for embeddings that do not belong together, and for a head that is no longer finite.
     """
-    _check(held_out, val, gammas, penalties, steps, lr, clip_norm, select_by)
-    pairs = list(product(gammas, penalties))
-    weights = torch.stack([weigh(erm, held_out, gamma) for gamma, _ in pairs])
+    check_same_origin(train, val)
+    for embeddings in (train, val):
+        embeddings.refuse_test("AFR")
+    pairs = list(product(settings.gammas, settings.penalties))
+    weights = torch.stack([weigh(erm, train, gamma) for gamma, _ in pairs])
     penalty = torch.tensor([value for _, value in pairs], device=weights.device)
     # one wider column holds the bias, so that a head is one matrix
-    x, x_val = _with_ones(held_out.features), _with_ones(val.features)
+    x, x_val = _with_ones(train.features), _with_ones(val.features)
     start = torch.cat([erm.weight, erm.bias[:, None]], 1)
     w = start.expand(len(pairs), -1, -1).clone()
-    target = one_hot(held_out.y, held_out.n_classes).to(x)
-    grouped = bool((val.group >= 0).any())
-    best, rows = (-1.0, -1.0), []
+    target = one_hot(train.y, train.n_classes).to(x)
+    best, measured = (-1.0, -1.0), []
     kept = (start, 0, 0)
-    for step in track(range(1, steps + 1), "AFR", "step", shown=progress):
-        w = w - lr * _clipped(_gradient(w, start, x, target, weights, penalty), clip_norm)
+    for step in track(range(1, settings.steps + 1), "AFR", "step"):
+        w = w - settings.lr * _clipped(_gradient(w, start, x, target, weights, penalty), settings.clip_norm)
         if not w.isfinite().all():
-            raise ValueError(f"AFR: a head is no longer finite after step {step}; lower lr (now {lr})")
-        correct = _logits(w, x_val).argmax(-1) == val.y
-        average, classes = correct.double().mean(1), worst(accuracy_by(correct, val.y, val.n_classes))
-        groups = (
-            worst(accuracy_by(correct, val.group, val.n_groups)) if grouped else torch.full_like(classes, torch.nan)
-        )
-        measures = torch.stack([average, groups, classes]).T.tolist()
-        for number, (gamma, value) in enumerate(pairs):
-            rows.append((gamma, value, step, *measures[number]))
-            score = (measures[number][1 if select_by == "worst_group" else 2], measures[number][0])
+            raise ValueError(f"AFR: a head is no longer finite after step {step}; lower lr (now {settings.lr})")
+        measures = scorer.measures(_logits(w, x_val))
+        scores = torch.stack([scorer.choose(measures), measures["val_average"]]).T.tolist()
+        measured.append(pd.DataFrame({name: values.cpu().numpy() for name, values in measures.items()}))
+        for number, score in enumerate(map(tuple, scores)):
             if score > best:
                 best, kept = score, (w[number].clone(), number, step)
     head, number, step = kept
-    gamma, value = pairs[number]
-    history = pd.DataFrame(rows, columns=HISTORY)
-    history["kept"] = np.arange(len(rows)) == (step - 1) * len(pairs) + number
-    return Result(Head(head[:, :-1].cpu(), head[:, -1].cpu()), float(gamma), float(value), step, history)
+    history = _history(measured, pairs, number, step, seeds[0])
+    gamma, value = map(float, pairs[number])
+    return Fit(
+        head=Head(head[None, :, :-1].cpu(), head[None, :, -1].cpu()),
+        seeds=tuple(seeds[:1]),
+        chosen_by=f"gamma, lambda and the step with the best validation {scorer.in_words}, then average",
+        summary=f"validation {scorer.in_words} {percent([best[0]])} (gamma {gamma:g}, lambda {value:g}, step {step})",
+        settings={"gamma": gamma, "penalty": value, "step": step},
+        tables={"history": history},
+    )
 
 
 def weigh(erm: Head, held_out: Embeddings, gamma: float | int) -> Float[Tensor, " n"]:
@@ -109,6 +107,18 @@ def weigh(erm: Head, held_out: Embeddings, gamma: float | int) -> Float[Tensor, 
     p = erm.logits(held_out.features).softmax(-1).gather(1, held_out.y[:, None])[:, 0]
     weight = (-gamma * p).exp() / torch.bincount(held_out.y, minlength=held_out.n_classes)[held_out.y]
     return weight / weight.sum()
+
+
+def _history(
+    measured: Sequence[pd.DataFrame], pairs: Sequence[tuple[float, float]], kept: int, step: int, seed: int
+) -> pd.DataFrame:
+    gammas, penalties = np.array(pairs, dtype=float).T
+    steps = [
+        frame.assign(seed=seed, epoch=number, trial=np.arange(len(pairs)), gamma=gammas, penalty=penalties)
+        for number, frame in enumerate(measured, 1)
+    ]
+    history = pd.concat(steps, ignore_index=True)
+    return history.assign(kept=(history["epoch"] == step) & (history["trial"] == kept))
 
 
 def _with_ones(features: Float[Tensor, "n d"]) -> Float[Tensor, "n d1"]:
@@ -135,30 +145,3 @@ def _gradient(
 def _clipped(gradient: Float[Tensor, "k c d1"], longest: float | int) -> Float[Tensor, "k c d1"]:
     norm = gradient.flatten(1).norm(dim=1)[:, None, None]
     return gradient * (longest / norm.clamp(min=longest))
-
-
-def _check(
-    held_out: Embeddings,
-    val: Embeddings,
-    gammas: Sequence[float],
-    penalties: Sequence[float],
-    steps: int,
-    lr: float,
-    clip_norm: float,
-    select_by: str,
-) -> None:
-    check_same_origin(held_out, val)
-    for embeddings in (held_out, val):
-        embeddings.refuse_test("AFR")
-    for name, values in (("gammas", gammas), ("penalties", penalties)):
-        if not values or not all(0 <= value < float("inf") for value in values):
-            raise ValueError(f"{name}: {list(values)} is empty or holds a number that is not 0 or above")
-    for name, value in (("lr", lr), ("clip_norm", clip_norm)):
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{name}: {value} is not a positive number")
-    if steps < 1:
-        raise ValueError(f"steps: {steps} is not a number of steps from 1")
-    if select_by not in SELECT_BY:
-        raise ValueError(f"select_by: {select_by!r} is unknown; allowed are {', '.join(SELECT_BY)}")
-    if select_by == "worst_group":
-        val.require_attributes("AFR's select_by: worst_group")

@@ -14,19 +14,52 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-import torchvision
 from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 from hsfm.core.files import read_safetensors, sha256, write_safetensors
+from hsfm.core.settings import FrozenSettings
+from hsfm.data.transforms import TransformSettings
 from hsfm.models import clip
 from hsfm.models.weights import read_weights
 
 TIMM = "timm:"
+
+
+class BackboneSettings(FrozenSettings):
+    """The network whose pooled output are the features."""
+
+    name: str = Field(
+        pattern=r"^((timm:)?[A-Za-z0-9_.]+|open_clip:.+)$",
+        description="Architecture: small_resnet, any of torchvision's classification models, timm:NAME, or CLIP's "
+        "image tower as open_clip:NAME/TAG or open_clip:FOLDER.",
+    )
+    pretrained: bool = Field(
+        description="Start from the library's ImageNet weights (torchvision's V1), which it downloads once."
+    )
+    weights: Annotated[str, Field(min_length=1)] | None = Field(
+        description="A file of pretrained weights instead, or package:NAME for those that a pip package carries; null "
+        "for none."
+    )
+    train: bool = Field(description="Train by ERM; false keeps the backbone as it is and fits a head on its features.")
+    checkpoint: Annotated[str, Field(min_length=1)] | None = Field(
+        description="Your own ERM network, with its head; nothing is trained then. null for none."
+    )
+
+    @model_validator(mode="after")
+    def _check_origin(self) -> "BackboneSettings":
+        if self.pretrained and self.name == "small_resnet":
+            raise ValueError("small_resnet has no pretrained weights")
+        chosen = [key for key in ("pretrained", "weights", "checkpoint") if getattr(self, key)]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} exclude one another; set all but one to false or null")
+        if not self.train and not chosen:
+            raise ValueError("train is false, but there are neither pretrained weights nor a checkpoint")
+        return self
 
 
 class SmallResNet(nn.Module):
@@ -53,7 +86,9 @@ class SmallResNet(nn.Module):
         return self.fc(x.mean(dim=(-2, -1)))
 
 
-def _block(before: int, width: int, stride: int) -> BasicBlock:
+def _block(before: int, width: int, stride: int) -> nn.Module:
+    from torchvision.models.resnet import BasicBlock  # takes a second and a half, as all of torchvision
+
     same = before == width and stride == 1
     shortcut = None if same else nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
     return BasicBlock(before, width, stride, shortcut)
@@ -172,7 +207,8 @@ def _unknown(name: str, known: Sequence[str], allowed: str) -> ValueError:
 
 def _torchvision(name: str, pretrained: bool) -> nn.Module:
     """torchvision's model, on demand with its ImageNet-1k (V1) weights; ValueError where they cannot be had."""
-    models = torchvision.models
+    from torchvision import models
+
     known = models.list_models(module=models)
     if name not in known:
         allowed = "small_resnet, torchvision's classification models, timm:NAME, open_clip:NAME"
@@ -202,7 +238,9 @@ def _torchvision(name: str, pretrained: bool) -> nn.Module:
 
 
 def _first_weights(name: str) -> Enum:
-    known = torchvision.models.get_model_weights(name)
+    from torchvision.models import get_model_weights
+
+    known = get_model_weights(name)
     if "IMAGENET1K_V1" not in known.__members__:
         raise ValueError(
             f"backbone: torchvision has no IMAGENET1K_V1 weights of {name}, only {', '.join(known.__members__)}, which "
@@ -280,17 +318,16 @@ def read_foreign(path: str | Path, name: str, n_classes: int) -> Network:
     return network
 
 
-def take_network(settings: Mapping[str, Any], n_classes: int, transform: Mapping[str, Any]) -> Network:
-    """The network that `backbone`'s settings name, for use without training: a user's own, or one with a fresh head.
+def take_network(settings: BackboneSettings, n_classes: int, transform: TransformSettings) -> Network:
+    """The network that the settings name, for use without training: a user's own, or one with a fresh head.
 
-    settings: name, checkpoint, pretrained, weights. Raises ValueError as `read_foreign` and `build_network` do, and for
-    a transform that is not CLIP's own where the network is CLIP's.
+    Raises ValueError as `read_foreign` and `build_network` do, and for a transform that is not CLIP's own where the
+    network is CLIP's.
     """
-    name = settings["name"]
-    if settings["checkpoint"] is not None:
-        network = read_foreign(settings["checkpoint"], name, n_classes)
+    if settings.checkpoint is not None:
+        network = read_foreign(settings.checkpoint, settings.name, n_classes)
     else:
-        network = build_network(name, n_classes, pretrained=settings["pretrained"], weights=settings["weights"])
-    if name.startswith(clip.PREFIX):
+        network = build_network(settings.name, n_classes, pretrained=settings.pretrained, weights=settings.weights)
+    if settings.name.startswith(clip.PREFIX):
         clip.check_transform(network.body.visual, transform)
     return network

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hsfm.data.transforms import TransformSettings
+
 PREFIX = "open_clip:"
 
 
@@ -131,11 +133,11 @@ def _as_transform(settings: dict[str, Any], size: tuple[int, int]) -> dict[str, 
     }
 
 
-def check_transform(visual: nn.Module, transform: dict[str, Any]) -> None:
+def check_transform(visual: nn.Module, transform: TransformSettings) -> None:
     """Raise ValueError unless a transform is CLIP's own."""
-    expected = transform_of(visual)
-    if {"interpolation": "bilinear", **transform} != expected:
-        raise ValueError(f"transform: is {transform}, but this CLIP model was trained on images after {expected}")
+    expected, found = transform_of(visual), transform.model_dump(mode="json")
+    if found != expected:
+        raise ValueError(f"transform: is {found}, but this CLIP model was trained on images after {expected}")
 
 
 class ZeroShot:

@@ -127,7 +127,7 @@ class Processes:
         if self.alone:
             yield forward
             return
-        if compute.compile:
+        if compute.settings.compile:
             raise ValueError("compile: not on several GPUs; set it to false, or training_gpus to 1")
         replaced = _synchronize(network, SyncedOnCPU if compute.on_cpu else SyncedOnGPU)
         # the statistics are the same everywhere; torch 2.14 has renamed what keeps them from being sent round

@@ -21,15 +21,16 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure, record
 
 from hsfm.core import job
-from hsfm.core.device import Compute, choose_device
+from hsfm.core.device import Compute, ComputeSettings, choose_device
 from hsfm.core.files import fingerprint, write_frame
 from hsfm.data.open_images import open_source
 from hsfm.data.pixels import common_size
 from hsfm.data.store import CacheFiles
-from hsfm.data.table import read_images
-from hsfm.models.backbone import build_network, write_checkpoint
+from hsfm.data.table import ImageTable, read_images
+from hsfm.data.transforms import AugmentationSettings, TransformSettings
+from hsfm.models.backbone import BackboneSettings, Network, build_network, write_checkpoint
 from hsfm.models.distributed import Processes
-from hsfm.models.erm import LabeledImages, train
+from hsfm.models.erm import LabeledImages, TrainingData, TrainingSettings, train
 from hsfm.models.holdout import hold_out
 
 log = logging.getLogger(__name__)
@@ -47,40 +48,43 @@ def train_erm(
 ) -> None:
     """Train a network on the training images of a table, and write it with its history.
 
-    settings: `training`, those of `train`, where `holdout` is the share of the images that are left out. code: hash
-    of the code, since what a killed training left serves the same code alone.
+    settings: plain dicts, since other processes read them and the checkpoint carries them: of TrainingSettings
+    (`training`), BackboneSettings (`backbone`), TransformSettings, AugmentationSettings and ComputeSettings; and
+    `device`, `decode_size`. code: hash of the code, since what a killed training left serves the same code alone.
 
     Of several processes that torch.distributed joins, each calls this and the first writes.
     """
-    processes = Processes.here()
-    table = read_images(images)
-    compute = Compute(_device(settings["device"], processes), **settings["compute"])
-    backbone = {key: settings["backbone"][key] for key in ("name", "pretrained", "weights")}
-    network = build_network(**backbone, n_classes=len(table.class_names), seed=run)
-    source = open_source(images, CacheFiles.of(cache, settings["decode_size"]))
-
+    processes, table = Processes.here(), read_images(images)
+    training = TrainingSettings(**settings["training"])
+    compute = Compute(_device(settings["device"], processes), ComputeSettings(**settings["compute"]))
+    backbone = BackboneSettings(**settings["backbone"])
+    network = build_network(
+        backbone.name, len(table.class_names), pretrained=backbone.pretrained, seed=run, weights=backbone.weights
+    )
     # The name says all that the result depends on, so that whatever has changed starts from the beginning.
     where = str(compute.device) if processes.alone else f"{compute.device.type}, {processes.count} processes"
     key = fingerprint(job.depends_on({**settings, "run": run, "code": code}, [images], where))
     resume = Path(checkpoint).with_name(f".resume-{key}.safetensors")
-    training = dict(settings["training"])
-    share, without = training.pop("holdout", None), None
-    if share is not None:
-        without = hold_out(torch.tensor(table.split("train")["y"].to_numpy("int64")), share, run)
-    frame = train(
-        network,
+    source = open_source(images, CacheFiles.of(cache, settings["decode_size"]))
+    without = None
+    if training.holdout is not None:
+        without = hold_out(torch.tensor(table.split("train")["y"].to_numpy("int64")), training.holdout, run)
+    data = TrainingData(
         LabeledImages.of(table, source, "train", without=without),
         LabeledImages.of(table, source, "val"),
-        **training,
-        transform_settings=settings["transform"],
-        augment_settings=settings["augmentation"],
-        seed=run,
-        compute=compute,
-        resume=resume,
+        TransformSettings(**settings["transform"]),
+        AugmentationSettings(**settings["augmentation"]),
     )
+    frame = train(network, data, training, seed=run, compute=compute, resume=resume)
     if not processes.first:
         return
     write_frame(history, frame)
+    _write_network(checkpoint, network, table, run, settings)
+    for leftover in resume.parent.glob(".resume-*.safetensors"):
+        leftover.unlink()
+
+
+def _write_network(path: str, network: Network, table: ImageTable, run: int, settings: Mapping[str, Any]) -> None:
     metadata = {
         "dataset": table.dataset,
         "run": str(run),
@@ -88,11 +92,8 @@ def train_erm(
         "image_size": json.dumps(common_size(table.rows)),
         "settings": json.dumps(settings),
     }
-    write_checkpoint(
-        checkpoint, network, name=settings["backbone"]["name"], class_names=table.class_names, metadata=metadata
-    )
-    for leftover in resume.parent.glob(".resume-*.safetensors"):
-        leftover.unlink()
+    name = settings["backbone"]["name"]
+    write_checkpoint(path, network, name=name, class_names=table.class_names, metadata=metadata)
 
 
 def _device(name: str, processes: Processes) -> torch.device:

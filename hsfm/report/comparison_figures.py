@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hsfm.core.text import duration
 from hsfm.report.costs import VARIANTS
 from hsfm.report.figures import WIDTH, spread_out, within
 from hsfm.report.names import method_label
@@ -30,7 +31,7 @@ def draw_tradeoff(summary: pd.DataFrame, aggregated: pd.DataFrame, title: str) -
     """
     measure = worst_of(aggregated)
     rows = aggregated.set_index("method")
-    with styled():
+    with styled(rows.index):
         figure = Figure(figsize=(WIDTH, 3.8))
         axis = figure.subplots()
         for method, row in rows.iterrows():
@@ -64,7 +65,7 @@ def draw_time(aggregated: pd.DataFrame, seconds: pd.DataFrame, title: str) -> Fi
     times = seconds.groupby("method")["seconds"].mean()
     times = {method: times.get(VARIANTS.get(method, method), np.nan) for method in rows.index}
     timed = {method: time for method, time in times.items() if time > 0}
-    with styled():
+    with styled(rows.index):
         figure = Figure(figsize=(WIDTH, 3.8))
         axis = figure.subplots()
         axis.set_xscale("log")
@@ -98,14 +99,6 @@ def draw_time(aggregated: pd.DataFrame, seconds: pd.DataFrame, title: str) -> Fi
 def worst_of(aggregated: pd.DataFrame) -> str:
     """The lowest accuracy that is known: of groups, or of classes where some test image has no group."""
     return "worst_group" if aggregated["worst_group_percent"].notna().all() else "worst_class"
-
-
-def duration(seconds: float) -> str:
-    """In the largest unit of which there is one at least."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.2g} {unit}" if seconds < 9.95 * size else f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
 
 
 def _point(axis: Axes, method: str, x: float, row: pd.Series, measure: str, x_deviation: float | None = None) -> None:

@@ -37,7 +37,7 @@ TOPICS = (
             "hard_set": "What the hard set holds, by group",
             "edits": "Edits among the validation images",
             "edit_cosines": "Where the edits point",
-            "edit_neighbours": "Nearest images before and after",
+            "edit_neighbors": "Nearest images before and after",
             "unclip": "Edits as pictures",
         },
     ),

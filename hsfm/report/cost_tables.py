@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from hsfm.core.text import duration
 from hsfm.core.text_tables import Cell, TextTable
 from hsfm.report.costs import VARIANTS
 from hsfm.report.names import method_label
@@ -44,9 +45,9 @@ def costs_table(summary: pd.DataFrame) -> TextTable:
         (
             Cell(row["dataset"]),
             Cell(method_label(row["method"])),
-            duration(row["seconds"]),
-            duration(row["seconds"] - _of_erm(summary, row["dataset"])) if row["method"] != "erm" else Cell("-"),
-            duration(row["cpu_seconds"]),
+            time(row["seconds"]),
+            time(row["seconds"] - _of_erm(summary, row["dataset"])) if row["method"] != "erm" else Cell("-"),
+            time(row["cpu_seconds"]),
             megabytes(row["memory_mb"]),
             megabytes(row["gpu_memory_mb"]),
         )
@@ -77,8 +78,8 @@ def stages_table(stages: pd.DataFrame) -> TextTable:
             Cell(row["stage"]),
             Cell(method_label(row["method"]) if row["method"] else "all"),
             Cell(str(row["jobs"])),
-            duration(row["seconds"]),
-            duration(row["cpu_seconds"]),
+            time(row["seconds"]),
+            time(row["cpu_seconds"]),
             megabytes(row["memory_mb"]),
             megabytes(row["gpu_memory_mb"]),
         )
@@ -89,12 +90,8 @@ def stages_table(stages: pd.DataFrame) -> TextTable:
     return TextTable(header=header, rows=rows, notes=notes, text_columns=3, title="Time and memory of every stage.")
 
 
-def duration(seconds: float) -> Cell:
-    """Seconds as people read them: 8.4 s, 12.0 min, 3.2 h."""
-    if pd.isna(seconds):
-        return Cell("-")
-    size, unit = next(((s, u) for s, u in ((3600, "h"), (60, "min")) if abs(seconds) >= 2 * s), (1, "s"))
-    return Cell(f"{seconds / size:.1f} {unit}", order=round(float(seconds), 2))
+def time(seconds: float) -> Cell:
+    return Cell("-") if pd.isna(seconds) else Cell(duration(seconds), order=round(float(seconds), 2))
 
 
 def megabytes(number: float) -> Cell:

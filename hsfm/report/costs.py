@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+# the stage of methods that train a network from nothing rather than start at ERM's
+OWN_TRAINING = "train_on_share"
 # Stages whose names do not say for which method they are: `fit_X` and `score_X` are for X.
 STAGE_METHODS = {
     "train_erm": "erm",
@@ -20,7 +22,7 @@ STAGE_METHODS = {
     "import_embeddings": "erm",
     "read_erm_head": "erm",
     "fit_erm_head": "erm",
-    "train_on_share": "afr",
+    OWN_TRAINING: "afr",
     "make_masks": "dac",
     "gather_masks": "dac",
     "take_masks": "dac",
@@ -48,8 +50,6 @@ AFTER_HEADS = {
 PICTURES = r"draw_|write_card|export_model|decode_edits"
 # variants by what their heads say, and their method in the workflow
 VARIANTS = {"ddb_cut_paste": "ddb"}
-# methods that train a network from nothing rather than start at ERM's
-OWN_TRAINING = {"afr": "train_on_share"}
 NUMBERS = ["seconds", "cpu_seconds", "memory_mb", "gpu_memory_mb"]
 COLUMNS = [
     "dataset", "run", "stage", "method", "seed", "seconds", "cpu_seconds", "memory_mb", "gpu_memory_mb", "job",
@@ -181,7 +181,7 @@ def method_costs(costs: pd.DataFrame) -> pd.DataFrame:
             own = part[part["method"] == method]
             if method == "erm" and not (own["stage"] == "fit_erm_head").any():
                 own = own[~own["stage"].isin(EMBEDDING)]
-            elif method != "erm" and OWN_TRAINING.get(method) not in set(own["stage"]):
+            elif method != "erm" and OWN_TRAINING not in set(own["stage"]):
                 shared = of_all_runs[(of_all_runs["dataset"] == dataset) & (of_all_runs["method"] == method)]
                 own = pd.concat([erm, *([shared] if len(shared) else []), own])
             rows.append({"dataset": dataset, "run": run, "method": method, **_one_head(own)})

@@ -83,7 +83,7 @@ MEASURES = {  # as (words, decimals, factor)
     "away": ("edits away from it (%)", 0, 100),
     "attribute_flips": ("nearest image changes its attribute (%)", 0, 100),
     "class_flips": ("nearest image changes its class (%)", 0, 100),
-    "own_before": ("neighbours with the row's attribute, before (%)", 0, 100),
+    "own_before": ("neighbors with the row's attribute, before (%)", 0, 100),
     "own_after": ("and after (%)", 0, 100),
     "probe_before": ("probability of the row's attribute, before (%)", 0, 100),
     "probe_after": ("and after (%)", 0, 100),

@@ -66,13 +66,13 @@ def draw_training(
     """ERM's training curves, and every other method's validation worst group by epoch; kept epochs are marked.
 
     erm: history of every run, with a column `run`, or None where no network was trained. others: likewise, by method,
-    with a column `seed`, and `step` where there are no epochs; of one without groups the worst class is drawn.
+    with a column `seed`; of one without groups the worst class is drawn.
     erm_val_worst: by run, the worst group of ERM's head, where HSFM starts.
     """
     count = (erm is not None) + len(others)
     columns = min(3, count)
     lines = -(-count // columns)
-    with styled():
+    with styled(others):
         figure = Figure(figsize=(min(WIDTH, 0.6 + 3.2 * columns), 0.9 + 2.3 * lines))
         axes = list(figure.subplots(lines, columns, squeeze=False).flat)
         for axis in axes[count:]:
@@ -110,25 +110,22 @@ def _erm_curves(axis: Axes, erm: pd.DataFrame) -> None:
 
 def _curves_of(axis: Axes, method: str, history: pd.DataFrame, erm_val_worst: Mapping[int, float]) -> None:
     worst = "val_worst_group" if history["val_worst_group"].notna().any() else "val_worst_class"
-    at = "epoch" if "epoch" in history else "step"
     if worst == "val_worst_group":
         for number, run in enumerate(history["run"].unique()):
             label = None if number else "ERM's head"
             axis.axhline(100 * erm_val_worst[run], color=of_method("erm").color, linestyle=":", label=label)
     for _, part in history.groupby(["run", "seed"]):
-        axis.plot(part[at], 100 * part[worst], color=of_method(method).color, alpha=0.7, linewidth=1)
-    _mark_kept(axis, method, history, at, worst)
+        axis.plot(part["epoch"], 100 * part[worst], color=of_method(method).color, alpha=0.7, linewidth=1)
+    _mark_kept(axis, method, history, worst)
     of = ", worst class" if worst == "val_worst_class" else ""
-    _dress(axis, f"{method_label(method)}{of}, a line per seed", "", at)
+    _dress(axis, f"{method_label(method)}{of}, a line per seed", "")
 
 
-def _mark_kept(
-    axis: Axes, method: str, history: pd.DataFrame, at: str = "epoch", worst: str = "val_worst_group"
-) -> None:
+def _mark_kept(axis: Axes, method: str, history: pd.DataFrame, worst: str = "val_worst_group") -> None:
     kept = history[history["kept"]]
     axis.plot(
-        kept[at], 100 * kept[worst], of_method(method).marker, color=of_method(method).color,
-        markersize=6, markeredgecolor="black", label=f"{method_label(method)}: kept {at}",
+        kept["epoch"], 100 * kept[worst], of_method(method).marker, color=of_method(method).color,
+        markersize=6, markeredgecolor="black", label=f"{method_label(method)}: kept epoch",
     )  # fmt: skip
 
 
@@ -151,7 +148,7 @@ def draw_groups(scores: pd.DataFrame, title: str) -> Figure:
         title += f"; the {len(groups)} lowest of {len(mean)} groups"
     sizes = test.groupby("group_name")["n"].first()
     width = 0.84 / len(methods)
-    with styled():
+    with styled(methods):
         figure = Figure(figsize=(WIDTH, 3.6))
         axis = figure.subplots()
         for number, method in enumerate(methods):

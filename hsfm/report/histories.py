@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from hsfm.core.files import read_frames
 
 VALIDATED = ["val_worst_group", "val_worst_class", "kept"]
-TRAINED = {  # methods with a history, and what of it is drawn
-    "erm": ["epoch", "train_accuracy", "val_average", "val_worst_group", "kept"],
-    "afr": ["gamma", "penalty", "step", *VALIDATED],
-    **{method: ["seed", "epoch", *VALIDATED] for method in ("dac", "ddb", "hsfm")},
-}
-MINORITY = ["seed", "epoch", "minority_share"]
+ERM = ["epoch", "train_accuracy", "val_average", "val_worst_group", "kept"]
 HARD_GROUPS = ["seed", "epoch", "y", "attribute", "n"]
 
 
@@ -23,12 +19,23 @@ def read_histories(paths: Sequence[str], columns: Sequence[str]) -> pd.DataFrame
 
 
 def read_training(method: str, paths: Sequence[str]) -> pd.DataFrame:
-    """A method's history with one curve per run and seed: of all pairs that AFR tried, that of the kept head."""
-    history = read_histories(paths, TRAINED[method])
-    if method != "afr":
-        return history
-    kept = history.loc[history["kept"], ["run", "gamma", "penalty"]]
-    return history.assign(seed=0).merge(kept)
+    """A method's history with one curve per run and seed: of several trials of a seed that of the kept head."""
+    columns = ERM if method == "erm" else ["seed", "epoch", *VALIDATED]
+    trial = ["trial"] if "trial" in pq.read_schema(paths[0]).names else []
+    history = read_histories(paths, [*columns, *trial])
+    return history.merge(history.loc[history["kept"], ["run", "seed", "trial"]]) if trial else history
+
+
+def minority_shares(counts: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
+    """Share of minority images in the hard set of every run, seed and epoch, as `minority_share`; NaN where unknown.
+
+    counts: of `read_hard_groups`. groups: y, attribute and minority (null where unknown).
+    """
+    marked = counts.merge(groups[["y", "attribute", "minority"]], on=["y", "attribute"])
+    marked["minority_share"] = marked["n"] * marked["minority"].astype(float)
+    by_epoch = marked.groupby(["run", "seed", "epoch"], as_index=False)
+    sums = by_epoch[["n", "minority_share"]].agg(lambda values: values.sum(skipna=False))
+    return sums.assign(minority_share=sums["minority_share"] / sums["n"]).drop(columns="n")
 
 
 def read_hard_groups(paths: Sequence[str], groups: pd.DataFrame) -> pd.DataFrame:

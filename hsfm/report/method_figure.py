@@ -40,7 +40,8 @@ class MethodData:
     """The data of all panels, from one seed of HSFM. Groups are named by class and attribute."""
 
     title: str
-    settings: Mapping[str, Any]  # of `hsfm.methods.hsfm.train.train`
+    settings: Mapping[str, Any]  # of HSFM, with hard_per_class
+    symbols: Mapping[str, Any]  # those that the paper has letters for
     groups: pd.DataFrame  # group_name and minority (None where unknown), in the order of their looks
     # support
     pictures: Mapping[str, Sequence[np.ndarray]]  # support images by group; empty where there are none
@@ -160,7 +161,7 @@ def _support(panel: _Panel, data: MethodData, looks: Mapping[str, Look]) -> None
 
 
 def _inner_loop(panel: _Panel, data: MethodData) -> None:
-    steps, lr = data.settings["inner_steps"], data.settings["inner_lr"]
+    steps, lr = data.symbols["T"], data.symbols["alpha"]
     panel.heading(
         2, "Inner loop", f"T = {steps} trial steps of $\\alpha$ = {lr:g} on the support's loss;",
         "once an epoch T steps of Adam move the head itself",
@@ -307,7 +308,7 @@ def _arrows(figure: Figure, data: MethodData) -> None:
     say(WIDTH / 2, lower + 0.1, "its\nlosses", ha="center", va="bottom")
     say(
         across_left + 0.12, middle,
-        f"gradient through all steps, by Adam with $\\eta$ = {data.settings['outer_lr']:g}\n"
-        f"to H; $K_H$ = {data.settings['support_steps']} times an epoch",
+        f"gradient through all steps, by Adam with $\\eta$ = {data.symbols['eta']:g}\n"
+        f"to H; $K_H$ = {data.symbols['K_H']} times an epoch",
         va="center",
     )  # fmt: skip

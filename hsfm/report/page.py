@@ -14,6 +14,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from hsfm.core.text import duration
 from hsfm.report import contents
 from hsfm.report.names import method_label
 
@@ -109,7 +110,7 @@ def summary(main: pd.DataFrame, provenance: Provenance) -> list[tuple[str, list[
     took = "Not known: there is no record of the jobs."
     if provenance.seconds is not None:
         took = (
-            f"All stages together took {_duration(provenance.seconds)} by the clock, one after the other; the topic "
+            f"All stages together took {duration(provenance.seconds)} by the clock, one after the other; the topic "
             "Costs has every stage, and what each method takes."
         )
     return [
@@ -251,14 +252,6 @@ def _names(methods: Iterable[str]) -> str:
 
 def _in_words(items: Sequence[str]) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.1f} hours"
 
 
 def _day(day: date) -> str:

@@ -63,7 +63,7 @@ def settings_table(settings: pd.DataFrame) -> TextTable:
         for method, section, name in part[keys].drop_duplicates().itertuples(index=False)
     ]
     notes = (
-        "Settings as they were used, by where config/schema.yaml explains them (settings/{dataset}/...). - where a "
+        "Settings as they were used, by where config/schema.json explains them (settings/{dataset}/...). - where a "
         "dataset has no such setting. The whole configuration is in results/config.yaml.",
     )
     header = ("Method", "Setting", *datasets)

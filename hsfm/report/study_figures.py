@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from hsfm.report.figures import WIDTH
 from hsfm.report.names import method_label
-from hsfm.report.study_tables import RULES, SYMBOLS, summarize_bias, summarize_sweep
+from hsfm.report.study_tables import RULES, summarize_bias, summarize_sweep, swept_in
 from hsfm.report.style import of_method, styled
 from hsfm.report.tables import METRICS
 
@@ -27,7 +27,7 @@ def draw_sweep(sweep: pd.DataFrame, title: str) -> Figure:
     """
     rule = next(rule for rule in RULES if (sweep["rule"] == rule).any())
     part = sweep[sweep["rule"] == rule]
-    swept = [name for name in SYMBOLS if len(part[name].unique()) > 1]
+    swept = [name for name in swept_in(part.columns) if len(part[name].unique()) > 1]
     summary = summarize_sweep(part)
     best = part[part["setting"] == summary.loc[summary["choice"] == "best on validation", "setting"].iloc[0]]
     columns = min(3, max(1, len(swept)))
@@ -66,7 +66,7 @@ def _panel(axis: Axes, part: pd.DataFrame, best: pd.DataFrame, name: str, rule: 
         label="best on validation",
     )  # fmt: skip
     axis.set_xticks(range(len(values)), [f"{value:g}" for value in values], fontsize=7)
-    axis.set_xlabel(f"{name} ({SYMBOLS[name]})" if SYMBOLS[name] != "support" else name)
+    axis.set_xlabel(name)
     if axis.get_subplotspec().is_first_col():
         axis.set_ylabel("accuracy (%)")
 

@@ -1,23 +1,17 @@
 """Tables of the studies: data frames in, text out. Knows no torch."""
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from hsfm.core.text_tables import Cell, TextTable, percent, signed
 from hsfm.report.names import method_label
 from hsfm.report.tables import aggregate, choice_notes, files_of, independent, size_notes, spread_note, summarize
 
-SYMBOLS = {
-    "inner_steps": "T",
-    "inner_lr": "alpha",
-    "outer_lr": "eta",
-    "support_steps": "K_H",
-    "hard_per_class": "K_hard",
-    "support_per_class": "support",
-}
 SPREAD = {"lowest": "min", "median": "median", "highest": "max"}  # over settings
 RULES = {"worst_group": "worst group", "worst_class": "worst class (no group labels)"}
 VARIANTS = {
@@ -30,13 +24,25 @@ VARIANTS = {
 }
 OURS = ("hsfm", "hsfm_capped")  # of the validation-bias study
 SWEEP_COLUMNS = [
-    "dataset", "run", "setting", *SYMBOLS, "seed", "rule", "val_average", "val_worst_group", "val_worst_class",
+    "dataset", "run", "setting", "seed", "rule", "val_average", "val_worst_group", "val_worst_class",
     "test_average", "test_worst_group", "test_worst_class",
 ]  # fmt: skip
 BIAS_COLUMNS = [
     "dataset", "run", "method", "sees", "agreement", "draw", "n", "n_minority", "test_average", "test_worst_group",
 ]  # fmt: skip
 COLUMNS = {"sweep": SWEEP_COLUMNS, "validation_bias": BIAS_COLUMNS}  # ablations have those of scores
+OF_A_TRIAL = ("kept_epoch", "moved", "file")  # what a sweep records beside its settings and accuracies
+
+
+def columns_of(study: str, path: str) -> list[str]:
+    """Columns of a study's results that its table and figure read: of a sweep all settings that were swept, too."""
+    return [*COLUMNS[study], *(swept_in(pq.read_schema(path).names) if study == "sweep" else [])]
+
+
+def swept_in(columns: Iterable[str]) -> list[str]:
+    """The settings among the columns of a sweep."""
+    others = {*SWEEP_COLUMNS, *OF_A_TRIAL}
+    return [name for name in columns if name not in others]
 
 
 def tabulate(study: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, TextTable]:
@@ -64,7 +70,7 @@ def summarize_sweep(sweep: pd.DataFrame) -> pd.DataFrame:
     runs and seeds of the validation measure that the rule names; a tie goes to the higher validation average, then to
     the lower number. Test accuracies play no part in it.
     """
-    rows = []
+    rows, swept = [], swept_in(sweep.columns)
     for dataset, rule in itertools.product(sweep["dataset"].unique(), RULES):
         part = sweep[(sweep["dataset"] == dataset) & (sweep["rule"] == rule)]
         # a setting of which one run diverged is no candidate
@@ -83,7 +89,7 @@ def summarize_sweep(sweep: pd.DataFrame) -> pd.DataFrame:
                     "choice": choice,
                     "settings": len(scored),
                     "setting": number,
-                    **chosen[list(SYMBOLS)].iloc[0].to_dict(),
+                    **chosen[swept].iloc[0].to_dict(),
                     "val_percent": 100 * scored.loc[number, f"val_{rule}"],
                     **_test_columns(chosen),
                     **{f"test_worst_group_{name}": 100 * getattr(each, of)() for name, of in SPREAD.items()},
@@ -92,9 +98,7 @@ def summarize_sweep(sweep: pd.DataFrame) -> pd.DataFrame:
                     "seeds": part["seed"].nunique(),
                 }
             )
-    return pd.DataFrame(rows).astype(
-        dict.fromkeys(("inner_steps", "support_steps", "hard_per_class", "support_per_class"), int)
-    )
+    return pd.DataFrame(rows).astype(sweep.dtypes[swept].to_dict())
 
 
 def _test_columns(part: pd.DataFrame) -> dict[str, float]:
@@ -110,12 +114,14 @@ def _test_columns(part: pd.DataFrame) -> dict[str, float]:
 
 def sweep_table(summary: pd.DataFrame) -> TextTable:
     """The rows of `summarize_sweep` for readers."""
+    columns = list(summary.columns)
+    swept = columns[columns.index("setting") + 1 : columns.index("val_percent")]
     rows = [
         (
             Cell(row["dataset"]),
             Cell(RULES[row["rule"]]),
             Cell(row["choice"]),
-            *(Cell(f"{row[name]:g}") for name in SYMBOLS),
+            *(Cell(f"{row[name]:g}") for name in swept),
             Cell(f"{row['val_percent']:.1f}"),
             *(
                 Cell(percent(row[f"{name}_percent"], row[f"{name}_deviation"]))
@@ -139,7 +145,7 @@ def sweep_table(summary: pd.DataFrame) -> TextTable:
             + (f" {row['diverged']} settings diverged." if row["diverged"] else "")
         )
     header = (
-        "Dataset", "Epoch and setting by", "Setting", *SYMBOLS.values(), "val", "test: worst group", "test: average",
+        "Dataset", "Epoch and setting by", "Setting", *swept, "val", "test: worst group", "test: average",
         "test: worst class",
     )  # fmt: skip
     return TextTable(header=header, rows=tuple(rows), notes=tuple(notes), text_columns=3, title="HSFM's settings.")

@@ -1,11 +1,15 @@
 """Style of all figures: the style file hsfm.mplstyle, colors, markers and hatches."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib import style
+
+from hsfm.heads.known_methods import found
 
 FILE = Path(__file__).with_name("hsfm.mplstyle")
 
@@ -17,19 +21,15 @@ class Look:
     hatch: str = ""
 
 
-# Okabe and Ito's palette, told apart by color-blind readers; a method keeps its color and marker in every figure.
-METHODS = {
+# Of rows that are no method of hsfm/methods. Methods have colors of Okabe and Ito's palette, which color-blind readers
+# tell apart.
+_ROWS = {
     "erm": Look("#595959", "s"),
-    "dfr": Look("#0072B2", "D"),
-    "llr": Look("#56B4E9", "^"),
-    "afr": Look("#E69F00", "<"),
-    "dac": Look("#009E73", "v"),
-    "ddb": Look("#CC79A7", "P"),
     "ddb_cut_paste": Look("#661100", "X"),
-    "hsfm": Look("#D55E00", "o"),
     "hsfm_capped": Look("#8B3E00", "*"),
 }
-OTHER_METHOD = Look("#000000", ">")
+# Of methods that give no color, and of variants, by position.
+PALETTE = (Look("#000000", ">"), Look("#0000EE", "p"), Look("#4466EE", "h"), Look("#EEAA66", "d"), Look("#222288", "8"))
 # Tol's muted palette; none of its colors is a method's.
 _GROUPS = (
     Look("#332288", "o", ""),
@@ -46,16 +46,34 @@ OTHER_GROUPS = Look("#DDDDDD", ".")
 MARKED = "#D55E00"  # what a caption calls orange
 
 
+_rows: ContextVar[tuple[str, ...]] = ContextVar("rows", default=())  # of the figure that is being drawn
+
+
 @contextmanager
-def styled() -> Iterator[None]:
-    """Draw in the style of the file, whatever the settings of the user's matplotlib."""
-    with style.context(["default", FILE]):
-        yield
+def styled(rows: Iterable[str] = ()) -> Iterator[None]:
+    """Draw in the style of the file, whatever the settings of the user's matplotlib. rows: methods of the figure."""
+    before = _rows.set(tuple(rows))
+    try:
+        with style.context(["default", FILE]):
+            yield
+    finally:
+        _rows.reset(before)
+
+
+@functools.cache
+def method_looks() -> dict[str, Look]:
+    """Color and marker of every row that has some of its own, the same in every figure."""
+    own = {name: Look(method.color, method.marker or "o") for name, method in found().items() if method.color}
+    return {**_ROWS, **own}
 
 
 def of_method(method: str) -> Look:
-    """Color and marker of a method; black for one that has none of its own."""
-    return METHODS.get(method, OTHER_METHOD)
+    """Color and marker of a row; of one that has none of its own by its position among such rows of the figure."""
+    known = method_looks()
+    if method in known:
+        return known[method]
+    others = [name for name in dict.fromkeys(_rows.get()) if name not in known]
+    return PALETTE[others.index(method) % len(PALETTE) if method in others else 0]
 
 
 def of_group(number: int) -> Look:

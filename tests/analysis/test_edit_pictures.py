@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hsfm.analysis.edit_pictures import NEAREST, neighbor_pictures
-from hsfm.analysis.edits import measure
+from hsfm.analysis.edits import EditSettings, measure
 from hsfm.methods.hsfm.support import Support
 from tests.conftest import planted
 
@@ -21,7 +21,7 @@ def edits():
     shift[:, 0] = torch.where(train.attribute[rows] == 0, 1.0, -1.0) * torch.tensor([0.1, 6.0] * 4)
     ids = tuple(train.image_id[row] for row in rows)
     support = Support((0,) * 8, ids, train.y[rows], before, before + shift, train.checkpoint_sha256)
-    return measure(support, train, val).rows, train
+    return measure(support, train, val, settings=EditSettings()).rows, train
 
 
 def picture_of(train):

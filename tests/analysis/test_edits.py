@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hsfm.analysis.edits import (
+    EditSettings,
     class_direction,
     contrast,
     cosines,
@@ -20,6 +21,7 @@ from hsfm.methods.hsfm.support import Support, read_support, write_support
 from tests.conftest import planted
 
 D = 12
+DEFAULT = EditSettings()
 
 
 def support(train: Embeddings, edits: torch.Tensor, seeds: int = 1) -> Support:
@@ -114,10 +116,10 @@ def test_edits_along_the_planted_direction_are_found_and_random_ones_are_not(spl
     train, val = splits["train"], splits["val"]
     along = torch.zeros(200, D)
     along[:, 0] = torch.where(train.attribute[:200] == 0, 6.0, -6.0)
-    measured = measure(support(train, along + 0.2 * random_edits(200)), train, val)
+    measured = measure(support(train, along + 0.2 * random_edits(200)), train, val, settings=DEFAULT)
     assert measured.metadata["contrast_ratio"] > 5, "the direction is no noise"
     found = measured.rows
-    random = measure(support(train, random_edits(200)), train, val).rows
+    random = measure(support(train, random_edits(200)), train, val, settings=DEFAULT).rows
     spread = D**-0.5
     assert (found["random_spread"] == spread).all()
     assert (found["cos_away"] > 3 * spread).all()
@@ -137,7 +139,7 @@ def test_without_a_planted_direction_nothing_stands_out():
         plain[split] = replace(one, features=torch.cat([noise[:, None], one.features[:, 1:]], 1))
     along = torch.zeros(100, D)
     along[:, 0] = 4.0
-    found = measure(support(plain["train"], along), *plain.values())
+    found = measure(support(plain["train"], along), *plain.values(), settings=DEFAULT)
     assert found.metadata["contrast_ratio"] < 1.5, "the direction is what shuffled attributes give"
     assert found.metadata["probe_accuracy"] < 0.65
     assert (found.rows["probe_after"] - found.rows["probe_before"]).abs().mean() < 0.2
@@ -147,7 +149,7 @@ def test_without_a_planted_direction_nothing_stands_out():
 def test_an_edit_of_no_length_is_a_row_of_zeros_and_no_nan(splits):
     edits = random_edits(6)
     edits[2] = 0
-    found = measure(support(splits["train"], edits), splits["train"], splits["val"]).rows
+    found = measure(support(splits["train"], edits), splits["train"], splits["val"], settings=DEFAULT).rows
     row = found.iloc[2]
     lengths = ["length", "relative_length", "cos_spurious", "cos_away", "cos_class", "pairs_spread"]
     assert (row[lengths] == 0).all()
@@ -163,7 +165,7 @@ def test_an_edit_of_no_length_is_a_row_of_zeros_and_no_nan(splits):
 def test_neighbors_are_the_nearest_training_images(splits):
     train = splits["train"]
     chosen = support(train, 2 * random_edits(20), seeds=2)
-    found = measure(chosen, train, splits["val"], neighbors=3).rows
+    found = measure(chosen, train, splits["val"], settings=EditSettings(neighbors=3)).rows
     for when, features in (("before", chosen.before), ("after", chosen.after)):
         distance = torch.cdist(features.double(), train.features.double())
         distance[torch.arange(40), torch.arange(20).repeat(2)] = torch.inf
@@ -180,7 +182,7 @@ def test_neighbors_are_the_nearest_training_images(splits):
 
 def test_lengths_and_cosines_by_hand(splits):
     chosen = support(splits["train"], random_edits(5))
-    found = measure(chosen, splits["train"], splits["val"]).rows
+    found = measure(chosen, splits["train"], splits["val"], settings=DEFAULT).rows
     edits = (chosen.after - chosen.before).double().numpy()
     _, v = spurious_direction(splits["train"], splits["val"])
     length = np.linalg.norm(edits, axis=1)
@@ -194,7 +196,7 @@ def test_lengths_and_cosines_by_hand(splits):
 
 def test_unknown_attributes_leave_their_measures_empty(splits):
     unknown = {name: replace(part, attribute=torch.full_like(part.attribute, -1)) for name, part in splits.items()}
-    found = measure(support(unknown["train"], random_edits(4)), unknown["train"], unknown["val"])
+    found = measure(support(unknown["train"], random_edits(4)), unknown["train"], unknown["val"], settings=DEFAULT)
     empty = [
         "attribute",
         "cos_spurious",
@@ -212,16 +214,18 @@ def test_unknown_attributes_leave_their_measures_empty(splits):
 def test_what_does_not_belong_together_is_named(splits):
     chosen = support(splits["train"], random_edits(3))
     with pytest.raises(ValueError, match="support: support image 'val-0' is not among the training embeddings"):
-        measure(replace(chosen, image_id=("val-0", *chosen.image_id[1:])), splits["train"], splits["val"])
+        measure(
+            replace(chosen, image_id=("val-0", *chosen.image_id[1:])), splits["train"], splits["val"], settings=DEFAULT
+        )
     other = replace(splits["val"], checkpoint_sha256="b" * 64)
     with pytest.raises(ValueError, match=r"support: is of checkpoint a{64}, but the val embeddings are of b{64}"):
-        measure(chosen, splits["train"], other)
+        measure(chosen, splits["train"], other, settings=DEFAULT)
 
 
 def test_classes_that_no_attribute_shows_together_are_compared_as_they_are(splits):
     """Validation in which the attribute is the class: directions within attributes come from nowhere."""
     same = splits["val"].take((splits["val"].attribute == splits["val"].y).nonzero()[:, 0])
-    found = measure(support(splits["train"], random_edits(4)), splits["train"], same)
+    found = measure(support(splits["train"], random_edits(4)), splits["train"], same, settings=DEFAULT)
     assert found.metadata["directions_of"] == "train"
     assert found.rows["cos_class"].notna().all()
     assert isinstance(found.metadata["directions_cosine"], float)
@@ -230,7 +234,7 @@ def test_classes_that_no_attribute_shows_together_are_compared_as_they_are(split
 def test_an_attribute_of_a_single_image_has_no_probe(splits):
     val = splits["val"]
     one = torch.cat([(val.attribute == 0).nonzero()[:, 0], (val.attribute == 1).nonzero()[:1, 0]])
-    found = measure(support(splits["train"], random_edits(4)), splits["train"], val.take(one))
+    found = measure(support(splits["train"], random_edits(4)), splits["train"], val.take(one), settings=DEFAULT)
     assert found.metadata["probe_accuracy"] is None
     assert found.rows["probe_after"].isna().all()
     assert found.rows["cos_spurious"].notna().all()
@@ -239,7 +243,7 @@ def test_an_attribute_of_a_single_image_has_no_probe(splits):
 def test_an_attribute_that_the_direction_does_not_know_has_no_away(splits):
     train = splits["train"]
     third = replace(train, attribute=torch.where(torch.arange(len(train.y)) < 2, 2, train.attribute))
-    found = measure(support(third, random_edits(4)), third, splits["val"]).rows
+    found = measure(support(third, random_edits(4)), third, splits["val"], settings=DEFAULT).rows
     assert found["cos_away"].isna().tolist() == [True, True, False, False]
 
 
@@ -254,7 +258,7 @@ def test_a_nan_in_the_support_is_named(splits, tmp_path):
 
 
 def test_the_file_comes_back(splits, tmp_path):
-    found = measure(support(splits["train"], random_edits(4)), splits["train"], splits["val"])
+    found = measure(support(splits["train"], random_edits(4)), splits["train"], splits["val"], settings=DEFAULT)
     path = tmp_path / "edits.parquet"
     write_edits(path, found, dataset="planted", run=3, checkpoint_sha256="a" * 64)
     rows, metadata = read_edits(path)

@@ -5,11 +5,11 @@ import torch
 
 from hsfm.analysis.mask_pictures import SHOWN, as_picture, compositions, mask_pictures, some_of_each_group
 from hsfm.data.pixels import pack as pack_pixels
-from hsfm.data.transforms import prepare
+from hsfm.data.transforms import TransformSettings, prepare
 from hsfm.methods.dac.masks import Masks, pack
 from hsfm.models.backbone import build_network
 
-TRANSFORM = {"resize": None, "crop": None, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+TRANSFORM = TransformSettings(resize=None, crop=None, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
 
 def rows_of(groups: list[tuple[int, int | None]]) -> pd.DataFrame:

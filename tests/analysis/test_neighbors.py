@@ -18,12 +18,6 @@ def by_hand(queries, candidates, k, own=None):
     return order, distance.gather(1, order)
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16])
-def screening(request, monkeypatch):
-    monkeypatch.setattr(neighbors, "_screening", lambda: request.param)
-
-
-@pytest.mark.usefixtures("screening")
 @pytest.mark.parametrize(("m", "n", "d", "k"), [(50, 300, 16, 5), (7, 40, 8, 5), (130, 5, 4, 5), (3, 200, 64, 1)])
 def test_neighbors_are_those_of_all_distances(monkeypatch, m, n, d, k):
     """Whatever the blocks are."""
@@ -36,7 +30,6 @@ def test_neighbors_are_those_of_all_distances(monkeypatch, m, n, d, k):
     torch.testing.assert_close(found.distance, distance.float(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.usefixtures("screening")
 def test_a_query_that_is_a_row_leaves_itself_out():
     candidates = rows(100, 12)
     own = torch.tensor([3, 99, -1])
@@ -47,9 +40,8 @@ def test_a_query_that_is_a_row_leaves_itself_out():
     assert found.distance[2, 0] == 0
 
 
-def test_what_a_precision_cannot_tell_apart_goes_through_a_higher_one(monkeypatch, caplog):
-    """Far from the mean, differences that bfloat16 rounds away."""
-    monkeypatch.setattr(neighbors, "_screening", lambda: torch.bfloat16)
+def test_what_float32_cannot_tell_apart_goes_through_float64(caplog):
+    """Far from the mean, differences that products in float32 round away."""
     generator = torch.Generator().manual_seed(0)
     side = torch.where(torch.arange(400) % 2 == 0, 1.0, -1.0)[:, None]
     candidates = 100 * side + 0.01 * torch.randn(400, 6, generator=generator)
@@ -57,13 +49,11 @@ def test_what_a_precision_cannot_tell_apart_goes_through_a_higher_one(monkeypatc
     with caplog.at_level("INFO", "hsfm.analysis.neighbors"):
         found = nearest(queries, candidates, 5)
     assert torch.equal(found.row, by_hand(queries, candidates, 5)[0])
-    assert "9 of 9 queries went through float32" in caplog.text
     assert "9 of 9 queries went through float64" in caplog.text
 
 
-def test_enough_candidates_are_kept_in_bfloat16(monkeypatch, caplog):
+def test_enough_candidates_are_kept(caplog):
     """Where all rows are nearly as far as one another, which is the worst case: all neighbors are right."""
-    monkeypatch.setattr(neighbors, "_screening", lambda: torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
     candidates, queries = (torch.randn(n, 512, generator=generator) for n in (6000, 40))
     with caplog.at_level("INFO", "hsfm.analysis.neighbors"):
@@ -75,7 +65,7 @@ def test_enough_candidates_are_kept_in_bfloat16(monkeypatch, caplog):
 
 
 def test_more_neighbors_than_rows_is_an_error():
-    with pytest.raises(ValueError, match="neighbours: 5 were asked for, but there are 4 rows to choose from"):
+    with pytest.raises(ValueError, match="neighbors: 5 were asked for, but there are 4 rows to choose from"):
         nearest(rows(2, 3), rows(4, 3), 5)
     with pytest.raises(ValueError, match="5 were asked for, but there are 4"):
         nearest(rows(2, 3), rows(5, 3), 5, own=torch.tensor([0, 1]))

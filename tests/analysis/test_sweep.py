@@ -4,15 +4,33 @@ import pytest
 import torch
 
 from hsfm.analysis import sweep
-from hsfm.analysis.sweep import SETTINGS, accuracies, combinations, plan_sweep, share_out, sweep_settings, sweep_trials
+from hsfm.analysis.sweep import (
+    SWEPT,
+    SweepSettings,
+    Values,
+    accuracies,
+    combinations,
+    plan_sweep,
+    share_out,
+    sweep_settings,
+)
 from hsfm.core.metrics import accuracy_by, worst
+from hsfm.heads.hard_set import HardSetSettings
+from hsfm.heads.scorer import Scorer
 from hsfm.methods.hsfm import train as meta
-from hsfm.methods.hsfm.train import Shared, Trial, train
+from hsfm.methods.hsfm.outer_loop import Settings
+from hsfm.methods.hsfm.train import train
 
 BASE = {"inner_steps": 5, "inner_lr": 1e-2, "outer_lr": 0.1, "support_steps": 3, "hard_per_class": 20,
         "support_per_class": 16}  # fmt: skip
 VALUES = {"inner_steps": [2, 5], "inner_lr": [1e-2, 3e-2], "outer_lr": [0.1, 0.5]}
-FIXED = {"epochs": 4, "refresh": "epoch", "outer_set": "hard", "gradient": "full", "support_draw": "per_class"}
+SETTINGS = Settings(**{name: value for name, value in BASE.items() if name != "hard_per_class"}, epochs=4)
+
+
+def planned(values=VALUES, *, draws=None, seeds=(0, 1)):
+    """All combinations of some values around BASE."""
+    values = {**dict.fromkeys(SWEPT), **values}
+    return plan_sweep(SETTINGS, 20, SweepSettings(draws=draws, seeds=tuple(seeds), values=values))
 
 
 def test_the_grid_is_every_combination_after_the_base():
@@ -20,7 +38,7 @@ def test_the_grid_is_every_combination_after_the_base():
     assert settings[0] == BASE
     assert len(settings) == 8, "the base is one of the eight and is not tried twice"
     assert len({tuple(s.values()) for s in settings}) == 8
-    assert all(set(s) == set(SETTINGS) for s in settings)
+    assert all(set(s) == set(SWEPT) for s in settings)
     assert all(s["support_steps"] == 3 for s in settings), "what is not swept stays as it is"
 
 
@@ -36,43 +54,62 @@ def test_random_draws_differ_and_repeat_by_seed():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("values", "message"),
     [
-        ({"values": {"inner_step": [1]}}, "values: unknown setting 'inner_step'; allowed are inner_steps"),
-        ({"values": {"inner_lr": []}}, r"values: inner_lr lists \[\], which is empty or repeats"),
-        ({"values": {"inner_lr": [0.1, 0.1]}}, "values: inner_lr lists"),
-        ({"draws": 0}, "draws: 0 is not a positive whole number"),
+        ({"inner_step": [1]}, "inner_step\n  Extra inputs are not permitted"),
+        ({"inner_lr": []}, "inner_lr\n  Tuple should have at least 1 item"),
+        ({"inner_lr": [0.1, 0.1]}, "inner_lr\n  Value error, 0.1 comes twice"),
+        ({"inner_lr": [0.0]}, "inner_lr.0\n  Input should be greater than 0"),
+        ({"support_steps": [-1]}, "support_steps.0\n  Input should be greater than or equal to 0"),
     ],
 )
-def test_a_sweep_that_makes_no_sense_is_named(change, message):
+def test_values_that_make_no_sense_are_named(values, message):
     with pytest.raises(ValueError, match=message):
-        combinations(BASE, **{"values": VALUES, "draws": None, "seed": 0, **change})
+        Values(**values)
+
+
+def test_what_may_be_swept_is_said_where_the_settings_are():
+    fields = {**Settings.model_fields, **HardSetSettings.model_fields}
+    assert set(SWEPT) == set(BASE)
+    for name, values in Values():
+        assert list(values) == fields[name].json_schema_extra["sweep"]
+        assert fields[name].default in values, "the default is worth trying"
+        assert (Settings if name in Settings.model_fields else HardSetSettings)(**{name: values[-1]})
 
 
 def test_trials_go_together_where_they_share_their_shapes():
-    groups = sweep_trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=[0, 1], fixed=FIXED)
-    assert sorted(group[0].shared.inner_steps for group in groups) == [2, 5]
+    groups = planned()
+    assert sorted(group[0].trial.settings.inner_steps for group in groups) == [2, 5]
     for group in groups:
         assert len(group) == 8
-        assert len({trial.shared for trial in group}) == 1
-        assert {(t.trial.inner_lr, t.trial.outer_lr, t.trial.seed) for t in group} == {
+        assert len({entry.trial.shape for entry in group}) == 1
+        assert {(entry.value("inner_lr"), entry.value("outer_lr"), entry.trial.seed) for entry in group} == {
             (a, e, s) for a in (1e-2, 3e-2) for e in (0.1, 0.5) for s in (0, 1)
         }
 
 
+@pytest.mark.parametrize("draws", [None, 5])
+def test_a_plan_is_the_combinations_around_the_settings(draws):
+    """In alphabetical order of the settings, on which the random ones depend."""
+    entries = sorted((entry for group in planned(draws=draws) for entry in group), key=lambda entry: entry.number)
+    expected = combinations(BASE, dict(sorted(VALUES.items())), draws=draws, seed=0)
+    assert [{name: entry.value(name) for name in BASE} for entry in entries] == [s for s in expected for _ in (0, 1)]
+    assert {entry.trial.settings.epochs for entry in entries} == {4}
+
+
 @pytest.fixture(scope="module")
 def swept(splits, erm_head):
-    groups = sweep_trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=[0, 1], fixed=FIXED)
-    return sweep_settings(splits["train"], splits["val"], splits["test"], erm_head, groups)
+    return sweep_settings(splits["train"], splits["val"], splits["test"], erm_head, planned())
 
 
 def test_each_row_is_what_training_that_setting_alone_gives(splits, erm_head, swept):
     assert len(swept) == 8 * 2 * 2
     assert swept[["setting", "seed", "rule"]].drop_duplicates().shape[0] == len(swept)
     for row in swept.iloc[[0, 5, 13, 30]].itertuples():
-        settings = {name: getattr(row, name) for name in SETTINGS}
+        settings = Settings(**{**dict(SETTINGS), **{name: getattr(row, name) for name in VALUES}})
+        scorer = Scorer(splits["val"], row.rule)
         alone = train(
-            splits["train"], splits["val"], erm_head, seeds=[row.seed], epochs=4, select_by=row.rule, **settings
+            splits["train"], splits["val"], erm_head, settings, seeds=[row.seed], hard_per_class=20, scorer=scorer
         )
         assert row.kept_epoch == int(alone.kept_epoch[0])
         for split in ("val", "test"):
@@ -89,11 +126,10 @@ def test_a_sweep_that_does_not_fit_is_cut(splits, erm_head, swept, monkeypatch):
     sizes = []
     original = sweep.train_trials
     monkeypatch.setattr(sweep, "train_trials", lambda *a, **k: sizes.append(len(a[3])) or original(*a, **k))
-    groups = sweep_trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=[0, 1], fixed=FIXED)
-    shared = groups[0][0].shared
+    groups = planned()
     budget = next(
         b for b in range(1000, 10**8, 1000)
-        if meta.trials_that_fit(splits["train"], splits["val"], shared, rules=2, memory_budget=b) == 3
+        if meta.trials_that_fit(splits["train"], splits["val"], groups[0][0].trial, kept=2, memory_budget=b) == 3
     )  # fmt: skip
     cut = sweep_settings(splits["train"], splits["val"], splits["test"], erm_head, groups, memory_budget=budget)
     assert sizes == [3, 3, 2] * 2
@@ -101,24 +137,22 @@ def test_a_sweep_that_does_not_fit_is_cut(splits, erm_head, swept, monkeypatch):
 
 
 def test_accuracies_without_groups(splits, erm_head):
-    blind = replace(splits["test"], attribute=torch.full_like(splits["test"].attribute, -1))
+    blind = splits["test"].without_attributes()
     assert accuracies(erm_head, blind)["worst_group"].isnan().all()
+    some = replace(blind, attribute=torch.where(torch.arange(600) == 7, -1, splits["test"].attribute))
+    assert accuracies(erm_head, some)["worst_group"].isnan().all(), "one unknown group may be the worst"
     assert not accuracies(erm_head, splits["test"])["worst_group"].isnan().any()
 
 
-def test_a_trial_and_a_shape_hold_everything_that_a_sweep_may_change():
-    assert {*Trial.__dataclass_fields__, *Shared.__dataclass_fields__} >= set(SETTINGS)
-
-
 def test_jobs_get_equal_work_and_every_trial_once():
-    groups = sweep_trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=range(5), fixed=FIXED)
+    groups = planned(seeds=range(5))
     everything = sorted((t.number, t.trial.seed) for group in groups for t in group)
     for parts in (1, 2, 3, 7):
         jobs = share_out(groups, parts)
         assert len(jobs) == parts
         assert sorted((t.number, t.trial.seed) for job in jobs for piece in job for t in piece) == everything
-        assert all(len({t.shared for t in piece}) == 1 for job in jobs for piece in job)
-    alone = sweep_trials([BASE, {**BASE, "inner_lr": 0.5}], seeds=[0], fixed=FIXED)
+        assert all(len({t.trial.shape for t in piece}) == 1 for job in jobs for piece in job)
+    alone = planned({"inner_lr": [0.5]}, seeds=[0])
     assert [sum(map(len, job)) for job in share_out(alone, 2)] == [1, 1], "one shape for two jobs is cut"
     assert [sum(map(len, job)) for job in share_out(alone, 3)] == [1, 1, 0]
 
@@ -130,7 +164,7 @@ def test_a_job_without_work_gives_an_empty_table(splits, erm_head, swept):
 
 
 def test_a_setting_that_diverges_is_a_row_of_nan(splits, erm_head):
-    groups = sweep_trials([BASE, {**BASE, "inner_lr": 1e38}], seeds=[0], fixed=FIXED)
+    groups = planned({"inner_lr": [1e38]}, seeds=[0])
     frame = sweep_settings(splits["train"], splits["val"], splits["test"], erm_head, groups).set_index(
         ["setting", "rule"]
     )
@@ -140,23 +174,15 @@ def test_a_setting_that_diverges_is_a_row_of_nan(splits, erm_head):
     assert frame.loc[1, "kept_epoch"].tolist() == [0, 0]
 
 
-def test_a_list_may_be_taken_back_and_seeds_may_not():
+def test_a_list_may_be_taken_back():
     assert combinations(BASE, {**VALUES, "outer_lr": None}, draws=None, seed=0) == combinations(
         BASE, {name: VALUES[name] for name in ("inner_steps", "inner_lr")}, draws=None, seed=0
     )
-    with pytest.raises(ValueError, match=r"seeds: \[\] is empty or repeats a seed"):
-        sweep_trials([BASE], seeds=[], fixed=FIXED)
-
-
-def test_a_plan_is_all_combinations_around_the_settings():
-    settings = {**BASE, **FIXED, "select_by": "worst_group"}
-    planned = plan_sweep(settings, values=VALUES, draws=None, seed=0, seeds=[0, 1])
-    assert planned == sweep_trials(combinations(BASE, VALUES, draws=None, seed=0), seeds=[0, 1], fixed=FIXED)
 
 
 def test_without_groups_the_worst_class_picks(splits, erm_head):
-    val, test = (replace(splits[s], attribute=torch.full_like(splits[s].y, -1)) for s in ("val", "test"))
-    groups = sweep_trials([BASE], seeds=[0], fixed=FIXED)
+    val, test = (splits[s].without_attributes() for s in ("val", "test"))
+    groups = planned({}, seeds=[0])
     for parts, rules in (
         ((val, test), ["worst_class"]),
         ((splits["val"], splits["test"]), ["worst_class", "worst_group"]),

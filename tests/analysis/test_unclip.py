@@ -17,7 +17,7 @@ from PIL import Image
 
 from benchmarks import random_models
 from hsfm.analysis.edits import largest_of_each_group
-from hsfm.analysis.unclip import decode, decode_pairs
+from hsfm.analysis.unclip import UnclipSettings, decode, decode_pairs
 from hsfm.core.device import Compute
 from hsfm.features.embeddings import read_embeddings
 from hsfm.features.standardize import Standardization
@@ -29,7 +29,9 @@ from tests.repository import copy_repository, snakemake
 
 CPU = Compute(torch.device("cpu"))
 RUN = "results/clipbirds/run0"
-DRAWING = {"steps": 3, "guidance": 10.0, "noise_level": 0, "size": (32, 32), "batch_size": 2, "compute": CPU}
+DRAWING = UnclipSettings(
+    model={"name": "tiny"}, prompts=("a bird on land", "a bird on water"), steps=3, size=(32, 32), batch_size=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +52,17 @@ def embeddings(n: int) -> torch.Tensor:
 
 
 def pictures(pipeline, rows, seeds, **change) -> np.ndarray:
-    return np.stack(list(decode(pipeline, rows, seeds, **{**DRAWING, **change}))).astype(int)
+    return np.stack(
+        list(decode(pipeline, rows, seeds, settings=DRAWING.model_copy(update=change), compute=CPU))
+    ).astype(int)
 
 
 def test_pairs_share_their_noise(pipeline):
     rows = embeddings(3)
-    settings = {**DRAWING, "seed": 0}
-    found = decode_pairs(pipeline, {"before": rows, "after": rows}, ["a", "b", "c"], settings, CPU)
+    found = decode_pairs(pipeline, {"before": rows, "after": rows}, ["a", "b", "c"], DRAWING, CPU)
     for before, after in zip(found["before"], found["after"], strict=True):
         np.testing.assert_array_equal(before, after)
-    moved = decode_pairs(pipeline, {"before": rows, "after": rows + 3}, ["a", "b", "c"], settings, CPU)
+    moved = decode_pairs(pipeline, {"before": rows, "after": rows + 3}, ["a", "b", "c"], DRAWING, CPU)
     np.testing.assert_array_equal(np.stack(moved["before"]), np.stack(found["before"]))
     assert all((a != b).any() for a, b in zip(moved["before"], moved["after"], strict=True))
 
@@ -90,7 +93,7 @@ def test_a_picture_is_the_pipelines_own(pipeline):
 
 def test_another_width_is_named(pipeline):
     with pytest.raises(ValueError, match="unclip: the embeddings have 8 numbers, but the pipeline decodes 16"):
-        list(decode(pipeline, torch.zeros(1, 8), [0], **DRAWING))
+        list(decode(pipeline, torch.zeros(1, 8), [0], settings=DRAWING, compute=CPU))
 
 
 def test_the_longest_edits_of_each_group():

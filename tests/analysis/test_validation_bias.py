@@ -1,21 +1,27 @@
-from dataclasses import replace
-
 import pytest
 import torch
 
-from hsfm.analysis.validation_bias import METHODS, class_sizes, measure_validation_bias, subsample
+from hsfm.analysis.validation_bias import (
+    METHODS,
+    ValidationBiasSettings,
+    class_sizes,
+    measure_validation_bias,
+    subsample,
+)
 from hsfm.core.metrics import accuracy_by, worst
 from hsfm.features.embeddings import minority_rows
-from hsfm.methods.dfr import fit_dfr, fit_llr
-from hsfm.methods.hsfm.train import train
+from hsfm.heads.hard_set import build
+from hsfm.heads.supervision import fit_supervised
+from hsfm.methods import dfr, hsfm, llr
 from tests.conftest import planted
+from tests.methods.small import settings_of
 
-SETTINGS = {
-    "hsfm": {"support_per_class": 16, "inner_steps": 3, "inner_lr": 1e-2, "outer_lr": 0.1, "support_steps": 3,
-             "hard_per_class": 20, "epochs": 3},
-    "dfr": {"grid": [1.0, 0.1], "fits": 2, "max_iter": 1000},
-    "llr": {"grid": [1.0, 0.1], "max_iter": 1000},
-}  # fmt: skip
+SETTINGS = {name: settings_of(name) for name in ("hsfm", "dfr", "llr")}
+
+
+def measured(tr, val, test, erm, *, agreement, draws=1, settings=SETTINGS):
+    bias = ValidationBiasSettings(agreement=tuple(agreement), draws=draws)
+    return measure_validation_bias(tr, val, test, erm, bias=bias, settings=settings, hard_per_class=20)
 
 
 def test_every_agreement_has_one_size_and_its_share_of_majority(splits):
@@ -47,18 +53,23 @@ def test_draws_differ(splits):
 
 def test_rows_are_what_the_methods_give_on_the_subsample(splits, erm_head):
     tr, val, test = splits["train"], splits["val"], splits["test"]
-    frame = measure_validation_bias(tr, val, test, erm_head, agreement=[0.5, 0.9], draws=2, settings=SETTINGS)
+    frame = measured(tr, val, test, erm_head, agreement=[0.5, 0.9], draws=2)
     assert frame[["method", "agreement", "draw"]].drop_duplicates().shape == (20, 3)
     assert set(frame["n"]) == {132}
     assert frame.groupby("agreement")["n_minority"].unique().map(list).to_dict() == {0.5: [66], 0.9: [14]}
     minority = minority_rows(tr, val)
     part = subsample(val, minority, class_sizes(val, minority, [0.5, 0.9]), 0.9, torch.Generator().manual_seed(1))
+
+    def alone(method, **needs):
+        settings = SETTINGS[method.__name__.rpartition(".")[2]]
+        return fit_supervised(method, tr, part, erm_head, settings=settings, seeds=[1], **needs)[0].head[0]
+
     expected = {
         "erm": erm_head,
-        "llr": fit_llr(part, seeds=[1], **SETTINGS["llr"])[0],
-        "dfr": fit_dfr(part, seeds=[1], **SETTINGS["dfr"])[0],
-        "hsfm": train(tr, part, erm_head, seeds=[1], **SETTINGS["hsfm"]).head[0],
-        "hsfm_capped": train(tr, part, erm_head, seeds=[1], **{**SETTINGS["hsfm"], "hard_per_class": 7}).head[0],
+        "llr": alone(llr),
+        "dfr": alone(dfr),
+        "hsfm": alone(hsfm, hard_set=build(erm_head, part, per_class=20)),
+        "hsfm_capped": alone(hsfm, hard_set=build(erm_head, part, per_class=7)),
     }
     rows = frame[(frame["agreement"] == 0.9) & (frame["draw"] == 1)].set_index("method")
     assert list(rows.index) == list(METHODS)
@@ -68,38 +79,30 @@ def test_rows_are_what_the_methods_give_on_the_subsample(splits, erm_head):
         assert rows.loc[method, "test_average"] == float(correct.double().mean())
     erm = frame[frame["method"] == "erm"]
     assert erm["test_average"].nunique() == 1, "ERM sees no validation image"
-    assert rows.loc["hsfm", "sees"] == "classes; groups choose the epoch"
-    by_class = {**SETTINGS, "hsfm": {**SETTINGS["hsfm"], "select_by": "worst_class"}}
-    other = measure_validation_bias(tr, val, test, erm_head, agreement=[0.5], draws=1, settings=by_class)
+    assert rows["sees"].to_dict() == {
+        "erm": "nothing",
+        "llr": "classes",
+        "dfr": "classes, groups",
+        "hsfm": "classes; groups choose the epoch",
+        "hsfm_capped": "classes; groups choose the epoch",
+    }
+    by_class = {**SETTINGS, "hsfm": settings_of("hsfm", select_by="worst_class")}
+    other = measured(tr, val, test, erm_head, agreement=[0.5], settings=by_class)
     assert other.set_index("method").loc["hsfm", "sees"] == "classes"
 
 
 def test_what_cannot_be_subsampled_is_named(splits, erm_head):
     tr, val, test = splits["train"], splits["val"], splits["test"]
-    with pytest.raises(ValueError, match=r"agreement: 1\.5 is not between 0 and 1"):
-        measure_validation_bias(tr, val, test, erm_head, agreement=[1.5], draws=1, settings=SETTINGS)
-    blind = replace(val, attribute=torch.full_like(val.attribute, -1))
     with pytest.raises(ValueError, match="validation_bias needs the attribute of every val image; 240 of 240 lack it"):
-        measure_validation_bias(tr, blind, test, erm_head, agreement=[0.5], draws=1, settings=SETTINGS)
+        measured(tr, val.without_attributes(), test, erm_head, agreement=[0.5])
     pure = planted("val", [60, 60, 0, 60], seed=1)
     message = r"agreement: \[0.5\] cannot be had from 60 majority and 0 minority images of class class 1"
     with pytest.raises(ValueError, match=message):
-        measure_validation_bias(tr, pure, test, erm_head, agreement=[0.5], draws=1, settings=SETTINGS)
-    for change, message in (
-        ({"draws": 0}, "draws: 0 is not a positive whole number"),
-        ({"agreement": []}, r"agreement: \[\] is empty or repeats a share"),
-        ({"agreement": [0.5, 0.5]}, r"agreement: \[0\.5, 0\.5\] is empty or repeats"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            measure_validation_bias(
-                tr, val, test, erm_head, settings=SETTINGS, **{"agreement": [0.5], "draws": 1, **change}
-            )
+        measured(tr, pure, test, erm_head, agreement=[0.5])
 
 
 def test_a_group_that_would_keep_one_image_is_named_before_any_fit(splits, erm_head):
     few = planted("val", [28, 2, 2, 28], seed=1)
     message = r"agreement: 0\.95 leaves 1 of 2 images of group class 0, right in planted val \(draw 0\); at least 2"
     with pytest.raises(ValueError, match=message):
-        measure_validation_bias(
-            splits["train"], few, splits["test"], erm_head, agreement=[0.9, 0.95], draws=1, settings=SETTINGS
-        )
+        measured(splits["train"], few, splits["test"], erm_head, agreement=[0.9, 0.95])

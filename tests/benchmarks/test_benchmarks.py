@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import checksums, dac, ddb, edits, meta, overhead, same_heads, scale, throughput
-from hsfm.methods.hsfm.train import Shared
+from benchmarks import checksums, dac, ddb, edits, meta, overhead, paper, same_heads, scale, throughput
+from hsfm.methods.hsfm import Settings
 
 
 def test_the_engine_is_timed_against_the_loop(monkeypatch, capsys):
-    tiny = (60, 40, 8, 1e-3, Shared(4, 2, 2, 5, 2), (1, 3))
+    settings = Settings(support_per_class=4, inner_steps=2, support_steps=2, epochs=2, inner_lr=1e-3)
+    tiny = meta.Shape(60, 40, 8, settings, 5, (1, 3))
     monkeypatch.setattr(meta, "SHAPES", {"tiny": tiny})
     monkeypatch.setattr(sys, "argv", ["meta"])
     meta.main()
@@ -24,6 +25,11 @@ def test_the_engine_is_timed_against_the_loop(monkeypatch, capsys):
         assert loop > 0
         assert engine > 0
         assert ratio > 0
+
+
+def test_settings_of_the_paper_are_read():
+    settings, hard_per_class = paper.settings_of("celeba")
+    assert (settings.support_per_class, settings.inner_lr, hard_per_class) == (1024, 5e-5, 256)
 
 
 def test_it_runs_as_a_module():

@@ -5,9 +5,19 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from hsfm.core import device
-from hsfm.core.device import Compute, accelerator_present, choose_device, fetch, out_of_memory, prefetch, upload
+from hsfm.core.device import (
+    Compute,
+    ComputeSettings,
+    accelerator_present,
+    choose_device,
+    fetch,
+    out_of_memory,
+    prefetch,
+    upload,
+)
 
 
 def test_auto_takes_what_there_is():
@@ -29,6 +39,13 @@ def test_unknown_and_absent_devices_are_named(monkeypatch):
 
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
+IN_FLOAT32, IN_BFLOAT16 = ComputeSettings(precision="float32"), ComputeSettings(precision="bfloat16")
+
+
+@pytest.mark.parametrize(("key", "value"), [("precision", "half"), ("images_on_gpu_gb", -1), ("images", 1)])
+def test_settings_out_of_bounds_are_refused(key, value):
+    with pytest.raises(ValidationError, match=key):
+        ComputeSettings(**{key: value})
 
 
 def product(compute: Compute) -> torch.Tensor:
@@ -38,31 +55,29 @@ def product(compute: Compute) -> torch.Tensor:
 
 def test_the_cpu_computes_in_full_precision_unless_told_otherwise(monkeypatch):
     for precision in ("auto", "float32"):
-        compute = Compute(CPU, precision)
+        compute = Compute.on("cpu", precision=precision)
         assert product(compute).dtype == compute.dtype == torch.float32
         assert not compute.scaler().is_enabled()
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    assert product(Compute(CPU, "bfloat16")).dtype == torch.bfloat16
-    assert not Compute(CPU, "bfloat16").scaler().is_enabled()
+    assert product(Compute(CPU, IN_BFLOAT16)).dtype == torch.bfloat16
+    assert not Compute(CPU, IN_BFLOAT16).scaler().is_enabled()
 
 
-def test_a_precision_without_instructions_or_a_name_is_refused(monkeypatch):
+def test_a_precision_without_instructions_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     with pytest.raises(ValueError, match="precision: bfloat16 was asked for, but this processor has no instructions"):
-        Compute(CPU, "bfloat16")
+        Compute(CPU, IN_BFLOAT16)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     with pytest.raises(ValueError, match="precision: bfloat16 was asked for, but this GPU has no instructions"):
-        Compute(GPU, "bfloat16")
-    with pytest.raises(ValueError, match="precision: 'half' is unknown; allowed are auto, float32, bfloat16"):
-        Compute(CPU, "half")
+        Compute(GPU, IN_BFLOAT16)
 
 
 @pytest.mark.parametrize(("has_bfloat16", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
 def test_cuda_computes_in_bfloat16_where_it_has_it(monkeypatch, has_bfloat16, dtype):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
     assert Compute(GPU).dtype == dtype
-    assert Compute(GPU, "float32").dtype == torch.float32
+    assert Compute(GPU, IN_FLOAT32).dtype == torch.float32
     asked = []
     monkeypatch.setattr(torch.amp, "GradScaler", lambda kind, enabled: asked.append((kind, enabled)))
     Compute(GPU).scaler()
@@ -80,14 +95,14 @@ def test_the_cpu_takes_a_few_images_at_a_time(side, sizes):
     parts = [images[part] for part in Compute(CPU).parts(12, side, side)]
     assert [len(part) for part in parts] == sizes
     assert [i for part in parts for i in part] == images
-    assert Compute(GPU, "float32").parts(12, side, side) == [slice(0, 12)]
+    assert Compute(GPU, IN_FLOAT32).parts(12, side, side) == [slice(0, 12)]
 
 
 def test_images_stay_on_a_gpu_within_the_budget_and_half_of_what_is_free(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * 10**9, 80 * 10**9))
-    compute = Compute(GPU, "float32", images_on_gpu_gb=4)
+    compute = Compute(GPU, ComputeSettings(precision="float32", images_on_gpu_gb=4))
     assert [compute.keeps(n * 10**9) for n in (3, 4, 5)] == [True, True, False]
-    assert [Compute(GPU, "float32").keeps(n * 10**9) for n in (5, 6)] == [True, False]
+    assert [Compute(GPU, IN_FLOAT32).keeps(n * 10**9) for n in (5, 6)] == [True, False]
     assert not Compute(CPU).keeps(1)
 
 
@@ -95,7 +110,7 @@ def test_images_stay_on_a_gpu_within_the_budget_and_half_of_what_is_free(monkeyp
 def test_kernels_repeat_or_are_fast_and_are_as_before_afterwards(monkeypatch, deterministic):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    with Compute(GPU, "float32", deterministic=deterministic).repeatable():
+    with Compute(GPU, ComputeSettings(precision="float32", deterministic=deterministic)).repeatable():
         assert torch.are_deterministic_algorithms_enabled() == deterministic
         assert torch.backends.cudnn.benchmark != deterministic
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
@@ -108,10 +123,10 @@ def test_a_layer_that_cannot_repeat_itself_is_an_error_that_says_what_to_do():
         pytest.raises(
             ValueError, match=r"deterministic: .*adaptive_avg_pool2d_backward_cuda .*set deterministic: false"
         ),
-        Compute(GPU, "float32").repeatable(),
+        Compute(GPU, IN_FLOAT32).repeatable(),
     ):
         raise RuntimeError(message)
-    with pytest.raises(RuntimeError, match="shapes"), Compute(GPU, "float32").repeatable():
+    with pytest.raises(RuntimeError, match="shapes"), Compute(GPU, IN_FLOAT32).repeatable():
         raise RuntimeError("shapes do not match")
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -121,7 +136,7 @@ def test_a_compiled_function_gives_the_same():
         return (x * 2).relu()
 
     assert Compute(CPU).compiled(function) is function
-    compiled = Compute(CPU, compile=True).compiled(function)
+    compiled = Compute(CPU, ComputeSettings(compile=True)).compiled(function)
     assert compiled is not function
     assert torch.equal(compiled(torch.arange(-3.0, 3.0)), function(torch.arange(-3.0, 3.0)))
 
@@ -257,6 +272,6 @@ def test_results_are_fetched_while_the_next_is_computed(monkeypatch):
 
 
 def test_compute_on_a_device_by_its_name():
-    assert Compute.on("cpu", precision="float32") == Compute(torch.device("cpu"), "float32")
+    assert Compute.on("cpu", precision="float32") == Compute(CPU, IN_FLOAT32)
     with pytest.raises(ValueError, match="device: 'gpu' is unknown"):
         Compute.on("gpu")

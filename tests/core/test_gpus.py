@@ -257,11 +257,12 @@ def test_scripts_that_are_given_a_gpu_claim_it_and_import_nothing_that_asks_cuda
     """CUDA reads which devices it may see once; importing torch alone does not make it."""
     rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     given = {
-        re.findall(r'code_of\("(\w+)"', rule)[0] + ".py"
-        for rule in re.split(r"^ *use rule stage as ", rules, flags=re.MULTILINE)
+        re.findall(r'code_of\("(\w+)"|scripts/(\w+).py', rule)[0]
+        for rule in re.split(r"^ *(?:use rule stage as |rule:)", rules, flags=re.MULTILINE)
         if re.search(r"^ +gpu=", rule, re.MULTILINE)
     }
-    assert {"train_erm.py", "fit_hsfm.py", "decode_edits.py"} <= given
+    given = {f"{''.join(names)}.py" for names in given}
+    assert {"train_erm.py", "fit_method.py", "decode_edits.py"} <= given
     for script in (ROOT / "workflow/scripts").glob("*.py"):
         claims = "gpus=snakemake.resources.gpu, device=snakemake.params.device" in script.read_text()
         assert claims == (script.name in given), script.name

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hsfm.core import progress
-from hsfm.core.progress import Progress, duration, track
+from hsfm.core.progress import Progress, quiet, track
 from tests import terminal
 
 ROOT = Path(__file__).parents[2]
@@ -133,12 +133,16 @@ def test_items_pass_as_they_are(job, clock):
     assert job.messages[0] == "spelling: 1 of 3 letters (33 %), 20 s per letter, 40 s left"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min"), (65, "1 min 5 s"), (7380, "2 h 3 min"), (371000, "4 d 7 h")],
-)
-def test_durations(seconds, text):
-    assert duration(seconds) == text
+def test_work_within_other_work_is_quiet_where_it_is_told_to(job, clock):
+    with quiet():
+        with quiet():
+            work(clock, 100, 10)
+        work(clock, 100, 10)
+    assert job.messages == []
+    with pytest.raises(ZeroDivisionError), quiet():
+        1 / 0  # noqa: B018
+    work(clock, 100, 10)
+    assert job.messages
 
 
 LIBRARY = """

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from hsfm.core.text import by_split, erm_epoch, kept_epochs, on_test, percent, strengths
+from hsfm.core.text import by_split, duration, erm_epoch, kept_epochs, on_test, percent, strengths
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,18 @@ def test_test_scores_are_over_seeds_and_all_images():
 
 def test_images_by_split():
     assert by_split({"train": 4000, "val": 400, "test": 400}) == "4,800 images (train 4,000, val 400, test 400)"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"), (0.5, "0.5 s"), (8.44, "8.4 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1 min"),
+        (65, "1 min 5 s"), (90, "1 min 30 s"), (3599, "59 min 59 s"), (5400, "1 h 30 min"), (7380, "2 h 3 min"),
+        (371000, "4 d 7 h"), (-65, "-1 min 5 s"),
+    ],
+)  # fmt: skip
+def test_durations(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_strengths_that_agree_are_said_once():

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
@@ -10,6 +11,8 @@ from hsfm.core.device import Compute
 from hsfm.data import transforms
 from hsfm.data.pixels import pack
 from hsfm.data.transforms import (
+    AugmentationSettings,
+    TransformSettings,
     Views,
     apply,
     center_crop,
@@ -23,9 +26,40 @@ from hsfm.data.transforms import (
     show_masks,
 )
 
-PLAIN = {"resize": None, "crop": None, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
-NOTHING = {"random_resized_crop": None, "random_crop": None, "flip": False}
+PLAIN = TransformSettings(resize=None, crop=None, mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5])
+NOTHING = AugmentationSettings(random_resized_crop=None, random_crop=None, flip=False)
 SIZES = ((20, 30), (24, 16), (40, 40))
+
+
+def changed(settings, **changes):
+    return type(settings)(**{**settings.model_dump(), **changes})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"resize": [0]}, {"resize": []}, {"resize": [1, 2, 3]}, {"crop": [8]}, {"mean": [0.5]}, {"std": [0.5, 0.0, 0.5]},
+     {"interpolation": "nearest"}],
+)  # fmt: skip
+def test_transforms_out_of_bounds_are_refused(change):
+    with pytest.raises(ValidationError, match=next(iter(change))):
+        changed(PLAIN, **change)
+
+
+BOX = {"size": [8, 10], "scale": [0.3, 1.0], "ratio": [3 / 4, 4 / 3]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"random_crop": {"padding": 0}}, "padding"),
+     ({"random_resized_crop": {**BOX, "size": [8]}}, "size"),
+     ({"random_resized_crop": {**BOX, "scale": [0.5, 1.1]}}, "scale"),
+     ({"random_resized_crop": {**BOX, "ratio": [0.0, 1.0]}}, "ratio"),
+     ({"random_resized_crop": {**BOX, "scale": [1.0, 0.5]}}, "scale: .* is not the lowest, then the highest"),
+     ({"random_resized_crop": {**BOX, "ratio": [2.0, 1.0]}}, "ratio: .* is not the lowest, then the highest")],
+)  # fmt: skip
+def test_augmentations_out_of_bounds_are_refused(change, message):
+    with pytest.raises(ValidationError, match=message):
+        changed(NOTHING, **change)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -74,7 +108,7 @@ def test_plain_transform_scales_to_minus_one_and_one():
     ("resize", "crop"), [([10], [8, 8]), ([12, 18], [8, 8]), ([16], [30, 14]), ([9, 33], None), (None, [16, 16])]
 )
 def test_resize_and_crop_are_torchvisions(way, sizes, resize, crop):
-    ours = prepare(pack(arrays(sizes)), {**PLAIN, "resize": resize, "crop": crop})
+    ours = prepare(pack(arrays(sizes)), changed(PLAIN, resize=resize, crop=crop))
     for array, found in zip(arrays(sizes), ours, strict=True):
         image = torch.from_numpy(array).permute(2, 0, 1)
         image = F.resize(image, resize, antialias=True) if resize else image
@@ -104,7 +138,7 @@ def test_random_crop_is_a_window_of_the_padded_image(images):
 
 def test_what_is_drawn_is_uniform():
     size = torch.tensor([[12, 16]]).expand(4000, 2)
-    views = draw_views(size, {"random_resized_crop": None, "random_crop": {"padding": 2}, "flip": True}, generator())
+    views = draw_views(size, changed(NOTHING, random_crop={"padding": 2}, flip=True), generator())
     assert views.box is None
     assert 0.47 < views.mirrored.float().mean() < 0.53
     counts = torch.bincount(views.corner[:, 0] * 5 + views.corner[:, 1], minlength=25)
@@ -113,12 +147,11 @@ def test_what_is_drawn_is_uniform():
 
 
 def test_random_resized_crop_equals_torchvisions_on_the_same_boxes(way):
-    crop = {"size": [8, 10], "scale": [0.3, 1.0], "ratio": [3 / 4, 4 / 3]}
-    settings = {**NOTHING, "random_resized_crop": crop}
+    settings = changed(NOTHING, random_resized_crop=BOX)
     images = pack(arrays(SIZES * 5))
     views = draw_views(images.size, settings, generator(5))
     # a random box takes the place of resize and crop
-    ours = prepare(images, {**PLAIN, "resize": [9, 9], "crop": [3, 3]}, settings, views)
+    ours = prepare(images, changed(PLAIN, resize=[9, 9], crop=[3, 3]), settings, views)
     for array, box, found in zip(arrays(SIZES * 5), views.box.tolist(), ours, strict=True):
         image = torch.from_numpy(array).permute(2, 0, 1)
         close(found, (F.resized_crop(image, *box, size=[8, 10], antialias=True) - 127.5) / 127.5, way)
@@ -152,11 +185,11 @@ def test_where_no_box_fits_it_is_torchvisions_central_one(height, width):
     assert ours == [theirs[key] for key in ("top", "left", "height", "width")]
 
 
-ALL = {
-    "random_resized_crop": {"size": [8, 8], "scale": [0.5, 1.0], "ratio": [0.75, 1.33]},
-    "random_crop": {"padding": 1},
-    "flip": True,
-}
+ALL = AugmentationSettings(
+    random_resized_crop={"size": [8, 8], "scale": [0.5, 1.0], "ratio": [0.75, 1.33]},
+    random_crop={"padding": 1},
+    flip=True,
+)
 
 
 def test_augmentation_comes_from_its_generator_alone():
@@ -182,8 +215,8 @@ def test_a_batch_may_be_cut_anywhere():
 def test_crop_and_mirror_come_after_the_resize():
     images = pack(arrays(SIZES))
     views = Views(corner=torch.tensor([[0, 2], [1, 1], [2, 0]]), mirrored=torch.tensor([True, False, True]))
-    settings = {**NOTHING, "random_crop": {"padding": 1}, "flip": True}
-    ours = prepare(images, {**PLAIN, "resize": [10, 10]}, settings, views)
+    settings = changed(NOTHING, random_crop={"padding": 1}, flip=True)
+    ours = prepare(images, changed(PLAIN, resize=[10, 10]), settings, views)
     for array, (top, left), mirrored, found in zip(arrays(SIZES), views.corner, views.mirrored, ours, strict=True):
         image = F.resize(torch.from_numpy(array).permute(2, 0, 1), [10, 10], antialias=True)
         image = torch.nn.functional.pad(image, [1] * 4)[:, top : top + 10, left : left + 10]
@@ -195,14 +228,14 @@ def test_images_that_stay_of_several_sizes_are_named():
     with pytest.raises(ValueError, match=r"the images differ in size, \[8, 8\] and \[8, 9\].*; set resize to"):
         prepare(images, PLAIN)
     with pytest.raises(ValueError, match=r"the images differ in size, \[4, 4\] and \[4, 9\]"):
-        prepare(pack(arrays(((8, 8), (8, 18)))), {**PLAIN, "resize": [4]})
+        prepare(pack(arrays(((8, 8), (8, 18)))), changed(PLAIN, resize=[4]))
 
 
 def test_a_low_precision_is_for_the_network_alone(way, monkeypatch):
     """Gray levels have to survive: bfloat16 tells only every second one of the upper half apart."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    compute, images = Compute(torch.device("cpu"), "bfloat16"), pack(arrays(SIZES))
-    settings = {**PLAIN, "resize": [10, 12]}
+    compute, images = Compute.on("cpu", precision="bfloat16"), pack(arrays(SIZES))
+    settings = changed(PLAIN, resize=[10, 12])
     seen = []
 
     def network(shown):
@@ -226,7 +259,7 @@ def test_a_low_precision_is_for_the_network_alone(way, monkeypatch):
 )
 def test_a_mask_on_what_the_network_sees_comes_back_to_its_image(size, resize, crop):
     """Of what lies within the crop; a pixel at the edge of a block may change sides under antialiasing."""
-    transform = {"resize": resize, "crop": crop}
+    transform = changed(PLAIN, resize=resize, crop=crop)
     mask = np.zeros(size, bool)
     mask[16:28, 12:32] = True
     (seen,) = show_masks([mask], transform)
@@ -240,7 +273,7 @@ def test_a_mask_on_what_the_network_sees_comes_back_to_its_image(size, resize, c
 
 
 def test_what_lies_beyond_the_crop_is_no_part_of_a_mask():
-    transform = {"resize": None, "crop": [10, 20]}
+    transform = changed(PLAIN, crop=[10, 20])
     back = hide_masks(torch.ones(10, 20, dtype=torch.bool), (30, 40), transform)
     assert back.sum() == 200
     assert back[10:20, 10:30].all()
@@ -248,11 +281,11 @@ def test_what_lies_beyond_the_crop_is_no_part_of_a_mask():
 
 def test_bicubic_is_torchvisions(way):
     images = arrays(SIZES)
-    transform = {**PLAIN, "resize": [12], "crop": [12, 12], "interpolation": "bicubic"}
+    transform = changed(PLAIN, resize=[12], crop=[12, 12], interpolation="bicubic")
     found = prepare(pack(images), transform)
     for one, image in zip(found, images, strict=True):
         expected = F.resize(torch.from_numpy(image).permute(2, 0, 1), [12], F.InterpolationMode.BICUBIC, antialias=True)
         expected = F.center_crop(expected, [12, 12]).float() / 127.5 - 1
         torch.testing.assert_close(one, expected, rtol=0, atol=1e-6 if way == "one by one" else 2 / 127.5 + 1e-6)
-    plain = prepare(pack(images), {**transform, "interpolation": "bilinear"})
+    plain = prepare(pack(images), changed(transform, interpolation="bilinear"))
     assert (plain - found).abs().max() > 0.05

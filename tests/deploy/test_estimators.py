@@ -1,5 +1,7 @@
+import inspect
 import io
 import logging
+import re
 from dataclasses import replace
 
 import joblib
@@ -19,7 +21,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from hsfm.core.metrics import accuracy_by, worst
 from hsfm.deploy.estimators import HSFMClassifier
 from hsfm.heads.head import Head
+from hsfm.heads.scorer import Scorer
 from hsfm.methods.hsfm import train as meta
+from hsfm.methods.hsfm.outer_loop import Settings
 from tests.conftest import planted
 
 FEW = {"epochs": 3, "support_steps": 2, "support_per_class": 24, "hard_per_class": 30, "random_state": 0}
@@ -82,10 +86,10 @@ def test_groups_may_be_attributes_or_whole_groups(data, names):
 
 
 def engine(tr, val, head, *, select_by="worst_group", seed=0):
-    settings = {name: value for name, value in FEW.items() if name != "random_state"}
+    given = {name: value for name, value in FEW.items() if name not in ("random_state", "hard_per_class")}
+    settings = Settings(**given, inner_lr=0.064 / 12, select_by=select_by)
     return meta.train(
-        tr, val, head, seeds=[seed], **settings,
-        inner_steps=10, inner_lr=0.064 / 12, outer_lr=1.0, refresh="epoch", select_by=select_by,
+        tr, val, head, settings, seeds=[seed], hard_per_class=FEW["hard_per_class"], scorer=Scorer(val, select_by)
     )  # fmt: skip
 
 
@@ -333,15 +337,12 @@ def test_not_fitted(data):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"inner_steps": 0}, "inner_steps: 0 is not a whole number from 1"),
-        ({"support_per_class": 0}, "support_per_class: 0"),
-        ({"support_steps": -1}, "support_steps: -1 is not a whole number from 0"),
-        ({"inner_lr": "fast"}, "inner_lr: 'fast' is not a positive number or \"auto\""),
-        ({"inner_lr": -1.0}, "inner_lr: -1.0 is not a positive number"),
-        ({"outer_lr": None}, "outer_lr: None is not a positive number"),
-        ({"outer_lr": float("nan")}, "outer_lr: nan is not a positive number"),
-        ({"refresh": "step"}, "refresh: 'step' is unknown; allowed are epoch, never"),
-        ({"select_by": "loss"}, "select_by: 'loss' is unknown; allowed are worst_group, worst_class, hard_loss"),
+        ({"inner_steps": 0}, "inner_steps\n  Input should be greater than 0"),
+        ({"inner_steps": "5"}, "inner_steps\n  Input should be a valid integer"),
+        ({"hard_per_class": 0}, "hard_per_class\n  Input should be greater than 0"),
+        ({"inner_lr": "fast"}, "inner_lr\n  Input should be a valid number"),
+        ({"outer_lr": None}, "outer_lr\n  Input should be a valid number"),
+        ({"select_by": "loss"}, "select_by\\..*\n  Input should be 'worst_group', 'worst_class' or 'average'"),
         ({"C": -1.0}, "'C' parameter of LogisticRegression must be a float in the range"),
         ({"device": "gpu"}, "device: 'gpu' is unknown; allowed are auto, cpu"),
         ({"head": LogisticRegression()}, r"head: LogisticRegression is not an hsfm.Head or a pair \(weight, bias\)"),
@@ -416,3 +417,15 @@ def test_the_head_gives_the_same_predictions(data, splits):
     X, y, background = three_classes("train", 0)
     three = HSFMClassifier(**FEW).fit(X, y, X, y, background)
     assert np.array_equal(three.head_.predict(torch.from_numpy(X)).numpy(), three.predict(X))
+
+
+def test_every_setting_of_hsfm_is_a_parameter_with_its_default():
+    model, parameters = HSFMClassifier(), inspect.signature(HSFMClassifier).parameters
+    assert set(model.get_params()) == set(parameters)
+    for name, value in Settings():
+        assert name in parameters
+        assert re.search(rf"^    {name} : ", HSFMClassifier.__doc__, re.MULTILINE), name
+        if name != "inner_lr":
+            assert model.get_params()[name] == value == parameters[name].default
+    with pytest.raises(TypeError, match="HSFMClassifier has no parameter 'inner_step'; there are C, device"):
+        HSFMClassifier(inner_step=3)

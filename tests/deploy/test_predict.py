@@ -11,7 +11,7 @@ from PIL import Image
 
 from hsfm.core.files import read_safetensors, sha256, write_safetensors
 from hsfm.data.pixels import image_batches, pack
-from hsfm.data.transforms import prepare
+from hsfm.data.transforms import TransformSettings, prepare
 from hsfm.deploy.export import export_model
 from hsfm.deploy.predict import find_images, main, predict_folder
 from hsfm.features.embeddings import extract
@@ -85,7 +85,8 @@ def test_predictions_are_those_from_the_embeddings(tmp_path, settings):
     frame = predict_folder(tmp_path / "images", path, batch_size=5, device="cpu")
     network = read_checkpoint(checkpoint).network.eval()
     batches = image_batches(pack(list(pixels)), torch.arange(23), 8, torch.device("cpu"))
-    features = torch.cat(list(extract(lambda batch: network.features(prepare(batch, settings)), batches)))
+    transform = TransformSettings(**settings)
+    features = torch.cat(list(extract(lambda batch: network.features(prepare(batch, transform)), batches)))
     expected = head.logits(features).softmax(dim=1).detach().numpy()
     assert list(frame.columns) == COLUMNS
     assert frame["path"].tolist() == names

@@ -5,6 +5,7 @@ blocks mean. Blocks of the README are run by test_workflow.py and test_own_data.
 """
 
 import copy
+import json
 import os
 import re
 import subprocess
@@ -22,6 +23,7 @@ from tests.repository import ROOT, copy_repository, run_python
 
 TUTORIAL = "docs/tutorial.md"
 MARK = re.compile(r"<!-- (?P<kind>file|plan only|not run): (?P<text>.+) -->")
+SCHEMA = Draft202012Validator(json.loads((ROOT / "config/schema.json").read_text()))  # of a part of a configuration
 SHOWN = ("text",)  # what a program prints, for reading
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)
 
@@ -51,25 +53,6 @@ def blocks(page: str) -> list[Block]:
         elif token.type.endswith("_open"):
             mark = None
     return found
-
-
-def open_schema() -> dict:
-    """The configuration's schema for parts of one: nothing is required, and a dataset may have a base."""
-    schema = yaml.safe_load((ROOT / "config/schema.yaml").read_text())
-
-    def relax(part: object, name: str = "") -> None:
-        if isinstance(part, dict):
-            if isinstance(part.get("required"), list) and name != "if":
-                del part["required"]
-            for key, value in part.items():
-                relax(value, key)
-        elif isinstance(part, list):
-            for value in part:
-                relax(value)
-
-    relax(schema)
-    schema["$defs"]["dataset"]["properties"]["base"] = {"type": "string"}
-    return schema
 
 
 def commands(text: str) -> list[str]:
@@ -142,16 +125,14 @@ def test_no_block_is_left_out(page):
         assert block.language in ("bash", "python", "yaml", *SHOWN) or block.kind == "not run", f"{page}:{block.line}"
         assert block.kind != "plan only" or block.language == "bash", f"{page}:{block.line}"
         if block.language == "yaml":
-            errors = list(Draft202012Validator(open_schema()).iter_errors(yaml.safe_load(block.text)))
-            assert errors == [], f"{page}:{block.line}"
+            assert list(SCHEMA.iter_errors(yaml.safe_load(block.text) or {})) == [], f"{page}:{block.line}"
 
 
 @pytest.mark.parametrize(
     "mistake", ["hsfm: {inner_lrr: 1.0}", "images: {source: metadata, tabel: x}", "backbone: {train: perhaps}"]
 )
 def test_a_mistake_in_a_block_of_settings_is_found(mistake):
-    schema = Draft202012Validator(open_schema())
-    assert list(schema.iter_errors(yaml.safe_load(f"settings: {{mine: {{{mistake}}}}}")))
+    assert list(SCHEMA.iter_errors(yaml.safe_load(f"settings: {{mine: {{{mistake}}}}}")))
 
 
 def test_the_tutorial_runs(used, clone):

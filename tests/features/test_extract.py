@@ -21,12 +21,12 @@ from hsfm.data.open_images import open_source
 from hsfm.data.pixels import ImageFiles, Images, pack
 from hsfm.data.store import CacheFiles, decode_images
 from hsfm.data.table import SPLITS, ImageTable, complete, read_images, read_names, read_pieces, write_images
-from hsfm.data.transforms import prepare
+from hsfm.data.transforms import TransformSettings, prepare
 from hsfm.features.embeddings import Embeddings, read_embeddings, write_pieces
-from hsfm.features.extract import embed_images, embed_table
+from hsfm.features.extract import embed_images, embed_table, feature_function
 from hsfm.models.backbone import build_network
 
-TRANSFORM = {"resize": [20, 20], "crop": [16, 16], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+TRANSFORM = TransformSettings(resize=[20, 20], crop=[16, 16], mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
 COMPUTE = Compute(torch.device("cpu"))
 
 
@@ -73,8 +73,9 @@ def features(network, path: Path, source, split="test", batch_size=7) -> torch.T
 
 def pieces(network, path: Path, source, split: str, batch_size: int, shard: Shard = WHOLE) -> Iterator[Embeddings]:
     return embed_table(
-        network, lambda: read_pieces(path), source, split=split, transform=TRANSFORM, batch_size=batch_size,
-        compute=COMPUTE, metadata={"checkpoint_sha256": "a" * 64, "details": {"backbone": "b"}}, shard=shard,
+        feature_function(network, TRANSFORM, COMPUTE), lambda: read_pieces(path), source, split=split,
+        batch_size=batch_size, compute=COMPUTE, shard=shard,
+        metadata={"checkpoint_sha256": "a" * 64, "details": {"backbone": "b"}},
     )  # fmt: skip
 
 
@@ -182,10 +183,13 @@ def test_packed_images_that_are_not_the_tables_are_refused(tmp_path):
 def test_image_files_without_a_table(photos, network):
     table, path = photos
     rows = table.split("test")
-    found = embed_images(network, [Path(table.folder, p) for p in rows["path"]], transform=TRANSFORM, device="cpu")
+    paths = [Path(table.folder, p) for p in rows["path"]]
+    found = embed_images(network, paths, transform=TRANSFORM, device="cpu")
     torch.testing.assert_close(
         torch.from_numpy(found), features(network, path, open_source(path)), rtol=1e-4, atol=1e-5
     )
+    as_mapping = embed_images(network, paths, transform=TRANSFORM.model_dump(mode="json"), device="cpu")
+    assert np.array_equal(as_mapping, found)
 
 
 def test_memory_does_not_grow_with_the_number_of_images():

@@ -84,7 +84,7 @@ def test_pieces_have_the_moments_of_the_whole(features, cuts):
 
 def test_an_exported_model_takes_raw_features(tmp_path):
     """The head is folded on the way out; a standardization of another checkpoint is refused."""
-    checkpoint, heads, path = (tmp_path / f"{name}.safetensors" for name in ("backbone", "heads", "standardisation"))
+    checkpoint, heads, path = (tmp_path / f"{name}.safetensors" for name in ("backbone", "heads", "standardization"))
     network = build_network("mobilenet_v3_small", 2).eval()
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_an_exported_model_takes_raw_features(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(theirs(images), head[0].logits(standardization.apply(raw)), atol=1e-3, rtol=1e-3)
     write_standardization(path, standardization, {"checkpoint_sha256": "b" * 64})
-    with pytest.raises(ValueError, match=f"standardisation.safetensors: is for the features of checkpoint {'b' * 64}"):
+    with pytest.raises(ValueError, match=f"standardization.safetensors: is for the features of checkpoint {'b' * 64}"):
         export_model(tmp_path / "other.safetensors", checkpoint=checkpoint, heads=heads, standardization=path)
     assert not (tmp_path / "other.safetensors").exists()
 
@@ -116,7 +116,7 @@ def test_settings_and_features_are_checked(features):
 
 
 def test_files_repeat_and_faulty_ones_are_named(tmp_path, features):
-    path = tmp_path / "standardisation.safetensors"
+    path = tmp_path / "standardization.safetensors"
     standardization = fit(features, 0.5)
     write_standardization(path, standardization, {"checkpoint_sha256": "a" * 64})
     first = path.read_bytes()
@@ -133,5 +133,5 @@ def test_files_repeat_and_faulty_ones_are_named(tmp_path, features):
         ({"factor": torch.full((4,), float("inf"))}, "factor holds a NaN or an infinity"),
     ):
         write_safetensors(path, {**tensors, **change}, {})
-        with pytest.raises(ValueError, match=f"standardisation.safetensors: {message}"):
+        with pytest.raises(ValueError, match=f"standardization.safetensors: {message}"):
             read_standardization(path)

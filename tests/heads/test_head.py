@@ -5,7 +5,7 @@ import torch
 
 import hsfm
 from hsfm.core.files import read_safetensors, write_safetensors
-from hsfm.heads.head import Head, SavedHeads, gather, picked_by, read_heads, stack, write_heads
+from hsfm.heads.head import Head, SavedHeads, gather, read_heads, stack, write_heads
 
 
 @pytest.fixture
@@ -126,12 +126,6 @@ def test_public_names_load_lazily():
         _ = hsfm.Haed
     program = "import hsfm, sys; assert 'torch' not in sys.modules; hsfm.Head; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
-
-
-def test_only_the_worst_group_reads_group_labels():
-    words = {"worst_group": "by groups", "worst_class": "by classes"}
-    assert picked_by("worst_group", words) == {"group_labels": "selection", "chosen_by": "by groups"}
-    assert picked_by("worst_class", words) == {"group_labels": "none", "chosen_by": "by classes"}
 
 
 def test_the_last_layer_of_a_network_is_a_head(splits):

@@ -1,15 +1,24 @@
 """AFR against the same training in autograd, and by what it promises."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from hsfm.core.metrics import accuracy_by, worst
-from hsfm.methods.afr import fit_afr, weigh
+from hsfm.heads.supervision import fit_supervised
+from hsfm.methods import afr
+from hsfm.methods.afr import weigh
 from hsfm.models.holdout import hold_out
 from tests.conftest import planted
 
-SETTINGS = {"gammas": [4.0, 10.0], "penalties": [0.0, 0.2], "steps": 40, "lr": 0.5, "clip_norm": 1.0}
+SETTINGS = {"gammas": (4.0, 10.0), "penalties": (0.0, 0.2), "steps": 40, "lr": 0.5}
+
+
+def fit(held_out, val, erm, **changes):
+    settings = afr.Settings(**{**SETTINGS, **changes})
+    return fit_supervised(afr, held_out, val, erm, settings=settings, seeds=(5, 6))[0]
 
 
 def autograd(held_out, erm, gamma, penalty, steps, lr, clip_norm):
@@ -35,38 +44,55 @@ def autograd(held_out, erm, gamma, penalty, steps, lr, clip_norm):
 def test_every_pair_follows_plain_autograd(splits, erm_head):
     """The kept head is the oracle's at the kept pair and step, and the history its accuracies at others."""
     train, val = splits["train"], splits["val"]
-    result = fit_afr(train, val, erm_head, **SETTINGS, progress=False)
-    how = {"lr": SETTINGS["lr"], "clip_norm": SETTINGS["clip_norm"]}
-    layer = autograd(train, erm_head, result.gamma, result.penalty, result.step, **how)
-    torch.testing.assert_close(result.head.weight, layer.weight.data, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(result.head.bias, layer.bias.data, rtol=1e-4, atol=1e-5)
-    assert len(result.history) == 4 * SETTINGS["steps"]
+    result = fit(train, val, erm_head)
+    history, how = result.tables["history"], {"lr": SETTINGS["lr"], "clip_norm": 1.0}
+    layer = autograd(
+        train, erm_head, **{name.replace("step", "steps"): n for name, n in result.settings.items()}, **how
+    )
+    torch.testing.assert_close(result.head.weight[0], layer.weight.data, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(result.head.bias[0], layer.bias.data, rtol=1e-4, atol=1e-5)
+    assert len(history) == 4 * SETTINGS["steps"]
     for gamma, penalty, step in ((4.0, 0.0, 40), (10.0, 0.2, 7)):
         layer = autograd(train, erm_head, gamma, penalty, step, **how)
         correct = layer(val.features).argmax(1) == val.y
-        found = result.history.query("gamma == @gamma and penalty == @penalty and step == @step").iloc[0]
+        found = history.query("gamma == @gamma and penalty == @penalty and epoch == @step").iloc[0]
         assert found["val_average"] == pytest.approx(float(correct.double().mean()), abs=1e-9)
         assert found["val_worst_group"] == pytest.approx(float(worst(accuracy_by(correct, val.group, 4))), abs=1e-9)
+        assert found["val_worst_class"] == pytest.approx(float(worst(accuracy_by(correct, val.y, 2))), abs=1e-9)
 
 
-def test_the_kept_step_is_the_best_of_the_history(splits, erm_head):
-    result = fit_afr(splits["train"], splits["val"], erm_head, **SETTINGS, progress=False)
-    best = result.history.sort_values(["val_worst_group", "val_average"], ascending=False, kind="stable").iloc[0]
-    assert (best["gamma"], best["penalty"], best["step"]) == (result.gamma, result.penalty, result.step)
-    assert result.history[result.history["kept"]].index.tolist() == [best.name]
+@pytest.mark.parametrize("rule", ["worst_group", "worst_class", "average"])
+def test_the_kept_step_is_the_best_of_the_history(splits, erm_head, rule):
+    result = fit(splits["train"], splits["val"], erm_head, select_by=rule)
+    history = result.tables["history"]
+    best = history.sort_values([f"val_{rule}", "val_average"], ascending=False, kind="stable").iloc[0]
+    assert {name: best[name] for name in ("gamma", "penalty")} | {"step": best["epoch"]} == result.settings
+    assert history[history["kept"]].index.tolist() == [best.name]
+    assert (
+        result.chosen_by
+        == f"gamma, lambda and the step with the best validation {rule.replace('_', ' ')}, then average"
+    )
+    assert result.summary.startswith(f"validation {rule.replace('_', ' ')} ")
 
 
-def test_it_raises_the_worst_group_above_erm_without_training_groups(splits, erm_head):
-    train, val, test = (splits[name] for name in ("train", "val", "test"))
-    blind = type(train)(**{**vars(train), "attribute": torch.full_like(train.attribute, -1)})
-    settings = {**SETTINGS, "steps": 200}
-    result = fit_afr(blind, val, erm_head, **settings, progress=False)
-    assert torch.equal(result.head.weight, fit_afr(train, val, erm_head, **settings, progress=False).head.weight)
+def test_a_trial_is_a_pair_and_there_is_one_head_under_the_first_seed(splits, erm_head):
+    result = fit(splits["train"], splits["val"], erm_head)
+    assert result.seeds == (5,)
+    assert result.head.weight.shape == (1, 2, 12)
+    history = result.tables["history"]
+    assert set(history["seed"]) == {5}
+    pairs = history.groupby("trial")[["gamma", "penalty"]].agg(["min", "max"])
+    assert pairs.to_numpy().tolist() == [[g, g, p, p] for g in SETTINGS["gammas"] for p in SETTINGS["penalties"]]
+
+
+def test_it_raises_the_worst_group_above_erm(splits, erm_head):
+    test = splits["test"]
+    result = fit(splits["train"], splits["val"], erm_head, steps=200)
 
     def worst_group(head):
         return float(worst(accuracy_by(head.predict(test.features) == test.y, test.group, 4)))
 
-    assert worst_group(result.head) > worst_group(erm_head) + 0.1
+    assert worst_group(result.head[0]) > worst_group(erm_head) + 0.1
 
 
 def test_weights_are_those_of_the_paper(splits, erm_head):
@@ -81,9 +107,9 @@ def test_weights_are_those_of_the_paper(splits, erm_head):
 
 
 def test_a_strong_penalty_stays_at_erm(splits, erm_head):
-    settings = {"gammas": [4.0], "penalties": [1e4], "steps": 20, "lr": 1e-5}
-    result = fit_afr(splits["train"], splits["val"], erm_head, **settings, progress=False)
-    assert (result.head.weight - erm_head.weight).norm() < 1e-3
+    settings = {"gammas": (4.0,), "penalties": (1e4,), "steps": 20, "lr": 1e-5}
+    result = fit(splits["train"], splits["val"], erm_head, **settings)
+    assert (result.head.weight[0] - erm_head.weight).norm() < 1e-3
 
 
 def test_what_is_held_out_is_a_share_that_has_every_class():
@@ -99,28 +125,11 @@ def test_what_is_held_out_is_a_share_that_has_every_class():
         hold_out(y, 1.5, 0)
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"gammas": []}, r"gammas: \[\] is empty"),
-        ({"penalties": [-1.0]}, r"penalties: \[-1.0\] is empty or holds a number that is not 0 or above"),
-        ({"steps": 0}, r"steps: 0 is not a number of steps from 1"),
-        ({"lr": float("nan")}, r"lr: nan is not a positive number"),
-        ({"select_by": "luck"}, r"select_by: 'luck' is unknown; allowed are worst_group, worst_class"),
-        ({"lr": 1e38, "clip_norm": 1e38, "penalties": [1.0]}, r"AFR: a head is no longer finite after step"),
-    ],
-)
-def test_settings_that_cannot_be_are_named(splits, erm_head, setting, message):
-    with pytest.raises(ValueError, match=message):
-        fit_afr(splits["train"], splits["val"], erm_head, **{**SETTINGS, **setting}, progress=False)
-
-
-def test_what_it_may_not_read_is_refused(splits, erm_head):
-    val = planted("val", [6, 6, 6, 6], seed=3)
-    blind = type(val)(**{**vars(val), "attribute": torch.full_like(val.attribute, -1)})
-    with pytest.raises(ValueError, match=r"AFR's select_by: worst_group needs the attribute of every val image"):
-        fit_afr(splits["train"], blind, erm_head, **SETTINGS, progress=False)
-    by_class = fit_afr(splits["train"], blind, erm_head, **SETTINGS, select_by="worst_class", progress=False)
-    assert by_class.step >= 1
+def test_what_it_cannot_or_may_not_fit_is_refused(splits, erm_head):
+    train, val = splits["train"], splits["val"]
+    with pytest.raises(ValueError, match=r"AFR: a head is no longer finite after step"):
+        fit(train, val, erm_head, lr=1e38, clip_norm=1e38, penalties=(1.0,))
     with pytest.raises(ValueError, match=r"AFR was given the test split"):
-        fit_afr(splits["train"], splits["test"], erm_head, **SETTINGS, progress=False)
+        fit(train, splits["test"], erm_head)
+    with pytest.raises(ValueError, match="train and val embeddings differ in checkpoint"):
+        fit(train, replace(val, checkpoint_sha256="b" * 64), erm_head)

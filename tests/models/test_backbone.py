@@ -6,10 +6,13 @@ import pytest
 import timm
 import torch
 import torchvision
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from hsfm.core.files import read_safetensors, sha256, write_safetensors
+from hsfm.data.transforms import TransformSettings
 from hsfm.models.backbone import (
+    BackboneSettings,
     Network,
     build_network,
     find_head,
@@ -343,10 +346,28 @@ def test_a_network_that_was_trained_further_keeps_what_its_start_says(tmp_path):
 
 
 def test_a_network_is_taken_as_its_settings_say(tmp_path):
-    plain = {"name": "resnet18", "checkpoint": None, "pretrained": False, "weights": None}
-    ours, again = take_network(plain, 3, {}), build_network("resnet18", 3)
+    plain = {"name": "resnet18", "checkpoint": None, "pretrained": False, "weights": None, "train": True}
+    transform = TransformSettings(resize=None, crop=None, mean=[0.5] * 3, std=[0.5] * 3)
+    ours, again = take_network(BackboneSettings(**plain), 3, transform), build_network("resnet18", 3)
     assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), again.parameters(), strict=True))
     theirs = build_network("resnet18", 3, seed=4)
     torch.save(theirs.own_state(), tmp_path / "theirs.pth")
-    taken = take_network({**plain, "checkpoint": str(tmp_path / "theirs.pth")}, 3, {})
+    settings = BackboneSettings(**{**plain, "checkpoint": str(tmp_path / "theirs.pth")})
+    taken = take_network(settings, 3, transform)
     assert all(torch.equal(p, q) for p, q in zip(taken.parameters(), theirs.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "no spaces"}, "name"),
+        ({"weights": ""}, "weights"),
+        ({"pretrained": True}, "small_resnet has no pretrained weights"),
+        ({"weights": "a.pth", "checkpoint": "b.pth"}, "weights and checkpoint exclude one another; set all but one to"),
+        ({"train": False}, "train is false, but there are neither pretrained weights nor a checkpoint"),
+    ],
+)
+def test_settings_that_no_network_can_have_are_refused(change, message):
+    plain = {"name": "small_resnet", "pretrained": False, "weights": None, "train": True, "checkpoint": None}
+    with pytest.raises(ValidationError, match=message):
+        BackboneSettings(**{**plain, **change})

@@ -13,21 +13,26 @@ from torch import nn
 
 from hsfm.core.device import Compute
 from hsfm.core.files import read_safetensors
+from hsfm.data.transforms import AugmentationSettings
 from hsfm.models.backbone import build_network
 from hsfm.models.distributed import Processes, SyncedOnCPU
-from hsfm.models.erm import AuxiliaryData, train
-from tests.models.test_erm import SETTINGS, bright_and_dark
+from hsfm.models.erm import AdamSettings, AuxiliaryData
+from tests.models.test_erm import bright_and_dark, learn, under
 
 ROOT = Path(__file__).parents[2]
 
 # Of three processes: batches of 16 are parts of 6, 5 and 5; what is left is a batch of 13, or of two images, fewer than
 # processes, or of one, which is left out.
-AUGMENTED = {"random_resized_crop": {"size": [16, 16], "scale": [0.5, 1.0], "ratio": [0.75, 1.33]},
-             "random_crop": {"padding": 1}, "flip": True}  # fmt: skip
+AUGMENTED = AugmentationSettings(
+    random_resized_crop={"size": [16, 16], "scale": [0.5, 1.0], "ratio": [0.75, 1.33]},
+    random_crop={"padding": 1},
+    flip=True,
+)
+ADAM = AdamSettings(epochs=3, batch_size=16, lr=1e-3, checkpoint="last")
 CASES = {
-    "uneven": (45, 24, {"augment_settings": AUGMENTED, "checkpoint": "best_val"}),
-    "fewer images than processes": (34, 2, {"augment_settings": AUGMENTED, "schedule": "cosine"}),
-    "adam, one image left out": (33, 24, {"optimizer": "adam", "lr": 1e-3, "schedule": "constant"}),
+    "uneven": (45, 24, {"settings": under(checkpoint="best_val"), "augmentation": AUGMENTED}),
+    "fewer images than processes": (34, 2, {"settings": under(schedule="one_cycle"), "augmentation": AUGMENTED}),
+    "adam, one image left out": (33, 24, {"settings": ADAM}),
 }
 
 PROGRAM = """
@@ -71,7 +76,7 @@ def trained(name: str, folder: Path, rank: int = 0) -> tuple[nn.Module, pd.DataF
     # in double precision: in single, rounding grows a hundredfold from epoch to epoch, and would hide small mistakes
     network = build_network("small_resnet", 2).double()
     network.register_forward_pre_hook(lambda _, images: (images[0].double(),))
-    return network, train(network, *data, **{**SETTINGS, **changes})
+    return network, learn(network, *data, **changes)
 
 
 def statistics_are_those_of_the_whole_batch(layer: nn.Module, shape: tuple[int, ...]) -> None:
@@ -127,8 +132,8 @@ def refusals(folder: Path) -> None:
         change(built)
         return built
 
-    compiled = Compute(torch.device("cpu"), compile=True)
-    for built, settings, message in (
+    compiled = Compute.on("cpu", compile=True)
+    for built, changes, message in (
         (
             network(),
             {"auxiliary": [AuxiliaryData("few", data[1], 1.0)]},
@@ -136,10 +141,10 @@ def refusals(folder: Path) -> None:
         ),
         (network(), {"compute": compiled}, "compile: not on several GPUs; set it to false, or training_gpus to 1"),
         (network(lambda n: setattr(n.body, "bn1", Mine(16))), {}, "training_gpus: the layer bn1 is a Mine, whose"),
-        (network(), {"lr": 1e30, "schedule": "constant", "epochs": 2}, "the training loss is nan in epoch 2"),
+        (network(), {"settings": under(lr=1e30, schedule="constant", epochs=2)}, "the training loss is nan in epoch 2"),
     ):
         with pytest.raises(ValueError, match=message):
-            train(built, *data, **{**SETTINGS, "epochs": 1, **settings})
+            learn(built, *data, **{"settings": under(epochs=1), **changes})
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,23 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from hsfm.core.device import Compute
 from hsfm.core.files import read_safetensors, write_array
 from hsfm.data.pixels import ImageFiles, Images, read_packed
 from hsfm.data.store import CacheFiles, decode_images, open_cache
+from hsfm.data.transforms import AugmentationSettings, TransformSettings
 from hsfm.models import erm
 from hsfm.models.backbone import build_network
-from hsfm.models.erm import AuxiliaryData, LabeledImages, train
+from hsfm.models.erm import AdamSettings, AuxiliaryData, LabeledImages, TrainingData, TrainingSettings, train
 
 ROOT = Path(__file__).parents[2]
 
+CPU = Compute(torch.device("cpu"))
+PLAIN = TransformSettings(resize=None, crop=None, mean=[0.5] * 3, std=[0.5] * 3)
+AUGMENTED = AugmentationSettings(random_resized_crop=None, random_crop={"padding": 1}, flip=True)
+AS_THEY_ARE = AugmentationSettings(random_resized_crop=None, random_crop=None, flip=False)
 SETTINGS = {
     "epochs": 3,
     "batch_size": 16,
@@ -30,11 +36,21 @@ SETTINGS = {
     "schedule": "one_cycle",
     "warmup": 0.2,
     "checkpoint": "last",
-    "transform_settings": {"resize": None, "crop": None, "mean": [0.5] * 3, "std": [0.5] * 3},
-    "augment_settings": {"random_resized_crop": None, "random_crop": {"padding": 1}, "flip": True},
-    "seed": 0,
-    "compute": Compute(torch.device("cpu")),
 }
+ADAM = AdamSettings(epochs=3, batch_size=16, lr=1e-3, checkpoint="best_worst_class")
+
+
+def under(**changes) -> TrainingSettings:
+    """SETTINGS with some of them changed."""
+    return TrainingSettings(**{**SETTINGS, **changes})
+
+
+def learn(network, training, validation, settings=None, **given) -> pd.DataFrame:
+    """The history of training on these images. given: fields of TrainingData, and arguments of `train`."""
+    fields = {"transform": PLAIN, "augmentation": AUGMENTED, "auxiliary": ()}
+    images = {name: given.pop(name, default) for name, default in fields.items()}
+    data = TrainingData(training, validation, **images)
+    return train(network, data, settings or under(), **{"seed": 0, "compute": CPU, **given})
 
 
 def bright_and_dark(folder, n=48, seed=0) -> LabeledImages:
@@ -58,7 +74,7 @@ def weights(network) -> list[torch.Tensor]:
 
 def test_it_learns_and_records_every_epoch(data):
     network = build_network("small_resnet", 2)
-    history = train(network, *data, **{**SETTINGS, "epochs": 8})
+    history = learn(network, *data, under(epochs=8))
     assert history["epoch"].tolist() == list(range(1, 9))
     assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0] / 2
     assert history["val_average"].iloc[-1] > 0.9
@@ -69,7 +85,7 @@ def test_one_seed_gives_the_same_weights_and_another_does_not(data):
     results = []
     for seed in (0, 0, 1):
         network = build_network("small_resnet", 2)
-        train(network, *data, **{**SETTINGS, "epochs": 1, "seed": seed})
+        learn(network, *data, under(epochs=1), seed=seed)
         results.append(weights(network))
     assert all(torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(results[0], results[2], strict=True))
@@ -78,14 +94,8 @@ def test_one_seed_gives_the_same_weights_and_another_does_not(data):
 def test_one_epoch_is_what_torch_does_by_hand(data):
     """Plain SGD without augmentation, against a loop in the test."""
     training, validation = data
-    settings = {
-        **SETTINGS,
-        "epochs": 1,
-        "schedule": "constant",
-        "augment_settings": {"random_resized_crop": None, "random_crop": None, "flip": False},
-    }
     ours = build_network("small_resnet", 2)
-    train(ours, training, validation, **settings)
+    learn(ours, training, validation, under(epochs=1, schedule="constant"), augmentation=AS_THEY_ARE)
 
     theirs = build_network("small_resnet", 2).train()
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -102,20 +112,13 @@ def test_an_epoch_with_auxiliary_images_is_what_torch_does_by_hand(data, tmp_pat
     """Adam on the sum of the weighted mean losses; the smaller sets go round several times."""
     training, validation = data
     few, fewer = bright_and_dark(tmp_path, 20, 2), bright_and_dark(tmp_path, 6, 3)
-    settings = {
-        **SETTINGS,
-        "epochs": 1,
-        "schedule": "constant",
-        "lr": 1e-3,
-        "optimizer": "adam",
-        "augment_settings": {"random_resized_crop": None, "random_crop": None, "flip": False},
-    }
+    settings = AdamSettings(epochs=1, batch_size=16, lr=1e-3, checkpoint="last")
     ours = build_network("small_resnet", 2)
     auxiliary = [AuxiliaryData("few", few, 6.0), AuxiliaryData("fewer", fewer, 10.0)]
-    history = train(ours, training, validation, **settings, auxiliary=auxiliary)
+    history = learn(ours, training, validation, settings, augmentation=AS_THEY_ARE, auxiliary=auxiliary)
 
     theirs = build_network("small_resnet", 2).train()
-    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-3, weight_decay=5e-4)
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(48, generator=generator)
     rounds = [torch.cat([torch.randperm(n, generator=generator) for _ in range(k)]) for n, k in ((20, 3), (6, 3))]
@@ -143,9 +146,8 @@ def test_an_epoch_with_auxiliary_images_is_what_torch_does_by_hand(data, tmp_pat
     ("schedule", "shape"), [("constant", "flat"), ("cosine", "down"), ("one_cycle", "up and down")]
 )
 def test_schedules(data, schedule, shape):
-    lr = train(
-        build_network("small_resnet", 2), *data, **{**SETTINGS, "epochs": 5, "schedule": schedule, "warmup": 0.5}
-    )["lr"]
+    settings = under(epochs=5, schedule=schedule, warmup=0.5)
+    lr = learn(build_network("small_resnet", 2), *data, settings)["lr"]
     if shape == "flat":
         assert (lr == 0.02).all()
     elif shape == "down":
@@ -156,23 +158,24 @@ def test_schedules(data, schedule, shape):
         assert lr.iloc[-1] < 0.001
 
 
-ADAM = {"schedule": "constant", "optimizer": "adam", "checkpoint": "best_worst_class", "lr": 1e-3}
-
-
 @pytest.mark.parametrize(
-    "change",
+    ("settings", "n_auxiliary"),
     [
-        *({"schedule": s, "checkpoint": c} for s in ("one_cycle", "cosine", "constant") for c in ("last", "best_val")),
-        {**ADAM, "auxiliary": 20},
+        *(
+            (under(schedule=s, checkpoint=c), 0)
+            for s in ("one_cycle", "cosine", "constant")
+            for c in ("last", "best_val")
+        ),
+        (ADAM, 20),
     ],
-    ids=lambda change: "-".join(map(str, change.values())),
+    ids=lambda value: (
+        str(value) if isinstance(value, int) else f"{getattr(value, 'schedule', 'adam')}-{value.checkpoint}"
+    ),
 )
-def test_an_interrupted_run_ends_with_the_same_weights(data, tmp_path, monkeypatch, change):
-    settings = {**SETTINGS, **change}
-    if "auxiliary" in change:  # so many images
-        settings["auxiliary"] = [AuxiliaryData("few", bright_and_dark(tmp_path, change["auxiliary"], 2), 2.0)]
+def test_an_interrupted_run_ends_with_the_same_weights(data, tmp_path, monkeypatch, settings, n_auxiliary):
+    auxiliary = [AuxiliaryData("few", bright_and_dark(tmp_path, n_auxiliary, 2), 2.0)] if n_auxiliary else []
     undisturbed = build_network("small_resnet", 2)
-    expected = train(undisturbed, *data, **settings)
+    expected = learn(undisturbed, *data, settings, auxiliary=auxiliary)
 
     resume = tmp_path / "resume.safetensors"
     validate, calls = erm._validate, []
@@ -185,13 +188,13 @@ def test_an_interrupted_run_ends_with_the_same_weights(data, tmp_path, monkeypat
 
     monkeypatch.setattr(erm, "_validate", stop_in_the_third_epoch)
     with pytest.raises(KeyboardInterrupt):
-        train(build_network("small_resnet", 2), *data, **settings, resume=resume)
+        learn(build_network("small_resnet", 2), *data, settings, auxiliary=auxiliary, resume=resume)
     monkeypatch.setattr(erm, "_validate", validate)
     assert len(read_safetensors(resume)[0]) > 0
 
     # another initialization: everything has to come from the file
     resumed = build_network("small_resnet", 2, seed=99)
-    history = train(resumed, *data, **settings, resume=resume)
+    history = learn(resumed, *data, settings, auxiliary=auxiliary, resume=resume)
     pd.testing.assert_frame_equal(history, expected)
     assert all(torch.equal(a, b) for a, b in zip(weights(resumed), weights(undisturbed), strict=True))
 
@@ -201,14 +204,13 @@ import logging, sys, torch
 from pathlib import Path
 logging.basicConfig(level=logging.INFO)
 sys.path.insert(0, {tests!r})
-from tests.models.test_erm import SETTINGS, bright_and_dark
+from tests.models.test_erm import bright_and_dark, learn, under
 from hsfm.models.backbone import build_network
-from hsfm.models.erm import train
 from hsfm.core.files import write_safetensors
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 network = build_network("small_resnet", 2)
-train(network, bright_and_dark(folder, 96, 0), bright_and_dark(folder, 24, 1), **{{**SETTINGS, "epochs": 40}},
+learn(network, bright_and_dark(folder, 96, 0), bright_and_dark(folder, 24, 1), under(epochs=40),
       resume=folder / "resume.safetensors" if sys.argv[2] == "resume" else None)
 write_safetensors(folder / "weights.safetensors", network.state_dict(), {{}})
 """
@@ -242,7 +244,7 @@ def test_best_val_keeps_the_first_best_epoch(data, monkeypatch):
 
     monkeypatch.setattr(erm, "_validate", scripted)
     network = build_network("small_resnet", 2)
-    train(network, *data, **{**SETTINGS, "epochs": 4, "checkpoint": "best_val"})
+    learn(network, *data, under(epochs=4, checkpoint="best_val"))
     assert all(torch.equal(a, b) for a, b in zip(weights(network), snapshots[1], strict=True))
 
 
@@ -259,7 +261,7 @@ def test_each_rule_keeps_its_epoch_and_the_higher_average_on_a_tie(data, monkeyp
 
     monkeypatch.setattr(erm, "_validate", scripted)
     network = build_network("small_resnet", 2)
-    history = train(network, *data, **{**SETTINGS, "epochs": 4, "checkpoint": rule})
+    history = learn(network, *data, AdamSettings(epochs=4, batch_size=16, lr=1e-3, checkpoint=rule))
     assert all(torch.equal(a, b) for a, b in zip(weights(network), snapshots[kept], strict=True))
     assert history.loc[history["kept"], "epoch"].tolist() == [kept + 1]
 
@@ -267,8 +269,9 @@ def test_each_rule_keeps_its_epoch_and_the_higher_average_on_a_tie(data, monkeyp
 def test_a_rule_by_groups_needs_them(data):
     training, validation = data
     unknown = LabeledImages(validation.pixels, validation.y, torch.full_like(validation.group, -1))
+    settings = AdamSettings(epochs=1, batch_size=16, lr=1e-3, checkpoint="best_worst_group")
     with pytest.raises(ValueError, match="best_worst_group needs the group of every validation image"):
-        train(build_network("small_resnet", 2), training, unknown, **{**SETTINGS, "checkpoint": "best_worst_group"})
+        learn(build_network("small_resnet", 2), training, unknown, settings)
 
 
 def test_a_last_batch_of_one_image_is_left_out(data):
@@ -276,22 +279,31 @@ def test_a_last_batch_of_one_image_is_left_out(data):
     assert [len(b) for b in erm._batches(torch.arange(34), 16)] == [16, 16, 2]
 
 
-def test_unknown_settings_and_a_diverging_loss_are_named(data):
+@pytest.mark.parametrize(
+    "change",
+    [{"epochs": 0}, {"batch_size": 1}, {"lr": 0.0}, {"momentum": 1.0}, {"weight_decay": -0.1}, {"schedule": "linear"},
+     {"warmup": 0.0}, {"checkpoint": "best_worst_group"}, {"holdout": 1.0}, {"optimizer": "adam"}],
+)  # fmt: skip
+def test_settings_out_of_bounds_are_refused(change):
+    with pytest.raises(ValidationError, match=next(iter(change))):
+        under(**change)
+
+
+def test_nesterov_needs_momentum():
+    with pytest.raises(ValidationError, match="nesterov is true, which needs a momentum above 0"):
+        under(momentum=0.0)
+
+
+def test_a_diverging_loss_is_named(data):
     network = build_network("small_resnet", 2)
-    with pytest.raises(ValueError, match="schedule: 'linear' is unknown; allowed are constant, cosine, one_cycle"):
-        train(network, *data, **{**SETTINGS, "schedule": "linear"})
-    with pytest.raises(ValueError, match="checkpoint: 'best' is unknown"):
-        train(network, *data, **{**SETTINGS, "checkpoint": "best"})
-    with pytest.raises(ValueError, match="optimizer: 'lion' is unknown; allowed are sgd, adam"):
-        train(network, *data, **SETTINGS, optimizer="lion")
     with pytest.raises(ValueError, match=r"the training loss is nan in epoch 1; lower lr \(now 1e\+30\)"):
-        train(network, *data, **{**SETTINGS, "lr": 1e30, "schedule": "constant"})
+        learn(network, *data, under(lr=1e30, schedule="constant"))
 
 
 def test_unknown_groups_leave_the_worst_group_empty(data):
     training, validation = data
     unknown = LabeledImages(validation.pixels, validation.y, torch.full_like(validation.group, -1))
-    history = train(build_network("small_resnet", 2), training, unknown, **{**SETTINGS, "epochs": 1})
+    history = learn(build_network("small_resnet", 2), training, unknown, under(epochs=1))
     assert history["val_worst_group"].isna().all()
 
 
@@ -312,14 +324,13 @@ def photos(tmp_path):
 
 
 OF_PHOTOS = {
-    **SETTINGS,
-    "epochs": 2,
-    "transform_settings": {"resize": [16, 16], "crop": [14, 14], "mean": [0.5] * 3, "std": [0.5] * 3},
-    "augment_settings": {
-        "random_resized_crop": {"size": [14, 14], "scale": [0.5, 1.0], "ratio": [0.75, 1.33]},
-        "random_crop": {"padding": 1},
-        "flip": True,
-    },
+    "settings": under(epochs=2),
+    "transform": TransformSettings(resize=[16, 16], crop=[14, 14], mean=[0.5] * 3, std=[0.5] * 3),
+    "augmentation": AugmentationSettings(
+        random_resized_crop={"size": [14, 14], "scale": [0.5, 1.0], "ratio": [0.75, 1.33]},
+        random_crop={"padding": 1},
+        flip=True,
+    ),
 }
 
 
@@ -333,7 +344,7 @@ def test_files_and_cache_give_the_same_weights(photos, tmp_path):
     for pixels in (ImageFiles(rows, folder), cached, cached.kept_on(torch.device("cpu"))):
         network = build_network("small_resnet", 2)
         images = LabeledImages(pixels, y, y)
-        history = train(network, images, images, **OF_PHOTOS)
+        history = learn(network, images, images, **OF_PHOTOS)
         results.append((weights(network), history))
     for found, history in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found, results[0][0], strict=True))
@@ -346,12 +357,12 @@ def test_images_stay_on_the_device_where_they_fit(data, monkeypatch):
     kept_on = Images.kept_on
     monkeypatch.setattr(Images, "kept_on", lambda self, device: moved.append(len(self)) or kept_on(self, device))
     expected = build_network("small_resnet", 2)
-    train(expected, *data, **SETTINGS)
+    learn(expected, *data)
     assert asked == [(48 + 24) * 16 * 16 * 3]
     assert moved == [48, 24]
     monkeypatch.undo()
     streamed = build_network("small_resnet", 2)
-    train(streamed, *data, **SETTINGS)
+    learn(streamed, *data)
     assert all(torch.equal(a, b) for a, b in zip(weights(streamed), weights(expected), strict=True))
 
 
@@ -359,17 +370,16 @@ def test_images_of_unknown_size_cannot_be_trained_on(photos):
     rows, folder, y = photos
     images = LabeledImages(ImageFiles(rows[["path"]], folder), y, y)
     with pytest.raises(ValueError, match="training images: height and width of some are not known"):
-        train(build_network("small_resnet", 2), images, images, **OF_PHOTOS)
+        learn(build_network("small_resnet", 2), images, images, **OF_PHOTOS)
 
 
 def test_bfloat16_learns_as_well_and_keeps_float32_weights(data, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # slow without, but computed
     network = build_network("small_resnet", 2)
-    low = {**SETTINGS, "epochs": 8, "compute": Compute(torch.device("cpu"), "bfloat16")}
-    history = train(network, *data, **low)
+    history = learn(network, *data, under(epochs=8), compute=Compute.on("cpu", precision="bfloat16"))
     assert history["val_average"].iloc[-1] > 0.9
     assert {value.dtype for value in network.state_dict().values()} == {torch.float32, torch.int64}
-    exact = train(build_network("small_resnet", 2), *data, **{**SETTINGS, "epochs": 8})
+    exact = learn(build_network("small_resnet", 2), *data, under(epochs=8))
     difference = (history["train_loss"] - exact["train_loss"]).abs()
     assert 0 < difference.max() < 0.1
 
@@ -378,17 +388,15 @@ COMPILED = """
 import sys, torch
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from tests.models.test_erm import SETTINGS, bright_and_dark
+from tests.models.test_erm import bright_and_dark, learn, under
 from hsfm.models.backbone import build_network
 from hsfm.core.device import Compute
-from hsfm.models.erm import train
 torch.set_num_threads(1)
 data = (bright_and_dark(Path(sys.argv[1]), 48, 0), bright_and_dark(Path(sys.argv[1]), 24, 1))
 networks = []
 for compiled in (False, True):
     networks.append(build_network("small_resnet", 2))
-    compute = Compute(torch.device("cpu"), compile=compiled)
-    train(networks[-1], *data, **{{**SETTINGS, "epochs": 1, "compute": compute}})
+    learn(networks[-1], *data, under(epochs=1), compute=Compute.on("cpu", compile=compiled))
 for a, b in zip(*(network.state_dict().values() for network in networks), strict=True):
     torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 print(torch._dynamo.utils.counters["stats"]["unique_graphs"])
@@ -405,11 +413,11 @@ def test_a_compiled_network_learns_the_same(tmp_path):
 def test_momentum_comes_back_in_the_memory_order_of_its_parameters(data, tmp_path, monkeypatch):
     """Fused kernels take both at once."""
     resume = tmp_path / "resume.safetensors"
-    train(build_network("small_resnet", 2), *data, **SETTINGS, resume=resume)
+    learn(build_network("small_resnet", 2), *data, resume=resume)
     states = []
     load = erm._State.load
-    monkeypatch.setattr(erm._State, "load", lambda self, path: states.append(self) or load(self, path))
-    train(build_network("small_resnet", 2), *data, **SETTINGS, resume=resume)
+    monkeypatch.setattr(erm._State, "load", lambda self, *given: states.append(self) or load(self, *given))
+    learn(build_network("small_resnet", 2), *data, resume=resume)
     (state,) = states
     for parameter, values in state.optimizer.state.items():
         assert values["momentum_buffer"].stride() == parameter.stride()

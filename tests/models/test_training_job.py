@@ -31,7 +31,10 @@ def images(tmp_path_factory) -> Path:
     """A table of minibirds: 58 images to train on, in batches of 15 and a last one of 13."""
     folder = tmp_path_factory.mktemp("images")
     sizes, agreement = {"train": 58, "val": 22, "test": 4}, {"train": 0.8, "val": 0.5, "test": 0.5}
-    packed = minibirds.pack(sizes=sizes, agreement=agreement, image_size=32, hardness=0.15, seed=0, workers=1)
+    settings = minibirds.Settings(
+        source="minibirds", sizes=sizes, agreement=agreement, image_size=32, hardness=0.15, seed=0
+    )
+    packed = minibirds.pack(settings)
     write_array(folder / "pixels.npy", packed.pixels)
     rows = complete(packed.rows.assign(path="pixels.npy", height=32, width=32), packed.attribute_names)
     digests = {"pixels.npy": sha256(folder / "pixels.npy")}
@@ -44,7 +47,7 @@ def arguments(images: Path, folder: Path, **erm) -> dict:
     training = {"epochs": EPOCHS, "batch_size": 15, "lr": 0.003, "momentum": 0.9, "nesterov": True,
                 "weight_decay": 5e-4, "schedule": "one_cycle", "warmup": 0.2, "checkpoint": "last"}  # fmt: skip
     settings = {
-        "backbone": {"name": "small_resnet", "pretrained": False, "weights": None},
+        "backbone": {"name": "small_resnet", "pretrained": False, "weights": None, "train": True, "checkpoint": None},
         "transform": {"resize": None, "crop": None, "mean": [0.5] * 3, "std": [0.5] * 3},
         "augmentation": {"random_resized_crop": None, "random_crop": {"padding": 2}, "flip": True},
         "training": {**training, **erm},

@@ -27,7 +27,7 @@ def markers(axis) -> dict[str, tuple[float, float]]:
     found = {}
     for line in axis.lines:
         if line.get_markeredgecolor() == "black" and line.get_transform() != axis.transAxes:
-            (method,) = [m for m, look in style.METHODS.items()
+            (method,) = [m for m, look in style.method_looks().items()
                          if (look.marker, look.color) == (line.get_marker(), line.get_color())]  # fmt: skip
             found[method] = (line.get_xdata()[0], line.get_ydata()[0])
     return found
@@ -85,27 +85,23 @@ def test_deleted_logs_leave_a_figure_that_says_so(summary):
 
 
 def test_labels_do_not_overlap_and_lie_on_the_page(summary):
-    rows = [summary.assign(method=method) for method in style.METHODS]
+    rows = [summary.assign(method=method) for method in style.method_looks()]
     aggregated = tables.aggregate(pd.concat(rows))
     figure = comparison.draw_tradeoff(pd.concat(rows), aggregated, "toy")
     figure.draw_without_rendering()
     boxes = sorted((text.get_window_extent() for text in figure.axes[0].texts if text.get_text()), key=lambda b: b.y0)
-    assert len(boxes) == len(style.METHODS)
+    assert len(boxes) == len(style.method_looks())
     assert all(below.y1 <= above.y0 for below, above in pairwise(boxes))
     assert all(box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1 for box in boxes)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.5, "0.5 s"),
-        (9.96, "10 s"),
-        (59.0, "59 s"),
-        (90.0, "1.5 min"),
-        (3599.0, "60 min"),
-        (5400.0, "1.5 h"),
-        (2e5, "2.3 d"),
-    ],
-)
-def test_durations_in_words(seconds, text):
-    assert comparison.duration(seconds) == text
+def test_two_rows_of_one_method_have_looks_of_their_own(summary):
+    """A variant is no method of the package; both figures and the legend of neither confuse them."""
+    rows = pd.concat([summary, *(summary[summary["method"] == "hsfm"].assign(method=name) for name in ("one", "two"))])
+    seconds = pd.DataFrame([(0, name, 60.0) for name in ("one", "two")], columns=["run", "method", "seconds"])
+    aggregated = tables.aggregate(rows)
+    for figure in (comparison.draw_tradeoff(rows, aggregated, "toy"), comparison.draw_time(aggregated, seconds, "toy")):
+        (axis,) = figure.axes
+        drawn = {(line.get_marker(), line.get_color()) for line in axis.lines}
+        assert {(look.marker, look.color) for look in style.PALETTE[:2]} <= drawn
+        assert {label.split()[0] for label in labels(axis)} >= {"one", "two"}

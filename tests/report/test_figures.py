@@ -79,12 +79,15 @@ def test_training_curves_show_every_training(erm, hsfm):
     assert only.get_ylabel() == "validation worst group (%)"
 
 
-def test_a_training_by_steps_and_one_without_groups(hsfm):
-    by_step = hsfm[hsfm["seed"] == 0].rename(columns={"epoch": "step"})
+def test_a_training_without_groups_and_one_of_a_variant(hsfm):
     blind = hsfm.assign(val_worst_class=0.9, val_worst_group=np.nan)
-    left, right = figures.draw_training(None, {"afr": by_step, "hsfm": blind}, {0: 0.35}, "toy").axes
-    assert left.get_xlabel() == "step"
-    assert curves(left)["AFR: kept step"] == pytest.approx([70])
+    left, right, last = figures.draw_training(
+        None, {"mine": hsfm, "hsfm": blind, "yours": hsfm}, {0: 0.35}, "toy"
+    ).axes  # fmt: skip
+    assert left.get_xlabel() == "epoch"
+    assert curves(left)["mine: kept epoch"] == pytest.approx([70, 70])
+    colors = [axis.lines[-1].get_color() for axis in (left, right, last)]
+    assert colors == [style.PALETTE[0].color, style.of_method("hsfm").color, style.PALETTE[1].color]
     assert right.get_title() == "HSFM, worst class, a line per seed"
     assert curves(right)["HSFM: kept epoch"] == pytest.approx([90, 90])
     assert "ERM's head" not in curves(right)

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from hsfm.core.files import write_frame
-from hsfm.report.histories import read_hard_groups, read_histories, read_training
+from hsfm.report.histories import minority_shares, read_hard_groups, read_histories, read_training
 
 
 def written(folder, run: int, frame: pd.DataFrame) -> str:
@@ -19,16 +19,16 @@ def test_runs_are_in_the_paths(tmp_path):
     assert list(found) == ["epoch", "loss", "run"]
 
 
-def test_of_afrs_pairs_that_of_the_kept_head(tmp_path):
-    def tried(kept_gamma: int) -> pd.DataFrame:
-        rows = [(g, p, step) for g in (4, 20) for p in (0.0, 0.3) for step in (1, 2)]
-        frame = pd.DataFrame(rows, columns=["gamma", "penalty", "step"])
-        kept = (frame["gamma"] == kept_gamma) & (frame["penalty"] == 0.3) & (frame["step"] == 2)
-        return frame.assign(val_worst_group=0.5, val_worst_class=0.5, kept=kept)
+def test_of_several_trials_that_of_the_kept_head(tmp_path):
+    def tried(kept: int) -> pd.DataFrame:
+        rows = [(trial, epoch) for epoch in (1, 2) for trial in (0, 1, 2)]
+        frame = pd.DataFrame(rows, columns=["trial", "epoch"]).assign(seed=7)
+        chosen = (frame["trial"] == kept) & (frame["epoch"] == 2)
+        return frame.assign(val_worst_group=0.1 * frame["trial"], val_worst_class=0.5, kept=chosen)
 
-    found = read_training("afr", [written(tmp_path, run, tried(gamma)) for run, gamma in ((0, 4), (1, 20))])
-    assert found[["run", "seed", "gamma", "penalty", "step"]].to_numpy().tolist() == [
-        [0, 0, 4, 0.3, 1], [0, 0, 4, 0.3, 2], [1, 0, 20, 0.3, 1], [1, 0, 20, 0.3, 2]
+    found = read_training("afr", [written(tmp_path, run, tried(kept)) for run, kept in ((0, 1), (1, 2))])
+    assert found[["run", "seed", "epoch", "val_worst_group"]].to_numpy().tolist() == [
+        [0, 7, 1, 0.1], [0, 7, 2, 0.1], [1, 7, 1, 0.2], [1, 7, 2, 0.2]
     ]  # fmt: skip
     assert found["kept"].tolist() == [False, True, False, True]
 
@@ -43,3 +43,18 @@ def test_hard_groups_have_the_names_of_validation(tmp_path):
     groups = pd.DataFrame({"y": [0, 1], "attribute": [1, -1], "group_name": ["a, y", "b, unknown"], "n": [50, 70]})
     found = read_hard_groups([written(tmp_path, 0, counts)], groups)
     assert found.set_index("group_name")["n"].to_dict() == {"a, y": 5, "b, unknown": 7}
+
+
+def test_minority_shares_are_of_each_epochs_hard_set():
+    """Of 10 images an epoch 6, 1 and 0 are of a minority; where it is unknown what is one, so is the share."""
+    counts = pd.DataFrame(
+        [(0, 3, 1, 0, 1, 4), (0, 3, 1, 1, 0, 2), (0, 3, 1, 1, 1, 4), (0, 3, 2, 0, 1, 1), (0, 3, 2, 1, 1, 9),
+         (1, 3, 1, 1, 1, 10)],
+        columns=["run", "seed", "epoch", "y", "attribute", "n"],
+    )  # fmt: skip
+    groups = pd.DataFrame({"y": [0, 0, 1, 1], "attribute": [0, 1, 0, 1], "minority": [False, True, True, False]})
+    shares = minority_shares(counts, groups)
+    assert shares[["run", "seed", "epoch"]].to_numpy().tolist() == [[0, 3, 1], [0, 3, 2], [1, 3, 1]]
+    assert shares["minority_share"].tolist() == pytest.approx([0.6, 0.1, 0.0])
+    some = groups.assign(minority=groups["minority"].astype(object).where(groups["y"] == 1, None))
+    assert minority_shares(counts, some)["minority_share"].fillna(-1).tolist() == pytest.approx([-1, -1, 0.0])

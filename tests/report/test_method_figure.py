@@ -8,8 +8,9 @@ from matplotlib.colors import to_rgba
 from hsfm.report import style
 from hsfm.report.method_figure import Loop, MethodData, draw_method
 
-SETTINGS = {"support_per_class": 3, "support_draw": "per_class", "inner_steps": 2, "inner_lr": 0.002, "outer_lr": 0.5,
-            "support_steps": 7, "hard_per_class": 4, "outer_set": "hard", "refresh": "epoch"}  # fmt: skip
+SETTINGS = {"support_per_class": 3, "support_draw": "per_class", "hard_per_class": 4, "outer_set": "hard",
+            "refresh": "epoch"}  # fmt: skip
+SYMBOLS = {"T": 2, "alpha": 0.002, "eta": 0.5, "K_H": 7}
 
 
 def method_data(groups: int = 4) -> MethodData:
@@ -19,6 +20,7 @@ def method_data(groups: int = 4) -> MethodData:
     return MethodData(
         title="toy: HSFM",
         settings=SETTINGS,
+        symbols=SYMBOLS,
         groups=pd.DataFrame({"group_name": names, "minority": [k % 3 > 0 for k in range(groups)]}),
         pictures={name: [image] * 3 for name in names[:4]},
         support_size=6,

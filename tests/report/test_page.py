@@ -233,7 +233,7 @@ def test_what_is_no_table_is_named(fragment):
 def test_how_it_came_about_is_said():
     known = Provenance(date(2026, 11, 26), seconds=491.0, version="0.10.0", commit="0123456789abcdef", dirty=True)
     text = page(provenance=known)
-    assert "All stages together took 8 minutes" in text
+    assert "All stages together took 8 min 11 s by the clock" in text
     assert "Made by hsfm 0.10.0, commit 0123456789ab, with changes that were not committed." in text
     assert "26 November 2026" in text
     mixed = page(provenance=replace(known, dirty=False, mixed=True))

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hsfm.analysis.sweep import COLUMNS, SWEPT
 from hsfm.report import study_figures as figures
 from hsfm.report import study_tables as report
 from tests.report.test_tables import scores as scores_of
@@ -30,6 +31,22 @@ def sweep_frame(runs=(0,), seeds=(0,)) -> pd.DataFrame:
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def test_settings_that_were_swept_are_all_other_columns(tmp_path):
+    path = tmp_path / "sweep.parquet"
+    frame = sweep_frame().assign(kept_epoch=3, moved=0.2, mine=1)
+    frame.to_parquet(path)
+    assert report.swept_in(frame.columns) == [*SETTINGS, "mine"]
+    assert report.columns_of("sweep", str(path)) == [*report.SWEEP_COLUMNS, *SETTINGS, "mine"]
+    assert report.columns_of("validation_bias", "not read") == report.BIAS_COLUMNS
+    summary = report.summarize_sweep(frame)
+    assert summary.dtypes[list(SETTINGS)].to_dict() == frame.dtypes[list(SETTINGS)].to_dict()
+    assert report.sweep_table(summary).header[3:10] == (*SETTINGS, "mine")
+
+
+def test_a_sweep_records_what_the_tables_know():
+    assert report.swept_in(COLUMNS) == list(SWEPT)
 
 
 def test_the_best_setting_is_chosen_on_validation():
@@ -94,7 +111,7 @@ def test_the_sweep_figure_has_a_panel_per_swept_setting():
     frame = sweep_frame().assign(inner_steps=lambda f: 5 + f["setting"] % 2)
     figure = figures.draw_sweep(frame, "a title")
     drawn = [axis.get_xlabel() for axis in figure.axes if axis.axison]
-    assert drawn == ["inner_steps (T)", "inner_lr (alpha)"]
+    assert drawn == ["inner_steps", "inner_lr"]
     lines = figure.axes[1].get_lines()
     medians = next(line for line in lines if line.get_label() == "test worst group, median")
     assert medians.get_ydata().tolist() == pytest.approx([99, 88, 77])

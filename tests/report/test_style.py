@@ -1,16 +1,14 @@
 import itertools
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pytest
-import yaml
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from hsfm.heads.known_methods import found
 from hsfm.report import figures, style
 
-ROOT = Path(__file__).parents[2]
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB
 SEES = {
     "all": np.eye(3),
@@ -46,22 +44,47 @@ def test_simulated_eyes_confuse_what_they_should():
     assert closest({"a": "#7f7f7f", "b": "#009E73"}, "no green") < 10
 
 
+def all_looks() -> list[style.Look]:
+    """Of all rows that have one of their own, and of the others."""
+    return [*style.method_looks().values(), *style.PALETTE]
+
+
 @pytest.mark.parametrize("who", SEES)
-def test_methods_are_told_apart_by_all_eyes(who):
+def test_rows_are_told_apart_by_all_eyes(who):
     """A difference of 2.3 is just visible; 15 is plain."""
-    assert closest({name: look.color for name, look in style.METHODS.items()}, who) > 15
+    assert closest({look.marker: look.color for look in all_looks()}, who) > 15
 
 
-def test_methods_are_told_apart_without_colors():
-    looks = [*style.METHODS.values(), style.OTHER_METHOD]
-    assert len({look.marker for look in looks}) == len(looks)
+def test_rows_are_told_apart_without_colors():
+    assert len({look.marker for look in all_looks()}) == len(all_looks())
 
 
-def test_every_method_has_a_look():
-    schema = yaml.safe_load((ROOT / "config/schema.yaml").read_text())
-    methods = schema["properties"]["methods"]["items"]["enum"]
-    assert set(methods) <= set(style.METHODS)
-    assert style.of_method("mine") == style.OTHER_METHOD
+def test_the_published_methods_keep_their_looks():
+    looks = style.method_looks()
+    assert {"erm", *found()} <= set(looks)
+    for name, method in found().items():
+        assert (looks[name].color, looks[name].marker) == (method.color, method.marker)
+        for rows in ([], [name], ["mine", "yours", name]):
+            with style.styled(rows):
+                assert style.of_method(name) == looks[name], "in every figure"
+
+
+def test_rows_without_a_look_of_their_own_get_different_ones_within_a_figure():
+    rows = ["erm", "mine", "dfr", "yours", "mine", "hsfm"]
+    with style.styled(rows):
+        looks = {name: style.of_method(name) for name in rows}
+        assert len({look.color for look in looks.values()}) == len({look.marker for look in looks.values()}) == 5
+        assert [looks["mine"], looks["yours"]] == list(style.PALETTE[:2])
+        with style.styled():
+            assert style.of_method("yours") == style.PALETTE[0], "no row of this one"
+        assert style.of_method("yours") == looks["yours"], "the figure around it goes on"
+    assert style.of_method("yours") == style.PALETTE[0]
+
+
+def test_more_rows_than_looks_begin_anew():
+    rows = [f"variant {number}" for number in range(len(style.PALETTE) + 1)]
+    with style.styled(rows):
+        assert style.of_method(rows[-1]) == style.of_method(rows[0])
 
 
 @pytest.mark.parametrize("who", SEES)
@@ -70,7 +93,7 @@ def test_groups_are_told_apart_by_all_eyes_and_without_colors(who):
     assert closest({look.marker: look.color for look in looks}, who) > 8
     assert len({look.marker for look in looks}) == len({look.hatch for look in looks}) == len(looks)
     assert style.of_group(style.GROUP_LOOKS) == looks[0]
-    assert not {look.color for look in looks} & {look.color for look in style.METHODS.values()}
+    assert not {look.color for look in looks} & {look.color for look in all_looks()}
 
 
 def test_the_file_sets_the_style_and_the_users_own_settings_do_not(tmp_path):

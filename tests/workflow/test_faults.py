@@ -85,7 +85,7 @@ NOT_KILLED = {
     "stage": "is what other rules have in common",
 }
 FAST = {
-    "erm_head": {"C": 0.1, "max_iter": 200},
+    "erm_head": {"C": 0.1},
     "hsfm": {"support_per_class": 8, "inner_steps": 2, "support_steps": 2, "epochs": 2},
     "hard_set": {"hard_per_class": 4},
 }
@@ -144,7 +144,7 @@ def write_everything(folder: Path) -> list[list[str]]:
         "images_per_source": 2,
         "seed": 0,
         "prune": {"attribution": 0.5, "steps": 2, "batch_size": 16},
-        "retrain": {"weights": [6, 10], "lr": 0.001, "batch_size": 16, "epochs": 2, "select_by": "worst_group"},
+        "retrain": {"weights": [6, 10], "lr": 0.001, "batch_size": 16, "epochs": 2},
     }
     settings = {
         "minibirds": {
@@ -158,7 +158,7 @@ def write_everything(folder: Path) -> list[list[str]]:
             "decode_size": "original",
             "backbone": {"name": f"open_clip:{models / 'clip'}", "pretrained": True, "train": False},
             "transform": transform_named(str(models / "clip")),
-            "embeddings": {"batch_size": 16, "standardise": {"scale": 0.5}},
+            "embeddings": {"batch_size": 16, "standardize": {"scale": 0.5}},
             "ddb": {
                 "generator": "diffusion",
                 **ddb,
@@ -478,7 +478,7 @@ def test_an_intermediate_file_that_was_deleted_is_there_again_when_asked_for(cop
 READERS = {
     "images.parquet": read_images,
     "backbone.safetensors": read_checkpoint,
-    "standardisation.safetensors": read_standardization,
+    "standardization.safetensors": read_standardization,
     "history.parquet": lambda path: read_frame(path, ["epoch", "train_loss", "val_average"]),
     "val.parquet": read_embeddings,
     "heads.safetensors": read_heads,

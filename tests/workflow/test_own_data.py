@@ -26,7 +26,7 @@ from tests.repository import ROOT, copy_repository, run_python, snakemake
 COLUMNS = {"path": "file", "y": "label", "attribute": "background", "split": "split", "id": None}
 FAST = {
     "erm": {"epochs": 1, "batch_size": 16},
-    "erm_head": {"C": 0.1, "max_iter": 200},
+    "erm_head": {"C": 0.1},
     "embeddings": {"batch_size": 16},
     "hsfm": {"epochs": 2, "support_steps": 2},
     "dac": {"epochs": 2},
@@ -160,7 +160,7 @@ def test_a_frozen_backbone_and_its_export(mine):
     torch.manual_seed(2)
     torch.save(torchvision.models.resnet18().state_dict(), mine / "weights.pth")
     backbone = {"name": "resnet18", "weights": "weights.pth", "train": False}
-    embeddings = {"batch_size": 16, "standardise": {"scale": 0.5}}
+    embeddings = {"batch_size": 16, "standardize": {"scale": 0.5}}
     arguments = write_config(mine, "frozen", backbone=backbone, **{**of_photos(), "embeddings": embeddings})
     snakemake(mine, *arguments, "all", "results/frozen/run0/hsfm/model_seed0.safetensors")
     run = mine / "results/frozen/run0"
@@ -180,7 +180,7 @@ def test_a_frozen_backbone_and_its_export(mine):
             mine / "no.safetensors",
             checkpoint=mine / "results/trained/run0/erm/backbone.safetensors",
             heads=mine / "results/trained/run0/erm/heads.safetensors",
-            standardization=run / "erm/standardisation.safetensors",
+            standardization=run / "erm/standardization.safetensors",
         )
 
 
@@ -207,7 +207,7 @@ def test_features_that_are_there_already(mine):
         ({"val": "nowhere.npz"}, "given/embeddings/val: no file nowhere.npz"),
         ({"val": "given.yaml"}, "given/embeddings/val: given.yaml is neither .npz nor .parquet"),
         ({"val": "results/given/run0/erm/embeddings/val.parquet"}, "val.parquet lies in results"),
-        ({"standardise": {"scale": 1.0}}, "given/embeddings/standardise: is for a frozen backbone on images"),
+        ({"standardize": {"scale": 1.0}}, "given/embeddings/standardize: is for a frozen backbone on images"),
     ):
         other = yaml.safe_load((mine / "given.yaml").read_text())
         other["settings"]["given"]["embeddings"] |= value
@@ -227,8 +227,8 @@ MISTAKES = {
     "settings={mine: {afr: null, backbone: {train: false, pretrained: false}}}": (
         "settings/mine/backbone: train is false, but there are neither pretrained weights nor a checkpoint"
     ),
-    "settings={mine: {embeddings: {standardise: {scale: 1}}}}": (
-        "settings/mine/embeddings/standardise: is for a frozen backbone"
+    "settings={mine: {embeddings: {standardize: {scale: 1}}}}": (
+        "settings/mine/embeddings/standardize: is for a frozen backbone"
     ),
     "settings={mine: {embeddings: {train: x.npz}}}": "settings/mine/embeddings/train: is for a dataset without images",
     "settings={mine: {images: {metadata: none.csv}}}": "settings/mine/images/metadata: no file none.csv",

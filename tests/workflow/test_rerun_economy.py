@@ -122,7 +122,7 @@ NEW_NETWORK_WITH_DDB = {
         ("waterbirds", "ddb", {"retrain": {"lr": 0.0001}}, {**every(RETRAINED, ["waterbirds"]), **TABLE}),
         ("celeba", "ddb", {"token": {"lr": 0.001}},
          {**every({"learn_token": 2, "inpaint_objects": 3, **PRUNED}, ["celeba"]), **TABLE}),
-        ("celeba", "edits", {"neighbours": 4},
+        ("celeba", "edits", {"neighbors": 4},
          {**every(EDITS, ["celeba"]), ("tabulate_edits", ""): 1, ("describe_results", ""): 1, **PAGE}),
     ],
 )  # fmt: skip

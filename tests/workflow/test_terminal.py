@@ -45,17 +45,17 @@ def said(out: str) -> list[str]:
 def test_a_run_is_a_line_per_start_and_end_and_says_what_was_asked_for(folder, probe):
     written = in_a_terminal(folder, probe, "--", DFR)
     lines = said("\n".join(terminal.screen(written)))
-    starts = [line for line in lines if re.fullmatch(rf"{TIME}  \S.* \(\d of 4\).*", line)]
+    starts = [line for line in lines if re.fullmatch(rf"{TIME}  \S.* \(\d of 5\).*", line)]
     ends = [line for line in lines if re.match(rf"{TIME}    \S", line)]
-    assert lines[0] == "4 jobs on 2 cores; what each says lies in logs/"
-    assert [re.search(r"\d of 4", line)[0] for line in starts] == [f"{n} of 4" for n in (1, 2, 3, 4)]
-    assert [re.sub(rf"{TIME} +", "", line).split(":")[0] for line in ends] == [
-        "Images minibirds", "ERM minibirds run 0", "Embeddings minibirds run 0 erm", "DFR minibirds run 0",
-    ]  # fmt: skip
+    assert lines[0] == "5 jobs on 2 cores; what each says lies in logs/"
+    assert [re.search(r"\d of 5", line)[0] for line in starts] == [f"{n} of 5" for n in range(1, 6)]
+    who = [re.sub(rf"{TIME} +", "", line).split(":")[0] for line in ends]
+    assert (who[:2], who[-1]) == (["Images minibirds", "ERM minibirds run 0"], "DFR minibirds run 0")
+    assert sorted(who[2:-1]) == ["ERM minibirds run 0", "Embeddings minibirds run 0 erm"], "side by side"
     # one target was asked for: no table, no folders
     assert lines[-2] == str((folder / DFR).resolve())
     assert re.fullmatch(r"Done in .* s\.", lines[-1])
-    assert len(lines) == 1 + 4 + 4 + 2, "and nothing else"
+    assert len(lines) == 1 + 5 + 5 + 2, "and nothing else"
     log = (folder / "logs/minibirds/run0/fit_dfr.log").read_text()
     record = json.loads((folder / "logs/minibirds/run0/fit_dfr.json").read_text())
     assert ends[-1].endswith(record["summary"])

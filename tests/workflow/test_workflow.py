@@ -27,7 +27,9 @@ from hsfm.evaluation.predictions import read_predictions
 from hsfm.features.embeddings import read_embeddings
 from hsfm.heads.hard_set import read_hard_set, write_hard_set
 from hsfm.heads.head import Head, read_heads
+from hsfm.heads.scorer import Scorer
 from hsfm.methods.dac.masks import read_masks, unpack
+from hsfm.methods.hsfm import Settings
 from hsfm.methods.hsfm import train as meta
 from hsfm.models.backbone import read_checkpoint
 from tests.latex_structure import check_latex
@@ -44,6 +46,7 @@ from tests.repository import (
     snakemake,
 )
 
+AFR_CHOICE = {"gamma": "gamma", "penalty": "penalty", "step": "epoch"}  # in the heads' settings: in the history
 EVERYTHING = {
     "pack_images": 1,
     "train_erm": 1,
@@ -117,7 +120,7 @@ def test_everything_is_there_and_nothing_half_written(finished):
         *(
             f"{RUN}/{of}/{name}.safetensors"
             for of in ("erm", "afr")
-            for name in ("backbone", "heads", "standardisation")
+            for name in ("backbone", "heads", "standardization")
         ),
         *(f"{RUN}/{name}.parquet" for name in ("erm/history", "afr/training", "afr/history")),
         *(f"{RUN}/{of}/embeddings/{split}.parquet" for of in ("erm", "afr") for split in ("train", "val", "test")),
@@ -146,7 +149,7 @@ def test_everything_is_there_and_nothing_half_written(finished):
             f"results/figures/minibirds/{f}.{s}"
             for f in (
                 *("examples", "training", "groups", "tradeoff", "time", "hard_set", "method", "masks"),
-                *("edits", "edit_cosines", "edit_neighbours"),
+                *("edits", "edit_cosines", "edit_neighbors"),
             )
             for s in ("png", "pdf")
         ),
@@ -201,9 +204,7 @@ def test_afrs_head_is_plain_torchs_on_what_its_own_network_has_not_seen(finished
     best = history.sort_values(["val_worst_group", "val_average"], ascending=False, kind="stable").iloc[0]
     assert best["kept"]
     assert history["kept"].sum() == 1
-    assert {key: best[key] for key in ("gamma", "penalty", "step")} == {
-        key: heads.settings[key] for key in ("gamma", "penalty", "step")
-    }
+    assert {key: best[column] for key, column in AFR_CHOICE.items()} == {key: heads.settings[key] for key in AFR_CHOICE}
     erm = read_checkpoint(finished / RUN / "erm/backbone.safetensors")
     settings = [json.loads(checkpoint.metadata["settings"])["training"] for checkpoint in (erm, trained)]
     assert settings[1] == {**settings[0], "holdout": 0.2}, "but for that they are trained alike"
@@ -353,6 +354,7 @@ DAC = {"fit_dac": 2, "gather_heads": 1, **SCORED, "draw_figure": 1}  # training 
 CONFIG = {"save_config": 1}  # of changed settings
 MASKS = {"make_masks": 1, "draw_masks": 1, **DAC}
 AFR = {"fit_afr": 1, **SCORED, "draw_figure": 1}
+FITS = {"fit_afr": 1, "fit_dfr": 1, "fit_llr": 1, **HSFM_ONLY, "score_heads": 4}
 HEADS = {"read_erm_head": 1, "build_hard_set": 1, "fit_hsfm": 1, "fit_dfr": 1, "fit_llr": 1, "fit_afr": 1, **MASKS,
          "score_heads": 6, "draw_figure": 2, "draw_method": 1, **EDITS}  # fmt: skip
 DRAWINGS = {"draw_figure": 3, "draw_scores": 1, "draw_method": 1, "draw_masks": 1, "draw_edits": 1}
@@ -378,7 +380,7 @@ def with_setting(section: str, key: str, value):
         ("dfr", "fits", 3, {"fit_dfr": 1, **SCORED}),
         ("afr", "steps", 30, AFR),
         ("dac", "alpha", 3, DAC),
-        ("edits", "neighbours", 4, EDITS),
+        ("edits", "neighbors", 4, EDITS),
         ("masks", "fallback", 0.7, MASKS),
         ("erm", "epochs", 3, TRAINING),
         ("erm", "holdout", 0.3, {"train_on_share": 1, "extract_embeddings": 1, **AFR}),
@@ -396,7 +398,8 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
         ("hsfm/methods/hsfm/train.py", HSFM_ONLY),
         ("hsfm/methods/hsfm/meta_gradient.py", HSFM_ONLY),
         ("hsfm/heads/hard_set.py", {"build_hard_set": 1, **HSFM_ONLY}),
-        ("hsfm/methods/dfr.py", {"fit_dfr": 1, "fit_llr": 1, **SCORED, "score_heads": 2}),
+        ("hsfm/methods/dfr.py", {"fit_dfr": 1, **SCORED}),
+        ("hsfm/heads/logistic_regression.py", {"fit_dfr": 1, "fit_llr": 1, **SCORED, "score_heads": 2}),
         ("hsfm/heads/head.py", HEADS),
         ("hsfm/methods/afr.py", AFR),
         ("hsfm/methods/dac/fit.py", {**DAC, "draw_masks": 1}),
@@ -418,7 +421,8 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, s
         ("hsfm/models/erm.py", TRAINING),
         ("hsfm/data/sources/minibirds.py", IMAGES),
         ("hsfm/__init__.py", {}),
-        ("workflow/scripts/fit_hsfm.py", HSFM_ONLY),
+        ("workflow/scripts/fit_method.py", FITS),
+        ("workflow/scripts/fit_dac.py", DAC),
     ],
 )
 def test_a_changed_module_reruns_the_rules_that_import_it_and_what_follows(finished, edited, module, jobs):
@@ -444,7 +448,7 @@ def test_older_code_copied_over_newer_is_seen(finished, edited, tmp_path):
     os.utime(other, (0, 0))
     edited("hsfm/methods/dfr.py", lambda text: text)
     shutil.copy2(other, module)
-    assert planned(finished) == {"fit_dfr": 1, "fit_llr": 1, **SCORED, "score_heads": 2}
+    assert planned(finished) == {"fit_dfr": 1, **SCORED}
 
 
 def test_another_commit_and_back_reruns_nothing(finished, tmp_path):
@@ -461,7 +465,7 @@ def test_another_commit_and_back_reruns_nothing(finished, tmp_path):
     git("add", ".")
     git("commit", "-qm", "one")
     git("checkout", "-qb", "other")
-    for module in ("hsfm/methods/dfr.py", "hsfm/models/erm.py", "workflow/scripts/fit_hsfm.py"):
+    for module in ("hsfm/methods/dfr.py", "hsfm/models/erm.py", "workflow/scripts/fit_method.py"):
         (folder / module).write_text((folder / module).read_text() + "\nOTHER = True\n")
     git("commit", "-qam", "two")
     assert planned(folder)["train_erm"] == 1
@@ -546,7 +550,7 @@ def test_a_gpu_that_is_not_there_is_said_before_anything_runs(finished):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("outer_lr", "settings/minibirds/hsfm: missing key 'outer_lr'"),
+        ("image_size", "settings/minibirds/images: missing key 'image_size'"),
         ("holdout", "settings/minibirds/erm: missing key 'holdout', which afr needs"),
     ],
 )
@@ -744,11 +748,13 @@ def test_hsfm_starts_from_the_hard_set_in_the_file(finished, tmp_path):
     found = read_hard_set(path, val, per_class=8)
     other = replace(found, rank=25 - found.rank, chosen=25 - found.rank <= 8)  # 24 images per class
     write_hard_set(path, other, val)
-    settings = yaml.safe_load((folder / "config/config.yaml").read_text())["settings"]["minibirds"]["hsfm"]
-    settings.update(yaml.safe_load((folder / "config/minimal.yaml").read_text())["settings"]["minibirds"]["hsfm"])
+    saved = yaml.safe_load((folder / "results/config.yaml").read_text())["settings"]["minibirds"]["hsfm"]
+    settings, scorer = Settings(**saved), Scorer(val, "worst_group")
     head = read_heads(folder / RUN / "erm/heads.safetensors").head[0]
     before = read_heads(folder / RUN / "hsfm/heads.safetensors").head
-    expected = meta.train(train, val, head, seeds=[0, 1], hard_per_class=8, first_hard_set=other, **settings).head
+    expected = meta.train(
+        train, val, head, settings, seeds=[0, 1], hard_per_class=8, scorer=scorer, first_hard_set=other
+    ).head
     target = f"{RUN}/hsfm/heads.safetensors"
     snakemake(folder, *MINIMAL, "--allowed-rules", "fit_hsfm", "--forcerun", "fit_hsfm", "--", target)
     after = read_heads(folder / target).head
@@ -769,10 +775,10 @@ def test_heads_and_scores_say_how_they_came_about(finished):
 
 
 def test_a_name_that_hides_its_module_is_refused(finished, edited):
-    edited("workflow/scripts/fit_llr.py", lambda text: "from hsfm import read_heads\n" + text)
+    edited("workflow/scripts/score_heads.py", lambda text: "from hsfm import read_heads\n" + text)
     done = snakemake(finished, *MINIMAL, "--dry-run", check=False)
     assert done.returncode != 0
-    assert "fit_llr.py: import read_heads from its module" in done.stdout
+    assert "score_heads.py: import read_heads from its module" in done.stdout
 
 
 def test_lint_finds_nothing(finished):
@@ -786,7 +792,7 @@ def test_killed_masks_go_on_after_their_last_part(finished, tmp_path):
     shutil.copytree(finished, folder)
     script = folder / "workflow/scripts/make_masks.py"
     script.write_text(
-        script.read_text().replace('BATCHES * params.masks["batch_size"]', "16").replace(
+        script.read_text().replace('BATCHES * settings.batch_size', "16").replace(
             "n = write_rows_in_parts(\n",
             "def mask(rows, done, mask=mask):\n"
             "    number = rows.index[0] // 16\n"
@@ -868,23 +874,6 @@ def test_masks_that_the_dataset_knows(finished, tmp_path):
     assert read_heads(folder / RUN / "dac/heads.safetensors").settings["masks"] == "dataset"
 
 
-def test_a_dataset_of_ones_own_without_dacs_settings_is_told_so(finished, tmp_path):
-    """No `base`, no attribute, and methods as they are by default."""
-    folder = tmp_path / "hsfm"
-    shutil.copytree(finished, folder)
-    own = yaml.safe_load((folder / "config/config.yaml").read_text())["settings"]["minibirds"]
-    for section in ("dac", "masks"):
-        own.pop(section)
-    (folder / "mine.csv").write_text("file,label,split\n")
-    own["images"] = {"source": "metadata", "folder": ".", "metadata": "mine.csv", "on_bad_image": "stop",
-                     "columns": {"path": "file", "y": "label", "split": "split"}}  # fmt: skip
-    (folder / "mine.yaml").write_text(yaml.safe_dump({"datasets": ["mine"], "settings": {"mine": own}}))
-    done = snakemake(folder, "--dry-run", "--configfile", "mine.yaml", check=False)
-    assert "settings/mine: missing key 'dac', which methods asks for" in done.stdout
-    assert "settings/mine: missing key 'masks', which dac needs" in done.stdout
-    assert "Traceback" not in done.stdout
-
-
 def test_dac_without_images_is_refused(finished, tmp_path):
     folder = tmp_path / "hsfm"
     shutil.copytree(finished, folder)
@@ -896,4 +885,4 @@ def test_dac_without_images_is_refused(finished, tmp_path):
     (folder / "mine.yaml").write_text(yaml.safe_dump(own))
     done = snakemake(folder, "--dry-run", "--configfile", "mine.yaml", check=False)
     assert done.returncode != 0
-    assert "settings/mine: has no images, which DaC needs; leave dac out of methods" in done.stdout
+    assert "settings/mine: has no images, which DaC needs; set dac to null" in done.stdout

@@ -7,4 +7,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]  # of the repository, also where another workflow uses it as a module
 SPLITS = ("train", "val", "test")
-SOURCES_IN_ARRAYS = ("minibirds", "dominoes")  # of datasets whose images are packed into one array
+_SOURCES = {path.stem: path for path in sorted((ROOT / "hsfm/data/sources").glob("[a-z]*.py"))}
+SOURCES = tuple(_SOURCES)  # of images, a module each
+SOURCES_IN_ARRAYS = tuple(name for name, path in _SOURCES.items() if "\ndef pack(" in path.read_text())  # not in files

@@ -118,10 +118,11 @@ def _found(root: Path, path: Path, module: str, names: Iterable[str]) -> Iterato
     if _module(root, module).exists():
         yield _module(root, module)
         return
-    for name in names:  # of a package: its modules, or names that its __init__ takes from one
+    for name in names:  # of a package: its modules and packages, or names that its __init__ takes from one
         found = _module(root, f"{module}.{name}")
-        if found.exists():
-            yield found
+        package = found.with_suffix("") / "__init__.py"
+        if found.exists() or package.exists():
+            yield found if found.exists() else package
         elif name in _reexported(root, module):
             yield _reexported(root, module)[name]
         elif name != "__version__":

@@ -2,25 +2,42 @@
 
 import copy
 import difflib
+import hashlib
 import importlib.util
+import json
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from math import isfinite
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
 from snakemake.logging import logger
 
-from hsfm_workflow import ROOT, SOURCES_IN_ARRAYS
+from hsfm.core.files import write_atomically
+from hsfm.heads import known_methods as methods
+from hsfm_workflow import ROOT, SOURCES, SOURCES_IN_ARRAYS
+from hsfm_workflow.code import hash_of
 
+KEPT = Path(".snakemake", "hsfm", "configurations")  # validated ones, by a hash of what they are made of
+KEPT_NUMBER = 20
+CODE = [f"workflow/hsfm_workflow/{name}.py" for name in ("config", "schema", "mistakes", "allowed")]
 STUDY_SECTIONS = {
     "sweep": ["sweep", "hsfm"],
     "ablations": ["hsfm"],
     "validation_bias": ["validation_bias", "hsfm", "dfr", "llr"],
+}
+SPLITS_OF = {"val": "validation", "train": "train", "both": "train and validation"}  # whose group labels a method reads
+GONE = {  # keys, or their values, of earlier versions
+    "settings/*/transform=model": "model went; write what `python -m hsfm.models.clip MODEL` prints, which is checked",
+    "settings/*/embeddings/standardise": "is called standardize now",
+    "settings/*/edits/neighbours": "is called neighbors now",
+    "settings/*/erm_head/max_iter": "went: L-BFGS has 1000 iterations, and the log says where that is too few",
+    "settings/*/dfr/max_iter": "went: liblinear has 1000 iterations",
+    "settings/*/llr/max_iter": "went: liblinear has 1000 iterations",
+    "settings/*/erm/schedule=cosine": "cosine went; one_cycle ends near 0 as well",
+    "settings/*/ddb/retrain/select_by": "went to ddb/select_by, or to select_by of all methods",
 }
 
 
@@ -32,24 +49,44 @@ def config_file() -> str:
 def read_config(own: dict, files: Sequence[object] = ()) -> dict:
     """The whole checked configuration: config/config.yaml, changed by `own`, its datasets with what they inherit.
 
-    own: of the command line and overlays, or of the `module` statement of another workflow. Ends the program with one
+    own: of the command line and overlays, or of the `module` statement of another workflow. Returns plain values with
+    all defaults: `methods` are the names of the rows, `rows` what was asked for, `variants` has the method of each but
+    erm, and a dataset has a section for each of them, or None where it leaves the method out. Ends the program with one
     line per mistake, which names `files`.
     """
-    config, schema = merged(read_yaml("config.yaml"), own), read_yaml("schema.yaml")
-    mistakes = list(inherit(config)) or list(gone(config))
+    raw = merged(read_yaml("config.yaml"), own)
+    mistakes = list(inherit(raw)) or list(gone(raw))
     if not mistakes:
-        validator = Draft202012Validator(schema)
-        for error in list(validator.iter_errors(config)):
-            read_scalar(config, error)
-        errors = sorted(validator.iter_errors(config), key=lambda error: list(map(str, error.path)))
-        mistakes = list(dict.fromkeys(line for error in errors for line in describe(error)))
+        config, mistakes = validated(raw)
     if not mistakes:
-        mistakes = list(cross_check(config, may_be_null(schema)))
+        groups = config.pop("groups")
+        mistakes = list(cross_check(config, groups))
     for line in mistakes:
         logger.error(f"ERROR: configuration ({', '.join(dict.fromkeys(map(str, files)))}): {line}")
     if mistakes:
         sys.exit(1)  # not a WorkflowError, which adds a traceback through the Snakefile
     return config
+
+
+def validated(raw: dict) -> tuple[dict, list[str]]:
+    """A whole configuration with all defaults, or its mistakes; kept for the next call, since the settings classes
+    take seconds to import."""
+    sources = (f"hsfm/data/sources/{name}.py" for name in SOURCES)
+    code = hash_of(*CODE, *(method.path for method in methods.found().values()), *sources)
+    key = hashlib.sha256(json.dumps([code, raw], default=str).encode()).hexdigest()
+    file = KEPT / f"{key[:16]}.json"
+    with suppress(OSError, ValueError):  # absent or damaged
+        return json.loads(file.read_text()), []
+    from hsfm_workflow import schema
+
+    config, mistakes = schema.validated(raw, STUDY_SECTIONS)
+    if not mistakes:
+        with suppress(OSError):  # read-only is another check's matter
+            with write_atomically(file) as temporary:
+                temporary.write_text(json.dumps(config))
+            for old in sorted(KEPT.glob("*.json"), key=lambda path: path.stat().st_mtime)[:-KEPT_NUMBER]:
+                old.unlink()
+    return config, mistakes
 
 
 def read_yaml(name: str) -> dict:
@@ -59,12 +96,23 @@ def read_yaml(name: str) -> dict:
 
 
 def gone(config: dict) -> Iterator[str]:
-    """Values of earlier versions, with where they went."""
-    for name, own in config["settings"].items():
-        if isinstance(own, dict) and own.get("transform") == "model":
-            model = str(own.get("backbone", {}).get("name", "open_clip:NAME")).removeprefix("open_clip:")
-            said = f"model went; write what `python -m hsfm.models.clip {model}` prints, which is checked"
-            yield f"settings/{name}/transform: {said}"
+    """Keys and values of earlier versions, with where they went."""
+    for pattern, said in GONE.items():
+        path, _, former = pattern.partition("=")
+        for where, value in matches(config, path.split("/")):
+            if not former or value == former:
+                backbone = config["settings"][where[1]].get("backbone")
+                name = backbone.get("name") if isinstance(backbone, dict) else "NAME"
+                yield f"{'/'.join(where)}: {said.replace('MODEL', str(name).removeprefix('open_clip:'))}"
+
+
+def matches(values: object, pattern: Sequence[str], where: tuple[str, ...] = ()) -> Iterator[tuple[tuple, object]]:
+    """Path and value of what lies at `pattern`, whose * stands for any key."""
+    if not pattern:
+        yield where, values
+    elif isinstance(values, dict):
+        for key in values if pattern[0] == "*" else values.keys() & {pattern[0]}:
+            yield from matches(values[key], pattern[1:], (*where, str(key)))
 
 
 def check_writable(*folders: str) -> None:
@@ -118,109 +166,77 @@ def merged(base: object, own: object) -> object:
     return {**copy.deepcopy({key: value for key, value in base.items() if key not in own}), **both}
 
 
-def read_scalar(config: dict, error: ValidationError) -> None:
-    """Read a text as the number, truth value or null that the schema expects in its place.
-
-    Snakemake hands over `--config 'runs=[0, 1]'` as ['0', '1'], and YAML reads 5e-4 as a text.
-    """
-    for part in error.context or []:  # of oneOf
-        read_scalar(config, part)
-    text = error.instance
-    if not isinstance(text, str) or error.validator not in ("type", "oneOf"):
-        return
-    words = {"null": None, "true": True, "yes": True, "false": False, "no": False}
-    value = words.get(text.lower(), text)
-    for number in (float, int):  # an integer stays one
-        try:
-            value = number(text)
-        except ValueError:
-            continue
-    *parents, last = error.absolute_path
-    for key in parents:
-        config = config[key]
-    config[last] = value
-
-
-def describe(error: ValidationError) -> Iterator[str]:
-    """A schema error in words: where, what came, what is allowed."""
-    where = "/".join(map(str, error.absolute_path))
-    prefix = f"{where}: " if where else ""
-    if error.validator == "additionalProperties" and isinstance(error.instance, dict):
-        known = list(error.schema.get("properties", {}))
-        for key in error.instance:
-            if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(known)}"
-                yield f"{prefix}unknown key {key!r}; {hint}"
-    elif error.validator == "required":
-        missing = [repr(key) for key in error.validator_value if key not in error.instance]
-        yield f"{prefix}missing key{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
-    elif error.validator == "enum":
-        yield f"{prefix}unknown value {error.instance!r}; allowed are {', '.join(map(str, error.validator_value))}"
-    elif error.validator == "oneOf":  # null or a word, or what the second schema says
-        other = error.validator_value[0].get("const", "null")
-        parts = [part for part in error.context if part.schema_path[0] == 1]
-        for part in parts:
-            here = f", or {other}" if part.absolute_path == error.absolute_path else ""
-            yield from (f"{line}{here}" for line in describe(part))
-        if not parts:
-            yield f"{prefix}{error.message}, or {other}"
-    else:
-        yield f"{prefix}{error.message}"
-
-
-def may_be_null(schema: dict) -> list[str]:
-    """The sections of a dataset that null leaves out."""
-    sections = schema["$defs"]["dataset"]["properties"]
-    return [name for name, said in sections.items() if {"type": "null"} in said.get("oneOf", [])]
-
-
-def cross_check(config: dict, optional: Sequence[str]) -> Iterator[str]:
-    """Checks beyond a schema. optional: sections that may be null."""
-    if config["training_gpus"] > 1:
-        if ":" in config["device"]:
-            yield f"training_gpus: {config['training_gpus']}, but device: {config['device']} names one; set it to auto"
-        if config["compute"]["compile"]:
-            count = config["training_gpus"]
-            yield f"training_gpus: {count} and compute/compile exclude one another; set compile to false"
+def cross_check(config: dict, groups: dict[str, dict[str, str]]) -> Iterator[str]:
+    """Checks beyond a schema. groups: by dataset and row, which group labels it is trained on."""
+    yield from check_gpus(config)
     for dataset in config["datasets"]:
         if dataset not in config["settings"]:
             yield f"datasets: unknown dataset {dataset!r}; settings has {', '.join(config['settings'])}"
             continue
         settings, where = config["settings"][dataset], f"settings/{dataset}"
-        for method in config["methods"]:
-            if method not in settings and method != "erm":
-                hint = f"; {method}: null leaves it out" if method in optional else ""
-                yield f"{where}: missing key {method!r}, which methods asks for{hint}"
-        if all(settings.get(method, "erm") is None for method in config["methods"]):
-            left = ", ".join(f"{method}: null" for method in config["methods"])
-            yield f"methods: {', '.join(config['methods'])} alone, which {dataset} leaves out ({left})"
-        for study in config["studies"]:
-            for section in STUDY_SECTIONS[study]:
-                if section not in settings:
-                    yield f"{where}: missing key {section!r}, which the study {study} asks for"
-        if "afr" in config["methods"] and settings.get("afr") is not None:
-            yield from check_afr(settings, where)
-        if "dac" in config["methods"]:
-            yield from check_dac(settings, where)
-        if "ddb" in config["methods"] and settings.get("ddb") is not None:
-            yield from check_ddb(settings, config, where)
+        yield from check_rows(settings, config, where)
+        yield from check_studies(settings, config, where)
         if settings.get("unclip") is not None:
-            backbone = settings.get("backbone", {})
-            if "images" not in settings or not backbone.get("name", "").startswith("open_clip:"):
-                said = "decodes embeddings of CLIP; set backbone/name to open_clip:NAME, or unclip to null"
-                yield f"{where}/unclip: {said}"
-            elif backbone["train"] or not backbone["pretrained"]:
-                said = "decodes CLIP's own embeddings; set backbone/pretrained to true and train to false"
-                yield f"{where}/unclip: {said}"
-            elif settings.get("edits") is None:
-                yield f"{where}: missing key 'edits', which unclip shows"
-        if "masks" in settings:
-            yield from check_masks(settings, where)
-        yield from not_finite(settings, where)
-        yield from (check_network(settings, config, where) if "images" in settings else check_given(settings, where))
+            yield from check_unclip(settings, where)
+        if "images" in settings:
+            yield from check_network(settings, config, where)
+        else:
+            yield from check_given(settings, where)
+        yield from check_attribute(settings, config, groups[dataset], where)
+        if settings["masks"]["source"] == "dataset" and settings.get("images", {}).get("source") != "minibirds":
+            yield f"{where}/masks/source: only minibirds knows its masks; set it to heat_map"
         if len(config["runs"]) > 1 and not is_trained(settings):
             yield f"runs: {dataset} is not trained here and has one run only, but runs lists {config['runs']}"
+
+
+def check_gpus(config: dict) -> Iterator[str]:
+    """Several GPUs of one training."""
+    count = config["training_gpus"]
+    if count > 1 and ":" in config["device"]:
+        yield f"training_gpus: {count}, but device: {config['device']} names one; set it to auto"
+    if count > 1 and config["compute"]["compile"]:
+        yield f"training_gpus: {count} and compute/compile exclude one another; set compile to false"
+
+
+def check_rows(settings: dict, config: dict, where: str) -> Iterator[str]:
+    """What the methods of a dataset need of its other sections."""
+    rows = {name: config["variants"].get(name) for name in config["methods"]}
+    if all(method is not None and settings[name] is None for name, method in rows.items()):
+        left = ", ".join(f"{method}: null" for method in dict.fromkeys(rows.values()))
+        yield f"methods: {', '.join(rows)} alone, which {where.split('/')[1]} leaves out ({left})"
+    used = dict.fromkeys(method for name, method in rows.items() if method is not None and settings[name] is not None)
+    for method in (methods.found()[name] for name in used):
+        if method.images and "images" not in settings:
+            yield f"{where}: has no images, which {method.label} needs; set {method.name} to null"
+        elif method.name == "afr":
+            yield from check_afr(settings, where)
+        elif method.name == "dac":
+            yield from check_dac(settings, where)
+        elif method.name == "ddb":
+            yield from check_ddb(settings, config, where)
+
+
+def check_studies(settings: dict, config: dict, where: str) -> Iterator[str]:
+    """Sections that studies need."""
+    for study in config["studies"]:
+        for section in STUDY_SECTIONS[study]:
+            if section not in settings:
+                yield f"{where}: missing key {section!r}, which the study {study} asks for"
+            elif settings[section] is None:
+                yield f"{where}/{section}: null, but the study {study} asks for it"
+
+
+def check_unclip(settings: dict, where: str) -> Iterator[str]:
+    """Sections that pictures by unCLIP need."""
+    backbone = settings.get("backbone", {})
+    if "images" not in settings or not backbone.get("name", "").startswith("open_clip:"):
+        said = "decodes embeddings of CLIP; set backbone/name to open_clip:NAME, or unclip to null"
+        yield f"{where}/unclip: {said}"
+    elif backbone["train"] or not backbone["pretrained"]:
+        said = "decodes CLIP's own embeddings; set backbone/pretrained to true and train to false"
+        yield f"{where}/unclip: {said}"
+    elif settings.get("edits") is None:
+        yield f"{where}: missing key 'edits', which unclip shows"
 
 
 def is_trained(settings: dict) -> bool:
@@ -230,31 +246,16 @@ def is_trained(settings: dict) -> bool:
 
 def check_network(settings: dict, config: dict, where: str) -> Iterator[str]:
     """Of a dataset with images."""
-    missing = [key for key in ("backbone", "transform") if key not in settings]
-    if "batch_size" not in settings["embeddings"]:
-        missing.append("embeddings/batch_size")
-    if settings["images"]["source"] not in SOURCES_IN_ARRAYS:
-        missing += [key for key in ("pixels", "decode_size") if key not in settings]
-    if not missing:
-        missing += [key for key in ("augmentation", "erm") if is_trained(settings) and key not in settings]
-        with_head = settings["backbone"]["train"] or settings["backbone"]["checkpoint"] is not None
-        missing += ["erm_head"] if not with_head and "erm_head" not in settings else []
+    missing = list(missing_for_images(settings))
     for key in missing:
         yield f"{where}: missing key {key!r}, which a dataset with images needs"
     if missing:
         return
     backbone = settings["backbone"]
     yield from check_architecture(backbone["name"], f"{where}/backbone/name")
-    if backbone["pretrained"] and backbone["name"] == "small_resnet":
-        yield f"{where}/backbone: small_resnet has no pretrained weights"
-    chosen = [key for key in ("pretrained", "weights", "checkpoint") if backbone[key]]
-    if len(chosen) > 1:
-        yield f"{where}/backbone: {' and '.join(chosen)} exclude one another; set all but one to false or null"
-    if not backbone["train"] and backbone["checkpoint"] is None and not (backbone["pretrained"] or backbone["weights"]):
-        yield f"{where}/backbone: train is false, but there are neither pretrained weights nor a checkpoint"
-    if settings["embeddings"].get("standardise") and (backbone["train"] or backbone["checkpoint"] is not None):
+    if settings["embeddings"]["standardize"] and (backbone["train"] or backbone["checkpoint"] is not None):
         said = "is for a frozen backbone without a head (backbone/train false, no checkpoint)"
-        yield f"{where}/embeddings/standardise: {said}"
+        yield f"{where}/embeddings/standardize: {said}"
     table = settings["images"].get("metadata")
     if table is not None and not Path(table).is_file():
         yield f"{where}/images/metadata: no file {table}"
@@ -263,14 +264,23 @@ def check_network(settings: dict, config: dict, where: str) -> Iterator[str]:
         if value is not None and not value.startswith("package:") and not Path(value).is_file():
             yield f"{where}/backbone/{key}: no file {value}"
     for key in ("train", "val", "test"):
-        if key in settings["embeddings"]:
+        if settings["embeddings"][key] is not None:
             yield f"{where}/embeddings/{key}: is for a dataset without images"
     in_cache = settings["images"]["source"] not in SOURCES_IN_ARRAYS and settings["pixels"] == "cached"
-    if settings["transform"].get("interpolation") == "bicubic" and in_cache and settings["decode_size"] == "needed":
+    if settings["transform"]["interpolation"] == "bicubic" and in_cache and settings["decode_size"] == "needed":
         said = "needed makes images smaller bilinearly, but transform/interpolation is bicubic; set it to original"
         yield f"{where}/decode_size: {said}"
-    yield from check_attribute(settings, config, where)
-    yield from check_training(settings, where) if is_trained(settings) else ()
+
+
+def missing_for_images(settings: dict) -> Iterator[str]:
+    """Keys that a dataset with images needs and lacks."""
+    yield from (key for key in ("backbone", "transform") if key not in settings)
+    if settings["embeddings"]["batch_size"] is None:
+        yield "embeddings/batch_size"
+    if settings["images"]["source"] not in SOURCES_IN_ARRAYS:
+        yield from (key for key in ("pixels", "decode_size") if key not in settings)
+    if is_trained(settings):
+        yield from (key for key in ("augmentation", "erm") if key not in settings)
 
 
 def check_afr(settings: dict, where: str) -> Iterator[str]:
@@ -279,44 +289,29 @@ def check_afr(settings: dict, where: str) -> Iterator[str]:
         return  # which is said of all methods
     if not is_trained(settings):
         yield f"{where}/afr: needs a network that is trained here, on a part of the images; set afr to null"
-    elif "holdout" not in settings.get("erm", {}):
+    elif "erm" in settings and settings["erm"]["holdout"] is None:
         yield f"{where}/erm: missing key 'holdout', which afr needs"
 
 
 def check_dac(settings: dict, where: str) -> Iterator[str]:
     """Sections that DaC needs."""
-    if "images" not in settings:
-        yield f"{where}: has no images, which DaC needs; leave dac out of methods"
-        return
-    if "masks" not in settings:
-        yield f"{where}: missing key 'masks', which dac needs"
-    if "dac" in settings and settings["dac"]["batchnorm"] == "drift" and settings["embeddings"].get("standardise"):
-        said = "drift moves the features, which embeddings/standardise cannot follow; set it to frozen"
+    if settings["dac"]["batchnorm"] == "drift" and settings["embeddings"]["standardize"]:
+        said = "drift moves the features, which embeddings/standardize cannot follow; set it to frozen"
         yield f"{where}/dac/batchnorm: {said}"
 
 
 def check_ddb(settings: dict, config: dict, where: str) -> Iterator[str]:
     """Sections that DDB needs."""
-    if "images" not in settings:
-        yield f"{where}: has no images, which DDB needs; set ddb to null"
-        return
     ddb = settings["ddb"]
-    needed = {"diffusion": ["models", "token", "segment", "inpaint"], "cut_paste": ["cut_paste"]}[ddb["generator"]]
-    for key in needed:
-        if key not in ddb:
-            yield f"{where}/ddb: missing key {key!r}, which the generator {ddb['generator']} needs"
     if "augmentation" not in settings:
         yield f"{where}: missing key 'augmentation', which ddb retrains with"
     classes = len(ddb["retrain"]["weights"])
     if settings["images"]["source"] != "metadata" and classes != 2:
         yield f"{where}/ddb/retrain/weights: {classes} numbers, but the dataset has 2 classes; give one for each"
-    if ddb["generator"] == "diffusion" and "models" in ddb:
+    if ddb["generator"] == "diffusion":
         yield from check_models(ddb["models"], config, f"{where}/ddb/models")
-    if ddb["generator"] == "cut_paste" and "cut_paste" in ddb:
-        if ddb["cut_paste"]["masks"] == "heat_map" and "masks" not in settings:
-            yield f"{where}: missing key 'masks', which ddb/cut_paste needs"
-        if ddb["cut_paste"]["masks"] == "dataset" and settings["images"]["source"] != "minibirds":
-            yield f"{where}/ddb/cut_paste/masks: only minibirds knows its masks; set it to heat_map"
+    elif ddb["cut_paste"]["masks"] == "dataset" and settings["images"]["source"] != "minibirds":
+        yield f"{where}/ddb/cut_paste/masks: only minibirds knows its masks; set it to heat_map"
 
 
 def check_models(models: dict, config: dict, where: str) -> Iterator[str]:
@@ -336,17 +331,6 @@ def check_models(models: dict, config: dict, where: str) -> Iterator[str]:
             yield f"{where}/{key}/name: no folder {folder}"
 
 
-def check_masks(settings: dict, where: str) -> Iterator[str]:
-    """Masks out of heat maps, or that a dataset knows."""
-    masks = settings["masks"]
-    if masks["cuts"] != sorted(masks["cuts"]):
-        yield f"{where}/masks/cuts: {masks['cuts']} does not rise"
-    if masks["fallback"] not in masks["cuts"]:
-        yield f"{where}/masks/fallback: {masks['fallback']} is not one of cuts, {masks['cuts']}"
-    if masks["source"] == "dataset" and settings.get("images", {}).get("source") != "minibirds":
-        yield f"{where}/masks/source: only minibirds knows its masks; set it to heat_map"
-
-
 def check_architecture(name: str, where: str) -> Iterator[str]:
     """Names of torchvision's models, out of its source: importing it takes seconds. timm's are left to the job."""
     found = importlib.util.find_spec("torchvision")
@@ -364,43 +348,26 @@ def check_architecture(name: str, where: str) -> Iterator[str]:
         yield f"{where}: unknown architecture {name!r}; {hint}"
 
 
-def check_training(settings: dict, where: str) -> Iterator[str]:
-    """Of a network that is trained here."""
-    if settings["erm"]["nesterov"] and settings["erm"]["momentum"] == 0:
-        yield f"{where}/erm: nesterov is true, which needs a momentum above 0"
-    crop = settings["augmentation"]["random_resized_crop"]
-    for key in ("scale", "ratio") if crop else ():
-        if crop[key][0] > crop[key][1]:
-            said = f"{list(crop[key])} is not the lowest, then the highest"
-            yield f"{where}/augmentation/random_resized_crop/{key}: {said}"
-
-
-def check_attribute(settings: dict, config: dict, where: str) -> Iterator[str]:
+def check_attribute(settings: dict, config: dict, groups: dict[str, str], where: str) -> Iterator[str]:
     """Of your own table without a column for the attribute: what needs one would fail only after the training."""
-    if settings["images"]["source"] != "metadata" or settings["images"]["columns"].get("attribute") is not None:
+    images = settings.get("images", {})
+    if images.get("source") != "metadata" or images["columns"]["attribute"] is not None:
         return
-    needs = [method for method in config["methods"] if method == "dfr"]
-    found = [choice for method in config["methods"] for choice in selections(settings.get(method), method)]
-    needs += [choice for choice in found if choice.endswith("select_by: worst_group")]
-    needs += [study for study in config["studies"] if study == "validation_bias"]
-    for need in needs:
-        yield f"{where}/images/columns: no attribute, which {need} needs on validation"
-
-
-def selections(section: object, where: str) -> Iterator[str]:
-    """Rules that pick heads and epochs, all the way down a method's section: `dac/select_by: worst_group`."""
-    for key, value in section.items() if isinstance(section, dict) else ():
-        if key == "select_by":
-            yield f"{where}/{key}: {value}"
-        yield from selections(value, f"{where}/{key}")
+    for name in (name for name in config["variants"] if settings[name] is not None):
+        if groups[name] != "none":
+            yield f"{where}/images/columns: no attribute, which {name} needs on {SPLITS_OF[groups[name]]}"
+        elif settings[name]["select_by"] == "worst_group":
+            yield f"{where}/images/columns: no attribute, which {name}/select_by: worst_group needs on validation"
+    if "validation_bias" in config["studies"]:
+        yield f"{where}/images/columns: no attribute, which validation_bias needs on validation"
 
 
 def check_given(settings: dict, where: str) -> Iterator[str]:
     """Of a dataset without images, whose embeddings are there already."""
-    if settings["embeddings"].get("standardise"):
-        yield f"{where}/embeddings/standardise: is for a frozen backbone on images, not for given embeddings"
+    if settings["embeddings"]["standardize"]:
+        yield f"{where}/embeddings/standardize: is for a frozen backbone on images, not for given embeddings"
     for split in ("train", "val", "test"):
-        if split not in settings["embeddings"]:
+        if settings["embeddings"][split] is None:
             yield f"{where}: has no images, and embeddings lacks {split!r}"
             continue
         file = Path(settings["embeddings"][split])
@@ -410,17 +377,6 @@ def check_given(settings: dict, where: str) -> Iterator[str]:
             yield f"{where}/embeddings/{split}: {file} is neither .npz nor .parquet"
         elif Path("results").resolve() in file.resolve().parents:
             yield f"{where}/embeddings/{split}: {file} lies in results, whose files the workflow may replace"
-    if "erm_head" not in settings:
-        yield f"{where}: missing key 'erm_head', which given embeddings need"
-
-
-def not_finite(value: object, where: str) -> Iterator[str]:
-    """NaN and infinity, which a schema's bounds let through."""
-    if isinstance(value, (dict, list)):
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from not_finite(part, f"{where}/{key}")
-    elif isinstance(value, float) and not isfinite(value):
-        yield f"{where}: {value} is not a finite number"
 
 
 def in_order(value: object) -> object:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from snakemake.io import expand, temp
 
 from hsfm.data.decode_size import decode_rule
+from hsfm.heads import known_methods as methods
 from hsfm.report.published import PUBLISHED
 from hsfm_workflow import SOURCES_IN_ARRAYS, SPLITS, extras
 from hsfm_workflow.code import hash_of
@@ -34,8 +35,8 @@ class Plan:
         self.studies: list[str] = config["studies"]
         self.shards: dict[str, int] = config["shards"]
         self.compute = in_order(config["compute"])
-        # DDB's row is left out where what it needs is not installed; asking for one of its files says so.
-        self.methods = [m for m in config["methods"] if m != "ddb" or not extras.MISSING_FOR_DDB]
+        # Rows of the tables. DDB's is left out where what it needs is not installed; asking for its files says so.
+        self.methods: list[str] = [m for m in config["methods"] if m != "ddb" or not extras.MISSING_FOR_DDB]
 
     # Datasets by kind
 
@@ -90,7 +91,7 @@ class Plan:
     @functools.cached_property
     def drifting(self) -> list[str]:
         """Datasets on which DaC's BatchNorm drifts, so that each seed has a network of its own."""
-        with_dac = [name for name in self.with_images if "dac" in self.settings[name]]
+        with_dac = [name for name in self.with_images if self.settings[name].get("dac") is not None]
         return [name for name in with_dac if self.settings[name]["dac"]["batchnorm"] == "drift"]
 
     @functools.cached_property
@@ -119,6 +120,52 @@ class Plan:
         settings = self.settings[dataset]
         return [method for method in self.methods if method == "erm" or settings[method] is not None]
 
+    @functools.cached_property
+    def fitted(self) -> list[str]:
+        """Rows, and methods that have no row, whose heads are fitted on embeddings alone, by one rule each."""
+        rows = {**{name: name for name in methods.found()}, **self.config["variants"]}
+        return [row for row, name in rows.items() if not methods.found()[name].images]
+
+    def with_method(self, row: str) -> list[str]:
+        """The datasets on which a row's heads can be fitted."""
+        return self.where(lambda settings: settings.get(row) is not None)
+
+    def with_history(self, dataset: str) -> list[str]:
+        """The rows of a dataset that leave a history of their training."""
+        return [row for row in self.methods_of(dataset) if row != "erm" and "history" in self.method(row).tables]
+
+    def inputs_of_fit(self, row: str) -> dict[str, str]:
+        """Files that the fit of a row reads, by name."""
+        method = self.method(row)
+        network = f"{OF_RUN}/{method.name if method.features == 'own' else 'erm'}"
+        head = {"checkpoint": "backbone"} if method.features == "own" else {"heads": "heads"}
+        return {
+            **{split: f"{network}/embeddings/{split}.parquet" for split in ("train", "val")},
+            **{name: f"{network}/{file}.safetensors" for name, file in head.items()},
+            **{need: f"{OF_RUN}/erm/{need}.parquet" for need in method.needs},
+        }
+
+    def outputs_of_fit(self, row: str) -> dict[str, str]:
+        """Files that the fit of a row leaves, by name."""
+        tables = {name: f"{OF_RUN}/{row}/{name}.parquet" for name in self.method(row).tables}
+        return {"heads": f"{OF_RUN}/{row}/heads.safetensors", **tables}
+
+    def params_of_fit(self, row: str) -> dict:
+        """Method, code and settings of a row's fit; functions of wildcards where datasets differ."""
+        method = self.method(row)
+        return {
+            "code": hash_of(
+                "workflow/scripts/fit_method.py", method.path, *(f"hsfm/heads/{need}.py" for need in method.needs)
+            ),
+            "module": method.name,
+            "settings": self.section(row),
+            **{need: self.section(need) for need in method.needs},
+        }
+
+    def method(self, row: str) -> methods.Method:
+        """The method that a row is of."""
+        return methods.found()[self.config["variants"].get(row, row)]
+
     # Params by wildcards
 
     def section(self, path: str, without: tuple[str, ...] = ()) -> Callable:
@@ -145,14 +192,14 @@ class Plan:
         """How a network's features are made; a shard leaves their spread to the job that gathers."""
         settings = dict(self.settings[wildcards.dataset]["embeddings"])
         if wildcards.network.startswith("ddb/"):
-            settings["standardise"] = None  # they are of the network's own head
+            settings["standardize"] = None  # they are of the network's own head
         if hasattr(wildcards, "scatteritem"):
-            del settings["standardise"]
+            del settings["standardize"]
         return settings
 
     def standardized(self, wildcards: object) -> bool:
         """Whether a dataset's features are brought to one spread."""
-        return self.settings[wildcards.dataset]["embeddings"].get("standardise") is not None
+        return self.settings[wildcards.dataset]["embeddings"].get("standardize") is not None
 
     def decode_size(self, wildcards: object) -> dict:
         """How large the images of the store are, as hsfm.data.decode_size has it."""
@@ -169,7 +216,7 @@ class Plan:
         ddb = self.settings[wildcards.dataset]["ddb"]
         return {
             "classes": len(ddb["retrain"]["weights"]),
-            "select_by": ddb["retrain"]["select_by"],
+            "select_by": ddb["select_by"],
             "sources_per_class": ddb["sources_per_class"],
         }
 
@@ -252,12 +299,14 @@ class Plan:
     def networks(self, wildcards: object) -> list[str]:
         """Folders of the networks whose features a method's heads are for: its own, one per seed, or ERM's."""
         folder = f"results/{wildcards.dataset}/run{wildcards.run}"
-        if wildcards.method == "afr":
-            return [f"{folder}/afr"]
-        if wildcards.method == "ddb" or (wildcards.method == "dac" and wildcards.dataset in self.drifting):
+        method = self.method(wildcards.method) if wildcards.method != "erm" else None
+        if method is None:
+            return [f"{folder}/erm"]
+        drifts = method.name == "dac" and wildcards.dataset in self.drifting
+        if method.features == "own_per_seed" or drifts:
             seeds = [wildcards.seed] if hasattr(wildcards, "seed") else self.seeds
             return [f"{folder}/{wildcards.method}/seed{seed}" for seed in seeds]
-        return [f"{folder}/erm"]
+        return [f"{folder}/{method.name if method.features == 'own' else 'erm'}"]
 
     def network_file(self, file: str) -> Callable:
         """A file of the network whose features a method's heads are for."""
@@ -331,10 +380,10 @@ class Plan:
         own = ["embeddings", *(["augmentation", "erm"] if dataset in self.trained else [])]
         own += ["erm_head"] if dataset in self.without_head else []
         shared = ["images", "pixels", "decode_size", "backbone", "transform"] if dataset in self.with_images else []
-        sections = {"": shared, "erm": own} | {m: [m] for m in self.methods_of(dataset) if m != "erm"}
-        for method, section in (("hsfm", "hard_set"), ("dac", "masks")):
-            if method in sections:
-                sections[method] = [*sections[method], section]
+        sections = {"": shared, "erm": own}
+        for row in self.methods_of(dataset):
+            if row != "erm":
+                sections[row] = [row, *self.method(row).needs]
         return {
             method: {name: settings[name] for name in names if isinstance(settings.get(name), dict)}
             for method, names in sections.items()
@@ -342,11 +391,19 @@ class Plan:
 
     @functools.cached_property
     def saved_config(self) -> dict:
-        """All that results are made with: of datasets that were not chosen there is nothing to say."""
+        """All that results are made with, as a configuration: of datasets that were not chosen there is nothing."""
+        top = {
+            key: value for key, value in self.config.items() if key not in ("settings", "methods", "rows", "variants")
+        }
+        variants = {row for row in self.config["variants"] if row not in methods.found()}
         return {
-            **{key: self.config[key] for key in ("datasets", "runs", "seeds", "methods", "studies")},
-            **in_order({key: value for key, value in self.config.items() if key != "settings"}),
-            "settings": {name: self.settings[name] for name in self.datasets},
+            **{key: self.config[key] for key in ("datasets", "runs", "seeds", "studies")},
+            "methods": self.config["rows"],
+            **in_order(top),
+            "settings": {
+                name: {section: own[section] for section in own if section not in variants}
+                for name, own in ((name, self.settings[name]) for name in self.datasets)
+            },
         }
 
 

@@ -100,14 +100,14 @@ class Results:
             "tradeoff": True,
             "time": True,
             "examples": not given,
-            "training": dataset in plan.trained or {"afr", "dac", "ddb", "hsfm"} & set(methods),
+            "training": dataset in plan.trained or plan.with_history(dataset),
             "hard_set": "hsfm" in plan.methods,
             "method": "hsfm" in plan.methods,
             "masks": "dac" in plan.methods,
             "generated": "ddb" in methods,
             "edits": dataset in plan.with_edits,
             "edit_cosines": dataset in plan.with_edits,
-            "edit_neighbours": dataset in plan.with_edits and not given,
+            "edit_neighbors": dataset in plan.with_edits and not given,
             "unclip": dataset in plan.with_unclip and not extras.MISSING_FOR_UNCLIP,
         }
         return [name for name, wanted in asked.items() if wanted] + [s for s in plan.studies if s in STUDY_FIGURES]
@@ -126,29 +126,20 @@ class Results:
         """Histories of all runs, and of all seeds where each has one; the scores of ERM."""
         plan, dataset = self.plan, wildcards.dataset
         of_run = OF_RUN.replace("{dataset}", dataset)
-        methods = plan.methods_of(dataset)
-        histories = {
-            "erm": dataset in plan.trained,
-            "afr": "afr" in methods,
-            "hsfm": "hsfm" in plan.methods,
-        }
-        seeds = {
-            method: expand(f"{of_run}/{method}/seed{{seed}}/history.parquet", run=plan.runs, seed=plan.seeds)
-            for method in ("dac", "ddb")
-            if method in methods
-        }
-        found = {
-            method: expand(f"{of_run}/{method}/history.parquet", run=plan.runs if there else [])
-            for method, there in histories.items()
-        }
+        trained = {"erm": f"{of_run}/erm/history.parquet"} if dataset in plan.trained else {}
+        trained |= {row: f"{of_run}/{row}/{self._history(row)}" for row in plan.with_history(dataset)}
         scores = expand(f"{of_run}/erm/scores.parquet", run=plan.runs)
-        return {"scores": scores, "erm": found["erm"], "afr": found["afr"], **seeds, "hsfm": found["hsfm"]}
+        of_rows = {row: expand(path, run=plan.runs, seed=plan.seeds) for row, path in trained.items()}
+        return {"scores": scores, **of_rows}
+
+    def _history(self, row: str) -> str:
+        """A method that reads images has a history per seed."""
+        return "seed{seed}/history.parquet" if self.plan.method(row).images else "history.parquet"
 
     def of_hard_set(self, wildcards: object) -> dict:
         of_run, runs = OF_RUN.replace("{dataset}", wildcards.dataset), self.plan.runs
         return {
             "scores": expand(f"{of_run}/erm/scores.parquet", run=runs),
-            "hsfm": expand(f"{of_run}/hsfm/history.parquet", run=runs),
             "hard_groups": expand(f"{of_run}/hsfm/hard_groups.parquet", run=runs),
         }
 

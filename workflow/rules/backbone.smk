@@ -1,7 +1,7 @@
 EMBEDDINGS = "results/{dataset}/run{run}/erm/embeddings"
 ERM_NETWORK = {
     name: f"results/{{dataset}}/run{{run}}/erm/{file}.safetensors"
-    for name, file in {"checkpoint": "backbone", "heads": "heads", "standardisation": "standardisation"}.items()
+    for name, file in {"checkpoint": "backbone", "heads": "heads", "standardization": "standardization"}.items()
 }
 # A network: ERM's, or of a method that has features of its own, one or one per seed.
 NETWORK = "results/{dataset}/run{run}/{network}"
@@ -16,7 +16,7 @@ TRAINING = {
     "device": plan.config["device"],
     "compute": plan.compute,
 }
-STANDARDISATION = {"standardisation": f"{NETWORK}/standardisation.safetensors"}
+STANDARDIZATION = {"standardization": f"{NETWORK}/standardization.safetensors"}
 EMBEDDINGS_OF_SPLITS = {split: f"{EMBEDDINGS}/{split}.parquet" for split in SPLITS}
 
 
@@ -82,7 +82,7 @@ use rule stage as extract_embeddings with:
         checkpoint=f"{NETWORK}/backbone.safetensors",
     output:
         **{split: plan.sharded("embedding", path) for split, path in EMBEDDED.items()},
-        **(STANDARDISATION if plan.shards["embedding"] == 1 else {}),
+        **(STANDARDIZATION if plan.shards["embedding"] == 1 else {}),
     log:
         f"logs/{{dataset}}/run{{run}}/{{network}}/extract_embeddings{plan.log_suffix('embedding')}.log",
     benchmark:
@@ -113,7 +113,7 @@ if plan.shards["embedding"] > 1:
             **{split: gather.embedding(in_shard(path), allow_missing=True) for split, path in EMBEDDED.items()},
         output:
             **EMBEDDED,
-            **STANDARDISATION,
+            **STANDARDIZATION,
         log:
             "logs/{dataset}/run{run}/{network}/gather_embeddings.log",
         benchmark:

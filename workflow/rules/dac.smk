@@ -110,7 +110,7 @@ use rule stage as fit_dac with:
         **code_of("fit_dac"),
         dac=plan.section("dac"),
         transform=plan.section("transform"),
-        standardised=plan.standardized,
+        standardized=plan.standardized,
         decode_size=plan.decode_size,
         device=plan.config["device"],
         compute=plan.compute,

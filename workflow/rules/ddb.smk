@@ -245,6 +245,8 @@ use rule stage as fit_ddb with:
     input:
         **ERM_NETWORK,
         **plan.images,
+        train=f"{EMBEDDINGS}/train.parquet",
+        val=f"{EMBEDDINGS}/val.parquet",
         generated=GENERATED,
         pruned=f"{DDB}/pruned.parquet",
     output:
@@ -261,11 +263,11 @@ use rule stage as fit_ddb with:
     threads: plan.config["training_threads"]
     resources:
         gpu=gpu,
-        mem_mb=memory(8000, images=IN_MEMORY, generated=3),
+        mem_mb=memory(8000, images=IN_MEMORY, generated=3, train=3, val=3),
         runtime=1440,
     params:
         **code_of("fit_ddb"),
-        retrain=plan.section("ddb/retrain"),
+        ddb=plan.section("ddb"),
         transform=plan.section("transform"),
         augmentation=plan.section("augmentation"),
         decode_size=plan.decode_size,

@@ -11,7 +11,7 @@ OF_FIRST_RUN = {
 }
 EDIT_FIGURES = {
     f"{name}_{suffix}": f"results/figures/{{dataset}}/{figure}.{suffix}"
-    for name, figure in {"edits": "edits", "cosines": "edit_cosines", "neighbours": "edit_neighbours"}.items()
+    for name, figure in {"edits": "edits", "cosines": "edit_cosines", "neighbors": "edit_neighbors"}.items()
     for suffix in ("png", "pdf")
 }
 
@@ -80,13 +80,13 @@ use rule stage as draw_edits with:
         "Drawing what HSFM's edits mean on {wildcards.dataset}"
 
 
-# Where embeddings were given, there are no pictures of neighbours.
+# Where embeddings were given, there are no pictures of neighbors.
 use rule draw_edits as draw_edits_without_images with:
     input:
         **OF_FIRST_RUN,
         cache=[],
     output:
-        **reported({name: path for name, path in EDIT_FIGURES.items() if not name.startswith("neighbours")}),
+        **reported({name: path for name, path in EDIT_FIGURES.items() if not name.startswith("neighbors")}),
     wildcard_constraints:
         dataset=one_of([name for name in plan.with_edits if name in plan.given]),
 
@@ -99,7 +99,7 @@ use rule stage as decode_edits with:
         images="results/{dataset}/images.parquet",
         edits=OF_FIRST_RUN["edits"],
         support=OF_FIRST_RUN["support"],
-        standardisation=ERM_NETWORK["standardisation"].replace("{run}", str(plan.runs[0])),
+        standardization=ERM_NETWORK["standardization"].replace("{run}", str(plan.runs[0])),
         extra=extras.needs_extra("unCLIP", extras.MISSING_FOR_UNCLIP),
     output:
         DECODED,

@@ -3,7 +3,7 @@ use rule stage as export_model with:
     input:
         checkpoint=plan.network_file("backbone.safetensors"),
         heads=plan.heads_to_score,
-        standardisation=plan.network_file("standardisation.safetensors"),
+        standardization=plan.network_file("standardization.safetensors"),
     output:
         model="results/{dataset}/run{run}/{method}/model_seed{seed}.safetensors",
     log:

@@ -60,74 +60,39 @@ use rule stage as build_hard_set with:
         "Choosing the hard validation images of {wildcards.dataset}, run {wildcards.run}"
 
 
-use rule stage as fit_hsfm with:
-    input:
-        train=f"{EMBEDDINGS}/train.parquet",
-        val=f"{EMBEDDINGS}/val.parquet",
-        heads="results/{dataset}/run{run}/erm/heads.safetensors",
-        hard_set="results/{dataset}/run{run}/erm/hard_set.parquet",
-    output:
-        heads="results/{dataset}/run{run}/hsfm/heads.safetensors",
-        history="results/{dataset}/run{run}/hsfm/history.parquet",
-        hard_groups="results/{dataset}/run{run}/hsfm/hard_groups.parquet",
-        support="results/{dataset}/run{run}/hsfm/support.parquet",
-    log:
-        "logs/{dataset}/run{run}/fit_hsfm.log",
-    benchmark:
-        "logs/{dataset}/run{run}/fit_hsfm.tsv"
-    priority: 50
-    resources:
-        gpu=gpu,
-        mem_mb=memory(4000, train=3, val=3),
-        runtime=120,
-    params:
-        **code_of("fit_hsfm"),
-        settings=plan.section("hsfm"),
-        hard_set=plan.section("hard_set"),
-        seeds=plan.seeds,
-        device=plan.config["device"],
-    message:
-        "Fitting HSFM on {wildcards.dataset}, run {wildcards.run}"
+# One rule for every row of the tables whose heads are fitted on embeddings, and for every such method.
+for ROW in plan.fitted:
 
-
-use rule stage as fit_dfr with:
-    input:
-        val=f"{EMBEDDINGS}/val.parquet",
-    output:
-        heads="results/{dataset}/run{run}/dfr/heads.safetensors",
-    log:
-        "logs/{dataset}/run{run}/fit_dfr.log",
-    benchmark:
-        "logs/{dataset}/run{run}/fit_dfr.tsv"
-    resources:
-        mem_mb=memory(2000, val=4),
-        runtime=240,
-    params:
-        **code_of("fit_dfr"),
-        settings=plan.section("dfr"),
-        seeds=plan.seeds,
-    message:
-        "Fitting DFR on {wildcards.dataset}, run {wildcards.run}"
-
-
-use rule stage as fit_llr with:
-    input:
-        val=f"{EMBEDDINGS}/val.parquet",
-    output:
-        heads="results/{dataset}/run{run}/llr/heads.safetensors",
-    log:
-        "logs/{dataset}/run{run}/fit_llr.log",
-    benchmark:
-        "logs/{dataset}/run{run}/fit_llr.tsv"
-    resources:
-        mem_mb=memory(2000, val=4),
-        runtime=240,
-    params:
-        **code_of("fit_llr"),
-        settings=plan.section("llr"),
-        seeds=plan.seeds,
-    message:
-        "Fitting LLR on {wildcards.dataset}, run {wildcards.run}"
+    rule:
+        name:
+            f"fit_{ROW}"
+        input:
+            **plan.inputs_of_fit(ROW),
+        output:
+            **plan.outputs_of_fit(ROW),
+        log:
+            f"logs/{{dataset}}/run{{run}}/fit_{ROW}.log",
+        benchmark:
+            f"logs/{{dataset}}/run{{run}}/fit_{ROW}.tsv"
+        wildcard_constraints:
+            dataset=one_of(plan.with_method(ROW)),
+        priority: 50 if plan.method(ROW).device else 0
+        conda:
+            "../../environment.yml"
+        threads: plan.config["training_threads"] if plan.method(ROW).device else 1
+        resources:
+            gpu=gpu if plan.method(ROW).device else 0,
+            mem_mb=memory(4000, train=4, val=4),
+            runtime=240,
+        params:
+            **plan.params_of_fit(ROW),
+            row=ROW,
+            seeds=plan.seeds,
+            device=plan.config["device"] if plan.method(ROW).device else "cpu",
+        message:
+            f"Fitting {method_label(ROW)} on {{wildcards.dataset}}, run {{wildcards.run}}"
+        script:
+            "../scripts/fit_method.py"
 
 
 use rule stage as score_heads with:

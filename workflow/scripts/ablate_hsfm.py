@@ -6,15 +6,17 @@ from hsfm.core.device import choose_device
 from hsfm.core.text import on_test
 from hsfm.evaluation.scores import SPLITS, write_scores
 from hsfm.heads.erm_features import read_erm_features
+from hsfm.methods.hsfm import Settings
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 files, params = snakemake.input, snakemake.params
-settings = {**params.settings, **params.hard_set}
+settings, hard_per_class = Settings(**params.settings), params.hard_set["hard_per_class"]
 erm, splits = read_erm_features(files.heads, **{split: files[split] for split in SPLITS})
 place = choose_device(params.device)
 train, val, _ = (split.to(place) for split in splits)
-results = fit_variants(train, val, erm.head[0].to(place), seeds=params.seeds, settings=settings)
-scores = score_variants(results, splits, settings["select_by"]).assign(run=int(snakemake.wildcards.run))
+head = erm.head[0].to(place)
+results, scorer = fit_variants(train, val, head, settings, seeds=params.seeds, hard_per_class=hard_per_class)
+scores = score_variants(results, splits, settings, scorer).assign(run=int(snakemake.wildcards.run))
 write_scores(snakemake.output[0], scores, {"checkpoint_sha256": erm.checkpoint_sha256})
 itself = on_test(scores[scores["method"] == "hsfm"])
 job.finish("Ablations", f"{len(results)} variants, HSFM itself {itself}")

@@ -1,6 +1,8 @@
 """Fit the methods on validation splits of more and more bias."""
 
-from hsfm.analysis.validation_bias import measure_validation_bias
+from importlib import import_module
+
+from hsfm.analysis.validation_bias import ValidationBiasSettings, measure_validation_bias
 from hsfm.core import job
 from hsfm.core.files import write_frame
 from hsfm.evaluation.scores import SPLITS
@@ -8,9 +10,10 @@ from hsfm.heads.erm_features import read_erm_features
 
 job.start(snakemake.log[0])
 files, settings = snakemake.input, dict(snakemake.params.settings)
-settings["hsfm"] = {**settings["hsfm"], **settings["hard_set"]}
+methods = {name: import_module(f"hsfm.methods.{name}").Settings(**settings[name]) for name in ("hsfm", "dfr", "llr")}
+bias, hard_per_class = ValidationBiasSettings(**settings["validation_bias"]), settings["hard_set"]["hard_per_class"]
 erm, splits = read_erm_features(files.heads, **{split: files[split] for split in SPLITS})
-frame = measure_validation_bias(*splits, erm.head[0], **settings["validation_bias"], settings=settings)
+frame = measure_validation_bias(*splits, erm.head[0], bias=bias, settings=methods, hard_per_class=hard_per_class)
 frame = frame.assign(dataset=snakemake.wildcards.dataset, run=int(snakemake.wildcards.run))
 write_frame(snakemake.output[0], frame, {"checkpoint_sha256": erm.checkpoint_sha256})
 methods = frame["method"].nunique()

@@ -17,7 +17,7 @@ if settings["classes"] != train.n_classes:
         f"ddb/retrain/weights: {settings['classes']} numbers, but {train.dataset} has {train.n_classes} classes "
         f"({', '.join(train.class_names)}); give one for each"
     )
-if settings["select_by"] == "worst_group":
+if settings["select_by"] in (None, "worst_group"):
     # said here, for retraining comes last
     read_embeddings(files.val, split="val").require_attributes("DDB with select_by: worst_group")
 sources = choose_sources(erm.head[0], train, settings["sources_per_class"])

@@ -10,32 +10,34 @@ from diffusers import StableUnCLIPImg2ImgPipeline
 
 from hsfm.analysis.decoded_edits import as_table
 from hsfm.analysis.edits import largest_of_each_group, read_edits
-from hsfm.analysis.unclip import check_prompts, classify, decode_pairs
-from hsfm.core.device import Compute, choose_device
+from hsfm.analysis.unclip import UnclipSettings, check_prompts, classify, decode_pairs
+from hsfm.core.device import Compute
 from hsfm.core.files import write_parquet
 from hsfm.data.table import read_names
+from hsfm.data.transforms import TransformSettings
 from hsfm.features.standardize import read_standardization
-from hsfm.methods.ddb.diffusion_models import choose_dtype, find_model, load_pipeline, to_device
+from hsfm.methods.ddb.diffusion_models import read_pipeline, to_device
 from hsfm.methods.hsfm.support import read_support
 from hsfm.models.clip import PREFIX, ZeroShot
 
-inputs, params, settings = snakemake.input, snakemake.params, snakemake.params.unclip
+inputs, params = snakemake.input, snakemake.params
+settings = UnclipSettings(**params.unclip)
 edits, metadata = read_edits(inputs.edits)
 names = read_names(inputs.images)
-check_prompts(settings["prompts"], names)
-rows = largest_of_each_group(edits[edits["seed"] == edits["seed"].iloc[0]], settings["rows_per_group"])
+check_prompts(settings.prompts, names)
+rows = largest_of_each_group(edits[edits["seed"] == edits["seed"].iloc[0]], settings.rows_per_group)
 places = torch.tensor(rows.index.to_numpy())
-support, (standardization, _) = read_support(inputs.support), read_standardization(inputs.standardisation)
+support, (standardization, _) = read_support(inputs.support), read_standardization(inputs.standardization)
 # the raw projections, whatever they were brought to for HSFM
 raw = {name: standardization.undo(getattr(support, name)[places]) for name in ("before", "after")}
-compute = Compute(choose_device(params.device), **params.compute)
-zero_shot = ZeroShot(params.backbone["name"].removeprefix(PREFIX), settings["prompts"], compute.device)
-model = find_model(**settings["model"], local_files_only=settings["local_files_only"], pipeline=True)
-pipeline = load_pipeline(StableUnCLIPImg2ImgPipeline, model, choose_dtype(settings["precision"], compute))
-to_device(pipeline, compute, {key: settings[key] for key in ("attention_slicing", "cpu_offload")})
+compute = Compute.on(params.device, **params.compute)
+zero_shot = ZeroShot(params.backbone["name"].removeprefix(PREFIX), settings.prompts, compute.device)
+pipeline, origin = read_pipeline(StableUnCLIPImg2ImgPipeline, settings.model, settings, compute)
+to_device(pipeline, compute, settings)
 pictures = decode_pairs(pipeline, raw, list(rows["image_id"]), settings, compute)
-probabilities = {name: classify(zero_shot, part, params.transform, compute) for name, part in pictures.items()}
-described = {"dataset": names.dataset, "prompts": settings["prompts"], "model": model.origin}
+transform = TransformSettings(**params.transform)
+probabilities = {name: classify(zero_shot, part, transform, compute) for name, part in pictures.items()}
+described = {"dataset": names.dataset, "prompts": list(settings.prompts), "model": origin}
 table = as_table(rows, pictures, probabilities, {**described, "class_names": metadata["class_names"]})
 write_parquet(snakemake.output[0], table, {}, compression="none")
 moved = table["moved"].to_pylist()

@@ -31,5 +31,5 @@ if inputs.get("images"):
     pictures = open_pictures(inputs.images, CacheFiles.of(inputs.cache, snakemake.params.decode_size))
     title = f"{dataset}: longest edits of each group, seed {seed} (bold, orange: another attribute than the support's)"
     figure = draw_neighbors(neighbor_pictures(edits[edits["seed"] == seed], train, pictures), title)
-    save(figure, outputs.neighbours_png, outputs.neighbours_pdf)
+    save(figure, outputs.neighbors_png, outputs.neighbors_pdf)
 job.finish("Figures", ", ".join(path for path in outputs if path.endswith(".png")))

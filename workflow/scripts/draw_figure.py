@@ -7,7 +7,7 @@ from hsfm.data.examples import read_examples
 from hsfm.evaluation.scores import read_all_scores
 from hsfm.evaluation.validation_groups import validation_groups, worst_by_run
 from hsfm.report import figures
-from hsfm.report.histories import MINORITY, TRAINED, read_hard_groups, read_histories, read_training
+from hsfm.report.histories import minority_shares, read_hard_groups, read_training
 
 
 def draw_figure(name: str, inputs: dict, dataset: str) -> Figure:
@@ -17,9 +17,10 @@ def draw_figure(name: str, inputs: dict, dataset: str) -> Figure:
     scores = read_all_scores(inputs["scores"])
     if name == "hard_set":
         groups = validation_groups(scores)
-        counts, minority = read_hard_groups(inputs["hard_groups"], groups), read_histories(inputs["hsfm"], MINORITY)
-        return figures.draw_hard_set(counts, groups, minority, f"{dataset}: what HSFM's hard set holds")
-    histories = {method: read_training(method, inputs[method]) for method in TRAINED if inputs.get(method)}
+        counts = read_hard_groups(inputs["hard_groups"], groups)
+        shares = minority_shares(counts, groups)
+        return figures.draw_hard_set(counts, groups, shares, f"{dataset}: what HSFM's hard set holds")
+    histories = {method: read_training(method, paths) for method, paths in inputs.items() if method != "scores"}
     erm = histories.pop("erm", None)
     return figures.draw_training(erm, histories, worst_by_run(scores, "erm"), f"{dataset}: training")
 

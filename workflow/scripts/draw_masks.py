@@ -7,6 +7,7 @@ from hsfm.core import job
 from hsfm.data.open_images import open_source
 from hsfm.data.store import CacheFiles
 from hsfm.data.table import group_name, read_images
+from hsfm.data.transforms import TransformSettings
 from hsfm.features.embeddings import read_embeddings
 from hsfm.heads.classifier import read_classifier
 from hsfm.methods.dac.fit import easy_rows
@@ -17,7 +18,7 @@ job.start(snakemake.log[0])
 inputs, transform, settings = snakemake.input, snakemake.params.transform, snakemake.params.shown
 table = read_images(inputs.images)
 rows, note = some_of_each_group(table.split("train"))
-model = read_classifier(inputs.checkpoint, inputs.heads, standardization=inputs.standardisation)
+model = read_classifier(inputs.checkpoint, inputs.heads, standardization=inputs.standardization)
 masks = read_masks(inputs.masks, split="train")
 masks.require_transform(transform)
 pictures = mask_pictures(
@@ -25,7 +26,7 @@ pictures = mask_pictures(
     open_source(inputs.images, CacheFiles.of(inputs.cache, snakemake.params.decode_size))(rows),
     torch.tensor(rows["y"].to_numpy(int)),
     masks.of(tuple(rows["image_id"])),
-    transform,
+    TransformSettings(**transform),
     invert=settings["invert"],
 )
 train = read_embeddings(inputs.train, split="train")

@@ -8,6 +8,7 @@ from hsfm.data.store import CacheFiles
 from hsfm.features.embeddings import read_embeddings
 from hsfm.heads.hard_set import read_hard_set
 from hsfm.heads.head import read_heads
+from hsfm.methods.hsfm.outer_loop import Settings, symbols
 from hsfm.methods.hsfm.support import read_support
 from hsfm.report.figures import save
 from hsfm.report.histories import HARD_GROUPS
@@ -33,6 +34,7 @@ figure = draw_method(
     MethodData(
         title=f"{dataset}: HSFM, run {run}, seed {seed}; {len(history)} epochs, epoch {kept} is kept",
         settings=settings,
+        symbols=symbols(Settings(**{name: settings[name] for name in Settings.model_fields})),
         **support_panel(support, train, val, pictures),
         loops=[Loop(**loop) for loop in loops],
         **hard_set_panel(first, val, pictures) if settings["outer_set"] == "hard" else {"hardest": [], "losses": []},

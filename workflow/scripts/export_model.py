@@ -8,7 +8,7 @@ export_model(
     snakemake.output.model,
     checkpoint=snakemake.input.checkpoint,
     heads=snakemake.input.heads[0],
-    standardization=snakemake.input.standardisation,
+    standardization=snakemake.input.standardization,
     seed=int(snakemake.wildcards.seed),
 )
 job.finish("Export", f"{snakemake.wildcards.method} in {snakemake.output.model}")

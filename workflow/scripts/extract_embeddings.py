@@ -14,8 +14,9 @@ from hsfm.core.text import by_split
 from hsfm.data.open_images import open_source
 from hsfm.data.store import CacheFiles
 from hsfm.data.table import SPLITS, read_names, read_pieces
-from hsfm.features.embeddings import write_pieces
-from hsfm.features.extract import embed_table
+from hsfm.data.transforms import TransformSettings
+from hsfm.features.embeddings import EmbeddingSettings, write_pieces
+from hsfm.features.extract import embed_table, feature_function
 from hsfm.features.splits import write_splits
 from hsfm.models.backbone import read_checkpoint
 
@@ -27,22 +28,22 @@ if trained.class_names != names.class_names:
     raise ValueError(f"{files.checkpoint}: classes {trained.class_names}, but {files.images} has {names.class_names}")
 if trained.metadata.get("transform") != json.dumps(params.transform):
     raise ValueError(f"{files.checkpoint}: was trained with transform {trained.metadata.get('transform')}")
-compute, shard = Compute.on(params.device, **params.compute), Shard.named(snakemake.wildcards.get("scatteritem"))
+compute, settings = Compute.on(params.device, **params.compute), EmbeddingSettings(**params.settings)
+shard = Shard.named(snakemake.wildcards.get("scatteritem"))
 precision = str(compute.dtype).removeprefix("torch.")
 details = {"backbone": trained.name, "transform": params.transform, "precision": precision}
 embed = partial(
     embed_table,
-    trained.network,
+    feature_function(trained.network, TransformSettings(**params.transform), compute),
     lambda: read_pieces(files.images),
     open_source(files.images, CacheFiles.of(files.cache, params.decode_size)),
-    transform=params.transform,
-    batch_size=params.settings["batch_size"],
+    batch_size=settings.batch_size,
     compute=compute,
     metadata={"checkpoint_sha256": sha256(files.checkpoint), "details": details},
     shard=shard,
 )
 if shard == WHOLE:
-    write_splits(outputs, lambda split: embed(split=split), params.settings["standardise"])
+    write_splits(outputs, lambda split: embed(split=split), settings.standardize)
 else:
     for split in SPLITS:
         write_pieces(outputs[split], embed(split=split), whole=False)

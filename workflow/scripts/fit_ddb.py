@@ -3,16 +3,18 @@
 from hsfm.core import job
 from hsfm.core.device import Compute
 from hsfm.core.files import write_frame
-from hsfm.core.text import kept_epochs
 from hsfm.data.open_images import open_source
 from hsfm.data.store import CacheFiles
 from hsfm.data.table import read_images
+from hsfm.data.transforms import AugmentationSettings, TransformSettings
 from hsfm.heads.classifier import read_classifier
-from hsfm.heads.head import Head, SavedHeads, picked_by, stack, write_heads
-from hsfm.methods.ddb.fit import SELECT_BY, kept_images, missing_images, retrain
+from hsfm.heads.erm_features import read_erm_features
+from hsfm.heads.head import SavedHeads, write_heads
+from hsfm.heads.supervision import hidden, labels_used, scorer_of
+from hsfm.methods.ddb.fit import DDBInputs, Settings, fit, kept_images
 from hsfm.methods.ddb.generated import GENERATED, PRUNED, read_table
 from hsfm.models.backbone import write_retrained
-from hsfm.models.erm import LabeledImages
+from hsfm.models.erm import LabeledImages, TrainingData
 
 METHODS = {"diffusion": "ddb", "cut_paste": "ddb_cut_paste"}  # how tables call it
 OBJECTS_OF = {
@@ -22,45 +24,44 @@ OBJECTS_OF = {
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 files, outputs, params, seed = snakemake.input, snakemake.output, snakemake.params, int(snakemake.wildcards.seed)
-model = read_classifier(files.checkpoint, files.heads, standardization=files.standardisation)
-network, class_names = model.trained.network, model.trained.class_names
+model = read_classifier(files.checkpoint, files.heads, standardization=files.standardization)
+erm, (train, val) = read_erm_features(files.heads, train=files.train, val=files.val)
 pruned, metadata = read_table(files.pruned, PRUNED)
 if metadata["checkpoint_sha256"] != model.checkpoint_sha256:
     raise ValueError(
         f"{files.pruned}: was pruned by checkpoint {metadata['checkpoint_sha256']}, but {files.checkpoint} is "
         f"{model.checkpoint_sha256}"
     )
-generated = kept_images(read_table(files.generated, GENERATED)[0], pruned, class_names)
 table, source = read_images(files.images), open_source(files.images, CacheFiles.of(files.cache, params.decode_size))
-compute = Compute.on(params.device, **params.compute)
-read = [files[name] for name in ("checkpoint", "heads", "standardisation", "images", "generated", "pruned")]
+data = TrainingData(
+    LabeledImages.of(table, source, "train"),
+    LabeledImages.of(table, source, "val"),
+    TransformSettings(**params.transform),
+    AugmentationSettings(**params.augmentation),
+)
+generated = kept_images(read_table(files.generated, GENERATED)[0], pruned, train.class_names)
+compute, settings = Compute.on(params.device, **params.compute), Settings(**params.ddb)
+scorer, seen = scorer_of(settings, val), hidden(settings, train, val)
+read = [files[name] for name in ("checkpoint", "heads", "standardization", "images", "generated", "pruned")]
 depends_on = job.depends_on({**dict(params.items()), "seed": seed}, read, str(compute.device))
 with job.resuming(outputs.checkpoint, depends_on) as resume:
-    history = retrain(
-        network,
-        LabeledImages.of(table, source, "train"),
-        generated,
-        LabeledImages.of(table, source, "val"),
-        **params.retrain,
-        transform=params.transform,
-        augmentation=params.augmentation,
-        seed=seed,
-        compute=compute,
-        resume=resume,
-    )
-    write_frame(outputs.history, history)
-    origin = write_retrained(outputs.checkpoint, network, model.trained, {"ddb": params.retrain, "seed": seed})
+    inputs = DDBInputs(model.trained.network, data, generated, compute, resume)
+    fitted = fit(*seen, erm.head[0], settings=settings, seeds=(seed,), scorer=scorer, inputs=inputs)
+    write_frame(outputs.history, fitted.tables["history"])
+    retraining = {**params.ddb["retrain"], "select_by": scorer.rule}
+    described = {"ddb": retraining, "seed": seed}
+    origin = write_retrained(outputs.checkpoint, fitted.networks[0], model.trained, described)
     of_cut_paste = [OBJECTS_OF[metadata["source"]]] if metadata["generator"] == "cut_paste" else []
-    picked = picked_by(params.retrain["select_by"], SELECT_BY)
     saved = SavedHeads(
-        head=stack([Head.of(network.fc)]),
+        head=fitted.head,
         method=METHODS[metadata["generator"]],
-        seeds=(seed,),
-        class_names=class_names,
+        seeds=fitted.seeds,
+        class_names=train.class_names,
         checkpoint_sha256=origin,
-        **(picked if any(generated) else {"group_labels": "none", "chosen_by": "ERM's own"}),
-        settings={**params.retrain, "generator": metadata["generator"], "models": metadata["models"]},
-        remarks=("; ".join([*of_cut_paste, *missing_images(generated, class_names)]),),
+        group_labels=labels_used(settings, scorer),
+        chosen_by=fitted.chosen_by,
+        settings={**retraining, "generator": metadata["generator"], "models": metadata["models"]},
+        remarks=tuple("; ".join([*of_cut_paste, *filter(None, [remark])]) for remark in fitted.remarks),
     )
     write_heads(outputs.heads, saved)
-job.finish("DDB", kept_epochs(history) if any(generated) else "no generated image was kept: ERM's own network")
+job.finish("DDB", fitted.summary)

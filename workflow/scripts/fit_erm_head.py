@@ -3,14 +3,14 @@
 from hsfm.core import job
 from hsfm.core.text import percent
 from hsfm.features.embeddings import read_embeddings
-from hsfm.heads.erm_head import fit_head
+from hsfm.heads.erm_head import ERMHeadSettings, fit_head
 from hsfm.heads.head import SavedHeads, write_heads
 
 job.start(snakemake.log[0])
 train = read_embeddings(snakemake.input.train, split="train")
 settings = snakemake.params.settings
 saved = SavedHeads(
-    head=fit_head(train, c=settings["C"], max_iter=settings["max_iter"]),
+    head=fit_head(train, ERMHeadSettings(**settings)),
     method="erm",
     seeds=(int(snakemake.wildcards.run),),
     class_names=train.class_names,

@@ -5,13 +5,14 @@ import pyarrow.parquet as pq
 from hsfm.core import job
 from hsfm.core.text import by_split
 from hsfm.data.table import SPLITS
+from hsfm.features.embeddings import EmbeddingSettings
 from hsfm.features.splits import read_shards, write_splits
 
 job.start(snakemake.log[0])
 write_splits(
     dict(snakemake.output.items()),
     {split: read_shards(snakemake.input[split], split) for split in SPLITS}.__getitem__,
-    snakemake.params.settings["standardise"],
+    EmbeddingSettings(**snakemake.params.settings).standardize,
 )
 rows = {split: pq.read_metadata(snakemake.output[split]).num_rows for split in SPLITS}
 job.finish("Embeddings", f"{by_split(rows)} gathered")

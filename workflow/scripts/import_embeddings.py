@@ -2,11 +2,12 @@
 
 from hsfm.core import job
 from hsfm.core.text import by_split
-from hsfm.features.embeddings import write_embeddings
+from hsfm.features.embeddings import EmbeddingSettings, write_embeddings
 from hsfm.features.imported import import_embeddings
 
 job.start(snakemake.log[0])
-paths = {split: snakemake.params.settings[split] for split in ("train", "val", "test")}
+settings = EmbeddingSettings(**snakemake.params.settings)
+paths = {"train": settings.train, "val": settings.val, "test": settings.test}
 splits = import_embeddings(paths, snakemake.wildcards.dataset)
 for split, output in snakemake.output.items():
     write_embeddings(output, splits[split])

@@ -15,9 +15,9 @@ from hsfm.core.device import Compute
 from hsfm.core.shards import Shard, write_rows_in_parts
 from hsfm.data.open_images import open_pictures
 from hsfm.data.store import CacheFiles
-from hsfm.methods.ddb.diffusion_models import LIBRARIES, read_pipeline, to_device
+from hsfm.methods.ddb.diffusion_models import LoadingSettings, ModelSettings, library_versions, read_pipeline, to_device
 from hsfm.methods.ddb.generated import GENERATED, OBJECTS, as_table, plan, read_table
-from hsfm.methods.ddb.inpaint import inpaint_parts
+from hsfm.methods.ddb.inpaint import InpaintSettings, inpaint_parts
 from hsfm.methods.ddb.objects import masks_of
 from hsfm.methods.ddb.tokens import add_tokens
 
@@ -26,10 +26,11 @@ BATCHES = 8  # of a part; what a killed job loses at most
 files, params = snakemake.input, snakemake.params
 objects, metadata = read_table(files.objects, OBJECTS)
 compute = Compute.on(params.device, **params.compute)
-pipeline, origin = read_pipeline(StableDiffusionInpaintPipeline, params.models, "inpainting", compute)
+loading, model = LoadingSettings.among(params.models), ModelSettings(**params.models["inpainting"])
+pipeline, origin = read_pipeline(StableDiffusionInpaintPipeline, model, loading, compute)
 tokens, learned_on = add_tokens(pipeline, files.tokens, metadata["classes"])
-to_device(pipeline, compute, params.models)
-inpainting = {**params.ddb["inpaint"], "size": tuple(params.ddb["inpaint"]["size"])}
+to_device(pipeline, compute, loading)
+settings = InpaintSettings(**params.ddb["inpaint"])
 planning = {name: params.ddb[name] for name in ("images_per_source", "seed")}
 metadata["models"] |= {"text_to_image": learned_on, "inpainting": origin}
 metadata["generator"] = "diffusion"
@@ -38,17 +39,17 @@ masks = masks_of(objects)
 
 
 def make(parts: list[pd.DataFrame], done: Callable[[int], None]) -> Iterator[pa.Table]:
-    for rows in inpaint_parts(pipeline, parts, pictures, masks, **inpainting, compute=compute):
+    for rows in inpaint_parts(pipeline, parts, pictures, masks, settings=settings, compute=compute):
         done(len(rows))
         yield as_table(rows, GENERATED, metadata)
 
 
-depends_on = {**dict(params.items()), "origin": origin, "libraries": LIBRARIES}
+depends_on = {**dict(params.items()), "origin": origin, "libraries": library_versions()}
 n = write_rows_in_parts(
     snakemake.output.generated,
     plan(objects, metadata["classes"], **planning, tokens=tokens),
     make,
-    size=BATCHES * inpainting["batch_size"],
+    size=BATCHES * settings.batch_size,
     what="inpainting",
     depends_on=job.depends_on(depends_on, [files.images, files.objects, *files.tokens], str(compute.device)),
     shard=Shard.named(snakemake.wildcards.get("scatteritem")),

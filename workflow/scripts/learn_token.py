@@ -15,8 +15,8 @@ from hsfm.core.files import write_frame, write_safetensors
 from hsfm.data.open_images import open_pictures
 from hsfm.data.resize import resize
 from hsfm.data.table import read_images
-from hsfm.methods.ddb.diffusion_models import LIBRARIES, read_pipeline, to_device
-from hsfm.methods.ddb.textual_inversion import learn_token
+from hsfm.methods.ddb.diffusion_models import LoadingSettings, ModelSettings, library_versions, read_pipeline, to_device
+from hsfm.methods.ddb.textual_inversion import TokenSettings, learn_token
 from hsfm.methods.ddb.tokens import token_of
 
 path, label = snakemake.input.images, int(snakemake.wildcards.label)
@@ -27,23 +27,25 @@ if label >= len(table.class_names):
         f"ddb/retrain/weights: asks for class {label}, but {table.dataset} has {len(table.class_names)} classes"
     )
 compute = Compute.on(params.device, **params.compute)
-pipeline, origin = read_pipeline(StableDiffusionPipeline, params.models, "text_to_image", compute)
 # without offload: the whole model takes part in every step
-to_device(pipeline, compute, {**params.models, "cpu_offload": False})
+loading = LoadingSettings.among({**params.models, "cpu_offload": False})
+model = ModelSettings(**params.models["text_to_image"])
+pipeline, origin = read_pipeline(StableDiffusionPipeline, model, loading, compute)
+to_device(pipeline, compute, loading)
 
-learning, rows = dict(params.token), table.split("train")
+settings, rows = TokenSettings(**params.token), table.split("train")
 own = rows.loc[rows["y"] == label, "image_id"].to_list()
-order = torch.randperm(len(own), generator=torch.Generator().manual_seed(learning["seed"]))
-image_id = [own[number] for number in order[: learning.pop("images")].tolist()]
+order = torch.randperm(len(own), generator=torch.Generator().manual_seed(settings.seed))
+image_id = [own[number] for number in order[: settings.images].tolist()]
 # files as they are, and not out of the cache, whose images are no larger than the classifier needs
-pictures, size = open_pictures(path)(image_id), learning.pop("size")
-images = torch.stack([resize(torch.from_numpy(picture).permute(2, 0, 1), *size) for picture in pictures])
+pictures = open_pictures(path)(image_id)
+images = torch.stack([resize(torch.from_numpy(picture).permute(2, 0, 1), *settings.size) for picture in pictures])
 
 token = token_of(label, table.class_names)
-origins = {**dict(params.items()), "label": label, "origin": origin, "libraries": LIBRARIES}
+origins = {**dict(params.items()), "label": label, "origin": origin, "libraries": library_versions()}
 depends_on = job.depends_on(origins, [path], str(compute.device))
 with job.resuming(outputs.token, depends_on, f"class{label}-") as resume:
-    learned = learn_token(pipeline, images, token=token, **learning, compute=compute, resume=resume)
+    learned = learn_token(pipeline, images, token=token, settings=settings, compute=compute, resume=resume)
     write_frame(outputs.history, learned.history)
     metadata = {
         "dataset": table.dataset,

@@ -10,20 +10,20 @@ from hsfm.data.store import CacheFiles
 from hsfm.data.table import read_images
 from hsfm.heads.classifier import read_classifier
 from hsfm.methods.dac.find_masks import mask_images
-from hsfm.methods.dac.masks import as_table
+from hsfm.methods.dac.masks import MaskSettings, as_table
 
 BATCHES = 8  # of a part; what a killed job loses at most
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 files, params, split = snakemake.input, snakemake.params, snakemake.wildcards.split
-model = read_classifier(files.checkpoint, files.heads, standardization=files.standardisation)
+model = read_classifier(files.checkpoint, files.heads, standardization=files.standardization)
 table = read_images(files.images)
-compute = Compute.on(params.device, **params.compute)
+compute, settings = Compute.on(params.device, **params.compute), MaskSettings(**params.masks)
 metadata = {
     "dataset": table.dataset,
     "split": split,
     "source": "heat_map",
-    "cuts": params.masks["cuts"],
+    "cuts": list(settings.cuts),
     "checkpoint_sha256": model.checkpoint_sha256,
     "transform": params.transform,
 }
@@ -32,16 +32,15 @@ mask = partial(
     model.trained.network,
     source=open_source(files.images, CacheFiles.of(files.cache, params.decode_size)),
     metadata=metadata,
-    fallback=params.masks["fallback"],
-    batch_size=params.masks["batch_size"],
+    settings=settings,
     compute=compute,
 )
-read = [files.checkpoint, files.heads, files.standardisation, files.images]
+read = [files.checkpoint, files.heads, files.standardization, files.images]
 n = write_rows_in_parts(
     snakemake.output.masks,
     table.split(split),
     lambda parts, done: (as_table(mask(part, done=done)) for part in parts),
-    size=BATCHES * params.masks["batch_size"],
+    size=BATCHES * settings.batch_size,
     what=f"masking {split}",
     depends_on=job.depends_on(dict(params.items()), read, str(compute.device)),
     shard=Shard.named(snakemake.wildcards.get("scatteritem")),

@@ -1,6 +1,6 @@
 """Measure what HSFM's edits mean."""
 
-from hsfm.analysis.edits import measure, write_edits
+from hsfm.analysis.edits import EditSettings, measure, write_edits
 from hsfm.core import job
 from hsfm.core.text import percent
 from hsfm.features.embeddings import read_embeddings
@@ -8,10 +8,8 @@ from hsfm.methods.hsfm.support import read_support
 
 job.start(snakemake.log[0])
 train, val = (read_embeddings(snakemake.input[split], split=split) for split in ("train", "val"))
-settings = snakemake.params.edits
-measured = measure(
-    read_support(snakemake.input.support), train, val, neighbors=settings["neighbours"], seed=settings["seed"]
-)
+settings = EditSettings(**snakemake.params.edits)
+measured = measure(read_support(snakemake.input.support), train, val, settings=settings)
 flips = measured.rows["attribute_flips"].dropna()
 write_edits(
     snakemake.output.edits,

@@ -9,8 +9,8 @@ from hsfm.data import counts
 from hsfm.data.table import ImageTable, Packed, complete, write_images
 
 
-def pack_images(dataset: str, images: str, pixels: str, settings: dict, workers: int) -> str:
-    packed = pack(settings, workers)
+def pack_images(dataset: str, images: str, pixels: str, given: dict, workers: int) -> str:
+    packed = pack(given, workers)
     write_array(pixels, packed.pixels)
     height, width = packed.pixels.shape[1:3]
     rows = complete(packed.rows.assign(path="pixels.npy", height=height, width=width), packed.attribute_names)
@@ -19,12 +19,12 @@ def pack_images(dataset: str, images: str, pixels: str, settings: dict, workers:
     return f"{by_split(rows['split'].value_counts(sort=False).to_dict())}, {height} x {width} pixels"
 
 
-def pack(settings: dict, workers: int) -> Packed:
-    settings = dict(settings)
-    source, unchecked = settings.pop("source"), settings.pop("allow_other_counts", True)
-    packed = import_module(f"hsfm.data.sources.{source}").pack(**settings, workers=workers)
-    if not unchecked:
-        counts.check_counts(source, packed.rows, packed.class_names, packed.attribute_names)
+def pack(given: dict, workers: int) -> Packed:
+    source = import_module(f"hsfm.data.sources.{given['source']}")
+    settings = source.Settings(**given)
+    packed = source.pack(settings, workers)
+    if not getattr(settings, "allow_other_counts", True):
+        counts.check_counts(settings.source, packed.rows, packed.class_names, packed.attribute_names)
     return packed
 
 

@@ -8,23 +8,25 @@ from hsfm.core.files import read_parquet_in_pieces, write_parquet
 from hsfm.core.progress import track
 from hsfm.data.open_images import open_pictures
 from hsfm.data.store import CacheFiles
+from hsfm.data.transforms import TransformSettings
 from hsfm.heads.classifier import read_classifier
 from hsfm.heads.erm_features import read_erm_features
 from hsfm.methods.ddb.generated import GENERATED, PRUNED, as_table
-from hsfm.methods.ddb.prune import class_confidence, prune
+from hsfm.methods.ddb.prune import PruneSettings, class_confidence, prune
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
-files, params, rules = snakemake.input, snakemake.params, dict(snakemake.params.prune)
-model = read_classifier(files.checkpoint, files.heads, standardization=files.standardisation)
+files, params = snakemake.input, snakemake.params
+settings = PruneSettings(**params.prune)
+model = read_classifier(files.checkpoint, files.heads, standardization=files.standardization)
 erm, (train,) = read_erm_features(files.heads, train=files.train)
-pieces, metadata = read_parquet_in_pieces(files.generated, GENERATED, rules.pop("batch_size"))
+pieces, metadata = read_parquet_in_pieces(files.generated, GENERATED, settings.batch_size)
 pruned = prune(
     model.trained.network,
     (piece.to_pylist() for piece in pieces),
     open_pictures(files.images, CacheFiles.of(files.cache, params.decode_size)),
     class_confidence(erm.head[0], train),
-    params.transform,
-    **rules,
+    TransformSettings(**params.transform),
+    settings=settings,
     compute=Compute.on(params.device, **params.compute),
 )
 rows = list(track(pruned, "pruning", "image", pq.read_metadata(files.generated).num_rows))

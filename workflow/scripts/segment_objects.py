@@ -11,10 +11,10 @@ from hsfm.core.device import Compute
 from hsfm.core.shards import write_rows_in_parts
 from hsfm.data.open_images import open_pictures
 from hsfm.data.store import CacheFiles
-from hsfm.methods.ddb.diffusion_models import LIBRARIES, find_model
+from hsfm.methods.ddb.diffusion_models import find_model, library_versions
 from hsfm.methods.ddb.generated import OBJECTS, SOURCES, as_table, read_table
 from hsfm.methods.ddb.objects import find_objects
-from hsfm.methods.ddb.segment import Segmenter
+from hsfm.methods.ddb.segment import Segmenter, SegmentSettings
 
 PART = 64  # images; what a killed job loses at most
 
@@ -28,16 +28,16 @@ models = {
 }
 origins = {name: model.origin for name, model in models.items()}
 metadata |= {"source": "GroundingDINO and SAM", "models": origins}
-settings = dict(params.segment)
-batch_size = settings.pop("batch_size")
-segment = partial(Segmenter(models["detector"], models["segmenter"], compute), **settings)
+settings = SegmentSettings(**params.segment)
+segment = partial(Segmenter(models["detector"], models["segmenter"], compute), settings=settings)
 pictures = open_pictures(files.images, CacheFiles.of(files.cache, params.decode_size))
-depends_on = {**dict(params.items()), "origins": origins, "libraries": LIBRARIES}
+depends_on = {**dict(params.items()), "origins": origins, "libraries": library_versions()}
 n = write_rows_in_parts(
     outputs.objects,
     sources,
     lambda parts, done: (
-        as_table(list(find_objects(part, pictures, segment, batch_size, done)), OBJECTS, metadata) for part in parts
+        as_table(list(find_objects(part, pictures, segment, settings.batch_size, done)), OBJECTS, metadata)
+        for part in parts
     ),
     size=PART,
     what="segmenting",

@@ -1,18 +1,19 @@
 """Try one part of a sweep's settings on one backbone."""
 
-from hsfm.analysis.sweep import plan_sweep, share_out, sweep_settings
+from hsfm.analysis.sweep import SweepSettings, plan_sweep, share_out, sweep_settings
 from hsfm.core import job
 from hsfm.core.device import choose_device
 from hsfm.core.files import write_frame
 from hsfm.evaluation.scores import SPLITS
 from hsfm.heads.erm_features import read_erm_features
+from hsfm.methods.hsfm import Settings
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 files, settings, part = snakemake.input, snakemake.params.settings, int(snakemake.wildcards.part)
-sweep = dict(settings["sweep"])
-parts = sweep.pop("parts")
+sweep, hsfm = SweepSettings(**settings["sweep"]), Settings(**settings["hsfm"])
 erm, splits = read_erm_features(files.heads, **{split: files[split] for split in SPLITS})
-groups = share_out(plan_sweep({**settings["hsfm"], **settings["hard_set"]}, **sweep), parts)[part]
+trials = plan_sweep(hsfm, settings["hard_set"]["hard_per_class"], sweep)
+groups = share_out(trials, sweep.parts)[part]
 place = choose_device(snakemake.params.device)
 frame = sweep_settings(*(split.to(place) for split in splits), erm.head[0].to(place), groups)
 write_frame(snakemake.output[0], frame, {"checkpoint_sha256": erm.checkpoint_sha256})

@@ -6,17 +6,17 @@ from hsfm.core import job
 from hsfm.core.files import sha256
 from hsfm.data.sources import minibirds
 from hsfm.data.table import read_names
-from hsfm.data.transforms import show_masks
+from hsfm.data.transforms import TransformSettings, show_masks
 from hsfm.methods.dac.masks import Masks, pack, write_masks
 
 # the guard, because drawing starts worker processes that import this file
 if __name__ == "__main__":
     job.start(snakemake.log[0])
     split, transform = snakemake.wildcards.split, snakemake.params.transform
-    settings = {key: value for key, value in snakemake.params.images.items() if key != "source"}
-    image_id, birds = minibirds.draw_masks(split, **settings, workers=snakemake.threads)
+    settings, seen = minibirds.Settings(**snakemake.params.images), TransformSettings(**transform)
+    image_id, birds = minibirds.draw_masks(split, settings, workers=snakemake.threads)
     # as they lie on what the network sees
-    kept = torch.cat([show_masks(birds[first : first + 256], transform) for first in range(0, len(birds), 256)])
+    kept = torch.cat([show_masks(birds[first : first + 256], seen) for first in range(0, len(birds), 256)])
     metadata = {
         "dataset": read_names(snakemake.input.images).dataset,
         "split": split,

@@ -5,6 +5,7 @@ from hsfm.core.files import write_parquet
 from hsfm.core.progress import track
 from hsfm.data.open_images import open_pictures
 from hsfm.data.store import CacheFiles
+from hsfm.data.transforms import TransformSettings
 from hsfm.methods.dac.masks import read_masks, unpack
 from hsfm.methods.ddb.generated import OBJECTS, SOURCES, as_table, read_table
 from hsfm.methods.ddb.objects import take_objects
@@ -17,7 +18,7 @@ masks.require_checkpoint(metadata["checkpoint_sha256"], files.sources)
 masks.require_transform(params.transform)
 masks = masks.of(sources["image_id"])
 pictures = open_pictures(files.images, CacheFiles.of(files.cache, params.decode_size))
-objects = take_objects(sources, unpack(masks.packed, masks.size), pictures, params.transform)
+objects = take_objects(sources, unpack(masks.packed, masks.size), pictures, TransformSettings(**params.transform))
 rows = list(track(objects, "taking objects", "image", len(sources)))
 metadata |= {"source": masks.metadata["source"], "models": {}}
 write_parquet(snakemake.output.objects, as_table(rows, OBJECTS, metadata), {})

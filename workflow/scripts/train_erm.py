@@ -5,7 +5,7 @@ from pathlib import Path
 from hsfm.core import job
 from hsfm.core.files import read_frame
 from hsfm.core.text import erm_epoch
-from hsfm.models.erm import CHECKPOINTS
+from hsfm.models.erm import CHECKPOINTS, TrainingSettings
 from hsfm.models.training_job import start_training
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
@@ -22,7 +22,7 @@ start_training(
     gpus=snakemake.resources.gpu,
     log_file=snakemake.log[0],
 )
-rule = CHECKPOINTS[snakemake.params.training["checkpoint"]]
+rule = CHECKPOINTS[TrainingSettings(**snakemake.params.training).checkpoint]
 columns = ["epoch", "val_average", "val_worst_group", "val_worst_class"]
 network = Path(snakemake.output.checkpoint).parent.name
 job.finish(

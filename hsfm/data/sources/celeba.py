@@ -7,9 +7,12 @@ list_eval_partition.txt d32c9cbf5e040fd4025c592c306e6668. License: the authors' 
 """
 
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
+from hsfm.core.settings import FrozenSettings
+from hsfm.data.fields import AllowOtherCounts, Folder, OnBadImage
 from hsfm.data.labels import BINARY, SPLIT_CODES, look_up, read_text, require_files, require_filled, require_unique
 from hsfm.data.table import Listing
 
@@ -26,7 +29,16 @@ _ADVICE = (
 )
 
 
-def read(folder: str | Path) -> Listing:
+class Settings(FrozenSettings):
+    """CelebA in one of its published layouts."""
+
+    source: Literal["celeba"]
+    folder: Folder
+    allow_other_counts: AllowOtherCounts = False
+    on_bad_image: OnBadImage = "stop"
+
+
+def read(settings: Settings) -> Listing:
     """List a folder in any of three layouts, sorted by image name, which is the id; all three give the same labels.
 
     Labels: the original text files, as torchvision lays them out; else Kaggle's csv files; else DFR's metadata.csv.
@@ -34,7 +46,7 @@ def read(folder: str | Path) -> Listing:
     Raises ValueError naming file, row and value where a table is missing, cut short or holds another code than the
     published ones, where two tables list different images, or where listed images are not there.
     """
-    folder = Path(folder)
+    folder = Path(settings.folder)
     source, rows = _read_labels(folder)
     image_id = rows["path"].str.replace(r"^.*/", "", regex=True)
     require_unique(image_id, f"{source}: the image column, without folders,")

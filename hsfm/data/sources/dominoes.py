@@ -11,12 +11,14 @@ import pickle
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Int, UInt8
 
+from hsfm.core.settings import FrozenSettings
+from hsfm.data.fields import AllowOtherCounts, Folder
 from hsfm.data.table import SPLITS, Packed
 
 CLASS_NAMES = ("automobile", "truck")
@@ -38,15 +40,23 @@ class _Part:
     image_id: list[str]
 
 
-def pack(folder: str | Path, *, workers: int = 1) -> Packed:
-    """Make the dataset from what lies in `folder`.
+class Settings(FrozenSettings):
+    """MNIST and CIFAR-10 as torchvision lays them out, or the authors' saved arrays."""
+
+    source: Literal["dominoes"]
+    folder: Folder
+    allow_other_counts: AllowOtherCounts = False
+
+
+def pack(settings: Settings, workers: int = 1) -> Packed:
+    """Make the dataset from what lies in the folder.
 
     The authors' arrays X_, y_ and env_{train,val,test}.npy if there is one of them, and then all nine; else MNIST/raw/
     and cifar-10-batches-py/. Rows: train, val, test; within each by group if from raw data, from arrays in their order.
     workers: as every source of one array takes them; reading needs one.
     Raises ValueError naming file and value where one is missing, not whole, or not of the form described here.
     """
-    folder = Path(folder)
+    folder = Path(settings.folder)
     if any((folder / f"{name}_{split}.npy").exists() for name in _ARRAYS for split in SPLITS):
         parts = {split: _read_arrays(folder, split) for split in SPLITS}
     else:

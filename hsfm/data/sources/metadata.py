@@ -5,11 +5,14 @@ the names; Waterbirds' metadata.csv, SubpopBench's (id, filename, split, y, a) a
 form. Source and license: yours.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pandas as pd
+from pydantic import Field
 
+from hsfm.core.settings import FrozenSettings
+from hsfm.data.fields import Folder, OnBadImage
 from hsfm.data.labels import (
     SPLIT_CODES,
     is_integer,
@@ -28,12 +31,35 @@ _SPLIT_NAMES = {**SPLIT_CODES, "train": "train", "val": "val", "valid": "val", "
 _NOT_PLAIN = r"\\|(?:^|/)\.{0,2}(?:/|$)"
 
 
-def read(folder: str | Path, *, metadata: str | Path, columns: Mapping[str, str | None]) -> Listing:
+class Columns(FrozenSettings):
+    """Names of a table's columns."""
+
+    path: str = Field(description="The image file, relative to folder.")
+    y: str = Field(description="The class, a name or a number.")
+    split: str = Field(description="0, 1, 2 or train, val, test.")
+    attribute: str | None = Field(
+        None,
+        description="The spurious attribute, a name or a number, empty where unknown; null if there is none.",
+    )
+    id: str | None = Field(None, description="A name for each image; null takes the path.")
+
+
+class Settings(FrozenSettings):
+    """Your own images, listed in a table."""
+
+    source: Literal["metadata"]
+    folder: Folder
+    metadata: Annotated[str, Field(min_length=1)] = Field(
+        description="A csv or Parquet file with one row per image, not relative to folder."
+    )
+    columns: Columns = Field(description="What its columns are called.")
+    on_bad_image: OnBadImage = "stop"
+
+
+def read(settings: Settings) -> Listing:
     """List the images of a table, in its order.
 
-    folder: what the table's paths are relative to. metadata: the table, as a path of its own, not relative to `folder`.
-    columns: the table's names of `path`, `y`, `split`, and of `attribute` and `id`, which may be None or left out:
-    without `attribute` it is unknown everywhere, without `id` the path is the id. Cells lose the blanks around them.
+    Without a column for it the attribute is unknown everywhere. Cells lose the blanks around them.
 
     Classes and attributes are names or integers, any number of them, numbered in sorted order: numerically if all are
     integers, else alphabetically (by code point, so B before a). An empty attribute is unknown. Splits are 0, 1, 2 or
@@ -45,10 +71,8 @@ def read(folder: str | Path, *, metadata: str | Path, columns: Mapping[str, str 
     class, split or id is empty, a path is not plain, a split unknown, a file or id listed twice, where images are not
     there (how many, and three of them), or a split holds no image of a class.
     """
-    used = {key: name for key, name in columns.items() if name is not None}
-    for key in ("path", "y", "split"):
-        if key not in used:
-            raise ValueError(f"columns: name the column of {key!r}; only attribute and id may be null")
+    folder, metadata = settings.folder, settings.metadata
+    used = settings.columns.model_dump(exclude_none=True)
     text = read_text(metadata, used)
     what = {key: f"{metadata}: column {name!r}" for key, name in used.items()}
     for key in used.keys() - {"attribute"}:

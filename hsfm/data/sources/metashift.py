@@ -7,10 +7,13 @@ outdoor. License: unknown for this selection; MetaShift's images are Visual Geno
 """
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from hsfm.core.settings import FrozenSettings
+from hsfm.data.fields import AllowOtherCounts, Folder, OnBadImage
 from hsfm.data.labels import names_in
 from hsfm.data.table import SPLITS, Listing
 
@@ -34,14 +37,23 @@ _ADVICE = (
 )
 
 
-def read(folder: str | Path) -> Listing:
+class Settings(FrozenSettings):
+    """MetaShift in the published layout."""
+
+    source: Literal["metashift"]
+    folder: Folder
+    allow_other_counts: AllowOtherCounts = False
+    on_bad_image: OnBadImage = "stop"
+
+
+def read(settings: Settings) -> Listing:
     """List the six folders of the cat and dog task; the id is the path.
 
     Rows are sorted by split, then class, context in the order of ATTRIBUTE_NAMES, and name: the same on every machine,
     whereas the original took files in directory order. Other contexts in the archive, and hidden files, are left out.
     Raises ValueError naming the folders that are missing or empty, or a file that is no image.
     """
-    rows = _list_images(Path(folder))
+    rows = _list_images(Path(settings.folder))
     rows.insert(0, "image_id", rows["path"])
     held_out = rows["attribute"] == ATTRIBUTE_NAMES.index("shelf")
     rows["split"] = "train"

@@ -11,15 +11,19 @@ from the middle of the body, facing right.
 import colorsys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from multiprocessing import get_context
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw
+from pydantic import Field
 
 from hsfm.core.progress import track
+from hsfm.core.settings import FrozenSettings
 from hsfm.data.table import Packed
 
 CLASS_NAMES = ("land bird", "water bird")
@@ -27,48 +31,60 @@ ATTRIBUTE_NAMES = ("land", "water")
 
 _OVERSAMPLING = 3  # birds are drawn this much larger and box-reduced, which smooths their edges
 Task = tuple[int, int, int, int]  # stream, number, y, attribute
+Outline = Float[np.ndarray, "points 2"]
+Part = tuple[Outline, np.ndarray]  # of a bird, with its color
 _SPLIT_STREAM = {"train": 0, "val": 1, "test": 2}
 
 
-def pack(
-    *, sizes: dict[str, int], agreement: dict[str, float], image_size: int, hardness: float, seed: int, workers: int = 1
-) -> Packed:
+Count = Annotated[int, Field(ge=4, multiple_of=2)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Sizes(FrozenSettings):
+    train: Count
+    val: Count
+    test: Count
+
+
+class Agreement(FrozenSettings):
+    train: Share
+    val: Share
+    test: Share
+
+
+class Settings(FrozenSettings):
+    """The built-in dataset, drawn."""
+
+    source: Literal["minibirds"]
+    sizes: Sizes = Field(description="Images per split, even numbers, since the classes are balanced.")
+    agreement: Agreement = Field(description="Share of each split's images whose scene matches the bird.")
+    image_size: int = Field(ge=16, description="Side in pixels.")
+    hardness: Share = Field(description="How much of the class the shape hides: 0 nothing, 1 all.")
+    seed: int = Field(ge=0, description="One seed gives the same images everywhere.")
+
+
+def pack(settings: Settings, workers: int = 1) -> Packed:
     """Draw the dataset.
 
-    sizes: images per split, each divisible by two (the classes are balanced). agreement: share of each split's images
-    whose scene matches the bird. image_size: side in pixels. hardness: 0 (shape tells the class) to 1 (it tells
-    nothing). workers: processes; the pixels do not depend on it, since every image has a generator of its own.
-    Raises ValueError for settings out of range.
+    workers: processes; the pixels do not depend on it, since every image has a generator of its own.
     """
-    if not 0 <= hardness <= 1:
-        raise ValueError(f"hardness: {hardness} is not between 0 and 1")
-    if image_size < 16:
-        raise ValueError(f"image_size: {image_size} is too small; a bird needs at least 16 pixels")
-    rows = pd.concat(
-        [_list_split(split, sizes[split], agreement[split], seed) for split in _SPLIT_STREAM], ignore_index=True
-    )
+    rows = pd.concat([_rows_of(split, settings) for split in _SPLIT_STREAM], ignore_index=True)
     rows.insert(1, "index", np.arange(len(rows)))
-    pixels = _draw_rows(partial(_draw_image, image_size=image_size, hardness=hardness, seed=seed), rows, workers)
+    pixels = _draw_rows(partial(_draw_image, settings=settings), rows, workers)
     return Packed(pixels, rows.drop(columns="number"), CLASS_NAMES, ATTRIBUTE_NAMES)
 
 
-def draw_masks(
-    split: str,
-    *,
-    sizes: dict[str, int],
-    agreement: dict[str, float],
-    image_size: int,
-    hardness: float,
-    seed: int,
-    workers: int = 1,
-) -> tuple[list[str], Bool[np.ndarray, "n h w"]]:
+def draw_masks(split: str, settings: Settings, workers: int = 1) -> tuple[list[str], Bool[np.ndarray, "n h w"]]:
     """Ids of the images of one split, and where their birds are: the pixels that are at least half covered by them.
 
-    Settings as in `draw`.
+    workers: as in `pack`.
     """
-    rows = _list_split(split, sizes[split], agreement[split], seed)
-    draw_one = partial(_draw_bird, image_size=image_size, hardness=hardness, seed=seed)
-    return rows["image_id"].to_list(), _draw_rows(draw_one, rows, workers)
+    rows = _rows_of(split, settings)
+    return rows["image_id"].to_list(), _draw_rows(partial(_draw_bird, settings=settings), rows, workers)
+
+
+def _rows_of(split: str, settings: Settings) -> pd.DataFrame:
+    return _list_split(split, getattr(settings.sizes, split), getattr(settings.agreement, split), settings.seed)
 
 
 def _draw_rows(draw_one: Callable[[Task], np.ndarray], rows: pd.DataFrame, workers: int) -> np.ndarray:
@@ -87,10 +103,6 @@ def _collect(images: Iterable[np.ndarray], total: int) -> np.ndarray:
 
 def _list_split(split: str, size: int, agreement: float, seed: int) -> pd.DataFrame:
     """Labels of one split in shuffled order."""
-    if size < 2 or size % 2:
-        raise ValueError(f"sizes: {split} has {size} images; allowed are even numbers from 2")
-    if not 0 <= agreement <= 1:
-        raise ValueError(f"agreement: {agreement} for {split} is not between 0 and 1")
     per_class = size // 2
     agreeing = round(per_class * agreement)
     labels = np.concatenate(
@@ -109,10 +121,10 @@ def _list_split(split: str, size: int, agreement: float, seed: int) -> pd.DataFr
     )
 
 
-def _draw_image(task: Task, *, image_size: int, hardness: float, seed: int) -> np.ndarray:
-    scene, bird = _draw_parts(task, image_size, hardness, seed)
+def _draw_image(task: Task, *, settings: Settings) -> np.ndarray:
+    scene, bird = _draw_parts(task, settings)
     pixels = np.clip(np.rint(scene * 255), 0, 255).astype(np.uint8)
-    side = image_size * _OVERSAMPLING
+    side = settings.image_size * _OVERSAMPLING
     canvas = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
     brush = ImageDraw.Draw(canvas)
     for outline, color in bird:
@@ -120,10 +132,10 @@ def _draw_image(task: Task, *, image_size: int, hardness: float, seed: int) -> n
     return np.asarray(canvas.reduce(_OVERSAMPLING))
 
 
-def _draw_bird(task: Task, *, image_size: int, hardness: float, seed: int) -> np.ndarray:
+def _draw_bird(task: Task, *, settings: Settings) -> np.ndarray:
     """Where the bird of an image is, bool [h w]."""
-    _, bird = _draw_parts(task, image_size, hardness, seed)
-    side = image_size * _OVERSAMPLING
+    _, bird = _draw_parts(task, settings)
+    side = settings.image_size * _OVERSAMPLING
     canvas = Image.new("L", (side, side))
     brush = ImageDraw.Draw(canvas)
     for outline, _ in bird:
@@ -131,14 +143,12 @@ def _draw_bird(task: Task, *, image_size: int, hardness: float, seed: int) -> np
     return np.asarray(canvas.reduce(_OVERSAMPLING)) >= 128
 
 
-def _draw_parts(
-    task: Task, image_size: int, hardness: float, seed: int
-) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+def _draw_parts(task: Task, settings: Settings) -> tuple[np.ndarray, list[Part]]:
     """The scene of an image and its bird: they come from one generator, the scene first."""
     stream, number, y, attribute = task
-    rng = np.random.default_rng([seed, stream, number])
-    scene = (_water if attribute else _land)(rng, image_size) * rng.uniform(0.8, 1.1)
-    return scene, _bird(rng, y, hardness)
+    rng = np.random.default_rng([settings.seed, stream, number])
+    scene = (_water if attribute else _land)(rng, settings.image_size) * rng.uniform(0.8, 1.1)
+    return scene, _bird(rng, y, settings.hardness)
 
 
 # Scenes ---------------------------------------------------------------------------------------------------------------
@@ -235,69 +245,131 @@ def _interpolation(cells: int, side: int) -> np.ndarray:
 # Bird -----------------------------------------------------------------------------------------------------------------
 
 
-def _bird(rng: np.random.Generator, y: int, hardness: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Outlines [points 2] in image sides, back to front, each with its color."""
-    # each class-bearing part has a latent of its own: 0 land-like, 1 water-like
-    neck_z, bill_z, leg_z, tail_z = y * (1 - hardness) + hardness * rng.random(4)
-    neck = 0.05 + 0.17 * neck_z
-    bill, bill_width = 0.07 + 0.10 * bill_z, 0.034 - 0.016 * bill_z
-    leg, foot = 0.10 + 0.14 * leg_z, 0.05 + 0.03 * leg_z
-    tail = 0.20 - 0.12 * tail_z
+@dataclass(frozen=True)
+class _Shape:
+    """Lengths that show a bird's class, in units: four latents of 0 for land-like to 1 for water-like."""
 
-    unit = rng.uniform(0.72, 0.95)
-    center = np.array([rng.uniform(0.42, 0.58), rng.uniform(0.46, 0.60)])
-    mirror = np.array([rng.choice([-1, 1]), 1])
-    tilt = rng.uniform(-0.25, 0.1)
-    body_x = 0.26 * rng.uniform(0.9, 1.1)
-    body_y = body_x * rng.uniform(0.48, 0.62)
-    head = 0.085 * rng.uniform(0.9, 1.12)
-    lift, lean, bill_angle = rng.uniform(-0.1, 0.35), rng.uniform(0.15, 0.75), rng.uniform(-0.12, 0.25)
+    neck: float
+    bill: float
+    bill_width: float
+    leg: float
+    foot: float
+    tail: float
 
-    hue = rng.uniform(0, 1)
-    body_color = _color(hue, rng.uniform(0.05, 0.75), rng.uniform(0.3, 0.95))
-    wing_color = _color(hue + rng.uniform(-0.08, 0.08), rng.uniform(0.1, 0.8), rng.uniform(0.2, 0.8))
-    belly_color = body_color + (1 - body_color) * rng.uniform(0.1, 0.7)
-    bill_color = _color(rng.uniform(0.04, 0.15), rng.uniform(0.5, 1), rng.uniform(0.5, 1))
-    leg_color = _color(rng.uniform(0.02, 0.14), rng.uniform(0.4, 0.9), rng.uniform(0.3, 0.8))
+    @staticmethod
+    def of(neck: float, bill: float, leg: float, tail: float) -> "_Shape":
+        """The lengths from the latents."""
+        return _Shape(
+            neck=0.05 + 0.17 * neck,
+            bill=0.07 + 0.10 * bill,
+            bill_width=0.034 - 0.016 * bill,
+            leg=0.10 + 0.14 * leg,
+            foot=0.05 + 0.03 * leg,
+            tail=0.20 - 0.12 * tail,
+        )
 
+
+@dataclass(frozen=True)
+class _Pose:
+    """Everything about a bird's outline that says nothing of its class."""
+
+    unit: float
+    center: np.ndarray
+    mirror: np.ndarray
+    tilt: float
+    body_x: float  # half width
+    body_y: float  # half height
+    head: float
+    lift: float  # of the tail
+    lean: float  # of the neck
+    bill_angle: float
+
+    @staticmethod
+    def draw(rng: np.random.Generator) -> "_Pose":
+        """A random pose."""
+        unit = rng.uniform(0.72, 0.95)
+        center = np.array([rng.uniform(0.42, 0.58), rng.uniform(0.46, 0.60)])
+        mirror = np.array([rng.choice([-1, 1]), 1])
+        tilt = rng.uniform(-0.25, 0.1)
+        body_x = 0.26 * rng.uniform(0.9, 1.1)
+        body_y = body_x * rng.uniform(0.48, 0.62)
+        head = 0.085 * rng.uniform(0.9, 1.12)
+        lift, lean, bill_angle = rng.uniform(-0.1, 0.35), rng.uniform(0.15, 0.75), rng.uniform(-0.12, 0.25)
+        return _Pose(unit, center, mirror, tilt, body_x, body_y, head, lift, lean, bill_angle)
+
+
+@dataclass(frozen=True)
+class _Colors:
+    body: np.ndarray
+    wing: np.ndarray
+    belly: np.ndarray
+    bill: np.ndarray
+    leg: np.ndarray
+
+    @staticmethod
+    def draw(rng: np.random.Generator) -> "_Colors":
+        """Random colors."""
+        hue = rng.uniform(0, 1)
+        body = _color(hue, rng.uniform(0.05, 0.75), rng.uniform(0.3, 0.95))
+        wing = _color(hue + rng.uniform(-0.08, 0.08), rng.uniform(0.1, 0.8), rng.uniform(0.2, 0.8))
+        belly = body + (1 - body) * rng.uniform(0.1, 0.7)
+        bill = _color(rng.uniform(0.04, 0.15), rng.uniform(0.5, 1), rng.uniform(0.5, 1))
+        leg = _color(rng.uniform(0.02, 0.14), rng.uniform(0.4, 0.9), rng.uniform(0.3, 0.8))
+        return _Colors(body, wing, belly, bill, leg)
+
+
+def _bird(rng: np.random.Generator, y: int, hardness: float) -> list[Part]:
+    """Outlines in image sides, back to front, each with its color."""
+    # each class-bearing part has a latent of its own
+    shape = _Shape.of(*(y * (1 - hardness) + hardness * rng.random(4)))
+    pose, colors = _Pose.draw(rng), _Colors.draw(rng)
     legs = [
-        outline
+        (outline, colors.leg)
         for x in (-0.03, 0.05)
-        for outline in _leg(x + rng.uniform(-0.01, 0.01), 0.7 * body_y, body_y + leg, foot)
+        for outline in _leg(x + rng.uniform(-0.01, 0.01), 0.7 * pose.body_y, pose.body_y + shape.leg, shape.foot)
     ]
-    neck_x, neck_y = 0.72 * body_x, -0.35 * body_y
-    head_x, head_y = neck_x + neck * lean + 0.03, neck_y - neck - 0.04
-    neck_outline = _ribbon(
-        np.array([[neck_x - 0.05, neck_y + 0.06], [neck_x + 0.8 * neck, neck_y - 0.1 * neck], [head_x, head_y]]),
-        0.075,
-        0.045,
-    )
-    tail_outline = np.array(
-        [
-            [-0.75 * body_x, -0.05],
-            [-0.75 * body_x, 0.05],
-            [-body_x - tail, -1.5 * lift * tail + 0.045],
-            [-body_x - tail, -1.5 * lift * tail - 0.02],
-        ]
-    )
-    bill_outline = np.array([[0, -bill_width], [0, bill_width], [bill, bill_width / 4], [bill, -bill_width / 4]])
-    bill_outline = _turn(bill_outline, bill_angle) + np.array([head_x + 0.8 * head, head_y + 0.01])
-    wing = _turn(_ellipse(0.0, 0.0, 0.62 * body_x, 0.5 * body_y), rng.uniform(-0.1, 0.25)) + np.array(
-        [-0.2 * body_x, -0.1 * body_y]
-    )
+    wing_angle = rng.uniform(-0.1, 0.25)
     upper = [
-        (tail_outline, wing_color),
-        (_ellipse(0.0, 0.0, body_x, body_y), body_color),
-        (_ellipse(0.03, 0.35 * body_y, 0.75 * body_x, 0.6 * body_y), belly_color),
-        (wing, wing_color),
-        (neck_outline, body_color),
-        (_ellipse(head_x, head_y, head, 0.88 * head), body_color),
-        (bill_outline, bill_color),
+        (_tail(shape, pose), colors.wing),
+        *_trunk(pose, colors, wing_angle),
+        *_neck_and_head(shape, pose, colors),
+    ]
+    upper = [(_turn(outline, pose.tilt), color) for outline, color in upper]
+    return [(pose.center + pose.unit * pose.mirror * outline, color) for outline, color in (*legs, *upper)]
+
+
+def _tail(shape: _Shape, pose: _Pose) -> Outline:
+    end, rise = -pose.body_x - shape.tail, -1.5 * pose.lift * shape.tail
+    return np.array(
+        [[-0.75 * pose.body_x, -0.05], [-0.75 * pose.body_x, 0.05], [end, rise + 0.045], [end, rise - 0.02]]
+    )
+
+
+def _trunk(pose: _Pose, colors: _Colors, wing_angle: float) -> list[Part]:
+    """Body, belly and wing."""
+    body_x, body_y = pose.body_x, pose.body_y
+    wing = _turn(_ellipse(0.0, 0.0, 0.62 * body_x, 0.5 * body_y), wing_angle)
+    return [
+        (_ellipse(0.0, 0.0, body_x, body_y), colors.body),
+        (_ellipse(0.03, 0.35 * body_y, 0.75 * body_x, 0.6 * body_y), colors.belly),
+        (wing + np.array([-0.2 * body_x, -0.1 * body_y]), colors.wing),
+    ]
+
+
+def _neck_and_head(shape: _Shape, pose: _Pose, colors: _Colors) -> list[Part]:
+    """Neck, head, bill and eye."""
+    neck, head, width = shape.neck, pose.head, shape.bill_width
+    neck_x, neck_y = 0.72 * pose.body_x, -0.35 * pose.body_y
+    head_x, head_y = neck_x + neck * pose.lean + 0.03, neck_y - neck - 0.04
+    curve = [[neck_x - 0.05, neck_y + 0.06], [neck_x + 0.8 * neck, neck_y - 0.1 * neck], [head_x, head_y]]
+    bill = np.array([[0, -width], [0, width], [shape.bill, width / 4], [shape.bill, -width / 4]])
+    bill = _turn(bill, pose.bill_angle) + np.array([head_x + 0.8 * head, head_y + 0.01])
+    return [
+        (_ribbon(np.array(curve), 0.075, 0.045), colors.body),
+        (_ellipse(head_x, head_y, head, 0.88 * head), colors.body),
+        (bill, colors.bill),
         (_ellipse(head_x + 0.25 * head, head_y - 0.015, 0.016, 0.016), np.full(3, 0.05)),
     ]
-    upper = [(_turn(outline, tilt), color) for outline, color in upper]
-    legs = [(outline, leg_color) for outline in legs]
-    return [(center + unit * mirror * outline, color) for outline, color in (*legs, *upper)]
 
 
 def _leg(x: float, top: float, bottom: float, foot: float) -> list[np.ndarray]:

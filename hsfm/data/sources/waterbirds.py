@@ -7,9 +7,12 @@ License: unknown; CUB asks for non-commercial research use, Places has terms of 
 """
 
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
+from hsfm.core.settings import FrozenSettings
+from hsfm.data.fields import AllowOtherCounts, Folder, OnBadImage
 from hsfm.data.labels import BINARY, SPLIT_CODES, look_up, read_text, require_files, require_filled, require_unique
 from hsfm.data.table import Listing
 
@@ -23,13 +26,23 @@ _ADVICE = (
 )
 
 
-def read(folder: str | Path) -> Listing:
+class Settings(FrozenSettings):
+    """Waterbirds in the published layout."""
+
+    source: Literal["waterbirds"]
+    folder: Folder
+    allow_other_counts: AllowOtherCounts = False
+    on_bad_image: OnBadImage = "stop"
+
+
+def read(settings: Settings) -> Listing:
     """List the unpacked archive, or the folder it was unpacked in, in the order of its metadata.csv.
 
     The id is the file name as that table has it. Raises ValueError naming file, row and value where the table is
     missing, lacks a column, holds another code than the published ones or a file twice, or lists images that are not
     there.
     """
+    folder = settings.folder
     prefix = "" if Path(folder, "metadata.csv").is_file() else f"{_ARCHIVE}/"
     source = Path(folder, prefix, "metadata.csv")
     if not source.is_file():

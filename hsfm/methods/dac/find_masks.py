@@ -21,9 +21,9 @@ from torch.nn.functional import cross_entropy
 
 from hsfm.core.device import Compute
 from hsfm.data.pixels import ImageFiles, Images, image_batches
-from hsfm.data.transforms import prepare, shape_after
+from hsfm.data.transforms import TransformSettings, prepare, shape_after
 from hsfm.methods.dac.heat_maps import heat_maps
-from hsfm.methods.dac.masks import Masks, pack
+from hsfm.methods.dac.masks import Masks, MaskSettings, pack
 from hsfm.models.backbone import Network
 
 
@@ -33,21 +33,20 @@ def mask_images(
     source: Callable[[pd.DataFrame], Images | ImageFiles],
     metadata: Mapping[str, Any],
     *,
-    fallback: float,
-    batch_size: int,
+    settings: MaskSettings,
     compute: Compute,
     done: Callable[[int], None],
 ) -> Masks:
     """Masks of the images of some rows of an image table.
 
-    source: gives the images of rows. metadata: of the masks; its transform and cuts are those that are used. fallback:
-    the cut where a loss curve has no knee. done: is told how many images more have a mask.
+    source: gives the images of rows. metadata: of the masks; its transform is the one that is used. done: is told how
+    many images more have a mask.
     """
-    cuts = metadata["cuts"]
+    transform, batch_size = TransformSettings(**metadata["transform"]), settings.batch_size
     y = torch.tensor(rows["y"].to_numpy(np.int64), device=compute.device)
     images = image_batches(source(rows), torch.arange(len(rows)), batch_size, compute.device)
     batches = zip(images, y.split(batch_size), strict=True)
-    found = find_masks(network, batches, metadata["transform"], cuts=cuts, fallback=fallback, compute=compute)
+    found = find_masks(network, batches, transform, settings=settings, compute=compute)
     packed, loss, choice = [], [], []
     for kept, losses, choices in found:
         size = tuple(kept.shape[-2:])
@@ -59,7 +58,7 @@ def mask_images(
         image_id=tuple(rows["image_id"]),
         packed=torch.cat(packed),
         size=size,
-        cut=np.array([cuts[number] for number, _ in choice], np.float32),
+        cut=np.array([settings.cuts[number] for number, _ in choice], np.float32),
         knee=np.array([knee for _, knee in choice]),
         loss=torch.cat(loss).numpy(),
         metadata=metadata,
@@ -69,15 +68,14 @@ def mask_images(
 def find_masks(
     network: Network,
     batches: Iterator[tuple[Images, Tensor]],
-    transform: Mapping[str, Any],
+    transform: TransformSettings,
     *,
-    cuts: Sequence[float],
-    fallback: float,
+    settings: MaskSettings,
     compute: Compute,
 ) -> Iterator[tuple[Bool[Tensor, "b h w"], Float[Tensor, "b q"], list[tuple[int, bool]]]]:
     """Masks of batches of images with their classes: the kept pixels, the loss at each cut, and the chosen cut.
 
-    A choice is a number in `cuts` and whether the curve had a knee. batches: on the device of `compute`. Masked-out
+    A choice is a number in the cuts and whether the curve had a knee. batches: on the device of `compute`. Masked-out
     pixels are 0 in what the network sees. One forward pass serves each cut of a whole batch (on the CPU, of a part of
     one that its caches hold), one more and a backward pass of the head the heat map.
     """
@@ -87,11 +85,11 @@ def find_masks(
         heat = None
         for images, y in batches:
             found = []
-            for part in compute.parts(len(images), *shape_after(images, transform["resize"], transform["crop"])):
+            for part in compute.parts(len(images), *shape_after(images, transform.resize, transform.crop)):
                 shown = prepare(images[part], transform)
                 if heat is None:
                     heat = stack.enter_context(heat_maps(network, shown[:1], compute))
-                found.append(_cut(network, heat(shown), shown, y[part], cuts, fallback, compute))
+                found.append(_cut(network, heat(shown), shown, y[part], settings, compute))
             kept, loss, choice = zip(*found, strict=True)
             yield torch.cat(kept), torch.cat(loss), list(chain.from_iterable(choice))
 
@@ -101,15 +99,14 @@ def _cut(
     heat: Float[Tensor, "b h w"],
     shown: Float[Tensor, "b 3 h w"],
     y: Tensor,
-    cuts: Sequence[float],
-    fallback: float,
+    settings: MaskSettings,
     compute: Compute,
 ) -> tuple[Bool[Tensor, "b h w"], Float[Tensor, "b q"], list[tuple[int, bool]]]:
-    kept = torch.stack([heat >= level[:, None, None] for level in quantiles(heat, cuts)])  # [q b h w]
+    kept = torch.stack([heat >= level[:, None, None] for level in quantiles(heat, settings.cuts)])  # [q b h w]
     with torch.inference_mode(), compute.autocast():
         logits = [network(shown * part[:, None]) for part in kept]
         loss = torch.stack([cross_entropy(z.float(), y, reduction="none") for z in logits], 1).cpu()
-    choice = [choose_cut(cuts, curve, fallback) for curve in loss.tolist()]
+    choice = [choose_cut(settings.cuts, curve, settings.fallback) for curve in loss.tolist()]
     chosen = torch.tensor([number for number, _ in choice], device=kept.device)
     return kept[chosen, torch.arange(len(chosen), device=kept.device)], loss, choice
 

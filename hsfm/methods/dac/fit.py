@@ -12,155 +12,158 @@ color mu and a partner j of another class for each selected i:
 both of the class of i. The loss is CE(batch) + alpha CE(masked) + alpha CE(composed).
 """
 
+import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import Field, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from hsfm.core.device import Compute
-from hsfm.core.metrics import accuracy_by, worst
 from hsfm.core.progress import Progress
+from hsfm.core.text import kept_epochs
 from hsfm.data.pixels import ImageFiles, Images, image_batches, keep_on_device
-from hsfm.data.transforms import apply, prepare, shape_after
+from hsfm.data.transforms import prepare, shape_after
 from hsfm.features.embeddings import Embeddings
-from hsfm.features.standardize import Standardization
-from hsfm.heads.head import Head
+from hsfm.heads.fit import Fit
+from hsfm.heads.head import Head, stack
+from hsfm.heads.method_settings import MethodSettings
+from hsfm.heads.scorer import Scorer
+from hsfm.methods.dac.extractor import Extractor, Pathway
 from hsfm.methods.dac.masks import Masks, unpack
 from hsfm.models.backbone import Network
 
 log = logging.getLogger(__name__)
 
-SELECT_BY = {
-    "worst_group": "the epoch with the best validation worst group, then average",
-    "worst_class": "the epoch with the best validation worst class, then average",
-}
-BATCHNORM = ("frozen", "drift")
+
+class Settings(MethodSettings):
+    """Settings of DaC."""
+
+    alpha: float = Field(6.0, ge=0, description="Weight of the masked and of the composed images in the loss.")
+    quantile: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="q: share of the training images, those of the lowest loss under ERM, that may be masked and "
+        "composed.",
+    )
+    batch_size: PositiveInt = Field(64, description="Training images per step.")
+    epochs: PositiveInt = Field(6, description="Passes over the training split.")
+    lr: float = Field(0.005, gt=0, description="Adam's learning rate on the head.")
+    lr_halved_every: PositiveInt = Field(5, description="Epochs after which it is halved.")
+    invert: bool = Field(
+        False, description="Take for the object what the masks leave out, where ERM looks at the scenery."
+    )
+    batchnorm: Literal["frozen", "drift"] = Field(
+        "frozen",
+        description="frozen leaves the features as they are; drift normalizes by each batch and lets the running "
+        "statistics follow, as the authors' code does, so that each seed has features of its own.",
+    )
+    balance_classes: bool = Field(
+        False, description="Train on as many images of each class as the smallest has, drawn by the seed."
+    )
 
 
 @dataclass(frozen=True)
-class Result:
-    head: Head  # weight [c d], bias [c], of the kept epoch
-    kept_epoch: int  # from 1
-    history: pd.DataFrame
-    network: Network | None  # with the head, whose features it is for; None: those of the embeddings
+class DaCInputs:
+    """What DaC takes beside embeddings."""
+
+    pathway: Pathway  # that the embeddings came by
+    masks: Masks  # of train, row by row
+    pixels: Callable[[str], Images | ImageFiles]  # the images of a split, row by row as in its embeddings
 
 
-def fit_dac(
-    network: Network,
+def fit(
     train: Embeddings,
     val: Embeddings,
     erm: Head,
-    masks: Masks,
-    pixels: Callable[[str], Images | ImageFiles],
-    standardization: Standardization | None = None,
     *,
-    seed: int,
-    alpha: float,
-    quantile: float,
-    batch_size: int,
-    epochs: int,
-    lr: float,
-    lr_halved_every: int,
-    invert: bool,
-    batchnorm: str,
-    balance_classes: bool,
-    select_by: str,
-    transform: Mapping[str, Any],
-    compute: Compute,
-) -> Result:
-    """A head fitted by DaC on the features of `network`.
+    settings: Settings,
+    seeds: Sequence[int],
+    scorer: Scorer,
+    inputs: DaCInputs,
+) -> Fit:
+    """Heads fitted by DaC on the features of a network, one per seed.
 
-    train, val: embeddings of that network's images. erm: the head that says which images are easy. masks: of train,
-    row by row. pixels: the images of a split, row by row as in its embeddings. standardization: of the embeddings.
-
-    alpha: weight of the masked and of the composed images. quantile: share of the training images, those with the
-    lowest loss under `erm`, that may be masked and composed. lr: of Adam, halved after every `lr_halved_every` epochs.
-    invert: keep what the masks leave out. batchnorm: `frozen` leaves the features as they are, so that those of whole
-    images come from the embeddings; `drift` lets BatchNorm normalize by the batch and its running statistics follow, as
-    the authors' code does: the features move, and `network` with them. balance_classes: train on as many images of each
-    class as the smallest has, drawn from `seed`. select_by: worst_group is the only one that reads group labels, those
-    of val.
+    erm: the head `[c d]` that says which images are easy. Where BatchNorm is frozen, features of whole images come from
+    the embeddings; where it drifts, they move, and each seed has a network of its own.
 
     History columns: epoch (from 1), loss, batch_loss, masked_loss, composed_loss (means over the steps that had such
     images), selected (share of the images), val_average, val_worst_group (NaN where no group is known),
-    val_worst_class, kept.
+    val_worst_class, seed, kept.
 
-    Raises ValueError for an unknown batchnorm or select_by, for drift without BatchNorm, for masks of another size,
-    where train or val is the test split, and where worst_group lacks an attribute of val.
+    Raises ValueError for drift without BatchNorm, for masks of another size, where train or val is the test split, and
+    for a loss that is no longer finite.
     """
     for part in (train, val):
         part.refuse_test("DaC")
-    if select_by not in SELECT_BY:
-        raise ValueError(f"select_by: {select_by!r} is unknown; allowed are {', '.join(SELECT_BY)}")
-    if select_by == "worst_group":
-        val.require_attributes("DaC with select_by: worst_group")
-    generator = Generator().manual_seed(seed)
-    extractor = _Extractor(network, transform, compute, standardization, batchnorm)
-    images, places = pixels("train"), torch.arange(len(train.y))
-    if balance_classes:
-        rows = _balanced_rows(train.y, train.n_classes, generator)
-        train, masks = train.take(rows), masks.of([train.image_id[i] for i in rows.tolist()])
-        images, places = (images.take(rows), places[: len(rows)]) if isinstance(images, Images) else (images, rows)
-    (images,) = keep_on_device([images], compute)
-    first = next(iter(image_batches(images, places[:1], 1, compute.device)))
-    masks.require_size(shape_after(first, transform["resize"], transform["crop"]))
-    easy = easy_rows(erm, train, quantile)
-    head = _fresh_head(train, generator, compute.device)
-    optimizer = torch.optim.Adam(head, lr=lr)
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, lr_halved_every, 0.5)
-    step = _Step(train, masks, extractor, alpha, invert, compute)
-    held_out = pixels("val") if extractor.drifts else None
+    found = [_fit_seed(train, val, erm, inputs, settings=settings, seed=seed, scorer=scorer) for seed in seeds]
+    drifts = settings.batchnorm == "drift"
+    history = pd.concat([one.history for one in found], ignore_index=True)
+    return Fit(
+        head=stack([one.head for one in found]),
+        seeds=tuple(seeds),
+        chosen_by=f"the epoch with the best validation {scorer.in_words}"
+        + ("" if scorer.rule == "average" else ", then average"),
+        summary=kept_epochs(history),
+        remarks=("scored on features of its own, since BatchNorm's statistics drifted" if drifts else "",) * len(seeds),
+        tables={"history": history},
+        networks=tuple(one.network for one in found if one.network is not None),
+    )
 
-    history, kept = [], None
-    with compute.repeatable(), Progress("DaC", epochs * len(train.y), "image") as bar:
-        for epoch in range(1, epochs + 1):
-            bar.now(f"DaC, epoch {epoch} of {epochs}")
-            order = torch.randperm(len(train.y), generator=generator)
-            if extractor.drifts and len(order) % batch_size == 1 and len(order) > 1:
-                order = order[:-1]  # BatchNorm cannot learn from a batch of a single image
-            plans = _plan(order, train.y, easy, batch_size, generator, compute.device)
-            losses = []
-            batches = image_batches(images, places[order], batch_size, compute.device)
-            for plan, batch in zip(plans, batches, strict=True):
-                loss_of_step = step(Head(*head), prepare(batch, transform), plan)
-                optimizer.zero_grad(set_to_none=True)
-                loss_of_step.total.backward()
-                optimizer.step()
-                losses.append(loss_of_step.detached())
-                bar.update(len(batch))
-            bar.update(len(train.y) - len(order))  # those left out
-            schedule.step()
-            row = {
-                "epoch": epoch,
-                **_means(torch.stack(losses)),
-                "selected": float(easy[order].double().mean()),
-                **_evaluate(Head(*(t.detach() for t in head)), val, extractor, held_out, batch_size),
-            }
+
+@dataclass(frozen=True)
+class _OfSeed:
+    head: Head  # weight [c d], bias [c], of the kept epoch
+    history: pd.DataFrame
+    network: Network | None  # with the head, where it drifted
+
+
+def _fit_seed(
+    train: Embeddings,
+    val: Embeddings,
+    erm: Head,
+    inputs: DaCInputs,
+    *,
+    settings: Settings,
+    seed: int,
+    scorer: Scorer,
+) -> _OfSeed:
+    training = _Training(train, erm, inputs, settings, seed)
+    extractor, compute = training.extractor, inputs.pathway.compute
+    held_out = inputs.pixels("val") if extractor.drifts else None
+    history, best = [], None
+    with compute.repeatable(), Progress("DaC", settings.epochs * training.n, "image") as bar:
+        for epoch in range(1, settings.epochs + 1):
+            bar.now(f"DaC, epoch {epoch} of {settings.epochs}")
+            row = {"epoch": epoch, **training.epoch(bar.update)}
             if not np.isfinite(row["loss"]):
-                raise ValueError(f"DaC: the loss is {row['loss']} in epoch {epoch}; lower lr (now {lr})")
+                raise ValueError(f"DaC: the loss is {row['loss']} in epoch {epoch}; lower lr (now {settings.lr})")
+            head = training.head
+            features = val.features.to(head.weight.device)
+            if held_out is not None:
+                features = extractor.of_images(held_out, settings.batch_size)
+            measures = scorer.measures(head.logits(features).to(val.y.device))
+            row |= {name: float(value) for name, value in measures.items()}
             history.append(row)
-            score = (row[f"val_{select_by}"], row["val_average"])
-            if kept is None or score > kept[0]:
-                kept = score, epoch, [t.detach().cpu().clone() for t in head], extractor.statistics()
+            score = float(scorer.choose(measures)), row["val_average"]
+            if best is None or score > best[0]:
+                best = score, epoch, Head(*(t.cpu().clone() for t in (head.weight, head.bias))), extractor.statistics()
             log.info(
                 "seed %d, epoch %d of %d: loss %.4f, validation average %.1f %%, worst group %.1f %%",
-                seed, epoch, epochs, row["loss"], 100 * row["val_average"], 100 * row["val_worst_group"],
+                seed, epoch, settings.epochs, row["loss"], 100 * row["val_average"], 100 * row["val_worst_group"],
             )  # fmt: skip
-    _, kept_epoch, tensors, statistics = kept
+    _, kept, head, statistics = best
     frame = pd.DataFrame(history)
-    return Result(
-        head=Head(*tensors),
-        kept_epoch=kept_epoch,
-        history=frame.assign(seed=seed, kept=frame["epoch"] == kept_epoch),
-        network=extractor.drifted(statistics, Head(*tensors)),
-    )
+    network = extractor.network_with(statistics, head) if extractor.drifts else None
+    return _OfSeed(head, frame.assign(seed=seed, kept=frame["epoch"] == kept), network)
 
 
 # Compositions ---------------------------------------------------------------------------------------------------------
@@ -213,6 +216,64 @@ def _fresh_head(train: Embeddings, generator: Generator, device: torch.device) -
     return [nn.Parameter(t.to(device)) for t in (weight, torch.zeros(train.n_classes))]
 
 
+class _Training:
+    """DaC's training with one seed; all that is random is drawn from it, in one order."""
+
+    def __init__(self, train: Embeddings, erm: Head, inputs: DaCInputs, settings: Settings, seed: int):
+        self._generator, self._settings = Generator().manual_seed(seed), settings
+        drifts = settings.batchnorm == "drift"
+        # what drifts is this seed's alone
+        pathway = replace(inputs.pathway, network=copy.deepcopy(inputs.pathway.network)) if drifts else inputs.pathway
+        self._transform, self._compute = pathway.transform, pathway.compute
+        self.extractor = Extractor(pathway, drifts=drifts)
+        images, masks, self._places = inputs.pixels("train"), inputs.masks, torch.arange(len(train.y))
+        if settings.balance_classes:
+            rows = _balanced_rows(train.y, train.n_classes, self._generator)
+            train, masks = train.take(rows), masks.of([train.image_id[i] for i in rows.tolist()])
+            in_memory = isinstance(images, Images)
+            images, self._places = (images.take(rows), self._places[: len(rows)]) if in_memory else (images, rows)
+        (self._images,) = keep_on_device([images], self._compute)
+        first = next(iter(image_batches(self._images, self._places[:1], 1, self._compute.device)))
+        masks.require_size(shape_after(first, self._transform.resize, self._transform.crop))
+        self._y, self._easy = train.y, easy_rows(erm, train, settings.quantile)
+        self._head = _fresh_head(train, self._generator, self._compute.device)
+        self._optimizer = torch.optim.Adam(self._head, lr=settings.lr)
+        self._schedule = torch.optim.lr_scheduler.StepLR(self._optimizer, settings.lr_halved_every, 0.5)
+        self._step = _Step(train, masks, self.extractor, settings, self._compute)
+
+    @property
+    def n(self) -> int:
+        """How many images an epoch has."""
+        return len(self._y)
+
+    @property
+    def head(self) -> Head:
+        """The head as it is now, on the device."""
+        return Head(*(t.detach() for t in self._head))
+
+    def epoch(self, report: Callable[[int], None]) -> dict[str, float]:
+        """One pass over the images: mean losses, and the share of images that were selected.
+
+        report: is told how many images each step has used.
+        """
+        size, device = self._settings.batch_size, self._compute.device
+        order = torch.randperm(self.n, generator=self._generator)
+        if self.extractor.drifts and len(order) % size == 1 and len(order) > 1:
+            order = order[:-1]  # BatchNorm cannot learn from a batch of a single image
+        plans = _plan(order, self._y, self._easy, size, self._generator, device)
+        losses = []
+        for plan, batch in zip(plans, image_batches(self._images, self._places[order], size, device), strict=True):
+            loss_of_step = self._step(Head(*self._head), prepare(batch, self._transform), plan)
+            self._optimizer.zero_grad(set_to_none=True)
+            loss_of_step.total.backward()
+            self._optimizer.step()
+            losses.append(loss_of_step.detached())
+            report(len(batch))
+        report(self.n - len(order))  # those left out
+        self._schedule.step()
+        return {**_means(torch.stack(losses)), "selected": float(self._easy[order].double().mean())}
+
+
 @dataclass(frozen=True)
 class _Losses:
     total: Float[Tensor, ""]
@@ -255,17 +316,15 @@ def _plan(
 class _Step:
     """The loss of a head on one batch."""
 
-    def __init__(
-        self, train: Embeddings, masks: Masks, extractor: "_Extractor", alpha: float, invert: bool, compute: Compute
-    ):
+    def __init__(self, train: Embeddings, masks: Masks, extractor: Extractor, settings: Settings, compute: Compute):
         self._y = train.y.to(compute.device)
         # where they fit; else they are chosen on the CPU, and copied batch by batch
         self._features, self._packed = (
             tensor.to(compute.device) if compute.keeps(tensor.nbytes) else tensor
             for tensor in (train.features, masks.packed)
         )
-        self._size, self._invert = masks.size, invert
-        self._extractor, self._alpha, self._device = extractor, alpha, compute.device
+        self._size, self._invert = masks.size, settings.invert
+        self._extractor, self._alpha, self._device = extractor, settings.alpha, compute.device
 
     def __call__(self, head: Head, shown: Float[Tensor, "b 3 h w"], plan: _Plan) -> _Losses:
         """shown: what the network sees of the batch."""
@@ -292,82 +351,8 @@ class _Step:
         return tensor[on_cpu].to(self._device)
 
 
-class _Extractor:
-    """Features of what a network sees, with BatchNorm as it is, row by row, or with one that follows the batches."""
-
-    def __init__(
-        self,
-        network: Network,
-        transform: Mapping[str, Any],
-        compute: Compute,
-        standardization: Standardization | None,
-        batchnorm: str,
-    ):
-        if batchnorm not in BATCHNORM:
-            raise ValueError(f"batchnorm: {batchnorm!r} is unknown; allowed are {', '.join(BATCHNORM)}")
-        self.drifts = batchnorm == "drift"
-        self._network = compute.prepare(network).eval()
-        self._norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-        if self.drifts and not self._norms:
-            raise ValueError("batchnorm: drift was asked for, but this backbone has no BatchNorm; set it to frozen")
-        if self.drifts and standardization is not None:
-            raise ValueError("batchnorm: drift moves the features, which standardised ones cannot follow; set frozen")
-        self._forward = compute.compiled(network.features)
-        self._standardization, self._transform, self._compute = standardization, transform, compute
-
-    def __call__(self, shown: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """Features for training a head, which no gradient passes."""
-        for norm in self._norms if self.drifts else ():
-            norm.train()
-        whole = [slice(0, len(shown))]  # where rows depend on one another
-        with torch.inference_mode(), self._compute.autocast():
-            parts = whole if self.drifts else self._compute.parts(len(shown), *shown.shape[-2:])
-            features = torch.cat([self._forward(shown[part]).float() for part in parts])
-        for norm in self._norms if self.drifts else ():
-            norm.eval()
-        # out of inference mode, or autograd could not keep them for the head's gradient
-        return self._standardize(features.clone())
-
-    def of_images(self, images: Images | ImageFiles, batch_size: int) -> Float[Tensor, "n d"]:
-        """Features of whole images as in evaluation."""
-        with torch.inference_mode():
-            batches = image_batches(images, torch.arange(len(images)), batch_size, self._compute.device)
-            return torch.cat([apply(self._forward, batch, self._transform, self._compute).float() for batch in batches])
-
-    def _standardize(self, features: Tensor) -> Tensor:
-        return features if self._standardization is None else self._standardization.apply(features)
-
-    def statistics(self) -> dict[str, Tensor]:
-        """A copy of BatchNorm's running statistics; empty where it is frozen."""
-        if not self.drifts:
-            return {}
-        return {name: buffer.detach().clone() for name, buffer in self._network.named_buffers()}
-
-    def drifted(self, statistics: Mapping[str, Tensor], head: Head) -> Network | None:
-        """The network with these statistics and this head; None where its features are those that were given."""
-        if not self.drifts:
-            return None
-        self._network.load_state_dict(statistics, strict=False)
-        self._network.fc.load_state_dict({"weight": head.weight, "bias": head.bias})
-        return self._network
-
-
 def _means(losses: Float[Tensor, "steps 4"]) -> dict[str, float]:
     """Means over the steps; of masked and composed images over those that had any."""
     losses = losses.double()
     means = [*losses[:, :2].mean(0).tolist(), *losses[:, 2:].nanmean(0).tolist()]
     return dict(zip(("loss", "batch_loss", "masked_loss", "composed_loss"), means, strict=True))
-
-
-def _evaluate(
-    head: Head, val: Embeddings, extractor: _Extractor, images: Images | ImageFiles | None, batch_size: int
-) -> dict[str, float]:
-    """Accuracies on validation; images: whose features have to be computed, None where they are known."""
-    features = val.features.to(head.weight.device) if images is None else extractor.of_images(images, batch_size)
-    correct = head.predict(features).cpu() == val.y
-    known = bool((val.group >= 0).any())
-    return {
-        "val_average": float(correct.double().mean()),
-        "val_worst_group": float(worst(accuracy_by(correct, val.group, val.n_groups))) if known else float("nan"),
-        "val_worst_class": float(worst(accuracy_by(correct, val.y, val.n_classes))),
-    }

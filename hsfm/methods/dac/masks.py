@@ -6,18 +6,21 @@ Letters: n images, q cuts, k bytes of a packed mask.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Bool, Float, UInt8
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from hsfm import __version__
 from hsfm.core.files import encode, read_parquet, read_parquet_in_pieces, require, write_parquet
+from hsfm.core.settings import FrozenSettings
 
 SCHEMA = pa.schema(
     [
@@ -28,6 +31,31 @@ SCHEMA = pa.schema(
     ]
 )
 METADATA = ("dataset", "split", "height", "width", "source", "cuts", "checkpoint_sha256", "transform")
+
+
+class MaskSettings(FrozenSettings):
+    """What part of each image DaC takes for its object, and DDB where it cuts objects out by heat maps."""
+
+    source: Literal["heat_map", "dataset"] = Field(
+        "heat_map",
+        description="heat_map cuts them out of where ERM's network finds what speaks for its prediction; dataset takes "
+        "those that the dataset knows (minibirds its birds), to see what a method would do with good ones.",
+    )
+    cuts: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+        min_length=3,
+        description="Quantiles of the heat map to cut at, rising; the loss of what is left picks one for each image.",
+    )
+    fallback: float = Field(0.8, description="The cut of an image whose losses show no knee, one of cuts.")
+    batch_size: PositiveInt = Field(256, description="Images per forward pass.")
+
+    @model_validator(mode="after")
+    def _check_cuts(self) -> "MaskSettings":
+        if any(low >= high for low, high in pairwise(self.cuts)):
+            raise ValueError(f"cuts: {list(self.cuts)} does not rise")
+        if self.fallback not in self.cuts:
+            raise ValueError(f"fallback: {self.fallback} is not one of cuts, {list(self.cuts)}")
+        return self
 
 
 @dataclass(frozen=True)

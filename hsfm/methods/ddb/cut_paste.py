@@ -4,8 +4,25 @@ This replaces DDB's diffusion model: the object is real, and so is the scene. Er
 (Telea, "An image inpainting technique based on the fast marching method", 2004).
 """
 
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Bool, UInt8
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from hsfm.core.settings import FrozenSettings
+
+
+class CutPasteSettings(FrozenSettings):
+    """Generation without a diffusion model."""
+
+    masks: Literal["heat_map", "dataset"] = Field(
+        "heat_map",
+        description="What an image's object is: heat_map takes DaC's masks (section masks), dataset those that the "
+        "dataset knows (minibirds its birds).",
+    )
+    margin: NonNegativeInt = Field(1, description="Pixels around an object that are erased with it.")
+    radius: PositiveInt = Field(3, description="Pixels around a place that erasing looks at.")
 
 
 def cut_paste(

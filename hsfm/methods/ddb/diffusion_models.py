@@ -8,28 +8,80 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 
 from hsfm.core.device import Compute
 from hsfm.core.files import fingerprint, sha256
-
-try:
-    import diffusers
-    import transformers
-    from huggingface_hub import snapshot_download
-except ImportError as error:
-    raise ImportError(
-        f'diffusion models need the extra [diffusion]: pip install -e ".[diffusion]" ({error})'
-    ) from error
+from hsfm.core.settings import FrozenSettings
 
 log = logging.getLogger(__name__)
 
-LIBRARIES = [diffusers.__version__, transformers.__version__]  # what is made depends on them
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 # of a model of transformers; beside them lie copies in forms that are never read here
 _FILES = ["*.json", "*.txt", "model*.safetensors"]
+
+Side = Annotated[int, Field(ge=8, multiple_of=8)]
+PictureSize = tuple[Side, Side]  # height and width in pixels
+
+
+class ModelSettings(FrozenSettings):
+    """A model on the Hugging Face hub, or a folder that holds one."""
+
+    name: str = Field(min_length=1, description="Its name on the hub, which downloads it once, or a local folder.")
+    revision: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="Branch, tag or commit on the hub; null for the newest. The commit that was loaded is written "
+        "beside the results.",
+    )
+
+
+class LoadingSettings(FrozenSettings):
+    """How models are found and loaded."""
+
+    local_files_only: bool = Field(False, description="Download nothing; what is missing is an error.")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Of the diffusion models; auto is that of compute/precision: bfloat16 on CUDA (float16 on GPUs "
+        "without it), float32 on the CPU.",
+    )
+    attention_slicing: bool = Field(False, description="Attention in parts: less memory, slower.")
+    cpu_offload: bool = Field(
+        False, description="Parts of the pipeline wait in the CPU's memory: less GPU memory, slower."
+    )
+
+    @staticmethod
+    def among(settings: Mapping[str, Any]) -> "LoadingSettings":
+        """Those that stand among others."""
+        return LoadingSettings(**{name: settings[name] for name in LoadingSettings.model_fields})
+
+
+class ModelsSettings(LoadingSettings):
+    """The models that DDB generates images by."""
+
+    text_to_image: ModelSettings = Field(description="Stable Diffusion, on which words are learnt.")
+    inpainting: ModelSettings = Field(description="Its form for inpainting, with the same text encoder.")
+    detector: ModelSettings = Field(description="GroundingDINO, which finds objects by a text.")
+    segmenter: ModelSettings = Field(description="SAM, which masks them.")
+
+
+def libraries() -> tuple[ModuleType, ModuleType]:
+    """diffusers and transformers. Raises ImportError that names the extra where they are not installed."""
+    try:
+        import diffusers
+        import transformers
+    except ImportError as error:
+        raise ImportError(
+            f'diffusion models need the extra [diffusion]: pip install -e ".[diffusion]" ({error})'
+        ) from error
+    return diffusers, transformers
+
+
+def library_versions() -> list[str]:
+    """Versions of the libraries, on which depends what is made."""
+    return [library.__version__ for library in libraries()]
 
 
 @dataclass(frozen=True)
@@ -51,6 +103,7 @@ def find_model(name: str, *, revision: str | None = None, local_files_only: bool
         if revision is not None:
             raise ValueError(f"model {name}: is a folder, which has no revision ({revision!r}); set revision to null")
         return Model(Path(name), {"name": name, "commit": _commit(Path(name).resolve()) or _hash(Path(name))})
+    libraries()  # where they are not installed, that is said, and not that there is no such model
     wanted = name if revision is None else f"{name}, revision {revision}"
     try:
         folder = _download(name, revision, local_files_only, pipeline)
@@ -71,9 +124,12 @@ def find_model(name: str, *, revision: str | None = None, local_files_only: bool
 def _download(name: str, revision: str | None, local_files_only: bool, pipeline: bool) -> str:
     """The folder of a model in the hub's cache, filled up unless local_files_only."""
     if pipeline:  # of the many files beside a pipeline, those that its parts need
+        diffusers, _ = libraries()
         return diffusers.DiffusionPipeline.download(
             name, revision=revision, use_safetensors=True, local_files_only=local_files_only
         )
+    from huggingface_hub import snapshot_download
+
     return snapshot_download(name, revision=revision, local_files_only=local_files_only, allow_patterns=_FILES)
 
 
@@ -98,10 +154,9 @@ def _hash(folder: Path) -> str:
 def choose_dtype(precision: str, compute: Compute) -> torch.dtype:
     """The dtype of a diffusion model. auto: as `compute` does, bfloat16 or float16 on CUDA, float32 on the CPU.
 
-    Raises ValueError for an unknown precision, and for float16 on the CPU, where half of its operations are missing.
+    precision: as in `LoadingSettings`. Raises ValueError for float16 on the CPU, where half of its operations are
+    missing.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision: {precision!r} is unknown; allowed are {', '.join(PRECISIONS)}")
     if precision == "float16" and compute.on_cpu:
         raise ValueError("precision: float16 was asked for, which the CPU has not; auto takes float32 there")
     return compute.dtype if precision == "auto" else getattr(torch, precision)
@@ -145,20 +200,19 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def read_pipeline(kind: type, settings: Mapping[str, Any], name: str, compute: Compute) -> tuple[Any, dict[str, str]]:
-    """A pipeline as `load_pipeline` gives it, and its origin.
+def read_pipeline(
+    kind: type, model: ModelSettings, loading: LoadingSettings, compute: Compute
+) -> tuple[Any, dict[str, str]]:
+    """A pipeline as `load_pipeline` gives it, and its origin."""
+    found = find_model(model.name, revision=model.revision, local_files_only=loading.local_files_only, pipeline=True)
+    return load_pipeline(kind, found, choose_dtype(loading.precision, compute)), found.origin
 
-    settings: a model's name and revision under `name`; precision, local_files_only.
-    """
-    model = find_model(**settings[name], local_files_only=settings["local_files_only"], pipeline=True)
-    return load_pipeline(kind, model, choose_dtype(settings["precision"], compute)), model.origin
 
-
-def to_device(pipeline: Any, compute: Compute, memory: Mapping[str, bool]) -> None:
-    """Bring a pipeline to where it computes. memory: attention_slicing, cpu_offload (slower, for small GPUs)."""
-    if memory["attention_slicing"]:
+def to_device(pipeline: Any, compute: Compute, loading: LoadingSettings) -> None:
+    """Bring a pipeline to where it computes."""
+    if loading.attention_slicing:
         pipeline.enable_attention_slicing()
-    if memory["cpu_offload"] and not compute.on_cpu:  # on the CPU it lies there anyway
+    if loading.cpu_offload and not compute.on_cpu:  # on the CPU it lies there anyway
         pipeline.enable_model_cpu_offload(device=compute.device)
     else:
         pipeline.to(compute.device)
@@ -166,6 +220,6 @@ def to_device(pipeline: Any, compute: Compute, memory: Mapping[str, bool]) -> No
 
 def quiet() -> None:
     """Neither bars nor hints of the libraries, whose place is not in a stage's log; errors are raised."""
-    for library in (diffusers, transformers):
+    for library in libraries():
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()

@@ -5,23 +5,38 @@ of another class, the background kept; what shows the object and is hard for ERM
 on the original images and these.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
 
 import pandas as pd
 import torch
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import nn
 
 from hsfm.core.device import Compute
+from hsfm.core.settings import FrozenSettings
+from hsfm.core.text import kept_epochs
 from hsfm.data.pixels import pack
+from hsfm.features.embeddings import Embeddings
+from hsfm.heads.fit import Fit
+from hsfm.heads.head import Head, stack
+from hsfm.heads.method_settings import MethodSettings
+from hsfm.heads.scorer import Scorer
+from hsfm.methods.ddb.cut_paste import CutPasteSettings
+from hsfm.methods.ddb.diffusion_models import ModelsSettings
 from hsfm.methods.ddb.generated import read_png
+from hsfm.methods.ddb.inpaint import InpaintSettings
+from hsfm.methods.ddb.prune import PruneSettings
+from hsfm.methods.ddb.segment import SegmentSettings
+from hsfm.methods.ddb.textual_inversion import TokenSettings
 from hsfm.models.backbone import Network
-from hsfm.models.erm import AuxiliaryData, LabeledImages, train
+from hsfm.models.erm import AdamSettings, AuxiliaryData, LabeledImages, TrainingData, train
 
-SELECT_BY = {  # for readers
-    "worst_group": "the epoch with the best validation worst group",
-    "worst_class": "the epoch with the best validation worst class",
-}
+NEEDED = {"diffusion": ("models", "token", "segment", "inpaint"), "cut_paste": ("cut_paste",)}  # by generator
+CHECKPOINTS = {"average": "best_val", "worst_group": "best_worst_group", "worst_class": "best_worst_class"}  # by rule
 # of a seed for which nothing was kept that could be trained on
 HISTORY_WITHOUT_IMAGES = pd.DataFrame(
     {
@@ -34,6 +49,100 @@ HISTORY_WITHOUT_IMAGES = pd.DataFrame(
         }.items()
     }
 )
+
+
+class RetrainSettings(FrozenSettings):
+    """The whole network from ERM's weights and a fresh head."""
+
+    weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        min_length=2,
+        description="Of the loss on the generated images of each class, in the order of the classes; that on the "
+        "original images has 1.",
+    )
+    lr: float = Field(0.000005, gt=0, description="Adam's learning rate.")
+    batch_size: int = Field(32, ge=2, description="Training images per step, and as many generated ones of each class.")
+    epochs: PositiveInt = Field(200, description="Passes over the training split.")
+
+
+class Settings(MethodSettings):
+    """Settings of DDB; which parts are needed depends on the generator, and those of the other one may stand beside."""
+
+    generator: Literal["diffusion", "cut_paste"] = Field(
+        description="diffusion replaces the object of an image by one of another class through an inpainting model; "
+        "cut_paste, without one, by the object of another image."
+    )
+    sources_per_class: PositiveInt = Field(
+        300, description="Images of each class to make others of, those of the lowest loss under ERM."
+    )
+    images_per_source: PositiveInt = Field(4, description="Images to make of each; the other classes take turns.")
+    seed: NonNegativeInt = Field(0, description="Of what is generated.")
+    cut_paste: CutPasteSettings | None = Field(None, description="For cut_paste alone.")
+    models: ModelsSettings | None = Field(None, description="For diffusion alone.")
+    token: TokenSettings | None = Field(
+        None, description="Textual inversion: a word learnt for the objects of each class. For diffusion alone."
+    )
+    segment: SegmentSettings | None = Field(None, description="Finding the objects. For diffusion alone.")
+    inpaint: InpaintSettings | None = Field(None, description="Drawing the new objects. For diffusion alone.")
+    prune: PruneSettings = Field(PruneSettings(), description="Which generated images are kept.")
+    retrain: RetrainSettings = Field(description="The whole network from ERM's weights and a fresh head.")
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> "Settings":
+        missing = [repr(key) for key in NEEDED[self.generator] if getattr(self, key) is None]
+        if missing:
+            keys = f"key{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+            raise ValueError(f"missing {keys}, which the generator {self.generator} needs")
+        return self
+
+
+@dataclass(frozen=True)
+class DDBInputs:
+    """What DDB takes beside embeddings."""
+
+    network: Network  # ERM's, which stays as it is
+    data: TrainingData  # of the dataset; what is generated comes beside it
+    generated: Sequence[LabeledImages | None]  # the kept images of each class, None for a class without any
+    compute: Compute
+    resume: Path | None = None  # as in `hsfm.models.erm.train`; for a single seed
+
+
+def fit(
+    train: Embeddings,
+    val: Embeddings,
+    erm: Head,
+    *,
+    settings: Settings,
+    seeds: Sequence[int],
+    scorer: Scorer,
+    inputs: DDBInputs,
+) -> Fit:
+    """ERM's network retrained beside generated images by each seed, and its heads.
+
+    train and val stand for the classes; the images are those of `inputs`, and ERM's head is that of its network.
+    History columns are those of `hsfm.models.erm.train` and seed.
+
+    Without any generated image the network stays ERM's, and the history is empty: retrained on the old images alone it
+    would be another ERM under DDB's name. Raises ValueError for another number of weights than classes, where train or
+    val is the test split, and as `hsfm.models.erm.train` does.
+    """
+    for part in (train, val):
+        part.refuse_test("DDB")
+    if len(settings.retrain.weights) != len(inputs.generated):
+        weights, classes = list(settings.retrain.weights), len(inputs.generated)
+        raise ValueError(f"weights: {weights} are {len(weights)} numbers, but there are {classes} classes")
+    if inputs.resume is not None and len(seeds) > 1:
+        raise ValueError(f"resume: a file holds the state of one seed, but there are {len(seeds)}")
+    remarks = ("; ".join(missing_images(inputs.generated, train.class_names)),) * len(seeds)
+    if not any(inputs.generated):
+        networks, history = [inputs.network] * len(seeds), HISTORY_WITHOUT_IMAGES
+        chosen_by, summary = "ERM's own", "no generated image was kept: ERM's own network"
+    else:
+        found = [retrain(inputs, settings.retrain, scorer, seed) for seed in seeds]
+        networks, history = [network for network, _ in found], pd.concat([one for _, one in found], ignore_index=True)
+        chosen_by, summary = f"the epoch with the best validation {scorer.in_words}", kept_epochs(history)
+    heads = stack([Head.of(network.fc) for network in networks])
+    tables = {"history": history}
+    return Fit(heads, tuple(seeds), chosen_by, summary, remarks, tables=tables, networks=tuple(networks))
 
 
 def kept_images(
@@ -61,70 +170,33 @@ def missing_images(generated: Sequence[LabeledImages | None], class_names: Seque
     return [f"no generated image of {name} was kept" for name, images in both if images is None]
 
 
-def retrain(
-    network: Network,
-    training: LabeledImages,
-    generated: Sequence[LabeledImages | None],
-    validation: LabeledImages,
-    *,
-    weights: Sequence[float | int],
-    lr: float,
-    batch_size: int,
-    epochs: int,
-    select_by: str,
-    transform: Mapping[str, Any],
-    augmentation: Mapping[str, Any],
-    seed: int,
-    compute: Compute,
-    resume: Any = None,
-) -> pd.DataFrame:
-    """Retrain ERM's `network` in place, all of it, from its own weights and a fresh head, by Adam.
+def retrain(inputs: DDBInputs, settings: RetrainSettings, scorer: Scorer, seed: int) -> tuple[Network, pd.DataFrame]:
+    """A copy of ERM's network, retrained from its weights and a fresh head by Adam, with its history.
 
-    generated: the kept images of each class, None for a class without any. The loss of a step is the mean cross-entropy
-    of a batch of training images, plus that of as many generated images of each class times the class's weight (the
-    method's three-part loss, for any number of classes). The epoch with the best validation `select_by`, worst_group or
-    worst_class, is kept, the higher average on a tie. seed: of the head and of everything drawn. resume: as in
-    `hsfm.models.erm.train`. The history has its columns, seed and kept.
-
-    Without any generated image the network stays as it is, and the history is empty: retrained on the old images alone
-    it would be another ERM under DDB's name. Raises ValueError for another number of weights than classes, and as
-    `hsfm.models.erm.train` does.
+    The loss of a step is the mean cross-entropy of a batch of training images, plus that of as many generated images of
+    each class times the class's weight (the method's three-part loss, for any number of classes). The epoch that is
+    best by the scorer's rule is kept, the higher average on a tie. seed: of the head and of everything drawn.
     """
-    if select_by not in SELECT_BY:
-        raise ValueError(f"select_by: {select_by!r} is unknown; allowed are {', '.join(SELECT_BY)}")
-    if len(weights) != len(generated):
-        raise ValueError(f"weights: {list(weights)} are {len(weights)} numbers, but there are {len(generated)} classes")
-    if not any(generated):
-        return HISTORY_WITHOUT_IMAGES
+    auxiliary = [
+        AuxiliaryData(f"generated_{y}", images, float(weight))
+        for y, (images, weight) in enumerate(zip(inputs.generated, settings.weights, strict=True))
+        if images is not None
+    ]
+    network = copy.deepcopy(inputs.network)
     refresh_head(network, seed)
     history = train(
         network,
-        training,
-        validation,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        momentum=0.0,
-        nesterov=False,
-        weight_decay=0.0,
-        schedule="constant",
-        warmup=0.1,
-        checkpoint=f"best_{select_by}",
-        transform_settings=dict(transform),
-        augment_settings=dict(augmentation),
+        replace(inputs.data, auxiliary=auxiliary),
+        AdamSettings(**settings.model_dump(exclude={"weights"}), checkpoint=CHECKPOINTS[scorer.rule]),
         seed=seed,
-        compute=compute,
-        resume=resume,
-        optimizer="adam",
+        compute=inputs.compute,
+        resume=inputs.resume,
         called="DDB",
-        auxiliary=[
-            AuxiliaryData(f"generated_{y}", images, float(weight))
-            for y, (images, weight) in enumerate(zip(generated, weights, strict=True))
-            if images is not None
-        ],
     )
-    order = history.sort_values([f"val_{select_by}", "val_average", "epoch"], ascending=[False, False, True])
-    return history.assign(seed=seed, kept=history["epoch"] == order["epoch"].iloc[0])
+    # `train` has gone by the rule; the scorer learns that it was asked
+    kept = history[history["kept"]].iloc[0]
+    scorer.choose({name: torch.tensor(kept[name]) for name in history.columns if name.startswith("val_")})
+    return network, history.assign(seed=seed)
 
 
 def refresh_head(network: Network, seed: int) -> None:

@@ -9,11 +9,30 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, UInt8
+from pydantic import Field, PositiveInt
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
 from hsfm.core.device import Compute, fetch, prefetch
+from hsfm.core.settings import FrozenSettings
+from hsfm.methods.ddb.diffusion_models import PictureSize
 from hsfm.methods.ddb.generated import NOTHING_FOUND, drawn
+
+
+class InpaintSettings(FrozenSettings):
+    """Drawing the new objects."""
+
+    prompt: str = Field(
+        pattern="^[^{}]*[{]token[}][^{}]*$",
+        description="What to draw; {token} stands for the learnt word of the new class.",
+    )
+    size: PictureSize = Field(
+        (512, 512),
+        description="Height and width in pixels, multiples of 8; images are resized to it, and back.",
+    )
+    steps: PositiveInt = Field(50, description="Of denoising; Stable Diffusion's own, as is the guidance.")
+    guidance: float = Field(7.5, ge=1, description="How much the prompt counts; 1 is no guidance.")
+    batch_size: PositiveInt = Field(8, description="Images at once.")
 
 
 def inpaint_parts(
@@ -22,20 +41,17 @@ def inpaint_parts(
     pictures: Callable[[Sequence[str]], Sequence[UInt8[np.ndarray, "_h _w 3"]]],
     masks: Mapping[str, Bool[np.ndarray, "_h _w"]],
     *,
-    prompt: str,
-    size: tuple[int, int],
-    batch_size: int,
-    steps: int,
-    guidance: float | int,
+    settings: InpaintSettings,
     compute: Compute,
 ) -> Iterator[list[dict[str, Any]]]:
     """Rows of a generated table for each part of a plan, one part after the other.
 
     pictures: gives the pixels of sources by their ids. masks: of the sources in which an object was found; the rows of
-    others say that there was none. prompt: with `{token}` in it. One stream of batches goes through all parts, so that
-    what is read, encoded and written lies beside what the pipeline computes; no batch reaches from one part into
-    another, so that a part comes out the same whichever others there are.
+    others say that there was none. One stream of batches goes through all parts, so that what is read, encoded and
+    written lies beside what the pipeline computes; no batch reaches from one part into another, so that a part comes
+    out the same whichever others there are.
     """
+    batch_size = settings.batch_size
     there = [part[part["source_id"].isin(masks.keys())] for part in parts]
 
     def batches() -> Iterator[Sized]:
@@ -44,12 +60,13 @@ def inpaint_parts(
                 Batch(
                     images=pictures(batch["source_id"].to_list()),
                     masks=[masks[source] for source in batch["source_id"]],
-                    prompts=[prompt.format(token=token) for token in batch["token"]],
+                    prompts=[settings.prompt.format(token=token) for token in batch["token"]],
                     seeds=batch["seed"].to_list(),
                 ),
-                size,
+                settings.size,
             )
 
+    steps, guidance = settings.steps, settings.guidance
     made = prefetch(inpaint(pipeline, prefetch(batches()), steps=steps, guidance=guidance, compute=compute))
     new = (picture for pictures_of_batch in made for picture in pictures_of_batch)
     with ThreadPoolExecutor(2) as pool:

@@ -1,6 +1,6 @@
 """Rows of the table of objects: where in each source image its object is."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Bool
 from torch import Tensor
 
-from hsfm.data.transforms import hide_masks
+from hsfm.data.transforms import TransformSettings, hide_masks
 from hsfm.methods.ddb.generated import mask_as_png, read_mask
 
 Pictures = Callable[[Sequence[str]], Sequence[np.ndarray]]
@@ -32,7 +32,7 @@ def masks_of(objects: pd.DataFrame) -> dict[str, Bool[np.ndarray, "_h _w"]]:
 
 
 def take_objects(
-    sources: pd.DataFrame, masks: Iterable[Tensor], pictures: Pictures, transform: Mapping[str, Any]
+    sources: pd.DataFrame, masks: Iterable[Tensor], pictures: Pictures, transform: TransformSettings
 ) -> Iterator[dict[str, Any]]:
     """Objects by masks that are known. masks: on what a network sees of each source after the transform."""
     for source, seen in zip(sources.itertuples(), masks, strict=True):

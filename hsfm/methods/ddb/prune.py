@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from hsfm.core.device import Compute
+from hsfm.core.settings import FrozenSettings
 from hsfm.data.pixels import Images, pack
-from hsfm.data.transforms import prepare, show_masks
+from hsfm.data.transforms import TransformSettings, prepare, show_masks
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.head import Head
 from hsfm.methods.ddb.attribution import integrated_gradients, share_inside
@@ -22,23 +24,34 @@ from hsfm.methods.ddb.generated import PRUNED, read_mask, read_png
 from hsfm.models.backbone import Network
 
 
+class PruneSettings(FrozenSettings):
+    """Which generated images are kept."""
+
+    attribution: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="Share of the attribution (integrated gradients) that has to lie on the object, more than this. "
+        "The other rule: ERM is less sure of the class than of the class's own images, on average.",
+    )
+    steps: PositiveInt = Field(50, description="Of the integral.")
+    batch_size: PositiveInt = Field(32, description="Images at once.")
+
+
 def prune(
     network: Network,
     batches: Iterable[Sequence[Mapping[str, Any]]],
     pictures: Callable[[Sequence[str]], Sequence[np.ndarray]],
     confidence: Float[Tensor, " c"],
-    transform: Mapping[str, Any],
+    transform: TransformSettings,
     *,
-    attribution: float | int,
-    steps: int,
+    settings: PruneSettings,
     compute: Compute,
 ) -> Iterator[dict[str, Any]]:
     """Rows of a pruned table for batches of rows of a generated one; those without an image say already why not.
 
-    pictures: gives the pixels of sources by their ids. attribution: the least that is to lie on the object. The rest is
-    as in `evaluate_pairs`.
+    pictures: gives the pixels of sources by their ids. The rest is as in `evaluate_pairs`.
     """
-    how = {"min_attribution": attribution, "steps": steps, "compute": compute}
     for batch in batches:
         rows = [dict(row) for row in batch]
         made = [row for row in rows if row["image"] is not None]
@@ -49,9 +62,9 @@ def prune(
                 masks=[read_mask(row["mask"]) for row in made],
                 y=torch.tensor([row["y"] for row in made]),
             )
-            scores = evaluate_pairs(network, pairs, confidence, transform, **how)
+            scores = evaluate_pairs(network, pairs, confidence, transform, settings=settings, compute=compute)
             found = {name: getattr(scores, name).tolist() for name in ("attribution", "probability", "limit")}
-            found["why_not"] = why_not(scores, attribution)
+            found["why_not"] = why_not(scores, settings.attribution)
             for number, row in enumerate(made):
                 row |= {name: values[number] for name, values in found.items()}
         for row in rows:
@@ -92,30 +105,29 @@ def evaluate_pairs(
     network: Network,
     pairs: Pairs,
     confidence: Float[Tensor, " c"],
-    transform: Mapping[str, Any],
+    transform: TransformSettings,
     *,
-    min_attribution: float | int,
-    steps: int,
+    settings: PruneSettings,
     compute: Compute,
 ) -> PairScores:
     """By both rules: the object has to be seen, and the image has to be hard for ERM.
 
-    network: ERM's, with its head. A generated image is kept where more than `min_attribution` of the attribution
-    (integrated gradients of the new class's logit from the source image on, absolute values) lies on the new object,
-    and where the class's probability is below `confidence`, the mean that ERM gives its own images. Source, image and
-    mask go through the same transform, so that they lie on one another. steps: of the quadrature.
+    network: ERM's, with its head. A generated image is kept where more than `settings.attribution` of the
+    attribution (integrated gradients of the new class's logit from the source image on, absolute values) lies on the
+    new object, and where the class's probability is below `confidence`, the mean that ERM gives its own images. Source,
+    image and mask go through the same transform, so that they lie on one another.
     """
     compute.prepare(network).eval()
     y = pairs.y.to(compute.device)
     with compute.repeatable():
         shown, baseline = (prepare(images.to(compute.device), transform) for images in (pairs.generated, pairs.sources))
         mask = show_masks(pairs.masks, transform).to(compute.device)
-        attribution = integrated_gradients(network, shown, baseline, y, steps=steps, compute=compute)
+        attribution = integrated_gradients(network, shown, baseline, y, steps=settings.steps, compute=compute)
         with torch.inference_mode(), compute.autocast():
             logits = torch.cat([network(shown[part]) for part in compute.parts(len(shown), *shown.shape[-2:])])
         probability = logits.float().softmax(-1).gather(1, y[:, None])[:, 0].cpu()
         share = share_inside(attribution, mask).cpu()
-    return by_rules(share, probability, confidence[pairs.y], min_attribution)
+    return by_rules(share, probability, confidence[pairs.y], settings.attribution)
 
 
 def by_rules(

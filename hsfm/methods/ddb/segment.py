@@ -9,11 +9,28 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
+from pydantic import Field, PositiveInt
 from torch import Tensor
-from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor, SamModel, SamProcessor
 
 from hsfm.core.device import Compute
-from hsfm.methods.ddb.diffusion_models import Model, load_part
+from hsfm.core.settings import FrozenSettings
+from hsfm.methods.ddb.diffusion_models import Model, libraries, load_part
+
+
+class SegmentSettings(FrozenSettings):
+    """Finding the objects."""
+
+    prompt: str = Field(
+        pattern="^[a-z][a-z .-]*[.]$",
+        description="What to look for, in small letters, with a full stop: animal., bird., hair.",
+    )
+    box_threshold: float = Field(
+        0.35, ge=0, le=1, description="Lowest score of a box; all boxes above it count. GroundingDINO's own."
+    )
+    text_threshold: float = Field(
+        0.25, ge=0, le=1, description="Lowest score of a word that a box is called by. GroundingDINO's own."
+    )
+    batch_size: PositiveInt = Field(8, description="Images at once.")
 
 
 @dataclass(frozen=True)
@@ -29,29 +46,20 @@ class Segmenter:
     """Both models, on the device, in float32: a box's score near the threshold must not depend on the precision."""
 
     def __init__(self, detector: Model, segmenter: Model, compute: Compute):
-        self._finder = load_part(GroundingDinoForObjectDetection, detector, use_safetensors=True, dtype=torch.float32)
-        self._finder_input = load_part(GroundingDinoProcessor, detector)
-        self._sam = load_part(SamModel, segmenter, use_safetensors=True, dtype=torch.float32)
-        self._sam_input = load_part(SamProcessor, segmenter)
+        _, parts = libraries()
+        exact = {"use_safetensors": True, "dtype": torch.float32}
+        self._finder = load_part(parts.GroundingDinoForObjectDetection, detector, **exact)
+        self._finder_input = load_part(parts.GroundingDinoProcessor, detector)
+        self._sam = load_part(parts.SamModel, segmenter, **exact)
+        self._sam_input = load_part(parts.SamProcessor, segmenter)
         self._device = compute.device
         for module in (self._finder, self._sam):
             module.eval().to(self._device)
 
     @torch.inference_mode()
-    def __call__(
-        self,
-        images: Sequence[UInt8[np.ndarray, "_h _w 3"]],
-        prompt: str,
-        *,
-        box_threshold: float,
-        text_threshold: float,
-    ) -> list[Found]:
-        """Objects of some images, of any sizes.
-
-        prompt: in GroundingDINO's manner, in small letters with a full stop (`bird.`). box_threshold: boxes above this
-        score count, all of them: an image may show several. text_threshold: of the words that a box is called by.
-        """
-        boxes = self._find(images, prompt, box_threshold, text_threshold)
+    def __call__(self, images: Sequence[UInt8[np.ndarray, "_h _w 3"]], settings: SegmentSettings) -> list[Found]:
+        """Objects of some images, of any sizes; an image may show several."""
+        boxes = self._find(images, settings)
         embeddings = None
         if any(len(found) for found, _ in boxes):
             pixels = self._sam_input(images=list(images), return_tensors="pt")["pixel_values"]
@@ -63,9 +71,7 @@ class Segmenter:
             result.append(Found(found, scores, mask if mask is not None and mask.any() else None))
         return result
 
-    def _find(
-        self, images: Sequence[np.ndarray], prompt: str, box_threshold: float, text_threshold: float
-    ) -> list[tuple[Tensor, Tensor]]:
+    def _find(self, images: Sequence[np.ndarray], settings: SegmentSettings) -> list[tuple[Tensor, Tensor]]:
         """Boxes and scores of each image.
 
         Images of one size go together: others would be padded to a common one, which the detector's backbone sees, and
@@ -78,13 +84,15 @@ class Segmenter:
         for size, numbers in by_size.items():
             # one prompt per image, whatever is found: prompt and image never come apart
             inputs = self._finder_input(
-                images=[images[number] for number in numbers], text=[prompt] * len(numbers), return_tensors="pt"
+                images=[images[number] for number in numbers],
+                text=[settings.prompt] * len(numbers),
+                return_tensors="pt",
             )
             results = self._finder_input.post_process_grounded_object_detection(
                 self._finder(**inputs.to(self._device)),
                 inputs["input_ids"],
-                threshold=box_threshold,
-                text_threshold=text_threshold,
+                threshold=settings.box_threshold,
+                text_threshold=settings.text_threshold,
                 target_sizes=[size] * len(numbers),
             )
             for number, one in zip(numbers, results, strict=True):

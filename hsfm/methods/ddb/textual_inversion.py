@@ -7,20 +7,24 @@ Stable Diffusion to tell the noise in these images.
 import json
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from diffusers import DDPMScheduler
 from jaxtyping import Float, Int, UInt8
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn.functional import mse_loss
 
 from hsfm.core.device import Compute
 from hsfm.core.files import read_leftover, write_safetensors
 from hsfm.core.progress import Progress
+from hsfm.core.settings import FrozenSettings
+from hsfm.methods.ddb.diffusion_models import PictureSize, libraries
 from hsfm.models.optimizer_state import as_tensors, load_tensors
 
 log = logging.getLogger(__name__)
@@ -41,6 +45,29 @@ PROMPTS = (
 )
 
 
+class TokenSettings(FrozenSettings):
+    """Textual inversion: a word learnt for the objects of each class."""
+
+    images: PositiveInt = Field(
+        30, description="Training images of the class, drawn by seed; all where there are fewer."
+    )
+    size: PictureSize = Field(
+        (512, 512), description="Height and width in pixels, multiples of 8; images are resized to it."
+    )
+    initial_word: str = Field(
+        min_length=1, description="What it is, in one word that the model knows; the learnt word starts from it."
+    )
+    steps: PositiveInt = Field(3000, description="Of AdamW.")
+    batch_size: PositiveInt = Field(1, description="Images at once.")
+    accumulation: PositiveInt = Field(4, description="Batches per step.")
+    lr: float = Field(
+        0.002,
+        gt=0,
+        description="Constant learning rate; of public code's 5e-4, scaled by an accumulation of 4, this is 0.002.",
+    )
+    seed: NonNegativeInt = Field(0, description="Of the drawn images and of the training.")
+
+
 @dataclass(frozen=True)
 class Learned:
     embedding: Float[Tensor, " d"]
@@ -52,12 +79,7 @@ def learn_token(
     images: UInt8[Tensor, "n 3 h w"],
     *,
     token: str,
-    initial_word: str,
-    steps: int,
-    batch_size: int,
-    accumulation: int,
-    lr: float,
-    seed: int,
+    settings: TokenSettings,
     compute: Compute,
     save_every: int = 100,
     resume: Path | None = None,
@@ -65,71 +87,65 @@ def learn_token(
     """The embedding of `token` for what `images` show, by AdamW at a constant learning rate.
 
     pipeline: a text-to-image pipeline, on the device; it gets the new token, and is not changed otherwise. images: of
-    the size that it makes, multiples of 8. initial_word: a word of one token, from whose embedding it starts. A step
-    takes `accumulation` batches. Images and their mirror images are equally likely, and so are `PROMPTS`. resume: a
-    file that holds the state after every `save_every` steps; a run that finds it goes on from there. The caller names
-    it after everything the result depends on, and removes it when done.
+    the size that it makes. Images and their mirror images are equally likely, and so are `PROMPTS`. resume: a file that
+    holds the state after every `save_every` steps; a run that finds it goes on from there. The caller names it after
+    everything the result depends on, and removes it when done.
 
     Raises ValueError for a token that is known already, an initial word of several tokens, and a loss that is no longer
     finite.
     """
-    place = _add_token(pipeline, token, initial_word)
-    encoder, unet = pipeline.text_encoder, pipeline.unet
-    for module in (encoder, unet, pipeline.vae):
+    place, steps = _add_token(pipeline, token, settings.initial_word), settings.steps
+    for module in (pipeline.text_encoder, pipeline.unet, pipeline.vae):
         module.requires_grad_(False).eval()
-    table = encoder.get_input_embeddings()
-    row = nn.Parameter(table.weight[place].detach().float().clone())
-    # AdamW's defaults, which the public recipes use as well
-    optimizer = torch.optim.AdamW([row], lr=lr, betas=(0.9, 0.999), weight_decay=0.01)
-    scaler = torch.amp.GradScaler(compute.device.type, enabled=unet.dtype == torch.float16)
-    noise = DDPMScheduler.from_config(pipeline.scheduler.config)
-    prompts = pipeline.tokenizer(
-        [prompt.format(token) for prompt in PROMPTS],
-        padding="max_length",
-        max_length=pipeline.tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    ).input_ids
-    latents = _Latents(pipeline.vae, images, compute.device)
-    generator = Generator().manual_seed(seed)
-    losses = _load(resume, row, optimizer, generator, scaler)
+    table = pipeline.text_encoder.get_input_embeddings()
+    state = _State(table.weight[place], settings, compute.device, pipeline.unet.dtype)
+    noise, latents = _noise_of(pipeline), _Latents(pipeline.vae, images, compute.device)
+    draw = partial(_draw, latents, _prompts(pipeline, token), noise, settings.batch_size, state.generator)
+    losses = state.load(resume)
     if losses:
         log.info("resuming after step %d of %d", len(losses), steps)
 
     def put_row(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        return torch.where((inputs[0] == place)[..., None], row.to(output.dtype), output)
+        return torch.where((inputs[0] == place)[..., None], state.row.to(output.dtype), output)
 
     handle = table.register_forward_hook(put_row)
     new: list[Tensor] = []  # losses on the device, so that a step does not wait for them
     try:
         with compute.repeatable(), Progress(token, steps, "step", done=len(losses)) as bar:
             for step in range(len(losses) + 1, steps + 1):
-                new.append(torch.zeros((), device=compute.device))
-                for _ in range(accumulation):
-                    clean, ids, eps, time = _draw(latents, prompts, noise, batch_size, generator)
-                    hidden = encoder(ids.to(compute.device))[0]
-                    loss = _loss(unet, noise, clean, eps.to(clean), time.to(compute.device), hidden) / accumulation
-                    scaler.scale(loss).backward()
-                    new[-1] += loss.detach()
-                scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad()
+                new.append(_step(pipeline, noise, draw, state, settings.accumulation, compute))
                 if step % save_every == 0 or step == steps:
                     losses += torch.stack(new).tolist()
                     new.clear()
                     if not all(map(math.isfinite, losses)):
-                        raise ValueError(
-                            f"{token}: the loss is no longer finite after step {step}; lower lr (now {lr})"
-                        )
+                        at = f"after step {step}; lower lr (now {settings.lr})"
+                        raise ValueError(f"{token}: the loss is no longer finite {at}")
                     last = losses[-save_every:]
                     log.info("%s, step %d of %d: loss %.4f", token, step, steps, sum(last) / len(last))
                     if resume is not None:
-                        _save(resume, row, optimizer, generator, scaler, losses)
+                        state.save(resume, losses)
                 bar.update()
     finally:
         handle.remove()
     history = pd.DataFrame({"step": range(1, steps + 1), "loss": losses})
-    return Learned(row.detach().cpu(), history)
+    return Learned(state.row.detach().cpu(), history)
+
+
+def _noise_of(pipeline: Any) -> Any:
+    """The noise that the pipeline's network was trained to remove, as a scheduler of diffusers."""
+    diffusers, _ = libraries()
+    return diffusers.DDPMScheduler.from_config(pipeline.scheduler.config)
+
+
+def _prompts(pipeline: Any, token: str) -> Int[Tensor, "k t"]:
+    """`PROMPTS` about a token, as the text encoder reads them."""
+    return pipeline.tokenizer(
+        [prompt.format(token) for prompt in PROMPTS],
+        padding="max_length",
+        max_length=pipeline.tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
 
 
 def _add_token(pipeline: Any, token: str, initial_word: str) -> int:
@@ -203,39 +219,52 @@ def _loss(
     return mse_loss(predicted.float(), target.float())
 
 
-def _save(
-    path: Path,
-    row: Tensor,
-    optimizer: torch.optim.Optimizer,
-    generator: Generator,
-    scaler: torch.amp.GradScaler,
-    losses: list[float],
-) -> None:
-    tensors = {
-        "row": row,
-        "generator": generator.get_state(),
-        "losses": torch.tensor(losses, dtype=torch.float64),
-        **{f"optimiser.{key}": value for key, value in as_tensors(optimizer).items()},
-    }
-    write_safetensors(path, tensors, {"scaler": json.dumps(scaler.state_dict())})
+class _State:
+    """All that changes while a row learns, starting from `row`."""
+
+    def __init__(self, row: Float[Tensor, " d"], settings: TokenSettings, device: torch.device, dtype: torch.dtype):
+        self.row = nn.Parameter(row.detach().float().clone())
+        # AdamW's defaults, which the public recipes use as well
+        self.optimizer = torch.optim.AdamW([self.row], lr=settings.lr, betas=(0.9, 0.999), weight_decay=0.01)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self.generator = Generator().manual_seed(settings.seed)
+
+    def save(self, path: Path, losses: list[float]) -> None:
+        tensors = {
+            "row": self.row,
+            "generator": self.generator.get_state(),
+            "losses": torch.tensor(losses, dtype=torch.float64),
+            **{f"optimizer.{key}": value for key, value in as_tensors(self.optimizer).items()},
+        }
+        write_safetensors(path, tensors, {"scaler": json.dumps(self.scaler.state_dict())})
+
+    def load(self, path: Path | None) -> list[float]:
+        """Losses of the steps that were done; none where there is no file."""
+        found = None if path is None else read_leftover(path)
+        if found is None:
+            return []
+        tensors, metadata = found
+        with torch.no_grad():
+            self.row.copy_(tensors["row"])
+        moments = {key: value for key, value in tensors.items() if key.startswith("optimizer.")}
+        load_tensors(self.optimizer, {key.removeprefix("optimizer."): value for key, value in moments.items()})
+        self.generator.set_state(tensors["generator"])
+        self.scaler.load_state_dict(json.loads(metadata["scaler"]))
+        return tensors["losses"].tolist()
 
 
-def _load(
-    path: Path | None,
-    row: nn.Parameter,
-    optimizer: torch.optim.Optimizer,
-    generator: Generator,
-    scaler: torch.amp.GradScaler,
-) -> list[float]:
-    """Losses of the steps that were done; none where there is no file."""
-    found = None if path is None else read_leftover(path)
-    if found is None:
-        return []
-    tensors, metadata = found
-    with torch.no_grad():
-        row.copy_(tensors["row"])
-    moments = {key: value for key, value in tensors.items() if key.startswith("optimiser.")}
-    load_tensors(optimizer, {key.removeprefix("optimiser."): value for key, value in moments.items()})
-    generator.set_state(tensors["generator"])
-    scaler.load_state_dict(json.loads(metadata["scaler"]))
-    return tensors["losses"].tolist()
+def _step(
+    pipeline: Any, noise: Any, draw: Callable[[], tuple], state: _State, accumulation: int, compute: Compute
+) -> Float[Tensor, ""]:
+    """One step of the optimizer on so many batches; their mean loss."""
+    whole = torch.zeros((), device=compute.device)
+    for _ in range(accumulation):
+        clean, ids, eps, time = draw()
+        hidden = pipeline.text_encoder(ids.to(compute.device))[0]
+        loss = _loss(pipeline.unet, noise, clean, eps.to(clean), time.to(compute.device), hidden) / accumulation
+        state.scaler.scale(loss).backward()
+        whole += loss.detach()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad()
+    return whole

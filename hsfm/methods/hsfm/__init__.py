@@ -1,4 +1,16 @@
 """HSFM: meta-learned edits of support features (arXiv 2603.29313).
 
-`train` is the entry; `outer_loop`, `meta_gradient` and `inner_loop` are the engine, `support` its result as a file.
+`fit` is the method as the workflow runs it; `train` the meta-training, with `outer_loop`, `meta_gradient` and
+`inner_loop` as its engine; `support` its result as a file.
 """
+
+from hsfm.methods.hsfm.fit import fit as fit
+from hsfm.methods.hsfm.outer_loop import Settings as Settings
+
+LABEL = "HSFM"
+SOURCE = "Hard-Set-Guided Feature-Space Meta-Learning, ECCV 2026, arXiv 2603.29313"
+COLOR = "#D55E00"
+MARKER = "o"
+DEVICE = True
+NEEDS = ("hard_set",)
+TABLES = ("history", "support", "hard_groups")

@@ -2,51 +2,117 @@
 
 Letters: r trials, n support rows, d features, c classes, m hard samples, e epochs. Everything that an epoch changes
 lies in tensors that it edits in place, and nothing inside waits for the device: on CUDA one epoch is recorded as a
-graph and replayed. benchmarks/autograd_loop.py is the same procedure one trial at a time, in autograd.
+graph and replayed. tests/methods/hsfm/autograd_loop.py is the same procedure one trial at a time, in autograd.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 from torch.optim.adam import adam
 
 from hsfm.core.cuda_graphs import repeat
-from hsfm.core.metrics import accuracy_by, worst
-from hsfm.features.embeddings import Embeddings, minority_rows
+from hsfm.features.embeddings import Embeddings
 from hsfm.heads.hard_set import HardSet, hardest
 from hsfm.heads.head import Head
+from hsfm.heads.method_settings import MethodSettings, Rule
+from hsfm.heads.scorer import Scorer
 from hsfm.methods.hsfm.meta_gradient import meta_gradient
 
-CLIP_NORM = 10.0
+# a trial's settings that may differ between trials side by side; all others set the shape or order of operations
+OF_TRIAL = ("inner_lr", "outer_lr")
+CLIP_NORM = 10.0  # longest meta-gradient of a support, as in the authors' code
+
+
+class Settings(MethodSettings):
+    """HSFM's settings; the paper's symbols stand in the descriptions."""
+
+    support_per_class: PositiveInt = Field(
+        64,
+        description="Support rows drawn per class; a smaller class gives all it has.",
+        json_schema_extra={"sweep": [8, 16, 32, 64, 128]},
+    )
+    inner_steps: PositiveInt = Field(
+        10,
+        description="T: gradient steps of the head on the support, in each meta-gradient and each epoch.",
+        json_schema_extra={"sweep": [5, 10, 20]},
+    )
+    inner_lr: PositiveFloat = Field(
+        0.0005,
+        description="alpha: step size of the head; the paper's 0.00005 suits d of 1280 and more.",
+        json_schema_extra={"sweep": [0.0001, 0.0002, 0.0005, 0.001, 0.002]},
+    )
+    outer_lr: PositiveFloat = Field(
+        1.0,
+        description="eta: step size of Adam on the support.",
+        json_schema_extra={"sweep": [0.01, 0.1, 0.3, 1.0, 3.0]},
+    )
+    support_steps: NonNegativeInt = Field(
+        10,
+        description="K_H: meta-gradient steps on the support per epoch; 0 leaves the support as drawn.",
+        json_schema_extra={"sweep": [2, 5, 10]},
+    )
+    epochs: PositiveInt = Field(40, description="Rounds of editing the support, adapting the head, choosing hard rows.")
+    refresh: Literal["epoch", "never"] = Field(
+        "epoch", description="Choose the outer set anew each epoch (the paper), or once, at the start."
+    )
+    outer_set: Literal["hard", "random"] = Field(
+        "hard", description="Outer loss over hard validation rows (the paper), or as many random ones per class."
+    )
+    gradient: Literal["full", "first_order"] = Field(
+        "full", description="The meta-gradient through all inner steps (the paper), or its first-order part."
+    )
+    support_draw: Literal["per_class", "uniform"] = Field(
+        "per_class", description="The support drawn per class (the paper), or that number in all, uniform over train."
+    )
+    select_by: Rule | Literal["hard_loss"] | None = Field(
+        None,
+        description="What picks the epoch: the accuracy of validation's worst_group (the paper) or worst_class or its "
+        "average, or the lowest mean loss on the head's own hard set (hard_loss); the later epoch wins a tie. null "
+        "takes the configuration's select_by.",
+    )
+
+    @property
+    def work(self) -> int:
+        """Meta-gradients of an epoch times their steps: what one trial takes, to compare settings by."""
+        return (1 + self.support_steps) * self.inner_steps
+
+
+# Ablations: what each part of the method that is taken away amounts to.
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "fixed_support": {"support_steps": 0},
+    "random_outer_set": {"outer_set": "random"},
+    "hard_set_once": {"refresh": "never"},
+    "first_order": {"gradient": "first_order"},
+    "unbalanced_support": {"support_draw": "uniform"},
+}
+
+
+def symbols(settings: Settings) -> dict[str, Any]:
+    """Values by the paper's symbols, which descriptions begin with: T, alpha, eta, K_H."""
+    found = {name: field.description.partition(": ") for name, field in Settings.model_fields.items()}
+    return {symbol: getattr(settings, name) for name, (symbol, _, text) in found.items() if text and " " not in symbol}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One fit: its seed, and the settings that may differ between trials side by side."""
+    """One fit: its seed and settings."""
 
     seed: int
-    inner_lr: float  # alpha
-    outer_lr: float  # eta
+    settings: Settings
+    hard_per_class: int  # K_hard, hard samples per class
     clip_norm: float = CLIP_NORM
 
-
-@dataclass(frozen=True)
-class Shared:
-    """Settings that trials side by side have in common: those that set the shape or the order of their operations."""
-
-    support_per_class: int
-    inner_steps: int  # T
-    support_steps: int  # K_H
-    hard_per_class: int  # K_hard
-    epochs: int
-    refresh: str = "epoch"
-    outer_set: str = "hard"
-    gradient: str = "full"
-    support_draw: str = "per_class"
+    @property
+    def shape(self) -> tuple:
+        """What trials side by side have in common."""
+        values = {name: value for name, value in self.settings if name not in (*OF_TRIAL, "select_by")}
+        return self.hard_per_class, *values.values()
 
 
 @dataclass(frozen=True)
@@ -63,12 +129,12 @@ class BestState:
 class Loop:
     """The paper's Algorithm 1, many trials at once.
 
-    rows [r n]: the support of each trial among the rows of train. outer_rows: the rows of val in the outer loss, by
-    epoch, or None to take those that are hardest under the current head, class by class; the first entry serves the
-    first epoch in either case. select_by: for each of these rules the state of its best epoch is kept.
+    trials: of one shape. rows [r n]: the support of each trial among the rows of train. outer_rows: the rows of val in
+    the outer loss, by epoch, or None to take those that are hardest under the current head, class by class; the first
+    entry serves the first epoch in either case. scorers: for each, by its name, the state of its best epoch is kept.
 
-    After `train`: `best` by rule, `history` by measure, one value per epoch and trial, and `hard_parts` [e r p], how
-    many images of each part of val (`part_of`) the outer loss of each epoch was over.
+    After `train`: `best` by scorer, `history` by measure, one value per epoch and trial, and `hard_rows` [e r m], the
+    rows of val that the outer loss of each epoch was over.
     """
 
     def __init__(
@@ -77,25 +143,23 @@ class Loop:
         val: Embeddings,
         erm: Head,
         trials: Sequence[Trial],
-        shared: Shared,
         *,
         rows: Int[Tensor, "r n"],
         outer_rows: Int[Tensor, "_ r m"] | None,
-        select_by: Sequence[str],
+        scorers: Mapping[str, "Scorer | HardLoss"],
     ):
-        self._val, self._shared, self._outer_rows = val, shared, outer_rows
+        self._val, self._outer_rows, self._scorers = val, outer_rows, scorers
+        self._settings = trials[0].settings  # but for OF_TRIAL
         self.support = train.features[rows]
         self.support_y = train.y[rows]
         self.weight, self.bias = (t.expand(len(trials), *t.shape).clone() for t in (erm.weight, erm.bias))
-        self._edit = Adam([self.support], [trial.outer_lr for trial in trials])
-        self._adapt = Adam([self.weight, self.bias], [trial.inner_lr for trial in trials])
+        self._edit = Adam([self.support], [trial.settings.outer_lr for trial in trials])
+        self._adapt = Adam([self.weight, self.bias], [trial.settings.inner_lr for trial in trials])
         self._inner_lr, self._clip_norm = (
-            torch.tensor(
-                [getattr(trial, name) for trial in trials], dtype=self.support.dtype, device=self.support.device
-            )
-            for name in ("inner_lr", "clip_norm")
+            torch.tensor(values, dtype=self.support.dtype, device=self.support.device)
+            for values in ([trial.settings.inner_lr for trial in trials], [trial.clip_norm for trial in trials])
         )
-        self._evaluator = Evaluator(train, val, shared.hard_per_class)
+        self._evaluator = Evaluator(val, trials[0].hard_per_class, next(iter(scorers.values())))
         start = self._evaluator(Head(self.weight, self.bias))
         self._hard_rows = start.hard_rows if outer_rows is None else outer_rows[0].clone()
         self._hard = val.features[self._hard_rows]
@@ -103,63 +167,51 @@ class Loop:
 
         whole = {"dtype": torch.int64, "device": self.support.device}
         self._epoch = torch.zeros(1, **whole)  # finished ones
+        average = start.measures["val_average"]
         self.best = {
-            rule: BestState(
-                torch.full_like(start.measures["val_average"], -torch.inf),
+            name: BestState(
+                torch.full_like(average, -torch.inf),
                 torch.zeros(len(trials), **whole),
                 self.weight.clone(),
                 self.bias.clone(),
                 self.support.clone(),
             )
-            for rule in select_by
+            for name in scorers
         }
-        names = ("outer_loss", *start.measures, "minority_share", "pool_minority_share")
-        empty = start.measures["val_average"].new_empty(shared.epochs, len(trials))
-        self.history = {name: empty.clone() for name in names}
-        self._part = part_of(val)
-        n_parts = val.n_classes * (val.n_attributes + 1)
-        self.hard_parts = torch.zeros(
-            shared.epochs, len(trials), n_parts, dtype=torch.int32, device=self.support.device
-        )
+        epochs = self._settings.epochs
+        self.history = {name: average.new_empty(epochs, len(trials)) for name in ("outer_loss", *start.measures)}
+        self.hard_rows = self._hard_rows.new_empty(epochs, *self._hard_rows.shape, dtype=torch.int32)
 
     def train(self, after_epoch: Callable[[], object]) -> None:
         """All epochs; `after_epoch` is called as each is handed to the device."""
-        repeat(self._one_epoch, self._shared.epochs, self.support.device, after_epoch)
+        repeat(self._one_epoch, self._settings.epochs, self.support.device, after_epoch)
 
     def _one_epoch(self) -> None:
-        outer_losses = [self._edit_support() for _ in range(self._shared.support_steps)]
-        for _ in range(self._shared.inner_steps):
+        outer_losses = [self._edit_support() for _ in range(self._settings.support_steps)]
+        for _ in range(self._settings.inner_steps):
             self._adapt.step(*head_gradient(self.weight, self.bias, self.support, self.support_y))
         scores = self._evaluator(Head(self.weight, self.bias))
         self._record(scores, outer_losses)
         self._epoch += 1
-        for rule, best in self.best.items():
-            self._update_best(best, scores.value(rule))
-        if self._shared.refresh == "epoch":
+        for name, best in self.best.items():
+            self._update_best(best, self._scorers[name].choose(scores.measures))
+        if self._settings.refresh == "epoch":
             self._choose_outer_set(scores)
 
     def _edit_support(self) -> Float[Tensor, " r"]:
         outer = meta_gradient(
             self.weight, self.bias, self.support, self.support_y, self._hard, self._hard_y,
-            steps=self._shared.inner_steps, lr=self._inner_lr, first_order=self._shared.gradient == "first_order",
+            steps=self._settings.inner_steps, lr=self._inner_lr, first_order=self._settings.gradient == "first_order",
         )  # fmt: skip
         self._edit.step(clip(outer.support, self._clip_norm))
         return outer.loss
 
     def _record(self, scores: "Scores", outer_losses: Sequence[Tensor]) -> None:
         unknown = torch.full_like(self._inner_lr, torch.nan)
-        minority = self._evaluator.minority
-        record = {
-            "outer_loss": torch.stack(outer_losses).mean(0) if outer_losses else unknown,
-            **scores.measures,
-            "minority_share": minority[self._hard_rows].mean(1),
-            "pool_minority_share": minority.mean().expand(len(unknown)),
-        }
+        record = {"outer_loss": torch.stack(outer_losses).mean(0) if outer_losses else unknown, **scores.measures}
         for name, values in record.items():
             self.history[name].index_copy_(0, self._epoch, values.to(self.history[name]).unsqueeze(0))
-        part = self._part[self._hard_rows]
-        counts = torch.zeros_like(self.hard_parts[0]).scatter_add_(1, part, torch.ones_like(part, dtype=torch.int32))
-        self.hard_parts.index_copy_(0, self._epoch, counts.unsqueeze(0))
+        self.hard_rows.index_copy_(0, self._epoch, self._hard_rows.to(torch.int32).unsqueeze(0))
 
     def _update_best(self, best: BestState, value: Float[Tensor, " r"]) -> None:
         better = value >= best.value  # a later tie wins; NaN never does
@@ -170,10 +222,10 @@ class Loop:
 
     def _choose_outer_set(self, scores: "Scores") -> None:
         """For the next epoch."""
-        if self._shared.outer_set == "hard":
+        if self._settings.outer_set == "hard":
             self._hard_rows.copy_(scores.hard_rows)
         else:
-            following = self._epoch.clamp(max=self._shared.epochs - 1)
+            following = self._epoch.clamp(max=self._settings.epochs - 1)
             self._hard_rows.copy_(self._outer_rows.index_select(0, following).squeeze(0))
         torch.index_select(
             self._val.features, 0, self._hard_rows.flatten(), out=self._hard.view(-1, self._hard.shape[-1])
@@ -185,44 +237,34 @@ class Scores:
     hard_rows: Int[Tensor, "r m"]  # the head's hard set
     measures: dict[str, Float[Tensor, " r"]]
 
-    def value(self, rule: str) -> Float[Tensor, " r"]:
-        """The value that a rule of `select_by` maximizes."""
-        return -self.measures["hard_loss"] if rule == "hard_loss" else self.measures[f"val_{rule}"]
-
 
 class Evaluator:
     """Scores heads on val and finds their hard sets; what does not change between epochs is prepared once."""
 
-    def __init__(self, train: Embeddings, val: Embeddings, hard_per_class: int):
-        self._val, self._hard_per_class = val, hard_per_class
+    def __init__(self, val: Embeddings, hard_per_class: int, scorer: "Scorer | HardLoss"):
+        self._val, self._hard_per_class, self._scorer = val, hard_per_class, scorer
         self.class_rows = [(val.y == label).nonzero().squeeze(1) for label in range(val.n_classes)]
-        self._grouped = bool((val.group >= 0).any())
-        minority = minority_rows(train, val)
-        unknown = torch.full(val.y.shape, torch.nan, dtype=torch.float64, device=val.y.device)
-        self.minority = unknown if minority is None else minority.double()
 
     def __call__(self, head: Head) -> Scores:
         val = self._val
         logits = head.logits(val.features)  # [r n c]
         y = val.y.expand(logits.shape[:-1])
         loss = cross_entropy(logits.flatten(0, -2), y.flatten(), reduction="none").view(y.shape)
-        correct = logits.argmax(-1) == y
         rows = hardest(loss, self.class_rows, self._hard_per_class)
-        groups = accuracy_by(correct, val.group, val.n_groups)
-        measures = {
-            "hard_loss": loss.gather(1, rows).double().mean(1),
-            "val_average": correct.double().mean(1),
-            "val_worst_group": worst(groups) if self._grouped else torch.full_like(groups[:, 0], torch.nan),
-            "val_worst_class": worst(accuracy_by(correct, val.y, val.n_classes)),
-        }
+        measures = {"hard_loss": loss.gather(1, rows).double().mean(1), **self._scorer.measures(logits)}
         # a head that is NaN predicts the first class everywhere, which would count as an accuracy
         sound = loss.isfinite().all(1)
         return Scores(rows, {name: values.where(sound, torch.nan) for name, values in measures.items()})
 
 
-def part_of(val: Embeddings) -> Int[Tensor, " n"]:
-    """Class and attribute of each row as one number, class by class; the attributes that are not known come last."""
-    return val.y * (val.n_attributes + 1) + torch.where(val.attribute < 0, val.n_attributes, val.attribute)
+class HardLoss:
+    """A scorer that goes by the head's own hard set; it measures as another does."""
+
+    def __init__(self, scorer: Scorer):
+        self.measures = scorer.measures
+
+    def choose(self, measures: Mapping[str, Float[Tensor, " r"]]) -> Float[Tensor, " r"]:
+        return -measures["hard_loss"]
 
 
 def chosen_rows(hard_set: HardSet, val: Embeddings) -> Int[Tensor, " m"]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hsfm.core.files import read_parquet, require, write_parquet
+from hsfm.core.files import encode, read_parquet, require, write_parquet
 
 SCHEMA = pa.schema(
     [
@@ -43,8 +43,8 @@ class Support:
         return replace(self, **texts, **tensors)
 
 
-def write_support(path: str | Path, support: Support, *, dataset: str, class_names: Sequence[str]) -> None:
-    """Write all rows; features as `fixed_size_list[d]`."""
+def support_table(support: Support, *, dataset: str, class_names: Sequence[str]) -> pa.Table:
+    """All rows, features as `fixed_size_list[d]`, with metadata."""
     d = support.before.shape[1]
     table = pa.table(
         {
@@ -58,7 +58,12 @@ def write_support(path: str | Path, support: Support, *, dataset: str, class_nam
         }
     )
     metadata = {"dataset": dataset, "d": d, "class_names": class_names, "checkpoint_sha256": support.checkpoint_sha256}
-    write_parquet(path, table, metadata)
+    return table.replace_schema_metadata(encode(metadata, table.schema))
+
+
+def write_support(path: str | Path, support: Support, *, dataset: str, class_names: Sequence[str]) -> None:
+    """Write all rows."""
+    write_parquet(path, support_table(support, dataset=dataset, class_names=class_names), {})
 
 
 def read_support(path: str | Path) -> Support:

@@ -1,16 +1,14 @@
 """HSFM: learn edits of a few support features so that a head adapted on them does well on hard samples.
 
-Source: arXiv 2603.29313. Letters: r trials, n support rows, d features, c classes, m hard samples, e epochs. The
-paper's symbols stand beside the settings of `train`; hsfm/methods/hsfm/outer_loop.py is the loop itself.
+Source: arXiv 2603.29313. Letters: r trials, n support rows, d features, c classes, m hard samples, e epochs.
+hsfm/methods/hsfm/outer_loop.py has the settings and the loop itself.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
-from pathlib import Path
+from numbers import Integral
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,23 +18,12 @@ from hsfm.core.progress import Progress
 from hsfm.features.embeddings import Embeddings, check_embeddings, check_same_origin
 from hsfm.heads.hard_set import HardSet
 from hsfm.heads.head import Head
-from hsfm.methods.hsfm.outer_loop import CLIP_NORM, BestState, Loop, Shared, Trial, chosen_rows, part_of
+from hsfm.heads.scorer import Scorer
+from hsfm.methods.hsfm.outer_loop import OF_TRIAL, BestState, HardLoss, Loop, Settings, Trial, chosen_rows
 from hsfm.methods.hsfm.support import Support
-from hsfm.methods.hsfm.support import write_support as write_rows
 
 log = logging.getLogger(__name__)
 
-CHOICES = {
-    "refresh": ("epoch", "never"),
-    "outer_set": ("hard", "random"),
-    "gradient": ("full", "first_order"),
-    "support_draw": ("per_class", "uniform"),
-}
-SELECT_BY = {  # in words
-    "worst_group": "the epoch with the best validation worst group",
-    "worst_class": "the epoch with the best validation worst class",
-    "hard_loss": "the epoch with the lowest loss on its hard set",
-}
 DEAD = "hardly moved from ERM's head"
 DEAD_SHARE = 0.005  # a kept head that changes fewer validation predictions than this has hardly moved
 MEMORY_BUDGET = 4 * 2**30  # bytes
@@ -50,7 +37,7 @@ class MetaResult:
     trials: tuple[Trial, ...]
     kept_epoch: Int[Tensor, " r"]  # from 1; 0 where every epoch had a loss that is not finite
     history: pd.DataFrame  # one row per trial and epoch, see `train`
-    hard_parts: Int[Tensor, "r e p"]  # images of each part of val (`outer_loop.part_of`) in the epochs' hard sets
+    hard_rows: Int[Tensor, "r e m"]  # rows of val that the outer loss of each epoch was over
     support_rows: Int[Tensor, "r n"]  # rows of the training embeddings
     support_id: tuple[tuple[str, ...], ...]  # their image ids, per trial
     support_y: Int[Tensor, "r n"]
@@ -77,74 +64,38 @@ def train(
     train: Embeddings,
     val: Embeddings,
     head: Head,
+    settings: Settings,
     *,
     seeds: Sequence[int],
-    support_per_class: int,
-    inner_steps: int,
-    inner_lr: float,
-    outer_lr: float,
-    support_steps: int,
     hard_per_class: int,
-    epochs: int,
-    refresh: str = "epoch",
-    outer_set: str = "hard",
-    gradient: str = "full",
-    support_draw: str = "per_class",
-    select_by: str = "worst_group",
-    clip_norm: float = CLIP_NORM,
+    scorer: Scorer,
     first_hard_set: HardSet | None = None,
-    memory_budget: int = MEMORY_BUDGET,
-    progress: bool = True,
 ) -> MetaResult:
     """Meta-train the support of each seed and return the heads adapted on it.
 
     train, val: embeddings of one checkpoint. Features and classes of both are trained on, val being the pool of hard
-    samples. Group labels of val serve `select_by="worst_group"` alone, and with the attributes of train the diagnosis
-    `minority_share`. head: ERM's, weight `[c d]`.
-
-    support_per_class: support rows drawn per class; a smaller class gives all it has. inner_steps (T) and inner_lr
-    (alpha): gradient steps of the head on the support. outer_lr (eta): Adam's, on the support. support_steps (K_H):
-    meta-gradient steps per epoch; 0 leaves the support as drawn. hard_per_class (K_hard): hard samples per class.
-    refresh: choose the outer set anew each `epoch` (the paper) or `never`. outer_set: the `hard` samples (the paper) or
-    as many `random` ones per class. gradient: through all inner steps, `full` (the paper), or `first_order`.
-    support_draw: as many rows `per_class` (the paper), or that number in all, `uniform` over train. select_by: keep the
-    epoch with the best validation `worst_group` (the paper) or `worst_class` accuracy, or the lowest mean loss on the
-    head's own hard set (`hard_loss`); the later epoch wins a tie. clip_norm: longest meta-gradient of a trial's
-    support. first_hard_set: the choice of the first epoch, which is otherwise made here by the same rule.
-    memory_budget: bytes that trials side by side may take; more trials go one batch after the other. progress: show a
-    bar on a terminal.
+    samples; group labels enter through `scorer` alone. head: ERM's, weight `[c d]`. hard_per_class (K_hard): hard
+    samples per class. scorer: picks the epoch, unless `settings.select_by` is `hard_loss`; the later epoch wins a tie.
+    first_hard_set: the choice of the first epoch, which is otherwise made here by the same rule.
 
     The history holds per seed and epoch: outer_loss (mean over the epoch's meta-gradient steps, natural log; NaN
     without any), hard_loss (of the epoch's head on its own hard set), val_average, val_worst_group (NaN without
-    groups), val_worst_class, minority_share (of the epoch's hard set; NaN where attributes are unknown),
-    pool_minority_share (the same of all of val) and kept.
+    groups), val_worst_class and kept.
 
-    Raises ValueError for a setting out of range, embeddings or a head that do not belong together, and missing groups
-    where they select.
+    Raises ValueError for embeddings or a head that do not belong together, and where every epoch of a seed diverged.
     """
     if not len(seeds) or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds: {list(seeds)} is empty or repeats a seed")
-    trials = [Trial(seed, inner_lr, outer_lr, clip_norm) for seed in seeds]
-    shared = Shared(
-        support_per_class,
-        inner_steps,
-        support_steps,
-        hard_per_class,
-        epochs,
-        refresh,
-        outer_set,
-        gradient,
-        support_draw,
-    )
-    result = train_trials(
-        train, val, head, trials, shared,
-        select_by=[select_by], first_hard_set=first_hard_set, memory_budget=memory_budget, progress=progress,
-    )[select_by]  # fmt: skip
+    trials = [Trial(seed, settings, hard_per_class) for seed in seeds]
+    chooser = HardLoss(scorer) if settings.select_by == "hard_loss" else scorer
+    (result,) = train_trials(
+        train, val, head, trials, scorers={"kept": chooser}, first_hard_set=first_hard_set
+    ).values()  # fmt: skip
     for trial, epoch in zip(trials, result.kept_epoch.tolist(), strict=True):
         if epoch == 0:
             raise ValueError(
-                f"inner_lr {inner_lr}, outer_lr {outer_lr}: seed {trial.seed} diverged, no epoch has a finite loss; "
-                "lower one of them"
+                f"inner_lr {settings.inner_lr}, outer_lr {settings.outer_lr}: seed {trial.seed} diverged, no epoch has "
+                "a finite loss; lower one of them"
             )
     _report(result)
     return result
@@ -155,43 +106,43 @@ def train_trials(
     val: Embeddings,
     head: Head,
     trials: Sequence[Trial],
-    shared: Shared,
     *,
-    select_by: Sequence[str] = ("worst_group",),
+    scorers: Mapping[str, Scorer | HardLoss],
     first_hard_set: HardSet | None = None,
     memory_budget: int = MEMORY_BUDGET,
-    progress: bool = True,
 ) -> dict[str, MetaResult]:
-    """Meta-train many trials side by side; settings, history and errors as in `train`, whose `seed` may repeat here.
+    """Meta-train many trials of one shape side by side; history and errors as in `train`, whose `seed` may repeat here.
 
-    The training is the same whatever rule chooses the epoch, so that the results of several rules, by their names, cost
+    The training is the same whichever scorer chooses the epoch, so that the results of several, by their names, cost
     one. The history's column `number` counts the trials. Each trial is what it would be alone, up to rounding. A trial
-    whose every epoch diverged is no error here: its kept_epoch is 0 and its head NaN. The results, which are not part
-    of `memory_budget`, are gathered on the CPU.
+    whose every epoch diverged is no error here: its kept_epoch is 0 and its head NaN. memory_budget: bytes that trials
+    side by side may take; more trials go one batch after the other. The results, which are not part of it, are gathered
+    on the CPU.
     """
     head = Head(head.weight.detach(), head.bias.detach())
-    _check(train, val, head, trials, shared, select_by, first_hard_set)
+    _check(train, val, head, trials, first_hard_set)
+    shared = trials[0].settings  # but for what may differ
     _say_small_classes(train, shared)
     generators = [Generator().manual_seed(trial.seed) for trial in trials]
     rows = torch.stack([_draw(train, shared, generator) for generator in generators])
-    outer_rows = _outer_rows(val, shared, first_hard_set, generators)
-    size = trials_that_fit(train, val, shared, rules=len(select_by), memory_budget=memory_budget)
+    outer_rows = _outer_rows(val, trials[0], first_hard_set, generators)
+    size = trials_that_fit(train, val, trials[0], kept=len(scorers), memory_budget=memory_budget)
     batches = [slice(i, i + size) for i in range(0, len(trials), size)]
-    parts: dict[str, list[_Part]] = {rule: [] for rule in select_by}
-    histories, hard_parts = [], []
-    with Progress("HSFM", shared.epochs * len(batches), "epoch", shown=progress) as bar:
+    parts: dict[str, list[_Part]] = {name: [] for name in scorers}
+    histories, hard_rows = [], []
+    with Progress("HSFM", shared.epochs * len(batches), "epoch") as bar:
         for batch in batches:
             loop = Loop(
-                train, val, head, trials[batch], shared,
-                rows=rows[batch], outer_rows=None if outer_rows is None else outer_rows[:, batch], select_by=select_by,
+                train, val, head, trials[batch],
+                rows=rows[batch], outer_rows=None if outer_rows is None else outer_rows[:, batch], scorers=scorers,
             )  # fmt: skip
             loop.train(bar.update)
             histories.append(loop.history)
-            hard_parts.append(loop.hard_parts.transpose(0, 1).cpu())
-            for rule, best in loop.best.items():
-                parts[rule].append(_part(best, head, val))
+            hard_rows.append(loop.hard_rows.transpose(0, 1).cpu())
+            for name, best in loop.best.items():
+                parts[name].append(_part(best, head, val))
     history = {name: torch.cat([h[name] for h in histories], dim=1).T.cpu() for name in histories[0]}  # [r e]
-    return {rule: _result(train, trials, rows, parts[rule], history, torch.cat(hard_parts)) for rule in select_by}
+    return {name: _result(train, trials, rows, parts[name], history, torch.cat(hard_rows)) for name in scorers}
 
 
 @dataclass(frozen=True)
@@ -221,7 +172,7 @@ def _part(best: BestState, erm: Head, val: Embeddings) -> _Part:
     )
 
 
-def _draw(train: Embeddings, shared: Shared, generator: Generator) -> Int[Tensor, " n"]:
+def _draw(train: Embeddings, shared: Settings, generator: Generator) -> Int[Tensor, " n"]:
     if shared.support_draw == "per_class":
         return draw_per_class(train.y, shared.support_per_class, train.n_classes, generator)
     size = int(torch.bincount(train.y, minlength=train.n_classes).clamp(max=shared.support_per_class).sum())
@@ -229,14 +180,14 @@ def _draw(train: Embeddings, shared: Shared, generator: Generator) -> Int[Tensor
 
 
 def _outer_rows(
-    val: Embeddings, shared: Shared, first_hard_set: HardSet | None, generators: Sequence[Generator]
+    val: Embeddings, trial: Trial, first_hard_set: HardSet | None, generators: Sequence[Generator]
 ) -> Int[Tensor, "_ r m"] | None:
     """The rows that `Loop` takes: the given choice for the first epoch, or a random one for each."""
-    if shared.outer_set == "hard":
+    if trial.settings.outer_set == "hard":
         return None if first_hard_set is None else chosen_rows(first_hard_set, val).expand(1, len(generators), -1)
-    epochs = shared.epochs if shared.refresh == "epoch" else 1
+    epochs = trial.settings.epochs if trial.settings.refresh == "epoch" else 1
     drawn = [
-        torch.stack([draw_per_class(val.y, shared.hard_per_class, val.n_classes, g) for _ in range(epochs)])
+        torch.stack([draw_per_class(val.y, trial.hard_per_class, val.n_classes, g) for _ in range(epochs)])
         for g in generators
     ]
     return torch.stack(drawn, dim=1)
@@ -248,7 +199,7 @@ def _result(
     rows: Int[Tensor, "r n"],
     parts: Sequence[_Part],
     history: dict[str, Float[Tensor, "r e"]],
-    hard_parts: Int[Tensor, "r e p"],
+    hard_rows: Int[Tensor, "r e m"],
 ) -> MetaResult:
     kept_epoch = torch.cat([part.kept_epoch for part in parts])
     return MetaResult(
@@ -256,7 +207,7 @@ def _result(
         trials=tuple(trials),
         kept_epoch=kept_epoch,
         history=_history(history, trials, kept_epoch),
-        hard_parts=hard_parts,
+        hard_rows=hard_rows,
         support_rows=rows.cpu(),
         support_id=tuple(tuple(train.image_id[i] for i in chosen) for chosen in rows.tolist()),
         support_y=train.y[rows].cpu(),
@@ -279,28 +230,10 @@ def draw_per_class(y: Int[Tensor, " n"], per_class: int, n_classes: int, generat
     return torch.cat(chosen)
 
 
-def hard_groups(result: MetaResult, val: Embeddings) -> pd.DataFrame:
-    """Contents of the hard sets: seed, epoch, y, attribute (null where unknown) and n, of every pair in val."""
-    here = torch.bincount(part_of(val).cpu(), minlength=result.hard_parts.shape[2]).nonzero().squeeze(1)
-    n_epochs = result.hard_parts.shape[1]
-    part = np.tile(here.numpy(), len(result.trials) * n_epochs)
-    y, attribute = np.divmod(part, val.n_attributes + 1)
-    unknown = attribute == val.n_attributes
-    return pd.DataFrame(
-        {
-            "seed": np.repeat(result.seeds, n_epochs * len(here)),
-            "epoch": np.tile(np.arange(1, n_epochs + 1).repeat(len(here)), len(result.trials)),
-            "y": y,
-            "attribute": pd.array(attribute, "Int64"),
-            "n": result.hard_parts[..., here].flatten().numpy().astype(np.int64),
-        }
-    ).assign(attribute=lambda frame: frame["attribute"].mask(unknown))
-
-
-def write_support(path: str | Path, result: MetaResult, train: Embeddings) -> None:
-    """Write the support rows of every seed before and after the edits."""
+def support_of(result: MetaResult, train: Embeddings) -> Support:
+    """The support rows of every seed before and after the edits."""
     n = result.support_rows.shape[1]
-    support = Support(
+    return Support(
         seed=tuple(seed for seed in result.seeds for _ in range(n)),
         image_id=tuple(name for names in result.support_id for name in names),
         y=result.support_y.flatten(),
@@ -308,26 +241,25 @@ def write_support(path: str | Path, result: MetaResult, train: Embeddings) -> No
         after=result.support_after.flatten(0, 1),
         checkpoint_sha256=train.checkpoint_sha256,
     )
-    write_rows(path, support, dataset=train.dataset, class_names=train.class_names)
 
 
 def trials_that_fit(
-    train: Embeddings, val: Embeddings, shared: Shared, *, rules: int = 1, memory_budget: int = MEMORY_BUDGET
+    train: Embeddings, val: Embeddings, trial: Trial, *, kept: int = 1, memory_budget: int = MEMORY_BUDGET
 ) -> int:
-    """How many trials go side by side within so many bytes, at least one; by an upper estimate.
+    """How many trials like this go side by side within so many bytes, at least one; by an upper estimate.
 
-    Of the support: itself, gradient, Adam's moments, its first state, temporaries, and a kept state per rule; its
-    products with itself; the hard features; the logits of val and what follows from them; the counts of its parts.
+    Of the support: itself, gradient, Adam's moments, its first state, temporaries, and `kept` best states; its products
+    with itself; the hard features and their rows by epoch; the logits of val and what follows from them.
     """
     d, item = train.features.shape[1], train.features.element_size()
-    n = min(shared.support_per_class * train.n_classes, len(train.y))
-    m = min(shared.hard_per_class * val.n_classes, len(val.y))
-    counts = 2 * 4 * shared.epochs * val.n_classes * (val.n_attributes + 1)
-    each = counts + item * ((8 + rules) * n * d + 2 * m * d + 6 * len(val.y) * val.n_classes + 2 * n * n)
+    n = min(trial.settings.support_per_class * train.n_classes, len(train.y))
+    m = min(trial.hard_per_class * val.n_classes, len(val.y))
+    rows = 2 * 4 * trial.settings.epochs * m
+    each = rows + item * ((8 + kept) * n * d + 2 * m * d + 6 * len(val.y) * val.n_classes + 2 * n * n)
     return max(1, memory_budget // each)
 
 
-def _say_small_classes(train: Embeddings, shared: Shared) -> None:
+def _say_small_classes(train: Embeddings, shared: Settings) -> None:
     if shared.support_draw != "per_class":
         return
     for label, count in enumerate(torch.bincount(train.y, minlength=train.n_classes).tolist()):
@@ -375,13 +307,7 @@ def _report(result: MetaResult) -> None:
 
 
 def _check(
-    train: Embeddings,
-    val: Embeddings,
-    head: Head,
-    trials: Sequence[Trial],
-    shared: Shared,
-    select_by: Sequence[str],
-    first_hard_set: HardSet | None,
+    train: Embeddings, val: Embeddings, head: Head, trials: Sequence[Trial], first_hard_set: HardSet | None
 ) -> None:
     for embeddings in (train, val):
         embeddings.refuse_test("HSFM")
@@ -389,6 +315,20 @@ def _check(
     check_same_origin(train, val)
     if train.n_classes < 2:
         raise ValueError(f"classes: {', '.join(train.class_names)} is one class only; expected at least two")
+    _check_head(train, val, head)
+    if not trials:
+        raise ValueError("trials: there is none")
+    if len({trial.shape for trial in trials}) > 1:
+        raise ValueError(f"trials: differ in more than {', '.join(OF_TRIAL)}, so that they cannot go side by side")
+    for trial in trials:
+        if not isinstance(trial.seed, Integral) or trial.seed < 0:
+            raise ValueError(f"seed: {trial.seed!r} is not a whole number from 0")
+    if not isinstance(trials[0].hard_per_class, Integral) or trials[0].hard_per_class < 1:
+        raise ValueError(f"hard_per_class: {trials[0].hard_per_class!r} is not a whole number from 1")
+    _check_first_hard_set(first_hard_set, val, trials[0])
+
+
+def _check_head(train: Embeddings, val: Embeddings, head: Head) -> None:
     for name, tensor, expected in (
         ("weight", head.weight, (train.n_classes, train.features.shape[1])), ("bias", head.bias, (train.n_classes,))
     ):  # fmt: skip
@@ -399,42 +339,20 @@ def _check(
     for what, dtype in (("val features", val.features.dtype), ("head", head.weight.dtype)):
         if dtype != train.features.dtype:
             raise ValueError(f"{what}: {dtype}, but the train features are {train.features.dtype}")
-    if not trials:
-        raise ValueError("trials: there is none")
-    for name, least in (
-        ("support_per_class", 1), ("inner_steps", 1), ("hard_per_class", 1), ("epochs", 1), ("support_steps", 0)
-    ):  # fmt: skip
-        value = getattr(shared, name)
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name}: {value!r} is not a whole number from {least}")
-    for trial in trials:
-        if not isinstance(trial.seed, Integral) or trial.seed < 0:
-            raise ValueError(f"seed: {trial.seed!r} is not a whole number from 0")
-        for name in ("inner_lr", "outer_lr", "clip_norm"):
-            value = getattr(trial, name)
-            if not isinstance(value, Real) or not 0 < value < float("inf"):
-                raise ValueError(f"{name}: {value!r} is not a positive number")
-    _check_first_hard_set(first_hard_set, val, shared)
-    named = [(name, getattr(shared, name), allowed) for name, allowed in CHOICES.items()]
-    for name, value, allowed in [*named, *(("select_by", rule, SELECT_BY) for rule in select_by)]:
-        if value not in allowed:
-            raise ValueError(f"{name}: {value!r} is unknown; allowed are {', '.join(allowed)}")
-    if "worst_group" in select_by:
-        val.require_attributes('select_by="worst_group"')
 
 
-def _check_first_hard_set(first_hard_set: HardSet | None, val: Embeddings, shared: Shared) -> None:
+def _check_first_hard_set(first_hard_set: HardSet | None, val: Embeddings, trial: Trial) -> None:
     if first_hard_set is None:
         return
-    if shared.outer_set == "random":
+    if trial.settings.outer_set == "random":
         raise ValueError("first_hard_set: is given, but outer_set is 'random'")
     if first_hard_set.image_id != val.image_id:
         raise ValueError("first_hard_set: lists other images than val")
     chosen = torch.bincount(val.y.cpu()[first_hard_set.chosen.cpu()], minlength=val.n_classes).tolist()
     sizes = torch.bincount(val.y, minlength=val.n_classes).tolist()
     for name, found, size in zip(val.class_names, chosen, sizes, strict=True):
-        if found != min(size, shared.hard_per_class):
+        if found != min(size, trial.hard_per_class):
             raise ValueError(
                 f"first_hard_set: chooses {found} images of class {name}, but hard_per_class is "
-                f"{shared.hard_per_class} of {size}"
+                f"{trial.hard_per_class} of {size}"
             )

@@ -11,9 +11,14 @@ import torch
 from torch.utils.data import random_split
 
 from hsfm.data.sources import dominoes
+from hsfm.data.table import Packed
 from tests import replicas
 
 SHARES = {"train": 0.9, "val": 0.5, "test": 0.5}
+
+
+def pack(folder: Path) -> Packed:
+    return dominoes.pack(dominoes.Settings(source="dominoes", folder=str(folder)))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +96,7 @@ def cut_slowly(folder: Path) -> list[tuple[str, int, int, np.ndarray]]:
 
 
 def test_raw_data_are_cut_and_paired_by_the_rule(originals):
-    packed = dominoes.pack(originals / "raw")
+    packed = pack(originals / "raw")
     expected = cut_slowly(originals / "raw")
     assert packed.pixels.shape == (len(expected), 64, 32, 3)
     assert packed.pixels.dtype == np.uint8
@@ -101,7 +106,7 @@ def test_raw_data_are_cut_and_paired_by_the_rule(originals):
 
 
 def test_ids_say_which_images_meet_and_no_image_serves_twice(originals):
-    packed = dominoes.pack(originals / "raw")
+    packed = pack(originals / "raw")
     sets = foreign_reading(originals / "raw")
     used = {"train": [], "test": []}
     for row in packed.rows.itertuples():
@@ -135,11 +140,11 @@ def test_the_cut_is_random_splits(n):
 
 
 def test_compressed_digits_are_the_same(raw):
-    expected = dominoes.pack(raw).pixels
+    expected = pack(raw).pixels
     for path in (raw / "MNIST/raw").iterdir():
         path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
-    assert np.array_equal(dominoes.pack(raw).pixels, expected)
+    assert np.array_equal(pack(raw).pixels, expected)
 
 
 class Harmful:
@@ -164,15 +169,15 @@ def test_a_batch_that_asks_for_more_than_arrays_of_bytes_is_refused(raw, content
     batch = raw / "cifar-10-batches-py/data_batch_2"
     batch.write_bytes(pickle.dumps(content(str(raw / "harmed")), protocol))
     with pytest.raises(ValueError, match=r"data_batch_2: not a readable batch of CIFAR-10 \("):
-        dominoes.pack(raw)
+        pack(raw)
     assert not (raw / "harmed").exists()
 
 
 def test_a_batch_that_todays_python_wrote_is_read(raw):
-    expected = dominoes.pack(raw).pixels
+    expected = pack(raw).pixels
     for path in (raw / "cifar-10-batches-py").iterdir():
         path.write_bytes(pickle.dumps(pickle.loads(path.read_bytes(), encoding="latin1"), 3))
-    assert np.array_equal(dominoes.pack(raw).pixels, expected)
+    assert np.array_equal(pack(raw).pixels, expected)
 
 
 BATCH = np.zeros((2, 3072), np.uint8)
@@ -193,7 +198,7 @@ def test_a_batch_of_another_form_is_named(raw, batch, message):
     path = raw / "cifar-10-batches-py/test_batch"
     path.write_bytes(pickle.dumps(batch, 3))
     with pytest.raises(ValueError, match=message) as caught:
-        dominoes.pack(raw)
+        pack(raw)
     assert str(path) in str(caught.value)
 
 
@@ -207,11 +212,11 @@ def test_missing_and_truncated_files_are_named(raw, name):
     for length in (0, 3, 9, len(data) - 1):
         path.write_bytes(data[:length])
         with pytest.raises(ValueError, match=r"no whole idx file|not a readable batch") as caught:
-            dominoes.pack(raw)
+            pack(raw)
         assert str(path) in str(caught.value)
     path.unlink()
     with pytest.raises(ValueError, match=r"no such file. Give a folder with MNIST/raw/ and cifar-10-b") as caught:
-        dominoes.pack(raw)
+        pack(raw)
     assert str(path) in str(caught.value)
 
 
@@ -221,25 +226,25 @@ def test_a_truncated_archive_and_labels_of_another_set_are_named(raw):
     path.unlink()
     path.with_name(path.name + ".gz").write_bytes(gzip.compress(data)[:-20])
     with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte.gz: not a readable file, perhaps truncated"):
-        dominoes.pack(raw)
+        pack(raw)
     path.write_bytes(data)
     shutil.copy(raw / "MNIST/raw/train-labels-idx1-ubyte", raw / "MNIST/raw/t10k-labels-idx1-ubyte")
     with pytest.raises(ValueError, match=r"images \[44, 28, 28\] and labels \[220\], expected \[n 28 28\] and \[n\]"):
-        dominoes.pack(raw)
+        pack(raw)
 
 
 def test_a_split_without_a_digit_is_named(raw):
     path = raw / "MNIST/raw/t10k-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes()[:8] + bytes(44))
     with pytest.raises(ValueError, match="test: 44, 0, 20, 20 images of digit 0, digit 1, automobile, truck"):
-        dominoes.pack(raw)
+        pack(raw)
 
 
 # The authors' arrays --------------------------------------------------------------------------------------------------
 
 
 def test_arrays_come_back_as_they_were_saved(originals):
-    packed = dominoes.pack(originals / "arrays")
+    packed = pack(originals / "arrays")
     for split in ("train", "val", "test"):
         rows = packed.rows[packed.rows["split"] == split]
         x, y, env = (np.load(originals / f"arrays/{name}_{split}.npy") for name in ("X", "y", "env"))
@@ -251,20 +256,20 @@ def test_arrays_come_back_as_they_were_saved(originals):
 
 def test_arrays_are_preferred_to_raw_data_and_must_be_whole(raw, originals):
     shutil.copytree(originals / "arrays", raw, dirs_exist_ok=True)
-    assert np.array_equal(dominoes.pack(raw).pixels, dominoes.pack(originals / "arrays").pixels)
+    assert np.array_equal(pack(raw).pixels, pack(originals / "arrays").pixels)
     (raw / "env_val.npy").unlink()
     with pytest.raises(ValueError, match=r"env_val.npy: no such file; .* all nine"):
-        dominoes.pack(raw)
+        pack(raw)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_channels_may_come_last_and_fractions_are_rounded(arrays, dtype):
-    expected = dominoes.pack(arrays).pixels
+    expected = pack(arrays).pixels
     for split in ("train", "val", "test"):
         x = np.load(arrays / f"X_{split}.npy").transpose(0, 2, 3, 1)
         noise = np.random.default_rng(0).uniform(-0.3, 0.3, x.shape) / 255
         np.save(arrays / f"X_{split}.npy", np.clip(x + noise, 0, 1).astype(dtype))
-    assert np.array_equal(dominoes.pack(arrays).pixels, expected)
+    assert np.array_equal(pack(arrays).pixels, expected)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +293,7 @@ def test_other_arrays_are_refused(arrays, name, change, message):
     path = arrays / f"{name}_val.npy"
     np.save(path, change(np.load(path)))
     with pytest.raises(ValueError, match=message) as caught:
-        dominoes.pack(arrays)
+        pack(arrays)
     assert "_val.npy" in str(caught.value)
 
 
@@ -296,4 +301,4 @@ def test_a_truncated_array_is_named(arrays):
     path = arrays / "X_test.npy"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"X_test.npy: not a readable array, perhaps truncated"):
-        dominoes.pack(arrays)
+        pack(arrays)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from hsfm.data.sources import metadata
 from hsfm.data.table import ImageTable, Listing, check_images, complete
@@ -17,7 +18,11 @@ COLUMNS = replicas.METADATA_COLUMNS
 
 
 def read(folder: Path, table: str = "metadata.csv", columns: dict = COLUMNS) -> Listing:
-    return metadata.read(folder, metadata=folder / table, columns=columns)
+    return metadata.read(settings(folder, folder / table, columns))
+
+
+def settings(folder: Path, table: Path, columns: dict = COLUMNS) -> metadata.Settings:
+    return metadata.Settings(source="metadata", folder=str(folder), metadata=str(table), columns=columns)
 
 
 def names(listing: Listing) -> tuple[list, list]:
@@ -84,7 +89,10 @@ def test_the_tables_of_waterbirds_and_subpopbench_are_of_this_form(tmp_path):
 
     replicas.write_waterbirds(tmp_path / "waterbirds")
     columns = {"path": "img_filename", "y": "y", "attribute": "place", "split": "split", "id": None}
-    listing, expected = read(tmp_path / "waterbirds", columns=columns), waterbirds.read(tmp_path / "waterbirds")
+    listing, expected = (
+        read(tmp_path / "waterbirds", columns=columns),
+        waterbirds.read(waterbirds.Settings(source="waterbirds", folder=str(tmp_path / "waterbirds"))),
+    )
     pd.testing.assert_frame_equal(listing.rows, expected.rows)
     assert (listing.class_names, listing.attribute_names) == (("0", "1"), ("0", "1"))
 
@@ -132,7 +140,7 @@ def test_blanks_a_byte_order_mark_captions_and_categories_are_harmless(tmp_path)
 def test_the_table_may_lie_elsewhere(tmp_path):
     replicas.write_metadata(tmp_path / "images")
     (tmp_path / "images/metadata.csv").rename(tmp_path / "labels.csv")
-    listing = metadata.read(str(tmp_path / "images"), metadata=str(tmp_path / "labels.csv"), columns=COLUMNS)
+    listing = metadata.read(settings(tmp_path / "images", tmp_path / "labels.csv"))
     assert len(listing.rows) > 50
 
 
@@ -201,7 +209,7 @@ def test_a_misspelled_attribute_column_is_no_missing_attribute(tmp_path):
 @pytest.mark.parametrize("key", ["path", "y", "split"])
 def test_columns_that_must_be_are_asked_for(tmp_path, key):
     replicas.write_metadata(tmp_path)
-    with pytest.raises(ValueError, match=f"columns: name the column of '{key}'; only attribute and id may be null"):
+    with pytest.raises(ValidationError, match=f"columns.{key}"):
         read(tmp_path, columns={**COLUMNS, key: None})
 
 
@@ -213,7 +221,7 @@ def test_missing_images_are_counted_and_three_are_named(tmp_path):
         read(tmp_path)
     assert f"{', '.join(frame['file'][10:13])}, ..." in str(caught.value)
     with pytest.raises(ValueError, match=f"{len(frame)} of the {len(frame)} images in it are not in {tmp_path}/absent"):
-        metadata.read(tmp_path / "absent", metadata=tmp_path / "metadata.csv", columns=COLUMNS)
+        metadata.read(settings(tmp_path / "absent", tmp_path / "metadata.csv"))
 
 
 @pytest.mark.parametrize(
@@ -251,7 +259,10 @@ from hsfm.data.sources import metadata
 
 labels.names_in = lambda folder: {f"{i:07d}.jpg" for i in range(int(str(folder)[-3:]), 1_000_000, 1000)}
 start = time.perf_counter()
-listing = metadata.read("images", metadata=sys.argv[1], columns=json.loads(sys.argv[2]))
+columns = metadata.Columns(**json.loads(sys.argv[2]))
+listing = metadata.read(
+    metadata.Settings(source="metadata", folder="images", metadata=sys.argv[1], columns=columns)
+)
 elapsed = time.perf_counter() - start
 with open("/proc/self/status") as status:  # what getrusage says includes the process that started this one
     peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))

@@ -43,8 +43,10 @@ def folder(originals, tmp_path):
     return copy
 
 
-def reader(name: str):
-    return READERS.get(name, celeba)
+def read(name: str, folder: Path) -> Listing:
+    """The listing of a replica by the name of its layout."""
+    source = name if name in READERS else "celeba"
+    return READERS[source].read(READERS[source].Settings(source=source, folder=str(folder)))
 
 
 def recreate(source: Path, target: Path, seed: int) -> None:
@@ -73,7 +75,7 @@ def as_table(listing: Listing, folder: Path) -> ImageTable:
 
 @pytest.mark.parametrize("name", ["waterbirds", "metashift", *LAYOUTS])
 def test_a_listing_becomes_a_table_and_its_images_open(originals, tmp_path, name):
-    listing = reader(name).read(originals / name)
+    listing = read(name, originals / name)
     assert list(listing.rows) == ["image_id", "path", "y", "attribute", "split"]
     write_images(tmp_path / "images.parquet", as_table(listing, originals / name))
     rows = read_images(tmp_path / "images.parquet").rows
@@ -85,15 +87,15 @@ def test_a_listing_becomes_a_table_and_its_images_open(originals, tmp_path, name
 
 @pytest.mark.parametrize("name", ["waterbirds", "metashift", *LAYOUTS])
 def test_the_order_in_which_files_were_created_does_not_matter(originals, tmp_path, name):
-    expected = reader(name).read(originals / name).rows
+    expected = read(name, originals / name).rows
     for seed in range(2):
         recreate(originals / name, tmp_path / str(seed), seed)
-        pd.testing.assert_frame_equal(reader(name).read(tmp_path / str(seed)).rows, expected)
+        pd.testing.assert_frame_equal(read(name, tmp_path / str(seed)).rows, expected)
 
 
 @pytest.mark.parametrize("name", ["waterbirds", "metashift", "torchvision"])
 def test_the_order_in_which_a_disk_lists_files_does_not_matter(originals, monkeypatch, name):
-    expected = reader(name).read(originals / name).rows
+    expected = read(name, originals / name).rows
     scandir = os.scandir
 
     @contextmanager
@@ -104,7 +106,7 @@ def test_the_order_in_which_a_disk_lists_files_does_not_matter(originals, monkey
         yield entries
 
     monkeypatch.setattr(os, "scandir", shuffled)
-    pd.testing.assert_frame_equal(reader(name).read(originals / name).rows, expected)
+    pd.testing.assert_frame_equal(read(name, originals / name).rows, expected)
 
 
 @pytest.mark.parametrize("name", ["waterbirds", "torchvision", "kaggle", "dfr"])
@@ -114,7 +116,7 @@ def test_missing_images_are_counted_and_three_are_named(folder, name):
     for path in lost:
         path.unlink()
     with pytest.raises(ValueError, match=r"4 of the 78 images in it are not in ") as caught:
-        reader(name).read(place)
+        read(name, place)
     message = str(caught.value)
     assert sum(str(path.relative_to(place)) in message for path in lost) == 3
     assert "http" in message
@@ -126,7 +128,7 @@ def test_a_folder_of_an_images_name_is_no_image(folder):
     path.unlink()
     path.mkdir()
     with pytest.raises(ValueError, match="1 of the 78 images"):
-        waterbirds.read(place)
+        read("waterbirds", place)
 
 
 @pytest.mark.parametrize(
@@ -143,14 +145,14 @@ def test_a_folder_of_an_images_name_is_no_image(folder):
 def test_an_empty_folder_says_what_belongs_there_and_whence(tmp_path, name, message):
     for place in (tmp_path, tmp_path / "absent"):
         with pytest.raises(ValueError, match=message):
-            READERS[name].read(place)
+            read(name, place)
 
 
 # Waterbirds -----------------------------------------------------------------------------------------------------------
 
 
 def test_waterbirds_follows_its_table(originals):
-    listing = waterbirds.read(originals / "waterbirds")
+    listing = read("waterbirds", originals / "waterbirds")
     table = pd.read_csv(originals / "waterbirds/metadata.csv")
     assert listing.rows["image_id"].tolist() == table["img_filename"].tolist()
     assert listing.rows["y"].tolist() == table["y"].tolist()
@@ -160,9 +162,9 @@ def test_waterbirds_follows_its_table(originals):
 
 
 def test_the_folder_that_the_archive_was_unpacked_in_will_do(originals, tmp_path):
-    inside = waterbirds.read(originals / "waterbirds").rows
+    inside = read("waterbirds", originals / "waterbirds").rows
     shutil.copytree(originals / "waterbirds", tmp_path / "waterbird_complete95_forest2water2")
-    rows = waterbirds.read(tmp_path).rows
+    rows = read("waterbirds", tmp_path).rows
     assert rows["path"].tolist() == ("waterbird_complete95_forest2water2/" + inside["path"]).tolist()
     pd.testing.assert_frame_equal(rows.drop(columns="path"), inside.drop(columns="path"))
 
@@ -191,7 +193,7 @@ def test_waterbirds_names_what_is_wrong_in_its_table(folder, old, new, message):
     place = folder("waterbirds")
     edit(place / "metadata.csv", old, new)
     with pytest.raises(ValueError, match=message) as caught:
-        waterbirds.read(place)
+        read("waterbirds", place)
     assert str(place / "metadata.csv") in str(caught.value)
 
 
@@ -199,7 +201,7 @@ def test_waterbirds_names_what_is_wrong_in_its_table(folder, old, new, message):
 
 
 def test_the_three_layouts_of_celeba_say_the_same(originals):
-    rows = {layout: celeba.read(originals / layout).rows for layout in LAYOUTS}
+    rows = {layout: read("celeba", originals / layout).rows for layout in LAYOUTS}
     assert rows["kaggle"]["path"].iloc[0] == "img_align_celeba/img_align_celeba/000001.jpg"
     assert rows["dfr"]["path"].iloc[0] == rows["torchvision"]["path"].iloc[0] == "img_align_celeba/000001.jpg"
     for layout in ("kaggle", "dfr"):
@@ -215,10 +217,10 @@ def test_the_three_layouts_of_celeba_say_the_same(originals):
 )
 def test_the_order_of_the_rows_in_celebas_tables_does_not_matter(folder, layout, table, header):
     place = folder(layout)
-    expected = celeba.read(place).rows
+    expected = read("celeba", place).rows
     lines = (place / table).read_text().splitlines(keepends=True)
     (place / table).write_text("".join([*lines[:header], *reversed(lines[header:])]))
-    pd.testing.assert_frame_equal(celeba.read(place).rows, expected)
+    pd.testing.assert_frame_equal(read("celeba", place).rows, expected)
 
 
 def test_torchvision_reads_the_same_from_the_replica(originals, tmp_path):
@@ -230,7 +232,7 @@ def test_torchvision_reads_the_same_from_the_replica(originals, tmp_path):
 
     place = tmp_path / "celeba"
     shutil.copytree(originals / "torchvision", place)
-    rows = celeba.read(place).rows
+    rows = read("celeba", place).rows
     for table in ("identity_CelebA", "list_bbox_celeba", "list_landmarks_align_celeba"):  # which it reads as well
         header = "" if table.startswith("identity") else "78\nx y\n"
         (place / f"{table}.txt").write_text(header + "".join(f"{name} 1 2\n" for name in rows["image_id"]))
@@ -243,15 +245,15 @@ def test_torchvision_reads_the_same_from_the_replica(originals, tmp_path):
 
 def test_the_images_of_dfr_may_lie_in_the_folder_itself_or_where_the_table_says(folder):
     place = folder("dfr")
-    expected = celeba.read(place).rows.drop(columns="path")
+    expected = read("celeba", place).rows.drop(columns="path")
     (place / "img_align_celeba").rename(place / "faces")
     text = (place / "metadata.csv").read_text()
     (place / "metadata.csv").write_text(text.replace(",000", ",faces/000"))
-    pd.testing.assert_frame_equal(celeba.read(place).rows.drop(columns="path"), expected)
+    pd.testing.assert_frame_equal(read("celeba", place).rows.drop(columns="path"), expected)
     (place / "metadata.csv").write_text(text)
     for path in (place / "faces").iterdir():
         path.rename(place / path.name)
-    pd.testing.assert_frame_equal(celeba.read(place).rows.drop(columns="path"), expected)
+    pd.testing.assert_frame_equal(read("celeba", place).rows.drop(columns="path"), expected)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +313,7 @@ def test_celeba_names_what_is_wrong_in_its_tables(folder, layout, table, old, ne
     place = folder(layout)
     edit(place / table, old, new)
     with pytest.raises(ValueError, match=message) as caught:
-        celeba.read(place)
+        read("celeba", place)
     assert str(place) in str(caught.value)
 
 
@@ -336,7 +338,7 @@ def test_celeba_in_its_full_size_takes_seconds(tmp_path, monkeypatch, layout):
     listed = []
     monkeypatch.setattr(labels, "names_in", lambda folder: listed.append(folder) or set(names))
     start = time.perf_counter()
-    listing = celeba.read(tmp_path)
+    listing = read("celeba", tmp_path)
     elapsed = time.perf_counter() - start
     assert elapsed < 15, elapsed  # about two seconds on an idle machine
     assert len(listed) == 1
@@ -356,7 +358,7 @@ def test_the_validation_rows_are_scikit_learns(n):
 
 
 def test_metashift_has_five_contexts_and_leaves_out_the_others(originals):
-    listing = metashift.read(originals / "metashift")
+    listing = read("metashift", originals / "metashift")
     assert listing.attribute_names == ("sofa", "bed", "bench", "bike", "shelf")
     assert not listing.rows["path"].str.contains("boat").any()
     groups = listing.rows.groupby(["split", "y", "attribute"]).size()
@@ -381,7 +383,7 @@ def test_metashift_in_its_full_size_has_the_published_counts(tmp_path):
         (tmp_path / place).mkdir(parents=True)
         for i in range(n):
             os.mknod(tmp_path / place / f"{2_300_000 + 17 * i}.jpg")
-    listing = metashift.read(tmp_path)
+    listing = read("metashift", tmp_path)
     counts.check_counts("metashift", listing.rows, listing.class_names, listing.attribute_names)
     held_out = listing.rows[listing.rows["split"] != "train"].sort_values(["y", "path"], ignore_index=True)
     val, _ = train_test_split(np.arange(541), test_size=0.85, random_state=0)
@@ -390,12 +392,12 @@ def test_metashift_in_its_full_size_has_the_published_counts(tmp_path):
 
 def test_hidden_files_are_no_images_and_other_files_are_named(folder):
     place = folder("metashift")
-    expected = metashift.read(place).rows
+    expected = read("metashift", place).rows
     (place / "test/cat/cat(shelf)/.DS_Store").touch()
-    pd.testing.assert_frame_equal(metashift.read(place).rows, expected)
+    pd.testing.assert_frame_equal(read("metashift", place).rows, expected)
     (place / "test/cat/cat(shelf)/notes.txt").touch()
     with pytest.raises(ValueError, match=r"cat\(shelf\)/notes.txt: not an image; expected only .jpg"):
-        metashift.read(place)
+        read("metashift", place)
 
 
 def test_metashift_names_every_folder_without_images(folder):
@@ -403,7 +405,7 @@ def test_metashift_names_every_folder_without_images(folder):
     shutil.rmtree(place / "train/cat/cat(bed)")
     shutil.rmtree(place / "test/dog")
     with pytest.raises(ValueError, match=r"no images in train/cat/cat\(bed\), test/dog/dog\(shelf\). MetaShift's"):
-        metashift.read(place)
+        read("metashift", place)
 
 
 # Counts ---------------------------------------------------------------------------------------------------------------
@@ -504,7 +506,7 @@ def test_a_replica_is_the_same_for_one_seed(originals, tmp_path):
 
 
 def test_a_replica_shows_class_and_attribute(originals):
-    rows = celeba.read(originals / "dfr").rows
+    rows = read("celeba", originals / "dfr").rows
     pixels = np.stack([np.asarray(Image.open(originals / "dfr" / path), float) for path in rows["path"]])
     brightness = pixels[:, 22:32, 17:27].mean(axis=(1, 2, 3))  # in the middle
     blueness = (pixels[..., 2] - pixels[..., 1])[:, :5].mean(axis=(1, 2))  # at the upper edge

@@ -1,39 +1,31 @@
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn.functional import cross_entropy
 
 from hsfm.core.device import Compute
 from hsfm.core.metrics import accuracy_by, worst
 from hsfm.data.pixels import pack as pack_pixels
-from hsfm.data.transforms import prepare
+from hsfm.data.transforms import TransformSettings, prepare
 from hsfm.features.embeddings import Embeddings
 from hsfm.features.extract import feature_function
 from hsfm.features.standardize import fit as fit_standardization
 from hsfm.heads.head import Head
-from hsfm.methods.dac.fit import _balanced_rows, compose, draw_partners, fit_dac
+from hsfm.heads.scorer import Scorer
+from hsfm.methods.dac import Settings, fit
+from hsfm.methods.dac.extractor import Pathway
+from hsfm.methods.dac.fit import DaCInputs, _balanced_rows, compose, draw_partners
 from hsfm.methods.dac.masks import Masks, pack
 from hsfm.models.backbone import build_network
 
-TRANSFORM = {"resize": None, "crop": None, "mean": [0.5] * 3, "std": [0.5] * 3}
+TRANSFORM = TransformSettings(resize=None, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3)
 CPU = Compute(torch.device("cpu"))
-SETTINGS = {
-    "alpha": 2.0,
-    "quantile": 0.8,
-    "batch_size": 16,
-    "epochs": 3,
-    "lr": 5e-3,
-    "lr_halved_every": 2,
-    "invert": False,
-    "batchnorm": "frozen",
-    "balance_classes": False,
-    "select_by": "worst_group",
-    "transform": TRANSFORM,
-    "compute": CPU,
-}
+SETTINGS = {"alpha": 2.0, "batch_size": 16, "epochs": 3, "lr_halved_every": 2}  # the others as they are by default
 
 
 # Compositions ---------------------------------------------------------------------------------------------------------
@@ -121,15 +113,22 @@ def world():
     return network, splits, pixels, masks, head
 
 
-def fitted(world, **changed):
-    network, splits, pixels, masks, head = world
-    masks = changed.pop("masks", masks)
-    standardization = changed.pop("standardization", None)
-    data = {**splits, **changed.pop("splits", {})}
-    return fit_dac(
-        copy.deepcopy(network), data["train"], data["val"], head, masks, pixels.__getitem__, standardization,
-        **{**SETTINGS, "seed": 0, **changed},
-    )  # fmt: skip
+def all_fitted(world, seeds=(0,), rule="worst_group", standardization=None, splits=None, **changed):
+    """DaC on the world with some of it or of the settings changed."""
+    network, own, pixels, masks, head = world
+    network, pixels, masks = (changed.pop(name, one) for name, one in
+                              (("network", copy.deepcopy(network)), ("pixels", pixels), ("masks", masks)))  # fmt: skip
+    data = {**own, **(splits or {})}
+    inputs = DaCInputs(Pathway(network, TRANSFORM, standardization, CPU), masks, pixels.__getitem__)
+    settings, scorer = Settings(**{**SETTINGS, **changed}), Scorer(data["val"], rule)
+    return fit(data["train"], data["val"], head, settings=settings, seeds=seeds, scorer=scorer, inputs=inputs)
+
+
+def fitted(world, seed=0, **changed):
+    """The same with one seed: its head, history, and network where that drifted."""
+    found = all_fitted(world, (seed,), **changed)
+    network = found.networks[0] if found.networks else None
+    return SimpleNamespace(head=found.head[0], history=found.tables["history"], network=network)
 
 
 def worst_group(head: Head, part: Embeddings) -> float:
@@ -155,7 +154,7 @@ def test_one_step_by_hand(world):
     network, splits, pixels, _masks, erm = world
     train = splits["train"]
     n = len(train.y)
-    result = fitted(world, batch_size=n, epochs=1, seed=5, select_by="worst_class")
+    result = fitted(world, batch_size=n, epochs=1, seed=5, rule="worst_class")
 
     g = torch.Generator().manual_seed(5)
     weight = torch.nn.init.xavier_uniform_(torch.empty(2, 128), generator=g).requires_grad_()
@@ -225,8 +224,7 @@ def test_the_best_epoch_is_kept_the_first_among_equals(world):
     result = fitted(world, epochs=6)
     history = result.history
     best = history.sort_values(["val_worst_group", "val_average"], ascending=False, kind="stable").iloc[0]
-    assert result.kept_epoch == best["epoch"]
-    assert history.loc[history["kept"], "epoch"].tolist() == [result.kept_epoch]
+    assert history.loc[history["kept"], "epoch"].tolist() == [best["epoch"]]
     assert worst_group(result.head, splits["val"]) == pytest.approx(best["val_worst_group"])
     correct = result.head.predict(splits["val"].features) == splits["val"].y
     assert float(correct.double().mean()) == pytest.approx(best["val_average"])
@@ -235,17 +233,17 @@ def test_the_best_epoch_is_kept_the_first_among_equals(world):
 def test_group_labels_are_read_to_select_by_the_worst_group_alone(world):
     _, splits, _, _, _ = world
     unknown = {name: replace(splits[name], attribute=torch.full_like(splits[name].attribute, -1)) for name in splits}
-    blind = fitted(world, splits=unknown, select_by="worst_class")
-    seeing = fitted(world, select_by="worst_class")
+    blind = fitted(world, splits=unknown, rule="worst_class")
+    seeing = fitted(world, rule="worst_class")
     assert torch.equal(blind.head.weight, seeing.head.weight)
     assert blind.history["val_worst_group"].isna().all()
-    with pytest.raises(ValueError, match="DaC with select_by: worst_group needs the attribute of every val image"):
+    with pytest.raises(ValueError, match=r"select_by=\"worst_group\" needs the attribute of every val image"):
         fitted(world, splits=unknown)
 
 
 def test_balanced_classes_take_as_many_of_each(world):
     """By hand: the head is fitted on those rows alone, drawn by the seed."""
-    _, splits, pixels, masks, _ = world
+    _, splits, pixels, _, _ = world
     train = splits["train"]
     skewed = replace(train, y=(torch.arange(len(train.y)) % 4 == 0).long())
     rows = _balanced_rows(skewed.y, 2, torch.Generator().manual_seed(0))
@@ -260,12 +258,7 @@ def test_balanced_classes_take_as_many_of_each(world):
             return super().take(rows)
 
     watched = Watched(**vars(pixels["train"]))
-    network, _, _, _, head = world
-    images = {**pixels, "train": watched}
-    fit_dac(
-        copy.deepcopy(network), skewed, splits["val"], head, masks, images.__getitem__,
-        seed=0, **{**SETTINGS, "balance_classes": True, "epochs": 1},
-    )  # fmt: skip
+    fitted(world, splits={"train": skewed}, pixels={**pixels, "train": watched}, balance_classes=True, epochs=1)
     assert torch.equal(seen[0], rows)
     result = fitted(world, splits={"train": skewed}, balance_classes=True, epochs=1, quantile=1.0)
     assert result.history["selected"].tolist() == [1.0]
@@ -298,7 +291,7 @@ def test_a_loss_that_is_not_a_number_stops_in_its_epoch(world):
 
 def test_standardized_features_are_those_of_composed_images_too(world):
     """The same fit on a network whose last BatchNorm-free layer standardizes by itself."""
-    network, splits, pixels, masks, head = world
+    network, splits, _, _, _ = world
     standardization = fit_standardization(splits["train"].features, 0.5)
     spread = {name: replace(part, features=standardization.apply(part.features)) for name, part in splits.items()}
     result = fitted(world, splits=spread, standardization=standardization)
@@ -309,7 +302,7 @@ def test_standardized_features_are_those_of_composed_images_too(world):
 
     same = copy.deepcopy(network)
     same.__class__ = Standardized
-    expected = fit_dac(same, spread["train"], spread["val"], head, masks, pixels.__getitem__, seed=0, **SETTINGS)
+    expected = fitted(world, splits=spread, network=same)
     torch.testing.assert_close(result.head.weight, expected.head.weight)
     raw = fitted(world, splits=spread)  # composed images left raw
     assert not torch.allclose(result.head.weight, raw.head.weight, atol=1e-3)
@@ -365,11 +358,7 @@ def test_wrong_input_is_named(world):
         fitted(world, masks=small)
     with pytest.raises(ValueError, match="DaC was given the test split of halves"):
         fitted(world, splits={"train": splits["test"]})
-    with pytest.raises(ValueError, match="batchnorm: 'thaw' is unknown; allowed are frozen, drift"):
-        fitted(world, batchnorm="thaw")
-    with pytest.raises(ValueError, match="select_by: 'average' is unknown; allowed are worst_group, worst_class"):
-        fitted(world, select_by="average")
-    with pytest.raises(ValueError, match=r"drift moves the features, which standardised ones cannot follow"):
+    with pytest.raises(ValueError, match=r"drift moves the features, which standardized ones cannot follow"):
         fitted(world, batchnorm="drift", standardization=fit_standardization(splits["train"].features))
 
 
@@ -382,8 +371,40 @@ def test_drift_leaves_out_a_last_batch_of_one_image(world):
 
 
 def test_drift_needs_batchnorm(world):
-    _, splits, pixels, masks, head = world
-    network = build_network("alexnet", 2)
     with pytest.raises(ValueError, match="drift was asked for, but this backbone has no BatchNorm"):
-        fit_dac(network, splits["train"], splits["val"], head, masks, pixels.__getitem__, seed=0,
-                **{**SETTINGS, "batchnorm": "drift"})  # fmt: skip
+        fitted(world, network=build_network("alexnet", 2), batchnorm="drift")
+
+
+def test_several_seeds_are_those_of_one_seed_each(world):
+    """And where BatchNorm drifts, each starts from the network as it was given."""
+    for batchnorm in ("frozen", "drift"):
+        together = all_fitted(world, (3, 4), batchnorm=batchnorm)
+        assert together.seeds == (3, 4)
+        assert len(together.networks) == (2 if batchnorm == "drift" else 0)
+        for number, seed in enumerate((3, 4)):
+            alone = fitted(world, seed, batchnorm=batchnorm)
+            assert torch.equal(together.head.weight[number], alone.head.weight)
+            history = together.tables["history"]
+            assert history[history["seed"] == seed].reset_index(drop=True).equals(alone.history)
+
+
+def test_what_picked_the_epoch_is_said(world):
+    words = [all_fitted(world, rule=rule, epochs=1).chosen_by for rule in ("worst_group", "worst_class", "average")]
+    assert words == [
+        "the epoch with the best validation worst group, then average",
+        "the epoch with the best validation worst class, then average",
+        "the epoch with the best validation average",
+    ]
+    found = all_fitted(world, (0, 1), batchnorm="drift", epochs=1)
+    assert found.remarks == ("scored on features of its own, since BatchNorm's statistics drifted",) * 2
+    assert found.summary.startswith("validation worst group")
+
+
+@pytest.mark.parametrize(
+    "change", [{"alpha": -1}, {"quantile": 1.1}, {"epochs": 0}, {"lr": 0}, {"batchnorm": "thaw"}, {"select_by": "luck"},
+               {"alpha": float("nan")}, {"batchsize": 3}]
+)  # fmt: skip
+def test_settings_out_of_bounds_are_named(change):
+    (key,) = change
+    with pytest.raises(ValidationError, match=key):
+        Settings(**change)

@@ -7,20 +7,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from kneed import KneeLocator
+from pydantic import ValidationError
 from torch.nn.functional import cross_entropy
 
 from hsfm.core.device import Compute
 from hsfm.data.pixels import pack as pack_pixels
-from hsfm.data.transforms import prepare
+from hsfm.data.transforms import TransformSettings, prepare
 from hsfm.methods.dac.find_masks import choose_cut, find_masks, mask_images, quantiles
 from hsfm.methods.dac.heat_maps import heat_maps
-from hsfm.methods.dac.masks import Masks, pack, read_masks, unpack, write_masks
+from hsfm.methods.dac.masks import Masks, MaskSettings, pack, read_masks, unpack, write_masks
 from hsfm.models.backbone import build_network
 
 CUTS = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
-TRANSFORM = {"resize": None, "crop": None, "mean": [0.5] * 3, "std": [0.5] * 3}
+TRANSFORM = TransformSettings(resize=None, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3)
 METADATA = {"dataset": "toy", "split": "train", "source": "heat_map", "cuts": CUTS, "checkpoint_sha256": "a" * 64,
-         "transform": TRANSFORM}  # fmt: skip
+         "transform": TRANSFORM.model_dump(mode="json")}  # fmt: skip
 
 
 def some_masks(n: int = 10, size: tuple[int, int] = (9, 7), seed: int = 0) -> Masks:
@@ -124,7 +125,7 @@ def images():
 
 def found(network, images, y, batch: int, compute: Compute):
     batches = ((images[i : i + batch], y[i : i + batch]) for i in range(0, len(images), batch))
-    parts = list(find_masks(network, batches, TRANSFORM, cuts=CUTS, fallback=0.8, compute=compute))
+    parts = list(find_masks(network, batches, TRANSFORM, settings=MaskSettings(), compute=compute))
     kept, loss = (torch.cat([part[i] for part in parts]) for i in (0, 1))
     return kept, loss, [choice for part in parts for choice in part[2]]
 
@@ -173,6 +174,22 @@ def test_one_forward_pass_serves_a_cut_of_a_whole_batch(network, images):
     assert sizes == [1] + [12] * 7  # the first looks for the feature map
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cuts": [0.3, 0.5, 0.4], "fallback": 0.4}, r"cuts: \[0.3, 0.5, 0.4\] does not rise"),
+        ({"cuts": [0.3, 0.3, 0.4], "fallback": 0.4}, "does not rise"),
+        ({"cuts": [0.3, 0.4], "fallback": 0.4}, "at least 3 items"),
+        ({"cuts": [0.3, 0.4, 1.0], "fallback": 0.4}, "less than 1"),
+        ({"fallback": 0.9}, r"fallback: 0.9 is not one of cuts, \[0.3, 0.4, 0.5, 0.6, 0.7, 0.8\]"),
+        ({"source": "eyes"}, "'heat_map' or 'dataset'"),
+    ],
+)
+def test_cuts_rise_and_the_fallback_is_one_of_them(change, message):
+    with pytest.raises(ValidationError, match=message):
+        MaskSettings(**change)
+
+
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
@@ -211,9 +228,9 @@ def test_what_does_not_fit_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"masks.parquet: masks are 9 x 7 pixels .*, but the network sees 8 x 8"):
         read.require_size((8, 8))
     read.require_size((9, 7))
-    read.require_transform(TRANSFORM)
+    read.require_transform(METADATA["transform"])
     with pytest.raises(ValueError, match=r"masks.parquet: masks are for images after the transform .*, but it is"):
-        read.require_transform({**TRANSFORM, "crop": [9, 7]})
+        read.require_transform({**METADATA["transform"], "crop": [9, 7]})
     with pytest.raises(ValueError, match=r"masks.parquet: holds the train split, expected val"):
         read_masks(path, split="val")
 
@@ -250,7 +267,7 @@ def test_masks_of_rows_are_those_of_their_batches(network, images):
     part = rows.iloc[2:9]
     masks = mask_images(
         network, part, lambda rows: images.take(torch.tensor(rows.index.to_numpy())), METADATA,
-        fallback=0.8, batch_size=3, compute=compute, done=counted.append,
+        settings=MaskSettings(batch_size=3), compute=compute, done=counted.append,
     )  # fmt: skip
     kept, loss, choice = found(network, images[2:9], torch.arange(2, 9) % 2, 3, compute)
     assert masks.image_id == tuple(part["image_id"])

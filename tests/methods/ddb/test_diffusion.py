@@ -8,17 +8,26 @@ import pandas as pd
 import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionInpaintPipeline, StableDiffusionPipeline
+from pydantic import ValidationError
 from torch.nn.functional import mse_loss
 from transformers import SamModel
 
 from benchmarks import random_models
-from hsfm.core.device import Compute
+from hsfm.core.device import Compute, ComputeSettings
 from hsfm.methods.ddb import textual_inversion
-from hsfm.methods.ddb.diffusion_models import Model, choose_dtype, find_model, load_part, load_pipeline, to_device
+from hsfm.methods.ddb.diffusion_models import (
+    LoadingSettings,
+    Model,
+    choose_dtype,
+    find_model,
+    load_part,
+    load_pipeline,
+    to_device,
+)
 from hsfm.methods.ddb.generated import NOTHING_FOUND, plan
-from hsfm.methods.ddb.inpaint import Batch, at_size, inpaint, inpaint_parts
-from hsfm.methods.ddb.segment import Segmenter
-from hsfm.methods.ddb.textual_inversion import PROMPTS, learn_token
+from hsfm.methods.ddb.inpaint import Batch, InpaintSettings, at_size, inpaint, inpaint_parts
+from hsfm.methods.ddb.segment import Segmenter, SegmentSettings
+from hsfm.methods.ddb.textual_inversion import PROMPTS, TokenSettings, learn_token
 
 CPU = Compute(torch.device("cpu"))
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -114,19 +123,16 @@ def test_precision(monkeypatch):
     assert choose_dtype("bfloat16", CPU) is torch.bfloat16
     with pytest.raises(ValueError, match="float16 was asked for, which the CPU has not"):
         choose_dtype("float16", CPU)
-    with pytest.raises(ValueError, match="precision: 'half' is unknown"):
-        choose_dtype("half", CPU)
+    with pytest.raises(ValidationError, match="precision"):
+        LoadingSettings(precision="half")
 
 
 def test_slicing_changes_rounding_alone_and_offload_nothing_on_the_cpu(folder):
     batch = at_size(some_batch(2), (32, 32))
     results, attention = [], []
-    for memory in (
-        {"attention_slicing": False, "cpu_offload": False},
-        {"attention_slicing": True, "cpu_offload": True},
-    ):
+    for loading in (LoadingSettings(), LoadingSettings(attention_slicing=True, cpu_offload=True)):
         pipeline = load_pipeline(StableDiffusionInpaintPipeline, local(folder, "inpainting"), torch.float32)
-        to_device(pipeline, CPU, memory)
+        to_device(pipeline, CPU, loading)
         attention.append({type(processor).__name__ for processor in pipeline.unet.attn_processors.values()})
         (made,) = inpaint(pipeline, [batch], steps=3, guidance=7.5, compute=CPU)
         results.append(np.stack(made).astype(int))
@@ -149,15 +155,21 @@ def test_offload_is_for_gpus():
     gpu, calls = torch.device("cuda:0"), []
     for device, offload in ((gpu, True), (gpu, False), (torch.device("cpu"), True)):
         pipeline = Pipeline()
-        to_device(pipeline, Compute(device, "float32"), {"attention_slicing": False, "cpu_offload": offload})
+        compute = Compute(device, ComputeSettings(precision="float32"))
+        to_device(pipeline, compute, LoadingSettings(cpu_offload=offload))
         calls += pipeline.calls
     assert calls == [("offload", gpu), ("to", gpu), ("to", torch.device("cpu"))]
 
 
 # Textual inversion ----------------------------------------------------------------------------------------------------
 
-LEARNING = {"token": "<waterbird>", "initial_word": "bird", "steps": 6, "batch_size": 2, "accumulation": 2, "lr": 0.01,
-            "seed": 0, "compute": CPU}  # fmt: skip
+LEARNING = {"initial_word": "bird", "steps": 6, "batch_size": 2, "accumulation": 2, "lr": 0.01}
+
+
+def learned_by(pipeline, images, *, save_every=100, resume=None, **changed) -> textual_inversion.Learned:
+    settings = TokenSettings(**{**LEARNING, **changed})
+    how = {"settings": settings, "compute": CPU, "save_every": save_every, "resume": resume}
+    return learn_token(pipeline, images, token="<waterbird>", **how)
 
 
 def text_to_image(folder: Path, dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
@@ -178,7 +190,7 @@ def test_nothing_but_the_new_row_learns(folder, images):
     pipeline = text_to_image(folder)
     before, words = states(pipeline), len(pipeline.tokenizer)
     table = pipeline.text_encoder.get_input_embeddings().weight.clone()
-    learned = learn_token(pipeline, images, **LEARNING)
+    learned = learned_by(pipeline, images)
     after = states(pipeline)
     (grown,) = (key for key in before if key.endswith("token_embedding.weight"))
     assert all(torch.equal(after[key], value) for key, value in before.items() if key != grown)
@@ -193,7 +205,7 @@ def test_nothing_but_the_new_row_learns(folder, images):
 
 def test_its_gradient_is_that_of_the_row_of_the_whole_embedding_table(folder, images, monkeypatch):
     """One step, against autograd through the table of a pipeline that has the token, with the same draws."""
-    ours = learn_token(text_to_image(folder), images, **{**LEARNING, "steps": 1})
+    ours = learned_by(text_to_image(folder), images, steps=1)
     pipeline = text_to_image(folder)
     place = textual_inversion._add_token(pipeline, "<waterbird>", "bird")
     table = pipeline.text_encoder.get_input_embeddings().weight
@@ -232,7 +244,7 @@ def test_latents_are_of_images_and_their_mirror_images(folder, images):
 
 def test_learning_helps(folder, images):
     """On draws that are no part of the training: less noise is left than with the word it started from."""
-    learned = learn_token(text_to_image(folder), images, **{**LEARNING, "steps": 80, "batch_size": 4, "lr": 0.1})
+    learned = learned_by(text_to_image(folder), images, steps=80, batch_size=4, lr=0.1)
     pipeline = text_to_image(folder)
     place = textual_inversion._add_token(pipeline, "<waterbird>", "bird")
     table = pipeline.text_encoder.get_input_embeddings().weight
@@ -250,7 +262,7 @@ def test_learning_helps(folder, images):
 
 
 def test_a_token_that_was_interrupted_is_the_same(folder, images, tmp_path, monkeypatch):
-    expected = learn_token(text_to_image(folder), images, **LEARNING, save_every=2)
+    expected = learned_by(text_to_image(folder), images, save_every=2)
     resume, loss, calls = tmp_path / "resume.safetensors", textual_inversion._loss, []
 
     def stop_in_the_fifth_step(*args):
@@ -261,10 +273,10 @@ def test_a_token_that_was_interrupted_is_the_same(folder, images, tmp_path, monk
 
     monkeypatch.setattr(textual_inversion, "_loss", stop_in_the_fifth_step)
     with pytest.raises(KeyboardInterrupt):
-        learn_token(text_to_image(folder), images, **LEARNING, save_every=2, resume=resume)
+        learned_by(text_to_image(folder), images, save_every=2, resume=resume)
     monkeypatch.setattr(textual_inversion, "_loss", lambda *args: calls.append(None) or loss(*args))
     calls.clear()
-    again = learn_token(text_to_image(folder), images, **LEARNING, save_every=2, resume=resume)
+    again = learned_by(text_to_image(folder), images, save_every=2, resume=resume)
     assert len(calls) == 4, "the last two steps"
     assert torch.equal(again.embedding, expected.embedding)
     assert again.history.equals(expected.history)
@@ -273,21 +285,21 @@ def test_a_token_that_was_interrupted_is_the_same(folder, images, tmp_path, monk
 def test_low_precision_keeps_the_row_in_float32(folder, images):
     pipeline = text_to_image(folder, torch.bfloat16)
     assert {part.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder)} == {torch.bfloat16}
-    learned = learn_token(pipeline, images, **LEARNING)
-    exact = learn_token(text_to_image(folder), images, **LEARNING)
+    learned = learned_by(pipeline, images)
+    exact = learned_by(text_to_image(folder), images)
     assert learned.embedding.dtype == torch.float32
     torch.testing.assert_close(learned.history["loss"].mean(), exact.history["loss"].mean(), rtol=0.05, atol=0)
 
 
 def test_what_cannot_be_learned_is_said(folder, images):
     with pytest.raises(ValueError, match=r"initial_word: 'birds' is bir, d, s</w> to the tokenizer, expected one"):
-        learn_token(text_to_image(folder), images, **{**LEARNING, "initial_word": "birds"})
+        learned_by(text_to_image(folder), images, initial_word="birds")
     pipeline = text_to_image(folder)
     pipeline.tokenizer.add_tokens("<waterbird>")
     with pytest.raises(ValueError, match="token: '<waterbird>' is known to the tokenizer already"):
-        learn_token(pipeline, images, **LEARNING)
+        learned_by(pipeline, images)
     with pytest.raises(ValueError, match="the loss is no longer finite after step 6; lower lr"):
-        learn_token(text_to_image(folder), images, **{**LEARNING, "lr": 1e30})
+        learned_by(text_to_image(folder), images, lr=1e30)
 
 
 # Segmentation ---------------------------------------------------------------------------------------------------------
@@ -298,14 +310,14 @@ def segmenter(folder) -> Segmenter:
     return Segmenter(local(folder, "detector"), local(folder, "segmenter"), CPU)
 
 
-THRESHOLDS = {"box_threshold": 0.3, "text_threshold": 0.25}
+SEGMENT = SegmentSettings(prompt="bird.", box_threshold=0.3)
 
 
 def test_masks_have_the_size_of_their_images_and_do_not_depend_on_the_batch(segmenter):
     images = [*pictures(2, 48, 40), *pictures(2, 30, 60, seed=1), *pictures(1, 48, 40, seed=2)]
-    together = segmenter(images, "bird.", **THRESHOLDS)
+    together = segmenter(images, SEGMENT)
     for image, found in zip(images, together, strict=True):
-        (alone,) = segmenter([image], "bird.", **THRESHOLDS)
+        (alone,) = segmenter([image], SEGMENT)
         assert found.mask.shape == image.shape[:2]
         torch.testing.assert_close(found.scores, alone.scores, rtol=1e-3, atol=1e-4)
         assert (found.mask != alone.mask).mean() < 0.02
@@ -315,7 +327,7 @@ def test_masks_have_the_size_of_their_images_and_do_not_depend_on_the_batch(segm
 
 def test_the_mask_covers_what_any_box_shows(segmenter):
     (image,) = pictures(1, 48, 40)
-    (found,) = segmenter([image], "bird.", **THRESHOLDS)
+    (found,) = segmenter([image], SEGMENT)
     assert len(found.boxes) > 1
     pixels = segmenter._sam_input(images=[image], return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
@@ -330,13 +342,13 @@ def test_models_in_half_precision_are_computed_in_float32(folder, tmp_path, segm
     SamModel.from_pretrained(low).half().save_pretrained(low)
     other = Segmenter(local(folder, "detector"), find_model(str(low), pipeline=False), CPU)
     images = pictures(1, 48, 40)
-    (ours,), (theirs,) = (one(images, "bird.", **THRESHOLDS) for one in (other, segmenter))
+    (ours,), (theirs,) = (one(images, SEGMENT) for one in (other, segmenter))
     assert (ours.mask != theirs.mask).mean() < 0.05
 
 
 def test_nothing_found_is_no_mask(segmenter):
     images = pictures(2, 48, 40)
-    for found in segmenter(images, "bird.", box_threshold=1.0, text_threshold=0.25):
+    for found in segmenter(images, SegmentSettings(prompt="bird.", box_threshold=1.0)):
         assert found.mask is None
         assert found.boxes.shape == (0, 4)
 
@@ -390,14 +402,17 @@ def test_a_part_is_the_same_whichever_others_there_are(inpainter):
     masks = {name: mask for name, mask in zip("abcdef", batch.masks, strict=True) if name not in "bd"}
     rows = plan(sources, ["x", "y"], images_per_source=2, seed=0, tokens=["bird", "<waterbird>"])
     parts = [rows.iloc[:6], rows.iloc[6:]]
-    settings = {"prompt": "a photo of a {token}", "size": (32, 32), "batch_size": 3, "steps": 3, "guidance": 7.5}
+    settings = InpaintSettings(prompt="a photo of a {token}", size=(32, 32), batch_size=3, steps=3)
     low = load_pipeline(
         StableDiffusionInpaintPipeline, Model(Path(inpainter.config._name_or_path), {"name": "low"}), torch.bfloat16
     )
     low.load_textual_inversion({"<waterbird>": torch.ones(random_models.WIDTH)}, token="<waterbird>")
 
     def made(parts):
-        return list(inpaint_parts(low, parts, lambda ids: [pixels[one] for one in ids], masks, **settings, compute=CPU))
+        shown = inpaint_parts(
+            low, parts, lambda ids: [pixels[one] for one in ids], masks, settings=settings, compute=CPU
+        )
+        return list(shown)
 
     both, (last,) = made(parts), made(parts[1:])
     assert both[1] == last

@@ -1,21 +1,40 @@
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pydantic import ValidationError
 
-from hsfm.methods.ddb import fit as ddb
+from hsfm.data.transforms import AugmentationSettings, TransformSettings
+from hsfm.heads.fit import Fit
+from hsfm.heads.head import Head
+from hsfm.heads.scorer import Scorer
+from hsfm.methods.ddb import Settings, fit
+from hsfm.methods.ddb.fit import DDBInputs, kept_images, missing_images
 from hsfm.methods.ddb.generated import as_png
 from hsfm.models.backbone import build_network
-from hsfm.models.erm import LabeledImages
+from hsfm.models.erm import LabeledImages, TrainingData
+from tests.conftest import planted
 from tests.methods.ddb.test_attribution import CPU
 from tests.models.test_erm import bright_and_dark
 
-TRANSFORM = {"resize": None, "crop": None, "mean": [0.5] * 3, "std": [0.5] * 3}
-PLAIN = {"random_resized_crop": None, "random_crop": None, "flip": True}
-RETRAINING = {"weights": [6, 10], "lr": 1e-3, "batch_size": 16, "epochs": 3, "select_by": "worst_group",
-              "transform": TRANSFORM, "augmentation": PLAIN, "seed": 0, "compute": CPU}  # fmt: skip
+TRANSFORM = TransformSettings(resize=None, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3)
+PLAIN = AugmentationSettings(random_resized_crop=None, random_crop=None, flip=True)
+RETRAINING = {"weights": (6, 10), "lr": 1e-3, "batch_size": 16, "epochs": 3}
+# of the same classes; their features are nothing to DDB
+SPLITS = [planted(split, [3] * 4, seed=0) for split in ("train", "val")]
+ERM = Head(torch.zeros(2, 12), torch.zeros(2))
+
+
+def retrained(network, data, generated, *, seeds=(0,), rule="worst_group", resume=None, **changed) -> Fit:
+    inputs = DDBInputs(network, TrainingData(*data, TRANSFORM, PLAIN), generated, CPU, resume)
+    settings = Settings(generator="cut_paste", cut_paste={}, retrain={**RETRAINING, **changed})
+    scorer = Scorer(SPLITS[1], rule)
+    found = fit(*SPLITS, ERM, settings=settings, seeds=seeds, scorer=scorer, inputs=inputs)
+    assert scorer.asked == any(generated)
+    return found
 
 
 @pytest.fixture
@@ -33,31 +52,29 @@ def test_retraining_starts_from_erms_body_and_a_fresh_head(data, tmp_path, monke
     network, seen = build_network("small_resnet", 2, seed=7), []
     before = {key: value.clone() for key, value in network.state_dict().items()}
 
-    def train(network, *images, **settings):
-        seen.append(({key: value.clone() for key, value in network.state_dict().items()}, settings))
-        return pd.DataFrame({"epoch": [1], "val_average": [0.5], "val_worst_group": [0.5]})
+    def train(network, data, settings, **how):
+        state = {key: value.clone() for key, value in network.state_dict().items()}
+        seen.append((state, data.auxiliary, settings))
+        row = {"epoch": [1], "val_average": [0.5], "val_worst_group": [0.5], "val_worst_class": [0.5], "kept": [True]}
+        return pd.DataFrame(row)
 
-    monkeypatch.setattr(ddb, "train", train)
-    for seed in (0, 0, 1):
-        ddb.retrain(network, *data[:1], [None, of_class(tmp_path, 1)], data[1], **{**RETRAINING, "seed": seed})
-    (first, settings), (again, _), (other, _) = seen
+    monkeypatch.setattr(sys.modules["hsfm.methods.ddb.fit"], "train", train)
+    retrained(network, data, [None, of_class(tmp_path, 1)], seeds=(0, 0, 1))
+    (first, auxiliary, settings), (again, _, _), (other, _, _) = seen
     for key, value in first.items():
         assert torch.equal(value, before[key]) == (not key.startswith("fc."))
     assert torch.equal(first["fc.weight"], again["fc.weight"])
     assert not torch.equal(first["fc.weight"], other["fc.weight"])
-    assert (settings["optimizer"], settings["checkpoint"], settings["schedule"]) == (
-        "adam",
-        "best_worst_group",
-        "constant",
-    )
-    assert [(part.name, part.weight) for part in settings["auxiliary"]] == [("generated_1", 10.0)]
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items()), "ERM's stays"
+    assert (settings.checkpoint, settings.lr, settings.epochs) == ("best_worst_group", 1e-3, 3)
+    assert [(part.name, part.weight) for part in auxiliary] == [("generated_1", 10.0)]
 
 
 def test_retraining_learns_and_says_which_epoch_was_kept(data, tmp_path):
-    training, validation = data
+    validation = data[1]
     generated = [of_class(tmp_path, 0), of_class(tmp_path, 1)]
-    network = build_network("small_resnet", 2)
-    history = ddb.retrain(network, training, generated, validation, **{**RETRAINING, "epochs": 6})
+    found = retrained(build_network("small_resnet", 2), data, generated, epochs=6)
+    history, (network,) = found.tables["history"], found.networks
     assert {"loss_generated_0", "loss_generated_1", "val_worst_class"} <= set(history.columns)
     assert history["kept"].sum() == 1
     assert history.loc[history["kept"], "val_worst_group"].item() == history["val_worst_group"].max()
@@ -66,45 +83,84 @@ def test_retraining_learns_and_says_which_epoch_was_kept(data, tmp_path):
         correct = network(validation.pixels.stacked().float() / 127.5 - 1).argmax(1) == validation.y
     kept = history[history["kept"]].iloc[0]
     assert float(correct.double().mean()) == pytest.approx(kept["val_average"]), "its weights are the network's"
+    assert torch.equal(found.head.weight, network.fc.weight[None])
+    assert (found.chosen_by, found.remarks) == ("the epoch with the best validation worst group", ("",))
+
+
+def test_several_seeds_are_those_of_one_seed_each(data, tmp_path):
+    network, generated = build_network("small_resnet", 2), [of_class(tmp_path, 0), None]
+    together = retrained(network, data, generated, seeds=(0, 1), epochs=2)
+    for number, seed in enumerate((0, 1)):
+        alone = retrained(network, data, generated, seeds=(seed,), epochs=2)
+        assert torch.equal(together.head.weight[number], alone.head.weight[0])
+        history = together.tables["history"]
+        assert history[history["seed"] == seed].reset_index(drop=True).equals(alone.tables["history"])
+    assert together.remarks == ("no generated image of class 1 was kept",) * 2
+    with pytest.raises(ValueError, match="resume: a file holds the state of one seed, but there are 2"):
+        retrained(network, data, generated, seeds=(0, 1), resume=tmp_path / "state")
 
 
 def test_what_cannot_be_retrained_is_said(data, tmp_path):
     network, (training, validation) = build_network("small_resnet", 2), data
     one = of_class(tmp_path, 0)
-    for change, generated, message in (
-        ({"select_by": "average"}, [one, one], "select_by: 'average' is unknown; allowed are worst_group, worst_class"),
-        ({"weights": [1, 2, 3]}, [one, one], r"weights: \[1, 2, 3\] are 3 numbers, but there are 2 classes"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            ddb.retrain(network, training, generated, validation, **{**RETRAINING, **change})
+    with pytest.raises(ValueError, match=r"weights: \[1.0, 2.0, 3.0\] are 3 numbers, but there are 2 classes"):
+        retrained(network, data, [one, one], weights=(1, 2, 3))
     unknown = replace(validation, group=torch.full_like(validation.group, -1))
     with pytest.raises(ValueError, match="best_worst_group needs the group of every validation image"):
-        ddb.retrain(network, training, [one, None], unknown, **RETRAINING)
-    by_class = {**RETRAINING, "select_by": "worst_class", "epochs": 1}
-    assert ddb.retrain(network, training, [one, None], unknown, **by_class)["kept"].tolist() == [True]
+        retrained(network, (training, unknown), [one, None])
+    by_class = retrained(network, (training, unknown), [one, None], rule="worst_class", epochs=1)
+    assert by_class.tables["history"]["kept"].tolist() == [True]
 
 
 def test_without_a_generated_image_the_network_stays(data):
     network = build_network("small_resnet", 2)
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    history = ddb.retrain(network, data[0], [None, None], data[1], **RETRAINING)
-    assert history.empty
-    assert {"epoch", "val_worst_group", "seed", "kept"} <= set(history.columns)
-    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-    assert ddb.missing_images([None, None], ["a", "b"]) == [
-        "no generated image was kept, so that this is ERM's own network and head"
-    ]
+    found = retrained(network, data, [None, None])
+    assert found.tables["history"].empty
+    assert {"epoch", "val_worst_group", "seed", "kept"} <= set(found.tables["history"].columns)
+    assert found.networks == (network,)
+    assert torch.equal(found.head.weight, network.fc.weight[None])
+    assert found.chosen_by == "ERM's own"
+    assert found.remarks == ("no generated image was kept, so that this is ERM's own network and head",)
+
+
+def test_a_generator_needs_its_own_parts():
+    with pytest.raises(ValidationError, match="missing key 'cut_paste', which the generator cut_paste needs"):
+        Settings(generator="cut_paste", retrain=RETRAINING)
+    with pytest.raises(ValidationError, match="missing keys 'models', 'token', 'segment', 'inpaint', which the gener"):
+        Settings(generator="diffusion", cut_paste={}, retrain=RETRAINING)
+    both = {"segment": {"prompt": "bird."}, "cut_paste": {"margin": 2}}
+    assert Settings(generator="cut_paste", retrain=RETRAINING, **both).cut_paste.margin == 2
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("retrain", {"weights": (1,)}),
+        ("retrain", {"weights": (1, -1)}),
+        ("retrain", {"weights": (1, 1), "batch_size": 1}),
+        ("retrain", {"weights": (1, 1), "select_by": "worst_group"}),
+        ("cut_paste", {"margin": -1}),
+        ("prune", {"attribution": 1.5}),
+        ("token", {"initial_word": "bird", "size": (100, 64)}),
+        ("segment", {"prompt": "Bird"}),
+        ("inpaint", {"prompt": "a bird"}),
+        ("models", {"text_to_image": {"name": "a"}}),
+    ],
+)
+def test_settings_out_of_bounds_are_named(part, change):
+    with pytest.raises(ValidationError, match=part):
+        Settings(**{"generator": "cut_paste", "cut_paste": {}, "retrain": RETRAINING, part: change})
 
 
 def test_the_images_that_were_kept_of_each_class():
     pixels = np.arange(4 * 27, dtype=np.uint8).reshape(4, 3, 3, 3)
     generated = pd.DataFrame({"image_id": list("abcd"), "y": [1, 0, 1, 1], "image": [as_png(one) for one in pixels]})
     pruned = generated[["image_id"]].assign(kept=[True, False, False, True])
-    first, second = ddb.kept_images(generated, pruned, ["x", "y"])
+    first, second = kept_images(generated, pruned, ["x", "y"])
     assert first is None
     np.testing.assert_array_equal(second.pixels.stacked().permute(0, 2, 3, 1), pixels[[0, 3]])
     assert second.y.tolist() == [1, 1]
     assert second.group.tolist() == [-1, -1]
-    assert ddb.missing_images([first, second], ["x", "y"]) == ["no generated image of x was kept"]
+    assert missing_images([first, second], ["x", "y"]) == ["no generated image of x was kept"]
     with pytest.raises(ValueError, match="other images were generated than pruned"):
-        ddb.kept_images(generated, pruned.iloc[::-1], ["x", "y"])
+        kept_images(generated, pruned.iloc[::-1], ["x", "y"])

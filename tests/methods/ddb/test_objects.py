@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from hsfm.data.transforms import TransformSettings
 from hsfm.methods.ddb.generated import OBJECTS, as_table, read_mask
 from hsfm.methods.ddb.objects import find_objects, masks_of, take_objects
 
 SOURCES = pd.DataFrame({"image_id": ["a", "b", "c"], "y": [0, 1, 0]})
-PLAIN = {"resize": None, "crop": None, "mean": [0.5] * 3, "std": [0.5] * 3}
+PLAIN = TransformSettings(resize=None, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3)
 PIXELS = {name: np.zeros((4, 6, 3), np.uint8) for name in "abc"}
 
 

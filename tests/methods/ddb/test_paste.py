@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hsfm.methods.ddb.cut_paste import cut_paste
+from hsfm.methods.ddb.cut_paste import CutPasteSettings, cut_paste
 from hsfm.methods.ddb.generated import NOTHING_FOUND, mask_as_png, plan, read_mask, read_png
 from hsfm.methods.ddb.paste import NO_DONOR, NO_SCENE, Paster
 
@@ -24,7 +24,7 @@ def pasted(y: list[int], threads: int = 1) -> list[dict]:
     masks = [mask_as_png(MASKS[name]) if name in MASKS else None for name in PIXELS]
     objects = pd.DataFrame({"image_id": list(PIXELS), "y": y, "mask": masks})
     rows, counted = plan(objects, ["x", "y"], images_per_source=3, seed=5), []
-    paster = Paster.of(objects, lambda ids: [PIXELS[one] for one in ids], **HOW)
+    paster = Paster.of(objects, lambda ids: [PIXELS[one] for one in ids], CutPasteSettings(**HOW))
     made = list(paster(rows, threads=threads, done=counted.append))
     assert sum(counted) == len(rows) == 18
     assert [row["image_id"] for row in made] == rows["image_id"].tolist()

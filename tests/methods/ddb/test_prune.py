@@ -3,13 +3,14 @@ import pytest
 import torch
 
 from hsfm.data.pixels import pack
+from hsfm.data.transforms import TransformSettings
 from hsfm.heads.head import Head
 from hsfm.methods.ddb import prune as pruning
 from hsfm.methods.ddb.generated import PRUNED, as_png, mask_as_png
 from tests.conftest import planted
 from tests.methods.ddb.test_attribution import CPU, linear
 
-TRANSFORM = {"resize": None, "crop": None, "mean": [0.5] * 3, "std": [0.5] * 3}
+TRANSFORM = TransformSettings(resize=None, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
 def test_confidence_is_the_mean_probability_of_a_class_over_its_own_images(splits, erm_head):
@@ -54,8 +55,8 @@ def pairs(n: int, side: tuple[int, int], changed: tuple[slice, slice], masks: li
 
 
 def pair_scores(network, batch, transform, confidence=(0.5, 0.5)) -> pruning.PairScores:
-    how = {"min_attribution": 0.3, "steps": 5, "compute": CPU}
-    return pruning.evaluate_pairs(network, batch, torch.tensor(confidence), transform, **how)
+    settings = pruning.PruneSettings(attribution=0.3, steps=5)
+    return pruning.evaluate_pairs(network, batch, torch.tensor(confidence), transform, settings=settings, compute=CPU)
 
 
 def test_shares_and_probabilities_of_a_linear_network():
@@ -79,7 +80,7 @@ def test_source_image_and_mask_keep_to_one_place_through_resize_and_crop():
     place = (slice(20, 36), slice(24, 48))
     mask = np.zeros((60, 80), bool)
     mask[18:38, 22:50] = True
-    transform = {**TRANSFORM, "resize": [30, 40], "crop": [20, 20]}
+    transform = TRANSFORM.model_copy(update={"resize": (30, 40), "crop": (20, 20)})
     batch = pairs(2, (60, 80), place, [mask, ~mask])
     found = pair_scores(linear(20), batch, transform)
     assert found.attribution.tolist() == pytest.approx([1.0, 0.0], abs=1e-6)
@@ -88,7 +89,7 @@ def test_source_image_and_mask_keep_to_one_place_through_resize_and_crop():
 def test_an_object_that_the_crop_cuts_off_is_not_seen():
     mask = np.zeros((60, 80), bool)
     mask[:, :4] = True
-    transform = {**TRANSFORM, "resize": [30, 40], "crop": [20, 20]}
+    transform = TRANSFORM.model_copy(update={"resize": (30, 40), "crop": (20, 20)})
     batch = pairs(2, (60, 80), (slice(None), slice(0, 4)), [mask, mask])
     found = pair_scores(linear(20), batch, transform)
     assert found.attribution.tolist() == [0.0, 0.0]
@@ -109,7 +110,7 @@ def test_every_row_is_accounted_for_however_the_batches_are_cut():
 
     def pruned(size: int) -> list[dict]:
         batches = (rows[first : first + size] for first in range(0, 5, size))
-        how = {"attribution": 0.8, "steps": 3, "compute": CPU}
+        how = {"settings": pruning.PruneSettings(attribution=0.8, steps=3), "compute": CPU}
         confidence = torch.tensor([0.6, 0.6])
         return list(pruning.prune(network, batches, lambda ids: [source for _ in ids], confidence, TRANSFORM, **how))
 

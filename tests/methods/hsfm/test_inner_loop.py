@@ -4,11 +4,17 @@ from torch.nn.functional import cross_entropy
 
 from hsfm.heads.hard_set import build
 from hsfm.heads.head import Head
+from hsfm.heads.scorer import Scorer
 from hsfm.methods.hsfm.inner_loop import follow
+from hsfm.methods.hsfm.outer_loop import Settings
 from hsfm.methods.hsfm.train import train
 
-SETTINGS = {"seeds": [3], "support_per_class": 24, "inner_steps": 5, "inner_lr": 1e-2, "outer_lr": 0.1,
-            "support_steps": 1, "hard_per_class": 30}  # fmt: skip
+
+def trained(tr, val, head, epochs):
+    settings = Settings(
+        support_per_class=24, inner_steps=5, inner_lr=1e-2, outer_lr=0.1, support_steps=1, epochs=epochs
+    )  # fmt: skip
+    return train(tr, val, head, settings, seeds=[3], hard_per_class=30, scorer=Scorer(val, "worst_group"))
 
 
 def test_steps_are_those_of_autograd(splits, erm_head):
@@ -33,8 +39,8 @@ def test_steps_are_those_of_autograd(splits, erm_head):
 def test_its_last_loss_on_the_hard_set_is_the_trials_outer_loss(splits, erm_head):
     """Of the first epoch and of the one after the kept state, with one meta-gradient step per epoch."""
     tr, val = splits["train"], splits["val"]
-    first = train(tr, val, erm_head, **SETTINGS, epochs=1)
-    outer_loss = train(tr, val, erm_head, **SETTINGS, epochs=2).history["outer_loss"]
+    first = trained(tr, val, erm_head, epochs=1)
+    outer_loss = trained(tr, val, erm_head, epochs=2).history["outer_loss"]
     after = first.head[0]
     for epoch, head, support in ((1, erm_head, tr.features[first.support_rows[0]]), (2, after, first.support_after[0])):
         hard = build(head, val, per_class=30).chosen

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from benchmarks import autograd_loop
 from hsfm.heads.head import Head
 from hsfm.methods.hsfm.meta_gradient import meta_gradient
+from tests.methods.hsfm import autograd_loop
 
 CASES = [(2, [4, 4]), (2, [1, 6]), (2, [9, 8]), (3, [3, 2, 5]), (5, [1, 2, 3, 1, 1])]
 FORMS = ["dual", "primal", "auto"]

@@ -3,34 +3,44 @@ from dataclasses import replace
 from functools import partial
 from statistics import mean
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks import autograd_loop
 from hsfm.core.metrics import accuracy_by, worst
 from hsfm.heads.hard_set import build, losses, rank_in_class
 from hsfm.heads.head import Head
+from hsfm.heads.scorer import Scorer
+from hsfm.heads.supervision import scorer_of
 from hsfm.methods.hsfm import outer_loop as meta_loop
 from hsfm.methods.hsfm import train as meta
-from hsfm.methods.hsfm.train import Shared, Trial, draw_per_class, train
+from hsfm.methods.hsfm.outer_loop import CLIP_NORM, OF_TRIAL, HardLoss, Settings, Trial, symbols
+from hsfm.methods.hsfm.train import draw_per_class
 from tests.conftest import planted
+from tests.methods.hsfm import autograd_loop
+
+SETTINGS = Settings(support_per_class=24, inner_steps=5, inner_lr=1e-2, outer_lr=0.1, support_steps=5, epochs=20)
+RULES = ("worst_group", "worst_class", "average", "hard_loss")
 
 
-def train_trials(*arguments, **settings):
-    return meta.train_trials(*arguments, **settings)["worst_group"]
+def changed(settings, **changes):
+    return Settings(**{**dict(settings), **changes})
 
 
-SETTINGS = {
-    "seeds": [0, 1],
-    "support_per_class": 24,
-    "inner_steps": 5,
-    "inner_lr": 1e-2,
-    "outer_lr": 0.1,
-    "support_steps": 5,
-    "hard_per_class": 30,
-    "epochs": 20,
-}
+def train(tr, val, head, *, seeds=(0, 1), hard_per_class=30, first_hard_set=None, **changes):
+    settings = changed(SETTINGS, **changes)
+    scorer = scorer_of(settings, val)
+    return meta.train(
+        tr, val, head, settings,
+        seeds=seeds, hard_per_class=hard_per_class, scorer=scorer, first_hard_set=first_hard_set,
+    )  # fmt: skip
+
+
+def chooser(val, rule):
+    return HardLoss(Scorer(val, "average")) if rule == "hard_loss" else Scorer(val, rule)
+
+
+def train_trials(tr, val, head, trials, *, rule="worst_group", **further):
+    return meta.train_trials(tr, val, head, trials, scorers={rule: chooser(val, rule)}, **further)[rule]
 
 
 def test_support_is_drawn_class_by_class_in_table_order(splits):
@@ -55,7 +65,7 @@ def test_a_small_class_gives_all_it_has_and_it_is_logged_once(splits, erm_head, 
     )  # fmt: skip
     counts = torch.bincount(few.y)
     with caplog.at_level(logging.WARNING, "hsfm"):
-        result = train(few, splits["val"], erm_head, **{**SETTINGS, "support_per_class": 40, "epochs": 1})
+        result = train(few, splits["val"], erm_head, support_per_class=40, epochs=1)
     assert result.support_rows.shape == (2, 50)
     small = [m for m in caplog.messages if "taking all" in m]
     assert small == [f"support_per_class is 40; class class {i} has {counts[i]} images: taking all" for i in (0, 1)]
@@ -65,8 +75,15 @@ def in_double(embeddings):
     return replace(embeddings, features=embeddings.features.double())
 
 
-TRIALS = [Trial(0, 1e-2, 0.1), Trial(1, 1e-2, 0.1), Trial(1, 3e-2, 0.5), Trial(2, 1e-2, 1.0, clip_norm=1e-3)]
-SHARED = Shared(support_per_class=24, inner_steps=5, support_steps=5, hard_per_class=30, epochs=3)
+def trial(seed, *, clip_norm=CLIP_NORM, **changes):
+    return Trial(seed, changed(SETTINGS, **{"epochs": 3, **changes}), hard_per_class=30, clip_norm=clip_norm)
+
+
+def all_with(trials, **changes):
+    return [replace(each, settings=changed(each.settings, **changes)) for each in trials]
+
+
+TRIALS = [trial(0), trial(1), trial(1, inner_lr=3e-2, outer_lr=0.5), trial(2, outer_lr=1.0, clip_norm=1e-3)]
 
 
 @pytest.mark.parametrize("form", ["dual", "primal"])
@@ -76,10 +93,10 @@ def test_trajectories_are_those_of_plain_autograd(splits, erm_head, trials, step
     monkeypatch.setattr(meta_loop, "meta_gradient", partial(meta_loop.meta_gradient, form=form))
     tr, val = in_double(splits["train"]), in_double(splits["val"])
     erm = Head(erm_head.weight.double(), erm_head.bias.double())
-    shared = replace(SHARED, inner_steps=steps)
-    result = train_trials(tr, val, erm, trials, shared)
-    for i, trial in enumerate(trials):
-        oracle = autograd_loop.train(tr, val, erm, trial, shared)
+    trials = all_with(trials, inner_steps=steps)
+    result = train_trials(tr, val, erm, trials)
+    for i, each in enumerate(trials):
+        oracle = autograd_loop.train(tr, val, erm, each)
         history = result.history[result.history["number"] == i]
         assert int(result.kept_epoch[i]) == oracle.kept_epoch
         torch.testing.assert_close(result.head.weight[i], oracle.head.weight, rtol=1e-9, atol=1e-9)
@@ -93,23 +110,22 @@ def test_trajectories_are_those_of_plain_autograd(splits, erm_head, trials, step
 def test_full_trainings_score_as_plain_autograd_does(splits, erm_head):
     """The loop amplifies rounding; over 20 seeds the mean worst groups agree within one point."""
     tr, val, test = splits["train"], splits["val"], splits["test"]
-    trials = [Trial(seed, 1e-2, 1.0) for seed in range(20)]
-    shared = replace(SHARED, epochs=12)
+    trials = [trial(seed, outer_lr=1.0, epochs=12) for seed in range(20)]
 
     def worst_group(head):
         return float(worst(accuracy_by(head.predict(test.features) == test.y, test.group, 4)).mean())
 
-    ours = worst_group(train_trials(tr, val, erm_head, trials, shared).head)
-    theirs = mean(worst_group(autograd_loop.train(tr, val, erm_head, trial, shared).head) for trial in trials)
+    ours = worst_group(train_trials(tr, val, erm_head, trials).head)
+    theirs = mean(worst_group(autograd_loop.train(tr, val, erm_head, each).head) for each in trials)
     assert ours == pytest.approx(theirs, abs=0.01)
 
 
 def test_each_trial_is_what_it_would_be_alone(splits, erm_head):
     tr, val = in_double(splits["train"]), in_double(splits["val"])
     erm = Head(erm_head.weight.double(), erm_head.bias.double())
-    together = train_trials(tr, val, erm, TRIALS, SHARED)
-    for i, trial in enumerate(TRIALS):
-        alone = train_trials(tr, val, erm, [trial], SHARED)
+    together = train_trials(tr, val, erm, TRIALS)
+    for i, each in enumerate(TRIALS):
+        alone = train_trials(tr, val, erm, [each])
         torch.testing.assert_close(together.head.weight[i], alone.head.weight[0], rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(together.support_after[i], alone.support_after[0], rtol=1e-9, atol=1e-9)
         assert torch.equal(together.support_rows[i], alone.support_rows[0])
@@ -125,10 +141,10 @@ def test_trials_beyond_the_memory_budget_go_one_after_the_other(splits, erm_head
 
     monkeypatch.setattr(meta, "Loop", record)
     tr, val = splits["train"], splits["val"]
-    budget = next(b for b in range(1, 10**9, 1000) if meta.trials_that_fit(tr, val, SHARED, memory_budget=b) == 3)
-    whole = train_trials(tr, val, erm_head, TRIALS, SHARED)
-    cut = train_trials(tr, val, erm_head, TRIALS, SHARED, memory_budget=budget)
-    least = train_trials(tr, val, erm_head, TRIALS, SHARED, memory_budget=1)
+    budget = next(b for b in range(1, 10**9, 1000) if meta.trials_that_fit(tr, val, TRIALS[0], memory_budget=b) == 3)
+    whole = train_trials(tr, val, erm_head, TRIALS)
+    cut = train_trials(tr, val, erm_head, TRIALS, memory_budget=budget)
+    least = train_trials(tr, val, erm_head, TRIALS, memory_budget=1)
     assert sizes == [4, 3, 1, 1, 1, 1, 1]
     for other in (cut, least):
         torch.testing.assert_close(other.head.weight, whole.head.weight, rtol=1e-3, atol=1e-4)
@@ -139,15 +155,14 @@ def test_trials_beyond_the_memory_budget_go_one_after_the_other(splits, erm_head
 def test_an_epoch_edits_in_place_what_it_keeps(splits, erm_head):
     """An accelerator can record one epoch and replay it: the same objects in the same memory."""
     tr, val = splits["train"], splits["val"]
-    rows = torch.stack([draw_per_class(tr.y, 24, 2, torch.Generator().manual_seed(trial.seed)) for trial in TRIALS])
-    loop = meta_loop.Loop(
-        tr, val, erm_head, TRIALS, SHARED, rows=rows, outer_rows=None, select_by=["worst_group", "hard_loss"]
-    )
+    rows = torch.stack([draw_per_class(tr.y, 24, 2, torch.Generator().manual_seed(each.seed)) for each in TRIALS])
+    scorers = {rule: chooser(val, rule) for rule in ("worst_group", "hard_loss")}
+    loop = meta_loop.Loop(tr, val, erm_head, TRIALS, rows=rows, outer_rows=None, scorers=scorers)
 
     def places():
         tensors = {name: value for name, value in vars(loop).items() if isinstance(value, torch.Tensor)}
         tensors |= {f"{rule} {name}": value for rule, best in loop.best.items() for name, value in vars(best).items()}
-        tensors |= loop.history | {"hard_parts": loop.hard_parts}
+        tensors |= loop.history
         return {name: (id(value), value.data_ptr()) for name, value in tensors.items()}
 
     before, epochs = places(), []
@@ -175,43 +190,28 @@ def test_adam_is_torchs(splits):
 
 def test_it_raises_the_worst_group(splits, erm_head):
     test = splits["test"]
-    result = train(splits["train"], splits["val"], erm_head, **SETTINGS)
+    result = train(splits["train"], splits["val"], erm_head)
     before = worst(accuracy_by(erm_head.predict(test.features) == test.y, test.group, 4))
     after = worst(accuracy_by(result.head.predict(test.features) == test.y, test.group, 4))
     assert (after >= before + 0.10).all(), (float(before), after.tolist())
-    share = result.history.groupby("epoch")["minority_share"].mean()
-    assert share[1] > 0.9
-    assert share[20] < share[1]
+    val = splits["val"]
+    minority = (val.y != val.attribute)[result.hard_rows].double().mean(dim=(0, 2))
+    assert minority[0] > 0.9
+    assert minority[-1] < minority[0]
 
 
 @pytest.mark.parametrize("outer_set", ["hard", "random"])
-def test_the_result_says_what_the_hard_sets_held(splits, erm_head, outer_set):
+def test_the_result_says_which_rows_the_outer_losses_were_over(splits, erm_head, outer_set, recorded):
     tr, val = splits["train"], splits["val"]
-    unknown = torch.arange(len(val.y)) % 5 == 0
-    known = replace(val, attribute=val.attribute.masked_fill(unknown, -1))
-    settings = {**SETTINGS, "seeds": [4, 1], "epochs": 3, "select_by": "worst_class", "outer_set": outer_set}
-    result = train(tr, known, erm_head, **settings)
-    frame = meta.hard_groups(result, known)
-    assert list(frame.columns) == ["seed", "epoch", "y", "attribute", "n"]
-    assert frame.groupby(["seed", "epoch", "y"])["n"].sum().to_list() == [30] * 12
-    assert frame["seed"].drop_duplicates().tolist() == [4, 1]
-    first = frame[(frame["seed"] == 4) & (frame["epoch"] == 1)]
-    assert first[["y", "attribute"]].fillna(-1).values.tolist() == [[0, 0], [0, 1], [0, -1], [1, 0], [1, 1], [1, -1]]
-    if outer_set == "hard":
-        chosen = build(erm_head, known, per_class=30).chosen
-        pairs = list(zip(known.y[chosen].tolist(), known.attribute[chosen].tolist(), strict=True))
-        expected = [pairs.count((y, a)) for y in (0, 1) for a in (0, 1, -1)]
-        assert first["n"].tolist() == expected
-    share = train(tr, val, erm_head, **settings)
-    whole = meta.hard_groups(share, val)
-    assert whole["attribute"].notna().all(), "only what val has"
-    minority = whole[whole["y"] != whole["attribute"]].groupby(["seed", "epoch"], sort=False)["n"].sum() / 60
-    assert minority.tolist() == pytest.approx(share.history["minority_share"].tolist())
+    result = train(tr, val, erm_head, epochs=3, support_steps=1, outer_set=outer_set)
+    assert result.hard_rows.shape == (2, 3, 60)
+    for epoch, (_, hard) in enumerate(recorded):
+        assert torch.equal(val.features[result.hard_rows[:, epoch]], hard)
 
 
 def test_the_result_says_what_was_edited(splits, erm_head):
     tr = splits["train"]
-    result = train(tr, splits["val"], erm_head, **{**SETTINGS, "epochs": 3})
+    result = train(tr, splits["val"], erm_head, epochs=3)
     assert result.head.weight.shape == (2, 2, 12)
     assert result.support_after.shape == (2, 48, 12)
     before = tr.features[result.support_rows]
@@ -223,10 +223,9 @@ def test_the_result_says_what_was_edited(splits, erm_head):
 
 
 def test_equal_calls_give_equal_bytes(splits, erm_head):
-    settings = {**SETTINGS, "epochs": 3}
-    first = train(splits["train"], splits["val"], erm_head, **settings)
+    first = train(splits["train"], splits["val"], erm_head, epochs=3)
     torch.manual_seed(99)
-    second = train(splits["train"], splits["val"], erm_head, **settings)
+    second = train(splits["train"], splits["val"], erm_head, epochs=3)
     assert torch.equal(first.head.weight, second.head.weight)
     assert torch.equal(first.support_after, second.support_after)
     assert not torch.equal(first.head.weight[0], first.head.weight[1])
@@ -234,27 +233,23 @@ def test_equal_calls_give_equal_bytes(splits, erm_head):
 
 def test_inputs_are_left_alone(splits, erm_head):
     before = splits["train"].features.clone(), erm_head.weight.clone()
-    train(splits["train"], splits["val"], erm_head, **{**SETTINGS, "epochs": 1})
+    train(splits["train"], splits["val"], erm_head, epochs=1)
     assert torch.equal(splits["train"].features, before[0])
     assert torch.equal(erm_head.weight, before[1])
 
 
 def test_groups_only_choose_the_epoch(splits, erm_head):
-    """Other attributes may change which epoch is kept, and nothing else; without groups nothing changes at all."""
+    """Other attributes may change which epoch is kept, and nothing else."""
     tr, val = splits["train"], splits["val"]
-    shuffled = replace(
-        val, attribute=val.attribute[torch.randperm(len(val.y), generator=torch.Generator().manual_seed(0))]
-    )
-    unknown = replace(val, attribute=torch.full_like(val.attribute, -1))
-    blind_train = replace(tr, attribute=torch.full_like(tr.attribute, -1))
-    settings = {**SETTINGS, "epochs": 4, "select_by": "worst_class"}
-    expected = train(tr, val, erm_head, **settings)
-    for other in (train(tr, shuffled, erm_head, **settings), train(blind_train, unknown, erm_head, **settings)):
-        assert torch.equal(other.head.weight, expected.head.weight)
-    columns = ["seed", "epoch", "outer_loss", "val_average"]
-    by_group = train(tr, shuffled, erm_head, **{**settings, "select_by": "worst_group"})
-    assert by_group.history[columns].equals(expected.history[columns])
-    assert train(blind_train, unknown, erm_head, **settings).history["minority_share"].isna().all()
+    order = torch.randperm(len(val.y), generator=torch.Generator().manual_seed(0))
+    shuffled = replace(val, attribute=val.attribute[order])
+    expected, other = (train(tr, e, erm_head, epochs=4).history for e in (val, shuffled))
+    columns = ["seed", "epoch", "outer_loss", "hard_loss", "val_average", "val_worst_class"]
+    assert other[columns].equals(expected[columns])
+    assert not other["val_worst_group"].equals(expected["val_worst_group"])
+    unknown = train(tr.without_attributes(), val.without_attributes(), erm_head, epochs=4, select_by="worst_class")
+    assert unknown.history[columns].equals(expected[columns])
+    assert unknown.history["val_worst_group"].isna().all()
 
 
 @pytest.fixture
@@ -282,7 +277,7 @@ def as_a_set(rows):
 def test_the_first_epoch_uses_exactly_the_hard_set_given(splits, erm_head, recorded):
     tr, val = splits["train"], splits["val"]
     hard_set = build(erm_head, val, per_class=30)
-    settings = {**SETTINGS, "seeds": [0], "epochs": 2, "support_steps": 1}
+    settings = {"seeds": [0], "epochs": 2, "support_steps": 1}
     train(tr, val, erm_head, **settings, first_hard_set=hard_set)
     train(tr, val, erm_head, **settings)
     assert torch.equal(recorded[0][1][0], in_class_order(val, hard_set.chosen))
@@ -301,27 +296,26 @@ def test_the_first_epoch_uses_exactly_the_hard_set_given(splits, erm_head, recor
 
 def test_later_epochs_choose_under_the_current_head(splits, erm_head, recorded):
     val = splits["val"]
-    train(splits["train"], val, erm_head, **{**SETTINGS, "epochs": 4, "support_steps": 1})
+    train(splits["train"], val, erm_head, epochs=4, support_steps=1)
     for head, hard in recorded:
         for r in range(2):
             chosen = rank_in_class(losses(head[r], val.features, val.y), val.y) <= 30
             assert as_a_set(hard[r]) == as_a_set(val.features[chosen])
 
 
-@pytest.mark.parametrize("rule", ["worst_group", "worst_class", "hard_loss"])
+@pytest.mark.parametrize("rule", RULES)
 def test_the_kept_epoch_is_the_last_of_the_best(splits, erm_head, rule):
-    history = train(splits["train"], splits["val"], erm_head, **{**SETTINGS, "seeds": [3]}, select_by=rule).history
+    history = train(splits["train"], splits["val"], erm_head, seeds=[3], select_by=rule).history
     value = -history["hard_loss"] if rule == "hard_loss" else history[f"val_{rule}"]
     assert history.loc[history["kept"], "epoch"].tolist() == [history.loc[value == value.max(), "epoch"].max()]
 
 
 def test_one_training_serves_several_rules(splits, erm_head):
     tr, val = splits["train"], splits["val"]
-    rules = ["worst_group", "worst_class", "hard_loss"]
-    together = meta.train_trials(tr, val, erm_head, TRIALS, SHARED, select_by=rules)
-    assert list(together) == rules
-    for rule in rules:
-        alone = meta.train_trials(tr, val, erm_head, TRIALS, SHARED, select_by=[rule])[rule]
+    together = meta.train_trials(tr, val, erm_head, TRIALS, scorers={rule: chooser(val, rule) for rule in RULES})
+    assert tuple(together) == RULES
+    for rule in RULES:
+        alone = train_trials(tr, val, erm_head, TRIALS, rule=rule)
         assert torch.equal(together[rule].head.weight, alone.head.weight)
         assert torch.equal(together[rule].support_after, alone.support_after)
         assert together[rule].history.equals(alone.history)
@@ -331,7 +325,7 @@ def test_one_training_serves_several_rules(splits, erm_head):
 @pytest.mark.parametrize("refresh", ["epoch", "never"])
 def test_a_random_outer_set_is_drawn_class_by_class(splits, erm_head, recorded, refresh):
     val = splits["val"]
-    settings = {**SETTINGS, "epochs": 3, "support_steps": 1, "outer_set": "random", "refresh": refresh}
+    settings = {"epochs": 3, "support_steps": 1, "outer_set": "random", "refresh": refresh}
     train(splits["train"], val, erm_head, **settings)
     first = list(recorded)
     for _, hard in recorded:
@@ -348,25 +342,25 @@ def test_a_random_outer_set_is_drawn_class_by_class(splits, erm_head, recorded, 
 
 def test_a_uniform_support_takes_classes_as_they_come(splits, erm_head):
     tr = planted("train", [300, 10, 10, 80], seed=0)
-    result = train(tr, splits["val"], erm_head, **{**SETTINGS, "epochs": 2, "support_draw": "uniform"})
+    result = train(tr, splits["val"], erm_head, epochs=2, support_draw="uniform")
     assert result.support_rows.shape == (2, 48)
     assert torch.equal(result.support_y, tr.y[result.support_rows])
     assert result.support_y.float().mean() < 0.4, "310 of 400 images are of class 0"
     assert not torch.equal(result.support_y[0], result.support_y[1])
-    oracle_like = train_trials(tr, splits["val"], erm_head, TRIALS[1:2], replace(SHARED, support_draw="uniform"))
-    side_by_side = train_trials(tr, splits["val"], erm_head, TRIALS[:2], replace(SHARED, support_draw="uniform"))
-    torch.testing.assert_close(side_by_side.head.weight[1], oracle_like.head.weight[0], rtol=1e-4, atol=1e-5)
+    trials = all_with(TRIALS[:2], support_draw="uniform")
+    both, alone = (train_trials(tr, splits["val"], erm_head, some) for some in (trials, trials[1:]))
+    torch.testing.assert_close(both.head.weight[1], alone.head.weight[0], rtol=1e-4, atol=1e-5)
 
 
 def test_the_first_order_gradient_is_taken_when_asked_for(splits, erm_head, recorded):
-    settings = {**SETTINGS, "epochs": 1, "support_steps": 1}
+    settings = {"epochs": 1, "support_steps": 1}
     full = train(splits["train"], splits["val"], erm_head, **settings)
     first = train(splits["train"], splits["val"], erm_head, **settings, gradient="first_order")
     assert not torch.equal(full.support_after, first.support_after)
 
 
 def test_without_meta_steps_the_support_stays_as_drawn(splits, erm_head):
-    result = train(splits["train"], splits["val"], erm_head, **{**SETTINGS, "support_steps": 0, "epochs": 2})
+    result = train(splits["train"], splits["val"], erm_head, support_steps=0, epochs=2)
     assert torch.equal(result.support_after, splits["train"].features[result.support_rows])
     assert result.history["outer_loss"].isna().all()
 
@@ -381,11 +375,11 @@ def test_a_dead_support_says_so(splits, erm_head, caplog):
         image_id=tuple(name for name, keep in zip(tr.image_id, fitted.tolist(), strict=True) if keep),
     )  # fmt: skip
     with caplog.at_level(logging.WARNING, "hsfm"):
-        result = train(easy, splits["val"], sharp, **{**SETTINGS, "seeds": [0], "epochs": 3})
+        result = train(easy, splits["val"], sharp, seeds=[0], epochs=3)
         assert float(result.moved[0]) < meta.DEAD_SHARE
         assert "seed 0: the head hardly moved (0.0 % of the validation predictions" in caplog.text
         caplog.clear()
-        train(tr, splits["val"], erm_head, **{**SETTINGS, "seeds": [0]})
+        train(tr, splits["val"], erm_head, seeds=[0])
         assert "hardly moved" not in caplog.text
 
 
@@ -393,61 +387,53 @@ def test_more_than_two_classes():
     counts = {"train": [190, 10, 10, 190, 190, 10], "val": [30] * 6}
     tr, val = (planted(split, counts[split], seed=i, classes=3) for i, split in enumerate(counts))
     head = Head(torch.zeros(3, 12), torch.zeros(3))
-    result = train(tr, val, head, **{**SETTINGS, "select_by": "worst_class"})
+    result = train(tr, val, head, select_by="worst_class")
     assert result.head.weight.shape == (2, 3, 12)
     accuracy = accuracy_by(result.head.predict(val.features) == val.y, val.y, 3)
     assert (accuracy > 0.6).all()
 
 
-def test_the_support_file(tmp_path, splits, erm_head):
-    result = train(splits["train"], splits["val"], erm_head, **{**SETTINGS, "epochs": 1})
-    meta.write_support(tmp_path / "support.parquet", result, splits["train"])
-    table = pq.read_table(tmp_path / "support.parquet")
-    assert table.column_names == ["seed", "image_id", "y", "before", "after"]
-    assert table["seed"].to_pylist() == [0] * 48 + [1] * 48
-    assert table["image_id"].to_pylist()[50] == result.support_id[1][2]
-    assert table["after"].to_pylist()[50] == result.support_after[1, 2].tolist()
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"support_per_class": 0}, "support_per_class: 0 is not a whole number from 1"),
-        ({"inner_steps": 0}, "inner_steps: 0"),
-        ({"epochs": -1}, "epochs: -1"),
-        ({"hard_per_class": 0}, "hard_per_class: 0"),
-        ({"support_steps": -1}, "support_steps: -1 is not a whole number from 0"),
-        ({"inner_lr": 0.0}, "inner_lr: 0.0 is not a positive number"),
-        ({"outer_lr": float("nan")}, "outer_lr: nan"),
-        ({"refresh": "step"}, "refresh: 'step' is unknown; allowed are epoch, never"),
-        ({"outer_set": "easy"}, "outer_set: 'easy' is unknown; allowed are hard, random"),
-        ({"gradient": "third"}, "gradient: 'third' is unknown; allowed are full, first_order"),
-        ({"support_draw": "all"}, "support_draw: 'all' is unknown; allowed are per_class, uniform"),
-        ({"select_by": "loss"}, "select_by: 'loss' is unknown; allowed are worst_group, worst_class, hard_loss"),
+        ({"hard_per_class": 0}, "hard_per_class: 0 is not a whole number from 1"),
         ({"seeds": [1, 1]}, r"seeds: \[1, 1\] is empty or repeats"),
         ({"seeds": []}, r"seeds: \[\] is empty"),
         ({"seeds": [-1]}, "seed: -1 is not a whole number from 0"),
     ],
 )
-def test_settings_out_of_range_are_named(splits, erm_head, change, message):
+def test_what_is_out_of_range_is_named(splits, erm_head, change, message):
     with pytest.raises(ValueError, match=message):
-        train(splits["train"], splits["val"], erm_head, **{**SETTINGS, **change})
+        train(splits["train"], splits["val"], erm_head, **change)
+
+
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name not in (*OF_TRIAL, "select_by")])
+def test_trials_of_unlike_shapes_do_not_go_side_by_side(splits, erm_head, name):
+    others = {"refresh": "never", "outer_set": "random", "gradient": "first_order", "support_draw": "uniform"}
+    other = trial(1, **{name: others.get(name, 7)})
+    with pytest.raises(ValueError, match="trials: differ in more than inner_lr, outer_lr"):
+        train_trials(splits["train"], splits["val"], erm_head, [trial(0), other])
+
+
+def test_symbols_are_the_papers():
+    """docs/reference/methods.md says the same."""
+    assert symbols(SETTINGS) == {"T": 5, "alpha": 1e-2, "eta": 0.1, "K_H": 5}
 
 
 def test_inputs_that_do_not_belong_together_are_named(splits, erm_head):
     tr, val = splits["train"], splits["val"]
     with pytest.raises(ValueError, match="train and val embeddings differ in checkpoint"):
-        train(tr, replace(val, checkpoint_sha256="b" * 64), erm_head, **SETTINGS)
+        train(tr, replace(val, checkpoint_sha256="b" * 64), erm_head)
     with pytest.raises(ValueError, match=r"head: weight is \[2, 5\], expected \[2, 12\]"):
-        train(tr, val, Head(torch.zeros(2, 5), torch.zeros(2)), **SETTINGS)
+        train(tr, val, Head(torch.zeros(2, 5), torch.zeros(2)))
     blind = replace(val, attribute=torch.where(val.attribute == 1, -1, val.attribute))
     with pytest.raises(ValueError, match=r'select_by="worst_group" needs the attribute of every val image; 120 of 240'):
-        train(tr, blind, erm_head, **SETTINGS)
+        train(tr, blind, erm_head)
 
 
 def test_the_published_constants():
     """methods.md: the meta-gradient is clipped to norm 10."""
-    assert Trial(0, 1.0, 1.0).clip_norm == 10.0
+    assert trial(0).clip_norm == 10.0
 
 
 def test_clipping_is_torchs():
@@ -462,36 +448,35 @@ def test_clipping_is_torchs():
 
 
 def test_hardly_moved_is_less_than_half_a_percent(splits, erm_head):
-    result = train(splits["train"], splits["val"], erm_head, **{**SETTINGS, "epochs": 1})
+    result = train(splits["train"], splits["val"], erm_head, epochs=1)
     assert replace(result, moved=torch.tensor([0.0049, 0.0051])).dead.tolist() == [True, False]
 
 
 def test_nothing_trains_on_the_test_split(splits, erm_head):
     with pytest.raises(ValueError, match="HSFM was given the test split of planted"):
-        train(splits["train"], splits["test"], erm_head, **SETTINGS)
+        train(splits["train"], splits["test"], erm_head)
     with pytest.raises(ValueError, match="HSFM was given the test split"):
-        train(splits["test"], splits["val"], erm_head, **SETTINGS)
+        train(splits["test"], splits["val"], erm_head)
 
 
 def test_mismatched_types_and_hard_sets_are_named(splits, erm_head):
     tr, val = splits["train"], splits["val"]
     with pytest.raises(ValueError, match=r"val features: torch.float64, but the train features are torch.float32"):
-        train(tr, in_double(val), erm_head, **SETTINGS)
+        train(tr, in_double(val), erm_head)
     with pytest.raises(ValueError, match="first_hard_set: lists other images than val"):
-        train(tr, val, erm_head, **SETTINGS, first_hard_set=build(erm_head, tr, per_class=3))
+        train(tr, val, erm_head, first_hard_set=build(erm_head, tr, per_class=3))
     hard_set = build(erm_head, val, per_class=3)
     with pytest.raises(ValueError, match="first_hard_set: is given, but outer_set is 'random'"):
-        train(tr, val, erm_head, **SETTINGS, outer_set="random", first_hard_set=hard_set)
+        train(tr, val, erm_head, outer_set="random", first_hard_set=hard_set)
 
 
-@pytest.mark.parametrize("rule", meta.SELECT_BY)
+@pytest.mark.parametrize("rule", RULES)
 def test_a_trial_that_diverges_throughout_is_an_error(splits, erm_head, rule):
     """A NaN head predicts the first class everywhere; that is no accuracy."""
-    settings = {**SETTINGS, "inner_lr": 1e38}
     with pytest.raises(ValueError, match=r"inner_lr 1e\+38, outer_lr 0.1: seed 0 diverged, no epoch has a finite loss"):
-        train(splits["train"], splits["val"], erm_head, **settings, select_by=rule)
-    trials = [Trial(0, 1e-2, 0.1), Trial(0, 1e38, 0.1)]
-    result = meta.train_trials(splits["train"], splits["val"], erm_head, trials, SHARED, select_by=[rule])[rule]
+        train(splits["train"], splits["val"], erm_head, inner_lr=1e38, select_by=rule)
+    trials = [trial(0), trial(0, inner_lr=1e38)]
+    result = train_trials(splits["train"], splits["val"], erm_head, trials, rule=rule)
     assert (result.kept_epoch > 0).tolist() == [True, False]
     assert result.head.weight.isfinite().all(2).all(1).tolist() == [True, False]
     assert result.moved.isnan().tolist() == [False, True]
@@ -502,7 +487,8 @@ def test_an_epoch_that_diverged_is_never_kept(splits, erm_head):
     """Even where its accuracy would be a later tie."""
     tr, val = splits["train"], splits["val"]
     rows = torch.stack([draw_per_class(tr.y, 24, 2, torch.Generator().manual_seed(0))])
-    loop = meta_loop.Loop(tr, val, erm_head, TRIALS[:1], SHARED, rows=rows, outer_rows=None, select_by=["worst_group"])
+    scorers = {"worst_group": Scorer(val, "worst_group")}
+    loop = meta_loop.Loop(tr, val, erm_head, TRIALS[:1], rows=rows, outer_rows=None, scorers=scorers)
     epochs = []
 
     def after():
@@ -547,13 +533,12 @@ BAD = {
 def test_bad_data_are_named(splits, erm_head, name):
     make, message = BAD[name]
     with pytest.raises(ValueError, match=message):
-        train(*make(splits, erm_head), **SETTINGS)
+        train(*make(splits, erm_head))
 
 
 def test_a_head_with_a_gradient_is_taken(splits, erm_head):
     learning = Head(erm_head.weight.clone().requires_grad_(), erm_head.bias.clone().requires_grad_())
-    settings = {**SETTINGS, "epochs": 2}
-    first = train(splits["train"], splits["val"], learning, **settings)
+    first = train(splits["train"], splits["val"], learning, epochs=2)
     assert not first.head.weight.requires_grad
 
 
@@ -562,13 +547,13 @@ def test_a_hard_set_of_another_size_is_named(splits, erm_head):
     hard_set = build(erm_head, val, per_class=5)
     message = "first_hard_set: chooses 5 images of class class 0, but hard_per_class is 30 of 120"
     with pytest.raises(ValueError, match=message):
-        train(splits["train"], val, erm_head, **SETTINGS, first_hard_set=hard_set)
+        train(splits["train"], val, erm_head, first_hard_set=hard_set)
 
 
 def test_a_uniform_support_is_as_large_as_a_balanced_one(splits, erm_head):
     tr = planted("train", [300, 3, 2, 3], seed=0)
     sizes = [
-        train(tr, splits["val"], erm_head, **{**SETTINGS, "epochs": 1}, support_draw=draw).support_rows.shape
+        train(tr, splits["val"], erm_head, epochs=1, support_draw=draw).support_rows.shape
         for draw in ("per_class", "uniform")
     ]
     assert sizes == [(2, 29)] * 2

@@ -14,7 +14,8 @@ from hsfm.core.metrics import accuracy_by, worst
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.hard_set import rank_in_class
 from hsfm.heads.head import Head
-from hsfm.methods.hsfm.train import Shared, Trial, draw_per_class
+from hsfm.methods.hsfm.outer_loop import Trial
+from hsfm.methods.hsfm.train import draw_per_class
 
 
 @dataclass(frozen=True)
@@ -27,27 +28,34 @@ class Trained:
     heads: list[Head]  # after each epoch
 
 
-def train(train: Embeddings, val: Embeddings, erm: Head, trial: Trial, shared: Shared) -> Trained:
-    rows = draw_per_class(train.y, shared.support_per_class, train.n_classes, Generator().manual_seed(trial.seed))
+def train(train: Embeddings, val: Embeddings, erm: Head, trial: Trial) -> Trained:
+    settings = trial.settings
+    rows = draw_per_class(train.y, settings.support_per_class, train.n_classes, Generator().manual_seed(trial.seed))
     support, support_y = train.features[rows].clone().requires_grad_(), train.y[rows]
     head = Head(erm.weight.clone().requires_grad_(), erm.bias.clone().requires_grad_())
-    edit = torch.optim.Adam([support], lr=trial.outer_lr)
-    adapt_head = torch.optim.Adam([head.weight, head.bias], lr=trial.inner_lr)
+    edit = torch.optim.Adam([support], lr=settings.outer_lr)
+    adapt_head = torch.optim.Adam([head.weight, head.bias], lr=settings.inner_lr)
     best, best_state, outer_loss, worst_group, heads = -1.0, None, [], [], []
-    for epoch in range(1, shared.epochs + 1):
+    for epoch in range(1, settings.epochs + 1):
         with torch.no_grad():
             loss = cross_entropy(head.logits(val.features), val.y, reduction="none")
-            hard = rank_in_class(loss, val.y) <= shared.hard_per_class
+            hard = rank_in_class(loss, val.y) <= trial.hard_per_class
         losses = []
-        for _ in range(shared.support_steps):
+        for _ in range(settings.support_steps):
             loss, support.grad = meta_gradient(
-                head, support, support_y, val.features[hard], val.y[hard], steps=shared.inner_steps, lr=trial.inner_lr
+                head,
+                support,
+                support_y,
+                val.features[hard],
+                val.y[hard],
+                steps=settings.inner_steps,
+                lr=settings.inner_lr,
             )
             torch.nn.utils.clip_grad_norm_([support], trial.clip_norm)
             edit.step()
             losses.append(loss)
         fixed = support.detach()
-        for _ in range(shared.inner_steps):
+        for _ in range(settings.inner_steps):
             adapt_head.zero_grad()
             cross_entropy(head.logits(fixed), support_y).backward()
             adapt_head.step()

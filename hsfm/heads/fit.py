@@ -1,0 +1,26 @@
+"""Fit: what a method returns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from hsfm.heads.head import Head
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Heads of one method on raw features, and what tables and analysis need to know about them."""
+
+    head: Head  # weight [s c d], bias [s c]
+    seeds: tuple[int, ...]  # one where nothing is drawn
+    chosen_by: str = ""  # what picked the epoch or the strength of a penalty, in words, for the tables' notes
+    summary: str = ""  # the stage's line on the terminal
+    remarks: tuple[str, ...] = ()  # what a reader must know about each seed's head; empty, or one text per seed
+    settings: Mapping[str, object] = field(default_factory=dict)  # what was found beside the given ones, for the record
+    tables: Mapping[str, pd.DataFrame | pa.Table] = field(default_factory=dict)  # by the names in the module's TABLES
+    networks: tuple[Any, ...] = ()  # `Network`, one per seed with its head, where features are not the embeddings'
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)  # row ids and the like, for analysis

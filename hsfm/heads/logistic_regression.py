@@ -1,0 +1,116 @@
+"""L1 logistic regression on standardized features, and the choice of its penalty; DFR and LLR share it.
+
+Letters: n images, d features, c classes.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Annotated
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, PositiveFloat
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.preprocessing import StandardScaler
+
+from hsfm.features.standardize import fold
+from hsfm.heads.head import Head, two_rows
+from hsfm.heads.method_settings import MethodSettings
+from hsfm.heads.scorer import Scorer
+
+log = logging.getLogger(__name__)
+
+MAX_ITER = 1000  # of liblinear
+
+Strengths = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+
+
+class L1Settings(MethodSettings):
+    """Settings of every method that fits L1 logistic regressions on validation."""
+
+    grid: Strengths = Field(
+        (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01),
+        description="Inverse strengths C of the L1 penalty to choose from, on two halves of validation (DFR's code).",
+    )
+
+
+def tune(
+    x: Float[np.ndarray, "n d"],
+    y: Int[np.ndarray, " n"],
+    part: Int[np.ndarray, " n"],
+    rng: np.random.Generator,
+    *,
+    settings: L1Settings,
+    scorer: Scorer,
+    balance: bool,
+    report: Callable[[int], None] = lambda n: None,
+) -> float:
+    """The C of the grid whose regression on half of the rows scores best on the other half; the first of equals wins.
+
+    part: groups, or classes, which both halves hold. balance: cut the training half to its smallest part. report: is
+    told of every regression.
+    """
+    fit_rows, evaluation_rows = halves(part, rng)
+    if balance:
+        fit_rows = fit_rows[balanced_rows(part[fit_rows], rng)]
+    scaler = StandardScaler().fit(x[fit_rows])
+    x_fit, x_evaluation = scaler.transform(x[fit_rows]), scaler.transform(x[evaluation_rows])
+    rows = torch.from_numpy(evaluation_rows)
+
+    def score(c: float) -> float:
+        weight, bias = two_rows(*regress(x_fit, y[fit_rows], c))
+        report(1)
+        return float(scorer(torch.from_numpy(x_evaluation @ weight.T + bias), rows))
+
+    scores = [score(c) for c in settings.grid]
+    best = settings.grid[int(np.argmax(scores))]
+    log.info("C = %g (%s %.1f %% on the other half)", best, scorer.in_words, 100 * max(scores))
+    return best
+
+
+def halves(part: Int[np.ndarray, " n"], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that train (the second half of a shuffle) and rows that evaluate (the first).
+
+    ASSUME: where that leaves a part out of either half, the halves are stratified by part.
+    """
+    parts, counts = np.unique(part, return_counts=True)
+    for p, count in zip(parts, counts, strict=True):
+        if count < 2:
+            raise ValueError(f"group or class {p} has {count} validation image; tuning C needs at least 2")
+    order = rng.permutation(len(part))
+    evaluation, fit = order[: len(part) // 2], order[len(part) // 2 :]
+    if all(len(np.unique(part[rows])) == len(parts) for rows in (evaluation, fit)):
+        return fit, evaluation
+    evaluation, fit = train_test_split(
+        order, test_size=0.5, stratify=part[order], random_state=int(rng.integers(2**31))
+    )
+    return fit, evaluation
+
+
+def balanced_rows(part: Int[np.ndarray, " n"], rng: np.random.Generator) -> np.ndarray:
+    """As many random rows of each part as the smallest part has."""
+    parts, counts = np.unique(part, return_counts=True)
+    return np.concatenate([rng.permutation(np.flatnonzero(part == p))[: counts.min()] for p in parts])
+
+
+def regress(x: np.ndarray, y: np.ndarray, c: float) -> tuple[np.ndarray, np.ndarray]:
+    """L1 logistic regression by liblinear: coefficients and intercepts, one row for two classes, else one per class.
+
+    liblinear penalizes the intercept too. Its coordinate order is random; a fixed state makes equal rows give equal
+    heads.
+    """
+    model = LogisticRegression(C=c, l1_ratio=1, solver="liblinear", max_iter=MAX_ITER, random_state=0)
+    if len(np.unique(y)) == 2:
+        model.fit(x, y)
+        return model.coef_, model.intercept_
+    models = OneVsRestClassifier(model).fit(x, y).estimators_
+    return np.concatenate([m.coef_ for m in models]), np.concatenate([m.intercept_ for m in models])
+
+
+def raw_head(coefficients: np.ndarray, intercepts: np.ndarray, scaler: StandardScaler) -> Head:
+    """The head `[c d]` on raw features of a regression on scaled ones."""
+    weight, bias = fold(*two_rows(coefficients, intercepts), scaler.mean_, scaler.scale_)
+    return Head(torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32))

@@ -1,0 +1,25 @@
+"""Base of every method's settings."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from hsfm.core.settings import FrozenSettings
+
+Groups = Literal["none", "val", "train", "both"]
+Rule = Literal["worst_group", "worst_class", "average"]
+
+
+class MethodSettings(FrozenSettings):
+    """Settings of a method; hsfm/methods/NAME has a `Settings` of its own that adds fields."""
+
+    select_by: Rule | None = Field(
+        None,
+        description="Rule by which validation picks an epoch or a setting: the accuracy of the worst group, which "
+        "reads group labels of validation, of the worst class, or the average. null takes the configuration's.",
+    )
+
+    @property
+    def groups(self) -> Groups:
+        """Splits whose group labels the method trains on; the attributes of all others are hidden from it."""
+        return "none"

@@ -1,0 +1,50 @@
+"""Supervision enforced: a method is fitted on the group labels that its settings allow, and on no others."""
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from hsfm.features.embeddings import Embeddings
+from hsfm.heads.fit import Fit
+from hsfm.heads.head import Head
+from hsfm.heads.method_settings import MethodSettings
+from hsfm.heads.scorer import RULES, Scorer
+
+
+def fit_supervised(
+    method: ModuleType,
+    train: Embeddings,
+    val: Embeddings,
+    erm: Head,
+    *,
+    settings: MethodSettings,
+    seeds: Sequence[int],
+    **needs: Any,
+) -> tuple[Fit, str]:
+    """A method's fit, and its use of group labels: `training`, `selection` (by the scorer) or `none`.
+
+    method: a module of hsfm/methods. Attributes of splits that `settings.groups` leaves out are hidden from it. The
+    scorer sees those of val. needs: further inputs that the module's NEEDS names. A select_by of None is worst_group.
+    """
+    scorer = scorer_of(settings, val)
+    fit = method.fit(*hidden(settings, train, val), erm, settings=settings, seeds=seeds, scorer=scorer, **needs)
+    return fit, labels_used(settings, scorer)
+
+
+def scorer_of(settings: MethodSettings, val: Embeddings) -> Scorer:
+    """The scorer by the rule of the settings; where they go by a rule of the method's own, one that measures only."""
+    rule = settings.select_by or "worst_group"
+    return Scorer(val, rule if rule in RULES else "average")
+
+
+def hidden(settings: MethodSettings, train: Embeddings, val: Embeddings) -> tuple[Embeddings, Embeddings]:
+    """The splits as the method may see them."""
+    return (
+        train if settings.groups in ("train", "both") else train.without_attributes(),
+        val if settings.groups in ("val", "both") else val.without_attributes(),
+    )
+
+
+def labels_used(settings: MethodSettings, scorer: Scorer) -> str:
+    """One of `heads.head.GROUP_LABELS`."""
+    return "training" if settings.groups != "none" else scorer.group_labels

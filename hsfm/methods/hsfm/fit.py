@@ -1,0 +1,61 @@
+"""HSFM's heads of all seeds, by the contract of methods."""
+
+from collections.abc import Sequence
+
+import torch
+
+from hsfm.core.text import kept_epochs
+from hsfm.features.embeddings import Embeddings
+from hsfm.heads.fit import Fit
+from hsfm.heads.hard_set import HardSet
+from hsfm.heads.head import Head
+from hsfm.heads.scorer import Scorer
+from hsfm.methods.hsfm.outer_loop import Settings
+from hsfm.methods.hsfm.support import support_table
+from hsfm.methods.hsfm.train import support_of
+from hsfm.methods.hsfm.train import train as meta_train
+
+
+def fit(
+    train: Embeddings,
+    val: Embeddings,
+    erm: Head,
+    *,
+    settings: Settings,
+    seeds: Sequence[int],
+    scorer: Scorer,
+    hard_set: HardSet,
+) -> Fit:
+    """HSFM's heads `[s c d]`; errors as in `hsfm.methods.hsfm.train.train`.
+
+    hard_set: of val under `erm`, the outer set of the first epoch; its largest number of images of a class is K_hard.
+    Tables: history (per seed and epoch, see `train`), support (its rows before and after the edits). Arrays: hard_rows
+    `[s e m]`, the rows of val that the outer loss of each epoch was over.
+    """
+    hard_per_class = int(torch.bincount(hard_set.y[hard_set.chosen].long()).max())
+    result = meta_train(
+        train, val, erm, settings, seeds=seeds, hard_per_class=hard_per_class, scorer=scorer,
+        first_hard_set=None if settings.outer_set == "random" else hard_set,
+    )  # fmt: skip
+    support = support_table(support_of(result, train), dataset=train.dataset, class_names=train.class_names)
+    return Fit(
+        head=result.head,
+        seeds=result.seeds,
+        chosen_by=chosen_by(settings, scorer),
+        summary=kept_epochs(result.history),
+        remarks=result.remarks,
+        settings={
+            "hard_per_class": hard_per_class,
+            "kept_epoch": result.kept_epoch.tolist(),
+            "moved": result.moved.tolist(),
+        },
+        tables={"history": result.history, "support": support},
+        arrays={"hard_rows": result.hard_rows.numpy()},
+    )
+
+
+def chosen_by(settings: Settings, scorer: Scorer) -> str:
+    """What picked the epoch, in words."""
+    if settings.select_by == "hard_loss":
+        return "the epoch with the lowest loss on its hard set"
+    return f"the epoch with the best validation {scorer.in_words}"

@@ -1,0 +1,64 @@
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hsfm.evaluation.hard_groups import count_groups, tables_of
+from hsfm.heads.hard_set import build
+from hsfm.heads.supervision import fit_supervised
+from hsfm.methods import hsfm
+from tests.methods.small import settings_of
+
+
+@pytest.fixture
+def known(splits):
+    """Validation of which every fifth attribute is unknown."""
+    val = splits["val"]
+    return replace(val, attribute=val.attribute.masked_fill(torch.arange(len(val.y)) % 5 == 0, -1))
+
+
+def test_counts_are_plain_counts(known):
+    rows = np.random.default_rng(0).integers(0, len(known.y), size=(2, 3, 40))
+    frame = count_groups(rows, (4, 1), known)
+    assert list(frame.columns) == ["seed", "epoch", "y", "attribute", "n"]
+    assert frame.dtypes[["y", "attribute", "n"]].astype(str).tolist() == ["int64", "Int64", "int64"]
+    assert frame["seed"].drop_duplicates().tolist() == [4, 1]
+    for s, seed in enumerate((4, 1)):
+        for epoch in (1, 2, 3):
+            drawn = rows[s, epoch - 1]
+            expected = Counter(zip(known.y[drawn].tolist(), known.attribute[drawn].tolist(), strict=True))
+            part = frame[(frame["seed"] == seed) & (frame["epoch"] == epoch)]
+            found = {(row.y, -1 if pd.isna(row.attribute) else row.attribute): row.n for row in part.itertuples()}
+            assert found == {(y, a): expected[y, a] for y in (0, 1) for a in (0, 1, -1)}
+
+
+def test_pairs_are_those_that_validation_has(splits):
+    val = splits["val"]
+    rows = torch.where(val.y == 0)[0][None, None, :5].numpy()
+    frame = count_groups(rows, (0,), val)
+    assert frame[["y", "attribute"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert frame["n"].sum() == 5
+    blind = count_groups(rows, (0,), val.without_attributes())
+    assert blind["attribute"].isna().all()
+    assert blind["n"].tolist() == [5, 0]
+
+
+def test_hsfms_first_hard_set_is_counted_from_the_rows_of_its_fit(splits, erm_head, known):
+    hard_set = build(erm_head, known, per_class=30)
+    settings = settings_of("hsfm", select_by="worst_class")
+    fit, _ = fit_supervised(
+        hsfm, splits["train"], known, erm_head, settings=settings, seeds=(4, 1), hard_set=hard_set
+    )  # fmt: skip
+    frame = tables_of(fit.arrays, fit.seeds, known)["hard_groups"]
+    assert frame.groupby(["seed", "epoch", "y"])["n"].sum().tolist() == [30] * 16
+    first = frame[(frame["seed"] == 4) & (frame["epoch"] == 1)]
+    chosen = hard_set.chosen
+    pairs = list(zip(known.y[chosen].tolist(), known.attribute[chosen].tolist(), strict=True))
+    assert first["n"].tolist() == [pairs.count((y, a)) for y in (0, 1) for a in (0, 1, -1)]
+
+
+def test_a_fit_without_rows_has_no_such_table(splits):
+    assert tables_of({}, (0,), splits["val"]) == {}

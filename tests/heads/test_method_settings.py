@@ -1,0 +1,70 @@
+"""Settings of a wrong type or out of bounds are named by pydantic, field by field."""
+
+import pytest
+from pydantic import ValidationError
+
+from hsfm.analysis.sweep import SweepSettings
+from hsfm.analysis.validation_bias import ValidationBiasSettings
+from hsfm.heads.erm_head import ERMHeadSettings
+from hsfm.heads.hard_set import HardSetSettings
+from hsfm.methods import afr, dfr, hsfm, llr
+
+NAN = float("nan")
+BAD = [
+    (hsfm.Settings, {"support_per_class": 0}, "greater than 0"),
+    (hsfm.Settings, {"support_per_class": 2.5}, "valid integer"),
+    (hsfm.Settings, {"inner_steps": 0}, "greater than 0"),
+    (hsfm.Settings, {"epochs": -1}, "greater than 0"),
+    (hsfm.Settings, {"support_steps": -1}, "greater than or equal to 0"),
+    (hsfm.Settings, {"inner_lr": 0.0}, "greater than 0"),
+    (hsfm.Settings, {"inner_lr": "fast"}, "valid number"),
+    (hsfm.Settings, {"outer_lr": NAN}, "finite number"),
+    (hsfm.Settings, {"outer_lr": float("inf")}, "finite number"),
+    (hsfm.Settings, {"refresh": "step"}, "'epoch' or 'never'"),
+    (hsfm.Settings, {"outer_set": "easy"}, "'hard' or 'random'"),
+    (hsfm.Settings, {"gradient": "third"}, "'full' or 'first_order'"),
+    (hsfm.Settings, {"support_draw": "all"}, "'per_class' or 'uniform'"),
+    (hsfm.Settings, {"select_by": "luck"}, "'hard_loss'"),
+    (hsfm.Settings, {"inner_step": 5}, "Extra inputs are not permitted"),
+    (dfr.Settings, {"fits": 0}, "greater than 0"),
+    (dfr.Settings, {"grid": ()}, "at least 1 item"),
+    (dfr.Settings, {"grid": (0.1, -1.0)}, "greater than 0"),
+    (dfr.Settings, {"select_by": "hard_loss"}, "'worst_group', 'worst_class' or 'average'"),
+    (llr.Settings, {"grid": [0.0]}, "greater than 0"),
+    (llr.Settings, {"fits": 3}, "Extra inputs are not permitted"),
+    (afr.Settings, {"gammas": ()}, "at least 1 item"),
+    (afr.Settings, {"penalties": (-1.0,)}, "greater than or equal to 0"),
+    (afr.Settings, {"steps": 0}, "greater than 0"),
+    (afr.Settings, {"lr": NAN}, "finite number"),
+    (afr.Settings, {"clip_norm": 0.0}, "greater than 0"),
+    (afr.Settings, {"select_by": "luck"}, "'worst_group', 'worst_class' or 'average'"),
+    (ERMHeadSettings, {"C": 0.0}, "greater than 0"),
+    (ERMHeadSettings, {"C": float("inf")}, "finite number"),
+    (HardSetSettings, {"hard_per_class": 0}, "greater than 0"),
+    (SweepSettings, {"draws": 0}, "greater than 0"),
+    (SweepSettings, {"seeds": ()}, "at least 1 item"),
+    (SweepSettings, {"seeds": (1, 1)}, "1 comes twice"),
+    (ValidationBiasSettings, {"draws": 0}, "greater than 0"),
+    (ValidationBiasSettings, {"agreement": ()}, "at least 1 item"),
+    (ValidationBiasSettings, {"agreement": (1.5,)}, "less than or equal to 1"),
+    (ValidationBiasSettings, {"agreement": (0.5, 0.5)}, "0.5 comes twice"),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "said"), BAD)
+def test_a_setting_out_of_bounds_is_named(kind, values, said):
+    with pytest.raises(ValidationError) as caught:
+        kind(**values)
+    errors = caught.value.errors()
+    assert {error["loc"][0] for error in errors} == set(values)
+    assert any(said in error["msg"] for error in errors)
+
+
+@pytest.mark.parametrize("kind", dict.fromkeys(kind for kind, _, _ in BAD))
+def test_settings_have_defaults_and_do_not_change(kind):
+    settings = kind()
+    name = next(iter(kind.model_fields))
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(settings, name, getattr(settings, name))
+    assert kind(**settings.model_dump(mode="json")) == settings, "as jobs get them"
+    assert all(field.description for field in kind.model_fields.values())

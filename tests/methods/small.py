@@ -1,0 +1,23 @@
+"""Every method on embeddings with settings that take a moment."""
+
+from importlib import import_module
+
+from hsfm.heads.hard_set import build
+
+SMALL = {  # a method that is not here runs with its defaults
+    "dfr": {"grid": (1.0, 0.1), "fits": 2},
+    "llr": {"grid": (1.0, 0.1)},
+    "afr": {"gammas": (4, 10), "penalties": (0.0, 0.2), "steps": 20, "lr": 0.5},
+    "hsfm": {"support_per_class": 16, "inner_steps": 3, "inner_lr": 1e-2, "outer_lr": 0.1, "support_steps": 3,
+             "epochs": 4},
+}  # fmt: skip
+
+
+def settings_of(name, **changes):
+    return import_module(f"hsfm.methods.{name}").Settings(**SMALL.get(name, {}) | changes)
+
+
+def needs_of(method, erm, val):
+    """What the module's NEEDS names."""
+    needs = {"hard_set": lambda: build(erm, val, per_class=30)}
+    return {name: needs[name]() for name in getattr(method, "NEEDS", ())}

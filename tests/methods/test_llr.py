@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from hsfm.core.metrics import accuracy_by, worst
+from hsfm.heads.supervision import fit_supervised
+from hsfm.methods import llr
+from tests.conftest import planted
+
+
+def scikit_learns(c):
+    return LogisticRegression(C=c, l1_ratio=1, solver="liblinear", max_iter=1000, random_state=0)
+
+
+def fit(val, erm, *, seeds=(0,), **settings):
+    return fit_supervised(llr, val, val, erm, settings=llr.Settings(**settings), seeds=seeds)
+
+
+def test_it_is_scikit_learns_pipeline_on_all_rows(splits, erm_head):
+    val = splits["val"]
+    result, labels = fit(val, erm_head, seeds=(0, 1), grid=(0.1,))
+    theirs = make_pipeline(StandardScaler(), scikit_learns(0.1)).fit(val.features.numpy(), val.y.numpy())
+    probability = torch.softmax(result.head[0].logits(val.features), dim=1)[:, 1].numpy()
+    np.testing.assert_allclose(probability, theirs.predict_proba(val.features.numpy())[:, 1], rtol=1e-4, atol=1e-6)
+    assert torch.equal(result.head.weight[0], result.head.weight[1]), "seeds that agree on C give one head"
+    assert labels == "none"
+
+
+def test_more_than_two_classes_are_one_against_the_rest(erm_head):
+    val = planted("val", [30] * 6, seed=4, classes=3)
+    head = fit(val, erm_head, grid=(0.3,))[0].head
+    scaled = StandardScaler().fit_transform(val.features.numpy())
+    theirs = OneVsRestClassifier(scikit_learns(0.3)).fit(scaled, val.y.numpy())
+    np.testing.assert_allclose(
+        head[0].logits(val.features).numpy(), theirs.decision_function(scaled), rtol=1e-3, atol=1e-4
+    )
+    assert (head[0].predict(val.features).numpy() == theirs.predict(scaled)).all()
+
+
+def test_it_raises_the_worst_group_and_says_what_it_chose(splits, erm_head):
+    test = splits["test"]
+    result, _ = fit(splits["val"], erm_head, seeds=(0, 1), grid=(1.0, 0.3, 0.1, 0.03))
+
+    def worst_group(head):
+        return float(worst(accuracy_by(head.predict(test.features) == test.y, test.group, 4)).min())
+
+    assert worst_group(result.head) > worst_group(erm_head) + 0.1
+    assert set(result.settings["C"]) <= {1.0, 0.3, 0.1, 0.03}
+    assert len(result.settings["C"]) == 2
+    assert result.chosen_by == "C by the worst class of one half of validation"
+    assert result.summary.startswith("C ")
+
+
+def test_the_rule_may_be_another(splits, erm_head):
+    by_group, labels = fit(splits["val"], erm_head, select_by="worst_group")
+    assert by_group.chosen_by == "C by the worst group of one half of validation"
+    assert labels == "selection"
+
+
+def test_nothing_fits_on_the_test_split(splits, erm_head):
+    with pytest.raises(ValueError, match="LLR was given the test split"):
+        fit(splits["test"], erm_head)
