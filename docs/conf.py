@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_extensions")]  # the package beside these pages, not an installed one
+# the package beside these pages, not an installed one
+sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_extensions"), str(ROOT / "workflow")]
 
 import hsfm  # noqa: E402
 
@@ -35,10 +36,13 @@ autodoc_class_signature = "mixed"
 maximum_signature_line_length = 88
 python_display_short_literal_types = True
 
-# Names of other packages: their pages are not asked, since a build needs no network. Names of hsfm have to be found.
-OTHERS = "jaxtyping|torch|numpy|np|pandas|pd|pyarrow|pathlib|collections|typing|sklearn|matplotlib"
+# Names of other packages, whose pages are not asked, since a build needs no network. Names of hsfm have to be found.
+OTHERS = (
+    "annotated_types|types|jaxtyping|torch|numpy|np|pandas|pd|pyarrow|pathlib|collections|typing|sklearn|matplotlib"
+)
 nitpick_ignore_regex = [
     (r"py:.*", rf"({OTHERS})\..*"),
+    (r"py:.*", r"hsfm\..*(Settings|HardLoss)"),  # settings stand in the reference of the configuration
     (r"py:.*", r"(int|float|str|bool|bytes|object|tuple|list|dict|None|ValueError|OSError|Any|Path|Tensor|ndarray)"),
 ]
 linkcheck_anchors = False

@@ -1,133 +1,88 @@
-"""The configuration's reference as Markdown, out of the schema that checks it and the default values."""
+"""The configuration's reference as Markdown, out of its JSON schema and the values of the default run."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import yaml
+from hsfm_workflow.allowed import allowed, options, resolved
 
 Schema = Mapping[str, Any]
-NAMED = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
+SOURCE = "Which loader draws or reads the images; metadata is your own table."
 
 
-def reference(schema: Schema, defaults: Mapping[str, Any]) -> str:
-    """Sections with every key: what it is, what is allowed, and its value in the default run."""
-    return "\n".join(_Reference(schema).write(defaults))
+def reference(schema: Schema, run: Mapping[str, Any]) -> str:
+    """Sections with every key: what it is, what is allowed, its default, and its value in the default run."""
+    return "\n".join(_Reference(schema).write(run))
+
+
+def defaults(schema: Schema, section: str) -> dict[str, Any]:
+    """Those of the keys of a dataset's section."""
+    part = schema["$defs"]["Dataset"]["properties"][section]
+    forms = options(part, schema)
+    return {key: own.get("default") for form in forms for key, own in form.get("properties", {}).items()}
 
 
 class _Reference:
     def __init__(self, schema: Schema):
         self.schema = schema
 
-    def write(self, defaults: Mapping[str, Any]) -> Iterator[str]:
+    def write(self, run: Mapping[str, Any]) -> Iterator[str]:
         yield "## The whole run\n"
         plain = {key: own for key, own in self.schema["properties"].items() if key != "settings"}
-        yield from self._keys("", plain, defaults)
+        yield from self._keys("", plain, run, "")
         yield "## A dataset's settings\n"
-        dataset = self._own(self.schema["$defs"]["dataset"])
         yield "Everything below stands under `settings` and the dataset's name, as `settings: {minibirds: {...}}`.\n"
-        yield (
-            "```{confval} base\n:type: name of another dataset under `settings`\n:default: none\n\n"
-            "What is not said here is taken from there, but for `images`, and for `ddb` where this dataset has no "
-            "section of its own.\n```\n"
-        )
-        (values,) = defaults["settings"].values()
-        sections = {key: self._own(own) for key, own in dataset["properties"].items()}
-        yield from self._keys("", {k: own for k, own in sections.items() if not self._below(own)}, values)
+        ((name, values),) = run["settings"].items()
+        sections = {key: self._own(own) for key, own in self.schema["$defs"]["Dataset"]["properties"].items()}
+        yield from self._keys("", {k: own for k, own in sections.items() if not self._inner(own)}, values, name)
         for key, own in sections.items():
-            if self._below(own):
+            if self._inner(own):
                 yield f"### {key}\n"
                 yield f"{_text(own.get('description', ''))}\n"
-                if "oneOf" in own:
-                    yield f"{self.allowed(own)[0].upper()}{self.allowed(own)[1:]}.\n"
-                yield from self._section(key, own, values.get(key))
+                yield from self._section(key, own, values.get(key, {}), name)
 
-    def _section(self, path: str, own: Schema, values: Any) -> Iterator[str]:
-        if path == "images":
-            yield from self._keys(path, own["properties"], values)
-            for choice in own["allOf"]:
-                condition = choice["if"]["properties"]["source"]
-                names = condition.get("enum", [condition.get("const")])
-                kind = self._own(choice["then"])
-                yield f"#### source: {', '.join(names)}\n"
-                yield f"{_text(kind['description'])}\n"
-                keys = {key: one for key, one in kind["properties"].items() if key != "source"}
-                known = values if values and values.get("source") in names else None
-                yield from self._keys(path, keys, known, label=f"{path}/{names[0]}" if len(names) == 1 else path)
-        else:
-            yield from self._keys(path, self._object(own)["properties"], values)
+    def _section(self, path: str, own: Schema, values: Mapping[str, Any], dataset: str) -> Iterator[str]:
+        kinds = [form for form in options(own, self.schema) if "properties" in form]
+        if len(kinds) == 1:
+            yield from self._keys(path, kinds[0]["properties"], values, dataset)
+            return
+        sources = [kind["properties"]["source"]["const"] for kind in kinds]
+        yield from self._keys(path, {"source": {"enum": sources, "description": SOURCE}}, values, dataset)
+        for source, kind in zip(sources, kinds, strict=True):
+            yield f"#### source: {source}\n"
+            yield f"{_text(kind['description'])}\n"
+            known = values if values.get("source") == source else {}
+            keys = {key: one for key, one in kind["properties"].items() if key != "source"}
+            yield from self._keys(f"{path}/{source}", keys, known, dataset)
 
-    def _keys(self, path: str, keys: Mapping[str, Any], values: Any, label: str | None = None) -> Iterator[str]:
-        """label: where keys of one name lie under several sources, a name that tells them apart."""
-        label = path if label is None else label
+    def _keys(self, path: str, keys: Schema, values: Mapping[str, Any], dataset: str) -> Iterator[str]:
+        """dataset: of the default run, whose values are shown where a key has no default; empty outside of datasets."""
         for key, own in keys.items():
             own = self._own(own)
-            here = f"{label}/{key}" if label else key
-            value = values.get(key) if isinstance(values, Mapping) else None
-            said = isinstance(values, Mapping) and key in values
-            default = "a section" if said and isinstance(value, Mapping) else _code(value) if said else "none"
+            here = f"{path}/{key}" if path else key
+            inner = self._inner(own)
             yield f"```{{confval}} {here}"
-            yield f":type: {self.allowed(own)}"
-            yield f":default: {default}\n"
+            yield f":type: {allowed(own, self.schema)}"
+            yield f":default: {self._default(key, own, values, dataset)}\n"
             yield f"{_text(own.get('description', ''))}\n```\n"
-            if self._below(own):
-                inner = self._object(own)["properties"]
-                yield from self._keys(f"{path}/{key}" if path else key, inner, value, label=here)
+            yield from self._keys(here, inner, values.get(key) or {}, dataset)
 
-    def _own(self, schema: Schema) -> dict[str, Any]:
-        """A schema with what it refers to; its own words come first."""
-        if "$ref" not in schema:
-            return dict(schema)
-        named = self._own(self.schema["$defs"][schema["$ref"].removeprefix("#/$defs/")])
-        own = {key: value for key, value in schema.items() if key != "$ref"}
-        if "items" in own and "items" in named:
-            own["items"] = {**named["items"], **own["items"]}
-        return {**named, **own}
+    def _default(self, key: str, own: Schema, values: Mapping[str, Any], dataset: str) -> str:
+        """The default of a key; where it has none, the value in the default run."""
+        if "default" in own:
+            return _code(own["default"])
+        if key not in values:
+            return "none"
+        value = "a section" if isinstance(values[key], Mapping) else _code(values[key])
+        return f"none; {value} for {dataset}" if dataset else value
 
-    def _object(self, own: Schema) -> Schema:
-        """The section among the forms that a key may have."""
-        if "properties" in own:
-            return own
-        found = [self._own(one) for one in own.get("oneOf", [])]
-        return next((one for one in found if "properties" in one), {"properties": {}})
+    def _own(self, part: Schema) -> dict[str, Any]:
+        return resolved(part, self.schema)
 
-    def _below(self, own: Schema) -> bool:
-        return bool(self._object(own)["properties"])
-
-    def allowed(self, schema: Schema) -> str:
-        """What a key may be, in words; a part of the schema that has none is an error."""
-        own = self._own(schema)
-        if "oneOf" in own:
-            return ", or ".join(self.allowed(one) for one in reversed(own["oneOf"]))
-        if "const" in own:
-            return f"`{own['const']}`"
-        if "enum" in own:
-            return " or ".join(", ".join(f"`{one}`" for one in own["enum"]).rsplit(", ", 1))
-        kind = own["type"]
-        if kind == "object":
-            return "section of keys" if "properties" in own else "section of datasets"
-        if kind == "array":
-            return self._list(own)
-        words = [NAMED[kind]]
-        if "minimum" in own:
-            words.append(f"from {own['minimum']}")
-        if "exclusiveMinimum" in own:
-            words.append(f"above {own['exclusiveMinimum']}")
-        if "maximum" in own:
-            words.append(f"to {own['maximum']}")
-        if "exclusiveMaximum" in own:
-            words.append(f"below {own['exclusiveMaximum']}")
-        if "multipleOf" in own:
-            words.append(f"that {own['multipleOf']} divides")
-        if "pattern" in own:
-            words.append(f"of the form `{own['pattern']}`")
-        return " ".join(words)
-
-    def _list(self, own: Schema) -> str:
-        least, most = own.get("minItems", 0), own.get("maxItems")
-        number = f"{least}" if least == most else f"{least} to {most}" if most else f"{least} or more" if least else ""
-        unlike = ", none twice" if own.get("uniqueItems") else ""
-        return f"list of {number} ".replace("  ", " ") + f"({self.allowed(own['items'])}{unlike})"
+    def _inner(self, own: Schema) -> Schema:
+        """The keys of a section, none of what is no section."""
+        return {key: one for form in options(own, self.schema) for key, one in form.get("properties", {}).items()}
 
 
 def _code(value: Any) -> str:
@@ -143,6 +98,7 @@ def _decimal(value: float) -> str:
 
 def _text(words: str) -> str:
     """Schema descriptions are plain text: what Markdown would read as its own is escaped."""
+    words = " ".join(words.split())
     for sign in ("\\", "*", "_", "<", "[", "{", "|", "$"):
         words = words.replace(sign, f"\\{sign}")
     return words

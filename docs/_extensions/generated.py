@@ -1,5 +1,6 @@
 """Parts of pages that are written when the pages are built: `<!-- generated: NAME -->` stands in their place."""
 
+import json
 import os
 import re
 import subprocess
@@ -19,8 +20,15 @@ MARK = re.compile(r"^<!-- generated: (?P<name>[\w -]+) -->$", re.MULTILINE)
 
 
 def write_configuration() -> str:
-    schema, defaults = (yaml.safe_load((ROOT / "config" / name).read_text()) for name in ("schema.yaml", "config.yaml"))
-    return configuration.reference(schema, defaults)
+    return configuration.reference(read_schema(), read_config("config.yaml"))
+
+
+def read_schema() -> dict:
+    return json.loads((ROOT / "config" / "schema.json").read_text())
+
+
+def read_config(name: str) -> dict:
+    return yaml.safe_load((ROOT / "config" / name).read_text())
 
 
 def write_help() -> str:
@@ -33,13 +41,14 @@ def write_help() -> str:
 
 def write_methods() -> str:
     """HSFM's settings in the configurations that come with hsfm, a column per dataset."""
-    settings = {}
+    settings, schema = {}, read_schema()
     for name in ("config.yaml", "paper.yaml"):
-        settings |= yaml.safe_load((ROOT / "config" / name).read_text())["settings"]
-    keys = ["support_per_class", "inner_steps", "inner_lr", "outer_lr", "support_steps", "epochs", "select_by"]
+        settings |= read_config(name)["settings"]
+    keys = ["support_per_class", "inner_steps", "inner_lr", "outer_lr", "support_steps", "epochs"]
     lines = [f"| | {' | '.join(settings)} |", f"| --- |{' ---: |' * len(settings)}"]
-    values = {key: [_own(settings, name, "hsfm").get(key) for name in settings] for key in keys}
-    values["hard_per_class"] = [_own(settings, name, "hard_set").get("hard_per_class") for name in settings]
+    values = {key: [_own(settings, name, "hsfm", schema).get(key) for name in settings] for key in keys}
+    key = "hard_per_class"
+    values[key] = [_own(settings, name, "hard_set", schema).get(key) for name in settings]
     lines += [f"| `{key}` | {' | '.join(map(_plain, row))} |" for key, row in values.items()]
     return "\n".join(lines)
 
@@ -48,9 +57,11 @@ def _plain(value: object) -> str:
     return np.format_float_positional(value, trim="0") if isinstance(value, float) else str(value)
 
 
-def _own(settings: dict, dataset: str, section: str) -> dict:
+def _own(settings: dict, dataset: str, section: str, schema: dict) -> dict:
+    """A section of a dataset with what it inherits, and its defaults."""
     base = settings[dataset].get("base")
-    return {**(_own(settings, base, section) if base else {}), **settings[dataset].get(section, {})}
+    inherited = _own(settings, base, section, schema) if base else configuration.defaults(schema, section)
+    return {**inherited, **settings[dataset].get(section, {})}
 
 
 WRITERS: dict[str, Callable[[], str]] = {
