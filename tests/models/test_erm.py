@@ -142,17 +142,12 @@ def test_an_epoch_with_auxiliary_images_is_what_torch_does_by_hand(data, tmp_pat
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("schedule", "shape"), [("constant", "flat"), ("cosine", "down"), ("one_cycle", "up and down")]
-)
+@pytest.mark.parametrize(("schedule", "shape"), [("constant", "flat"), ("one_cycle", "up and down")])
 def test_schedules(data, schedule, shape):
     settings = under(epochs=5, schedule=schedule, warmup=0.5)
     lr = learn(build_network("small_resnet", 2), *data, settings)["lr"]
     if shape == "flat":
         assert (lr == 0.02).all()
-    elif shape == "down":
-        assert (lr.diff().dropna() < 0).all()
-        assert lr.iloc[-1] < 0.001
     else:
         assert lr.idxmax() in (1, 2)
         assert lr.iloc[-1] < 0.001
@@ -161,11 +156,7 @@ def test_schedules(data, schedule, shape):
 @pytest.mark.parametrize(
     ("settings", "n_auxiliary"),
     [
-        *(
-            (under(schedule=s, checkpoint=c), 0)
-            for s in ("one_cycle", "cosine", "constant")
-            for c in ("last", "best_val")
-        ),
+        *((under(schedule=s, checkpoint=c), 0) for s in ("one_cycle", "constant") for c in ("last", "best_val")),
         (ADAM, 20),
     ],
     ids=lambda value: (

@@ -30,6 +30,7 @@ from hsfm.evaluation.scores import read_scores
 from hsfm.features.embeddings import read_embeddings
 from hsfm.features.standardize import read_standardization
 from hsfm.heads.head import read_heads
+from hsfm.heads.known_methods import found
 from hsfm.models.backbone import read_checkpoint
 from hsfm.models.clip import transform_named
 from tests import fork_server, replicas
@@ -96,6 +97,7 @@ def rules() -> set[str]:
     text = "".join(path.read_text() for path in [ROOT / "Snakefile", *(ROOT / "workflow/rules").glob("*.smk")])
     named = re.findall(r"^ *(?:use rule \w+ as|rule) (\w+)", text, re.MULTILINE)
     drawn = [f"draw_{figure}" for figure in (*DRAWN, *STUDY_FIGURES)]
+    drawn += [f"fit_{name}" for name, method in found().items() if not method.images]
     return {*named, *drawn, *(f"tabulate_{study}" for study in STUDIES), "download_waterbirds", "download_dominoes"}
 
 
