@@ -90,9 +90,14 @@ def ledger(folder: Path) -> dict[str, str] | None:
 
 
 def stated(rule: str, what: str) -> int:
-    """A number that a rule states, or `stage` for it: memory without the size of its inputs, say, or its threads."""
+    """A number that a rule states, or `stage` for it: memory without the size of its inputs, say, or its threads.
+
+    The rules that fit methods on embeddings are made by one loop.
+    """
     text = "".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
     heads = (rf"^use rule stage as {rule} with:\n", r"^rule stage:\n")
+    if rule.startswith("fit_") and f"rule stage as {rule} " not in text:
+        heads = (r'^ +name:\n +f"fit_{ROW}"\n', heads[1])
     bodies = [re.search(rf"{head}((?:    .*\n|\n)+)", text, re.MULTILINE).group(1) for head in heads]
     found = (re.search(rf"\b{what}(?:=|: )(?:memory\()?(\d+)", body) for body in bodies)
     return int(next(filter(None, found)).group(1))
