@@ -4,15 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from hsfm.core.settings import FrozenSettings
+
 Folder = Annotated[
     str,
     Field(
         min_length=1,
         description="Where the data lie, or are downloaded to; relative to where snakemake runs.",
     ),
-]
-AllowOtherCounts = Annotated[
-    bool, Field(description="Accept other numbers of images per split and group than were published.")
 ]
 OnBadImage = Annotated[
     Literal["stop", "skip"],
@@ -21,3 +20,19 @@ OnBadImage = Annotated[
         "unreadable_images.csv. Changing it opens all images again, and what follows reruns."
     ),
 ]
+
+
+class Published(FrozenSettings):
+    """A published dataset; each source narrows `source` to its name."""
+
+    source: str
+    folder: Folder
+    allow_other_counts: bool = Field(
+        False, description="Accept other numbers of images per split and group than were published."
+    )
+
+
+class PublishedFiles(Published):
+    """A published dataset of images in files."""
+
+    on_bad_image: OnBadImage = "stop"

@@ -358,7 +358,7 @@ def test_mistakes_are_said_before_anything_runs(inpainted, models, tmp_path):
     changes = {"models": {**models["models"], **wrong}, "retrain": {"weights": [1, 2, 3]}}
     arguments = overlay(folder, "tiny", **{**models, **changes, "segment": {**models["segment"], "prompt": "Bird"}})
     out = snakemake(folder, "--config", "device=cpu", *arguments[:-1], "--dry-run", check=False).stdout
-    assert "settings/minibirds/ddb/segment/prompt: expected a text of the form" in out
+    assert "settings/minibirds/ddb/segment/prompt: expected a text of the form `^[a-z][a-z .-]*[.]$`, got 'Bird'" in out
     arguments = overlay(folder, "tiny", **{**models, **changes})
     out = snakemake(folder, "--config", "device=cpu", *arguments[:-1], "--dry-run", check=False).stdout
     for line in (
@@ -424,7 +424,7 @@ def test_nothing_but_diffusion_imports_the_extra(pasted, tmp_path):
     run_python("import importlib\n" + "".join(f"importlib.import_module({name!r})\n" for name in core), folder)
     for call, package in (("from hsfm.methods.ddb.cut_paste import erase; import numpy as np; "
                            "erase(np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), bool), margin=1, radius=1)", "OpenCV"),
-                          ("from hsfm.methods.ddb import diffusion_models as m; m.libraries()", "extra")):  # fmt: skip
+                          ("import hsfm.methods.ddb.diffusion_models as m; m.libraries()", "the extra")):  # fmt: skip
         said = run_python(f"try:\n    {call}\nexcept (ValueError, ImportError) as error:\n    print(error)", folder)
         assert package in said
         assert 'pip install -e ".[diffusion]"' in said

@@ -11,8 +11,7 @@ from typing import Literal
 
 import pandas as pd
 
-from hsfm.core.settings import FrozenSettings
-from hsfm.data.fields import AllowOtherCounts, Folder, OnBadImage
+from hsfm.data.fields import PublishedFiles
 from hsfm.data.labels import BINARY, SPLIT_CODES, look_up, read_text, require_files, require_filled, require_unique
 from hsfm.data.table import Listing
 
@@ -29,13 +28,10 @@ _ADVICE = (
 )
 
 
-class Settings(FrozenSettings):
+class Settings(PublishedFiles):
     """CelebA in one of its published layouts."""
 
     source: Literal["celeba"]
-    folder: Folder
-    allow_other_counts: AllowOtherCounts = False
-    on_bad_image: OnBadImage = "stop"
 
 
 def read(settings: Settings) -> Listing:

@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int, UInt8
 
-from hsfm.core.settings import FrozenSettings
-from hsfm.data.fields import AllowOtherCounts, Folder
+from hsfm.data.fields import Published
 from hsfm.data.table import SPLITS, Packed
 
 CLASS_NAMES = ("automobile", "truck")
@@ -40,12 +39,10 @@ class _Part:
     image_id: list[str]
 
 
-class Settings(FrozenSettings):
+class Settings(Published):
     """MNIST and CIFAR-10 as torchvision lays them out, or the authors' saved arrays."""
 
     source: Literal["dominoes"]
-    folder: Folder
-    allow_other_counts: AllowOtherCounts = False
 
 
 def pack(settings: Settings, workers: int = 1) -> Packed:

@@ -12,8 +12,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from hsfm.core.settings import FrozenSettings
-from hsfm.data.fields import AllowOtherCounts, Folder, OnBadImage
+from hsfm.data.fields import PublishedFiles
 from hsfm.data.labels import names_in
 from hsfm.data.table import SPLITS, Listing
 
@@ -37,13 +36,10 @@ _ADVICE = (
 )
 
 
-class Settings(FrozenSettings):
+class Settings(PublishedFiles):
     """MetaShift in the published layout."""
 
     source: Literal["metashift"]
-    folder: Folder
-    allow_other_counts: AllowOtherCounts = False
-    on_bad_image: OnBadImage = "stop"
 
 
 def read(settings: Settings) -> Listing:
