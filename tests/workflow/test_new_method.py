@@ -98,3 +98,4 @@ def test_a_file_that_is_no_method_is_named(run):
         wrong.unlink()
     assert done.returncode != 0
     assert "hsfm/methods/wrong.py: a method needs LABEL, Settings and fit; missing: Settings, fit" in done.stdout
+    assert "File " not in done.stdout, "one line, no traceback"

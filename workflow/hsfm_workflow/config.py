@@ -54,6 +54,7 @@ def read_config(own: dict, files: Sequence[object] = ()) -> dict:
     erm, and a dataset has a section for each of them, or None where it leaves the method out. Ends the program with one
     line per mistake, which names `files`.
     """
+    check_methods()
     raw = merged(read_yaml("config.yaml"), own)
     mistakes = list(inherit(raw)) or list(gone(raw))
     if not mistakes:
@@ -66,6 +67,15 @@ def read_config(own: dict, files: Sequence[object] = ()) -> dict:
     if mistakes:
         sys.exit(1)  # not a WorkflowError, which adds a traceback through the Snakefile
     return config
+
+
+def check_methods() -> None:
+    """Stop with one line where a file in hsfm/methods is no method."""
+    try:
+        methods.found()
+    except ValueError as error:
+        logger.error(f"ERROR: {error}")
+        sys.exit(1)
 
 
 def validated(raw: dict) -> tuple[dict, list[str]]:
