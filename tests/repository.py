@@ -42,7 +42,7 @@ def snakemake(
     path = folder if also_on_path is None else f"{folder}{os.pathsep}{also_on_path}"
     environment = {**os.environ, "PYTHONPATH": str(path)}
     done = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1500
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
     )
     assert not check or done.returncode == 0, done.stdout
     return done
