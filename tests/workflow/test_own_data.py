@@ -36,8 +36,8 @@ FAST = {
 }
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_without_any_attribute_the_worst_class_is_what_there_is(mine):
 
 
 def test_images_in_and_a_robust_model_out(mine):
-    program = blocks("python")[0]
+    (program,) = blocks("python", "docs/how-to/own-images.md")
     assert re.fullmatch(r"test accuracy [01]\.[0-9]{3}\n", run_python(program, mine))
     done = subprocess.run(
         [sys.executable, "-m", "hsfm.predict", "photos", "--model", "robust.safetensors", "--out", "labels.csv"],

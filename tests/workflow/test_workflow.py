@@ -592,7 +592,7 @@ def test_embeddings_of_another_checkpoint_are_refused(finished, tmp_path):
 
 
 def test_the_classifier_of_the_readme_runs(finished):
-    _, classifier = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (classifier,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     splits = {
         split: read_embeddings(finished / RUN / f"erm/embeddings/{split}.parquet") for split in ("train", "val", "test")
     }
