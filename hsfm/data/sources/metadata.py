@@ -5,7 +5,6 @@ the names; Waterbirds' metadata.csv, SubpopBench's (id, filename, split, y, a) a
 form. Source and license: yours.
 """
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import pandas as pd
@@ -23,7 +22,8 @@ from hsfm.data.labels import (
     require_filled,
     require_unique,
 )
-from hsfm.data.table import SPLITS, Listing
+from hsfm.data.sources._listing import list_rows
+from hsfm.data.table import Listing
 
 _SPLIT_NAMES = {**SPLIT_CODES, "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -59,17 +59,14 @@ class Settings(FrozenSettings):
 def read(settings: Settings) -> Listing:
     """List the images of a table, in its order.
 
-    Without a column for it the attribute is unknown everywhere. Cells lose the blanks around them.
+    Cells lose the blanks around them. Classes and attributes are names or integers, any number of them, numbered in
+    sorted order: numerically if all are integers, else alphabetically (by code point, so B before a). An empty
+    attribute is unknown; without a column for it, it is unknown everywhere. Splits are 0, 1, 2 or train, val (valid,
+    validation), test, in any case. Paths are relative, with / and without . or .. in them (a leading ./ is dropped),
+    so that a file has one name and images can move together with their table.
 
-    Classes and attributes are names or integers, any number of them, numbered in sorted order: numerically if all are
-    integers, else alphabetically (by code point, so B before a). An empty attribute is unknown. Splits are 0, 1, 2 or
-    train, val (valid, validation), test, in any case. Paths are relative, with / and without . or .. in them (a leading
-    ./ is dropped), so that a file has one name and images can move together with their table; absolute paths are
-    refused.
-
-    Raises ValueError naming table, column, row and value where a column is missing (with those there are), a path,
-    class, split or id is empty, a path is not plain, a split unknown, a file or id listed twice, where images are not
-    there (how many, and three of them), or a split holds no image of a class.
+    Raises ValueError naming table, column, row and value where a column is missing, a path, class, split or id is
+    empty, a path is not plain, a split unknown, a file or id listed twice; or where images are not there.
     """
     folder, metadata = settings.folder, settings.metadata
     used = settings.columns.model_dump(exclude_none=True)
@@ -77,35 +74,30 @@ def read(settings: Settings) -> Listing:
     what = {key: f"{metadata}: column {name!r}" for key, name in used.items()}
     for key in used.keys() - {"attribute"}:
         require_filled(text[key], what[key])
-    path = _check_paths(text["path"].str.removeprefix("./"), what["path"])
-    image_id = text["id"] if "id" in used else path
-    if "id" in used:
-        require_unique(image_id, what["id"])
-    y, class_names = number(text["y"])
-    attribute, attribute_names = number(text["attribute"]) if "attribute" in used else (unknown(len(text)), ())
-    split = look_up(text["split"], _SPLIT_NAMES, what["split"], key=lambda label: plain(label).lower())
-    rows = pd.DataFrame({"image_id": image_id, "path": path, "y": y, "attribute": attribute, "split": split})
-    _require_classes(rows, class_names, metadata)
-    require_files(folder, rows["path"], metadata, "Paths are relative to that folder.")
-    return Listing(rows.astype({"y": "int32"}), class_names, attribute_names)
+    text["path"] = text["path"].str.removeprefix("./")
+    for key in used.keys() & {"path", "id"}:
+        require_unique(text[key], what[key])
+    _require_plain(text["path"], what["path"])
+    text["y"], class_names = number(text["y"])
+    if len(class_names) < 2:
+        raise ValueError(f"{metadata}: holds {len(class_names)} class ({', '.join(class_names)}), expected at least 2")
+    text["attribute"], attribute_names = number(text["attribute"]) if "attribute" in used else (pd.NA, ())
+    text["split"] = look_up(text["split"], _SPLIT_NAMES, what["split"], key=lambda label: plain(label).lower())
+    text["image_id"] = text["id" if "id" in used else "path"]
+    require_files(folder, text["path"], metadata, "Paths are relative to that folder.")
+    return list_rows(text, class_names, attribute_names)
 
 
 def number(text: pd.Series) -> tuple[pd.Series, tuple[str, ...]]:
     """Labels as their positions among the sorted labels, null where there is none; and the labels."""
-    code, found = pd.factorize(text)  # -1 where null
-    found = [plain(label) for label in found]
-    names = sorted(set(found), key=int if all(is_integer(label) for label in found) else None)
-    position = {name: i for i, name in enumerate(names)}
-    numbers = pd.array([*(position[label] for label in found), None], "Int32")
-    return pd.Series(numbers[code]), tuple(names)  # -1 takes the last
+    text = text.map(plain, na_action="ignore")
+    found = text.dropna().unique()
+    names = sorted(found, key=int if all(map(is_integer, found)) else None)
+    codes = pd.Series(pd.Categorical(text, names).codes, dtype="Int32")
+    return codes.mask(codes < 0), tuple(names)
 
 
-def unknown(n: int) -> pd.Series:
-    """n nulls."""
-    return pd.Series(pd.array([None] * n, "Int32"))
-
-
-def _check_paths(path: pd.Series, what: str) -> pd.Series:
+def _require_plain(path: pd.Series, what: str) -> None:
     wrong = path.str.contains(_NOT_PLAIN).to_numpy(bool)
     if wrong.any():
         row = int(wrong.argmax())
@@ -113,15 +105,3 @@ def _check_paths(path: pd.Series, what: str) -> pd.Series:
             f"{what} holds {path.iloc[row]!r} in row {row + 1}; allowed are paths relative to the images' folder, "
             "with / and without . or .. in them"
         )
-    require_unique(path, what)
-    return path
-
-
-def _require_classes(rows: pd.DataFrame, class_names: tuple[str, ...], source: str | Path) -> None:
-    if len(class_names) < 2:
-        raise ValueError(f"{source}: holds {len(class_names)} class ({', '.join(class_names)}), expected at least 2")
-    there = set(zip(*rows[["split", "y"]].drop_duplicates().to_numpy().T, strict=True))
-    for split in SPLITS:
-        absent = [name for y, name in enumerate(class_names) if (split, y) not in there]
-        if absent:
-            raise ValueError(f"{source}: the {split} split has no image of class {', '.join(absent)}")

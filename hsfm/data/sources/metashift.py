@@ -14,7 +14,8 @@ import pandas as pd
 
 from hsfm.data.fields import PublishedFiles
 from hsfm.data.labels import names_in
-from hsfm.data.table import SPLITS, Listing
+from hsfm.data.sources._listing import list_rows
+from hsfm.data.table import Listing
 
 CLASS_NAMES = ("cat", "dog")
 ATTRIBUTE_NAMES = ("sofa", "bed", "bench", "bike", "shelf")
@@ -50,12 +51,11 @@ def read(settings: Settings) -> Listing:
     Raises ValueError naming the folders that are missing or empty, or a file that is no image.
     """
     rows = _list_images(Path(settings.folder))
-    rows.insert(0, "image_id", rows["path"])
-    held_out = rows["attribute"] == ATTRIBUTE_NAMES.index("shelf")
-    rows["split"] = "train"
-    rows.loc[held_out, "split"] = np.where(_is_val(int(held_out.sum())), "val", "test")
-    rows = rows.sort_values("split", key=lambda split: split.map(SPLITS.index), kind="stable", ignore_index=True)
-    return Listing(rows.astype({"y": "int32", "attribute": "Int32"}), CLASS_NAMES, ATTRIBUTE_NAMES)
+    is_train = rows["path"].str.startswith("train/")
+    train, held_out = rows[is_train].assign(split="train"), rows[~is_train]
+    is_val = _is_val(len(held_out))
+    rows = pd.concat([train, held_out[is_val].assign(split="val"), held_out[~is_val].assign(split="test")])
+    return list_rows(rows.assign(image_id=rows["path"]).reset_index(drop=True), CLASS_NAMES, ATTRIBUTE_NAMES)
 
 
 def _list_images(folder: Path) -> pd.DataFrame:

@@ -9,11 +9,11 @@ from the middle of the body, facing right.
 """
 
 import colorsys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from multiprocessing import get_context
+from types import SimpleNamespace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -30,12 +30,10 @@ CLASS_NAMES = ("land bird", "water bird")
 ATTRIBUTE_NAMES = ("land", "water")
 
 _OVERSAMPLING = 3  # birds are drawn this much larger and box-reduced, which smooths their edges
+_STREAMS = {"train": 0, "val": 1, "test": 2}
 Task = tuple[int, int, int, int]  # stream, number, y, attribute
-Outline = Float[np.ndarray, "points 2"]
+Outline = Float[np.ndarray, "_ 2"]
 Part = tuple[Outline, np.ndarray]  # of a bird, with its color
-_SPLIT_STREAM = {"train": 0, "val": 1, "test": 2}
-
-
 Count = Annotated[int, Field(ge=4, multiple_of=2)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -68,9 +66,9 @@ def pack(settings: Settings, workers: int = 1) -> Packed:
 
     workers: processes; the pixels do not depend on it, since every image has a generator of its own.
     """
-    rows = pd.concat([_rows_of(split, settings) for split in _SPLIT_STREAM], ignore_index=True)
-    rows.insert(1, "index", np.arange(len(rows)))
+    rows = pd.concat([_rows_of(split, settings) for split in _STREAMS], ignore_index=True)
     pixels = _draw_rows(partial(_draw_image, settings=settings), rows, workers)
+    rows.insert(1, "index", np.arange(len(rows)))
     return Packed(pixels, rows.drop(columns="number"), CLASS_NAMES, ATTRIBUTE_NAMES)
 
 
@@ -80,67 +78,52 @@ def draw_masks(split: str, settings: Settings, workers: int = 1) -> tuple[list[s
     workers: as in `pack`.
     """
     rows = _rows_of(split, settings)
-    return rows["image_id"].to_list(), _draw_rows(partial(_draw_bird, settings=settings), rows, workers)
+    return rows["image_id"].to_list(), _draw_rows(partial(_draw_mask, settings=settings), rows, workers)
 
 
 def _rows_of(split: str, settings: Settings) -> pd.DataFrame:
-    return _list_split(split, getattr(settings.sizes, split), getattr(settings.agreement, split), settings.seed)
-
-
-def _draw_rows(draw_one: Callable[[Task], np.ndarray], rows: pd.DataFrame, workers: int) -> np.ndarray:
-    """Draw each row by `draw_one`, one after the other or in so many processes."""
-    tasks = list(zip(rows["split"].map(_SPLIT_STREAM), rows["number"], rows["y"], rows["attribute"], strict=True))
-    if workers > 1:
-        # spawn: forking a process that may hold threads is unsafe
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            return _collect(pool.map(draw_one, tasks, chunksize=100), len(tasks))
-    return _collect(map(draw_one, tasks), len(tasks))
-
-
-def _collect(images: Iterable[np.ndarray], total: int) -> np.ndarray:
-    return np.stack(list(track(images, "drawing minibirds", "image", total)))
-
-
-def _list_split(split: str, size: int, agreement: float, seed: int) -> pd.DataFrame:
     """Labels of one split in shuffled order."""
+    size, stream = getattr(settings.sizes, split), _STREAMS[split]
     per_class = size // 2
-    agreeing = round(per_class * agreement)
+    agreeing = round(per_class * getattr(settings.agreement, split))
     labels = np.concatenate(
         [np.repeat([[y, a]], agreeing if y == a else per_class - agreeing, axis=0) for y in (0, 1) for a in (0, 1)]
     )
-    np.random.default_rng([seed, _SPLIT_STREAM[split]]).shuffle(labels)
-    number = np.arange(size)
-    return pd.DataFrame(
-        {
-            "image_id": [f"{split}-{i:05d}" for i in number],
-            "number": number,
-            "y": labels[:, 0],
-            "attribute": labels[:, 1],
-            "split": split,
-        }
-    )
+    np.random.default_rng([settings.seed, stream]).shuffle(labels)
+    number, (y, attribute) = np.arange(size), labels.T
+    ids = [f"{split}-{i:05d}" for i in number]
+    return pd.DataFrame({"image_id": ids, "number": number, "y": y, "attribute": attribute, "split": split})
+
+
+def _draw_rows(draw_one: Callable[[Task], np.ndarray], rows: pd.DataFrame, workers: int) -> np.ndarray:
+    """Draw each row by `draw_one`, one after the other or in several processes."""
+    tasks = list(zip(rows["split"].map(_STREAMS), rows["number"], rows["y"], rows["attribute"], strict=True))
+    # spawn: forking a process that may hold threads is unsafe
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        images = pool.map(draw_one, tasks, chunksize=100) if workers > 1 else map(draw_one, tasks)
+        return np.stack(list(track(images, "drawing minibirds", "image", len(tasks))))
 
 
 def _draw_image(task: Task, *, settings: Settings) -> np.ndarray:
     scene, bird = _draw_parts(task, settings)
-    pixels = np.clip(np.rint(scene * 255), 0, 255).astype(np.uint8)
     side = settings.image_size * _OVERSAMPLING
+    pixels = np.clip(np.rint(scene * 255), 0, 255).astype(np.uint8)
     canvas = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
-    brush = ImageDraw.Draw(canvas)
-    for outline, color in bird:
-        brush.polygon([tuple(point) for point in outline * side], fill=tuple(round(255 * channel) for channel in color))
-    return np.asarray(canvas.reduce(_OVERSAMPLING))
+    return _paint(canvas, [(outline, tuple(round(255 * channel) for channel in color)) for outline, color in bird])
 
 
-def _draw_bird(task: Task, *, settings: Settings) -> np.ndarray:
+def _draw_mask(task: Task, *, settings: Settings) -> np.ndarray:
     """Where the bird of an image is, bool [h w]."""
     _, bird = _draw_parts(task, settings)
     side = settings.image_size * _OVERSAMPLING
-    canvas = Image.new("L", (side, side))
+    return _paint(Image.new("L", (side, side)), [(outline, 255) for outline, _ in bird]) >= 128
+
+
+def _paint(canvas: Image.Image, parts: list[tuple[Outline, int | tuple[int, ...]]]) -> np.ndarray:
     brush = ImageDraw.Draw(canvas)
-    for outline, _ in bird:
-        brush.polygon([tuple(point) for point in outline * side], fill=255)
-    return np.asarray(canvas.reduce(_OVERSAMPLING)) >= 128
+    for outline, fill in parts:
+        brush.polygon([tuple(point) for point in outline * canvas.width], fill=fill)
+    return np.asarray(canvas.reduce(_OVERSAMPLING))
 
 
 def _draw_parts(task: Task, settings: Settings) -> tuple[np.ndarray, list[Part]]:
@@ -245,107 +228,62 @@ def _interpolation(cells: int, side: int) -> np.ndarray:
 # Bird -----------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """Lengths that show a bird's class, in units: four latents of 0 for land-like to 1 for water-like."""
-
-    neck: float
-    bill: float
-    bill_width: float
-    leg: float
-    foot: float
-    tail: float
-
-    @staticmethod
-    def of(neck: float, bill: float, leg: float, tail: float) -> "_Shape":
-        """The lengths from the latents."""
-        return _Shape(
-            neck=0.05 + 0.17 * neck,
-            bill=0.07 + 0.10 * bill,
-            bill_width=0.034 - 0.016 * bill,
-            leg=0.10 + 0.14 * leg,
-            foot=0.05 + 0.03 * leg,
-            tail=0.20 - 0.12 * tail,
-        )
-
-
-@dataclass(frozen=True)
-class _Pose:
-    """Everything about a bird's outline that says nothing of its class."""
-
-    unit: float
-    center: np.ndarray
-    mirror: np.ndarray
-    tilt: float
-    body_x: float  # half width
-    body_y: float  # half height
-    head: float
-    lift: float  # of the tail
-    lean: float  # of the neck
-    bill_angle: float
-
-    @staticmethod
-    def draw(rng: np.random.Generator) -> "_Pose":
-        """A random pose."""
-        unit = rng.uniform(0.72, 0.95)
-        center = np.array([rng.uniform(0.42, 0.58), rng.uniform(0.46, 0.60)])
-        mirror = np.array([rng.choice([-1, 1]), 1])
-        tilt = rng.uniform(-0.25, 0.1)
-        body_x = 0.26 * rng.uniform(0.9, 1.1)
-        body_y = body_x * rng.uniform(0.48, 0.62)
-        head = 0.085 * rng.uniform(0.9, 1.12)
-        lift, lean, bill_angle = rng.uniform(-0.1, 0.35), rng.uniform(0.15, 0.75), rng.uniform(-0.12, 0.25)
-        return _Pose(unit, center, mirror, tilt, body_x, body_y, head, lift, lean, bill_angle)
-
-
-@dataclass(frozen=True)
-class _Colors:
-    body: np.ndarray
-    wing: np.ndarray
-    belly: np.ndarray
-    bill: np.ndarray
-    leg: np.ndarray
-
-    @staticmethod
-    def draw(rng: np.random.Generator) -> "_Colors":
-        """Random colors."""
-        hue = rng.uniform(0, 1)
-        body = _color(hue, rng.uniform(0.05, 0.75), rng.uniform(0.3, 0.95))
-        wing = _color(hue + rng.uniform(-0.08, 0.08), rng.uniform(0.1, 0.8), rng.uniform(0.2, 0.8))
-        belly = body + (1 - body) * rng.uniform(0.1, 0.7)
-        bill = _color(rng.uniform(0.04, 0.15), rng.uniform(0.5, 1), rng.uniform(0.5, 1))
-        leg = _color(rng.uniform(0.02, 0.14), rng.uniform(0.4, 0.9), rng.uniform(0.3, 0.8))
-        return _Colors(body, wing, belly, bill, leg)
-
-
 def _bird(rng: np.random.Generator, y: int, hardness: float) -> list[Part]:
     """Outlines in image sides, back to front, each with its color."""
-    # each class-bearing part has a latent of its own
-    shape = _Shape.of(*(y * (1 - hardness) + hardness * rng.random(4)))
-    pose, colors = _Pose.draw(rng), _Colors.draw(rng)
+    # each part that shows the class has a latent of its own, from 0 for land-like to 1 for water-like
+    neck, bill, leg, tail = y * (1 - hardness) + hardness * rng.random(4)
+    pose, colors = _pose(rng), _colors(rng)
     legs = [
         (outline, colors.leg)
         for x in (-0.03, 0.05)
-        for outline in _leg(x + rng.uniform(-0.01, 0.01), 0.7 * pose.body_y, pose.body_y + shape.leg, shape.foot)
+        for outline in _leg(x + rng.uniform(-0.01, 0.01), 0.7 * pose.body_y, pose.body_y + (0.10 + 0.14 * leg), leg)
     ]
     wing_angle = rng.uniform(-0.1, 0.25)
     upper = [
-        (_tail(shape, pose), colors.wing),
+        (_tail(0.20 - 0.12 * tail, pose), colors.wing),
         *_trunk(pose, colors, wing_angle),
-        *_neck_and_head(shape, pose, colors),
+        *_neck_and_head(0.05 + 0.17 * neck, bill, pose, colors),
     ]
     upper = [(_turn(outline, pose.tilt), color) for outline, color in upper]
     return [(pose.center + pose.unit * pose.mirror * outline, color) for outline, color in (*legs, *upper)]
 
 
-def _tail(shape: _Shape, pose: _Pose) -> Outline:
-    end, rise = -pose.body_x - shape.tail, -1.5 * pose.lift * shape.tail
+def _pose(rng: np.random.Generator) -> SimpleNamespace:
+    """Everything about a bird's outline that says nothing of its class, drawn in the order of the fields."""
+    return SimpleNamespace(
+        unit=rng.uniform(0.72, 0.95),
+        center=np.array([rng.uniform(0.42, 0.58), rng.uniform(0.46, 0.60)]),
+        mirror=np.array([rng.choice([-1, 1]), 1]),
+        tilt=rng.uniform(-0.25, 0.1),
+        body_x=(body_x := 0.26 * rng.uniform(0.9, 1.1)),  # half width
+        body_y=body_x * rng.uniform(0.48, 0.62),  # half height
+        head=0.085 * rng.uniform(0.9, 1.12),
+        lift=rng.uniform(-0.1, 0.35),  # of the tail
+        lean=rng.uniform(0.15, 0.75),  # of the neck
+        bill_angle=rng.uniform(-0.12, 0.25),
+    )
+
+
+def _colors(rng: np.random.Generator) -> SimpleNamespace:
+    """Colors of a bird's parts, drawn in the order of the fields."""
+    hue = rng.uniform(0, 1)
+    return SimpleNamespace(
+        body=(body := _color(hue, rng.uniform(0.05, 0.75), rng.uniform(0.3, 0.95))),
+        wing=_color(hue + rng.uniform(-0.08, 0.08), rng.uniform(0.1, 0.8), rng.uniform(0.2, 0.8)),
+        belly=body + (1 - body) * rng.uniform(0.1, 0.7),
+        bill=_color(rng.uniform(0.04, 0.15), rng.uniform(0.5, 1), rng.uniform(0.5, 1)),
+        leg=_color(rng.uniform(0.02, 0.14), rng.uniform(0.4, 0.9), rng.uniform(0.3, 0.8)),
+    )
+
+
+def _tail(length: float, pose: SimpleNamespace) -> Outline:
+    end, rise = -pose.body_x - length, -1.5 * pose.lift * length
     return np.array(
         [[-0.75 * pose.body_x, -0.05], [-0.75 * pose.body_x, 0.05], [end, rise + 0.045], [end, rise - 0.02]]
     )
 
 
-def _trunk(pose: _Pose, colors: _Colors, wing_angle: float) -> list[Part]:
+def _trunk(pose: SimpleNamespace, colors: SimpleNamespace, wing_angle: float) -> list[Part]:
     """Body, belly and wing."""
     body_x, body_y = pose.body_x, pose.body_y
     wing = _turn(_ellipse(0.0, 0.0, 0.62 * body_x, 0.5 * body_y), wing_angle)
@@ -356,23 +294,24 @@ def _trunk(pose: _Pose, colors: _Colors, wing_angle: float) -> list[Part]:
     ]
 
 
-def _neck_and_head(shape: _Shape, pose: _Pose, colors: _Colors) -> list[Part]:
-    """Neck, head, bill and eye."""
-    neck, head, width = shape.neck, pose.head, shape.bill_width
+def _neck_and_head(neck: float, bill: float, pose: SimpleNamespace, colors: SimpleNamespace) -> list[Part]:
+    """Neck, head, bill and eye. neck: its length; bill: its latent, from short and wide to long and narrow."""
+    head, width, length = pose.head, 0.034 - 0.016 * bill, 0.07 + 0.10 * bill
     neck_x, neck_y = 0.72 * pose.body_x, -0.35 * pose.body_y
     head_x, head_y = neck_x + neck * pose.lean + 0.03, neck_y - neck - 0.04
     curve = [[neck_x - 0.05, neck_y + 0.06], [neck_x + 0.8 * neck, neck_y - 0.1 * neck], [head_x, head_y]]
-    bill = np.array([[0, -width], [0, width], [shape.bill, width / 4], [shape.bill, -width / 4]])
-    bill = _turn(bill, pose.bill_angle) + np.array([head_x + 0.8 * head, head_y + 0.01])
+    outline = np.array([[0, -width], [0, width], [length, width / 4], [length, -width / 4]])
+    outline = _turn(outline, pose.bill_angle) + np.array([head_x + 0.8 * head, head_y + 0.01])
     return [
         (_ribbon(np.array(curve), 0.075, 0.045), colors.body),
         (_ellipse(head_x, head_y, head, 0.88 * head), colors.body),
-        (bill, colors.bill),
+        (outline, colors.bill),
         (_ellipse(head_x + 0.25 * head, head_y - 0.015, 0.016, 0.016), np.full(3, 0.05)),
     ]
 
 
-def _leg(x: float, top: float, bottom: float, foot: float) -> list[np.ndarray]:
+def _leg(x: float, top: float, bottom: float, latent: float) -> list[np.ndarray]:
+    foot = 0.05 + 0.03 * latent
     return [
         np.array([[x - 0.011, top], [x + 0.011, top], [x + 0.011, bottom], [x - 0.011, bottom]]),
         np.array([[x - 0.2 * foot, bottom + 0.012], [x, bottom - 0.02], [x + foot, bottom + 0.012]]),

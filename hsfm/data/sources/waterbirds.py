@@ -9,10 +9,9 @@ License: unknown; CUB asks for non-commercial research use, Places has terms of 
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
-
 from hsfm.data.fields import PublishedFiles
-from hsfm.data.labels import BINARY, SPLIT_CODES, look_up, read_text, require_files, require_filled, require_unique
+from hsfm.data.labels import BINARY, read_text, require_files
+from hsfm.data.sources._listing import GROUP_DRO, decode, list_rows
 from hsfm.data.table import Listing
 
 CLASS_NAMES = ("landbird", "waterbird")
@@ -35,25 +34,14 @@ def read(settings: Settings) -> Listing:
     """List the unpacked archive, or the folder it was unpacked in, in the order of its metadata.csv.
 
     The id is the file name as that table has it. Raises ValueError naming file, row and value where the table is
-    missing, lacks a column, holds another code than the published ones or a file twice, or lists images that are not
-    there.
+    missing, lacks a column, holds another code than the published ones, or lists images that are not there.
     """
-    folder = settings.folder
-    prefix = "" if Path(folder, "metadata.csv").is_file() else f"{_ARCHIVE}/"
-    source = Path(folder, prefix, "metadata.csv")
+    folder = Path(settings.folder)
+    prefix = "" if (folder / "metadata.csv").is_file() else f"{_ARCHIVE}/"
+    source = folder / prefix / "metadata.csv"
     if not source.is_file():
-        raise ValueError(f"{Path(folder, 'metadata.csv')}: no such file. {_ADVICE}")
-    text = read_text(source, {"path": "img_filename", "y": "y", "attribute": "place", "split": "split"})
-    require_filled(text["path"], f"{source}: column 'img_filename'")
-    rows = pd.DataFrame(
-        {
-            "image_id": text["path"],
-            "path": prefix + text["path"],
-            "y": look_up(text["y"], BINARY, f"{source}: column 'y'"),
-            "attribute": look_up(text["attribute"], BINARY, f"{source}: column 'place'"),
-            "split": look_up(text["split"], SPLIT_CODES, f"{source}: column 'split'"),
-        }
-    ).astype({"y": "int32", "attribute": "Int32"})
-    require_unique(rows["path"], f"{source}: column 'img_filename'")
+        raise ValueError(f"{folder}: holds no metadata.csv. {_ADVICE}")
+    rows = decode(read_text(source, GROUP_DRO), source, GROUP_DRO, BINARY)
+    rows = rows.assign(image_id=rows["path"], path=prefix + rows["path"])
     require_files(folder, rows["path"], source, _ADVICE)
-    return Listing(rows, CLASS_NAMES, ATTRIBUTE_NAMES)
+    return list_rows(rows, CLASS_NAMES, ATTRIBUTE_NAMES)

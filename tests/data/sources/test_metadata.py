@@ -1,17 +1,12 @@
-"""Users' own tables: what they may look like, what is refused, and how long a large one takes."""
+"""Users' own tables: what they may look like, and what is refused."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from pydantic import ValidationError
 
 from hsfm.data.sources import metadata
-from hsfm.data.table import ImageTable, Listing, check_images, complete
+from hsfm.data.table import Listing
 from tests import replicas
 
 COLUMNS = replicas.METADATA_COLUMNS
@@ -44,16 +39,10 @@ def test_names_are_numbered_alphabetically(tmp_path, table):
     assert listing.rows["path"].tolist() == frame["file"].tolist()
     assert listing.rows["image_id"].tolist() == frame["id"].tolist()
     assert listing.rows["split"].tolist() == frame["split"].tolist()
-    check_images(
-        ImageTable(
-            complete(listing.rows, listing.attribute_names), "own", listing.class_names, listing.attribute_names, "", {}
-        ),
-        "table",
-    )
 
 
 @pytest.mark.parametrize("table", ["metadata.csv", "metadata.parquet"])
-@pytest.mark.parametrize("unknown", [(), (0,), (0, 2), (0, 1, 2)])
+@pytest.mark.parametrize("unknown", [(), (0, 2), (0, 1, 2)])
 def test_integers_are_numbered_numerically_and_empty_attributes_are_unknown(tmp_path, table, unknown):
     frame = replicas.write_metadata(
         tmp_path, table=table, classes=(10, 9, -2), attributes=(100, 20, 3), splits=(0, 1, 2), unknown=unknown
@@ -84,7 +73,7 @@ def test_without_ids_the_path_is_the_id(tmp_path):
     assert (rows["image_id"] == rows["path"]).all()
 
 
-def test_the_tables_of_waterbirds_and_subpopbench_are_of_this_form(tmp_path):
+def test_waterbirds_table_is_of_this_form(tmp_path):
     from hsfm.data.sources import waterbirds
 
     replicas.write_waterbirds(tmp_path / "waterbirds")
@@ -96,19 +85,8 @@ def test_the_tables_of_waterbirds_and_subpopbench_are_of_this_form(tmp_path):
     pd.testing.assert_frame_equal(listing.rows, expected.rows)
     assert (listing.class_names, listing.attribute_names) == (("0", "1"), ("0", "1"))
 
-    columns = {"id": "id", "path": "filename", "split": "split", "y": "y", "attribute": "a"}
-    frame = replicas.write_metadata(
-        tmp_path / "own", columns=columns, classes=(0, 1), attributes=(0, 1), splits=(0, 1, 2)
-    )
-    assert list(frame) == ["id", "filename", "split", "y", "a"]
-    listing = read(tmp_path / "own", columns=columns)
-    assert listing.rows["y"].tolist() == frame["y"].tolist()
-    assert listing.rows["attribute"].tolist() == frame["a"].tolist()
 
-
-@pytest.mark.parametrize(
-    "splits", [("train", "valid", "test"), ("Train", "VALIDATION", " test"), ("0", "1.0", "2"), ("train", "1", "test")]
-)
+@pytest.mark.parametrize("splits", [("train", "valid", "test"), ("Train", "VALIDATION", " test"), ("0", "1.0", "2")])
 def test_splits_have_several_names(tmp_path, splits):
     expected = replicas.write_metadata(tmp_path / "plain")
     replicas.write_metadata(tmp_path / "other", splits=splits)
@@ -135,13 +113,6 @@ def test_blanks_a_byte_order_mark_captions_and_categories_are_harmless(tmp_path)
     pd.testing.assert_frame_equal(read(tmp_path).rows, expected)
     frame.astype({"label": "category", "place": "category"}).to_parquet(tmp_path / "metadata.parquet")
     pd.testing.assert_frame_equal(read(tmp_path, "metadata.parquet").rows, expected)
-
-
-def test_the_table_may_lie_elsewhere(tmp_path):
-    replicas.write_metadata(tmp_path / "images")
-    (tmp_path / "images/metadata.csv").rename(tmp_path / "labels.csv")
-    listing = metadata.read(settings(tmp_path / "images", tmp_path / "labels.csv"))
-    assert len(listing.rows) > 50
 
 
 # What is refused ------------------------------------------------------------------------------------------------------
@@ -172,30 +143,16 @@ def put(column: str, row: int, value):
     [
         (lambda f: f.drop(columns="label"), "no column 'label'; the columns are id, file, split, place"),
         (lambda f: f.set_axis(["id", "file", "split", "label", "label"], axis=1), "more than one column 'label'; the"),
-        (
-            put("split", 7, "dev"),
-            "column 'split' holds 'dev' in row 7; allowed are 0, 1, 2, train, val, valid, validation",
-        ),
+        (put("split", 7, "dev"), "column 'split' holds 'dev' in row 7; allowed are 0, 1, 2, train, val, valid"),
         (put("split", 7, None), "column 'split' is empty in row 7"),
-        (put("label", 9, None), "column 'label' is empty in row 9"),
         (put("label", 9, "  "), "column 'label' is empty in row 9"),
         (put("file", 2, None), "column 'file' is empty in row 2"),
-        (put("id", 2, None), "column 'id' is empty in row 2"),
         (put("id", 5, "image 0"), "column 'id' holds 'image 0' twice, in rows 1 and 5"),
-        (put("file", 5, "images/a/000.png"), "column 'file' holds 'images/a/000.png' twice, in rows 1 and 5"),
         (put("file", 5, "./images/a/000.png"), "column 'file' holds 'images/a/000.png' twice, in rows 1 and 5"),
-        (
-            put("file", 5, "/images/a/000.png"),
-            "column 'file' holds '/images/a/000.png' in row 5; allowed are paths relat",
-        ),
+        (put("file", 5, "/images/a/000.png"), "'file' holds '/images/a/000.png' in row 5; allowed are paths relat"),
         (put("file", 5, "images/../a.png"), "holds 'images/../a.png' in row 5; allowed are paths relative"),
-        (put("file", 5, "images//a.png"), "in row 5; allowed are paths relative"),
-        (put("file", 5, "images/a/"), "in row 5; allowed are paths relative"),
         (put("file", 5, "images\\a.png"), "in row 5; allowed are paths relative"),
-        (lambda f: f[(f["split"] != "val") | (f["label"] != "bee")], "the val split has no image of class bee"),
-        (lambda f: f[f["split"] != "test"], "the test split has no image of class ant, bee, crab"),
         (lambda f: f[f["label"] == "bee"], r"holds 1 class \(bee\), expected at least 2"),
-        (lambda f: f[:0], r"holds 0 class \(\), expected at least 2"),
     ],
 )
 def test_a_table_that_is_wrong_is_named_with_row_and_value(tmp_path, change, message):
@@ -204,13 +161,6 @@ def test_a_table_that_is_wrong_is_named_with_row_and_value(tmp_path, change, mes
 
 def test_a_misspelled_attribute_column_is_no_missing_attribute(tmp_path):
     refused(tmp_path, lambda f: f, "no column 'palce'; the columns are", columns={**COLUMNS, "attribute": "palce"})
-
-
-@pytest.mark.parametrize("key", ["path", "y", "split"])
-def test_columns_that_must_be_are_asked_for(tmp_path, key):
-    replicas.write_metadata(tmp_path)
-    with pytest.raises(ValidationError, match=f"columns.{key}"):
-        read(tmp_path, columns={**COLUMNS, key: None})
 
 
 def test_missing_images_are_counted_and_three_are_named(tmp_path):
@@ -248,56 +198,3 @@ def test_a_missing_table_and_a_column_of_lists_are_named(tmp_path):
     frame.assign(label=[["a"]] * len(frame)).to_parquet(tmp_path / "metadata.parquet")
     with pytest.raises(ValueError, match=r"metadata.parquet: not a readable table \(.*list"):
         read(tmp_path, "metadata.parquet")
-
-
-# Size -----------------------------------------------------------------------------------------------------------------
-
-PROGRAM = """
-import json, sys, time
-from hsfm.data import labels
-from hsfm.data.sources import metadata
-
-labels.names_in = lambda folder: {f"{i:07d}.jpg" for i in range(int(str(folder)[-3:]), 1_000_000, 1000)}
-start = time.perf_counter()
-columns = metadata.Columns(**json.loads(sys.argv[2]))
-listing = metadata.read(
-    metadata.Settings(source="metadata", folder="images", metadata=sys.argv[1], columns=columns)
-)
-elapsed = time.perf_counter() - start
-with open("/proc/self/status") as status:  # what getrusage says includes the process that started this one
-    peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-print(json.dumps([elapsed, peak, len(listing.rows), listing.class_names, int(listing.rows["attribute"].isna().sum())]))
-"""
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory) -> Path:
-    folder, i = tmp_path_factory.mktemp("large"), np.arange(1_000_000)
-    frame = pd.DataFrame(
-        {
-            "id": [f"photograph-{k:07d}" for k in i],
-            "file": [f"photographs/{k % 1000:03d}/{k:07d}.jpg" for k in i],
-            "split": np.array(["train", "val", "test"])[i % 3],
-            "label": np.array([f"species {k}" for k in range(50)])[i % 50],
-            "place": np.where(i % 4 == 0, None, np.array(["forest", "meadow", "shore", "town"])[i % 4]),
-            "caption": "a column that nobody asks for",
-        }
-    )
-    frame.to_csv(folder / "large.csv", index=False)
-    frame.to_parquet(folder / "large.parquet")
-    return folder
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads a process's memory as Linux shows it")
-@pytest.mark.parametrize("table", ["large.csv", "large.parquet"])
-def test_a_million_rows_take_seconds_and_less_than_a_gigabyte(large, table):
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(large / table), json.dumps(COLUMNS)],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    elapsed, peak, rows, class_names, unknown = json.loads(run.stdout)
-    assert (rows, len(class_names), unknown) == (1_000_000, 50, 250_000)
-    assert elapsed < 30, elapsed  # about six seconds on an idle machine
-    assert peak < 1e9, peak
