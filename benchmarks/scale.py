@@ -71,7 +71,7 @@ def write_rows(folder: Path, n: int, d: int) -> None:
     rows = rows.assign(
         path=rows["image_id"], y=labels % 2, attribute=labels // 2 % 2, split=np.take(SPLITS, labels % 3)
     )
-    table = ImageTable(complete(rows, ("a", "b")), "rows", ("x", "y"), ("a", "b"), str(folder), {})
+    table = ImageTable(complete(rows, ("a", "b")), "rows", ("x", "y"), ("a", "b"), str(folder))
     write_images(folder / "images.parquet", table)
     for split, count in (("train", n), ("val", 1000), ("test", 1000)):
         for shard in (1, 2):

@@ -68,7 +68,7 @@ def measure(name: str, folder: str) -> None:
     listed = time.perf_counter()
     rows = complete(listing.rows, listing.attribute_names)
     path = Path(folder, "listed.parquet")
-    write_images(path, ImageTable(rows, name, listing.class_names, listing.attribute_names, folder, {}))
+    write_images(path, ImageTable(rows, name, listing.class_names, listing.attribute_names, folder))
     written = time.perf_counter()
     read_images(path)
     back = time.perf_counter()

@@ -36,7 +36,6 @@ from tqdm import tqdm
 
 from benchmarks.memory import watched
 from hsfm.core.device import Compute
-from hsfm.core.files import sha256
 from hsfm.data.decode_size import decode_rule
 from hsfm.data.open_images import open_source
 from hsfm.data.pixels import inspect
@@ -102,11 +101,11 @@ def make_data(case: Case, folder: Path, cores: int) -> Data:
         write_photos(folder, files)
         rows = pd.DataFrame({"image_id": files, "path": files, "y": np.arange(n) % 2, "height": 375, "width": 500})
         rows["split"] = split
-        table = as_table(rows, str(folder), {})
+        table = as_table(rows, str(folder))
         write_images(folder / "images.parquet", table)
         cache = CacheFiles(folder / "decoded.npy", folder / "decoded.parquet",
                            decode_rule("needed", case.transform, case.augmentation))  # fmt: skip
-        decode_images(table.rows, table.folder, cache, workers=cores).finish()
+        decode_images(table.rows, table.folder, cache, workers=cores)
         return Data(folder / "images.parquet", cache, rows, folder)
     sizes = {"train": case.n_train, "val": case.n_val, "test": 8}
     agreement = {"train": 0.95, "val": 0.5, "test": 0.5}
@@ -119,17 +118,17 @@ def make_data(case: Case, folder: Path, cores: int) -> Data:
     for file, index in zip(files, rows["index"], strict=True):
         Image.fromarray(drawn.pixels[index]).save(folder / file)
     packed = rows.assign(path="pixels.npy", height=64, width=64)
-    write_images(folder / "images.parquet", as_table(packed, "", {"pixels.npy": sha256(folder / "pixels.npy")}))
+    write_images(folder / "images.parquet", as_table(packed, ""))
     return Data(folder / "images.parquet", None, rows.assign(path=files), folder)
 
 
-def as_table(rows: pd.DataFrame, folder: str, pixels: dict[str, str]) -> ImageTable:
+def as_table(rows: pd.DataFrame, folder: str) -> ImageTable:
     attribute = rows.get("attribute", 0)
     # no stage here looks at test; a table has to have one
     test = rows[rows["split"] == "val"].head(2).assign(split="test", y=[0, 1])
     test["image_id"] = ["test 0", "test 1"]
     rows = pd.concat([rows.assign(attribute=attribute), test.assign(attribute=0)], ignore_index=True)
-    return ImageTable(complete(rows, ("a", "b")), "benchmark", ("x", "y"), ("a", "b"), folder, pixels)
+    return ImageTable(complete(rows, ("a", "b")), "benchmark", ("x", "y"), ("a", "b"), folder)
 
 
 def write_photos(folder: Path, names: list[str]) -> None:
@@ -453,8 +452,7 @@ def make_empty(n: int, side: int, folder: str) -> None:
     rows = rows.assign(y=np.arange(n) % 2, attribute=np.arange(n) // 2 % 2, height=side, width=side, split="train")
     few = rows.head(4).assign(split=["val", "val", "test", "test"], image_id=["v0", "v1", "t0", "t1"])
     rows = complete(pd.concat([rows, few], ignore_index=True), ("a", "b"))
-    pixels = {"pixels.npy": sha256(f"{folder}/pixels.npy")}
-    write_images(f"{folder}/images.parquet", ImageTable(rows, "empty", ("x", "y"), ("a", "b"), "", pixels))
+    write_images(f"{folder}/images.parquet", ImageTable(rows, "empty", ("x", "y"), ("a", "b")))
 
 
 if __name__ == "__main__":

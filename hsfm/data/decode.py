@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import PIL
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 # Pillow goes by content: without this list a file called .png could hold PostScript, which Pillow hands to Ghostscript.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-_ORIENTATION = 0x0112  # in EXIF; 5 to 8 lie on their side
 
 
 def decoder() -> str:
@@ -36,51 +35,31 @@ def read_rgb(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     try:
         data = Path(path).read_bytes()
         with Image.open(BytesIO(data), formats=_FORMATS) as image:
-            if image.format == "JPEG" and image.mode in ("L", "RGB") and _orientation(image) == 1:
+            plain = image.format == "JPEG" and image.mode in ("L", "RGB")
+            if plain and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
                 pixels = _read_jpeg(data)
                 if pixels is not None:
                     return pixels
             ImageOps.exif_transpose(image, in_place=True)
             return np.array(_rgb(image))
     except UnidentifiedImageError as error:
-        raise _no_image(path) from error
+        raise ValueError(f"{path}: not an image in {', '.join(_FORMATS)}") from error
     except Exception as error:  # Pillow's decoders meet broken files with a dozen kinds of errors
-        raise _broken(path, error) from error
+        raise ValueError(f"{path}: {error or type(error).__name__}") from error
 
 
-def read_size(path: str | Path) -> tuple[int, int]:
-    """Height and width that `read_rgb` gives, out of the file's header. Raises ValueError as it does."""
+def read_or_problem(path: str | Path) -> tuple[UInt8[np.ndarray, "h w 3"] | None, str | None]:
+    """An image and no problem; or none, and why it cannot be read."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
-            width, height = image.size
-            # a PNG may say its orientation behind its pixels, and Pillow then decodes all of it to find that out
-            turned = "exif" in image.info if image.format == "PNG" else True
-            return (width, height) if turned and _orientation(image) >= 5 else (height, width)
-    except UnidentifiedImageError as error:
-        raise _no_image(path) from error
-    except Exception as error:
-        raise _broken(path, error) from error
-
-
-def _no_image(path: str | Path) -> ValueError:
-    return ValueError(f"{path}: not an image in {', '.join(_FORMATS)}")
-
-
-def _broken(path: str | Path, error: Exception) -> ValueError:
-    return ValueError(f"{path}: {error or type(error).__name__}")
-
-
-def _orientation(image: Image.Image) -> int:
-    return image.getexif().get(_ORIENTATION, 1)
+        return read_rgb(path), None
+    except ValueError as error:
+        return None, str(error).removeprefix(f"{path}: ")
 
 
 @cache
 def _jpeg_decoder() -> Callable | None:
-    """torchvision's, which takes two thirds of Pillow's time for the same pixels; deprecated since torchvision 0.29.
-
-    None where a later torchvision has dropped it: Pillow then reads everything.
-    """
-    import torchvision
+    """torchvision's, which takes two thirds of Pillow's time for the same pixels; None where torchvision has none."""
+    import torchvision  # deprecated since 0.29
 
     return getattr(torchvision.io, "decode_jpeg", None)
 
@@ -88,13 +67,13 @@ def _jpeg_decoder() -> Callable | None:
 def _read_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
     """The pixels of a gray or RGB JPEG; None where torchvision does not decode it."""
     import torch
-    import torchvision
+    from torchvision.io import ImageReadMode
 
     decode = _jpeg_decoder()
     if decode is None:
         return None
     try:
-        pixels = decode(torch.frombuffer(bytearray(data), dtype=torch.uint8), torchvision.io.ImageReadMode.RGB)
+        pixels = decode(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
     except RuntimeError:  # Pillow has the last word, and says what is wrong
         return None
     return pixels.permute(1, 2, 0).contiguous().numpy()

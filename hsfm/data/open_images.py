@@ -9,25 +9,18 @@ import torch
 
 from hsfm.data.pixels import ImageFiles, Images, read_packed
 from hsfm.data.store import CacheFiles, open_cache
-from hsfm.data.table import check_pixels, read_images, read_names, read_pieces
+from hsfm.data.table import read_images, read_names
 
 
-def open_source(
-    path: str | Path, cache: CacheFiles | None = None, *, workers: int | None = None
-) -> Callable[[pd.DataFrame], Images | ImageFiles]:
+def open_source(path: str | Path, cache: CacheFiles | None = None) -> Callable[[pd.DataFrame], Images | ImageFiles]:
     """A function from rows of the image table `path` to their images; the rows' index are their numbers in the table.
 
-    cache: of its image files; None decodes them whenever they are asked for. workers: threads that decode or check, by
-    default as many as torch computes with. Raises ValueError for a packed array that is not the table's.
+    cache: of its image files; None decodes them whenever they are asked for.
     """
-    table = read_names(path)
-    if not table.folder:
-        folder = Path(path).parent
-        check_pixels(table, folder)
-        return lambda rows: read_packed(rows, folder)
-    if cache is None:
-        return lambda rows: ImageFiles(rows, table.folder, workers=workers)
-    return open_cache(lambda: (piece.rows for piece in read_pieces(path)), table.folder, cache, workers=workers).take
+    folder = read_names(path).folder
+    if not folder:
+        return lambda rows: read_packed(rows, Path(path).parent)
+    return open_cache(cache) if cache else lambda rows: ImageFiles(rows, folder)
 
 
 def open_splits(

@@ -16,7 +16,7 @@ from torch import Tensor
 from hsfm.core.device import Compute, prefetch, upload
 from hsfm.core.files import in_bytes
 from hsfm.core.progress import track
-from hsfm.data.decode import read_rgb
+from hsfm.data.decode import read_or_problem, read_rgb
 
 log = logging.getLogger(__name__)
 
@@ -221,11 +221,8 @@ def inspect(rows: pd.DataFrame, folder: str | Path, *, workers: int) -> pd.DataF
     """
 
     def look(path: str) -> tuple[int | None, int | None, str | None]:
-        try:
-            height, width, _ = read_rgb(Path(folder, path)).shape
-        except ValueError as error:
-            return None, None, str(error).removeprefix(f"{Path(folder, path)}: ")
-        return height, width, None
+        image, problem = read_or_problem(Path(folder, path))
+        return (None, None, problem) if image is None else (*image.shape[:2], None)
 
     with ThreadPoolExecutor(workers) as pool:
         found = list(track(pool.map(look, rows["path"]), "reading", "image", len(rows)))

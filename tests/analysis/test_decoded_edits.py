@@ -5,7 +5,7 @@ import torch
 from hsfm.analysis.decoded_edits import as_table, decoded_pictures
 from hsfm.data.table import ImageTable
 
-NAMES = ImageTable(pd.DataFrame(), "toy", ("bird", "fish"), ("land", "water"), "", {})
+NAMES = ImageTable(pd.DataFrame(), "toy", ("bird", "fish"), ("land", "water"))
 
 
 def test_what_clip_takes_the_pictures_for():

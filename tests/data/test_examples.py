@@ -15,7 +15,7 @@ def write(path, pixels, *, files: bool) -> None:
     rows["index"] = pd.array([None if files else n for n in range(15)], "Int64")
     rows = rows.assign(height=4, width=5)
     folder = str(path.parent) if files else ""
-    write_images(path, ImageTable(complete(rows, ("in",)), "pets", ("cat", "dog"), ("in",), folder, {}))
+    write_images(path, ImageTable(complete(rows, ("in",)), "pets", ("cat", "dog"), ("in",), folder))
     for number, picture in enumerate(pixels):
         Image.fromarray(picture).save(path.parent / f"{number}.png")
     np.save(path.parent / "pixels.npy", pixels)

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from hsfm.core.device import Compute
-from hsfm.core.files import sha256, write_array
 from hsfm.core.shards import WHOLE, Shard
 from hsfm.data import table as images_module
 from hsfm.data.open_images import open_source
@@ -41,8 +40,8 @@ def rows_of(n: int) -> pd.DataFrame:
     )
 
 
-def table_of(rows: pd.DataFrame, folder: str, pixels: dict[str, str]) -> ImageTable:
-    return ImageTable(complete(rows, ("in", "out")), "toy", ("cat", "dog"), ("in", "out"), folder, pixels)
+def table_of(rows: pd.DataFrame, folder: str) -> ImageTable:
+    return ImageTable(complete(rows, ("in", "out")), "toy", ("cat", "dog"), ("in", "out"), folder)
 
 
 @pytest.fixture
@@ -53,7 +52,7 @@ def photos(tmp_path):
     sizes = rng.integers(18, 50, (60, 2))
     for path, (h, w) in zip(rows["path"], sizes, strict=True):
         Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)).save(tmp_path / path)
-    table = table_of(rows.assign(height=sizes[:, 0], width=sizes[:, 1]), str(tmp_path), {})
+    table = table_of(rows.assign(height=sizes[:, 0], width=sizes[:, 1]), str(tmp_path))
     write_images(tmp_path / "images.parquet", table)
     return table, tmp_path / "images.parquet"
 
@@ -82,7 +81,7 @@ def pieces(network, path: Path, source, split: str, batch_size: int, shard: Shar
 def cache(path: Path, table: ImageTable, rule: dict) -> CacheFiles:
     name = path.with_name(f"decoded{len(json.dumps(rule))}")
     files = CacheFiles(name.with_suffix(".npy"), name.with_suffix(".parquet"), rule)
-    decode_images(table.rows, table.folder, files, workers=2).finish()
+    decode_images(table.rows, table.folder, files, workers=2)
     return files
 
 
@@ -151,33 +150,6 @@ def test_pieces_are_the_table(photos, monkeypatch):
     names = read_names(path)
     assert names.rows.empty
     assert (names.class_names, names.folder, names.dataset) == (table.class_names, table.folder, "toy")
-
-
-def test_a_fault_in_a_piece_names_the_image(photos, monkeypatch):
-    monkeypatch.setattr(images_module, "ROWS_AT_ONCE", 7)
-    table, path = photos
-    rows = table.rows.copy()
-    rows.loc[50, "group"] = 3 - rows.loc[50, "y"]
-    monkeypatch.setattr(images_module, "check_images", lambda table, path: table)
-    write_images(path, table_of(rows, table.folder, {}))
-    import pyarrow.parquet as pq
-
-    raw = pq.read_table(path).to_pandas()
-    raw.loc[51, "y"] = 7
-    pq.write_table(pq.read_table(path).set_column(3, "y", [raw["y"].to_numpy()]), path)
-    with pytest.raises(ValueError, match=r"images.parquet: image 'image 51' has y 7; allowed are 0 to 1"):
-        list(read_pieces(path))
-
-
-def test_packed_images_that_are_not_the_tables_are_refused(tmp_path):
-    array = np.zeros((60, 8, 8, 3), np.uint8)
-    write_array(tmp_path / "pixels.npy", array)
-    rows = rows_of(60).assign(path="pixels.npy", index=np.arange(60), height=8, width=8)
-    write_images(tmp_path / "images.parquet", table_of(rows, "", {"pixels.npy": sha256(tmp_path / "pixels.npy")}))
-    assert open_source(tmp_path / "images.parquet")(rows).shape == (8, 8)
-    write_array(tmp_path / "pixels.npy", array + 1)
-    with pytest.raises(ValueError, match=r"pixels.npy: has SHA-256 [0-9a-f]+, but the image table was written for"):
-        open_source(tmp_path / "images.parquet")
 
 
 def test_image_files_without_a_table(photos, network):

@@ -329,8 +329,8 @@ def test_files_and_cache_give_the_same_weights(photos, tmp_path):
     """Of images at their own size: the same batches, to the last bit."""
     rows, folder, y = photos
     files = CacheFiles(tmp_path / "decoded.npy", tmp_path / "decoded.parquet", {})
-    decode_images(rows, folder, files, workers=1).finish()
-    cached = open_cache(lambda: [rows], folder, files).images
+    decode_images(rows, folder, files, workers=1)
+    cached = open_cache(files)(rows)
     results = []
     for pixels in (ImageFiles(rows, folder), cached, cached.kept_on(torch.device("cpu"))):
         network = build_network("small_resnet", 2)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hsfm.core.files import sha256, write_array
+from hsfm.core.files import write_array
 from hsfm.data.sources import minibirds
 from hsfm.data.table import ImageTable, complete, read_images, write_images
 from hsfm.models import training_job
@@ -37,8 +36,7 @@ def images(tmp_path_factory) -> Path:
     packed = minibirds.pack(settings)
     write_array(folder / "pixels.npy", packed.pixels)
     rows = complete(packed.rows.assign(path="pixels.npy", height=32, width=32), packed.attribute_names)
-    digests = {"pixels.npy": sha256(folder / "pixels.npy")}
-    table = ImageTable(rows, "minibirds", packed.class_names, packed.attribute_names, "", digests)
+    table = ImageTable(rows, "minibirds", packed.class_names, packed.attribute_names)
     write_images(folder / "images.parquet", table)
     return folder / "images.parquet"
 
@@ -161,7 +159,7 @@ def repainted(images: Path, folder: Path, rows: list[int]) -> Path:
     places = table.split("train")["index"].to_numpy("int64")[rows]
     pixels[places] = np.random.default_rng(0).integers(0, 256, pixels[places].shape, np.uint8)
     write_array(folder / "pixels.npy", pixels)
-    write_images(folder / "images.parquet", replace(table, pixels_sha256={"pixels.npy": sha256(folder / "pixels.npy")}))
+    write_images(folder / "images.parquet", table)
     return folder / "images.parquet"
 
 

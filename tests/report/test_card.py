@@ -14,7 +14,7 @@ def table(attribute_of_train=None, **changes) -> ImageTable:
     rows = rows.assign(path="x", height=[10] * 20 + [12] * 8, width=20, **changes)
     if attribute_of_train is not None:
         rows.loc[:19, "attribute"] = attribute_of_train
-    return ImageTable(complete(rows, ("in", "out")), "pets", ("cat", "dog"), ("in", "out"), "photos", {})
+    return ImageTable(complete(rows, ("in", "out")), "pets", ("cat", "dog"), ("in", "out"), "photos")
 
 
 def test_counts_by_group_and_split():
@@ -47,7 +47,7 @@ def test_the_card_for_readers():
 
 def test_names_that_would_break_the_table():
     odd = table()
-    odd = ImageTable(odd.rows, odd.dataset, ("c|at", "d\nog"), ("unknown", "out"), odd.folder, {})
+    odd = ImageTable(odd.rows, odd.dataset, ("c|at", "d\nog"), ("unknown", "out"), odd.folder)
     odd.rows.loc[0, "attribute"] = pd.NA
     counts = count_groups(odd)
     assert counts["attribute"].tolist()[:3] == ["unknown", "out", "(unknown)"]

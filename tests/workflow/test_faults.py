@@ -527,7 +527,6 @@ def test_no_flipped_bit_and_no_cut_goes_unnoticed(finished, tmp_path, name):
         (f"{RUN}/erm/backbone.safetensors", "extract_embeddings"),
         (f"{RUN}/dfr/heads.safetensors", "score_heads"),
         ("results/minibirds/images.parquet", "extract_embeddings"),
-        ("results/minibirds/pixels.npy", "extract_embeddings"),
     ],
 )
 def test_a_damaged_file_is_named_and_one_command_makes_it_anew(copied, finished, arguments, probe, damaged, reader):

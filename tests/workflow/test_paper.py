@@ -180,12 +180,12 @@ def test_a_damaged_cache_stops_the_job_with_the_command_that_makes_it_anew(done,
     snakemake(folder, *arguments)
     before, pixels = features(folder), (folder / "results/metashift/decoded.npy")
     sound = pixels.read_bytes()
-    pixels.write_bytes(sound[:-7] + bytes([sound[-7] ^ 255]) + sound[-6:])
+    pixels.write_bytes(sound[:-7])
     again = [*arguments, "--forcerun", "extract_embeddings"]
     out = snakemake(folder, *again, check=False).stdout
     (said,) = {line for line in out.splitlines() if line.startswith("ERROR: ")}
     command = "rm results/metashift/decoded.npy results/metashift/decoded.parquet"
-    assert re.fullmatch(rf"ERROR: results/metashift/decoded.npy: 1 of \d+ images are damaged; .*: {command}, .*", said)
+    assert re.fullmatch(rf"ERROR: results/metashift/decoded.npy: not a readable .*: {command}, .*", said)
     subprocess.run(command.split(), cwd=folder, check=True)
     snakemake(folder, *again)
     assert pixels.read_bytes() == sound

@@ -5,9 +5,7 @@ from hsfm.data.pixels import inspect
 from hsfm.data.table import read_images, write_readable
 
 job.start(snakemake.log[0])
-outputs, table = snakemake.output, read_images(snakemake.input.listed)
+outputs, params, table = snakemake.output, snakemake.params, read_images(snakemake.input.listed)
 found = inspect(table.rows, table.folder, workers=snakemake.threads)
-readable, unreadable = write_readable(
-    outputs.images, table, found, outputs.unreadable, on_bad_image=snakemake.params.on_bad_image
-)
-job.finish("Images", f"{len(readable.rows):,} readable, {len(unreadable)} not")
+unreadable = write_readable(outputs.images, table, found, outputs.unreadable, on_bad_image=params.on_bad_image)
+job.finish("Images", f"{len(found) - len(unreadable):,} readable, {len(unreadable)} not")

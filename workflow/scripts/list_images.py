@@ -11,15 +11,9 @@ job.start(snakemake.log[0])
 source = import_module(f"hsfm.data.sources.{snakemake.params.settings['source']}")
 settings = source.Settings(**snakemake.params.settings)
 listing = source.read(settings)
+names = listing.class_names, listing.attribute_names
 if not getattr(settings, "allow_other_counts", True):
-    counts.check_counts(settings.source, listing.rows, listing.class_names, listing.attribute_names)
-table = ImageTable(
-    rows=complete(listing.rows, listing.attribute_names),
-    dataset=snakemake.wildcards.dataset,
-    class_names=listing.class_names,
-    attribute_names=listing.attribute_names,
-    folder=settings.folder,
-    pixels_sha256={},
-)
-write_images(snakemake.output[0], table)
+    counts.check_counts(settings.source, listing.rows, *names)
+rows = complete(listing.rows, listing.attribute_names)
+write_images(snakemake.output[0], ImageTable(rows, snakemake.wildcards.dataset, *names, settings.folder))
 job.finish("Image table", by_split(listing.rows["split"].value_counts(sort=False).to_dict()))

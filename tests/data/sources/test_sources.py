@@ -56,7 +56,7 @@ def edit(table: Path, old: str, new: str) -> None:
 
 def as_table(listing: Listing, folder: Path) -> ImageTable:
     names = listing.class_names, listing.attribute_names
-    return ImageTable(complete(listing.rows, names[1]), "replica", *names, str(folder), {})
+    return ImageTable(complete(listing.rows, names[1]), "replica", *names, str(folder))
 
 
 # All of them ----------------------------------------------------------------------------------------------------------
