@@ -18,7 +18,6 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field, NonNegativeInt, PositiveInt
-from sklearn.linear_model import LogisticRegression
 from torch import Generator, Tensor
 
 from hsfm.analysis.neighbors import nearest
@@ -335,7 +334,7 @@ def _add_neighbors(frame: pd.DataFrame, support: Support, train: Embeddings, own
 
 @dataclass(frozen=True)
 class Probe:
-    model: LogisticRegression
+    model: Any  # scikit-learn's LogisticRegression
     scale: float
     accuracy: float  # on rows that it has not seen
 
@@ -353,6 +352,8 @@ def _probe(reference: Embeddings, generator: Generator) -> Probe | None:
     halves = [torch.cat([part[side::2] for part in by_attribute]) for side in (0, 1)]
     (features, attribute), unseen = ((reference.features[h].numpy(), reference.attribute[h].numpy()) for h in halves)
     scale = float(features.std()) or 1.0
+    from sklearn.linear_model import LogisticRegression  # slow to import
+
     model = LogisticRegression(C=0.1, max_iter=2000).fit(features / scale, attribute)
     return Probe(model, scale, float(model.score(unseen[0] / scale, unseen[1])))
 

@@ -5,8 +5,6 @@ import warnings
 
 import torch
 from pydantic import Field, PositiveFloat
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from hsfm.core.settings import FrozenSettings
 from hsfm.features.embeddings import Embeddings
@@ -38,6 +36,9 @@ def fit_head(train: Embeddings, settings: ERMHeadSettings = ERMHeadSettings()) -
 
     Raises ValueError for the test split and for a class without image.
     """
+    from sklearn.exceptions import ConvergenceWarning  # slow to import
+    from sklearn.linear_model import LogisticRegression
+
     train.refuse_test("the ERM head")
     for y, count in enumerate(torch.bincount(train.y, minlength=train.n_classes).tolist()):
         if count == 0:

@@ -1,20 +1,17 @@
 """L1 logistic regression on standardized features, and the choice of its penalty; DFR and LLR share it.
 
-Letters: n images, d features, c classes.
+Letters: n images, d features, c classes. scikit-learn is imported where it is used: it takes a second, and every plan
+of the workflow reads the settings.
 """
 
 import logging
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field, PositiveFloat
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.preprocessing import StandardScaler
 
 from hsfm.features.standardize import fold
 from hsfm.heads.head import Head, two_rows
@@ -56,7 +53,7 @@ def tune(
     fit_rows, evaluation_rows = halves(part, rng)
     if balance:
         fit_rows = fit_rows[balanced_rows(part[fit_rows], rng)]
-    scaler = StandardScaler().fit(x[fit_rows])
+    scaler = scaler_of(x[fit_rows])
     x_fit, x_evaluation = scaler.transform(x[fit_rows]), scaler.transform(x[evaluation_rows])
     rows = torch.from_numpy(evaluation_rows)
 
@@ -84,6 +81,8 @@ def halves(part: Int[np.ndarray, " n"], rng: np.random.Generator) -> tuple[np.nd
     evaluation, fit = order[: len(part) // 2], order[len(part) // 2 :]
     if all(len(np.unique(part[rows])) == len(parts) for rows in (evaluation, fit)):
         return fit, evaluation
+    from sklearn.model_selection import train_test_split
+
     evaluation, fit = train_test_split(
         order, test_size=0.5, stratify=part[order], random_state=int(rng.integers(2**31))
     )
@@ -102,6 +101,9 @@ def regress(x: np.ndarray, y: np.ndarray, c: float) -> tuple[np.ndarray, np.ndar
     liblinear penalizes the intercept too. Its coordinate order is random; a fixed state makes equal rows give equal
     heads.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
     model = LogisticRegression(C=c, l1_ratio=1, solver="liblinear", max_iter=MAX_ITER, random_state=0)
     if len(np.unique(y)) == 2:
         model.fit(x, y)
@@ -110,7 +112,14 @@ def regress(x: np.ndarray, y: np.ndarray, c: float) -> tuple[np.ndarray, np.ndar
     return np.concatenate([m.coef_ for m in models]), np.concatenate([m.intercept_ for m in models])
 
 
-def raw_head(coefficients: np.ndarray, intercepts: np.ndarray, scaler: StandardScaler) -> Head:
+def scaler_of(x: np.ndarray) -> Any:
+    """scikit-learn's StandardScaler of these rows."""
+    from sklearn.preprocessing import StandardScaler
+
+    return StandardScaler().fit(x)
+
+
+def raw_head(coefficients: np.ndarray, intercepts: np.ndarray, scaler: Any) -> Head:
     """The head `[c d]` on raw features of a regression on scaled ones."""
     weight, bias = fold(*two_rows(coefficients, intercepts), scaler.mean_, scaler.scale_)
     return Head(torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32))

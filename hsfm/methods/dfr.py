@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from pydantic import Field, PositiveInt
-from sklearn.preprocessing import StandardScaler
 
 from hsfm.core.progress import Progress
 from hsfm.core.text import strengths
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head, stack
-from hsfm.heads.logistic_regression import L1Settings, balanced_rows, raw_head, regress, tune
+from hsfm.heads.logistic_regression import L1Settings, balanced_rows, raw_head, regress, scaler_of, tune
 from hsfm.heads.method_settings import Groups
 from hsfm.heads.scorer import Scorer
 
@@ -61,7 +60,7 @@ def _fit(
     x, y, group = val.features.numpy(), val.y.numpy(), val.group.numpy()
     c = tune(x, y, group, rng, settings=settings, scorer=scorer, balance=True, report=report)
     # ASSUME: the scaler is fitted on validation features; the original repository fits it on train
-    scaler = StandardScaler().fit(x)
+    scaler = scaler_of(x)
     scaled = scaler.transform(x)
     coefficients, intercepts = [], []
     for _ in range(settings.fits):

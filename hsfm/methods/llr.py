@@ -8,14 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from pydantic import Field
-from sklearn.preprocessing import StandardScaler
 
 from hsfm.core.progress import Progress
 from hsfm.core.text import strengths
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head, stack
-from hsfm.heads.logistic_regression import L1Settings, raw_head, regress, tune
+from hsfm.heads.logistic_regression import L1Settings, raw_head, regress, scaler_of, tune
 from hsfm.heads.method_settings import Rule
 from hsfm.heads.scorer import Scorer
 
@@ -41,7 +40,7 @@ def fit(
     """
     val.refuse_test("LLR")
     x, y = val.features.numpy(), val.y.numpy()
-    scaler = StandardScaler().fit(x)
+    scaler = scaler_of(x)
     chosen, heads = [], []
     with Progress("LLR", len(seeds) * (len(settings.grid) + 1), "regression") as bar:
         for seed in seeds:
