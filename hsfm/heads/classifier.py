@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from hsfm.core.files import require, sha256
+from hsfm.core.files import sha256
 from hsfm.features.standardize import Standardization, read_standardization
 from hsfm.heads.head import Head, SavedHeads, read_heads
 from hsfm.models.backbone import Checkpoint, read_checkpoint
@@ -30,34 +30,23 @@ def read_classifier(
     """
     trained, saved = read_checkpoint(checkpoint), read_heads(heads)
     fc, digest = trained.network.fc, sha256(checkpoint)
-    # what the heads check is the origin of features; the weight [c d] of the head they replace has the features' d
+    # the weight [c d] of the head they replace has the features' d
     origin = SimpleNamespace(features=fc.weight, class_names=trained.class_names, checkpoint_sha256=digest)
     saved.check_fits(origin, checkpoint)
-    position = _position(saved, seed, heads)
-    head = saved.head[position]
-    fitting = None
+    if seed is None and len(saved.seeds) == 1:
+        seed = saved.seeds[0]
+    if seed not in saved.seeds:
+        given = "several heads, name one by its seed" if seed is None else f"no {saved.method} head of seed {seed}"
+        raise ValueError(f"{heads}: {given}; the seeds are {', '.join(map(str, saved.seeds))}")
+    position = saved.seeds.index(seed)
+    head, fitting = saved.head[position], None
     if standardization is not None:
-        fitting = _read_fitting(standardization, digest, checkpoint)
+        fitting, metadata = read_standardization(standardization)
+        if metadata["checkpoint_sha256"] != digest:
+            raise ValueError(
+                f"{standardization}: is for the features of checkpoint {metadata['checkpoint_sha256']}, but "
+                f"{checkpoint} is {digest}"
+            )
         head = Head(*fitting.fold(head.weight, head.bias))
     fc.load_state_dict({"weight": head.weight, "bias": head.bias})
     return Classifier(trained, saved, position, digest, fitting)
-
-
-def _read_fitting(path: str | Path, digest: str, checkpoint: str | Path) -> Standardization:
-    standardization, metadata = read_standardization(path)
-    require(metadata, ["checkpoint_sha256"], path)
-    if metadata["checkpoint_sha256"] != digest:
-        raise ValueError(
-            f"{path}: is for the features of checkpoint {metadata['checkpoint_sha256']}, but {checkpoint} is {digest}"
-        )
-    return standardization
-
-
-def _position(saved: SavedHeads, seed: int | None, source: str | Path) -> int:
-    """Where the head of `seed` lies in the stack."""
-    seeds = ", ".join(map(str, saved.seeds))
-    if seed is None and len(saved.seeds) > 1:
-        raise ValueError(f"{source}: holds several {saved.method} heads, name one by its seed: {seeds}")
-    if seed is not None and seed not in saved.seeds:
-        raise ValueError(f"{source}: no {saved.method} head of seed {seed}; the seeds are {seeds}")
-    return 0 if seed is None else saved.seeds.index(seed)

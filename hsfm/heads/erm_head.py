@@ -34,23 +34,17 @@ def fit_head(train: Embeddings, settings: ERMHeadSettings = ERMHeadSettings()) -
     all images' cross-entropy plus |weight|^2 / (2 C), the intercepts free. It is one convex problem, solved by L-BFGS
     from zero; no random number is drawn and no attribute read, so that every run has the same head.
 
-    Raises ValueError for the test split and for a class without image.
+    Raises ValueError for the test split.
     """
     from sklearn.exceptions import ConvergenceWarning  # slow to import
     from sklearn.linear_model import LogisticRegression
 
     train.refuse_test("the ERM head")
-    for y, count in enumerate(torch.bincount(train.y, minlength=train.n_classes).tolist()):
-        if count == 0:
-            raise ValueError(f"erm_head: class {y} ({train.class_names[y]}) has no training image")
     model = LogisticRegression(C=settings.C, tol=TOLERANCE, max_iter=MAX_ITER)
-    # one call of scikit-learn, which does not say how far it has come
-    log.info("fitting a head on %d images of %d features", *train.features.shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # said below, in the log
         model.fit(train.features.double().cpu().numpy(), train.y.cpu().numpy())
     if model.n_iter_.max() >= MAX_ITER:
-        said = "ERM head: not converged after %d iterations; standardize the features or lower C"
-        log.warning(said, MAX_ITER)
+        log.warning("ERM head: not converged after %d iterations; standardize the features or lower C", MAX_ITER)
     weight, bias = map(torch.tensor, two_rows(model.coef_, model.intercept_))
     return Head(weight.float()[None], bias.float()[None])

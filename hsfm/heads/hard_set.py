@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Int
@@ -77,9 +76,7 @@ def hardest(loss: Float[Tensor, "r n"], class_rows: Sequence[Int[Tensor, " _"]],
 
 
 def build(head: Head, pool: Embeddings, *, per_class: int) -> HardSet:
-    """Rank and choose pool images by their loss under `head`. Raises ValueError unless `per_class` is positive."""
-    if per_class < 1:
-        raise ValueError(f"per_class: {per_class} is not a positive number of images")
+    """Rank and choose pool images by their loss under `head`."""
     loss = losses(head, pool.features, pool.y)
     rank = rank_in_class(loss, pool.y)
     return HardSet(image_id=pool.image_id, y=pool.y, loss=loss, rank=rank, chosen=rank <= per_class)
@@ -87,17 +84,10 @@ def build(head: Head, pool: Embeddings, *, per_class: int) -> HardSet:
 
 def write_hard_set(path: str | Path, hard_set: HardSet, pool: Embeddings) -> None:
     """Write the hard set; `group` is written for diagnosis only and `read_hard_set` leaves it out."""
-    frame = pd.DataFrame(
-        {
-            "image_id": hard_set.image_id,
-            "y": hard_set.y.numpy(),
-            "loss": hard_set.loss.numpy(),
-            "rank": hard_set.rank.numpy(),
-            "chosen": hard_set.chosen.numpy(),
-            "group": pd.array(pool.group.numpy(), dtype="Int32"),
-        }
-    )
-    frame["group"] = frame["group"].mask(frame["group"] < 0)
+    group = pool.group.numpy()
+    columns = [hard_set.image_id, *(getattr(hard_set, name).numpy() for name in ("y", "loss", "rank", "chosen"))]
+    columns = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=False)]
+    table = pa.table([*columns, pa.array(group, pa.int32(), mask=group < 0)], SCHEMA)
     metadata = {
         "dataset": pool.dataset,
         "pool": pool.split,
@@ -105,7 +95,7 @@ def write_hard_set(path: str | Path, hard_set: HardSet, pool: Embeddings) -> Non
         "attribute_names": pool.attribute_names,
         "checkpoint_sha256": pool.checkpoint_sha256,
     }
-    write_parquet(path, pa.Table.from_pandas(frame, SCHEMA, preserve_index=False), metadata)
+    write_parquet(path, table, metadata)
 
 
 def read_need(path: str | Path, val: Embeddings, settings: Mapping[str, Any]) -> HardSet:
@@ -116,7 +106,7 @@ def read_need(path: str | Path, val: Embeddings, settings: Mapping[str, Any]) ->
 def read_hard_set(path: str | Path, pool: Embeddings, *, per_class: int) -> HardSet:
     """Read the hard set of `pool` with `per_class` images a class.
 
-    Raises ValueError where it was built on another checkpoint or other images, or chose others than the highest ranks.
+    Raises ValueError where it was built on another checkpoint or other images.
     """
     columns = pa.schema([field for field in SCHEMA if field.name != "group"])  # nothing that trains may read it
     table, metadata = read_parquet(path, columns)
@@ -126,26 +116,7 @@ def read_hard_set(path: str | Path, pool: Embeddings, *, per_class: int) -> Hard
             f"{path}: built on checkpoint {metadata['checkpoint_sha256']}, "
             f"but the embeddings are of {pool.checkpoint_sha256}"
         )
-    image_id = tuple(table["image_id"].to_pylist())
-    if image_id != pool.image_id:
-        row = next((i for i, (a, b) in enumerate(zip(image_id, pool.image_id, strict=False)) if a != b), len(image_id))
-        raise ValueError(
-            f"{path}: lists {len(image_id)} images, the pool {len(pool.image_id)}; they differ from row {row}"
-        )
-    for name in columns.names:
-        if table[name].null_count:
-            row = table[name].is_null().to_pylist().index(True)
-            raise ValueError(f"{path}: column {name!r} has an empty cell in row {row}")
-    read = HardSet(
-        image_id=image_id,
-        **{name: torch.tensor(table[name].to_numpy()) for name in ("y", "loss", "rank", "chosen")},
-    )
-    if not torch.equal(read.y.long(), pool.y.cpu()):
-        raise ValueError(f"{path}: has other classes than the pool")
-    if not read.loss.isfinite().all():
-        raise ValueError(f"{path}: row {int((~read.loss.isfinite()).nonzero()[0])} has loss NaN or infinity")
-    if not torch.equal(read.chosen, read.rank <= per_class):
-        row = int((read.chosen != (read.rank <= per_class)).nonzero()[0])
-        raise ValueError(f"{path}: row {row} has rank {read.rank[row]} and chosen {bool(read.chosen[row])}, "
-                         f"which is not the choice of {per_class} per class")  # fmt: skip
-    return read
+    if tuple(table["image_id"].to_pylist()) != pool.image_id:
+        raise ValueError(f"{path}: lists {len(table)} images that are not the {len(pool.image_id)} of the pool")
+    y, loss, rank = (torch.tensor(table[name].to_numpy()) for name in ("y", "loss", "rank"))
+    return HardSet(pool.image_id, y, loss, rank, rank <= per_class)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from hsfm.core.files import read_safetensors, require, write_safetensors
 
-# Where validation group labels were used: nowhere, to select an epoch or a setting, or to train.
-GROUP_LABELS = ("none", "selection", "training")
+_TEXTS = ("method", "checkpoint_sha256", "group_labels", "chosen_by")
+_LISTS = {"seeds": "seeds", "classes": "class_names", "settings": "settings", "remarks": "remarks"}  # in file: field
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,6 @@ def two_rows(
     return np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
 
 
-@runtime_checkable
-class Described(Protocol):
-    """Features with the origin that heads check before they are used."""
-
-    features: Tensor
-    class_names: tuple[str, ...]
-    checkpoint_sha256: str
-
-
 @dataclass(frozen=True)
 class SavedHeads:
     """The heads of one method on one checkpoint's features, with what a reader has to know about them."""
@@ -77,13 +68,16 @@ class SavedHeads:
     seeds: tuple[int, ...]
     class_names: tuple[str, ...]
     checkpoint_sha256: str
-    group_labels: str  # one of GROUP_LABELS
+    group_labels: str  # use of validation's: "none", "selection" (of an epoch or a setting) or "training"
     chosen_by: str  # what picked the epoch or the strength of a penalty, in words
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the method
     remarks: tuple[str, ...] = ()  # what a reader must know about each seed; empty, or one text per seed
 
-    def check_fits(self, embeddings: Described, source: str | Path) -> None:
-        """Raise ValueError naming `source`, their file, unless the heads belong to these embeddings."""
+    def check_fits(self, embeddings: Any, source: str | Path) -> None:
+        """Raise ValueError naming `source`, their file, unless the heads belong to these embeddings.
+
+        embeddings: anything with features [n d], class_names and checkpoint_sha256.
+        """
         for what, mine, theirs in (
             ("features per image", self.head.weight.shape[-1], embeddings.features.shape[1]),
             ("classes", self.class_names, embeddings.class_names),
@@ -93,80 +87,48 @@ class SavedHeads:
                 raise ValueError(f"{source}: {what} {theirs}, but the {self.method} heads are for {mine}")
 
 
-def check_heads(saved: SavedHeads, source: str | Path) -> SavedHeads:
-    """Return sound heads; raise ValueError naming `source` for a NaN, or where tensors and description disagree."""
-    weight, bias = saved.head.weight, saved.head.bias
-    _check_shapes(weight, bias, saved.seeds, saved.class_names, source)
-    if saved.group_labels not in GROUP_LABELS:
-        raise ValueError(f"{source}: group_labels {saved.group_labels!r} is none of {', '.join(GROUP_LABELS)}")
-    if len(saved.remarks) not in (0, len(saved.seeds)):
-        raise ValueError(f"{source}: {len(saved.remarks)} remarks for {len(saved.seeds)} seeds")
-    for seed, w, b in zip(saved.seeds, weight, bias, strict=True):
-        if not (w.isfinite().all() and b.isfinite().all()):
-            raise ValueError(f"{source}: the {saved.method} head of seed {seed} holds a NaN or an infinity")
-    return saved
-
-
-def _check_shapes(
-    weight: Tensor, bias: Tensor, seeds: Sequence[int], class_names: Sequence[str], source: str | Path
-) -> None:
-    expected = (len(seeds), len(class_names))
-    if weight.ndim != 3 or weight.shape[:2] != expected or bias.shape != expected:
-        raise ValueError(
-            f"{source}: weight {list(weight.shape)} and bias {list(bias.shape)} do not fit {expected[0]} seeds and "
-            f"{expected[1]} classes"
-        )
-
-
 def gather(parts: Sequence[SavedHeads]) -> SavedHeads:
     """The heads of several files of one method as one.
 
     Heads on features of their own name all their checkpoints, so that they fit no embeddings but, one by one, these.
-    Raises ValueError where they differ in method, classes, use of labels or the rule that picked them.
     """
-    first = parts[0]
-    for part in parts[1:]:
-        for what in ("method", "class_names", "group_labels", "chosen_by", "settings"):
-            if getattr(part, what) != getattr(first, what):
-                raise ValueError(
-                    f"heads of seeds {first.seeds} and {part.seeds} differ in {what}: {getattr(first, what)} and "
-                    f"{getattr(part, what)}"
-                )
-    origins = dict.fromkeys(part.checkpoint_sha256 for part in parts)
     remarks = [remark for part in parts for remark in part.remarks or [""] * len(part.seeds)]
     return replace(
-        first,
-        head=Head(*(torch.cat([getattr(part.head, name) for part in parts]) for name in ("weight", "bias"))),
+        parts[0],
+        head=Head(torch.cat([part.head.weight for part in parts]), torch.cat([part.head.bias for part in parts])),
         seeds=tuple(seed for part in parts for seed in part.seeds),
-        checkpoint_sha256=", ".join(origins),
+        checkpoint_sha256=", ".join(dict.fromkeys(part.checkpoint_sha256 for part in parts)),
         remarks=tuple(remarks) if any(remarks) else (),
     )
 
 
-_TEXTS = ("method", "checkpoint_sha256", "group_labels", "chosen_by")
-_LISTS = {"seeds": "seeds", "classes": "class_names", "settings": "settings", "remarks": "remarks"}  # in file: field
-
-
 def write_heads(path: str | Path, saved: SavedHeads) -> None:
-    """Write checked heads: tensors `weight` and `bias`, everything else as metadata."""
-    check_heads(saved, path)
+    """Write heads: tensors `weight` and `bias`, everything else as metadata.
+
+    Raises ValueError naming `path` for a NaN, or where the shapes are not those of the seeds and classes.
+    """
+    weight, bias = saved.head.weight, saved.head.bias
+    expected = (len(saved.seeds), len(saved.class_names))
+    if weight.ndim != 3 or weight.shape[:2] != expected or bias.shape != expected:
+        raise ValueError(
+            f"{path}: weight {list(weight.shape)} and bias {list(bias.shape)} do not fit {expected[0]} seeds and "
+            f"{expected[1]} classes"
+        )
+    for seed, w, b in zip(saved.seeds, weight, bias, strict=True):
+        if not (w.isfinite().all() and b.isfinite().all()):
+            raise ValueError(f"{path}: the {saved.method} head of seed {seed} holds a NaN or an infinity")
     metadata = {key: getattr(saved, key) for key in _TEXTS}
     metadata |= {key: json.dumps(getattr(saved, name)) for key, name in _LISTS.items()}
-    write_safetensors(path, {"weight": saved.head.weight, "bias": saved.head.bias}, metadata)
+    write_safetensors(path, {"weight": weight, "bias": bias}, metadata)
 
 
 def read_heads(path: str | Path) -> SavedHeads:
-    """Read and check what `write_heads` wrote."""
+    """Read what `write_heads` wrote."""
     tensors, metadata = read_safetensors(path)
     require(metadata, (*_TEXTS, *_LISTS), path)
-    for name in ("weight", "bias"):
-        if name not in tensors:
-            raise ValueError(f"{path}: no tensor {name!r}; the tensors are {', '.join(sorted(tensors))}")
     fields = {name: json.loads(metadata[key]) for key, name in _LISTS.items()}
-    _check_shapes(tensors["weight"], tensors["bias"], fields["seeds"], fields["class_names"], path)
-    saved = SavedHeads(
+    return SavedHeads(
         head=Head(tensors["weight"], tensors["bias"]),
         **{key: metadata[key] for key in _TEXTS},
         **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()},
     )
-    return check_heads(saved, path)

@@ -2,7 +2,6 @@
 
 import ast
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -46,45 +45,36 @@ def found(folder: Path = FOLDER) -> dict[str, Method]:
 
 
 def _read(name: str, path: Path) -> Method:
-    """The constants of one module."""
+    """The constants of one module; lists become tuples."""
     shown = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
     try:
         body = ast.parse(path.read_text(), path).body
     except SyntaxError as error:
         raise ValueError(f"{shown}: {error}") from error
+    defined = {found: node for node in body for found in _names(node)}
     modules = {other.stem for other in path.parent.glob("*.py")} if path.name == "__init__.py" else set()
-    missing = [name for name in REQUIRED if name not in {*_names(body), *modules}]
+    missing = [name for name in REQUIRED if name not in defined.keys() | modules]
     if missing:
         raise ValueError(f"{shown}: a method needs LABEL, Settings and fit; missing: {', '.join(missing)}")
-    return Method(name, shown, **{CONSTANTS[key]: value for key, value in _constants(body, shown)})
+    constants = {}
+    for constant in CONSTANTS.keys() & defined.keys():
+        node = defined[constant]
+        try:
+            value = ast.literal_eval(node.value)
+        except ValueError as error:
+            raise ValueError(f"{shown}:{node.lineno}: {constant} is not written out as a literal") from error
+        if value not in ALLOWED.get(constant, (value,)):
+            allowed = ", ".join(ALLOWED[constant])
+            raise ValueError(f"{shown}:{node.lineno}: {constant} is {value!r}; allowed are {allowed}")
+        constants[CONSTANTS[constant]] = tuple(value) if isinstance(value, list) else value
+    return Method(name, shown, **constants)
 
 
-def _names(body: list[ast.stmt]) -> Iterator[str]:
-    """Names that a module defines or imports."""
-    for node in body:
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            yield node.name
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            yield from (alias.asname or alias.name for alias in node.names)
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            yield from (target.id for target in _targets(node) if isinstance(target, ast.Name))
-
-
-def _constants(body: list[ast.stmt], path: str) -> Iterator[tuple[str, object]]:
-    """Names and values of the constants that a module sets; lists become tuples."""
-    for node in body:
-        names = [target.id for target in _targets(node) if isinstance(target, ast.Name)]
-        for name in (name for name in names if name in CONSTANTS):
-            try:
-                value = ast.literal_eval(node.value)
-            except ValueError as error:
-                raise ValueError(f"{path}:{node.lineno}: {name} is not written out as a literal") from error
-            if name in ALLOWED and value not in ALLOWED[name]:
-                raise ValueError(f"{path}:{node.lineno}: {name} is {value!r}; allowed are {', '.join(ALLOWED[name])}")
-            yield name, tuple(value) if isinstance(value, list) else value
-
-
-def _targets(node: ast.stmt) -> list[ast.expr]:
-    if isinstance(node, ast.Assign):
-        return node.targets
-    return [node.target] if isinstance(node, ast.AnnAssign) and node.value is not None else []
+def _names(node: ast.stmt) -> list[str]:
+    """Names that a statement of a module defines, assigns or imports."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return [node.name]
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name for alias in node.names]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]

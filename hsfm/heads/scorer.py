@@ -18,12 +18,10 @@ class Scorer:
     It may read group labels where a method may not: the method sees numbers only. `asked` says afterwards whether a
     choice was made by it, which is what the supervision column of tables is about. Nothing waits for the device.
 
-    Raises ValueError for an unknown rule, and for `worst_group` where the attribute of a row is unknown.
+    Raises ValueError for `worst_group` where the attribute of a row is unknown.
     """
 
-    def __init__(self, val: Embeddings, rule: str):
-        if rule not in RULES:
-            raise ValueError(f"select_by: {rule!r} is unknown; allowed are {', '.join(RULES)}")
+    def __init__(self, val: Embeddings, rule: Rule):
         if rule == "worst_group":
             val.require_attributes('select_by="worst_group"')
         self.rule = rule

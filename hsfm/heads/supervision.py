@@ -46,5 +46,5 @@ def hidden(settings: MethodSettings, train: Embeddings, val: Embeddings) -> tupl
 
 
 def labels_used(settings: MethodSettings, scorer: Scorer) -> str:
-    """One of `heads.head.GROUP_LABELS`."""
+    """Use of group labels: `training`, `selection` or `none`."""
     return "training" if settings.groups != "none" else scorer.group_labels

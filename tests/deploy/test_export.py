@@ -114,7 +114,7 @@ def test_a_seed_that_is_not_there_or_not_told_lists_those_there_are(tmp_path):
     write_random_heads(heads, checkpoint, seeds=(3, 8))
     with pytest.raises(ValueError, match=r"heads.safetensors: no hsfm head of seed 0; the seeds are 3, 8"):
         export_model(path, checkpoint=checkpoint, heads=heads, seed=0)
-    with pytest.raises(ValueError, match=r"heads.safetensors: holds several hsfm heads, name one by its seed: 3, 8"):
+    with pytest.raises(ValueError, match=r"heads.safetensors: several heads, name one by its seed; the seeds are 3, 8"):
         export_model(path, checkpoint=checkpoint, heads=heads)
     assert not path.exists()
     write_random_heads(heads, checkpoint, seeds=(3,))

@@ -1,6 +1,5 @@
 from dataclasses import replace
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -13,7 +12,7 @@ def test_order_and_ties():
     loss = torch.tensor([1.0, 2.0, 3.0, 2.0, 1.0, 0.5])
     assert rank_in_class(loss, y).tolist() == [2, 1, 1, 2, 3, 4]
     rows = [(y == label).nonzero().squeeze(1) for label in (0, 1)]
-    assert hardest(loss.unsqueeze(0), rows, 2).tolist() == [[2, 0, 1, 3]]
+    assert hardest(loss.unsqueeze(0), rows, 3).tolist() == [[2, 0, 4, 1, 3]], "a small class gives all it has"
 
 
 def test_ranks_against_sorting_each_class_by_hand():
@@ -37,11 +36,6 @@ def test_hardest_is_the_ranking_for_many_heads_at_once():
         rank = rank_in_class(loss[i], y)
         assert sorted(chosen[i].tolist()) == (rank <= 9).nonzero().squeeze(1).tolist()
         assert rank[chosen[i]].tolist() == [*range(1, 10)] * 3
-
-
-def test_a_small_class_gives_all_it_has():
-    rows = [torch.tensor([0]), torch.tensor([1, 2, 3])]
-    assert hardest(torch.tensor([[0.1, 0.2, 0.3, 0.4]]), rows, 2).tolist() == [[0, 3, 2]]
 
 
 def test_losses_are_cross_entropy_under_the_head(splits, erm_head):
@@ -74,16 +68,5 @@ def test_a_hard_set_of_other_images_or_another_checkpoint_is_refused(tmp_path, s
     with pytest.raises(ValueError, match=r"hard_set.parquet: built on checkpoint a+, but the embeddings are of b+"):
         read_hard_set(path, replace(val, checkpoint_sha256="b" * 64), per_class=10)
     swapped = (val.image_id[1], val.image_id[0], *val.image_id[2:])
-    with pytest.raises(ValueError, match=r"hard_set.parquet: lists 240 images, the pool 240; they differ from row 0"):
+    with pytest.raises(ValueError, match=r"hard_set.parquet: lists 240 images that are not the 240 of the pool"):
         read_hard_set(path, replace(val, image_id=swapped), per_class=10)
-    with pytest.raises(ValueError, match="has other classes than the pool"):
-        read_hard_set(path, replace(val, y=1 - val.y), per_class=10)
-    with pytest.raises(ValueError, match=r"row \d+ has rank 10 and chosen True, which is not .* 9 per class"):
-        read_hard_set(path, val, per_class=9)
-    table = pq.read_table(path)
-    loss = pa.array([None, *table["loss"].to_pylist()[1:]], pa.float32())
-    pq.write_table(table.set_column(2, "loss", loss), path)
-    with pytest.raises(ValueError, match=r"hard_set.parquet: column 'loss' has an empty cell in row 0"):
-        read_hard_set(path, val, per_class=10)
-    with pytest.raises(ValueError, match="per_class: 0 is not a positive number"):
-        build(erm_head, val, per_class=0)
