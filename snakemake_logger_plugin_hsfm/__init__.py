@@ -8,7 +8,6 @@ hsfm itself only when it is used.
 import logging
 import os
 import re
-import sys
 import textwrap
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ CHATTER = (
     *("Building DAG of jobs...", "Using shell: ", "Conda environments: ignored", "Singularity containers: ignored"),
     *("Select jobs to execute...", "Group jobs: inactive", "Complete log(s): ", "Elapsed time: "),
 )
-ABSENT, JUST_BEFORE = "Missing output files: ", "Input files updated by another job: "  # reasons that tell nothing new
+OBVIOUS = ("Missing output files: ", "Input files updated by another job: ")  # reasons that tell nothing new
 END_OF_LOG = 12  # lines
 NAMED = 5  # files at most
 BEGAN = time.time()
@@ -34,14 +33,14 @@ FAILED: dict[int, list[str]] = {}  # logs of the jobs that failed and have not s
 
 
 class LogHandler(LogHandlerBase):
-    """Writer to standard error that never breaks a bar of `hsfm.core.progress`."""
+    """Writer of a line per event to standard error."""
 
     writes_to_file = needs_rulegraph = False
     has_filter = has_formatter = True  # of Snakemake's own, --quiet rules would hide errors as well
 
     def __post_init__(self) -> None:
         self.jobs: dict[int, tuple[int, str]] = {}  # by id: number in the order of starts, message
-        self.total, self.where = 0, ""
+        self.total = 0
 
     @property
     def writes_to_stream(self) -> bool:
@@ -49,27 +48,19 @@ class LogHandler(LogHandlerBase):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            text = self.text(record) if self.writes_to_stream else ""
-            if text:
-                color = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m"}.get(record.levelno)
-                if color and on_terminal() and not self.common_settings.nocolor:
-                    text = f"{color}{text}\033[0m"
-                from hsfm.core.progress import CLEAR
+            if self.writes_to_stream and (text := self.text(record)):
+                from hsfm.core.progress import say
 
-                # in one write, or a bar could come in between
-                sys.stderr.write(f"{CLEAR if sys.stderr.isatty() else ''}{text}\n")
-                sys.stderr.flush()
+                say(text, color={logging.WARNING: 33, logging.ERROR: 31}.get(record.levelno))
         except Exception:  # would end the thread of all plugins' handlers
             self.handleError(record)
 
     def text(self, record: logging.LogRecord) -> str:
         """Lines about a record, empty where there is nothing to say."""
         event, clock = getattr(record, "event", None), time.strftime("%H:%M:%S", time.localtime(record.created))
-        if event == LogEvent.RESOURCES_INFO and hasattr(record, "cores"):  # not where jobs are sent elsewhere
-            self.where = f" on {record.cores} cores"
         if event == LogEvent.RUN_INFO:
             self.total = sum(n for rule, n in record.stats.items() if rule not in ("total", "all", "describe"))
-            return f"{self.total} jobs{self.where}; what each says lies in logs/" if self.total else ""
+            return f"{self.total} jobs; what each says lies in logs/" if self.total else ""
         if event == LogEvent.JOB_INFO:
             return f"{clock}  {self.start_of(record)}" if record.rule_msg else ""
         if event == LogEvent.JOB_ERROR:
@@ -80,16 +71,17 @@ class LogHandler(LogHandlerBase):
 
     def start_of(self, record: logging.LogRecord) -> str:
         number, message = self.jobs.setdefault(record.jobid, (len(self.jobs) + 1, record.rule_msg))
-        reasons = [reason for reason in record.reason.split("; ") if reason and not reason.startswith(JUST_BEFORE)]
-        told = reasons and not record.reason.startswith(ABSENT)
-        why = f": {textwrap.shorten(reasons[0], 100, placeholder='...')}" if told else ""
+        reasons = [reason for reason in record.reason.split("; ") if reason and not reason.startswith(OBVIOUS)]
+        why = f": {textwrap.shorten(reasons[0], 100, placeholder='...')}" if reasons else ""
         return f"{message} ({number} of {self.total}){why}"
 
     def failure_of(self, record: logging.LogRecord) -> str:
         message = f" ({self.jobs[record.jobid][1]})" if record.jobid in self.jobs else ""
-        scheduler = [f"    {line}" for line in (record.rule_msg or "").splitlines()]
-        ends = [line for log in logs_of(record) for line in end_of(log)]
-        return "\n".join([f"Error in rule {record.rule_name}{message}", *scheduler, *ends])
+        lines = [f"    {line}" for line in (record.rule_msg or "").splitlines()]  # of the scheduler
+        for log in map(Path, record.log):
+            end = log.read_text(errors="replace").splitlines()[-END_OF_LOG:] if log.exists() else []
+            lines += [f"    {log} ends:" if end else f"    {log} is empty", *(f"      {line}" for line in end)]
+        return "\n".join([f"Error in rule {record.rule_name}{message}", *lines])
 
 
 def is_usual(settings: OutputSettingsLoggerInterface) -> bool:
@@ -97,45 +89,25 @@ def is_usual(settings: OutputSettingsLoggerInterface) -> bool:
     return not (settings.verbose or settings.quiet or settings.debug_dag or settings.printshellcmds or settings.dryrun)
 
 
-def on_terminal() -> bool:
-    """Whether standard error understands colors and movements of the cursor."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-
-
-def logs_of(record: logging.LogRecord) -> list[str]:
-    """Names of a failed job's logs, without Snakemake's remarks on where they are stored."""
-    return [re.sub(r" \((?:send|retrieve|cached|update).*\)$", "", str(file)) for file in record.log]
-
-
-def end_of(log: str) -> list[str]:
-    if not os.path.exists(log):
-        return [f"    {log} was not written"]
-    lines = Path(log).read_text(errors="replace").splitlines()[-END_OF_LOG:]
-    return [f"    {log} ends:", *(f"      {line}" for line in lines)] if lines else [f"    {log} is empty"]
-
-
 # What the Snakefile calls ---------------------------------------------------------------------------------------------
 
 
 def start(workflow: "Workflow") -> None:
-    """Watch for failures, and tell jobs through the environment whether to draw bars or to be quiet."""
-    from hsfm.core.progress import BARS, QUIET
+    """Watch for failures, and tell jobs through the environment whether one may draw a bar, and whether to be quiet."""
+    from hsfm.core.progress import BAR, QUIET
 
     LOGGER.addFilter(watch)
     settings = workflow.output_settings
     os.environ.update({name: "yes" for name, on in ((QUIET, settings.quiet), ("NO_COLOR", settings.nocolor)) if on})
-    os.environ.pop(BARS, None)
-    if "hsfm" in settings.log_handler_settings and is_usual(settings) and workflow.local_exec and on_terminal():
-        bars = Path(".snakemake/bars").resolve()
-        bars.mkdir(parents=True, exist_ok=True)
-        os.environ[BARS] = str(bars)
+    if "hsfm" in settings.log_handler_settings and is_usual(settings) and workflow.local_exec:
+        os.environ[BAR] = str(Path(".snakemake/bar.lock").resolve())
 
 
 def watch(record: logging.LogRecord) -> bool:
     """Keep `FAILED` up to date; a filter of the logger, since plugins' handlers get records only later."""
     event = getattr(record, "event", None)
     if event == LogEvent.JOB_ERROR:
-        FAILED[record.jobid] = logs_of(record)
+        FAILED[record.jobid] = [str(file) for file in record.log]
     elif event == LogEvent.JOB_FINISHED:
         FAILED.pop(record.job_id, None)
     return True
@@ -163,7 +135,7 @@ def log_failures(log: list[str]) -> None:
 
 
 def elapsed() -> str:
-    from hsfm.core.progress import duration
+    from hsfm.core.text import duration
 
     return duration(time.time() - BEGAN)
 
@@ -174,11 +146,8 @@ def first(names: list[str]) -> list[str]:
 
 def aligned(table: str) -> list[str]:
     """Rows of a Markdown table as columns of text, without bold and underlined."""
-    text = re.sub(r"\*\*|</?u>", "", table)
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    if len(rows) < 2:  # what `--touch` took for it, say
-        return []
-    signs = [">" if cell.endswith(":") else "<" for cell in rows.pop(1)]
+    lines = re.sub(r"\*\*|</?u>", "", table).splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
+    del rows[1:2]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(f"{cell:{s}{w}}" for cell, s, w in zip(row, signs, widths, strict=True)) for row in rows)
-    return [line.rstrip() for line in lines]
+    return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

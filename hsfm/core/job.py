@@ -73,7 +73,7 @@ def start(log: str | Path, *, gpus: int = 0, device: str = "auto") -> None:
     for suffix in (".traceback", ".json"):  # of the last time
         Path(log).with_suffix(suffix).unlink(missing_ok=True)
     _job = _Job(Path(log), time.monotonic(), {})
-    progress.announce(place(log))
+    progress.announce()
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, ValueError | FileNotFoundError):
@@ -101,7 +101,7 @@ def join(log: str | Path, *, speaks: bool) -> None:
 
     speaks: for one of several processes that would all say the same; the others only say what went wrong.
     """
-    progress.announce(place(log), silent=not speaks)
+    progress.announce(silent=not speaks)
     if speaks:
         _log_to(log, "a", [_Terminal()])
     else:
@@ -130,7 +130,7 @@ def _write_traceback(
 
 
 class _Terminal(logging.Handler):
-    """Shows warnings above the bars."""
+    """Shows warnings above the bar."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -185,7 +185,7 @@ def finish(what: str, result: str) -> None:
         temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if not os.environ.get(progress.QUIET):
         # further in than what Snakemake says of a start
-        progress.say(f"{time.strftime('%H:%M:%S')}    {summary}", green=True)
+        progress.say(f"{time.strftime('%H:%M:%S')}    {summary}", color=32)
 
 
 def used(**resources: Any) -> None:

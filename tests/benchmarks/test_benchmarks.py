@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import checksums, dac, ddb, edits, meta, overhead, paper, same_heads, scale, throughput
+from benchmarks import dac, ddb, edits, meta, overhead, paper, same_heads, scale, throughput
 from hsfm.methods.hsfm import Settings
 
 
@@ -121,14 +121,6 @@ def test_the_cost_of_a_large_dataset_follows_from_its_size_and_two_rates():
     assert rows["extract_embeddings"][0] == "10.5 GB"  # 1,281,167 x 2048 x 4 bytes
     assert float(rows["train_erm"][1]) == pytest.approx(90 * 3 * 1_281_167 / 2500 / 3600, abs=0.05)
     assert rows["inpaint_objects"][1:] == ["666.7", "167"]  # 1000 x 300 x 4 images, 2 s each, in jobs of 4 h
-
-
-def test_checksums_are_timed(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["checksums", "--rows", "600", "--features", "8", "--weights", "1000"])
-    checksums.main()
-    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
-    assert [row[0].strip() for row in rows] == ["embeddings.parquet", "backbone.safetensors"]
-    assert all(float(cell) >= 0 for row in rows for cell in row[2:])
 
 
 def test_results_that_differ_in_one_bit_are_named(tmp_path):

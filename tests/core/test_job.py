@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hsfm import __version__
-from hsfm.core import job, progress
+from hsfm.core import job
 
 ROOT = Path(__file__).parents[2]
 NULL_VERSIONS = {"torch": None, "torchvision": None, "cuda": None, "driver": None}
@@ -244,10 +244,6 @@ def last_statement(path: Path) -> ast.stmt:
 def test_every_script_starts_and_ends_as_a_job(script):
     assert "job.start(snakemake.log[0]" in script.read_text()
     assert ast.unparse(last_statement(script)).startswith("job.finish(")
-
-
-def test_only_a_job_is_announced():
-    assert progress._place is None, "importing hsfm announces nothing"
 
 
 def test_processor_time_is_that_of_this_process_and_of_those_it_has_waited_for():

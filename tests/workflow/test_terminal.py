@@ -11,7 +11,6 @@ import pytest
 from tests import fork_server, terminal
 from tests.repository import MINIMAL, RUN, copy_repository, snakemake
 
-CALL = [sys.executable, "-m", "snakemake", "--cores", "2", *MINIMAL]
 TIME = r"\d\d:\d\d:\d\d"
 DFR = f"{RUN}/dfr/heads.safetensors"
 BEGINNING = (  # before Snakemake has read the Snakefile
@@ -25,16 +24,10 @@ def probe(tmp_path_factory) -> Path:
         yield folder
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    return copy_repository(tmp_path / "hsfm")
-
-
-def in_a_terminal(folder: Path, probe: Path, *arguments: str, **environment: str) -> str:
-    path = f"{folder}{os.pathsep}{probe}"
-    return terminal.run(
-        [*CALL, *arguments], folder=folder, environment={**os.environ, "PYTHONPATH": path, **environment}
-    )
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A copy in which one test goes on from where another has come."""
+    return copy_repository(tmp_path_factory.mktemp("terminal") / "hsfm")
 
 
 def said(out: str) -> list[str]:
@@ -43,11 +36,13 @@ def said(out: str) -> list[str]:
 
 
 def test_a_run_is_a_line_per_start_and_end_and_says_what_was_asked_for(folder, probe):
-    written = in_a_terminal(folder, probe, "--", DFR)
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *MINIMAL, "--", DFR]
+    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{probe}"}
+    written = terminal.run(command, folder=folder, environment=environment)
     lines = said("\n".join(terminal.screen(written)))
     starts = [line for line in lines if re.fullmatch(rf"{TIME}  \S.* \(\d of 5\).*", line)]
     ends = [line for line in lines if re.match(rf"{TIME}    \S", line)]
-    assert lines[0] == "5 jobs on 2 cores; what each says lies in logs/"
+    assert lines[0] == "5 jobs; what each says lies in logs/"
     assert [re.search(r"\d of 5", line)[0] for line in starts] == [f"{n} of 5" for n in range(1, 6)]
     who = [re.sub(rf"{TIME} +", "", line).split(":")[0] for line in ends]
     assert (who[:2], who[-1]) == (["Images minibirds", "ERM minibirds run 0"], "DFR minibirds run 0")
@@ -56,52 +51,28 @@ def test_a_run_is_a_line_per_start_and_end_and_says_what_was_asked_for(folder, p
     assert lines[-2] == str((folder / DFR).resolve())
     assert re.fullmatch(r"Done in .* s\.", lines[-1])
     assert len(lines) == 1 + 5 + 5 + 2, "and nothing else"
-    log = (folder / "logs/minibirds/run0/fit_dfr.log").read_text()
     record = json.loads((folder / "logs/minibirds/run0/fit_dfr.json").read_text())
     assert ends[-1].endswith(record["summary"])
-    assert record["summary"] in log
+    assert record["summary"] in (folder / "logs/minibirds/run0/fit_dfr.log").read_text()
     # Snakemake's own log has all that it has to say
     assert "Finished jobid" in next((folder / ".snakemake/log").glob("*.log")).read_text()
 
 
-def test_a_failure_shows_the_end_of_its_log_and_which_to_look_into(folder, probe):
-    snakemake(folder, *MINIMAL, "--", DFR, also_on_path=probe)
-    val = folder / RUN / "erm/embeddings/val.parquet"
-    val.write_bytes(val.read_bytes()[:-50])
-    done = snakemake(folder, *MINIMAL, "--forcerun", "fit_dfr", "--", DFR, check=False, also_on_path=probe)
-    lines = said(done.stdout)
-    assert re.fullmatch(rf"{TIME}  Fitting DFR on minibirds, run 0 \(1 of 1\): Forced execution", lines[1])
-    assert lines[2].startswith("ERROR: ")
-    assert "val.parquet: not a readable Parquet file" in lines[2]
-    rest = "\n".join(lines[3:])
-    assert re.match(
-        rf"{TIME}  Error in rule fit_dfr \(Fitting DFR on minibirds, run 0\)\n    logs/\S+fit_dfr.log ends:", rest
-    )
-    assert re.search(r"^A job failed after .*: look into logs/minibirds/run0/fit_dfr.log\.$", rest, re.MULTILINE)
-    assert "CalledProcessError" not in done.stdout
-    assert not (folder / "logs/minibirds/run0/fit_dfr.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("option", "shown"),
-    [
-        ("--verbose", r"Finished jobid: \d+ \(Rule: pack_images\)"),
-        ("--quiet", None),
-        ("--printshellcmds", "Provided cores"),
-    ],
-)
-def test_options_about_output_are_obeyed(folder, probe, option, shown):
-    done = snakemake(folder, *MINIMAL, option, "--", "results/minibirds/images.parquet", also_on_path=probe)
-    assert shown is None or re.search(shown, done.stdout)
-    if option == "--quiet":
-        assert not re.search(rf"^{TIME}", done.stdout, re.MULTILINE)
+@pytest.mark.parametrize("options", [["--verbose"], ["--quiet"], ["--workflow-profile", "none"]])
+def test_options_about_output_are_obeyed(folder, probe, options):
+    """Without the plugin, too, the last lines are ours."""
+    images = "results/minibirds/images.parquet"
+    done = snakemake(folder, *options, *MINIMAL, "--forcerun", "pack_images", "--", images, also_on_path=probe)
+    assert not re.search(rf"^{TIME}", done.stdout, re.MULTILINE)
+    if options != ["--quiet"]:
+        assert "Finished jobid: 0 (Rule: pack_images)" in done.stdout
+        assert re.search(rf"^{re.escape(str(folder / images))}\nDone in ", done.stdout, re.MULTILINE)
 
 
 def test_a_dry_run_has_its_plan_and_no_ending(folder):
     out = snakemake(folder, *MINIMAL, "--dry-run").stdout
     assert "Job stats:" in out
     assert "Done in" not in out
-    assert not (folder / ".snakemake/bars").exists()
 
 
 def test_the_main_table_stands_at_the_end_of_a_whole_run(folder, probe):
@@ -115,11 +86,17 @@ def test_the_main_table_stands_at_the_end_of_a_whole_run(folder, probe):
     assert table[-1].startswith("Done in ")
 
 
-def test_without_the_plugin_there_is_snakemakes_own_output_and_our_ending(folder, probe):
-    images = "results/minibirds/images.parquet"
-    arguments = ["--workflow-profile", "none", *MINIMAL, "--", images]
-    lines = snakemake(folder, *arguments, also_on_path=probe).stdout.splitlines()
-    assert "Finished jobid: 0 (Rule: pack_images)" in lines
-    ending = lines.index(str(folder / images))
-    assert lines[ending + 1].startswith("Done in ")
-    assert not (folder / ".snakemake/bars").exists()
+def test_a_failure_shows_the_end_of_its_log_and_which_to_look_into(folder, probe):
+    val = folder / RUN / "erm/embeddings/val.parquet"
+    val.write_bytes(val.read_bytes()[:-50])
+    done = snakemake(folder, *MINIMAL, "--forcerun", "fit_dfr", "--", DFR, check=False, also_on_path=probe)
+    lines = said(done.stdout)
+    assert re.fullmatch(rf"{TIME}  Fitting DFR on minibirds, run 0 \(1 of 1\): Forced execution", lines[1])
+    assert re.match("ERROR: .*val.parquet: not a readable Parquet file", lines[2])
+    rest = "\n".join(lines[3:])
+    assert re.match(
+        rf"{TIME}  Error in rule fit_dfr \(Fitting DFR on minibirds, run 0\)\n    logs/\S+fit_dfr.log ends:", rest
+    )
+    assert re.search(r"^A job failed after .*: look into logs/minibirds/run0/fit_dfr.log\.$", rest, re.MULTILINE)
+    assert "CalledProcessError" not in done.stdout
+    assert not (folder / "logs/minibirds/run0/fit_dfr.json").exists()
