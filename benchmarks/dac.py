@@ -12,10 +12,10 @@ import argparse
 import itertools
 import statistics
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 
@@ -32,9 +32,8 @@ from hsfm.features.extract import feature_function, stream
 from hsfm.heads.head import read_heads
 from hsfm.heads.scorer import Scorer
 from hsfm.methods.dac.extractor import Pathway
-from hsfm.methods.dac.find_masks import find_masks
+from hsfm.methods.dac.find_masks import mask_images
 from hsfm.methods.dac.fit import DaCInputs, Settings, fit
-from hsfm.methods.dac.heat_maps import resize_maps, xgradcam
 from hsfm.methods.dac.masks import Masks, MaskSettings, pack, read_masks, unpack
 from hsfm.models.backbone import Network, build_network, read_checkpoint
 
@@ -142,37 +141,6 @@ def print_times(compute: Compute, rounds: int) -> None:
         print(f"| {len(images)} of {name} | {rates['embedding']} | {rates['masks']} | {ratio:.1f} |", flush=True)
 
 
-def print_heat_times(compute: Compute, rounds: int) -> None:
-    """XGradCAM of one batch as the grad-cam package computes it, and as hsfm does."""
-    from pytorch_grad_cam import XGradCAM  # of the extra [test]
-
-    shape = (128, 2048, 7, 7)  # a batch in ResNet-50 at 224 x 224
-    activations, gradients = (torch.rand(shape, device=compute.device) for _ in range(2))
-    cam = XGradCAM(torch.nn.Linear(1, 1), [])
-    shown = torch.empty(128, 3, 224, 224, device=compute.device)
-    cam.target_layers = [None]
-
-    def package() -> None:
-        cam.activations_and_grads.activations, cam.activations_and_grads.gradients = (
-            [activations.cpu()],
-            [gradients.cpu()],
-        )
-        cam.aggregate_multi_layers(cam.compute_cam_per_layer(shown, None, False))
-
-    def ours() -> None:
-        resize_maps(xgradcam(activations, gradients), (224, 224)).cpu()
-
-    times = {package: [], ours: []}
-    for number in range(rounds + 1):
-        for function, found in times.items():
-            start = time.perf_counter()
-            function()
-            if number:
-                found.append(time.perf_counter() - start)
-    package_ms, ours_ms = (1000 * statistics.median(found) / len(activations) for found in times.values())
-    print(f"\nHeat maps of a feature map {list(shape)}: grad-cam {package_ms:.2f} ms an image, hsfm {ours_ms:.2f} ms")
-
-
 def some_images(name: str, count: int) -> Images:
     if name == "minibirds":
         drawn = minibirds.Settings(**{**SETTINGS["images"], "sizes": {"train": count, "val": 4, "test": 4}})
@@ -187,15 +155,10 @@ def embed(network: Network, images: Images, compute: Compute) -> None:
 
 
 def mask(network: Network, images: Images, compute: Compute) -> None:
-    y = torch.zeros(len(images), dtype=torch.long, device=compute.device)
-
-    def batches() -> Iterator[tuple[Images, torch.Tensor]]:
-        for number, batch in enumerate(image_batches(images, torch.arange(len(images)), 256, compute.device)):
-            yield batch, y[number * 256 : number * 256 + len(batch)]
-
-    found = find_masks(network, batches(), TRANSFORM, settings=MaskSettings(), compute=compute)
-    for kept, _, _ in found:
-        pack(kept)
+    rows = pd.DataFrame({"image_id": [str(number) for number in range(len(images))], "y": 0})
+    metadata = {"transform": TRANSFORM.model_dump(mode="json")}
+    how = {"settings": MaskSettings(), "compute": compute, "done": lambda n: None}
+    mask_images(network, rows, lambda rows: images, metadata, **how)
 
 
 def main() -> None:
@@ -209,7 +172,6 @@ def main() -> None:
     compute = Compute(choose_device(arguments.device))
     if arguments.time:
         print_times(compute, arguments.rounds)
-        print_heat_times(compute, arguments.rounds)
         return
     runs = sorted(
         int(path.parts[-5].removeprefix("run")) for path in FOLDER.glob("run*/erm/masks/heat_map/train.parquet")

@@ -50,8 +50,7 @@ def mask_pictures(
     compute.prepare(network).eval()
     batches = image_batches(pixels, torch.arange(len(y)), 1, compute.device)
     shown = torch.cat([prepare(batch, transform) for batch in batches])
-    with heat_maps(network, shown[:1], compute) as heat:
-        heat_map = torch.cat([heat(one) for one in shown.split(1)]).numpy()
+    heat_map = torch.cat([heat_maps(network, one, compute) for one in shown.split(1)]).numpy()
     kept = unpack(masks.packed, masks.size) ^ invert
     composed = compositions(shown, kept, y)
     return [

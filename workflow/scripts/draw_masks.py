@@ -20,7 +20,7 @@ table = read_images(inputs.images)
 rows, note = some_of_each_group(table.split("train"))
 model = read_classifier(inputs.checkpoint, inputs.heads, standardization=inputs.standardization)
 masks = read_masks(inputs.masks, split="train")
-masks.require_transform(transform)
+masks.require(transform=transform)
 pictures = mask_pictures(
     model.trained.network,
     open_source(inputs.images, CacheFiles.of(inputs.cache, snakemake.params.decode_size))(rows),

@@ -21,8 +21,7 @@ files, outputs, params, seed = snakemake.input, snakemake.output, snakemake.para
 model = read_classifier(files.checkpoint, files.heads, standardization=files.standardization)
 erm, (train, val) = read_erm_features(files.heads, train=files.train, val=files.val)
 masks = read_masks(files.masks, split="train")
-masks.require_checkpoint(model.checkpoint_sha256, files.checkpoint)
-masks.require_transform(params.transform)
+masks.require(checkpoint_sha256=model.checkpoint_sha256, transform=params.transform)
 image_id = {"train": train.image_id, "val": val.image_id}
 pixels = open_splits(files.images, CacheFiles.of(files.cache, params.decode_size), image_id)
 standardization = model.standardization if params.standardized else None

@@ -3,11 +3,11 @@
 import torch
 
 from hsfm.core import job
-from hsfm.core.files import sha256
+from hsfm.core.files import sha256, write_parquet
 from hsfm.data.sources import minibirds
 from hsfm.data.table import read_names
 from hsfm.data.transforms import TransformSettings, show_masks
-from hsfm.methods.dac.masks import Masks, pack, write_masks
+from hsfm.methods.dac.masks import Masks, as_table, pack
 
 # the guard, because drawing starts worker processes that import this file
 if __name__ == "__main__":
@@ -27,5 +27,5 @@ if __name__ == "__main__":
     }
     size = tuple(kept.shape[-2:])
     masks = Masks(tuple(image_id), pack(kept), size, cut=None, knee=None, loss=None, metadata=metadata)
-    write_masks(snakemake.output.masks, masks)
+    write_parquet(snakemake.output.masks, as_table(masks), {}, compression="zstd")
     job.finish("Masks", f"{len(masks):,} {split} images, as the dataset knows them")

@@ -26,7 +26,7 @@ class Pathway:
 
 
 class Extractor:
-    """Features of what a network sees, with BatchNorm as it is, row by row, or with one that follows the batches.
+    """Features of what a network sees, with BatchNorm as it is, or with one that follows the batches.
 
     Raises ValueError for drift without BatchNorm, or of features that are standardized.
     """
@@ -35,27 +35,28 @@ class Extractor:
         network, compute = pathway.network, pathway.compute
         self.drifts = drifts
         self._network = compute.prepare(network).eval()
-        self._norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-        if drifts and not self._norms:
+        norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        if drifts and not norms:
             raise ValueError("batchnorm: drift was asked for, but this backbone has no BatchNorm; set it to frozen")
         if drifts and pathway.standardization is not None:
             raise ValueError("batchnorm: drift moves the features, which standardized ones cannot follow; set frozen")
+        self._drifting = norms if drifts else []
         self._forward = compute.compiled(network.features)
         self._pathway = pathway
 
     def __call__(self, shown: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Features for training a head, which no gradient passes."""
-        compute = self._pathway.compute
-        for norm in self._norms if self.drifts else ():
+        compute, standardization = self._pathway.compute, self._pathway.standardization
+        for norm in self._drifting:
             norm.train()
-        whole = [slice(0, len(shown))]  # where rows depend on one another
+        # whole where rows depend on one another
+        parts = [slice(None)] if self.drifts else compute.parts(len(shown), *shown.shape[-2:])
         with torch.inference_mode(), compute.autocast():
-            parts = whole if self.drifts else compute.parts(len(shown), *shown.shape[-2:])
             features = torch.cat([self._forward(shown[part]).float() for part in parts])
-        for norm in self._norms if self.drifts else ():
+        for norm in self._drifting:
             norm.eval()
-        # out of inference mode, or autograd could not keep them for the head's gradient
-        return self._standardize(features.clone())
+        features = features.clone()  # out of inference mode, or autograd could not keep them for the head's gradient
+        return features if standardization is None else standardization.apply(features)
 
     def of_images(self, images: Images | ImageFiles, batch_size: int) -> Float[Tensor, "n d"]:
         """Features of whole images as in evaluation."""
@@ -64,15 +65,9 @@ class Extractor:
             batches = image_batches(images, torch.arange(len(images)), batch_size, compute.device)
             return torch.cat([apply(self._forward, batch, transform, compute).float() for batch in batches])
 
-    def _standardize(self, features: Tensor) -> Tensor:
-        standardization = self._pathway.standardization
-        return features if standardization is None else standardization.apply(features)
-
     def statistics(self) -> dict[str, Tensor]:
         """A copy of BatchNorm's running statistics; empty where it is frozen."""
-        if not self.drifts:
-            return {}
-        return {name: buffer.detach().clone() for name, buffer in self._network.named_buffers()}
+        return {name: buffer.detach().clone() for name, buffer in self._network.named_buffers() if self.drifts}
 
     def network_with(self, statistics: Mapping[str, Tensor], head: Head) -> Network:
         """The network with these statistics and this head."""

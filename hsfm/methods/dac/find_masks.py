@@ -6,16 +6,14 @@ begins to cost, says at which.
 Letters: n images, b of a batch, q cuts.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from itertools import chain
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -25,6 +23,8 @@ from hsfm.data.transforms import TransformSettings, prepare, shape_after
 from hsfm.methods.dac.heat_maps import heat_maps
 from hsfm.methods.dac.masks import Masks, MaskSettings, pack
 from hsfm.models.backbone import Network
+
+Cut = tuple[int, bool]  # a number in the cuts, and whether the curve of losses had a knee
 
 
 def mask_images(
@@ -37,78 +37,48 @@ def mask_images(
     compute: Compute,
     done: Callable[[int], None],
 ) -> Masks:
-    """Masks of the images of some rows of an image table.
+    """Masks of the images of some rows of an image table; masked-out pixels are 0 in what the network sees.
 
     source: gives the images of rows. metadata: of the masks; its transform is the one that is used. done: is told how
-    many images more have a mask.
+    many images more have a mask. One forward pass serves each cut of a whole batch (on the CPU, of a part of one that
+    its caches hold), one more and a backward pass of the head the heat map.
     """
     transform, batch_size = TransformSettings(**metadata["transform"]), settings.batch_size
-    y = torch.tensor(rows["y"].to_numpy(np.int64), device=compute.device)
-    images = image_batches(source(rows), torch.arange(len(rows)), batch_size, compute.device)
-    batches = zip(images, y.split(batch_size), strict=True)
-    found = find_masks(network, batches, transform, settings=settings, compute=compute)
-    packed, loss, choice = [], [], []
-    for kept, losses, choices in found:
-        size = tuple(kept.shape[-2:])
-        packed.append(pack(kept))
-        loss.append(losses)
-        choice += choices
-        done(len(kept))
+    compute.prepare(network).eval()
+    labels = torch.tensor(rows["y"].to_numpy(np.int64), device=compute.device).split(batch_size)
+    batches = image_batches(source(rows), torch.arange(len(rows)), batch_size, compute.device)
+    packed, loss, cuts = [], [], []
+    with compute.repeatable():
+        for images, y in zip(batches, labels, strict=True):
+            for part in compute.parts(len(images), *shape_after(images, transform.resize, transform.crop)):
+                kept, losses, chosen = _cut(network, prepare(images[part], transform), y[part], settings, compute)
+                packed.append(pack(kept))
+                loss.append(losses)
+                cuts += chosen
+            done(len(y))
     return Masks(
         image_id=tuple(rows["image_id"]),
         packed=torch.cat(packed),
-        size=size,
-        cut=np.array([settings.cuts[number] for number, _ in choice], np.float32),
-        knee=np.array([knee for _, knee in choice]),
+        size=tuple(kept.shape[-2:]),
+        cut=np.array([settings.cuts[number] for number, _ in cuts], np.float32),
+        knee=np.array([knee for _, knee in cuts]),
         loss=torch.cat(loss).numpy(),
         metadata=metadata,
     )
 
 
-def find_masks(
-    network: Network,
-    batches: Iterator[tuple[Images, Tensor]],
-    transform: TransformSettings,
-    *,
-    settings: MaskSettings,
-    compute: Compute,
-) -> Iterator[tuple[Bool[Tensor, "b h w"], Float[Tensor, "b q"], list[tuple[int, bool]]]]:
-    """Masks of batches of images with their classes: the kept pixels, the loss at each cut, and the chosen cut.
-
-    A choice is a number in the cuts and whether the curve had a knee. batches: on the device of `compute`. Masked-out
-    pixels are 0 in what the network sees. One forward pass serves each cut of a whole batch (on the CPU, of a part of
-    one that its caches hold), one more and a backward pass of the head the heat map.
-    """
-    compute.prepare(network).eval()
-    with ExitStack() as stack:
-        stack.enter_context(compute.repeatable())
-        heat = None
-        for images, y in batches:
-            found = []
-            for part in compute.parts(len(images), *shape_after(images, transform.resize, transform.crop)):
-                shown = prepare(images[part], transform)
-                if heat is None:
-                    heat = stack.enter_context(heat_maps(network, shown[:1], compute))
-                found.append(_cut(network, heat(shown), shown, y[part], settings, compute))
-            kept, loss, choice = zip(*found, strict=True)
-            yield torch.cat(kept), torch.cat(loss), list(chain.from_iterable(choice))
-
-
 def _cut(
-    network: Network,
-    heat: Float[Tensor, "b h w"],
-    shown: Float[Tensor, "b 3 h w"],
-    y: Tensor,
-    settings: MaskSettings,
-    compute: Compute,
-) -> tuple[Bool[Tensor, "b h w"], Float[Tensor, "b q"], list[tuple[int, bool]]]:
+    network: Network, shown: Float[Tensor, "b 3 h w"], y: Int[Tensor, " b"], settings: MaskSettings, compute: Compute
+) -> tuple[Bool[Tensor, "b h w"], Float[Tensor, "b q"], list[Cut]]:
+    """The kept pixels, the loss at each cut, and the cut that was chosen."""
+    heat = heat_maps(network, shown, compute)
     kept = torch.stack([heat >= level[:, None, None] for level in quantiles(heat, settings.cuts)])  # [q b h w]
     with torch.inference_mode(), compute.autocast():
         logits = [network(shown * part[:, None]) for part in kept]
         loss = torch.stack([cross_entropy(z.float(), y, reduction="none") for z in logits], 1).cpu()
-    choice = [choose_cut(settings.cuts, curve, settings.fallback) for curve in loss.tolist()]
-    chosen = torch.tensor([number for number, _ in choice], device=kept.device)
-    return kept[chosen, torch.arange(len(chosen), device=kept.device)], loss, choice
+    cuts = [choose_cut(settings.cuts, curve, settings.fallback) for curve in loss.tolist()]
+    chosen = torch.tensor([number for number, _ in cuts], device=kept.device)
+    return kept[chosen, torch.arange(len(chosen), device=kept.device)], loss, cuts
 
 
 def quantiles(heat: Float[Tensor, "b h w"], cuts: Sequence[float]) -> Float[Tensor, "q b"]:
@@ -122,7 +92,7 @@ def quantiles(heat: Float[Tensor, "b h w"], cuts: Sequence[float]) -> Float[Tens
     return torch.lerp(low, high, (position - below).to(flat)).T
 
 
-def choose_cut(cuts: Sequence[float], loss: Sequence[float], fallback: float) -> tuple[int, bool]:
+def choose_cut(cuts: Sequence[float], loss: Sequence[float], fallback: float) -> Cut:
     """Which cut to take for an image, by the losses of what is left at each, and whether their curve has a knee.
 
     The knee is kneed's (Satopaa et al., "Finding a kneedle in a haystack", 2011) of an increasing convex curve with

@@ -14,7 +14,7 @@ both of the class of i. The loss is CE(batch) + alpha CE(masked) + alpha CE(comp
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,11 +26,10 @@ from pydantic import Field, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from hsfm.core.device import Compute
 from hsfm.core.progress import Progress
 from hsfm.core.text import kept_epochs
 from hsfm.data.pixels import ImageFiles, Images, image_batches, keep_on_device
-from hsfm.data.transforms import prepare, shape_after
+from hsfm.data.transforms import prepare
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head, stack
@@ -44,8 +43,6 @@ log = logging.getLogger(__name__)
 
 
 class Settings(MethodSettings):
-    """Settings of DaC."""
-
     alpha: float = Field(6.0, ge=0, description="Weight of the masked and of the composed images in the loss.")
     quantile: float = Field(
         0.8,
@@ -99,31 +96,24 @@ def fit(
     images), selected (share of the images), val_average, val_worst_group (NaN where no group is known),
     val_worst_class, seed, kept.
 
-    Raises ValueError for drift without BatchNorm, for masks of another size, where train or val is the test split, and
-    for a loss that is no longer finite.
+    Raises ValueError for drift without BatchNorm, where train or val is the test split, and for a loss that is no
+    longer finite.
     """
     for part in (train, val):
         part.refuse_test("DaC")
     found = [_fit_seed(train, val, erm, inputs, settings=settings, seed=seed, scorer=scorer) for seed in seeds]
-    drifts = settings.batchnorm == "drift"
-    history = pd.concat([one.history for one in found], ignore_index=True)
+    heads, histories, networks = zip(*found, strict=True)
+    drifts, history = settings.batchnorm == "drift", pd.concat(histories, ignore_index=True)
     return Fit(
-        head=stack([one.head for one in found]),
+        head=stack(heads),
         seeds=tuple(seeds),
         chosen_by=f"the epoch with the best validation {scorer.in_words}"
         + ("" if scorer.rule == "average" else ", then average"),
         summary=kept_epochs(history),
         remarks=("scored on features of its own, since BatchNorm's statistics drifted" if drifts else "",) * len(seeds),
         tables={"history": history},
-        networks=tuple(one.network for one in found if one.network is not None),
+        networks=networks if drifts else (),
     )
-
-
-@dataclass(frozen=True)
-class _OfSeed:
-    head: Head  # weight [c d], bias [c], of the kept epoch
-    history: pd.DataFrame
-    network: Network | None  # with the head, where it drifted
 
 
 def _fit_seed(
@@ -135,27 +125,26 @@ def _fit_seed(
     settings: Settings,
     seed: int,
     scorer: Scorer,
-) -> _OfSeed:
+) -> tuple[Head, pd.DataFrame, Network | None]:
+    """The kept head, the history and, where BatchNorm drifts, the network of one seed."""
     training = _Training(train, erm, inputs, settings, seed)
     extractor, compute = training.extractor, inputs.pathway.compute
     held_out = inputs.pixels("val") if extractor.drifts else None
-    history, best = [], None
+    features, history, best = val.features.to(compute.device), [], None
     with compute.repeatable(), Progress("DaC", settings.epochs * training.n, "image") as bar:
         for epoch in range(1, settings.epochs + 1):
             bar.now(f"DaC, epoch {epoch} of {settings.epochs}")
             row = {"epoch": epoch, **training.epoch(bar.update)}
             if not np.isfinite(row["loss"]):
                 raise ValueError(f"DaC: the loss is {row['loss']} in epoch {epoch}; lower lr (now {settings.lr})")
-            head = training.head
-            features = val.features.to(head.weight.device)
             if held_out is not None:
                 features = extractor.of_images(held_out, settings.batch_size)
-            measures = scorer.measures(head.logits(features).to(val.y.device))
+            measures = scorer.measures(training.head.logits(features).to(val.y.device))
             row |= {name: float(value) for name, value in measures.items()}
             history.append(row)
             score = float(scorer.choose(measures)), row["val_average"]
             if best is None or score > best[0]:
-                best = score, epoch, Head(*(t.cpu().clone() for t in (head.weight, head.bias))), extractor.statistics()
+                best = score, epoch, training.head.to(torch.device("cpu")), extractor.statistics()
             log.info(
                 "seed %d, epoch %d of %d: loss %.4f, validation average %.1f %%, worst group %.1f %%",
                 seed, epoch, settings.epochs, row["loss"], 100 * row["val_average"], 100 * row["val_worst_group"],
@@ -163,7 +152,7 @@ def _fit_seed(
     _, kept, head, statistics = best
     frame = pd.DataFrame(history)
     network = extractor.network_with(statistics, head) if extractor.drifts else None
-    return _OfSeed(head, frame.assign(seed=seed, kept=frame["epoch"] == kept), network)
+    return head, frame.assign(seed=seed, kept=frame["epoch"] == kept), network
 
 
 # Compositions ---------------------------------------------------------------------------------------------------------
@@ -182,10 +171,7 @@ def draw_partners(y: Int[Tensor, " k"], generator: Generator) -> Int[Tensor, " k
 
 
 def compose(
-    x: Float[Tensor, "k 3 h w"],
-    m: Bool[Tensor, "k h w"],
-    partner: Int[Tensor, " k"],
-    mean: Float[Tensor, " 3"],
+    x: Float[Tensor, "k 3 h w"], m: Bool[Tensor, "k h w"], partner: Int[Tensor, " k"], mean: Float[Tensor, " 3"]
 ) -> tuple[Float[Tensor, "k 3 h w"], Float[Tensor, "k 3 h w"]]:
     """Masked images, and images composed with their partners; `mean` fills what neither shows."""
     m, mean = m[:, None], mean.view(1, 3, 1, 1)
@@ -197,7 +183,7 @@ def compose(
 
 
 def easy_rows(erm: Head, train: Embeddings, quantile: float) -> Bool[Tensor, " n"]:
-    """Which images DaC may mask and compose: the share `quantile` of those with the lowest loss under ERM's head."""
+    """Images that DaC may mask and compose: the share `quantile` of those with the lowest loss under ERM's head."""
     loss = cross_entropy(erm.logits(train.features), train.y, reduction="none")
     return loss <= float(np.quantile(loss.numpy(), quantile))
 
@@ -210,36 +196,30 @@ def _balanced_rows(y: Int[Tensor, " n"], n_classes: int, generator: Generator) -
     return torch.sort(torch.cat(drawn))[0]
 
 
-def _fresh_head(train: Embeddings, generator: Generator, device: torch.device) -> list[nn.Parameter]:
-    weight = torch.empty(train.n_classes, train.features.shape[1])
-    nn.init.xavier_uniform_(weight, generator=generator)
-    return [nn.Parameter(t.to(device)) for t in (weight, torch.zeros(train.n_classes))]
-
-
 class _Training:
     """DaC's training with one seed; all that is random is drawn from it, in one order."""
 
     def __init__(self, train: Embeddings, erm: Head, inputs: DaCInputs, settings: Settings, seed: int):
         self._generator, self._settings = Generator().manual_seed(seed), settings
-        drifts = settings.batchnorm == "drift"
-        # what drifts is this seed's alone
-        pathway = replace(inputs.pathway, network=copy.deepcopy(inputs.pathway.network)) if drifts else inputs.pathway
+        pathway, drifts = inputs.pathway, settings.batchnorm == "drift"
+        if drifts:  # what drifts is this seed's alone
+            pathway = replace(pathway, network=copy.deepcopy(pathway.network))
         self._transform, self._compute = pathway.transform, pathway.compute
-        self.extractor = Extractor(pathway, drifts=drifts)
-        images, masks, self._places = inputs.pixels("train"), inputs.masks, torch.arange(len(train.y))
+        self.extractor, device = Extractor(pathway, drifts=drifts), pathway.compute.device
+        images, packed, self._places = inputs.pixels("train"), inputs.masks.packed, torch.arange(len(train.y))
         if settings.balance_classes:
             rows = _balanced_rows(train.y, train.n_classes, self._generator)
-            train, masks = train.take(rows), masks.of([train.image_id[i] for i in rows.tolist()])
+            train, packed = train.take(rows), packed[rows]
             in_memory = isinstance(images, Images)
             images, self._places = (images.take(rows), self._places[: len(rows)]) if in_memory else (images, rows)
         (self._images,) = keep_on_device([images], self._compute)
-        first = next(iter(image_batches(self._images, self._places[:1], 1, self._compute.device)))
-        masks.require_size(shape_after(first, self._transform.resize, self._transform.crop))
         self._y, self._easy = train.y, easy_rows(erm, train, settings.quantile)
-        self._head = _fresh_head(train, self._generator, self._compute.device)
-        self._optimizer = torch.optim.Adam(self._head, lr=settings.lr)
+        self._features, self._labels = train.features.to(device), train.y.to(device)
+        self._packed, self._size = packed.to(device), inputs.masks.size
+        weight = nn.init.xavier_uniform_(torch.empty_like(erm.weight, device="cpu"), generator=self._generator)
+        self._head = Head(*(t.to(device).requires_grad_() for t in (weight, torch.zeros(train.n_classes))))
+        self._optimizer = torch.optim.Adam([self._head.weight, self._head.bias], lr=settings.lr)
         self._schedule = torch.optim.lr_scheduler.StepLR(self._optimizer, settings.lr_halved_every, 0.5)
-        self._step = _Step(train, masks, self.extractor, settings, self._compute)
 
     @property
     def n(self) -> int:
@@ -249,7 +229,7 @@ class _Training:
     @property
     def head(self) -> Head:
         """The head as it is now, on the device."""
-        return Head(*(t.detach() for t in self._head))
+        return Head(self._head.weight.detach().clone(), self._head.bias.detach().clone())
 
     def epoch(self, report: Callable[[int], None]) -> dict[str, float]:
         """One pass over the images: mean losses, and the share of images that were selected.
@@ -260,95 +240,57 @@ class _Training:
         order = torch.randperm(self.n, generator=self._generator)
         if self.extractor.drifts and len(order) % size == 1 and len(order) > 1:
             order = order[:-1]  # BatchNorm cannot learn from a batch of a single image
-        plans = _plan(order, self._y, self._easy, size, self._generator, device)
-        losses = []
-        for plan, batch in zip(plans, image_batches(self._images, self._places[order], size, device), strict=True):
-            loss_of_step = self._step(Head(*self._head), prepare(batch, self._transform), plan)
+        batches, losses = image_batches(self._images, self._places[order], size, device), []
+        for plan, batch in zip(self._plan(order), batches, strict=True):
+            total, parts = self._losses(prepare(batch, self._transform), *plan)
             self._optimizer.zero_grad(set_to_none=True)
-            loss_of_step.total.backward()
+            total.backward()
             self._optimizer.step()
-            losses.append(loss_of_step.detached())
+            losses.append(torch.stack([total, *parts]).detach())
             report(len(batch))
         report(self.n - len(order))  # those left out
         self._schedule.step()
         return {**_means(torch.stack(losses)), "selected": float(self._easy[order].double().mean())}
 
+    def _plan(self, order: Int[Tensor, " m"]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Of each step the rows of its batch, the places of the selected ones in it, and their partners among these.
 
-@dataclass(frozen=True)
-class _Losses:
-    total: Float[Tensor, ""]
-    parts: tuple[Float[Tensor, ""], ...]  # batch, masked, composed; NaN where there was no such image
+        Drawn and moved to the device at once, so that within a step nothing waits for it.
+        """
+        rows = order.split(self._settings.batch_size)
+        place = [self._easy[part].nonzero()[:, 0] for part in rows]
+        partner = [draw_partners(self._y[part[at]], self._generator) for part, at in zip(rows, place, strict=True)]
 
-    def detached(self) -> Float[Tensor, " 4"]:
-        return torch.stack([self.total, *self.parts]).detach()
+        def moved(parts: Sequence[Tensor]) -> Sequence[Tensor]:
+            return torch.cat(list(parts)).to(self._compute.device).split([len(part) for part in parts])
 
+        return zip(*map(moved, (rows, place, partner)), strict=True)
 
-@dataclass(frozen=True)
-class _Plan:
-    """Rows, selected images and partners of one step."""
+    def _losses(
+        self,
+        shown: Float[Tensor, "b 3 h w"],
+        rows: Int[Tensor, " b"],
+        place: Int[Tensor, " k"],
+        partner: Int[Tensor, " k"],
+    ) -> tuple[Float[Tensor, ""], list[Float[Tensor, ""]]]:
+        """The loss of a step, and its parts: batch, masked, composed; NaN where there was no such image.
 
-    rows: Int[Tensor, " b"]  # of train; these three lie on the device
-    place: Int[Tensor, " k"]  # of the selected ones in the batch
-    partner: Int[Tensor, " k"]  # of each selected one, among them
-    rows_on_cpu: Int[Tensor, " b"]
-    place_on_cpu: Int[Tensor, " k"]
-
-
-def _plan(
-    order: Int[Tensor, " m"],
-    y: Int[Tensor, " n"],
-    easy: Bool[Tensor, " n"],
-    batch_size: int,
-    generator: Generator,
-    device: torch.device,
-) -> list[_Plan]:
-    """The steps of an epoch; drawn and moved at once, so that within a step nothing waits for the device."""
-    rows = order.split(batch_size)
-    place = [easy[part].nonzero()[:, 0] for part in rows]
-    partner = [draw_partners(y[part[chosen]], generator) for part, chosen in zip(rows, place, strict=True)]
-
-    def moved(parts: Sequence[Tensor]) -> Sequence[Tensor]:
-        return torch.cat(list(parts)).to(device).split([len(part) for part in parts])
-
-    return [_Plan(*of_step) for of_step in zip(*map(moved, (rows, place, partner)), rows, place, strict=True)]
-
-
-class _Step:
-    """The loss of a head on one batch."""
-
-    def __init__(self, train: Embeddings, masks: Masks, extractor: Extractor, settings: Settings, compute: Compute):
-        self._y = train.y.to(compute.device)
-        # where they fit; else they are chosen on the CPU, and copied batch by batch
-        self._features, self._packed = (
-            tensor.to(compute.device) if compute.keeps(tensor.nbytes) else tensor
-            for tensor in (train.features, masks.packed)
+        shown: what the network sees of the batch.
+        """
+        parts = [shown] if self.extractor.drifts else []
+        if len(place):
+            kept = unpack(self._packed[rows[place]], self._size) ^ self._settings.invert
+            parts += compose(shown[place], kept, partner, shown.mean((0, 2, 3)))
+        # those of whole images are known where BatchNorm is frozen
+        features = [] if self.extractor.drifts else [self._features[rows]]
+        features += [self.extractor(torch.cat(parts))] if parts else []
+        y = self._labels[rows]
+        loss = cross_entropy(
+            self._head.logits(torch.cat(features)), torch.cat([y, y[place], y[place]]), reduction="none"
         )
-        self._size, self._invert = masks.size, settings.invert
-        self._extractor, self._alpha, self._device = extractor, settings.alpha, compute.device
-
-    def __call__(self, head: Head, shown: Float[Tensor, "b 3 h w"], plan: _Plan) -> _Losses:
-        """shown: what the network sees of the batch."""
-        y, y_selected = self._y[plan.rows], self._y[plan.rows[plan.place]]
-        parts = [shown] if self._extractor.drifts else []
-        if len(plan.place):
-            chosen = plan.rows_on_cpu[plan.place_on_cpu], plan.rows[plan.place]
-            kept = unpack(self._take(self._packed, *chosen), self._size)
-            parts += compose(shown[plan.place], ~kept if self._invert else kept, plan.partner, shown.mean((0, 2, 3)))
-        features = self._extractor(torch.cat(parts)) if parts else None
-        if not self._extractor.drifts:  # those of whole images are known
-            known = self._take(self._features, plan.rows_on_cpu, plan.rows)
-            features = known if features is None else torch.cat([known, features])
-        labels = torch.cat([y, y_selected, y_selected])
-        loss = cross_entropy(head.logits(features), labels, reduction="none")
-        batch, masked, composed = (part.mean() for part in loss.split([len(y), len(y_selected), len(y_selected)]))
-        total = batch + self._alpha * (masked + composed) if len(plan.place) else batch
-        return _Losses(total, (batch, masked, composed))
-
-    def _take(self, tensor: Tensor, on_cpu: Int[Tensor, " m"], on_device: Int[Tensor, " m"]) -> Tensor:
-        """Rows of a tensor, on the device, wherever it lies itself."""
-        if tensor.device == self._device:
-            return tensor[on_device]
-        return tensor[on_cpu].to(self._device)
+        batch, masked, composed = (part.mean() for part in loss.split([len(y), len(place), len(place)]))
+        total = batch + self._settings.alpha * (masked + composed) if len(place) else batch
+        return total, [batch, masked, composed]
 
 
 def _means(losses: Float[Tensor, "steps 4"]) -> dict[str, float]:

@@ -1,139 +1,84 @@
 """Class activation maps (XGradCAM) of the predicted class.
 
-XGradCAM (Fu et al., "Axiom-based Grad-CAM", BMVC 2020) of the last feature map that still has a place for each part of
-the image; in a ResNet that is the output of the last block of layer4. The numbers are those of the grad-cam package,
-which takes activations and gradients to the CPU for them, 100 MB for a batch of 128 images in ResNet-50.
+Fu et al., "Axiom-based Grad-CAM", BMVC 2020, on the last feature map that has a place for each part of the image. The
+numbers are those of the grad-cam package, which takes activations and gradients to the CPU for them.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from math import isqrt
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torch.utils.hooks import RemovableHandle
 
 from hsfm.core.device import Compute
 from hsfm.models.backbone import Network
 
 EPSILON = 1e-7  # grad-cam's
+# Where architectures have their last feature map. In a transformer what follows the last attention matters at the class
+# token alone, so that its map is what this attention reads: blocks, and the norm at the start of each.
+BLOCKS = {"encoder.layers": "ln_1", "blocks": "norm1", "visual.transformer.resblocks": "ln_1"}
+POOLING = ("avgpool", "global_pool", "head.global_pool")  # modules that are given it
+MAPS = ("layer4", "features", "conv5", "visual.layer4")  # modules that return it
 
 
-@dataclass(frozen=True)
-class FeatureMap:
-    """A module whose output has a vector of channels for each place of a grid laid over the image."""
+def heat_maps(network: Network, shown: Float[Tensor, "b 3 h w"], compute: Compute) -> Float[Tensor, "b h w"]:
+    """Heat maps from 0 to 1 of what the network sees of some images; one that is zero everywhere stays so.
 
-    name: str  # of the module, within the network
-    layout: str  # channels_first [b k h w], channels_last [b h w k], or tokens [b t k], of which the last h * w are it
-    size: tuple[int, int]  # height and width of the grid
-
-    def channels_first(self, output: Float[Tensor, "b ..."]) -> Float[Tensor, "b k h w"]:
-        """The module's output, or its gradient, as [b k h w] in float32."""
-        if self.layout == "tokens":
-            height, width = self.size
-            output = output[:, -height * width :].unflatten(1, self.size)
-        return (output if self.layout == "channels_first" else output.movedim(-1, 1)).float()
-
-
-def last_feature_map(network: Network, example: Float[Tensor, "1 3 h w"]) -> FeatureMap:
-    """The last output of a module that is a grid over the image and on which the logits depend at several places.
-
-    Found by one pass over an example, so that it holds for any architecture: pooled features are one place, and what a
-    transformer computes after its last attention matters at the class token alone. Raises ValueError where there is
-    none, as with images so small that all maps are of one place.
+    The network has to lie on the device, in eval mode. Raises ValueError where no feature map of its architecture is
+    known, and for images so small that the map has a single place.
     """
-    outputs: list[tuple[str, Tensor]] = []
-    calls: Counter[str] = Counter()
-
-    def keep(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, inputs: object, output: object) -> None:
-            calls[name] += 1
-            if isinstance(output, Tensor) and output.requires_grad and output.ndim in (3, 4) and len(output) == 1:
-                outputs.append((name, output))
-
-        return hook
-
-    with ExitStack() as stack:
-        stack.callback(network.train, network.training)
-        network.eval()
-        for name, module in network.named_modules():
-            stack.callback(module.register_forward_hook(keep(name)).remove)
-        with torch.enable_grad():
-            # a graph even where no weight asks for one
-            logits = network(example.detach().requires_grad_())
-            score = logits.max()
-    # numbers of tokens, which an attention matrix has on both sides
-    tokens = {output.shape[1] for _, output in outputs if output.ndim == 3}
-    for name, output in reversed(outputs):
-        found = _as_map(name, output, network.n_features, tuple(example.shape[-2:]), tokens)
-        # a module that is called more than once, such as a block's ReLU, has no output of its own
-        if found is None or calls[name] > 1:
-            continue
-        # one at a time, so that no gradient goes further down than it has to
-        (gradient,) = torch.autograd.grad(score, output, retain_graph=True, allow_unused=True)
-        if gradient is not None and (found.channels_first(gradient) != 0).any(1).sum() > 1:
-            return found
-    raise ValueError(
-        f"heat maps: the network has no feature map of more than one place for images of {example.shape[-2]} x "
-        f"{example.shape[-1]} pixels (height x width)"
-    )
-
-
-def _as_map(name: str, output: Tensor, n_features: int, image: tuple[int, int], tokens: set[int]) -> FeatureMap | None:
-    """How a module's output is a map of an image of this height and width, or None."""
-    if output.ndim == 3:
-        grid = _grid(output.shape[1], image) if output.shape[2] == n_features else None
-        return grid and FeatureMap(name, "tokens", grid)
-    last = output.shape[-1] == n_features != output.shape[1]
-    height, width = output.shape[1:3] if last else output.shape[2:]
-    # of the image's proportions, but for rounding
-    if abs(height * image[1] - width * image[0]) > max(image) or height == width in tokens:
-        return None
-    return FeatureMap(name, "channels_last" if last else "channels_first", (height, width))
-
-
-def _grid(tokens: int, image: tuple[int, int]) -> tuple[int, int] | None:
-    """Height and width of the largest grid of an image's proportions that so many tokens hold, class tokens aside."""
-    for count in range(tokens, 1, -1):
-        for height in range(1, count + 1):
-            if count % height == 0 and height * image[1] == count // height * image[0]:
-                return height, count // height
-    return None
-
-
-@contextmanager
-def heat_maps(
-    network: Network, example: Float[Tensor, "1 3 h w"], compute: Compute
-) -> Iterator[Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b h w"]]]:
-    """Within the block: a function from what the network sees of a batch to heat maps of the same size, from 0 to 1.
-
-    The network has to lie on the device, in eval mode. The class is the predicted one; a map that is zero everywhere
-    stays so. What lies below the feature map runs without a graph, so that the backward pass is that of the head alone.
-    """
-    feature_map = last_feature_map(network, example)
-    module = network.get_submodule(feature_map.name)
-    needed = [parameter.requires_grad for parameter in network.parameters()]
     found: list[Tensor] = []
 
-    def keep(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-        found[:] = [output.detach().requires_grad_()]
+    def start_graph(output: Tensor) -> Tensor:
+        torch.set_grad_enabled(True)  # until the block below ends: what lies below the map needs no graph
+        found.append(output.detach().requires_grad_())
         return found[0].clone()  # for layers that change their input in place
 
-    def heat(shown: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
-        with torch.enable_grad(), compute.autocast():
+    handle = _hook(network.body, start_graph)
+    try:
+        with torch.no_grad(), compute.autocast():
             score = network(shown).max(1).values.sum()
-        (output,) = found
-        (gradient,) = torch.autograd.grad(score, output)
-        maps = xgradcam(*(feature_map.channels_first(part) for part in (output.detach(), gradient)))
-        return resize_maps(maps, tuple(shown.shape[-2:]))
+    finally:
+        handle.remove()
+    (gradient,) = torch.autograd.grad(score, found[0])
+    size = tuple(shown.shape[-2:])
+    maps = xgradcam(*(_channels_first(part, network.n_features, size) for part in (found[0].detach(), gradient)))
+    return resize_maps(maps, size)
 
-    with ExitStack() as stack:
-        stack.callback(_ask_for_gradients, network, needed)
-        _ask_for_gradients(network, [False] * len(needed))
-        stack.callback(module.register_forward_hook(keep).remove)
-        yield heat
+
+def _hook(body: nn.Module, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
+    """Pass the last feature map through a function."""
+    modules = dict(body.named_modules())
+    for blocks, norm in BLOCKS.items():
+        if hasattr(modules.get(blocks), "__getitem__") and hasattr(modules[blocks][-1], norm):
+            return getattr(modules[blocks][-1], norm).register_forward_hook(lambda _module, _, output: change(output))
+    for name in filter(modules.get, POOLING):
+        return modules[name].register_forward_pre_hook(lambda _module, inputs: change(inputs[0]))
+    for name in filter(modules.get, MAPS):
+        return modules[name].register_forward_hook(lambda _module, _, output: change(output))
+    raise ValueError(f"heat maps: no feature map of {type(body).__name__} is known; take masks of the dataset instead")
+
+
+def _channels_first(output: Float[Tensor, "b ..."], channels: int, image: tuple[int, int]) -> Float[Tensor, "b k h w"]:
+    """A feature map, or its gradient, as [b k h w] in float32, out of that form, [b h w k], or tokens [b t k].
+
+    Tokens are a grid of the image's proportions, behind a few more, such as the class token.
+    """
+    if output.ndim == 3:
+        height = isqrt(output.shape[1] * image[0] // image[1])
+        width = height * image[1] // image[0]
+        output = output[:, -height * width :].unflatten(1, (height, width)).movedim(-1, 1)
+    elif output.shape[-1] == channels != output.shape[1]:
+        output = output.movedim(-1, 1)
+    if output.shape[-2:].numel() == 1:
+        raise ValueError(
+            f"heat maps: images of {image[0]} x {image[1]} pixels (height x width) have a feature map of one place; "
+            "resize them, or take another backbone"
+        )
+    return output.float()
 
 
 def xgradcam(activations: Float[Tensor, "b k h w"], gradients: Float[Tensor, "b k h w"]) -> Float[Tensor, "b h w"]:
@@ -151,8 +96,3 @@ def _stretched(maps: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
     """Each from 0 to 1; zero where it is the same everywhere."""
     maps = maps - maps.amin((1, 2), keepdim=True)
     return maps / (maps.amax((1, 2), keepdim=True) + EPSILON)
-
-
-def _ask_for_gradients(network: nn.Module, needed: Sequence[bool]) -> None:
-    for parameter, need in zip(network.parameters(), needed, strict=True):
-        parameter.requires_grad_(need)

@@ -2,8 +2,6 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from kneed import KneeLocator
@@ -11,11 +9,12 @@ from pydantic import ValidationError
 from torch.nn.functional import cross_entropy
 
 from hsfm.core.device import Compute
+from hsfm.core.files import write_parquet
 from hsfm.data.pixels import pack as pack_pixels
 from hsfm.data.transforms import TransformSettings, prepare
-from hsfm.methods.dac.find_masks import choose_cut, find_masks, mask_images, quantiles
+from hsfm.methods.dac.find_masks import choose_cut, mask_images, quantiles
 from hsfm.methods.dac.heat_maps import heat_maps
-from hsfm.methods.dac.masks import Masks, MaskSettings, pack, read_masks, unpack, write_masks
+from hsfm.methods.dac.masks import Masks, MaskSettings, as_table, pack, read_masks, unpack
 from hsfm.models.backbone import build_network
 
 CUTS = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
@@ -123,55 +122,50 @@ def images():
     return pack_pixels(list(rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)))
 
 
-def found(network, images, y, batch: int, compute: Compute):
-    batches = ((images[i : i + batch], y[i : i + batch]) for i in range(0, len(images), batch))
-    parts = list(find_masks(network, batches, TRANSFORM, settings=MaskSettings(), compute=compute))
-    kept, loss = (torch.cat([part[i] for part in parts]) for i in (0, 1))
-    return kept, loss, [choice for part in parts for choice in part[2]]
+def masks_of(network, images, y, batch: int, done=lambda n: None) -> Masks:
+    rows = pd.DataFrame({"image_id": [f"i{i}" for i in range(len(y))], "y": y})
+    return mask_images(
+        network, rows, lambda rows: images[rows.index[0] : rows.index[-1] + 1], METADATA,
+        settings=MaskSettings(batch_size=batch), compute=Compute(torch.device("cpu")), done=done,
+    )  # fmt: skip
 
 
 def test_masks_are_made_as_the_paper_says(network, images):
     """One image at a time, step by step."""
-    compute = Compute(torch.device("cpu"))
-    y = torch.arange(12) % 2
-    kept, loss, choice = found(network, images, y, 5, compute)
+    y, counted, sizes = torch.arange(12) % 2, [], []
+    handle = network.body.conv1.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    masks = masks_of(network, images, y, 5, counted.append)
+    handle.remove()
+    assert counted == [5, 5, 2]
+    assert sizes == [5] * 7 + [5] * 7 + [2] * 7, "a pass for the heat map, and one for each cut of a whole batch"
+    assert masks.image_id == tuple(f"i{i}" for i in range(12))
+    assert masks.metadata == METADATA
+    kept = unpack(masks.packed, masks.size)
     for i in range(12):
         shown = prepare(images[i : i + 1], TRANSFORM)
-        with heat_maps(network, shown, compute) as heat:
-            heat_map = heat(shown)[0].numpy()
+        heat_map = heat_maps(network, shown, Compute(torch.device("cpu")))[0].numpy()
         curve = []
         for cut in CUTS:
             mask = torch.from_numpy(heat_map >= np.quantile(heat_map, cut))
             with torch.no_grad():
                 curve.append(float(cross_entropy(network(shown * mask), y[i : i + 1])))
-        torch.testing.assert_close(loss[i], torch.tensor(curve), atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(masks.loss[i], curve, atol=1e-4, rtol=1e-4)
         knee = None
-        if loss[i].max() > loss[i].min():
-            knee = KneeLocator(CUTS, loss[i].numpy(), S=1.0, curve="convex", direction="increasing", online=True).knee
-        assert choice[i] == ((5, False) if knee is None else (CUTS.index(knee), True))
+        if masks.loss[i].max() > masks.loss[i].min():
+            knee = KneeLocator(CUTS, masks.loss[i], S=1.0, curve="convex", direction="increasing", online=True).knee
+        assert (masks.cut[i], masks.knee[i]) == (np.float32(0.8 if knee is None else knee), knee is not None)
         expected = heat_map >= np.quantile(heat_map, 0.8 if knee is None else knee)
         assert (kept[i].numpy() != expected).mean() < 0.01  # rounding at the very quantile
-    assert len({number for number, _ in choice}) > 1
+    assert len(set(masks.cut)) > 1
 
 
 def test_masks_do_not_depend_on_the_batches(network, images):
     y = torch.arange(12) % 2
-    compute = Compute(torch.device("cpu"))
-    one, all_at_once = (found(network, images, y, batch, compute) for batch in (1, 12))
-    torch.testing.assert_close(one[1], all_at_once[1], atol=1e-4, rtol=1e-4)
-    assert (one[0] != all_at_once[0]).double().mean() < 0.01
-    again = found(network, images, y, 12, compute)
-    assert torch.equal(again[0], all_at_once[0])
-    assert torch.equal(again[1], all_at_once[1])
-
-
-def test_one_forward_pass_serves_a_cut_of_a_whole_batch(network, images):
-    """On a device that takes batches whole: six masked passes, and one for the heat map."""
-    sizes = []
-    handle = network.body.conv1.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
-    found(network, images, torch.zeros(12, dtype=torch.long), 12, Compute(torch.device("cpu")))
-    handle.remove()
-    assert sizes == [1] + [12] * 7  # the first looks for the feature map
+    one, whole, again = (masks_of(network, images, y, batch) for batch in (1, 12, 12))
+    np.testing.assert_allclose(one.loss, whole.loss, atol=1e-4, rtol=1e-4)
+    assert (unpack(one.packed, one.size) != unpack(whole.packed, whole.size)).double().mean() < 0.01
+    assert torch.equal(again.packed, whole.packed)
+    np.testing.assert_array_equal(again.loss, whole.loss)
 
 
 @pytest.mark.parametrize(
@@ -193,92 +187,36 @@ def test_cuts_rise_and_the_fallback_is_one_of_them(change, message):
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def test_round_trip(tmp_path):
+@pytest.mark.parametrize("cut_out", [True, False])
+def test_round_trip(tmp_path, cut_out):
+    """Masks out of heat maps, and others."""
     masks, path = some_masks(), tmp_path / "masks.parquet"
-    write_masks(path, masks)
+    masks = masks if cut_out else replace(masks, cut=None, knee=None, loss=None)
+    write_parquet(path, as_table(masks), {})
     read = read_masks(path, split="train")
     assert (read.image_id, read.size, read.metadata, read.path) == (masks.image_id, (9, 7), METADATA, str(path))
     assert torch.equal(read.packed, masks.packed)
     for name in ("cut", "knee", "loss"):
         np.testing.assert_array_equal(getattr(read, name), getattr(masks, name))
-
-
-def test_masks_that_no_heat_map_gave(tmp_path):
-    masks, path = replace(some_masks(), cut=None, knee=None, loss=None), tmp_path / "masks.parquet"
-    write_masks(path, masks)
-    read = read_masks(path)
-    assert (read.cut, read.knee, read.loss) == (None, None, None)
-    assert torch.equal(read.packed, masks.packed)
-
-
-def test_masks_of_some_images_in_another_order():
-    masks = some_masks()
-    some = masks.of(["image 7", "image 2"])
+    some = read.of(["image 7", "image 2"])
     assert some.image_id == ("image 7", "image 2")
     assert torch.equal(some.packed, masks.packed[[7, 2]])
-    np.testing.assert_array_equal(some.loss, masks.loss[[7, 2]])
+    np.testing.assert_array_equal(some.loss, masks.loss[[7, 2]] if cut_out else None)
 
 
-def test_what_does_not_fit_is_named(tmp_path):
-    masks, path = some_masks(), tmp_path / "masks.parquet"
-    write_masks(path, masks)
+def test_masks_of_other_images_or_another_network_are_named(tmp_path):
+    path = tmp_path / "masks.parquet"
+    write_parquet(path, as_table(some_masks()), {})
     read = read_masks(path)
     with pytest.raises(ValueError, match=r"masks.parquet: no mask of image 'image 99'; 1 of 2 images lack one"):
         read.of(["image 1", "image 99"])
-    with pytest.raises(ValueError, match=r"masks.parquet: masks are 9 x 7 pixels .*, but the network sees 8 x 8"):
-        read.require_size((8, 8))
-    read.require_size((9, 7))
-    read.require_transform(METADATA["transform"])
-    with pytest.raises(ValueError, match=r"masks.parquet: masks are for images after the transform .*, but it is"):
-        read.require_transform({**METADATA["transform"], "crop": [9, 7]})
+    read.require(checkpoint_sha256="a" * 64, transform=METADATA["transform"])
+    with pytest.raises(ValueError, match=r"masks.parquet: masks are for transform .*, expected .*\[9, 7\]"):
+        read.require(transform={**METADATA["transform"], "crop": [9, 7]})
+    with pytest.raises(ValueError, match=r"masks.parquet: masks are for checkpoint_sha256 a+, expected b"):
+        read.require(checkpoint_sha256="b")
     with pytest.raises(ValueError, match=r"masks.parquet: holds the train split, expected val"):
         read_masks(path, split="val")
-
-
-def test_a_damaged_file_is_named(tmp_path):
-    path = tmp_path / "masks.parquet"
-    write_masks(path, some_masks())
-    table = pq.read_table(path)
-
-    def written(changed: pa.Table) -> None:
-        pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
-
-    column = table.schema.get_field_index("mask")
-    written(table.set_column(column, "mask", pa.array([b"1234567"] * 10, pa.binary(7))))
-    with pytest.raises(ValueError, match=r"masks are fixed_size_binary\[7\], but 9 x 7 pixels .* take .*\[8\]"):
-        read_masks(path)
-    written(table.set_column(column, "mask", pa.array([None] + [b"12345678"] * 9, pa.binary(8))))
-    with pytest.raises(ValueError, match="column 'mask' has an empty cell in row 0"):
-        read_masks(path)
-    written(table.set_column(0, "image_id", pa.array(["a"] * 2 + [f"b{i}" for i in range(8)])))
-    with pytest.raises(ValueError, match="image id 'a' is not unique"):
-        read_masks(path)
-    written(table.drop_columns("mask"))
-    with pytest.raises(ValueError, match="no column 'mask'"):
-        read_masks(path)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"masks.parquet: not a readable Parquet file"):
         read_masks(path)
-
-
-def test_masks_of_rows_are_those_of_their_batches(network, images):
-    rows = pd.DataFrame({"image_id": [f"i{i}" for i in range(12)], "y": np.arange(12) % 2})
-    compute, counted = Compute(torch.device("cpu")), []
-    part = rows.iloc[2:9]
-    masks = mask_images(
-        network, part, lambda rows: images.take(torch.tensor(rows.index.to_numpy())), METADATA,
-        settings=MaskSettings(batch_size=3), compute=compute, done=counted.append,
-    )  # fmt: skip
-    kept, loss, choice = found(network, images[2:9], torch.arange(2, 9) % 2, 3, compute)
-    assert masks.image_id == tuple(part["image_id"])
-    assert torch.equal(unpack(masks.packed, masks.size), kept)
-    np.testing.assert_array_equal(masks.loss, loss)
-    assert masks.cut.tolist() == pytest.approx([CUTS[number] for number, _ in choice])
-    assert masks.knee.tolist() == [knee for _, knee in choice]
-    assert counted == [3, 3, 1]
-
-
-def test_masks_are_for_one_checkpoint():
-    some_masks().require_checkpoint("a" * 64, "backbone.safetensors")
-    with pytest.raises(ValueError, match=r"masks: masks are of checkpoint a+, but backbone.safetensors is of b"):
-        some_masks().require_checkpoint("b", "backbone.safetensors")
