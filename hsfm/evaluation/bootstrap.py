@@ -1,8 +1,8 @@
 """Bootstrap resampling of test images within their groups, for confidence intervals of accuracies.
 
-Images are drawn within their group. How many a test split has of each is a choice of whoever made it, not chance, and
-no resample is without a group whose accuracy counts. All heads are judged on the same resamples, so that differences
-between them are paired. Heads stay as they are: what another seed or backbone would change is a matter of deviations.
+Images are drawn within their group: how many a test split has of each is a choice of whoever made it, not chance. All
+heads are scored on the same resamples, so that differences between them are paired. Intervals are of these very heads;
+the deviations over seeds and runs show what another training would change.
 
 Letters: n images, g groups, h heads, b resamples. Knows no torch.
 """
@@ -52,13 +52,13 @@ def lowest_interval(
     weights: Float[np.ndarray, " h"],
     level: float = LEVEL,
 ) -> Float[np.ndarray, " 2"]:
-    """An interval for the mean over heads of their lowest group accuracy: the lower ends, and the upper ends, of the
-    groups' own intervals, and of each the lowest.
+    """An interval for the mean over heads of their lowest group accuracy.
 
-    The lowest of several draws lies below what was observed, which lies below the truth in turn: where groups are level
-    the percentile interval of that minimum held the truth in 50 of 100 simulations, its bias-corrected one in 79, this
-    one in 91; where one group is clearly lowest all three are its own interval (test_bootstrap.py). With several heads
-    the groups are: each one for all heads, and for each head its own lowest. weights: of the heads, with sum 1.
+    It goes from the lowest of the lower ends of the groups' own intervals to the lowest of their upper ends. The lowest
+    of several draws lies below the observed one, which lies below the truth in turn: where groups are level the
+    percentile interval of that minimum held the truth in 50 of 100 simulations, its bias-corrected one in 79, this one
+    in 91; where one group is clearly lowest all three are its own interval (test_bootstrap.py). Groups are each one for
+    all heads, and for each head its own lowest. weights: of the heads, with sum 1.
     """
     own = np.take_along_axis(draws, observed.argmin(0)[None, None, :], axis=1)  # [b 1 h]
     candidates = np.concatenate([draws, own], axis=1) @ weights
@@ -68,11 +68,11 @@ def lowest_interval(
 def difference_interval(
     draws: Float[np.ndarray, " b"], observed: float, level: float = LEVEL
 ) -> Float[np.ndarray, " 2"]:
-    """The percentile interval of a difference's draws, stretched to hold it moved by their bias, too.
+    """The percentile interval of a difference's draws, joined with the same interval moved by their bias.
 
-    Each of two lowest accuracies is lower in a resample than in the sample, the one with more groups near it by more:
-    the move, which makes the draws' mean what was observed, takes that out of their difference. That both count makes
-    the interval a little long where groups are level, rather than short where few images differ.
+    Each of two lowest accuracies is lower in a resample than in the sample, the one with more groups near it by more;
+    the move, which makes the draws' mean the observed difference, takes that out. Joined they are a little long where
+    groups are level, rather than short where few images differ.
     """
     ends = interval(draws, level)
     moved = ends + (observed - draws.mean())

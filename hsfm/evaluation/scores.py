@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 from jaxtyping import Int
 
-from hsfm.core.files import read_parquet, require, write_parquet
+from hsfm.core.files import read_parquet, write_parquet
 
 SCHEMA = pa.schema(
     [
@@ -33,8 +33,6 @@ SCHEMA = pa.schema(
         ("accuracy", pa.float64()),
     ]
 )
-NULLABLE = ("attribute", "group", "accuracy")
-SPLITS = ("train", "val", "test")
 
 
 def score(
@@ -56,29 +54,22 @@ def score(
     n_attributes = len(attribute_names)
     part = y * (n_attributes + 1) + np.where(attribute < 0, n_attributes, attribute)
     n_parts = len(class_names) * (n_attributes + 1)
-    images = np.bincount(part, minlength=n_parts)
-    rows = []
-    for seed, predicted in zip(seeds, predictions, strict=True):
-        hits = np.bincount(part[predicted == y], minlength=n_parts)
-        for number, (correct, n) in enumerate(zip(hits.tolist(), images.tolist(), strict=True)):
-            label, a = divmod(number, n_attributes + 1)
-            known = a < n_attributes
-            if not known and n == 0:
-                continue
-            rows.append(
-                {
-                    "seed": seed,
-                    "y": label,
-                    "attribute": a if known else None,
-                    "group": label * n_attributes + a if known else None,
-                    "group_name": f"{class_names[label]}, {attribute_names[a] if known else 'unknown'}",
-                    "n": n,
-                    "correct": correct,
-                    "accuracy": correct / n if n else None,
-                }
-            )
-    frame = pd.DataFrame(rows)
-    return frame.astype({"attribute": "Int32", "group": "Int32", "accuracy": "float64"})
+    label, a = np.divmod(np.arange(n_parts), n_attributes + 1)
+    parts = pd.DataFrame(
+        {
+            "y": label,
+            "attribute": pd.array(a, "Int32"),
+            "group": pd.array(label * n_attributes + a, "Int32"),
+            "group_name": [f"{name}, {other}" for name in class_names for other in (*attribute_names, "unknown")],
+            "n": np.bincount(part, minlength=n_parts),
+        }
+    )
+    parts.loc[a == n_attributes, ["attribute", "group"]] = pd.NA
+    hits = [np.bincount(part[predicted == y], minlength=n_parts) for predicted in predictions]
+    frame = pd.concat([parts.assign(correct=correct) for correct in hits], ignore_index=True)
+    frame.insert(0, "seed", np.repeat(seeds, n_parts))
+    frame = frame[frame["attribute"].notna() | (frame["n"] > 0)].reset_index(drop=True)
+    return frame.assign(accuracy=frame["correct"] / frame["n"])
 
 
 def score_splits(head: Any, splits: Sequence[Any], *, seeds: Sequence[int]) -> pd.DataFrame:
@@ -114,38 +105,16 @@ def score_heads(saved: Any, splits: Sequence[Any], run: int) -> pd.DataFrame:
 
 
 def write_scores(path: str | Path, scores: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
-    """Write checked scores, the columns of SCHEMA. metadata has to name `checkpoint_sha256`."""
-    require(metadata, ["checkpoint_sha256"], path)
-    table = pa.Table.from_pandas(check_scores(scores, path)[SCHEMA.names], SCHEMA, preserve_index=False)
-    write_parquet(path, table, metadata)
+    """Write the columns of SCHEMA."""
+    write_parquet(path, pa.Table.from_pandas(scores[SCHEMA.names], SCHEMA, preserve_index=False), metadata)
 
 
 def read_scores(path: str | Path) -> pd.DataFrame:
-    """Read and check scores; every error names the file."""
-    table, metadata = read_parquet(path, SCHEMA)
-    require(metadata, ["checkpoint_sha256"], path)
-    return check_scores(table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get), path)
+    """Read scores; every error names the file."""
+    table, _ = read_parquet(path, SCHEMA)
+    return table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
 
 
 def read_all_scores(paths: Iterable[str | Path]) -> pd.DataFrame:
     """Several files of scores one after the other, with the column `file`, where a row comes from."""
     return pd.concat([read_scores(path).assign(file=str(path)) for path in paths], ignore_index=True)
-
-
-def check_scores(scores: pd.DataFrame, source: str | Path) -> pd.DataFrame:
-    """Return complete and consistent scores; raise ValueError naming `source` otherwise."""
-    for column in SCHEMA.names:
-        if column not in NULLABLE and scores[column].isna().any():
-            raise ValueError(f"{source}: column {column!r} has an empty cell in row {scores[column].isna().argmax()}")
-    for split in SPLITS:
-        if not (scores["split"] == split).any():
-            raise ValueError(f"{source}: no row of the {split} split")
-    share = (scores["correct"] / scores["n"]).where(scores["n"] > 0)
-    inconsistent = share.fillna(-1) != scores["accuracy"].fillna(-1)
-    wrong = (scores["correct"] < 0) | (scores["correct"] > scores["n"]) | inconsistent
-    if wrong.any():
-        row = scores[wrong].iloc[0]
-        raise ValueError(
-            f"{source}: row {wrong.argmax()} says {row['correct']} of {row['n']} correct, accuracy {row['accuracy']}"
-        )
-    return scores

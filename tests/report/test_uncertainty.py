@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -145,12 +147,10 @@ def test_missing_predictions_are_an_error(four):
         measure([], scores)
 
 
-def test_predictions_of_others_are_an_error(four):
+def test_predictions_of_other_images_are_an_error(four):
     predictions, scores = four
-    other, _ = method("hsfm", "selection", [(0.9, 0.9, 0.5, 0.9)] * 2, seeds=(0, 1))
-    with pytest.raises(
-        ValueError, match=r"^predictions of toy, run 0, hsfm: seed 0, class 1, attribute 0: .*in the scores"
-    ):
+    other = replace(predictions[3], image_id=predictions[3].image_id[::-1])
+    with pytest.raises(ValueError, match=r"^predictions of toy, run 0, hsfm: images or labels of hsfm"):
         measure([*predictions[:3], other], scores)
 
 

@@ -4,8 +4,9 @@ import pandas as pd
 
 from hsfm.core import job
 from hsfm.core.text import on_test
-from hsfm.evaluation.predictions import check_counts, gather, predict, write_predictions
-from hsfm.evaluation.scores import SPLITS, score_heads, write_scores
+from hsfm.data.table import SPLITS
+from hsfm.evaluation.predictions import gather, predict, write_predictions
+from hsfm.evaluation.scores import score_heads, write_scores
 from hsfm.features.embeddings import read_embeddings
 from hsfm.heads.head import read_heads
 from hsfm.report.names import method_label
@@ -22,8 +23,7 @@ for number, path in enumerate(snakemake.input.heads):
         saved.check_fits(part, file)
     frames.append(score_heads(saved, splits, run))
     predicted.append(predict(saved, splits[-1], run))
-scores, predictions = pd.concat(frames, ignore_index=True), gather(predicted, outputs.predictions)
-check_counts(predictions, scores, outputs.predictions)
+scores, predictions = pd.concat(frames, ignore_index=True), gather(predicted)
 write_scores(outputs.scores, scores, {"checkpoint_sha256": predictions.checkpoint_sha256})
 write_predictions(outputs.predictions, predictions)
 job.finish(method_label(scores["method"].iloc[0]), on_test(scores))
