@@ -35,12 +35,12 @@ class Images:
     shape: tuple[int, int] | None  # height and width of all, where they are equal and `start` counts whole images
 
     @staticmethod
-    def of(pixels: UInt8[Tensor, "p 3"], start: Int[Tensor, " n"], size: Int[Tensor, "n 2"]) -> "Images":
-        """Images on the CPU."""
-        shape = None
-        if len(size) and (size == size[0]).all() and (start % max(int(size[0].prod()), 1) == 0).all():
-            shape = (int(size[0, 0]), int(size[0, 1]))
-        return Images(pixels, start, size, size, shape)
+    def of(pixels: UInt8[Tensor, "p 3"], size: Int[Tensor, "n 2"], start: Int[Tensor, " n"] | None = None) -> "Images":
+        """Images on the CPU; without `start` each begins where the one before it ends."""
+        if start is None:
+            start = size.prod(1).cumsum(0) - size.prod(1)
+        same = len(size) > 0 and (size == size[0]).all() and (start % max(int(size[0].prod()), 1) == 0).all()
+        return Images(pixels, start, size, size, tuple(size[0].tolist()) if same else None)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -59,10 +59,7 @@ class Images:
             yield self.pixels[start : start + height * width].view(height, width, 3).permute(2, 0, 1)
 
     def stacked(self) -> UInt8[Tensor, "n 3 h w"]:
-        """All in one tensor, each in the upper left corner where they differ in size; what lies beyond has no meaning.
-
-        Channels come last in memory.
-        """
+        """All in one tensor, channels last in memory; images of several sizes lie in the upper left corner."""
         if self.shape is not None:
             height, width = self.shape
             whole = len(self.pixels) // (height * width) * height * width
@@ -81,25 +78,21 @@ class Images:
 
     def kept_on(self, device: torch.device) -> "Images":
         """A copy of these images alone on another device, moved in parts so that this one does not hold it twice."""
-        area = self.size.prod(1)
-        start = area.cumsum(0) - area
-        pixels = torch.empty(int(area.sum()), 3, dtype=torch.uint8, device=device)
+        pixels, done = torch.empty(self.n_bytes // 3, 3, dtype=torch.uint8, device=device), 0
         for first in range(0, len(self), 1024):
             part = self[first : first + 1024].pinned().pixels
-            pixels[int(start[first]) : int(start[first]) + len(part)].copy_(part, non_blocking=True)
-        here = Images.of(pixels, start, self.size)
-        return Images(pixels, start.to(device), self.size.to(device), self.size_on_cpu, here.shape)
+            pixels[done : done + len(part)].copy_(part, non_blocking=True)
+            done += len(part)
+        return Images.of(pixels, self.size).to(device)
 
-    # what hsfm.core.device.upload asks of an item
+    # pinned, to and tensors are what hsfm.core.device.upload asks of an item
 
     def pinned(self) -> "Images":
         """A copy that holds these images alone, in memory that a GPU can read by itself."""
-        area = self.size.prod(1)
-        start = area.cumsum(0) - area
-        pixels = torch.empty(int(area.sum()), 3, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
-        ranges = zip(self.start.tolist(), area.tolist(), strict=True)
+        pixels = torch.empty(self.n_bytes // 3, 3, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        ranges = zip(self.start.tolist(), self.size.prod(1).tolist(), strict=True)
         torch.cat([self.pixels[first : first + length] for first, length in ranges], out=pixels)
-        return Images.of(pixels, start, self.size)
+        return Images.of(pixels, self.size)
 
     def to(self, device: torch.device) -> "Images":
         """The same on another device, copied without waiting."""
@@ -112,74 +105,62 @@ class Images:
 
 def pack(images: Sequence[UInt8[np.ndarray, "_h _w 3"]]) -> Images:
     """Images that lie apart as one."""
-    size = torch.tensor([image.shape[:2] for image in images])
     pixels = torch.from_numpy(np.concatenate([image.reshape(-1, 3) for image in images]))
-    area = size.prod(1)
-    return Images.of(pixels, area.cumsum(0) - area, size)
+    return Images.of(pixels, torch.tensor([image.shape[:2] for image in images]))
 
 
 def read_packed(rows: pd.DataFrame, folder: str | Path) -> Images:
     """The images of some table rows in one memory-mapped array `uint8 [N h w 3]`.
 
-    rows: columns `path` and `index`; image i is row i. folder: what `path` is relative to.
-    Raises ValueError where the file is missing, truncated, of another type, or too short for an index.
+    rows: columns `path`, the same in all, and `index`; image i is row i. folder: what `path` is relative to.
+    Raises ValueError where the file is truncated or too short for an index.
     """
-    names = rows["path"].unique()
-    if len(names) != 1:
-        raise ValueError(f"{folder}: the rows name {len(names)} packed arrays, expected one: {', '.join(names[:3])}")
-    path = Path(folder) / names[0]
+    path = Path(folder) / rows["path"].iloc[0]
     array = map_array(path)
-    if array.ndim != 4 or array.shape[-1] != 3:
-        raise ValueError(f"{path}: holds uint8 {list(array.shape)}, expected uint8 [n h w 3]")
     count, height, width, _ = array.shape
     index = torch.tensor(rows["index"].to_numpy(np.int64))
-    if int(index.max()) >= count or int(index.min()) < 0:
-        raise ValueError(f"{path}: holds {count} images, but the table asks for {int(index.max())}")
+    if int(index.max()) >= count:
+        raise ValueError(f"{path}: holds {count} images, but the table asks for number {int(index.max())}")
     size = torch.tensor([height, width]).expand(len(index), 2)
-    return Images.of(torch.from_numpy(array.reshape(-1, 3)), index * height * width, size)
+    return Images.of(torch.from_numpy(array.reshape(-1, 3)), size, index * height * width)
 
 
 def map_array(path: Path) -> np.ndarray:
-    """A memory-mapped uint8 array; ValueError naming the file where it is not whole or of another type."""
+    """A memory-mapped array; ValueError naming the file where it is not whole."""
     try:
         # copy on write: nothing here writes, but torch warns of arrays that cannot be written to
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
+        return np.load(path, mmap_mode="c", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path}: not a readable packed array, perhaps truncated ({error})") from error
-    if array.dtype != np.uint8:
-        raise ValueError(f"{path}: holds {array.dtype} {list(array.shape)}, expected uint8")
-    return array
 
 
 class ImageFiles:
-    """Images of some table rows, decoded anew whenever they are asked for.
+    """Images of some table rows, decoded anew whenever they are asked for, by as many threads as torch computes with.
 
-    rows: column `path`, and `height` and `width` where they are known; image i is row i. folder: what `path` is
-    relative to. workers: threads that decode side by side; by default as many as torch computes with.
+    rows: column `path`, relative to `folder`, and `height` and `width` where they are known; image i is row i.
     """
 
-    def __init__(self, rows: pd.DataFrame, folder: str | Path, *, workers: int | None = None):
+    def __init__(self, rows: pd.DataFrame, folder: str | Path):
         self._paths = [Path(folder, path) for path in rows["path"]]
-        self._pool = ThreadPoolExecutor(workers or torch.get_num_threads())
+        self._pool = ThreadPoolExecutor(torch.get_num_threads())
         known = {"height", "width"} <= set(rows.columns) and rows[["height", "width"]].notna().all(axis=None)
-        size = np.array([rows["height"], rows["width"]], np.int64).T if known else None
-        self.size_on_cpu = None if size is None else torch.tensor(size)
+        self.size_on_cpu = torch.tensor(rows[["height", "width"]].to_numpy(np.int64)) if known else None
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def read(self, rows: Int[Tensor, " k"]) -> Images:
         """These images, in this order. Raises ValueError as `read_rgb`, and for one that is not of its row's size."""
-        images = list(self._pool.map(read_rgb, [self._paths[i] for i in rows.tolist()]))
+        images = pack(list(self._pool.map(read_rgb, [self._paths[i] for i in rows.tolist()])))
         if self.size_on_cpu is not None:
-            for row, image in zip(rows.tolist(), images, strict=True):
-                expected = tuple(self.size_on_cpu[row].tolist())
-                if image.shape[:2] != expected:
-                    raise ValueError(
-                        f"{self._paths[row]}: is {image.shape[0]} x {image.shape[1]} pixels (height x width), but the "
-                        f"image table says {expected[0]} x {expected[1]}; run again with --forcerun list_images"
-                    )
-        return pack(images)
+            wrong = (images.size != self.size_on_cpu[rows]).any(1)
+            if wrong.any():
+                row = int(rows[wrong][0])
+                raise ValueError(
+                    f"{self._paths[row]}: is not {self.size_on_cpu[row].tolist()} pixels (height, width) large, as the "
+                    "image table says; run again with --forcerun list_images"
+                )
+        return images
 
 
 def image_batches(

@@ -137,7 +137,7 @@ def open_cache(files: CacheFiles) -> Callable[[pd.DataFrame], Images]:
         raise ValueError(f"{files.index}: is of another decode size or another decoder; {anew}")
     if array.shape != (int(size.prod(1).sum()), 3):
         raise ValueError(f"{files.pixels}: holds {list(array.shape)} numbers, others than its index says; {anew}")
-    images = Images.of(torch.from_numpy(array), torch.tensor(start.to_numpy()), size)
+    images = Images.of(torch.from_numpy(array), size, torch.tensor(start.to_numpy()))
 
     def take(rows: pd.DataFrame) -> Images:
         if (image_id.reindex(rows.index) != rows["image_id"]).any():

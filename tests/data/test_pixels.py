@@ -37,20 +37,11 @@ def test_packed_images_are_the_rows_asked_for_in_that_order(packed):
 
 def test_unreadable_arrays_are_named(packed):
     folder, _ = packed
-    with pytest.raises(ValueError, match=r"pixels.npy: holds 10 images, but the table asks for 10"):
+    with pytest.raises(ValueError, match=r"pixels.npy: holds 10 images, but the table asks for number 10"):
         read_packed(rows([10]), folder)
     path = folder / "pixels.npy"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"pixels.npy: not a readable packed array, perhaps truncated"):
-        read_packed(rows([0]), folder)
-    write_array(path, np.zeros((2, 4, 4, 3)))
-    with pytest.raises(ValueError, match=r"pixels.npy: holds float64"):
-        read_packed(rows([0]), folder)
-    write_array(path, np.zeros((2, 4, 4), np.uint8))
-    with pytest.raises(ValueError, match=r"pixels.npy: holds uint8 \[2, 4, 4\], expected uint8 \[n h w 3\]"):
-        read_packed(rows([0]), folder)
-    path.unlink()
-    with pytest.raises(FileNotFoundError):
         read_packed(rows([0]), folder)
 
 
@@ -100,7 +91,7 @@ def test_a_copy_of_images_of_one_size_is_of_one_size(packed):
 
 def test_images_that_do_not_start_at_a_whole_number_have_no_common_shape():
     pixels = torch.arange(30, dtype=torch.uint8).view(10, 3)
-    shifted = Images.of(pixels, torch.tensor([1, 5]), torch.tensor([[2, 2], [2, 2]]))
+    shifted = Images.of(pixels, torch.tensor([[2, 2], [2, 2]]), torch.tensor([1, 5]))
     assert shifted.shape is None
     assert torch.equal(shifted.stacked()[1].permute(1, 2, 0).reshape(-1, 3), pixels[5:9])
 
@@ -131,7 +122,9 @@ def test_a_file_that_is_not_what_the_table_says_is_named(photos):
     folder, rows, _ = photos
     files = ImageFiles(rows[:2].assign(height=[4, 5], width=[6, 6]), folder)
     assert files.size_on_cpu.tolist() == [[4, 6], [5, 6]]
-    with pytest.raises(ValueError, match=r"1\.png: is 5 x 5 pixels \(height x width\), but the image table says 5 x 6"):
+    with pytest.raises(
+        ValueError, match=r"1\.png: is not \[5, 6\] pixels \(height, width\) large, as the image table says"
+    ):
         files.read(torch.tensor([0, 1]))
 
 
@@ -148,7 +141,7 @@ def test_both_kinds_feed_the_same_batches(photos):
 def test_files_are_decoded_ahead_of_use_and_no_thread_stays(photos):
     folder, rows, _ = photos
     before = threading.active_count()
-    files = ImageFiles(rows, folder, workers=1)
+    files = ImageFiles(rows, folder)
     read, seen = files.read, []
     files.read = lambda part: seen.append(part.tolist()) or read(part)
     batches = image_batches(files, torch.zeros(10, dtype=torch.int64), 1, CPU)
