@@ -31,8 +31,10 @@ def decode_rule(
     return {"exactly": list(resize)} if crop is None else {"resize": list(resize), "crop": dict(crop)}
 
 
-def resized(height: int, width: int, size: Sequence[int]) -> tuple[int, int]:
-    """Height and width after a resize to `size`, torchvision's way: [h, w], or [length] of the shorter side."""
+def resized(height: int, width: int, size: Sequence[int] | None) -> tuple[int, int]:
+    """Height and width after a resize to `size`: [h, w], [length] of the shorter side, as in torchvision, or None."""
+    if size is None:
+        return height, width
     if len(size) == 2:
         return int(size[0]), int(size[1])
     shorter, longer = min(height, width), max(height, width)

@@ -156,10 +156,14 @@ def prepare(
     resized crop takes the place of resize and crop; random crop and mirroring come after them.
     Raises ValueError where the images are still of several sizes then.
     """
-    shown = show(images, transform, augmentation, views)
-    if views is not None and views.corner is not None:
+    views = views or Views()
+    if views.box is not None:
+        shown = _resize_boxes(images, views.box, augmentation.random_resized_crop.size)
+    else:
+        shown = _resize_whole(images, transform)
+    if views.corner is not None:
         shown = random_crop(shown, views.corner, augmentation.random_crop.padding)
-    if views is not None and views.mirrored is not None:
+    if views.mirrored is not None:
         shown = mirror(shown, views.mirrored)
     return normalize(shown, transform.mean, transform.std)
 
@@ -180,33 +184,15 @@ def apply(
     return torch.cat(outputs)
 
 
-def show(
-    images: Images, transform: TransformSettings, augmentation: AugmentationSettings | None, views: Views | None
-) -> UInt8[Tensor, "b 3 h w"]:
-    """Cut and resize a batch to one size."""
-    if views is not None and views.box is not None:
-        size = augmentation.random_resized_crop.size
-        if not _one_by_one(images):
-            full = _on_device(size, like=views.box)
-            return resample(images.stacked(), views.box, full, torch.zeros_like(full), size)
-        cut = (
-            image[:, top : top + height, left : left + width]
-            for image, (top, left, height, width) in zip(images.each(), views.box.tolist(), strict=True)
-        )
-        return _stack([resize(image, *size) for image in cut])
-    return _fixed(images, transform.resize, transform.crop, transform.interpolation)
-
-
 def show_masks(kept: Sequence[Bool[np.ndarray, "_h _w"]], transform: TransformSettings) -> Bool[Tensor, "b h2 w2"]:
     """Masks of whole images as they lie on what the network sees: what is at least half kept."""
     white = [np.repeat(mask[..., None] * np.uint8(255), 3, axis=-1) for mask in kept]
-    return show(pack(white), transform, None, None)[:, 0] >= 128
+    return _resize_whole(pack(white), transform)[:, 0] >= 128
 
 
 def hide_masks(kept: Bool[Tensor, "h w"], size: tuple[int, int], transform: TransformSettings) -> Bool[Tensor, "h2 w2"]:
-    """A mask on what the network sees, as it lies on an image of this height and width; nothing beyond the crop is
-    kept."""
-    full = resized(*size, transform.resize) if transform.resize is not None else size
+    """A mask on what the network sees, as it lies on an image of this size; nothing beyond the crop is kept."""
+    full = resized(*size, transform.resize)
     canvas = torch.zeros(full, dtype=torch.bool)
     # the center crop of a picture that counts its pixels says which of them the network sees, -1 for black around it
     number = torch.arange(1, full[0] * full[1] + 1).view(1, *full).expand(3, -1, -1)
@@ -215,21 +201,29 @@ def hide_masks(kept: Bool[Tensor, "h w"], size: tuple[int, int], transform: Tran
     return interpolate(canvas[None, None].float(), size, mode="nearest-exact")[0, 0] > 0
 
 
-def _fixed(images: Images, to: Sequence[int] | None, crop: Sequence[int] | None, mode: str) -> UInt8[Tensor, "b 3 h w"]:
+def _resize_boxes(images: Images, boxes: Int[Tensor, "b 4"], size: tuple[int, int]) -> UInt8[Tensor, "b 3 h w"]:
+    if not _one_by_one(images):
+        full = _on_device(size, like=boxes)
+        return resample(images.stacked(), boxes, full, torch.zeros_like(full), size)
+    cut = (
+        image[:, top : top + height, left : left + width]
+        for image, (top, left, height, width) in zip(images.each(), boxes.tolist(), strict=True)
+    )
+    return _stack([resize(image, *size) for image in cut])
+
+
+def _resize_whole(images: Images, transform: TransformSettings) -> UInt8[Tensor, "b 3 h w"]:
     """Resize and center crop."""
-    shape = shape_after(images, to, crop)
-
-    def after(size: Sequence[int]) -> tuple[int, int]:
-        return resized(*size, to) if to is not None else tuple(size)
-
-    if images.shape is not None and after(images.shape) == images.shape:
-        return center_crop(images.stacked(), *shape)
+    to, mode = transform.resize, transform.interpolation
+    shape = shape_after(images, to, transform.crop)
+    after = None if images.shape is None else resized(*images.shape, to)
+    if after is not None and (after == images.shape or _one_by_one(images)):
+        return center_crop(resize(images.stacked(), *after, mode), *shape)
     if _one_by_one(images):
-        if images.shape is not None:
-            return center_crop(resize(images.stacked(), *after(images.shape), mode), *shape)
-        return _stack([center_crop(resize(image, *after(image.shape[1:]), mode), *shape) for image in images.each()])
+        sized = (resize(image, *resized(*image.shape[1:], to), mode) for image in images.each())
+        return _stack([center_crop(image, *shape) for image in sized])
     box = torch.cat([torch.zeros_like(images.size), images.size], 1)
-    full = torch.tensor([after(size) for size in images.size_on_cpu.tolist()]).to(box.device, non_blocking=True)
+    full = torch.tensor([resized(*size, to) for size in images.size_on_cpu.tolist()]).to(box.device, non_blocking=True)
     over = full - _on_device(shape, like=full)
     window = torch.where(over < 0, -(-over // 2), (over / 2).round().long())  # as in center_crop
     return resample(images.stacked(), box, full, window, shape, mode)
@@ -240,7 +234,7 @@ def shape_after(images: Images, to: Sequence[int] | None, crop: Sequence[int] | 
     if crop is not None:
         return tuple(crop)
     sizes = [images.shape] if images.shape is not None else set(map(tuple, images.size_on_cpu.tolist()))
-    shapes = sorted({resized(*size, to) if to is not None else size for size in sizes})
+    shapes = sorted({resized(*size, to) for size in sizes})
     if len(shapes) > 1:
         raise ValueError(
             f"transform: the images differ in size, {list(shapes[0])} and {list(shapes[-1])} (height, width); "
@@ -265,14 +259,10 @@ def _stack(images: Sequence[UInt8[Tensor, "3 h w"]]) -> UInt8[Tensor, "b 3 h w"]
 
 
 def center_crop(images: Shaped[Tensor, "*b 3 h w"], height: int, width: int) -> Shaped[Tensor, "*b 3 h2 w2"]:
-    """The middle of each image, torchvision's way; black around it where the image is smaller."""
-    top, left = (round((have - want) / 2) for have, want in zip(images.shape[-2:], (height, width), strict=True))
-    if top < 0 or left < 0:
-        # torchvision pads the smaller half in front, and then cuts in the middle of what it has got
-        missing = [max(want - have, 0) for have, want in zip(images.shape[-2:], (height, width), strict=True)]
-        images = pad(images, [missing[1] // 2, (missing[1] + 1) // 2, missing[0] // 2, (missing[0] + 1) // 2])
-        return center_crop(images, height, width)
-    return images[..., top : top + height, left : left + width]
+    """The middle of each image; black around it where the image is smaller."""
+    from torchvision.transforms.v2.functional import center_crop  # reading a configuration does not pay for torchvision
+
+    return center_crop(images, [height, width])
 
 
 def normalize(
