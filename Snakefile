@@ -17,7 +17,8 @@ from hsfm_workflow.code import code_of
 from hsfm_workflow.config import check_writable, config_file, read_config
 from hsfm_workflow.files import downloads
 from hsfm_workflow.plan import IMAGES, Plan, in_shard, one_of
-from hsfm_workflow.report import PAGE, STUDIES, STUDY_FIGURES, STYLE, Results, figure_files, reported, table_files
+from hsfm_workflow.report import PAGE, SAVED_CONFIG, STAGES, STUDIES, STUDY_FIGURES, STYLE
+from hsfm_workflow.report import Results, figure_files, reported, table_files
 from hsfm_workflow.resources import IN_MEMORY, gpus, memory
 
 # OpenMP threads that spin while they wait for one another lose most of their speed on a busy machine. Set here, since

@@ -1,9 +1,10 @@
 """Text tables in Markdown, LaTeX and HTML."""
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -48,11 +49,13 @@ class Cell:
         text = rf"\underline{{{text}}}" if self.underlined else text
         return rf"\textbf{{{text}}}" if self.bold else text
 
-    def html(self) -> str:
+    def html(self, number: bool) -> str:
         text = html.escape(self.text)
         text = f"<u>{text}</u>" if self.underlined else text
         text = f"<strong>{text}</strong>" if self.bold else text
-        return f"<td>{text}</td>" if self.order is None else f'<td data-order="{self.order}">{text}</td>'
+        order = "" if self.order is None else f' data-order="{self.order}"'
+        kind = ' class="number"' if number else ""
+        return f"<td{kind}{order}>{text}</td>"
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,18 @@ class TextTable:
     text_columns: int = 2  # the first ones; the others hold numbers and are aligned to the right
     made_from: tuple[tuple[str, ...], ...] = ()  # by row, the results that its numbers are out of; none where not known
     title: str = ""  # in LaTeX, the caption
+
+    @classmethod
+    def of(
+        cls, frame: pd.DataFrame, columns: Sequence[tuple[str, str | Callable[[dict], Cell | str]]], **others: Any
+    ) -> "TextTable":
+        """A line per row of a frame. columns: header, and the frame's column or a function that makes the cell."""
+        rows = [
+            [row[make] if isinstance(make, str) else make(row) for _, make in columns]
+            for row in frame.to_dict("records")
+        ]
+        cells = tuple(tuple(cell if isinstance(cell, Cell) else Cell(str(cell)) for cell in row) for row in rows)
+        return cls(tuple(header for header, _ in columns), cells, **others)
 
     def markdown(self) -> str:
         """A pipe table, then the notes."""
@@ -106,33 +121,29 @@ class TextTable:
         ]
 
     def html(self, name: str) -> str:
-        """A fragment: `<figure class="table" id=name>` with a table and its notes, for a page that holds it.
+        """A fragment: `<figure class="table" id=name>` with a table in a frame that may scroll, and its notes.
 
         Rows carry the results that they are made from as `data-made-from`, cells what they are sorted by as
         `data-order` where their text does not say it.
         """
-        kinds = ["text" if i < self.text_columns else "number" for i in range(len(self.header))]
-        head = "".join(
+        numbers = [column >= self.text_columns for column in range(len(self.header))]
+        head = [
             f'<th scope="col" class="{kind}">{html.escape(column)}</th>'
-            for kind, column in zip(kinds, self.header, strict=True)
-        )
-        sources = self.made_from or ((),) * len(self.rows)
-        body = [
-            f"<tr{_made_from(files)}>{''.join(cell.html() for cell in row)}</tr>"
-            for files, row in zip(sources, self.rows, strict=True)
+            for column, kind in zip(self.header, ["number" if number else "text" for number in numbers], strict=True)
         ]
-        notes = [f"<p>{html.escape(note)}</p>" for note in self.notes]
+        body = [
+            f"<tr{_made_from(files)}>{''.join(map(Cell.html, row, numbers))}</tr>"
+            for files, row in zip(self.made_from or ((),) * len(self.rows), self.rows, strict=True)
+        ]
         lines = [
             f'<figure class="table" id="{html.escape(name)}">',
+            f'<div class="scroll" role="region" tabindex="0" aria-label="{html.escape(self.title or name)}">',
             "<table>",
-            f"<thead><tr>{head}</tr></thead>",
-            "<tbody>",
-            *body,
-            "</tbody>",
+            f"<thead><tr>{''.join(head)}</tr></thead>",
+            *("<tbody>", *body, "</tbody>"),
             "</table>",
-            "<figcaption>",
-            *notes,
-            "</figcaption>",
+            "</div>",
+            *("<figcaption>", *(f"<p>{html.escape(note)}</p>" for note in self.notes), "</figcaption>"),
             "</figure>",
         ]
         return "\n".join(lines) + "\n"

@@ -1,38 +1,20 @@
-"""Topics of the report and their titles, in the order of the page and of Snakemake's report."""
+"""Topics of the report and the titles of their tables and figures, in the order of both reports."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Topic:
-    name: str  # of its anchor
-    title: str
-    tables: dict[str, str]  # titles by name
-    figures: dict[str, str]  # likewise, of one dataset
-
-
-TOPICS = (
-    Topic(
-        "results",
-        "Results",
-        {"main": "Worst group and average of every method", "metrics": "All four accuracies"},
-        {"tradeoff": "Worst group against average"},
-    ),
-    Topic("uncertainty", "How sure the numbers are", {"uncertainty": "Intervals and differences"}, {}),
-    Topic("published", "Against the published numbers", {"published": "Ours beside the paper's"}, {}),
-    Topic(
-        "groups",
-        "Groups",
-        {"groups": "Group sizes and accuracies"},
-        {"groups": "Accuracy by group", "examples": "Images of every group"},
-    ),
-    Topic("training", "How it trained", {}, {"training": "Training curves and kept epochs"}),
-    Topic(
-        "hsfm",
-        "What HSFM did",
-        {"edits": "What its edits mean"},
-        {
+TOPICS: dict[str, dict[str, dict[str, str]]] = {
+    "Results": {
+        "tables": {"main": "Worst group and average of every method", "metrics": "All four accuracies"},
+        "figures": {"tradeoff": "Worst group against average"},
+    },
+    "How sure the numbers are": {"tables": {"uncertainty": "Intervals and differences"}},
+    "Against the published numbers": {"tables": {"published": "Ours beside the paper's"}},
+    "Groups": {
+        "tables": {"groups": "Group sizes and accuracies"},
+        "figures": {"groups": "Accuracy by group", "examples": "Images of every group"},
+    },
+    "How it trained": {"figures": {"training": "Training curves and kept epochs"}},
+    "What HSFM did": {
+        "tables": {"edits": "What its edits mean"},
+        "figures": {
             "method": "HSFM step by step, from this run",
             "hard_set": "What the hard set holds, by group",
             "edits": "Edits among the validation images",
@@ -40,44 +22,42 @@ TOPICS = (
             "edit_neighbors": "Nearest images before and after",
             "unclip": "Edits as pictures",
         },
-    ),
-    Topic("rivals", "What DaC and DDB worked with", {}, {"masks": "DaC's masks", "generated": "DDB's images"}),
-    Topic(
-        "studies",
-        "Studies",
-        {"ablations": "Parts taken away", "sweep": "Many settings", "validation_bias": "Biased validation splits"},
-        {"sweep": "Accuracy under many settings", "validation_bias": "Accuracy under biased validation splits"},
-    ),
-    Topic(
-        "costs",
-        "Costs",
-        {"costs": "From the images to one head", "stages": "Time and memory of every stage"},
-        {"time": "Worst group against training time"},
-    ),
-    Topic("settings", "Settings", {"settings": "Settings that were used"}, {}),
-    Topic("versions", "Versions", {"versions": "Versions and devices"}, {}),
-)
-OTHERS = "More"  # the topic of what is not listed above
+    },
+    "What DaC and DDB worked with": {"figures": {"masks": "DaC's masks", "generated": "DDB's images"}},
+    "Studies": {
+        "tables": {
+            "ablations": "Parts taken away",
+            "sweep": "Many settings",
+            "validation_bias": "Biased validation splits",
+        },
+        "figures": {
+            "sweep": "Accuracy under many settings",
+            "validation_bias": "Accuracy under biased validation splits",
+        },
+    },
+    "Costs": {
+        "tables": {"costs": "From the images to one head", "stages": "Time and memory of every stage"},
+        "figures": {"time": "Worst group against training time"},
+    },
+    "Settings": {"tables": {"settings": "Settings that were used"}},
+    "Versions": {"tables": {"versions": "Versions and devices"}},
+}
+OTHERS = "More"  # the topic of results that are not listed above
+_LISTED = [(topic, kind, name) for topic, kinds in TOPICS.items() for kind, names in kinds.items() for name in names]
 
 
-def table_title(name: str) -> str:
-    return _title(name, (topic.tables for topic in TOPICS))
+def topic(kind: str, name: str) -> str:
+    """The topic of a result. kind: `tables` or `figures`."""
+    return next((topic for topic, *listed in _LISTED if listed == [kind, name]), OTHERS)
 
 
-def table_topic(name: str) -> str:
-    """The title of the topic that a table belongs to."""
-    return next((topic.title for topic in TOPICS if name in topic.tables), OTHERS)
+def title(kind: str, name: str) -> str:
+    """The title of a result as listed, or its name in words."""
+    listed = TOPICS.get(topic(kind, name), {}).get(kind, {})
+    return listed.get(name, name.replace("_", " ").capitalize())
 
 
-def figure_title(name: str) -> str:
-    return _title(name, (topic.figures for topic in TOPICS))
-
-
-def figure_topic(name: str) -> str:
-    """The title of the topic that a figure belongs to."""
-    return next((topic.title for topic in TOPICS if name in topic.figures), OTHERS)
-
-
-def _title(name: str, titles: Iterable[dict[str, str]]) -> str:
-    """As listed, or the name in words."""
-    return next((found[name] for found in titles if name in found), name.replace("_", " ").capitalize())
+def position(kind: str, name: str) -> int:
+    """The place of a result among all; those that are not listed come last."""
+    places = [place for place, (_, *listed) in enumerate(_LISTED) if listed == [kind, name]]
+    return places[0] if places else len(_LISTED)

@@ -1,4 +1,4 @@
-"""Time and memory of every job, read from Snakemake's benchmarks and the records of the jobs.
+"""Time and memory of every job, stage and method, out of Snakemake's benchmarks and the records of the jobs.
 
 A job leaves `NAME.tsv` (Snakemake's benchmark) and `NAME.json` (its own record) in a folder of logs, sorted by dataset
 and run. Either may be missing: logs may be deleted at any time, and what is not known is null.
@@ -6,214 +6,205 @@ and run. Either may be missing: logs may be deleted at any time, and what is not
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-# the stage of methods that train a network from nothing rather than start at ERM's
-OWN_TRAINING = "train_on_share"
-# Stages whose names do not say for which method they are: `fit_X` and `score_X` are for X.
-STAGE_METHODS = {
-    "train_erm": "erm",
-    "take_backbone": "erm",
-    "import_embeddings": "erm",
-    "read_erm_head": "erm",
-    "fit_erm_head": "erm",
-    OWN_TRAINING: "afr",
-    "make_masks": "dac",
-    "gather_masks": "dac",
-    "take_masks": "dac",
-    "choose_sources": "ddb",
-    "learn_token": "ddb",
-    "segment_objects": "ddb",
-    "take_objects": "ddb",
-    "inpaint_objects": "ddb",
-    "paste_objects": "ddb",
-    "gather_generated": "ddb",
-    "prune_generated": "ddb",
-    "build_hard_set": "hsfm",
-    "measure_edits": "hsfm",
-    "decode_edits": "hsfm",
-    "sweep_hsfm": "hsfm",
-    "gather_sweep": "hsfm",
-    "ablate_hsfm": "hsfm",
-}
-# what a head does not wait for
-AFTER_HEADS = {
-    "gather_heads", "score_heads", "export_model", "measure_edits", "decode_edits", "sweep_hsfm", "gather_sweep",
-    "ablate_hsfm", "bias_validation",
-}  # fmt: skip
-# what only shows results, or hands them on
-PICTURES = r"draw_|write_card|export_model|decode_edits"
-# variants by what their heads say, and their method in the workflow
-VARIANTS = {"ddb_cut_paste": "ddb"}
-NUMBERS = ["seconds", "cpu_seconds", "memory_mb", "gpu_memory_mb"]
-COLUMNS = [
-    "dataset", "run", "stage", "method", "seed", "seconds", "cpu_seconds", "memory_mb", "gpu_memory_mb", "job",
-]  # fmt: skip
-EMBEDDING = ("extract_embeddings", "gather_embeddings")
-_BENCHMARK = {"seconds": "s", "cpu_seconds": "cpu_time", "memory_mb": "max_rss"}
-_NAMED_AFTER_METHOD = {"score": "score_heads", "gather_heads": "gather_heads", "export": "export_model"}
+from hsfm.core.text import duration
+from hsfm.core.text_tables import Cell, TextTable
+from hsfm.heads.known_methods import found
+from hsfm.report.names import method_label
+
+TIMES, SIZES = ["seconds", "cpu_seconds"], ["memory_mb", "gpu_memory_mb"]
+COLUMNS = ["dataset", "run", "stage", "method", "seed", *TIMES, *SIZES, "device", "versions", "shards", "made", "job"]
+ABSENT = (
+    "Times are by the clock, as Snakemake's benchmarks have them, on a machine that may have done other things; memory "
+    "is the largest resident set, GPU memory the peak of torch's allocator. - where a job has left no such record in "
+    "logs/, which may be deleted; a job that went on after it was killed counts its last part."
+)
 
 
-def read_costs(folder: str | Path) -> pd.DataFrame:
-    """One row per job of a dataset, with the columns COLUMNS.
+@dataclass(frozen=True)
+class Stages:
+    """Names of the workflow's stages, as logs have them; `fit_X` is of the method X."""
+
+    of_method: Mapping[str, str]  # method of a stage whose name does not say it
+    prefixes: Mapping[str, str]  # stage of jobs that are named by this prefix and a method
+    after_heads: Collection[str]  # that a head does not wait for
+    of_results: Collection[str]  # prefixes of those that only show results, or hand them on
+
+
+def read_costs(folder: str | Path, stages: Stages) -> pd.DataFrame:
+    """One row per job of a dataset, with the columns COLUMNS, in the order in which they ended.
 
     folder: where logs lie as `{dataset}/[run{run}/[{network}/]]NAME.tsv` and `.json`. run: null of stages that serve
-    all runs. stage: NAME without seed, split, shard and method. method: what the stage is for; empty where it serves
-    all. seed: null but where each seed has a job of its own. seconds: by the clock; memory_mb: the largest resident
-    set; gpu_memory_mb: the peak of torch's allocator; cpu_seconds: the job's own count where it left a record, else
-    Snakemake's. job: the path without suffix. Where a stage has run with several
-    numbers of shards, the jobs of the latest count. In the order in which they ended. Raises ValueError naming a file
-    that holds something else.
+    all runs. stage: NAME without seed, split, shard and method. method: empty where a stage serves all. seed: null but
+    where each seed has a job of its own. seconds: by the clock; memory_mb: the largest resident set; gpu_memory_mb: the
+    peak of torch's allocator; cpu_seconds: by the job's record, else Snakemake's. job: the path without suffix. Where a
+    stage has run with several numbers of shards, the jobs of the latest count.
     """
     folder = Path(folder)
     jobs = sorted({path.with_suffix("") for suffix in ("tsv", "json") for path in folder.rglob(f"*.{suffix}")})
-    rows = [_row(job, folder) for job in jobs if len(job.relative_to(folder).parts) > 1]
-    frame = pd.DataFrame(rows, columns=[*COLUMNS, "shards", "made"]).sort_values(["dataset", "made"], kind="stable")
-    stages = ["dataset", "run", "stage", "method"]
-    kept = frame[frame["shards"] == frame.groupby(stages, dropna=False)["shards"].transform("last")]
-    types = {"run": "Int64", "seed": "Int64", **dict.fromkeys(NUMBERS, float)}
-    return kept[COLUMNS].astype(types).reset_index(drop=True)
+    rows = [_read_job(job, folder, stages) for job in jobs if len(job.relative_to(folder).parts) > 1]
+    frame = pd.DataFrame(rows, columns=COLUMNS).sort_values(["dataset", "made"], kind="stable")
+    latest = frame.groupby(["dataset", "run", "stage", "method"], dropna=False)["shards"].transform("last")
+    types = {"run": "Int64", "seed": "Int64", **dict.fromkeys([*TIMES, *SIZES], float)}
+    return frame[frame["shards"] == latest].astype(types).reset_index(drop=True)
 
 
-def of_plan(
-    costs: pd.DataFrame, datasets: Iterable[str], runs: Collection[int], seeds: Collection[int]
-) -> pd.DataFrame:
-    """Jobs of these datasets, in this order, runs and seeds, without PICTURES; logs may hold more."""
-    order = list(datasets)
-    mine = (
-        costs["dataset"].isin(order)
-        & (costs["run"].isna() | costs["run"].isin(runs))
-        & (costs["seed"].isna() | costs["seed"].isin(seeds))
-        & ~costs["stage"].str.match(PICTURES)
+def _read_job(job: Path, folder: Path, stages: Stages) -> dict[str, Any]:
+    files = [path for suffix in ("tsv", "json") if (path := Path(f"{job}.{suffix}")).exists()]
+    benchmark = next(
+        (pd.read_csv(path, sep="\t", na_values="-").iloc[0] for path in files if path.suffix == ".tsv"), {}
     )
-    return costs[mine].sort_values("dataset", key=lambda names: names.map(order.index), kind="stable")
-
-
-def _row(job: Path, folder: Path) -> dict[str, Any]:
+    record = next((json.loads(path.read_text()) for path in files if path.suffix == ".json"), {})
     dataset, *parts, name = job.relative_to(folder).parts
-    benchmark, record = _benchmark(Path(f"{job}.tsv")), read_record(f"{job}.json")
-    if record.get("cpu_seconds") is not None:  # to the end; Snakemake looks every half minute
-        benchmark["cpu_seconds"] = record["cpu_seconds"]
-    run = int(parts.pop(0).removeprefix("run")) if parts and re.fullmatch(r"run\d+", parts[0]) else None
+    run = int(parts.pop(0)[3:]) if parts and re.fullmatch(r"run\d+", parts[0]) else None
+    cpu_seconds = record.get("cpu_seconds")  # to the end; Snakemake looks every half minute
     return {
-        "dataset": dataset,
-        "run": run,
-        **_stage(name, parts),
-        **benchmark,
-        "gpu_memory_mb": record.get("gpu_memory_mb"),
-        "job": str(job),
-        "made": max(p.stat().st_mtime for suffix in ("tsv", "json") if (p := Path(f"{job}.{suffix}")).exists()),
+        **{"dataset": dataset, "run": run, "job": str(job), **_stage(name, parts, stages)},
+        **{"seconds": benchmark.get("s"), "memory_mb": benchmark.get("max_rss")},
+        "cpu_seconds": benchmark.get("cpu_time") if cpu_seconds is None else cpu_seconds,
+        **{key: record.get(key) for key in ("gpu_memory_mb", "device", "versions")},
+        "made": max(path.stat().st_mtime for path in files),
     }
 
 
-def _stage(name: str, network: list[str]) -> dict[str, Any]:
-    """Stage, method and seed by a job's name and the network in its path. network: as ["dac", "seed0"], or empty."""
+def _stage(name: str, network: Sequence[str], stages: Stages) -> dict[str, Any]:
+    """Stage, method, seed and shards by a job's name and the network in its path, as ["dac", "seed0"] or empty."""
     shards = re.search(r"_\d+-of-(\d+)$", name)
-    name = re.sub(r"_\d+-of-\d+$", "", name)
     seed = re.search(r"_seed(\d+)$", name) or re.search(r"^seed(\d+)$", network[-1] if network else "")
-    name = re.sub(r"_(seed\d+|train|val|test|\d+)$", "", name)
-    method = network[0] if network else STAGE_METHODS.get(name, "")
-    for prefix, stage in _NAMED_AFTER_METHOD.items():
-        if name.startswith(f"{prefix}_"):
-            name, method = stage, name.removeprefix(f"{prefix}_")
-    if name.startswith("fit_") and name not in STAGE_METHODS:
-        method = name.removeprefix("fit_")
+    stage = re.sub(r"_(seed\d+|train|val|test|\d+)$", "", re.sub(r"_\d+-of-\d+$", "", name))
+    method = network[0] if network else stages.of_method.get(stage, "")
+    prefix = next((prefix for prefix in ("fit_", *stages.prefixes) if stage.startswith(prefix)), None)
+    if prefix and stage not in stages.of_method:
+        stage, method = stages.prefixes.get(prefix, stage), stage.removeprefix(prefix)
     return {
-        "stage": name,
-        "method": method,
-        "seed": int(seed[1]) if seed else None,
+        **{"stage": stage, "method": method, "seed": int(seed[1]) if seed else None},
         "shards": int(shards[1]) if shards else 1,
     }
 
 
-def _benchmark(path: Path) -> dict[str, float]:
-    """The numbers of a benchmark; null where there is no file, or a job was too short to be measured."""
-    try:
-        lines = [line.split("\t") for line in path.read_text().splitlines()]
-    except FileNotFoundError:
-        return {}
-    if len(lines) != 2 or len(lines[0]) != len(lines[1]) or not set(_BENCHMARK.values()) <= set(lines[0]):
-        raise ValueError(f"{path}: not a benchmark of Snakemake, a line of names and one of numbers; delete it")
-    found = dict(zip(*lines, strict=True))
-    try:
-        return {key: np.nan if found[name] in ("NA", "-") else float(found[name]) for key, name in _BENCHMARK.items()}
-    except ValueError as error:
-        raise ValueError(f"{path}: not a benchmark of Snakemake ({error}); delete it") from error
+def of_plan(
+    costs: pd.DataFrame, datasets: Sequence[str], runs: Collection[int], seeds: Collection[int], stages: Stages
+) -> pd.DataFrame:
+    """Jobs of these datasets, in this order, runs and seeds, without those that only show results."""
+    mine = (
+        costs["dataset"].isin(datasets)
+        & (costs["run"].isna() | costs["run"].isin(runs))
+        & (costs["seed"].isna() | costs["seed"].isin(seeds))
+        & ~costs["stage"].str.startswith(tuple(stages.of_results))
+    )
+    return costs[mine].sort_values("dataset", key=lambda names: names.map(list(datasets).index), kind="stable")
 
 
-def read_record(path: str | Path) -> dict[str, Any]:
-    """The record that a job wrote of itself; empty where there is none. Raises ValueError where it is no record."""
-    try:
-        record = json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ValueError(f"{path}: not a record of a job ({error}); delete it") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}: not a record of a job, but {record!r}; delete it")
-    return record
+def method_costs(costs: pd.DataFrame, stages: Stages) -> pd.DataFrame:
+    """Cost from the images to one head: a row per dataset, run and method with the columns TIMES and SIZES.
 
-
-def method_costs(costs: pd.DataFrame) -> pd.DataFrame:
-    """Cost from the images to one head: a row per dataset, run and method with the columns NUMBERS.
-
-    costs: of `read_costs`. Counted are the stages of ERM (training, embedding) and the method's own before its head;
-    not the preparation of images, which serves all methods, nor what comes after the head. Times of shards add up; of
-    memory the highest counts. Where each seed has a job of its own the mean time over seeds counts; a job that fits all
-    seeds at once counts whole, which is more than a single head would take. A method that starts from nothing (AFR)
-    does not count ERM's training. ERM itself counts its training and its head, and embedding only where that head is
-    fitted on embeddings. A time is null where that of a stage is not known. method: as the workflow names it; VARIANTS
-    has those that scores name otherwise.
+    Counted are the stages of ERM (training, embedding) and the method's own before its head; not the preparation of
+    images, which serves all methods. Times of shards add up; of memory the highest counts. Where each seed has a job of
+    its own the mean time over seeds counts; a job that fits all seeds at once counts whole. A method on a network of
+    its own (AFR) does not count ERM's. ERM itself counts embedding only where its head is fitted on embeddings. A time
+    is null where that of a stage is not known.
     """
-    jobs = costs[(costs["method"] != "") & ~costs["stage"].isin(AFTER_HEADS)]
-    # features of a seed's own network are made to score its head
-    jobs = jobs[~(jobs["stage"].isin(EMBEDDING) & jobs["seed"].notna())]
-    of_all_runs = jobs[jobs["run"].isna()]
+    jobs = costs[(costs["method"] != "") & ~costs["stage"].isin(stages.after_heads)]
+    embedding = jobs["stage"].str.endswith("_embeddings") & ~jobs["stage"].isin(stages.of_method)
+    jobs = jobs[~(embedding & jobs["seed"].notna())]  # which are made to score a seed's head
     rows = []
     for (dataset, run), part in jobs[jobs["run"].notna()].groupby(["dataset", "run"], sort=False):
-        erm = part[part["method"] == "erm"]
         for method in dict.fromkeys(part["method"]):
             own = part[part["method"] == method]
-            if method == "erm" and not (own["stage"] == "fit_erm_head").any():
-                own = own[~own["stage"].isin(EMBEDDING)]
-            elif method != "erm" and OWN_TRAINING not in set(own["stage"]):
-                shared = of_all_runs[(of_all_runs["dataset"] == dataset) & (of_all_runs["method"] == method)]
-                own = pd.concat([erm, *([shared] if len(shared) else []), own])
+            if method == "erm" and not own["stage"].str.startswith("fit_").any():
+                own = own[~embedding[own.index]]
+            elif method != "erm" and not (method in found() and found()[method].features == "own"):
+                shared = jobs["run"].isna() & (jobs["dataset"] == dataset) & (jobs["method"] == method)
+                own = pd.concat([part[part["method"] == "erm"], jobs[shared], own])
             rows.append({"dataset": dataset, "run": run, "method": method, **_one_head(own)})
-    return pd.DataFrame(rows, columns=["dataset", "run", "method", *NUMBERS]).astype({"run": "Int64"})
+    return pd.DataFrame(rows, columns=["dataset", "run", "method", *TIMES, *SIZES]).astype({"run": "Int64"})
 
 
 def _one_head(jobs: pd.DataFrame) -> dict[str, float]:
-    of_seeds = jobs["seed"].notna()
-    share = np.where(of_seeds, 1 / max(jobs.loc[of_seeds, "seed"].nunique(), 1), 1.0)
-    return {
-        **{name: float((jobs[name] * share).sum(skipna=False)) for name in ("seconds", "cpu_seconds")},
-        **{name: float(jobs[name].max()) for name in ("memory_mb", "gpu_memory_mb")},
-    }
+    share = np.where(jobs["seed"].notna(), 1 / max(jobs["seed"].nunique(), 1), 1.0)
+    times = jobs[TIMES].mul(share, axis=0).sum(skipna=False)
+    return {**times, **jobs[SIZES].max()}
 
 
-def method_seconds(costs: pd.DataFrame) -> pd.DataFrame:
-    """Seconds from the images to one head as `method_costs` counts them: columns dataset, run, method, seconds."""
-    return method_costs(costs)[["dataset", "run", "method", "seconds"]]
+def mean_costs(costs: pd.DataFrame, methods: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """One row per dataset and method of `method_costs`: means over runs (memory: the highest), and `runs`.
+
+    methods: those of every dataset, in the order of the table; one without a record has nulls.
+    """
+    grouped = costs.groupby(["dataset", "method"])
+    means = grouped[TIMES].agg(lambda values: values.mean(skipna=False)).join(grouped[SIZES].max())
+    means.insert(0, "runs", grouped.size())
+    wanted = pd.MultiIndex.from_tuples([(d, m) for d, names in methods.items() for m in names], names=means.index.names)
+    return means.reindex(wanted).fillna({"runs": 0}).astype({"runs": int}).reset_index()
 
 
 def stage_costs(costs: pd.DataFrame) -> pd.DataFrame:
-    """One row per dataset, stage and method: jobs, and NUMBERS over all runs, seeds and shards.
+    """One row per dataset, stage and method: jobs, sums of the known TIMES and the highest of SIZES."""
+    grouped = costs.groupby(["dataset", "stage", "method"], sort=False)
+    return (
+        grouped.size().to_frame("jobs").join(grouped[TIMES].sum(min_count=1)).join(grouped[SIZES].max()).reset_index()
+    )
 
-    Times are sums of what is known, memory the highest.
-    """
-    rows = [
-        {
-            **dict(zip(("dataset", "stage", "method"), key, strict=True)),
-            "jobs": len(part),
-            **{name: part[name].sum(min_count=1) for name in ("seconds", "cpu_seconds")},
-            **{name: part[name].max() for name in ("memory_mb", "gpu_memory_mb")},
-        }
-        for key, part in costs.groupby(["dataset", "stage", "method"], sort=False)
+
+# Text -----------------------------------------------------------------------------------------------------------------
+
+
+def costs_table(summary: pd.DataFrame) -> TextTable:
+    """The rows of `mean_costs` for readers."""
+    of_erm = summary[summary["method"] == "erm"].set_index("dataset")["seconds"]
+    summary = summary.assign(more=summary["seconds"] - summary["dataset"].map(of_erm).where(summary["method"] != "erm"))
+    columns = [
+        ("Dataset", "dataset"),
+        ("Method", lambda row: method_label(row["method"])),
+        ("images to head", lambda row: time(row["seconds"])),
+        ("more than ERM", lambda row: time(row["more"])),
+        *_REST,
     ]
-    return pd.DataFrame(rows, columns=["dataset", "stage", "method", "jobs", *NUMBERS])
+    runs = summary["runs"].max()
+    notes = (
+        "From the images to one head: ERM's training and embedding, and the method's own stages; not the preparation "
+        "of images, which serves all methods, nor scoring"
+        + (f"; the mean over {runs} backbone runs. " if runs > 1 else ". ")
+        + "Where each seed has a job of its own, the mean over seeds; a job that fits all seeds at once counts whole.",
+        ABSENT,
+    )
+    return TextTable.of(summary, columns, notes=notes, title="What it takes from the images to one head.")
+
+
+def stages_table(stages: pd.DataFrame) -> TextTable:
+    """The rows of `stage_costs` for readers."""
+    columns = [
+        ("Dataset", "dataset"),
+        ("Stage", "stage"),
+        ("Method", lambda row: method_label(row["method"]) if row["method"] else "all"),
+        ("jobs", "jobs"),
+        ("time", lambda row: time(row["seconds"])),
+        *_REST,
+    ]
+    notes = ("A stage's jobs over all runs, seeds and shards: their times added up, of memory the highest.", ABSENT)
+    return TextTable.of(stages, columns, notes=notes, text_columns=3, title="Time and memory of every stage.")
+
+
+def time(seconds: float) -> Cell:
+    return Cell("-") if pd.isna(seconds) else Cell(duration(seconds), order=round(float(seconds), 2))
+
+
+def megabytes(number: float) -> Cell:
+    if pd.isna(number):
+        return Cell("-")
+    text = f"{number / 1000:.1f} GB" if number >= 1000 else f"{number:.0f} MB"
+    return Cell(text, order=round(float(number), 2))
+
+
+_REST = [
+    ("CPU time", lambda row: time(row["cpu_seconds"])),
+    ("memory", lambda row: megabytes(row["memory_mb"])),
+    ("GPU memory", lambda row: megabytes(row["gpu_memory_mb"])),
+]

@@ -1,70 +1,58 @@
 """Table of the settings that results were made with, by method and dataset."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from hsfm.core.text_tables import Cell, TextTable
+from hsfm.core.text_tables import TextTable
 from hsfm.report.names import method_label
 
 # what a table leaves to results/config.yaml: how models are loaded and pictures drawn
 DETAILS = {"ddb": ("models", "token", "segment", "inpaint", "cut_paste")}
+KEYS = ["method", "section", "setting"]
 
 
 def list_settings(settings: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> pd.DataFrame:
     """One row per dataset, method and setting: columns dataset, method, section, setting, value (a text).
 
-    settings: by dataset, method (empty: of all) and section those that were used. Nested ones are named `outer/inner`;
-    an empty one is "none".
+    settings: by dataset, method (empty: of all) and section those that were used. Nested ones are named `outer/inner`.
     """
     rows = [
-        {"dataset": dataset, "method": method, "section": section, "setting": name, "value": _text(value)}
+        (dataset, method, section, name, _text(value))
         for dataset, by_method in settings.items()
         for method, sections in by_method.items()
         for section, values in sections.items()
-        for name, value in _flat(values)
+        for flat in pd.json_normalize(dict(values), sep="/").to_dict("records")
+        for name, value in sorted(flat.items())
         if name.split("/")[0] not in DETAILS.get(section, ())
     ]
-    return pd.DataFrame(rows, columns=["dataset", "method", "section", "setting", "value"])
-
-
-def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{name}/{inner}", of) for inner, of in _flat(value))
-        else:
-            yield name, value
+    return pd.DataFrame(rows, columns=["dataset", *KEYS, "value"])
 
 
 def _text(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value))
+    named = {None: "none", True: "yes", False: "no"}
+    if value is None or isinstance(value, bool):
+        return named[value]
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def settings_table(settings: pd.DataFrame) -> TextTable:
     """A row per method and setting, a column per dataset."""
     datasets = list(dict.fromkeys(settings["dataset"]))
-    keys = ["method", "section", "setting"]
-    values = settings.set_index([*keys, "dataset"])["value"].to_dict()
+    wide = settings.set_index([*KEYS, "dataset"])["value"].unstack("dataset").fillna("-")
     # methods in the order of the first dataset that has them
-    rows = [
-        (
-            Cell(method_label(method) if method else "all"),
-            Cell(f"{section}/{name}"),
-            *(Cell(values.get((method, section, name, dataset), "-")) for dataset in datasets),
-        )
-        for method, part in settings.groupby("method", sort=False)
-        for method, section, name in part[keys].drop_duplicates().itertuples(index=False)
+    order = pd.concat([part[KEYS] for _, part in settings.groupby("method", sort=False)]).drop_duplicates()
+    wide = wide.reindex(pd.MultiIndex.from_frame(order)).reset_index()
+    columns = [
+        ("Method", lambda row: method_label(row["method"]) if row["method"] else "all"),
+        ("Setting", lambda row: f"{row['section']}/{row['setting']}"),
+        *((dataset, dataset) for dataset in datasets),
     ]
     notes = (
         "Settings as they were used, by where config/schema.json explains them (settings/{dataset}/...). - where a "
         "dataset has no such setting. The whole configuration is in results/config.yaml.",
     )
-    header = ("Method", "Setting", *datasets)
-    return TextTable(header=header, rows=tuple(rows), notes=notes, text_columns=len(header), title="Settings.")
+    return TextTable.of(wide, columns, notes=notes, text_columns=len(columns), title="Settings.")

@@ -4,80 +4,52 @@ from typing import Any
 
 import pandas as pd
 
-from hsfm.core.text_tables import Cell, TextTable
-from hsfm.report.costs import read_record
+from hsfm.core.text_tables import TextTable
 
 VERSIONS = {
-    "hsfm": "hsfm",
-    "commit": "commit",
-    "python": "Python",
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "cuda": "CUDA",
-    "driver": "driver",
+    **{"hsfm": "hsfm", "commit": "commit", "python": "Python", "torch": "torch", "torchvision": "torchvision"},
+    **{"cuda": "CUDA", "driver": "driver"},
 }
+_DETAILS = ["dirty", "devices", "stages", "jobs", "recorded"]
 
 
 def collect_versions(costs: pd.DataFrame) -> pd.DataFrame:
     """One row per distinct set of versions: columns VERSIONS, dirty, devices, stages, jobs, recorded.
 
-    costs: of `report.costs.read_costs`. A job that did not load torch knows nothing of it, and a job on the CPU nothing
-    of a driver: a set that leaves some open counts with the first that agrees in all that it says. stages: in words
+    costs: of `costs.read_costs`. A job that did not load torch knows nothing of it, and a job on the CPU nothing of a
+    driver: a set that leaves some open counts with the first that agrees in all that it says. stages: in words
     "dataset: stage, stage". dirty: whether the working tree had changes that were in no commit; null where not known.
     jobs: how many ran with the set; recorded: out of how many jobs.
     """
-    records = [(row.dataset, row.stage, read_record(f"{row.job}.json")) for row in costs.itertuples()]
-    records = [(dataset, stage, record) for dataset, stage, record in records if record.get("versions")]
-    sets: list[dict[str, Any]] = []
+    jobs = costs[costs["versions"].notna()]
+    unknown = [[versions.get(key) for key in (*VERSIONS, "dirty")].count(None) for versions in jobs["versions"]]
+    sets: list[tuple[dict[str, Any], list[int]]] = []  # and the numbers of their jobs
     # those that say most first
-    for dataset, stage, record in sorted(records, key=lambda r: list(_known(r[2]).values()).count(None)):
-        known = _known(record)
-        found = next((s for s in sets if all(v is None or v == s["versions"][k] for k, v in known.items())), None)
-        if found is None:
-            found = {"versions": known, "devices": {}, "stages": {}, "jobs": 0}
-            sets.append(found)
-        found["devices"][record.get("device")] = None
-        found["stages"].setdefault(dataset, {})[stage] = None
-        found["jobs"] += 1
-    rows = [
-        {
-            **s["versions"],
-            "devices": "; ".join(device for device in s["devices"] if device),
-            "stages": "; ".join(f"{dataset}: {', '.join(stages)}" for dataset, stages in s["stages"].items()),
-            "jobs": s["jobs"],
-            "recorded": len(records),
-        }
-        for s in sets
-    ]
-    return pd.DataFrame(rows, columns=[*VERSIONS, "dirty", "devices", "stages", "jobs", "recorded"])
-
-
-def _known(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: record["versions"].get(key) for key in (*VERSIONS, "dirty")}
+    for number, versions in jobs["versions"].iloc[sorted(range(len(jobs)), key=unknown.__getitem__)].items():
+        known = {key: versions[key] for key in (*VERSIONS, "dirty") if versions.get(key) is not None}
+        numbers = next((numbers for other, numbers in sets if known.items() <= other.items()), None)
+        if numbers is None:
+            sets.append((known, numbers := []))
+        numbers.append(number)
+    rows = []
+    for known, numbers in sets:
+        own = jobs.loc[numbers]
+        stages = own.groupby("dataset", sort=False)["stage"].agg(lambda names: ", ".join(dict.fromkeys(names)))
+        devices = "; ".join(own["device"].dropna().unique())
+        row = {**known, "devices": devices, "stages": "; ".join(f"{dataset}: {of}" for dataset, of in stages.items())}
+        rows.append({**row, "jobs": len(own), "recorded": len(jobs)})
+    return pd.DataFrame(rows, columns=[*VERSIONS, *_DETAILS])
 
 
 def versions_table(versions: pd.DataFrame) -> TextTable:
     """The rows of `collect_versions` for readers."""
-    rows = []
-    for row in versions.to_dict("records"):
-        alone = row["jobs"] == row["recorded"]
-        texts = [_text(row[key])[:12] if key == "commit" else _text(row[key]) for key in VERSIONS]
-        if row["dirty"] is True:
-            texts[list(VERSIONS).index("commit")] += " + changes"
-        rows.append(
-            (
-                Cell(f"all {row['jobs']} recorded jobs" if alone else row["stages"]),
-                Cell(_text(row["devices"])),
-                *map(Cell, texts),
-            )
-        )
+    commit = versions["commit"].str[:12] + versions["dirty"].map({True: " + changes"}).fillna("")
+    everything = "all " + versions["jobs"].astype(str) + " recorded jobs"
+    stages = versions["stages"].where(versions["jobs"] != versions["recorded"], everything)
+    shown = versions.assign(commit=commit, stages=stages).fillna("-").replace("", "-")
     notes = (
         "What each job recorded of itself, a row per set of versions. commit: of the working tree that it ran from, "
         "with + changes where that had some that were in no commit. - where a job could not tell, or left no record.",
     )
-    header = ("Stages", "Device", *VERSIONS.values())
-    return TextTable(header=header, rows=tuple(rows), notes=notes, text_columns=len(header), title="Versions.")
-
-
-def _text(value: object) -> str:
-    return "-" if value is None or value == "" or value != value else str(value)
+    columns = [("Stages", "stages"), ("Device", "devices"), *((words, key) for key, words in VERSIONS.items())]
+    return TextTable.of(shown, columns, notes=notes, text_columns=len(columns), title="Versions.")

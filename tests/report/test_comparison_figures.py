@@ -1,5 +1,3 @@
-from itertools import pairwise
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,7 +24,7 @@ def markers(axis) -> dict[str, tuple[float, float]]:
     """Where each method's marker with a black edge lies within the axes."""
     found = {}
     for line in axis.lines:
-        if line.get_markeredgecolor() == "black" and line.get_transform() != axis.transAxes:
+        if line.get_markeredgecolor() == "black":
             (method,) = [m for m, look in style.method_looks().items()
                          if (look.marker, look.color) == (line.get_marker(), line.get_color())]  # fmt: skip
             found[method] = (line.get_xdata()[0], line.get_ydata()[0])
@@ -34,7 +32,7 @@ def markers(axis) -> dict[str, tuple[float, float]]:
 
 
 def labels(axis) -> list[str]:
-    return [text.get_text() for text in axis.texts if text.get_text()]
+    return [text.get_text() for legend in axis.figure.legends for text in legend.get_texts()]
 
 
 def test_points_lie_at_average_and_worst_group(summary):
@@ -42,11 +40,10 @@ def test_points_lie_at_average_and_worst_group(summary):
     assert markers(axis) == {
         "erm": pytest.approx((75, 50)), "ddb_cut_paste": pytest.approx((93, 90)), "hsfm": pytest.approx((90.5, 85)),
     }  # fmt: skip
-    assert labels(axis) == ["ERM  50.0", "DDB, cut and paste  90.0", "HSFM  85.0"]
+    assert labels(axis) == ["DDB, cut and paste  90.0", "HSFM  85.0", "ERM  50.0"]
     single = [line for line in axis.lines if line.get_marker() == "."]
     assert [sorted(line.get_ydata()) for line in single] == [pytest.approx([80, 90])]
-    (bars,) = [part for part in axis.containers if part.has_yerr and part.has_xerr]
-    across, up = (line.get_segments()[0] for line in bars.lines[2])
+    across, up = (line.get_segments()[0] for line in axis.containers[1].lines[2])  # of the second lowest
     assert across[:, 0] == pytest.approx([90.5 - np.std([91, 90], ddof=1), 90.5 + np.std([91, 90], ddof=1)])
     assert up[:, 1] == pytest.approx([85 - np.std([80, 90], ddof=1), 85 + np.std([80, 90], ddof=1)])
     assert axis.get_ylabel() == "test worst group (%)"
@@ -64,13 +61,13 @@ def test_without_groups_the_worst_class_counts(summary):
 
 def test_points_lie_at_the_mean_time_of_the_runs(summary):
     seconds = pd.DataFrame(
-        [(0, "erm", 100.0), (1, "erm", 140.0), (0, "ddb", 7200.0), (0, "dfr", 5.0)],
+        [(0, "erm", 100.0), (1, "erm", 140.0), (0, "ddb_cut_paste", 7200.0), (0, "dfr", 5.0)],
         columns=["run", "method", "seconds"],
     )
     (axis,) = comparison.draw_time(tables.aggregate(summary), seconds, "toy").axes
     assert markers(axis) == {"erm": pytest.approx((120, 50)), "ddb_cut_paste": pytest.approx((7200, 90))}
     assert axis.get_xscale() == "log"
-    assert labels(axis) == ["ERM  50.0, 2 min", "DDB, cut and paste  90.0, 2 h"]
+    assert labels(axis) == ["DDB, cut and paste  90.0, 2 h", "ERM  50.0, 2 min"]
     assert axis.get_xlabel().endswith("without a time: HSFM")
     ticks = [label.get_text() for label in axis.get_xticklabels()]
     assert ticks[0] == "1 min"
@@ -80,19 +77,8 @@ def test_points_lie_at_the_mean_time_of_the_runs(summary):
 def test_deleted_logs_leave_a_figure_that_says_so(summary):
     empty = pd.DataFrame({"run": [], "method": [], "seconds": []})
     (axis,) = comparison.draw_time(tables.aggregate(summary), empty, "toy").axes
-    assert labels(axis) == ["the logs hold no times"]
+    assert axis.texts[0].get_text() == "the logs hold no times"
     assert markers(axis) == {}
-
-
-def test_labels_do_not_overlap_and_lie_on_the_page(summary):
-    rows = [summary.assign(method=method) for method in style.method_looks()]
-    aggregated = tables.aggregate(pd.concat(rows))
-    figure = comparison.draw_tradeoff(pd.concat(rows), aggregated, "toy")
-    figure.draw_without_rendering()
-    boxes = sorted((text.get_window_extent() for text in figure.axes[0].texts if text.get_text()), key=lambda b: b.y0)
-    assert len(boxes) == len(style.method_looks())
-    assert all(below.y1 <= above.y0 for below, above in pairwise(boxes))
-    assert all(box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1 for box in boxes)
 
 
 def test_two_rows_of_one_method_have_looks_of_their_own(summary):

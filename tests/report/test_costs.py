@@ -1,3 +1,5 @@
+"""Costs and versions out of the logs of jobs."""
+
 import json
 import os
 import re
@@ -5,14 +7,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hsfm_workflow.report import STAGES
 
-from hsfm.report import costs
-from hsfm.report.cost_tables import costs_table, megabytes, stages_table, time, with_methods
+from hsfm.report.costs import (
+    COLUMNS,
+    Stages,
+    costs_table,
+    mean_costs,
+    megabytes,
+    method_costs,
+    of_plan,
+    read_costs,
+    stage_costs,
+    stages_table,
+    time,
+)
 from hsfm.report.versions import collect_versions, versions_table
 from tests.latex_structure import check_latex
 
 ROOT = Path(__file__).parents[2]
 
+KNOWN = Stages(**STAGES)
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
 
 
@@ -23,6 +38,15 @@ def job(folder, name, seconds, *, cpu=1.0, memory=100.0, gpu=None) -> None:
     path.write_text(f"{HEADER}{seconds}\t0:00:01\t{memory}\t1\t1\t1\t0.0\t0.0\t99.0\t{cpu}\n")
     if gpu is not None:
         path.with_suffix(".json").write_text(json.dumps({"summary": None, "gpu_memory_mb": gpu}))
+
+
+def read(folder):
+    return read_costs(folder, KNOWN)
+
+
+def seconds(jobs) -> dict[str, float]:
+    """Seconds to a head by method."""
+    return method_costs(jobs, KNOWN).set_index("method")["seconds"].to_dict()
 
 
 @pytest.fixture
@@ -53,18 +77,11 @@ def logs(tmp_path):
 
 
 def test_jobs_are_told_by_their_names(logs):
-    found = costs.read_costs(logs).set_index("job")
+    found = read(logs).set_index("job")
     found.index = found.index.str.removeprefix(f"{logs}/")
     assert "make_tables" not in found.index
-    row = found.loc["birds/run0/fit_dac_seed1"]
-    assert row[["dataset", "run", "stage", "method", "seed", "seconds"]].tolist() == [
-        "birds",
-        0,
-        "fit_dac",
-        "dac",
-        1,
-        60,
-    ]
+    row = found.loc["birds/run0/fit_dac_seed1", ["dataset", "run", "stage", "method", "seed", "seconds"]]
+    assert row.tolist() == ["birds", 0, "fit_dac", "dac", 1, 60]
     assert found.loc["birds/pack_images", "method"] == ""
     assert found["run"].isna().sum() == 2
     for name, stage, method in (
@@ -83,18 +100,18 @@ def test_jobs_are_told_by_their_names(logs):
 
 
 def test_time_to_a_head(logs):
-    seconds = costs.method_seconds(costs.read_costs(logs)).set_index("method")["seconds"]
-    assert seconds["erm"] == 102  # its features are made for the others
-    assert seconds["hsfm"] == 112 + 3 + 20
-    assert seconds["dac"] == 112 + 30 + (40 + 60) / 2
-    assert seconds["afr"] == 90 + 10 + 1
-    assert seconds["ddb"] == 112 + 500 + 50
+    found = seconds(read(logs))
+    assert found["erm"] == 102  # its features are made for the others
+    assert found["hsfm"] == 112 + 3 + 20
+    assert found["dac"] == 112 + 30 + (40 + 60) / 2
+    assert found["afr"] == 90 + 10 + 1
+    assert found["ddb"] == 112 + 500 + 50
 
 
 def test_erm_counts_its_features_where_its_head_is_fitted_on_them(tmp_path):
     for name in ("take_backbone", "erm/extract_embeddings", "fit_erm_head"):
         job(tmp_path, f"birds/run0/{name}", 10)
-    assert costs.method_seconds(costs.read_costs(tmp_path))["seconds"].tolist() == [30]
+    assert seconds(read(tmp_path)) == {"erm": 30}
 
 
 def test_shards_add_up_and_those_of_another_cut_are_left_out(tmp_path):
@@ -102,53 +119,32 @@ def test_shards_add_up_and_those_of_another_cut_are_left_out(tmp_path):
     for shard in (1, 2):
         job(tmp_path, f"birds/run0/make_masks_train_{shard}-of-2", 30)
     os.utime(tmp_path / "birds/run0/make_masks_train.tsv", (1, 1))
-    found = costs.read_costs(tmp_path)
-    assert found["stage"].tolist() == ["make_masks", "make_masks"]
-    assert found["seconds"].sum() == 60
-    assert costs.method_seconds(found).set_index("method").loc["dac", "seconds"] == 60
-    os.utime(tmp_path / "birds/run0/make_masks_train.tsv")
+    assert read(tmp_path)["seconds"].tolist() == [30, 30]
+    assert seconds(read(tmp_path)) == {"dac": 60}
     for shard in (1, 2):
-        os.utime(tmp_path / f"birds/run0/make_masks_train_{shard}-of-2.tsv", (1, 1))
-    assert costs.read_costs(tmp_path)["seconds"].tolist() == [100]
+        os.utime(tmp_path / f"birds/run0/make_masks_train_{shard}-of-2.tsv", (0, 0))
+    assert read(tmp_path)["seconds"].tolist() == [100]
 
 
 def test_processor_time_is_the_jobs_own_count(tmp_path):
     """Snakemake's last look at a job of 44 s was after 30."""
     job(tmp_path, "birds/run0/train_erm", 44, cpu=15.0)
-    assert costs.read_costs(tmp_path)["cpu_seconds"].tolist() == [15.0]
+    assert read(tmp_path)["cpu_seconds"].tolist() == [15.0]
     (tmp_path / "birds/run0/train_erm.json").write_text(json.dumps({"cpu_seconds": 41.5}))
-    assert costs.read_costs(tmp_path)["cpu_seconds"].tolist() == [41.5]
+    assert read(tmp_path)["cpu_seconds"].tolist() == [41.5]
 
 
 def test_what_is_not_known_is_null(tmp_path):
     job(tmp_path, "birds/run0/fit_dfr", "NA", cpu="-", gpu=7.5)
     (tmp_path / "birds/run0/train_erm.json").write_text(json.dumps({"gpu_memory_mb": None}))
-    found = costs.read_costs(tmp_path).set_index("stage")
+    found = read(tmp_path).set_index("stage")
     assert np.isnan(found.loc["fit_dfr", ["seconds", "cpu_seconds"]].astype(float)).all()
     assert found.loc["fit_dfr", "gpu_memory_mb"] == 7.5
     assert np.isnan(found.loc["train_erm", "gpu_memory_mb"])
-    assert costs.method_seconds(costs.read_costs(tmp_path))["seconds"].isna().all()
-    nothing = costs.read_costs(tmp_path / "deleted")
-    assert len(nothing) == len(costs.method_seconds(nothing)) == 0
-    assert list(nothing) == costs.COLUMNS
-
-
-@pytest.mark.parametrize(
-    ("suffix", "text"),
-    [
-        ("tsv", "s\n1\n2\n"),
-        ("tsv", "s\tcpu_time\n1\n"),
-        ("tsv", HEADER + "\t".join(["soon"] * 10)),
-        ("json", "{"),
-        ("json", "[]"),
-    ],
-)
-def test_a_file_that_is_something_else_is_named(tmp_path, suffix, text):
-    path = tmp_path / "birds/run0" / f"fit_dfr.{suffix}"
-    path.parent.mkdir(parents=True)
-    path.write_text(text)
-    with pytest.raises(ValueError, match=rf"fit_dfr\.{suffix}: not a (benchmark|record).*delete it"):
-        costs.read_costs(tmp_path)
+    assert np.isnan(list(seconds(read(tmp_path)).values())).all()
+    nothing = read(tmp_path / "deleted")
+    assert len(nothing) == len(method_costs(nothing, KNOWN)) == 0
+    assert list(nothing) == COLUMNS
 
 
 def test_stages_are_named_as_their_rules(tmp_path):
@@ -165,25 +161,25 @@ def test_stages_are_named_as_their_rules(tmp_path):
     assert len(known) > 30
     for path in known:
         job(tmp_path, path, 1)
-    found = costs.read_costs(tmp_path)
+    found = read(tmp_path)
     stages = {str(Path(row.job).relative_to(tmp_path)): row.stage for row in found.itertuples()}
     for path, rule in known.items():
         # several rules draw, each a figure by its name
         assert stages[path] == (rule if not path.split("/")[-1].startswith("draw_") else stages[path]), path
     assert {row.stage for row in found.itertuples() if row.method == "hsfm"} <= set(known.values())
-    assert set(costs.STAGE_METHODS) <= set(known.values())
+    assert set(KNOWN.of_method) <= set(known.values())
     assert (found["run"].dropna() == 3).all()
 
 
 def test_tables_of_costs(logs):
-    jobs = costs.read_costs(logs)
-    summary = with_methods(costs.method_costs(jobs), {"birds": ["erm", "dac", "ddb_cut_paste", "llr"]})
+    jobs = read(logs)
+    summary = mean_costs(method_costs(jobs, KNOWN), {"birds": ["erm", "dac", "ddb", "llr"]})
     assert summary["seconds"].tolist()[:3] == [102, 192, 662]
     assert np.isnan(summary["seconds"].iloc[3])
     table = costs_table(summary)
     assert [cell.text for cell in table.rows[1]] == ["birds", "DaC", "3 min 12 s", "1 min 30 s", "5 s", "100 MB", "-"]
     assert [cell.text for cell in table.rows[3]] == ["birds", "LLR", *["-"] * 5]
-    stages = costs.stage_costs(jobs).set_index(["stage", "method"])
+    stages = stage_costs(jobs).set_index(["stage", "method"])
     assert stages.loc[("fit_dac", "dac"), ["jobs", "seconds", "memory_mb"]].tolist() == [2, 100, 100]
     assert stages.loc[("extract_embeddings", "dac"), "seconds"] == 7
     text = stages_table(stages.reset_index())
@@ -193,10 +189,10 @@ def test_tables_of_costs(logs):
 
 
 def test_without_logs_there_are_dashes(tmp_path):
-    jobs = costs.read_costs(tmp_path)
-    table = costs_table(with_methods(costs.method_costs(jobs), {"birds": ["erm", "hsfm"]}))
+    jobs = read(tmp_path)
+    table = costs_table(mean_costs(method_costs(jobs, KNOWN), {"birds": ["erm", "hsfm"]}))
     assert [[cell.text for cell in row[2:]] for row in table.rows] == [["-"] * 5] * 2
-    assert stages_table(costs.stage_costs(jobs)).rows == ()
+    assert stages_table(stage_costs(jobs)).rows == ()
     assert versions_table(collect_versions(jobs)).rows == ()
     assert "which may be deleted" in table.markdown()
 
@@ -204,7 +200,7 @@ def test_without_logs_there_are_dashes(tmp_path):
 def test_means_over_runs(tmp_path):
     for run, seconds in ((0, 10), (1, 30)):
         job(tmp_path, f"birds/run{run}/train_erm", seconds, memory=seconds, gpu=float(seconds))
-    summary = with_methods(costs.method_costs(costs.read_costs(tmp_path)), {"birds": ["erm"]})
+    summary = mean_costs(method_costs(read(tmp_path), KNOWN), {"birds": ["erm"]})
     assert summary[["runs", "seconds", "memory_mb", "gpu_memory_mb"]].to_numpy().tolist() == [[2, 20, 30, 30]]
     assert "the mean over 2 backbone runs" in costs_table(summary).markdown()
 
@@ -217,7 +213,7 @@ def test_times_are_ordered_by_their_seconds(seconds, text):
     assert time(seconds).order == (None if text == "-" else seconds)
 
 
-def test_memory_as_people_read_it():
+def test_memory_is_in_megabytes_and_gigabytes():
     assert [megabytes(n).text for n in (806.4, 1234.0, np.nan)] == ["806 MB", "1.2 GB", "-"]
 
 
@@ -237,15 +233,10 @@ def test_jobs_that_know_less_count_with_those_that_agree(tmp_path):
     record(tmp_path, "birds/run0/train_erm", "NVIDIA H100", **TORCH)
     record(tmp_path, "birds/run0/fit_dfr", torch="2.12", torchvision="0.27", cuda="12.8")
     job(tmp_path, "birds/run0/fit_llr", 1)  # of before there were records
-    found = collect_versions(costs.read_costs(tmp_path))
+    found = collect_versions(read(tmp_path))
     assert len(found) == 1
-    assert found.loc[0, ["commit", "torch", "driver", "jobs", "recorded"]].tolist() == [
-        "abc1234",
-        "2.12",
-        "570.1",
-        3,
-        3,
-    ]
+    said = found.loc[0, ["commit", "torch", "driver", "jobs", "recorded"]]
+    assert said.tolist() == ["abc1234", "2.12", "570.1", 3, 3]
     (row,) = versions_table(found).rows
     assert row[0].text == "all 3 recorded jobs"
     assert {*row[1].text.split("; ")} == {"cpu", "NVIDIA H100"}
@@ -255,7 +246,7 @@ def test_every_other_set_of_versions_is_a_row(tmp_path):
     record(tmp_path, "birds/run0/train_erm", **TORCH)
     record(tmp_path, "birds/run0/fit_dfr", **TORCH, dirty=True)
     record(tmp_path, "fish/run0/fit_dfr", **{**TORCH, "torch": "2.11"})
-    rows = [[cell.text for cell in row] for row in versions_table(collect_versions(costs.read_costs(tmp_path))).rows]
+    rows = [[cell.text for cell in row] for row in versions_table(collect_versions(read(tmp_path))).rows]
     by_stage = {row[0]: row for row in rows}
     assert set(by_stage) == {"birds: fit_dfr", "birds: train_erm", "fish: fit_dfr"}
     assert by_stage["birds: fit_dfr"][3] == "abc1234 + changes"
@@ -268,7 +259,7 @@ def test_jobs_of_the_plan_alone(tmp_path):
                  "birds/run0/fit_dac_seed0", "birds/run0/fit_dac_seed7", "birds/draw_groups", "birds/write_card",
                  "birds/run0/decode_edits", "birds/run0/export_hsfm", "cats/run0/fit_hsfm"):  # fmt: skip
         job(tmp_path, name, 1)
-    found = costs.of_plan(costs.read_costs(tmp_path), ["fish", "birds"], runs=[0], seeds=[0])
+    found = of_plan(read(tmp_path), ["fish", "birds"], [0], [0], KNOWN)
     assert found["dataset"].tolist() == ["fish"] + ["birds"] * 3
     assert sorted(found["job"].str.removeprefix(f"{tmp_path}/birds/")[1:]) == [
         "pack_images", "run0/fit_dac_seed0", "run0/fit_hsfm"

@@ -18,8 +18,8 @@ def test_a_row_per_setting_and_a_column_per_dataset():
     assert table.header == ("Method", "Setting", "birds", "faces")
     assert [[cell.text for cell in row] for row in table.rows] == [
         ["all", "backbone/name", "resnet50", "vit"],
-        ["all", "backbone/weights", "none", "-"],
         ["all", "backbone/train", "yes", "-"],
+        ["all", "backbone/weights", "none", "-"],
         ["HSFM", "hsfm/inner_lr", "5e-05", "0.0001"],
         ["HSFM", "hsfm/inner_steps", "15", "-"],
         ["HSFM", "hsfm/refresh", "-", "epoch"],

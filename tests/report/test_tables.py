@@ -193,13 +193,13 @@ def test_html_holds_the_same_cells_and_what_they_are_from(three_methods):
     assert page.attrib == {"class": "table", "id": "table-main"}
     assert [cell.text for cell in page.iter("th")] == list(odd.header)
     assert [cell.get("class") for cell in page.iter("th")] == ["text", "text", "number", "number"]
-    assert [["".join(cell.itertext()) for cell in row] for row in page.find("table/tbody")] == [
+    assert [["".join(cell.itertext()) for cell in row] for row in page.find("div/table/tbody")] == [
         [cell.text for cell in row] for row in table.rows
     ]
-    assert [row.get("data-made-from") for row in page.find("table/tbody")] == [
+    assert [row.get("data-made-from") for row in page.find("div/table/tbody")] == [
         f"results/{r[0].text} b" for r in table.rows
     ]
-    assert page.find("table/tbody/tr[2]/td[3]/strong").text == "90.0 ± 0.0"
+    assert page.find("div/table/tbody/tr[2]/td[3]/strong").text == "90.0 ± 0.0"
     assert [note.text for note in page.find("figcaption")] == list(table.notes)
 
 
@@ -213,7 +213,7 @@ def test_files_are_written_by_stem_and_suffix(tmp_path, three_methods):
 
 
 def test_html_sorts_by_what_a_cell_says():
-    assert Cell("2 min", order=120.0).html() == '<td data-order="120.0">2 min</td>'
+    assert Cell("2 min", order=120.0).html(number=True) == '<td class="number" data-order="120.0">2 min</td>'
 
 
 def test_group_table(three_methods):

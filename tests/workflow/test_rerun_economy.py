@@ -153,7 +153,7 @@ EVERY_PICTURE = {
         ("hsfm/report/accuracy_tables.py", {("make_tables", ""): 1, **PAGE}),
         ("hsfm/report/tables.py", {**every({"draw_scores": 1}), ("make_tables", ""): 1, **PAGE}),
         ("hsfm/report/published.py", {("make_tables", ""): 1, **PAGE}),
-        ("hsfm/report/cost_tables.py", {("describe_results", ""): 1, **PAGE}),
+        ("hsfm/report/versions.py", {("describe_results", ""): 1, **PAGE}),
         ("hsfm/report/page.py", PAGE),
         ("hsfm/core/text_tables.py", {**every({"draw_scores": 1}), **TABLES}),
         ("hsfm/methods/hsfm/train.py", {**every(HSFM), **TABLES}),

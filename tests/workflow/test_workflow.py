@@ -276,6 +276,14 @@ def test_every_table_is_latex_and_html_of_the_same_rows(finished):
     assert f'<tr data-made-from="{RUN}/hsfm/scores.parquet"><td>HSFM</td>' in main
 
 
+def test_snakemakes_report_holds_every_table_and_figure(finished):
+    snakemake(finished, *MINIMAL, "--report", "snakemake-report.html")
+    text = (finished / "snakemake-report.html").read_text()
+    shown = [*finished.glob("results/tables/*.html"), *finished.glob("results/figures/*/*.png")]
+    assert len(shown) > 15
+    assert [path for path in shown if f'"{path.relative_to(finished)}"' not in text] == []
+
+
 def test_the_run_is_described(finished):
     costs = pd.read_csv(finished / "results/tables/costs.csv").set_index("method")
     assert costs.index.tolist() == ["erm", "dfr", "llr", "afr", "dac", "hsfm"]

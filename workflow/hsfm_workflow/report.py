@@ -12,7 +12,26 @@ from hsfm_workflow.plan import IMAGES, OF_DATASET, OF_RUN, Plan
 
 STYLE = "hsfm/report/hsfm.mplstyle"  # of all figures
 PAGE = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("hsfm/report/templates/*"))  # what the page is made of
+SAVED_CONFIG = "results/config.yaml"
 SUFFIXES = {"tables": ("csv", "md", "tex", "html"), "figures": ("png", "pdf")}
+# Of jobs, by the names of their logs, for `hsfm.report.costs.Stages`.
+STAGES = {
+    "of_method": {
+        **dict.fromkeys(["train_erm", "take_backbone", "import_embeddings", "read_erm_head", "fit_erm_head"], "erm"),
+        "train_on_share": "afr",
+        **dict.fromkeys(["make_masks", "gather_masks", "take_masks"], "dac"),
+        **dict.fromkeys(["choose_sources", "learn_token", "segment_objects", "take_objects", "inpaint_objects"], "ddb"),
+        **dict.fromkeys(["paste_objects", "gather_generated", "prune_generated"], "ddb"),
+        **dict.fromkeys(["build_hard_set", "measure_edits", "decode_edits"], "hsfm"),
+        **dict.fromkeys(["sweep_hsfm", "gather_sweep", "ablate_hsfm"], "hsfm"),
+    },
+    "prefixes": {"score_": "score_heads", "gather_heads_": "gather_heads", "export_": "export_model"},
+    "after_heads": [
+        *("gather_heads", "score_heads", "export_model", "measure_edits", "decode_edits"),
+        *("sweep_hsfm", "gather_sweep", "ablate_hsfm", "bias_validation"),
+    ],
+    "of_results": ["draw_", "write_card", "export_model", "decode_edits"],
+}
 DRAWN = ("examples", "training", "hard_set")  # figures that are drawn from tables and one image table alone
 STUDIES = ("sweep", "ablations", "validation_bias")
 STUDY_FIGURES = ("sweep", "validation_bias")
@@ -45,22 +64,13 @@ def _reported(file: str) -> object:
     kind, *dataset, name = Path(file).with_suffix("").parts[1:]
     if not file.endswith({"tables": ".html", "figures": ".png"}[kind]):
         return file
-    topic, title = (
-        (contents.table_topic, contents.table_title)
-        if kind == "tables"
-        else (contents.figure_topic, contents.figure_title)
-    )
-
-    def labels(wildcards: object) -> dict[str, str]:
-        of = {"dataset": wildcards.dataset} if dataset else {}
-        return {"result": f"{title(name)} ({kind.removesuffix('s')})", **of}
-
+    shown = f"{contents.title(kind, name)} ({kind.removesuffix('s')})"
     return report(
         file,
         caption=str(caption(file)),
-        category=topic(name),
+        category=contents.topic(kind, name),
         subcategory="{dataset}" if dataset else "all datasets",
-        labels=labels,
+        labels=lambda wildcards: {"result": shown, **({"dataset": wildcards.dataset} if dataset else {})},
     )
 
 
@@ -89,7 +99,7 @@ class Results:
         captions = dict.fromkeys(caption(file) for files in self.on_page.values() for file in files)
         self.captions = [os.path.relpath(path) for path in captions]
         self.caption_files = [str(path.relative_to(ROOT)) for path in captions]
-        self.everything = [*self.tables, *self.figures, self.page, "results/config.yaml"]
+        self.everything = [*self.tables, *self.figures, self.page, SAVED_CONFIG]
 
     def figures_of(self, dataset: str) -> list[str]:
         """The names of a dataset's figures."""

@@ -37,6 +37,7 @@ use rule stage as draw_scores with:
     localrule: True
     params:
         **code_of("draw_scores", STYLE),
+        stages=STAGES,
     message:
         "Drawing the scores of {wildcards.dataset}"
 

@@ -36,13 +36,14 @@ use rule stage as describe_results with:
     params:
         **code_of("describe_results"),
         run=plan.description,
+        stages=STAGES,
     message:
         "Making the tables of costs, settings and versions"
 
 
 use rule stage as save_config with:
     output:
-        config="results/config.yaml",
+        config=SAVED_CONFIG,
     log:
         "logs/save_config.log",
     benchmark:
@@ -58,10 +59,11 @@ use rule stage as save_config with:
 use rule stage as write_report with:
     input:
         **results.on_page,
+        results=plan.results_of_heads("scores"),
         numbers="results/tables/uncertainty.csv",
         stages="results/tables/stages.csv",
         versions="results/tables/versions.csv",
-        config="results/config.yaml",
+        config=SAVED_CONFIG,
         captions=results.captions,
     output:
         results.page,
@@ -74,5 +76,6 @@ use rule stage as write_report with:
         mem_mb=memory(1000, figures=3),
     params:
         **code_of("write_report", *PAGE, *results.caption_files),
+        command=f"snakemake --configfile {SAVED_CONFIG} --cores 2",
     message:
         "Writing the report"

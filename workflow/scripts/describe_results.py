@@ -2,19 +2,18 @@
 
 from hsfm.core import job
 from hsfm.core.text_tables import write_tables
-from hsfm.report.cost_tables import costs_table, stages_table, with_methods
-from hsfm.report.costs import method_costs, of_plan, read_costs, stage_costs
+from hsfm.report import costs
 from hsfm.report.settings_table import list_settings, settings_table
 from hsfm.report.versions import collect_versions, versions_table
 
 job.start(snakemake.log[0])
-plan = snakemake.params.run
-costs = of_plan(read_costs("logs"), plan["methods"], plan["runs"], plan["seeds"])
+plan, stages = snakemake.params.run, costs.Stages(**snakemake.params.stages)
+jobs = costs.of_plan(costs.read_costs("logs", stages), list(plan["methods"]), plan["runs"], plan["seeds"], stages)
 made = {
-    "costs": (with_methods(method_costs(costs), plan["methods"]), costs_table),
-    "stages": (stage_costs(costs), stages_table),
+    "costs": (costs.mean_costs(costs.method_costs(jobs, stages), plan["methods"]), costs.costs_table),
+    "stages": (costs.stage_costs(jobs), costs.stages_table),
     "settings": (list_settings(plan["settings"]), settings_table),
-    "versions": (collect_versions(costs), versions_table),
+    "versions": (collect_versions(jobs), versions_table),
 }
 write_tables(snakemake.output, {name: (frame, text(frame)) for name, (frame, text) in made.items()})
 job.finish("Costs, settings and versions", ", ".join(path for path in snakemake.output if path.endswith(".md")))

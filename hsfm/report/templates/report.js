@@ -2,128 +2,109 @@
 
 document.documentElement.classList.add("js");
 
-// Tables that sort ---------------------------------------------------------------------------------------------------
+const say = (text) => (document.getElementById("said").textContent = text);
+
+function addButton(parent, kind, text) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = kind;
+  button.append(text);
+  parent.append(button);
+  return button;
+}
+
+// Sorting: what is empty comes last, whichever way; rows that are equal keep their order. -----------------------------
 
 function sortKey(cell) {
   const text = cell.textContent.trim();
-  if (cell.dataset.order !== undefined) {
-    return Number(cell.dataset.order);
-  }
-  const number = text.replaceAll(",", "").match(/^[+-]?\d+(\.\d+)?/);
-  return number === null ? text : Number(number[0]);
+  const number = cell.dataset.order ?? text.replaceAll(",", "").match(/^[+-]?\d+(\.\d+)?/)?.[0];
+  return number === undefined ? text : Number(number);
 }
 
-function isEmpty(key) {
-  return key === "" || key === "-" || Number.isNaN(key);
-}
-
-function compare(a, b) {
-  if (typeof a === "number" && typeof b === "number") {
-    return a - b;
-  }
-  return String(a).localeCompare(String(b), "en", { numeric: true });
-}
-
-// What is empty comes last, whichever way; rows that are equal keep their order.
 function sorted(rows, column, direction) {
   const keyed = rows.map((row) => [sortKey(row.cells[column]), row]);
-  const full = keyed.filter(([key]) => !isEmpty(key)).sort(([a], [b]) => direction * compare(a, b));
-  return [...full, ...keyed.filter(([key]) => isEmpty(key))].map(([, row]) => row);
+  const compare = (a, b) =>
+    typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
+  const known = keyed.filter(([key]) => key !== "" && key !== "-").sort(([a], [b]) => direction * compare(a, b));
+  return [...known, ...keyed.filter(([key]) => key === "" || key === "-")].map(([, row]) => row);
 }
 
 function makeSortable(table) {
   const body = table.tBodies[0];
   const first = [...body.rows];
-  const heads = [...table.tHead.rows[0].cells].filter((head) => !head.classList.contains("reproduce"));
+  const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "sort";
-    button.append(...head.childNodes);
-    head.append(button);
+    const name = head.textContent;
+    head.textContent = "";
     head.setAttribute("aria-sort", "none");
     // of numbers the highest come first
     const ways = head.classList.contains("number") ? ["descending", "ascending"] : ["ascending", "descending"];
-    button.addEventListener("click", () => {
+    addButton(head, "sort", name).addEventListener("click", () => {
       const next = [...ways, "none"][(ways.indexOf(head.getAttribute("aria-sort")) + 1) % 3];
       heads.forEach((other) => other.setAttribute("aria-sort", "none"));
       head.setAttribute("aria-sort", next);
       body.append(...(next === "none" ? first : sorted(first, column, next === "ascending" ? 1 : -1)));
-      const name = button.textContent;
       say(next === "none" ? `${name}: first order` : `Sorted by ${name}, ${next}`);
     });
   });
 }
 
-// Copying --------------------------------------------------------------------------------------------------------------
+// Commands: of the results that a row is made from, or of its table where it names none -------------------------------
 
-function say(text) {
-  document.getElementById("said").textContent = text;
-}
-
-async function copy(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    // a browser that gives files no clipboard
-    const area = document.createElement("textarea");
-    area.value = text;
-    (document.querySelector("dialog[open]") ?? document.body).append(area);
-    area.select();
-    const done = document.execCommand("copy");
-    area.remove();
-    return done;
+function addCommands(table) {
+  const dialog = document.getElementById("command");
+  const head = table.tHead.rows[0].appendChild(document.createElement("th"));
+  head.className = "reproduce";
+  head.innerHTML = '<span class="said">Reproduce</span>';
+  for (const row of table.tBodies[0].rows) {
+    const cell = row.insertCell();
+    cell.className = "reproduce";
+    const button = addButton(cell, "reproduce", "reproduce");
+    button.setAttribute("aria-label", `Reproduce this line: ${row.cells[0].textContent}`);
+    button.addEventListener("click", () => {
+      const files = row.closest("[data-made-from]").dataset.madeFrom;
+      document.getElementById("command-text").textContent = `${dialog.dataset.command} ${files}`;
+      dialog.showModal();
+    });
   }
 }
 
 function makeCopy(button) {
   const label = button.textContent;
+  const source = document.getElementById(button.dataset.copies);
   button.addEventListener("click", async () => {
-    const source = document.getElementById(button.dataset.copies);
-    if (await copy(source.textContent)) {
+    try {
+      await navigator.clipboard.writeText(source.textContent);
       button.textContent = "Copied";
-      say("Copied");
-    } else {
+    } catch {
       getSelection().selectAllChildren(source);
       button.textContent = "Selected; press Ctrl+C";
     }
+    say(button.textContent);
     setTimeout(() => (button.textContent = label), 2000);
-  });
-}
-
-// Dialogs: Escape, the button or a click beside them closes them, and the focus goes back -------------------------------
-
-function makeDialog(dialog) {
-  dialog.querySelector(".close").addEventListener("click", () => dialog.close());
-  dialog.addEventListener("click", (event) => {
-    if (event.target === dialog) {
-      dialog.close();
-    }
   });
 }
 
 function enlarge(button) {
   const dialog = document.getElementById("enlarged");
   const picture = button.querySelector("img");
-  const image = dialog.querySelector("img");
-  image.src = picture.src;
-  image.alt = picture.alt;
-  image.width = picture.naturalWidth;
-  image.height = picture.naturalHeight;
+  const { src, alt, naturalWidth: width, naturalHeight: height } = picture;
+  Object.assign(dialog.querySelector("img"), { src, alt, width, height });
   document.getElementById("enlarged-title").textContent = button.closest("figure").previousElementSibling.textContent;
   dialog.showModal();
 }
 
-function showCommand(button) {
-  document.getElementById("command-text").textContent = button.dataset.command;
-  document.getElementById("command").showModal();
-}
-
-document.querySelectorAll("figure.table table").forEach(makeSortable);
+document.querySelectorAll("figure.table table").forEach((table) => {
+  makeSortable(table);
+  addCommands(table);
+});
 document.querySelectorAll("button.copy").forEach(makeCopy);
-document.querySelectorAll("dialog").forEach(makeDialog);
 document.querySelectorAll("button.enlarge").forEach((button) => button.addEventListener("click", () => enlarge(button)));
-document.querySelectorAll("button.reproduce").forEach((button) => {
-  button.addEventListener("click", () => showCommand(button));
+// Escape, the button or a click beside a dialog closes it, and the focus goes back
+document.querySelectorAll("dialog").forEach((dialog) => {
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog || event.target.matches(".close")) {
+      dialog.close();
+    }
+  });
 });

@@ -1,0 +1,178 @@
+"""First answers of the page: the best method, its group labels, how the numbers were averaged and made."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import pandas as pd
+
+from hsfm.core.text import duration
+from hsfm.report.names import method_label
+
+SPACE = "\N{NO-BREAK SPACE}"
+MEASURES = {"worst_group": "worst-group accuracy", "worst_class": "worst-class accuracy"}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    made: date  # of the newest result
+    seconds: float | None = None  # of all jobs together
+    version: str | None = None  # of hsfm
+    commit: str | None = None
+    dirty: bool = False  # whether code had changes that were in no commit
+    mixed: bool = False  # whether other jobs were made from other commits
+
+    @property
+    def day(self) -> str:
+        return f"{self.made.day} {self.made:%B %Y}"
+
+    @property
+    def sentence(self) -> str:
+        version = f"hsfm {self.version}" if self.version else "hsfm"
+        commit = f", commit {self.commit[:12]}" if self.commit else ""
+        changed = ", with changes that were not committed" if self.dirty else ""
+        others = "; some results by other commits, which the topic Versions has" if self.mixed else ""
+        return f"Made by {version}{commit}{changed}{others}."
+
+
+def provenance(made: date, stages: pd.DataFrame, versions: pd.DataFrame) -> Provenance:
+    """Provenance by the tables of stages and versions; where versions differ, that of most jobs. Null: not known."""
+    most = versions.sort_values("jobs", ascending=False, kind="stable")
+    version, commit = (next(iter(most[name].dropna().astype(str)), None) for name in ("hsfm", "commit"))
+    return Provenance(
+        made=made,
+        seconds=float(stages["seconds"].sum()) if stages["seconds"].notna().any() else None,
+        version=version,
+        commit=commit,
+        dirty=bool((versions["dirty"] == True).any()),  # noqa: E712  (null where not known)
+        mixed=len(set(versions["commit"].dropna())) > 1,
+    )
+
+
+def summarize(main: pd.DataFrame, provenance: Provenance) -> list[tuple[str, list[str]]]:
+    """Questions of a reader, each with sentences that answer it; of the same as `best_method`."""
+    best = [sentence for _, part in main.groupby("dataset", sort=False) for sentence in best_method(part)]
+    took = "Not known: there is no record of the jobs."
+    if provenance.seconds is not None:
+        took = (
+            f"All stages together took {duration(provenance.seconds)} by the clock, one after the other; the topic "
+            "Costs has every stage, and what each method takes."
+        )
+    average = (
+        "“Average” is the plain mean over test images. The adjusted average, which weights groups by their share of "
+        "the training split and can be much higher, stands in columns of that name only."
+    )
+    return [
+        ("Which method is best", best),
+        ("Group labels", group_labels(main)),
+        ("Which average", [average]),
+        ("Over how many", [repetitions(main)]),
+        ("How long it took", [took]),
+        ("When, with what", [f"{provenance.sentence} The newest result is of {provenance.day}."]),
+    ]
+
+
+def best_method(main: pd.DataFrame) -> list[str]:
+    """Sentences on one dataset: the best method, its lead over ERM and over the best other, and statistical ties.
+
+    main: `tables.aggregate` joined with `uncertainty.measure`. Methods are ranked by the worst group, or by the worst
+    class where no group is known; what is shown equal is called equal.
+    """
+    measure = "worst_group" if main["worst_group_percent"].notna().any() else "worst_class"
+    rows = main.assign(value=main[f"{measure}_percent"].astype(float), spread=main[f"{measure}_deviation"])
+    rows = rows.dropna(subset="value").sort_values("value", ascending=False, kind="stable").set_index("method")
+    rows["value"] = rows["value"].round(1)
+    first = list(rows.index[rows["value"] == rows["value"].iloc[0]])
+    best, others = first[0], [method for method in rows.index if method not in first]
+    sentences = [f"On {main['dataset'].iloc[0]} {_lead(rows, first, others, MEASURES[measure])}."]
+    tied = [method for method in others if rows.loc[method, f"{measure}_best"]]
+    if tied:
+        sentences.append(
+            f"{_names(tied)} cannot be told apart from {method_label(best)} on these test images (95 % interval of a "
+            "bootstrap over them): which of them is best is not known."
+        )
+    elif others:
+        sentences.append(
+            "All other methods are told apart from it by a bootstrap over the test images (95 % intervals)."
+        )
+    free = rows[rows["group_labels"] != "training"]
+    if best not in free.index and len(free):
+        winner = f"{method_label(free.index[0])} is best, {_with_spread(free.iloc[0])}"
+        sentences.append(f"Among those that train without group labels {winner}.")
+    average = [f"of {method_label(m)}{':' if m == best else ''} {rows.loc[m, 'average_percent']:.1f} %"
+               for m in dict.fromkeys([best, *rows.index.intersection(["erm"])])]  # fmt: skip
+    return [*sentences, f"Average accuracy {', '.join(average)}."]
+
+
+def _lead(rows: pd.DataFrame, first: Sequence[str], others: Sequence[str], measure: str) -> str:
+    """The best method of rows sorted by `value`, and by how much. first: those with the highest value."""
+    best = rows.loc[first[0]]
+    found = f"{method_label(first[0])} has the highest {measure}, {_with_spread(best)}"
+    if len(first) > 1:
+        found = f"{_names(first)} share the highest {measure}, {best['value']:.1f}{SPACE}%"
+    above = []
+    if "erm" in others:
+        interval = ""
+        if pd.notna(low := best["worst_group_to_erm_low"]):
+            high = best["worst_group_to_erm_high"]
+            interval = f"; 95{SPACE}% interval of the difference {low:.1f} to {high:.1f}"
+        above.append(f"{_points(best, rows.loc['erm'])} above ERM ({_with_spread(rows.loc['erm'])}{interval})")
+    rivals = [method for method in others if method != "erm"]
+    if rivals and len(first) == 1:
+        rival = rows.loc[rivals[0]]
+        named = f"{method_label(rivals[0])} ({_with_spread(rival)})"
+        above.append(f"{_points(best, rival)} above the best other, {named}")
+    return f"{found}{': ' if above else ''}{in_words(above)}"
+
+
+def group_labels(main: pd.DataFrame) -> list[str]:
+    """Methods by what they used group labels for; of a method the most that it used on any dataset."""
+    used: dict[str, list[str]] = {"training": [], "selection": [], "none": []}
+    for method, part in main.groupby("method", sort=False):
+        used[next(use for use in used if use in set(part["group_labels"]))].append(method)
+    if not used["training"] and not used["selection"]:
+        return ["No method used group labels."]
+    said = {
+        "training": "{} trained on the group labels of validation images",
+        "selection": "{} used those of validation to choose an epoch or a setting, not to train",
+        "none": "{} used none",
+    }
+    parts = [said[use].format(_names(methods)) for use, methods in used.items() if methods]
+    return [f"{'; '.join(parts)}.", "No method saw group labels of training images; test labels only score."]
+
+
+def repetitions(main: pd.DataFrame) -> str:
+    """A sentence on the repetitions that means and deviations are over."""
+    runs, seeds = int(main["runs"].max()), int(main["seeds"].max())
+    single = list(dict.fromkeys(main.loc[main["seeds"] < seeds, "method"]))
+    exception = f" ({_names(single)}: one head)" if single and main["seeds"].min() == 1 else ""
+    if runs > 1:
+        each = f", each the mean of {seeds} seeds of the method{exception}" if seeds > 1 else ""
+        return (
+            f"Numbers are means over {runs} trained networks{each}; ± is the sample standard deviation over networks."
+        )
+    if seeds > 1:
+        return (
+            f"Numbers are means over {seeds} seeds of each method{exception}, all on one trained network; ± is the "
+            "sample standard deviation over seeds, and says nothing about another network."
+        )
+    return "One seed on one trained network: there is no deviation, and small differences cannot be read."
+
+
+def _points(row: pd.Series, other: pd.Series) -> str:
+    points = f"{row['value'] - other['value']:.1f}"
+    return f"{points} point{'' if points == '1.0' else 's'}"
+
+
+def _with_spread(row: pd.Series) -> str:
+    spread = "" if pd.isna(row["spread"]) else f"{SPACE}±{SPACE}{row['spread']:.1f}"
+    return f"{row['value']:.1f}{spread}{SPACE}%"
+
+
+def _names(methods: Iterable[str]) -> str:
+    return in_words([method_label(method) for method in methods])
+
+
+def in_words(items: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
