@@ -1,7 +1,5 @@
 """Decode image files of any kind to uint8 RGB."""
 
-from collections.abc import Callable
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -20,7 +18,7 @@ def decoder() -> str:
     """Name and version of the decoders; another version may round otherwise."""
     import torchvision
 
-    jpeg = "Pillow" if _jpeg_decoder() is None else f"torchvision {torchvision.__version__}"
+    jpeg = f"torchvision {torchvision.__version__}" if hasattr(torchvision.io, "decode_jpeg") else "Pillow"
     return f"JPEG {jpeg}, else Pillow {PIL.__version__}"
 
 
@@ -56,25 +54,14 @@ def read_or_problem(path: str | Path) -> tuple[UInt8[np.ndarray, "h w 3"] | None
         return None, str(error).removeprefix(f"{path}: ")
 
 
-@cache
-def _jpeg_decoder() -> Callable | None:
-    """torchvision's, which takes two thirds of Pillow's time for the same pixels; None where torchvision has none."""
-    import torchvision  # deprecated since 0.29
-
-    return getattr(torchvision.io, "decode_jpeg", None)
-
-
 def _read_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
-    """The pixels of a gray or RGB JPEG; None where torchvision does not decode it."""
+    """The pixels of a gray or RGB JPEG in two thirds of Pillow's time; None where torchvision does not decode it."""
     import torch
-    from torchvision.io import ImageReadMode
+    from torchvision import io
 
-    decode = _jpeg_decoder()
-    if decode is None:
-        return None
     try:
-        pixels = decode(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
-    except RuntimeError:  # Pillow has the last word, and says what is wrong
+        pixels = io.decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), io.ImageReadMode.RGB)
+    except (AttributeError, RuntimeError):  # dropped by a later torchvision; or Pillow says what is wrong
         return None
     return pixels.permute(1, 2, 0).contiguous().numpy()
 

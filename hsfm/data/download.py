@@ -18,29 +18,22 @@ RETRIES = 3
 
 @dataclass(frozen=True)
 class Archive:
-    """One file on a server and where its content goes; paths are relative to the dataset's folder."""
+    """One file on a server and what it becomes."""
 
     url: str
-    path: str  # of the archive, which is kept
-    target: str  # the folder that it becomes, or the one file that it holds compressed
+    target: str  # the folder, or the one file that it holds compressed, relative to the dataset's folder
     holds: str = ""  # a file in that folder; empty for one compressed file
     md5: str | None = None  # as published
 
 
 def _mnist(name: str, md5: str) -> Archive:
-    url = f"https://ossci-datasets.s3.amazonaws.com/mnist/{name}.gz"
-    return Archive(url, f"MNIST/raw/{name}.gz", f"MNIST/raw/{name}", md5=md5)
+    return Archive(f"https://ossci-datasets.s3.amazonaws.com/mnist/{name}.gz", f"MNIST/raw/{name}", md5=md5)
 
 
 # MNIST and CIFAR-10: addresses, digests and layout are torchvision's, whose loaders then find the files.
 SOURCES = {
     "waterbirds": (
-        Archive(
-            "https://nlp.stanford.edu/data/dro/waterbird_complete95_forest2water2.tar.gz",
-            "../waterbird_complete95_forest2water2.tar.gz",
-            ".",
-            "metadata.csv",
-        ),
+        Archive("https://nlp.stanford.edu/data/dro/waterbird_complete95_forest2water2.tar.gz", ".", "metadata.csv"),
     ),
     "dominoes": (
         _mnist("train-images-idx3-ubyte", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
@@ -49,7 +42,6 @@ SOURCES = {
         _mnist("t10k-labels-idx1-ubyte", "ec29112dd5afa0611ce80d1b7f02629c"),
         Archive(
             "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-            "cifar-10-python.tar.gz",
             "cifar-10-batches-py",
             "test_batch",
             "c58f30108f718f92721af3b95e74349a",
@@ -61,14 +53,15 @@ SOURCES = {
 def download(source: str, folder: str | Path) -> None:
     """Download and unpack what `folder` lacks of the dataset `source`; what is there stays as it is.
 
-    Archives are kept. Where no digest is published, the SHA-256 of the first download is written to `{archive}.sha256`,
-    and a later one must have the same. Raises ValueError, in one line that says what to do, where a download fails, an
-    archive has another digest or cannot be unpacked, and where a folder has content but not the dataset's.
+    An archive is kept beside what it becomes. Where no digest is published, the SHA-256 of the first one is written to
+    `{archive}.sha256`, and a later one must have the same. Raises ValueError, in one line that says what to do, where a
+    download fails, an archive has another digest or cannot be unpacked, or a folder has content but not the dataset's.
     """
     folder = Path(folder)
     work = folder.with_name(f".{folder.name}.part")  # of a killed job it stays, until the next one
     for archive in SOURCES[source]:
-        path, target = Path(os.path.normpath(folder / archive.path)), folder / archive.target
+        target = folder / archive.target
+        path = target.with_name(os.path.basename(archive.url))
         if (target / archive.holds).exists():
             continue
         if target.is_dir() and any(target.iterdir()):

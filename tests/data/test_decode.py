@@ -77,13 +77,6 @@ def test_a_transparent_palette_color_is_white(tmp_path):
     np.testing.assert_array_equal(read_rgb(tmp_path / "image.png"), [[GREEN, WHITE]])
 
 
-def test_opaque_alpha_changes_nothing(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 4), dtype=np.uint8)
-    pixels[..., 3] = 255
-    Image.fromarray(pixels).save(tmp_path / "image.png")
-    np.testing.assert_array_equal(read_rgb(tmp_path / "image.png"), pixels[..., :3])
-
-
 @pytest.mark.parametrize("kind", ["grey.png", "rgb.png", "grey.tif", "big-endian.tif", "grey.pgm"])
 def test_of_16_bits_the_upper_8_remain(tmp_path, kind):
     values = np.random.default_rng(0).integers(0, 2**16, (5, 4, 3), dtype=np.uint16)
@@ -167,15 +160,8 @@ def test_what_is_no_image_is_named(tmp_path, pixels):
             read_rgb(tmp_path / name)
 
 
-def test_an_absurdly_large_image_is_refused_before_it_fills_the_memory(tmp_path):
-    def claim(path, side):
-        header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-        chunk = b"IHDR" + header
-        body = struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-        data = zlib.compress(b"")
-        body += struct.pack(">I", len(data)) + b"IDAT" + data + struct.pack(">I", zlib.crc32(b"IDAT" + data))
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
-
-    claim(tmp_path / "bomb.png", 100_000)
-    with pytest.raises(ValueError, match=r"bomb\.png: Image size \(10000000000 pixels\) exceeds limit"):
+def test_an_absurdly_large_image_is_refused(tmp_path, pixels, monkeypatch):
+    Image.fromarray(pixels).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
+    with pytest.raises(ValueError, match=r"bomb\.png: Image size \(20 pixels\) exceeds limit"):
         read_rgb(tmp_path / "bomb.png")

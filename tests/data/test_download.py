@@ -155,7 +155,7 @@ def test_dominoes_are_laid_out_as_torchvision_reads_them(server, tmp_path, monke
         served[f"/{split}-labels-idx1-ubyte.gz"] = gzip.compress(labels + bytes(n))
     served["/cifar-10-python.tar.gz"] = tar({"cifar-10-batches-py/test_batch": b""})
     for archive in SOURCES["dominoes"]:
-        name = f"/{Path(archive.path).name}"
+        name = f"/{Path(archive.url).name}"
         url = f"http://127.0.0.1:{server.server_port}{name}"
         archives.append(replace(archive, url=url, md5=hashlib.md5(served[name]).hexdigest()))
     monkeypatch.setitem(SOURCES, "dominoes", tuple(archives))
@@ -177,6 +177,5 @@ def test_the_sources_are_those_of_torchvision():
     assert [(archive.url, archive.md5) for archive in digits] == [
         (MNIST.mirrors[0] + name, md5) for name, md5 in MNIST.resources
     ]
-    assert [archive.path for archive in digits] == [f"MNIST/raw/{name}" for name, _ in MNIST.resources]
-    assert (cifar.url, cifar.path, cifar.md5) == (CIFAR10.url, CIFAR10.filename, CIFAR10.tgz_md5)
-    assert cifar.target == CIFAR10.base_folder
+    assert [f"{archive.target}.gz" for archive in digits] == [f"MNIST/raw/{name}" for name, _ in MNIST.resources]
+    assert (cifar.url, cifar.target, cifar.md5) == (CIFAR10.url, CIFAR10.base_folder, CIFAR10.tgz_md5)

@@ -1,6 +1,3 @@
-import threading
-import time
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -33,6 +30,8 @@ def test_packed_images_are_the_rows_asked_for_in_that_order(packed):
     assert batch.dtype == torch.uint8
     assert batch.is_contiguous(memory_format=torch.channels_last)
     assert np.array_equal(batch.permute(0, 2, 3, 1).numpy(), array[[0, 9, 4]])
+    assert images.kept_on(CPU).shape == images.pinned().shape == (8, 6)
+    assert torch.equal(images.kept_on(CPU).stacked(), images.stacked())
 
 
 def test_unreadable_arrays_are_named(packed):
@@ -83,12 +82,6 @@ def test_copies_hold_the_images_asked_for_and_no_other(several, rows):
     assert all(isinstance(tensor, torch.Tensor) for tensor in copy.tensors())
 
 
-def test_a_copy_of_images_of_one_size_is_of_one_size(packed):
-    images = read_packed(rows([9, 4, 0]), packed[0])
-    assert images.kept_on(CPU).shape == images.pinned().shape == (8, 6)
-    assert np.array_equal(images.kept_on(CPU).stacked().permute(0, 2, 3, 1).numpy(), packed[1][[9, 4, 0]])
-
-
 def test_images_that_do_not_start_at_a_whole_number_have_no_common_shape():
     pixels = torch.arange(30, dtype=torch.uint8).view(10, 3)
     shifted = Images.of(pixels, torch.tensor([[2, 2], [2, 2]]), torch.tensor([1, 5]))
@@ -136,23 +129,6 @@ def test_both_kinds_feed_the_same_batches(photos):
         assert [len(batch) for batch in batches] == [2, 2, 1]
         found = [view.permute(1, 2, 0).numpy() for batch in batches for view in batch.each()]
         assert all(np.array_equal(a, images[i]) for a, i in zip(found, order, strict=True))
-
-
-def test_files_are_decoded_ahead_of_use_and_no_thread_stays(photos):
-    folder, rows, _ = photos
-    before = threading.active_count()
-    files = ImageFiles(rows, folder)
-    read, seen = files.read, []
-    files.read = lambda part: seen.append(part.tolist()) or read(part)
-    batches = image_batches(files, torch.zeros(10, dtype=torch.int64), 1, CPU)
-    next(batches)
-    deadline = time.monotonic() + 60
-    while len(seen) < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    batches.close()
-    assert len(seen) <= 4
-    assert threading.active_count() <= before + 1, "its decoding thread alone"
 
 
 def test_every_image_is_looked_at(photos):
