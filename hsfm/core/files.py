@@ -229,8 +229,3 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, "Tensor"], dict[str, s
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path}: not a readable safetensors file, perhaps truncated ({error})") from error
-
-
-def read_leftover(path: str | Path) -> tuple[dict[str, "Tensor"], dict[str, str]] | None:
-    """The tensors and metadata that a killed job left to go on from; None where there are none."""
-    return read_safetensors(path) if Path(path).exists() else None

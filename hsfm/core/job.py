@@ -69,9 +69,9 @@ def start(log: str | Path, *, gpus: int = 0, device: str = "auto") -> None:
     before anything asks CUDA for its devices.
     """
     global _job
-    _log_to(log, "w", [_Terminal()])
-    for suffix in (".traceback", ".json"):  # of the last time
-        Path(log).with_suffix(suffix).unlink(missing_ok=True)
+    for file in (Path(log), Path(log).with_suffix(".traceback"), Path(log).with_suffix(".json")):  # of the last time
+        file.unlink(missing_ok=True)
+    _log_to(log, [_Terminal()])
     _job = _Job(Path(log), time.monotonic(), {})
     progress.announce()
 
@@ -102,13 +102,7 @@ def join(log: str | Path, *, speaks: bool) -> None:
     speaks: for one of several processes that would all say the same; the others only say what went wrong.
     """
     progress.announce(silent=not speaks)
-    if speaks:
-        _log_to(log, "a", [_Terminal()])
-    else:
-        _log_to(log, "a", [], logging.CRITICAL)
-        # whatever libraries say
-        with open(log, "a") as file:
-            os.dup2(file.fileno(), sys.stderr.fileno())
+    _log_to(log, [_Terminal()] if speaks else [], logging.NOTSET if speaks else logging.CRITICAL)
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         expected = issubclass(kind, ValueError | FileNotFoundError)  # which the job will raise once more
@@ -140,9 +134,9 @@ class _Terminal(logging.Handler):
         progress.say(self.format(record))
 
 
-def _log_to(log: str | Path, mode: str, others: Iterable[logging.Handler], level: int = logging.NOTSET) -> None:
+def _log_to(log: str | Path, others: Iterable[logging.Handler], level: int = logging.NOTSET) -> None:
     Path(log).parent.mkdir(parents=True, exist_ok=True)  # Snakemake has made it, but somebody may tidy up meanwhile
-    handler = logging.FileHandler(log, mode=mode)
+    handler = logging.FileHandler(log)  # appends, beside other processes
     handler.setLevel(level)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", DATE))
     handlers = [handler, *others]
@@ -275,9 +269,9 @@ def resuming(output: str | Path, depends_on: Mapping[str, Any], name: str = "") 
     At the end, unless there is an error, it is removed, and so are those of other settings. name: of the work, where
     others keep their states in the same folder.
     """
-    path = Path(output).with_name(f".resume-{name}{fingerprint(depends_on)}.safetensors")
+    path = Path(output).with_name(f".resume-{name}{fingerprint(depends_on)}.pt")
     yield path
-    for leftover in path.parent.glob(f".resume-{name}*.safetensors"):
+    for leftover in path.parent.glob(f".resume-{name}*.pt"):
         leftover.unlink()
 
 

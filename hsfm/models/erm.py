@@ -3,7 +3,6 @@
 The loss is that of the training images, or of these and auxiliary sets, each with a weight of its own.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,16 +19,15 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from hsfm.core.device import Compute
-from hsfm.core.files import read_leftover, write_safetensors
 from hsfm.core.metrics import accuracy_by, worst
 from hsfm.core.progress import Progress
 from hsfm.core.settings import FrozenSettings
 from hsfm.data.pixels import ImageFiles, Images, image_batches, keep_on_device
 from hsfm.data.table import ImageTable
-from hsfm.data.transforms import AugmentationSettings, TransformSettings, Views, apply, draw_views, prepare
+from hsfm.data.transforms import AugmentationSettings, TransformSettings, apply, draw_views, prepare
 from hsfm.models.backbone import Network
-from hsfm.models.distributed import Processes, Share
-from hsfm.models.optimizer_state import as_tensors, load_tensors
+from hsfm.models.distributed import data_parallel, process_count, rank, share, total
+from hsfm.models.state import read_state, write_state
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +104,7 @@ class LabeledImages:
         *,
         without: Int[Tensor, " k"] | None = None,
     ) -> "LabeledImages":
-        """Those of one split. source: gives the images of some of the table's rows. without: places in the split of
-        images that are left out."""
+        """Those of one split. source: images of table rows. without: places in the split that are left out."""
         rows = table.split(split)
         if without is not None:
             rows = rows.drop(rows.index[without.numpy()])
@@ -126,7 +123,7 @@ class AuxiliaryData:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Images to learn from and to judge epochs by, and what the network sees of them."""
+    """Images to learn from and to judge epochs by, and the transform and augmentation they go through."""
 
     training: LabeledImages
     validation: LabeledImages
@@ -134,7 +131,7 @@ class TrainingData:
     augmentation: AugmentationSettings  # of training and auxiliary images
     auxiliary: Sequence[AuxiliaryData] = ()
 
-    def check(self, checkpoint: str, processes: Processes) -> None:
+    def check(self, checkpoint: str) -> None:
         """Raise ValueError where these images do not allow what they are to be used for."""
         if checkpoint == "best_worst_group" and (self.validation.group < 0).any():
             raise ValueError(
@@ -145,10 +142,6 @@ class TrainingData:
                 raise ValueError(
                     "training images: height and width of some are not known; the image table has to say them"
                 )
-        if self.auxiliary and not processes.alone:
-            raise ValueError(
-                f"auxiliary: {len(self.auxiliary)} sets of images, which {processes.count} processes cannot share out"
-            )
 
     def kept_on_device(self, compute: Compute) -> "TrainingData":
         """The same; images that fit lie on the device."""
@@ -174,16 +167,15 @@ def train(
 ) -> pd.DataFrame:
     """Train `network` in place on mean cross-entropy; returns the history, one row per epoch.
 
-    data: auxiliary images have a loss of their own; they pass through the network in one batch with the training
-    images, so that BatchNorm sees them together. seed: of the order of the images and of the augmentation. compute:
-    device, precision and what else changes rounding alone. resume: a file that holds the state after every epoch; a
+    data: auxiliary images pass through the network in one batch with the training images, so that BatchNorm sees them
+    together. seed: of the order of the images and of the augmentation. resume: file of the state after every epoch; a
     process that finds it goes on from there and, on the CPU with equal threads or on CUDA with `deterministic`, ends
     with the weights of an undisturbed one. The caller names it after everything the result depends on, and removes it
     when done. called: the method, where progress is shown.
 
-    Where torch.distributed joins processes, each calls this with the same arguments but for its device: they train one
-    network on batches of `batch_size` images in all, and each ends with it and with the history of all. The file
-    `resume` is written by the first and read by every one of them.
+    Where torch.distributed joins processes, each calls this with the same arguments but for its device. They train one
+    network, each on `batch_size` divided by their number, rounded down, and leave out the last images of an epoch that
+    do not go round. Each returns the history of all; the first writes `resume`, which all read.
 
     History columns: epoch (from 1), lr (of the epoch's last step), train_loss, train_accuracy (of the augmented
     training images, before each step), loss_NAME (mean, of the auxiliary images), val_loss, val_average,
@@ -191,40 +183,37 @@ def train(
     network ends with.
 
     Raises ValueError for a checkpoint rule by groups that are not known, when the loss is no longer finite, and on
-    several processes for auxiliary images, a compiled network, or one whose BatchNorm is not torch's own.
+    several processes for BatchNorm that is not torch's own.
     """
-    processes = Processes.here()
-    data.check(settings.checkpoint, processes)
+    data.check(settings.checkpoint)
     compute.prepare(network)
-    n_train = sum(_batch_sizes(data, settings))
-    state = _State.of(network, data, settings, seed, compute)
+    batches = _Batches.of(len(data.training.y), settings.batch_size)
+    state = _State.of(network, settings, settings.epochs * batches.steps, seed, compute)
     history = _History(CHECKPOINTS[settings.checkpoint])
     if resume is not None:
         state.load(resume, history)
-    if history.rows:
-        log.info("resuming after epoch %d of %d", len(history.rows), settings.epochs)
+    done, epochs = len(history.rows), settings.epochs
+    if done:
+        log.info("resuming after epoch %d of %d", done, epochs)
     data = data.kept_on_device(compute)
     forward = compute.compiled(network)
-    done, total = len(history.rows), settings.epochs
-    with (
-        compute.repeatable(),
-        processes.together(network, forward, compute) as training_forward,
-        Progress(called, total * n_train, "image", done=done * n_train, shown=processes.first) as bar,
-    ):
-        for epoch in range(done + 1, total + 1):
-            bar.now(f"{called}, epoch {epoch} of {total}")
-            trained = _train_epoch(state, training_forward, data, settings.batch_size, compute, bar.update)
+    training_forward = data_parallel(network, forward)
+    progress = Progress(called, epochs * batches.n, "image", done=done * batches.n, shown=rank() == 0)
+    with compute.repeatable(), progress as bar:
+        for epoch in range(done + 1, epochs + 1):
+            bar.now(f"{called}, epoch {epoch} of {epochs}")
+            trained = _train_epoch(state, training_forward, data, batches, compute, bar.update)
             row = {"epoch": epoch, **trained, **_validate(network, forward, data, settings.batch_size, compute)}
             if not row["train_loss"] < float("inf"):
                 raise ValueError(
                     f"the training loss is {row['train_loss']} in epoch {epoch}; lower lr (now {settings.lr})"
                 )
             history.add(row, network)
-            if resume is not None and processes.first:
+            if resume is not None and rank() == 0:
                 state.save(resume, history)
             log.info(
                 "epoch %d of %d: training loss %.4f, validation average %.1f %%, worst group %.1f %%",
-                epoch, total, row["train_loss"], 100 * row["val_average"], 100 * row["val_worst_group"],
+                epoch, epochs, row["train_loss"], 100 * row["val_average"], 100 * row["val_worst_group"],
             )  # fmt: skip
     if history.best is not None:
         network.load_state_dict(history.best)
@@ -255,11 +244,37 @@ class _History:
         return row[self.column], row["val_average"]
 
 
+@dataclass(frozen=True)
+class _Batches:
+    """How an epoch's images, in random order, are cut into batches."""
+
+    drawn: int  # images of the order; a last batch of one is left out, since BatchNorm cannot learn from it
+    size: int  # of this process's batches
+
+    @staticmethod
+    def of(n: int, batch_size: int) -> "_Batches":
+        return _Batches(n - int(n > 1 and n % batch_size == 1), max(batch_size // process_count(), 1))
+
+    @property
+    def own(self) -> slice:
+        """This process's places in the order."""
+        return share(self.drawn, even=True)
+
+    @property
+    def n(self) -> int:
+        """Images that all processes use."""
+        return self.drawn // process_count() * process_count()
+
+    @property
+    def steps(self) -> int:
+        return -(-(self.n // process_count()) // self.size)
+
+
 def _train_epoch(
     state: "_State",
     forward: Callable,
     data: TrainingData,
-    batch_size: int,
+    batches: _Batches,
     compute: Compute,
     report: Callable[[int], None],
 ) -> dict[str, float]:
@@ -268,95 +283,68 @@ def _train_epoch(
     report: is told how many images each step has used.
     """
     state.network.train()
-    device = compute.device
-    loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-    losses = torch.zeros(len(data.auxiliary), device=device)
-    epoch = _draw_epoch(data, batch_size, state.generator, device)
-    share, seen, last_lr = epoch.share, 0, 0.0
-    for step, ((images, labels), *more) in enumerate(zip(epoch.batches, *epoch.auxiliary, strict=True)):
-        with compute.autocast(), share.batchnorm(step):
-            loss, logits, of_parts = _loss(forward, images, labels, more, data.auxiliary)
-        for number, of_part in enumerate(of_parts):
-            losses[number] += of_part.detach()
-        last_lr = state.step(share.scaled(loss, step))
-        if share.counts(step):
-            loss_sum += loss.detach() * len(images)
-            correct += (logits.detach().argmax(1) == labels).sum()
-            seen += len(images)
-        report(min(batch_size, epoch.n - step * batch_size))
-    loss_sum, correct, seen = Processes.here().totals(loss_sum, correct, seen)
+    sums = torch.zeros(2, device=compute.device)  # loss of the steps, and right answers to training images
+    means = torch.zeros(1 + len(data.auxiliary), device=compute.device)
+    last_lr = 0.0
+    for step in _draw_epoch(data, batches, state.generator, compute.device):
+        with compute.autocast():
+            loss, logits, each = _loss(forward, step, [part.weight for part in data.auxiliary])
+        means += each
+        last_lr = state.step(loss)
+        labels = step[0][1]
+        sums += torch.stack([loss.detach() * len(labels), (logits.argmax(1) == labels).sum()])
+        report(len(labels) * process_count())
+    loss_sum, correct = total(sums).tolist()
+    of_auxiliary = zip(data.auxiliary, means[1:].tolist(), strict=True)
     return {
         "lr": last_lr,
-        "train_loss": float(loss_sum) / float(seen),
-        "train_accuracy": float(correct) / float(seen),
-        **{
-            f"loss_{part.name}": value / epoch.steps
-            for part, value in zip(data.auxiliary, losses.tolist(), strict=True)
-        },
+        "train_loss": loss_sum / batches.n,
+        "train_accuracy": correct / batches.n,
+        **{f"loss_{part.name}": value / batches.steps for part, value in of_auxiliary},
     }
 
 
 def _loss(
-    forward: Callable,
-    images: Float[Tensor, "b 3 h w"],
-    labels: Int[Tensor, " b"],
-    more: Sequence[tuple[Tensor, Tensor]],
-    auxiliary: Sequence[AuxiliaryData],
-) -> tuple[Float[Tensor, ""], Float[Tensor, "b c"], list[Float[Tensor, ""]]]:
-    """Loss of a step, logits of its training images, mean losses of its auxiliary images.
+    forward: Callable, step: Sequence[tuple[Tensor, Tensor]], weights: Sequence[float]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "b c"], Float[Tensor, " k"]]:
+    """Loss of a step, logits of its training images, and the mean loss of each set of images.
 
-    more: the network's input and the classes of each auxiliary set.
+    step: input and classes of the training images, and of each auxiliary set; weights: of the latter.
     """
-    logits = forward(images if not more else torch.cat([images, *(shown for shown, _ in more)]))
-    logits, *auxiliary_logits = logits.split([len(images), *(len(shown) for shown, _ in more)])
-    loss = cross_entropy(logits, labels)
-    of_parts = [cross_entropy(z, y) for z, (_, y) in zip(auxiliary_logits, more, strict=True)]
-    for part, of_part in zip(auxiliary, of_parts, strict=True):
-        loss = loss + part.weight * of_part
-    return loss, logits, of_parts
+    shown, labels = zip(*step, strict=True)
+    logits = forward(torch.cat(shown) if weights else shown[0]).split([len(y) for y in labels])
+    means = [cross_entropy(z, y) for z, y in zip(logits, labels, strict=True)]
+    loss = sum((weight * mean for weight, mean in zip(weights, means[1:], strict=True)), start=means[0])
+    return loss, logits[0].detach(), torch.stack(means).detach()
 
 
-@dataclass(frozen=True)
-class _Epoch:
-    """One pass over the training images, with all that is random in it drawn and on the device."""
+def _draw_epoch(
+    data: TrainingData, batches: _Batches, generator: Generator, device: torch.device
+) -> Iterator[tuple[tuple[Tensor, Tensor], ...]]:
+    """Input and classes of each step's training images and auxiliary sets.
 
-    n: int  # images, of all processes
-    steps: int
-    share: Share  # of this process
-    batches: Iterator[tuple[Tensor, Tensor]]  # of training images: the network's input, and classes
-    auxiliary: list[Iterator[tuple[Tensor, Tensor]]]  # the same of each auxiliary set
-
-
-def _draw_epoch(data: TrainingData, batch_size: int, generator: Generator, device: torch.device) -> _Epoch:
-    """Draw and move everything before the first step, so that within a step nothing waits for the device."""
-    order = torch.cat(list(_batches(torch.randperm(len(data.training.y), generator=generator), batch_size)))
-    steps = -(-len(order) // batch_size)
-    share = Processes.here().share(len(order), batch_size)
+    All is drawn and moved before the first step, so that within a step nothing waits for the device.
+    """
 
     def show(
-        images: LabeledImages, order: Tensor, size: int | list[int], rows: slice | Tensor = slice(None)
+        images: LabeledImages, order: Tensor, size: int, own: slice = slice(None)
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each batch as the network's input, and its classes; of these places in the order alone."""
-        views = draw_views(images.pixels.size_on_cpu[order], data.augmentation, generator)[rows].to(device)
-        order = order[rows]
-        batches = image_batches(images.pixels, order, size, device)
-        return _shown(batches, images.y[order].to(device), views, data)
+        views = draw_views(images.pixels.size_on_cpu[order], data.augmentation, generator)[own].to(device)
+        order = order[own]
+        labels = images.y[order].to(device).split(size)
+        starts = range(0, len(order), size)
+        parts = zip(image_batches(images.pixels, order, size, device), labels, starts, strict=True)
+        return (
+            (prepare(pixels, data.transform, data.augmentation, views[start : start + size]), y)
+            for pixels, y, start in parts
+        )
 
-    batches, auxiliary = show(data.training, order, share.sizes, share.rows), []
-    for part in data.auxiliary:
-        size = min(batch_size, len(part.images.y))
-        auxiliary.append(show(part.images, _cycle(len(part.images.y), steps * size, generator), size))
-    return _Epoch(len(order), steps, share, batches, auxiliary)
-
-
-def _shown(
-    batches: Iterator[Images], labels: Tensor, views: Views, data: TrainingData
-) -> Iterator[tuple[Tensor, Tensor]]:
-    seen = 0
-    for images in batches:
-        part = slice(seen, seen + len(images))
-        yield prepare(images, data.transform, data.augmentation, views[part]), labels[part]
-        seen += len(images)
+    order = torch.randperm(len(data.training.y), generator=generator)[: batches.drawn]
+    sets = [show(data.training, order, batches.size, batches.own)]
+    for images in (part.images for part in data.auxiliary):
+        size = min(batches.size, len(images.y))
+        sets.append(show(images, _cycle(len(images.y), batches.steps * size, generator), size))
+    return zip(*sets, strict=True)
 
 
 def _cycle(n: int, length: int, generator: Generator) -> Int[Tensor, " length"]:
@@ -365,27 +353,18 @@ def _cycle(n: int, length: int, generator: Generator) -> Int[Tensor, " length"]:
     return torch.cat(rounds)[:length]
 
 
-def _batches(order: Tensor, size: int) -> Iterator[Tensor]:
-    """Consecutive batches; a last batch of a single image is left out, since BatchNorm cannot learn from it."""
-    return (batch for batch in order.split(size) if len(batch) > 1 or len(order) == 1)
-
-
-def _batch_sizes(data: TrainingData, settings: TrainingSettings | AdamSettings) -> list[int]:
-    """Images of each step of an epoch."""
-    return [len(batch) for batch in _batches(torch.arange(len(data.training.y)), settings.batch_size)]
-
-
 @torch.inference_mode()
 def _validate(
     network: Network, forward: Callable, data: TrainingData, batch_size: int, compute: Compute
 ) -> dict[str, float]:
     validation = data.validation
     network.eval()
-    processes, n = Processes.here(), len(validation.y)
-    logits = []
-    for images in image_batches(validation.pixels, torch.arange(n)[processes.part(n)], batch_size, compute.device):
-        logits.append(apply(forward, images, data.transform, compute).float())
-    logits = processes.gathered(logits, n, network.fc).cpu()
+    n = len(validation.y)
+    logits = torch.zeros(n, network.fc.out_features, device=compute.device)
+    batches = image_batches(validation.pixels, torch.arange(n)[share(n)], batch_size, compute.device)
+    for images, own in zip(batches, logits[share(n)].split(batch_size), strict=False):
+        own.copy_(apply(forward, images, data.transform, compute))
+    logits = total(logits).cpu()
     correct = logits.argmax(1) == validation.y
     groups = accuracy_by(correct, validation.group, int(validation.group.max()) + 1)
     classes = accuracy_by(correct, validation.y, int(validation.y.max()) + 1)
@@ -397,12 +376,9 @@ def _validate(
     }
 
 
-# State ----------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _State:
-    """All that changes while training: as safetensors and JSON, so that resuming unpickles nothing."""
+    """All that changes while training."""
 
     network: Network
     optimizer: torch.optim.Optimizer
@@ -412,11 +388,22 @@ class _State:
 
     @staticmethod
     def of(
-        network: Network, data: TrainingData, settings: TrainingSettings | AdamSettings, seed: int, compute: Compute
+        network: Network, settings: TrainingSettings | AdamSettings, steps: int, seed: int, compute: Compute
     ) -> "_State":
-        """The state before the first epoch."""
-        optimizer = _build_optimizer(network, settings, fused=not compute.on_cpu)
-        scheduler = _build_scheduler(optimizer, settings, settings.epochs * len(_batch_sizes(data, settings)))
+        """The state before the first of so many steps."""
+        how = {"lr": settings.lr, "fused": not compute.on_cpu}
+        if isinstance(settings, AdamSettings):
+            optimizer = torch.optim.Adam(network.parameters(), **how)
+        else:
+            names = ("momentum", "nesterov", "weight_decay")
+            optimizer = torch.optim.SGD(
+                network.parameters(), **how, **{name: getattr(settings, name) for name in names}
+            )
+        if isinstance(settings, AdamSettings) or settings.schedule == "constant":
+            scheduler = LambdaLR(optimizer, lambda step: 1.0)
+        else:
+            rise = {"max_lr": settings.lr, "pct_start": settings.warmup, "cycle_momentum": False}
+            scheduler = OneCycleLR(optimizer, total_steps=steps, **rise)
         return _State(network, optimizer, scheduler, compute.scaler(), Generator().manual_seed(seed))
 
     def step(self, loss: Float[Tensor, ""]) -> float:
@@ -430,60 +417,18 @@ class _State:
         return lr
 
     def save(self, path: Path, history: _History) -> None:
-        tensors = {
-            "generator": self.generator.get_state(),
-            **{f"network.{key}": value for key, value in self.network.state_dict().items()},
-            **{f"optimizer.{key}": value for key, value in as_tensors(self.optimizer).items()},
-            **{f"best.{key}": value for key, value in (history.best or {}).items()},
-        }
-        scheduler = {key: value for key, value in self.scheduler.state_dict().items() if key != "lr_lambdas"}
-        progress = {
-            "history": history.rows,
-            "scheduler": scheduler,
-            "lr": [group["lr"] for group in self.optimizer.param_groups],
-            "scaler": self.scaler.state_dict(),
-        }
-        write_safetensors(path, tensors, {"progress": json.dumps(progress)})
+        parts = {name: getattr(self, name).state_dict() for name in RESUMED}
+        write_state(path, {**parts, "generator": self.generator.get_state(), **vars(history)})
 
     def load(self, path: Path, history: _History) -> None:
         """Go on from a file of `save`, with the history in it; nothing changes where there is none."""
-        found = read_leftover(path)
+        found = read_state(path)
         if found is None:
             return
-        tensors, metadata = found
-        progress = json.loads(metadata["progress"])
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-        self.network.load_state_dict(part("network."))
-        load_tensors(self.optimizer, part("optimizer."))
-        for group, lr in zip(self.optimizer.param_groups, progress["lr"], strict=True):
-            group["lr"] = lr
-        self.scheduler.load_state_dict({"lr_lambdas": [None], **progress["scheduler"]})
-        self.scaler.load_state_dict(progress["scaler"])
-        self.generator.set_state(tensors["generator"])
-        history.rows, history.best = progress["history"], part("best.") or None
+        for name in RESUMED:
+            getattr(self, name).load_state_dict(found[name])
+        self.generator.set_state(found["generator"])
+        history.rows, history.best = found["rows"], found["best"]
 
 
-def _build_optimizer(
-    network: Network, settings: TrainingSettings | AdamSettings, *, fused: bool
-) -> torch.optim.Optimizer:
-    if isinstance(settings, AdamSettings):
-        return torch.optim.Adam(network.parameters(), lr=settings.lr, fused=fused)
-    return torch.optim.SGD(
-        network.parameters(),
-        lr=settings.lr,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=settings.weight_decay,
-        fused=fused,
-    )
-
-
-def _build_scheduler(
-    optimizer: torch.optim.Optimizer, settings: TrainingSettings | AdamSettings, steps: int
-) -> LRScheduler:
-    if isinstance(settings, AdamSettings) or settings.schedule == "constant":
-        return LambdaLR(optimizer, lambda step: 1.0)
-    return OneCycleLR(optimizer, max_lr=settings.lr, total_steps=steps, pct_start=settings.warmup, cycle_momentum=False)
+RESUMED = ("network", "optimizer", "scheduler", "scaler")

@@ -4,13 +4,12 @@ A script of the workflow runs from a temporary copy, which other processes canno
 `python -m hsfm.models.training_job ARGUMENTS.json`.
 """
 
+import ctypes
 import json
 import logging
 import os
 import signal
 import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,21 +21,45 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 
 from hsfm.core import job
 from hsfm.core.device import Compute, ComputeSettings, choose_device
-from hsfm.core.files import fingerprint, write_frame
+from hsfm.core.files import write_frame
 from hsfm.data.open_images import open_source
 from hsfm.data.pixels import common_size
 from hsfm.data.store import CacheFiles
 from hsfm.data.table import ImageTable, read_images
 from hsfm.data.transforms import AugmentationSettings, TransformSettings
 from hsfm.models.backbone import BackboneSettings, Network, build_network, write_checkpoint
-from hsfm.models.distributed import Processes
+from hsfm.models.distributed import rank
 from hsfm.models.erm import LabeledImages, TrainingData, TrainingSettings, train
 from hsfm.models.holdout import hold_out
 
 log = logging.getLogger(__name__)
 
 
+def start_training(arguments: Mapping[str, Any], *, gpus: int, code: str, log_file: str) -> None:
+    """`train_erm` on as many GPUs as the job was given, or on the CPU in this process; resumes what was killed.
+
+    arguments: of `train_erm`, but for device and resume. code: hash of the code, since what a killed training left
+    serves the same code alone. Raises ValueError where CUDA shows fewer GPUs.
+    """
+    device = choose_device(arguments["settings"]["device"])
+    processes = gpus if device.type == "cuda" and gpus > 1 else 1
+    if gpus > processes:
+        log.info("the job was given %d GPUs, but device: %s is the CPU here: one process", gpus, device)
+    elif processes > 1 and torch.cuda.device_count() < processes:
+        raise ValueError(
+            f"training_gpus: the job was given {gpus} GPUs, but CUDA shows {torch.cuda.device_count()} "
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')})"
+        )
+    settings = {**arguments["settings"], "run": arguments["run"], "code": code, "processes": processes}
+    with job.resuming(arguments["checkpoint"], job.depends_on(settings, [arguments["images"]], str(device))) as resume:
+        if processes > 1:
+            launch({**arguments, "resume": str(resume)}, processes, log_file)
+        else:
+            train_erm(device, **arguments, resume=resume)
+
+
 def train_erm(
+    device: torch.device,
     *,
     images: str,
     cache: Sequence[str],
@@ -44,27 +67,19 @@ def train_erm(
     history: str,
     run: int,
     settings: Mapping[str, Any],
-    code: str,
+    resume: str | Path,
 ) -> None:
     """Train a network on the training images of a table, and write it with its history.
 
     settings: plain dicts, since other processes read them and the checkpoint carries them: of TrainingSettings
     (`training`), BackboneSettings (`backbone`), TransformSettings, AugmentationSettings and ComputeSettings; and
-    `device`, `decode_size`. code: hash of the code, since what a killed training left serves the same code alone.
-
-    Of several processes that torch.distributed joins, each calls this and the first writes.
+    `decode_size`. Of several processes that torch.distributed joins, each calls this and the first writes.
     """
-    processes, table = Processes.here(), read_images(images)
-    training = TrainingSettings(**settings["training"])
-    compute = Compute(_device(settings["device"], processes), ComputeSettings(**settings["compute"]))
+    table, training = read_images(images), TrainingSettings(**settings["training"])
     backbone = BackboneSettings(**settings["backbone"])
     network = build_network(
         backbone.name, len(table.class_names), pretrained=backbone.pretrained, seed=run, weights=backbone.weights
     )
-    # The name says all that the result depends on, so that whatever has changed starts from the beginning.
-    where = str(compute.device) if processes.alone else f"{compute.device.type}, {processes.count} processes"
-    key = fingerprint(job.depends_on({**settings, "run": run, "code": code}, [images], where))
-    resume = Path(checkpoint).with_name(f".resume-{key}.safetensors")
     source = open_source(images, CacheFiles.of(cache, settings["decode_size"]))
     without = None
     if training.holdout is not None:
@@ -75,13 +90,11 @@ def train_erm(
         TransformSettings(**settings["transform"]),
         AugmentationSettings(**settings["augmentation"]),
     )
-    frame = train(network, data, training, seed=run, compute=compute, resume=resume)
-    if not processes.first:
-        return
-    write_frame(history, frame)
-    _write_network(checkpoint, network, table, run, settings)
-    for leftover in resume.parent.glob(".resume-*.safetensors"):
-        leftover.unlink()
+    compute = Compute(device, ComputeSettings(**settings["compute"]))
+    frame = train(network, data, training, seed=run, compute=compute, resume=Path(resume))
+    if rank() == 0:
+        write_frame(history, frame)
+        _write_network(checkpoint, network, table, run, settings)
 
 
 def _write_network(path: str, network: Network, table: ImageTable, run: int, settings: Mapping[str, Any]) -> None:
@@ -96,40 +109,14 @@ def _write_network(path: str, network: Network, table: ImageTable, run: int, set
     write_checkpoint(path, network, name=name, class_names=table.class_names, metadata=metadata)
 
 
-def _device(name: str, processes: Processes) -> torch.device:
-    device = choose_device(name)
-    alone = processes.alone or device.type == "cpu"
-    return device if alone else torch.device(device.type, torch.cuda.current_device())
-
-
 # A process per GPU ----------------------------------------------------------------------------------------------------
-
-
-def start_training(arguments: Mapping[str, Any], *, gpus: int, log_file: str) -> None:
-    """`train_erm` on as many GPUs as the job was given; on the CPU, in this process.
-
-    Raises ValueError where CUDA shows fewer.
-    """
-    device = choose_device(arguments["settings"]["device"])
-    if gpus > 1 and device.type == "cuda":
-        if torch.cuda.device_count() < gpus:
-            raise ValueError(
-                f"training_gpus: the job was given {gpus} GPUs, but CUDA shows {torch.cuda.device_count()} "
-                f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')})"
-            )
-        launch(arguments, gpus, log_file)
-        return
-    if gpus > 1:
-        log.info("the job was given %d GPUs, but device: %s is the CPU here: one process", gpus, device)
-    train_erm(**arguments)
 
 
 def launch(arguments: Mapping[str, Any], processes: int, log_file: str) -> None:
     """`train_erm` in several processes, which torchrun starts and watches over from within this one.
 
     When one fails the others are stopped, and when this process ends, however it ends, they end with it. Raises the
-    ValueError or FileNotFoundError that one of them raised, and RuntimeError for any other end; tracebacks are in the
-    log.
+    ValueError that one of them raised, and RuntimeError for any other end; tracebacks are in the log.
     """
     from torch.distributed.run import get_args_parser
     from torch.distributed.run import run as torchrun
@@ -141,83 +128,60 @@ def launch(arguments: Mapping[str, Any], processes: int, log_file: str) -> None:
     # the job's threads are shared out
     os.environ["OMP_NUM_THREADS"] = str(max(torch.get_num_threads() // processes, 1))
     # Snakemake makes this package importable for its script alone
-    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     with TemporaryDirectory() as folder:
         file = Path(folder, "arguments.json")
-        file.write_text(json.dumps({**arguments, "parent": os.getpid(), "log_file": str(log_file)}))
+        file.write_text(json.dumps({"arguments": arguments, "log_file": log_file}))
         options = ["--standalone", "--nproc-per-node", str(processes), "--log-dir", folder]
         try:
             torchrun(get_args_parser().parse_args([*options, "-m", "hsfm.models.training_job", str(file)]))
         except ChildFailedError as error:
             raise _cause(list(error.failures.values())) from None
-        parts = [json.loads(Path(folder, f"used-{rank}.json").read_text()) for rank in range(processes)]
-    memory = [part["gpu_memory_mb"] for part in parts if part["gpu_memory_mb"] is not None]
-    device = f"{processes} x {parts[0]['device']}" if memory else parts[0]["device"]
-    job.used(device=device, gpu_memory_mb=max(memory, default=None), driver=parts[0]["driver"])
+        used = json.loads(file.with_name("used.json").read_text())
+    job.used(**{**used, "device": f"{processes} x {used['device']}"})
 
 
 def _cause(failures: Sequence[ProcessFailure]) -> Exception:
-    """The first failure: one process failing lets the others fail as well, or be stopped."""
-    inputs = {"ValueError": ValueError, "FileNotFoundError": FileNotFoundError}
-    said = [(failure, *_said(failure)) for failure in failures]
-    for _, kind, text in said:
-        if kind in inputs:
-            return inputs[kind](text)
-    stopped = (-signal.SIGTERM, -signal.SIGKILL)  # by torchrun, unless they are all there is
-    for failure, _, _ in said:
-        if failure.exitcode == -signal.SIGKILL:
-            return RuntimeError(
-                f"training process {failure.local_rank} was killed (SIGKILL), by hand or because the machine had no "
-                "memory left"
-            )
-    ours = [one for one in said if one[0].exitcode not in stopped] or said
-    failure, kind, text = min(ours, key=lambda one: one[0].timestamp)
-    return RuntimeError(f"training process {failure.local_rank} failed: {kind}: {text}; its traceback is in the log")
+    """The failure that the others follow from: an error that names its remedy, or else a kill, or else the first."""
+    for failure in failures:
+        kind, _, text = _message(failure).partition(": ")
+        if kind in ("ValueError", "FileNotFoundError", "OSError"):
+            return ValueError(text)
+    first = min(failures, key=lambda failure: (failure.exitcode != -signal.SIGKILL, failure.timestamp))
+    if first.exitcode == -signal.SIGKILL:
+        end = "was killed (SIGKILL), by hand or because the machine had no memory left"
+    else:
+        end = f"failed: {_message(first)}; its traceback is in the log"
+    return RuntimeError(f"training process {first.local_rank} {end}")
 
 
-def _said(failure: ProcessFailure) -> tuple[str, str]:
+def _message(failure: ProcessFailure) -> str:
     """Kind and text of a process's error."""
-    message = failure.message if isinstance(failure.message, str) else failure.message["message"]
-    kind, _, text = message.partition(": ")
-    return kind, text
+    return failure.message if isinstance(failure.message, str) else failure.message["message"]
 
 
 @record
 def main() -> None:
     """One of the processes."""
-    arguments = json.loads(Path(sys.argv[1]).read_text())
-    _end_with(arguments.pop("parent"))
-    rank = int(os.environ["RANK"])
-    job.join(arguments.pop("log_file"), speaks=rank == 0)
+    # torchrun tells nobody of its own death: the kernel ends this process with the one that has started it
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    file = Path(sys.argv[1])
+    given = json.loads(file.read_text())
+    arguments, number = given["arguments"], int(os.environ["RANK"])
+    job.join(given["log_file"], speaks=number == 0)
     device = choose_device(arguments["settings"]["device"])
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
     # dropout draws from the global generator, which would make the same holes in every process
-    torch.manual_seed(arguments["run"] * int(os.environ["WORLD_SIZE"]) + rank)
+    torch.manual_seed(arguments["run"] * int(os.environ["WORLD_SIZE"]) + number)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        train_erm(**arguments)
-    except OSError as error:
-        # of a full disk, say: one line, as `hsfm.core.job` has it
-        if error.filename is None or isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f"{error.filename}: {error.strerror}") from error
-    Path(sys.argv[1]).with_name(f"used-{rank}.json").write_text(
-        json.dumps({**job.resources(), "driver": job.versions()["driver"]})
-    )
+    train_erm(device, **arguments)
+    if number == 0:
+        used = {**job.resources(), "driver": job.versions()["driver"]}
+        del used["threads"]  # a share of the job's
+        file.with_name("used.json").write_text(json.dumps(used))
     dist.destroy_process_group()
-
-
-def _end_with(parent: int) -> None:
-    """End this process as soon as the one that has started it is gone, of whose death torchrun tells nobody."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

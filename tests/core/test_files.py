@@ -12,7 +12,6 @@ from hsfm.core.files import (
     in_bytes,
     read_frame,
     read_frames,
-    read_leftover,
     read_parquet,
     read_parquet_in_pieces,
     read_safetensors,
@@ -149,14 +148,6 @@ def test_files_of_other_programs_and_of_older_versions_are_read(tmp_path):
     assert read_safetensors(path)[1] == {"about": "ones"}
     write_parquet(table, pa.table({"a": [1]}), {"about": "one", "crc32": 123})
     assert read_parquet(table, NUMBERS)[1] == {"about": "one"}
-
-
-def test_the_state_of_a_killed_job_is_read_where_there_is_one(tmp_path):
-    path = tmp_path / "resume.safetensors"
-    assert read_leftover(path) is None
-    write_safetensors(path, {"a": torch.arange(3)}, {"epoch": "2"})
-    tensors, metadata = read_leftover(path)
-    assert (tensors["a"].tolist(), metadata) == ([0, 1, 2], {"epoch": "2"})
 
 
 def test_fingerprint_ignores_order_and_sees_values():

@@ -1,8 +1,5 @@
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+from collections.abc import Callable
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -12,15 +9,13 @@ from PIL import Image
 from pydantic import ValidationError
 
 from hsfm.core.device import Compute
-from hsfm.core.files import read_safetensors, write_array
+from hsfm.core.files import write_array
 from hsfm.data.pixels import ImageFiles, Images, read_packed
 from hsfm.data.store import CacheFiles, decode_images, open_cache
 from hsfm.data.transforms import AugmentationSettings, TransformSettings
 from hsfm.models import erm
 from hsfm.models.backbone import build_network
 from hsfm.models.erm import AdamSettings, AuxiliaryData, LabeledImages, TrainingData, TrainingSettings, train
-
-ROOT = Path(__file__).parents[2]
 
 CPU = Compute(torch.device("cpu"))
 PLAIN = TransformSettings(resize=None, crop=None, mean=[0.5] * 3, std=[0.5] * 3)
@@ -61,6 +56,21 @@ def bright_and_dark(folder, n=48, seed=0) -> LabeledImages:
     write_array(folder / f"pixels{seed}.npy", array.astype(np.uint8))
     rows = pd.DataFrame({"path": f"pixels{seed}.npy", "index": np.arange(n)})
     return LabeledImages(read_packed(rows, folder), torch.tensor(y), torch.tensor(y))
+
+
+def interrupted(training: Callable[[], object], *, validations: int) -> None:
+    """Run a training that is interrupted after so many validations."""
+    validate = erm._validate
+    steps = [validate] * validations + [KeyboardInterrupt]
+
+    def next_one(*given):
+        step = steps.pop(0)
+        if step is KeyboardInterrupt:
+            raise step
+        return step(*given)
+
+    with mock.patch.object(erm, "_validate", next_one), pytest.raises(KeyboardInterrupt):
+        training()
 
 
 @pytest.fixture
@@ -163,87 +173,26 @@ def test_schedules(data, schedule, shape):
         str(value) if isinstance(value, int) else f"{getattr(value, 'schedule', 'adam')}-{value.checkpoint}"
     ),
 )
-def test_an_interrupted_run_ends_with_the_same_weights(data, tmp_path, monkeypatch, settings, n_auxiliary):
+def test_an_interrupted_run_ends_with_the_same_weights(data, tmp_path, settings, n_auxiliary):
     auxiliary = [AuxiliaryData("few", bright_and_dark(tmp_path, n_auxiliary, 2), 2.0)] if n_auxiliary else []
     undisturbed = build_network("small_resnet", 2)
     expected = learn(undisturbed, *data, settings, auxiliary=auxiliary)
 
-    resume = tmp_path / "resume.safetensors"
-    validate, calls = erm._validate, []
-
-    def stop_in_the_third_epoch(*args):
-        calls.append(None)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return validate(*args)
-
-    monkeypatch.setattr(erm, "_validate", stop_in_the_third_epoch)
-    with pytest.raises(KeyboardInterrupt):
-        learn(build_network("small_resnet", 2), *data, settings, auxiliary=auxiliary, resume=resume)
-    monkeypatch.setattr(erm, "_validate", validate)
-    assert len(read_safetensors(resume)[0]) > 0
+    given = {"auxiliary": auxiliary, "resume": tmp_path / "resume.pt"}
+    interrupted(lambda: learn(build_network("small_resnet", 2), *data, settings, **given), validations=2)
 
     # another initialization: everything has to come from the file
     resumed = build_network("small_resnet", 2, seed=99)
-    history = learn(resumed, *data, settings, auxiliary=auxiliary, resume=resume)
+    history = learn(resumed, *data, settings, **given)
     pd.testing.assert_frame_equal(history, expected)
     assert all(torch.equal(a, b) for a, b in zip(weights(resumed), weights(undisturbed), strict=True))
-
-
-KILLED = """
-import logging, sys, torch
-from pathlib import Path
-logging.basicConfig(level=logging.INFO)
-sys.path.insert(0, {tests!r})
-from tests.models.test_erm import bright_and_dark, learn, under
-from hsfm.models.backbone import build_network
-from hsfm.core.files import write_safetensors
-torch.set_num_threads(1)
-folder = Path(sys.argv[1])
-network = build_network("small_resnet", 2)
-learn(network, bright_and_dark(folder, 96, 0), bright_and_dark(folder, 24, 1), under(epochs=40),
-      resume=folder / "resume.safetensors" if sys.argv[2] == "resume" else None)
-write_safetensors(folder / "weights.safetensors", network.state_dict(), {{}})
-"""
-
-
-def test_a_process_killed_without_warning_is_resumed(tmp_path):
-    command = [sys.executable, "-c", KILLED.format(tests=str(ROOT)), str(tmp_path)]
-    process = subprocess.Popen([*command, "resume"])
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "resume.safetensors").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
-    assert not (tmp_path / "weights.safetensors").exists()
-    out = subprocess.run([*command, "resume"], check=True, capture_output=True, text=True)
-    assert "resuming after epoch" in out.stderr
-    resumed = (tmp_path / "weights.safetensors").read_bytes()
-    subprocess.run([*command, "undisturbed"], check=True)
-    assert (tmp_path / "weights.safetensors").read_bytes() == resumed
-
-
-def test_best_val_keeps_the_first_best_epoch(data, monkeypatch):
-    scores = iter([0.5, 0.9, 0.9, 0.7])
-    snapshots = []
-
-    def scripted(network, *rest):
-        snapshots.append(weights(network))
-        return {"val_loss": 0.0, "val_average": next(scores), "val_worst_group": 0.0}
-
-    monkeypatch.setattr(erm, "_validate", scripted)
-    network = build_network("small_resnet", 2)
-    learn(network, *data, under(epochs=4, checkpoint="best_val"))
-    assert all(torch.equal(a, b) for a, b in zip(weights(network), snapshots[1], strict=True))
 
 
 @pytest.mark.parametrize(
     ("rule", "kept"), [("last", 3), ("best_val", 1), ("best_worst_group", 3), ("best_worst_class", 2)]
 )
-def test_each_rule_keeps_its_epoch_and_the_higher_average_on_a_tie(data, monkeypatch, rule, kept):
-    rows = iter(zip([0.5, 0.9, 0.8, 0.7], [0.4, 0.2, 0.3, 0.4], [0.1, 0.3, 0.6, 0.6], strict=True))
+def test_each_rule_keeps_its_first_best_epoch_and_the_higher_average_on_a_tie(data, monkeypatch, rule, kept):
+    rows = iter(zip([0.5, 0.9, 0.9, 0.7], [0.4, 0.2, 0.3, 0.4], [0.1, 0.3, 0.6, 0.6], strict=True))
     snapshots = []
 
     def scripted(network, *rest):
@@ -265,24 +214,14 @@ def test_a_rule_by_groups_needs_them(data):
         learn(build_network("small_resnet", 2), training, unknown, settings)
 
 
-def test_a_last_batch_of_one_image_is_left_out(data):
-    assert [len(b) for b in erm._batches(torch.arange(33), 16)] == [16, 16]
-    assert [len(b) for b in erm._batches(torch.arange(34), 16)] == [16, 16, 2]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"epochs": 0}, {"batch_size": 1}, {"lr": 0.0}, {"momentum": 1.0}, {"weight_decay": -0.1}, {"schedule": "linear"},
-     {"warmup": 0.0}, {"checkpoint": "best_worst_group"}, {"holdout": 1.0}, {"optimizer": "adam"}],
-)  # fmt: skip
-def test_settings_out_of_bounds_are_refused(change):
-    with pytest.raises(ValidationError, match=next(iter(change))):
-        under(**change)
-
-
 def test_nesterov_needs_momentum():
     with pytest.raises(ValidationError, match="nesterov is true, which needs a momentum above 0"):
         under(momentum=0.0)
+
+
+def test_a_last_batch_of_one_image_is_left_out():
+    cuts = [erm._Batches.of(n, 16) for n in (1, 33, 34)]
+    assert [(cut.n, cut.steps) for cut in cuts] == [(1, 1), (32, 2), (34, 3)]
 
 
 def test_a_diverging_loss_is_named(data):
@@ -375,40 +314,18 @@ def test_bfloat16_learns_as_well_and_keeps_float32_weights(data, monkeypatch):
     assert 0 < difference.max() < 0.1
 
 
-COMPILED = """
-import sys, torch
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from tests.models.test_erm import bright_and_dark, learn, under
-from hsfm.models.backbone import build_network
-from hsfm.core.device import Compute
-torch.set_num_threads(1)
-data = (bright_and_dark(Path(sys.argv[1]), 48, 0), bright_and_dark(Path(sys.argv[1]), 24, 1))
-networks = []
-for compiled in (False, True):
-    networks.append(build_network("small_resnet", 2))
-    learn(networks[-1], *data, under(epochs=1), compute=Compute.on("cpu", compile=compiled))
-for a, b in zip(*(network.state_dict().values() for network in networks), strict=True):
-    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-print(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-"""
+def test_training_and_validation_go_through_the_compiled_network(data, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        torch, "compile", lambda network: lambda images: calls.append(network.training) or network(images)
+    )
+    learn(build_network("small_resnet", 2), *data, under(epochs=1), compute=Compute.on("cpu", compile=True))
+    assert calls == [True] * 3 + [False] * 2
 
 
-def test_a_compiled_network_learns_the_same(tmp_path):
-    """In a process without pytest's shape checks, which torch 2.11 cannot compile."""
-    program = COMPILED.format(tests=str(ROOT))
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True, text=True)
-    assert int(done.stdout) >= 1, "something was compiled"
-
-
-def test_momentum_comes_back_in_the_memory_order_of_its_parameters(data, tmp_path, monkeypatch):
-    """Fused kernels take both at once."""
-    resume = tmp_path / "resume.safetensors"
-    learn(build_network("small_resnet", 2), *data, resume=resume)
-    states = []
-    load = erm._State.load
-    monkeypatch.setattr(erm._State, "load", lambda self, *given: states.append(self) or load(self, *given))
-    learn(build_network("small_resnet", 2), *data, resume=resume)
-    (state,) = states
-    for parameter, values in state.optimizer.state.items():
-        assert values["momentum_buffer"].stride() == parameter.stride()
+def test_a_damaged_state_is_ignored_with_a_warning(data, tmp_path, caplog):
+    resume = tmp_path / "resume.pt"
+    expected = learn(build_network("small_resnet", 2), *data, resume=resume)
+    resume.write_bytes(resume.read_bytes()[:1000])
+    pd.testing.assert_frame_equal(learn(build_network("small_resnet", 2), *data, resume=resume), expected)
+    assert "resume.pt cannot be read" in caplog.text

@@ -1,4 +1,4 @@
-"""ERM training as the workflow starts it: in one process, or in several through torchrun, which die together."""
+"""ERM training as the workflow starts it: in one process, or in several through torchrun, which end together."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure, record
 
 from hsfm.core.files import write_array
 from hsfm.data.sources import minibirds
@@ -22,12 +23,12 @@ from hsfm.models.backbone import read_checkpoint
 from hsfm.models.holdout import hold_out
 
 ROOT = Path(__file__).parents[2]
-EPOCHS = 8
+EPOCHS = 30
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """A table of minibirds: 58 images to train on, in batches of 15 and a last one of 13."""
+    """A table of minibirds, 58 of them to train on."""
     folder = tmp_path_factory.mktemp("images")
     sizes, agreement = {"train": 58, "val": 22, "test": 4}, {"train": 0.8, "val": 0.5, "test": 0.5}
     settings = minibirds.Settings(
@@ -42,7 +43,7 @@ def images(tmp_path_factory) -> Path:
 
 
 def arguments(images: Path, folder: Path, **erm) -> dict:
-    training = {"epochs": EPOCHS, "batch_size": 15, "lr": 0.003, "momentum": 0.9, "nesterov": True,
+    training = {"epochs": EPOCHS, "batch_size": 16, "lr": 0.003, "momentum": 0.9, "nesterov": True,
                 "weight_decay": 5e-4, "schedule": "one_cycle", "warmup": 0.2, "checkpoint": "last"}  # fmt: skip
     settings = {
         "backbone": {"name": "small_resnet", "pretrained": False, "weights": None, "train": True, "checkpoint": None},
@@ -54,51 +55,35 @@ def arguments(images: Path, folder: Path, **erm) -> dict:
         "decode_size": {},
     }
     outputs = {"checkpoint": str(folder / "backbone.safetensors"), "history": str(folder / "history.parquet")}
-    return {"images": str(images), "cache": [], **outputs, "run": 0, "settings": settings, "code": "0"}
+    return {"images": str(images), "cache": [], **outputs, "run": 0, "settings": settings}
 
 
 # what a script of the workflow does, whose module its processes cannot import
-SCRIPT = """
+SCRIPT = f"""
 import json, sys
+sys.path.append({str(ROOT)!r})
 from hsfm.core import job
 from hsfm.models.training_job import launch
-job.start(sys.argv[2])
-launch(json.loads(sys.argv[1]), 2, sys.argv[2])
-json.dump(job._job.used, open("used.json", "w"))
+job.start("log")
+launch(json.loads(sys.argv[1]), 2, "log")
+job.finish("ERM", "done")
 """
 
 
-STARTED = []
+@pytest.fixture
+def start(images, tmp_path):
+    """Start two processes; what a failed test leaves running is stopped."""
+    started = []
 
+    def start(**erm) -> subprocess.Popen:
+        given = {**arguments(images, tmp_path, **erm), "resume": str(tmp_path / "resume.pt")}
+        command, environment = [sys.executable, "-c", SCRIPT, json.dumps(given)], {**os.environ, "OMP_NUM_THREADS": "2"}
+        started.append(subprocess.Popen(command, cwd=tmp_path, text=True, env=environment, stderr=subprocess.PIPE))
+        return started[-1]
 
-@pytest.fixture(autouse=True)
-def nothing_left():
-    """Stop the processes that a failed test leaves running."""
-    yield
-    while STARTED:
-        STARTED.pop().kill()
-
-
-def start(arguments: dict, folder: Path) -> subprocess.Popen:
-    folder.mkdir(exist_ok=True)
-    (folder / "log").unlink(missing_ok=True)
-    # importable as from a script of Snakemake's: for itself alone
-    program = f"import sys; sys.path.append({str(ROOT)!r})\n{SCRIPT}"
-    STARTED.append(subprocess.Popen(
-        [sys.executable, "-c", program, json.dumps(arguments), str(folder / "log")], cwd=folder, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "2"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ))  # fmt: skip
-    return STARTED[-1]
-
-
-def finish(process: subprocess.Popen) -> str:
-    return process.communicate(timeout=120)[1]
-
-
-def workers(process: subprocess.Popen) -> list[int]:
-    """The processes that this one has started."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(pid) for pid in children if b"hsfm.models.training_job" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    yield start
+    for process in started:
+        process.kill()
 
 
 def alive(pid: int) -> bool:
@@ -108,47 +93,67 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for(condition, what: str, seconds: float | int = 60) -> None:
+def wait_for(condition, what: str, seconds: int = 100) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
 
 
-def epochs_in(folder: Path) -> list[int]:
-    log = folder / "log"
-    return [int(n) for n in re.findall(r":\d\d epoch (\d+) of", log.read_text())] if log.exists() else []
+def test_processes_end_with_the_one_that_started_them_and_the_next_ones_go_on(start, tmp_path):
+    process = start()
+    wait_for((tmp_path / "resume.pt").exists, "no epoch ended")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    assert len(children) == 2
+    wait_for(lambda: not any(map(alive, map(int, children))), "a process survived the one that had started it", 20)
+    assert not (tmp_path / "backbone.safetensors").exists(), "the run was over before it could be killed"
 
-
-@pytest.fixture(scope="module")
-def two(images, tmp_path_factory) -> Path:
-    """The output of two undisturbed processes."""
-    folder = tmp_path_factory.mktemp("two")
-    process = start(arguments(images, folder), folder)
-    assert finish(process) == ""
-    assert process.returncode == 0
-    # for the job's record: what its processes computed on
-    assert json.loads((folder / "used.json").read_text()) == {"device": "cpu", "gpu_memory_mb": None, "driver": None}
-    return folder
-
-
-def test_two_processes_learn_what_one_does(images, two, tmp_path):
-    training_job.train_erm(**arguments(images, tmp_path))
-    expected, found = (pd.read_parquet(folder / "history.parquet") for folder in (tmp_path, two))
-    # rounding grows from epoch to epoch; tests/models/test_distributed.py follows it in double precision
-    pd.testing.assert_frame_equal(found.head(4), expected.head(4), rtol=1e-5, atol=1e-6)
-    pd.testing.assert_frame_equal(found, expected, rtol=1e-3)
-    networks = [read_checkpoint(folder / "backbone.safetensors") for folder in (tmp_path, two)]
-    assert networks[0].metadata == networks[1].metadata
-    states = [trained.network.state_dict() for trained in networks]
-    for key, value in states[0].items():
-        torch.testing.assert_close(
-            states[1][key], value, rtol=1e-3, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}"
-        )
-    assert not list(two.glob(".resume-*"))
-    log = (two / "log").read_text()
+    errors = start().communicate(timeout=200)[1]
+    assert "done" in errors
+    log = (tmp_path / "log").read_text()
     assert "training in 2 processes" in log
-    assert epochs_in(two) == list(range(1, EPOCHS + 1)), "one of them speaks"
+    assert "resuming after epoch" in log
+    epochs = [int(n) for n in re.findall(r":\d\d epoch (\d+) of", log)]
+    assert 1 < epochs[0] < EPOCHS
+    assert epochs == list(range(epochs[0], EPOCHS + 1)), "one of the two speaks"
+    assert pd.read_parquet(tmp_path / "history.parquet")["epoch"].tolist() == list(range(1, EPOCHS + 1))
+    assert read_checkpoint(tmp_path / "backbone.safetensors").class_names == ("land bird", "water bird")
+    used = json.loads((tmp_path / "log.json").read_text())
+    assert (used["device"], used["gpu_memory_mb"]) == ("2 x cpu", None)
+
+
+@pytest.fixture
+def failure(tmp_path, monkeypatch):
+    """What torchrun finds of a process that raised an error, or was ended by a signal."""
+
+    def failure(rank: int, error: Exception | None = None, code: int = 1) -> ProcessFailure:
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / f"error{rank}.json"))
+
+        @record
+        def process() -> None:
+            raise error
+
+        if error is not None:
+            with pytest.raises(type(error)):
+                process()
+        return ProcessFailure(rank, 1, code, str(tmp_path / f"error{rank}.json"))
+
+    return failure
+
+
+def test_an_error_that_names_its_remedy_comes_first_then_a_kill_then_the_earliest(failure):
+    lost, other = failure(0, RuntimeError("Connection closed by peer")), failure(1, KeyError("a"))
+    killed, diverged = failure(2, code=-signal.SIGKILL), failure(3, ValueError("the loss is nan: lower lr"))
+    other.timestamp = lost.timestamp + 1
+    for failures, kind, text in (
+        ([lost, killed, diverged], ValueError, "the loss is nan: lower lr"),
+        ([lost, killed], RuntimeError, "training process 2 was killed (SIGKILL), by hand or because"),
+        ([other, lost], RuntimeError, "failed: RuntimeError: Connection closed by peer; its traceback is in the log"),
+    ):
+        cause = training_job._cause(failures)
+        assert type(cause) is kind
+        assert text in str(cause)
 
 
 def repainted(images: Path, folder: Path, rows: list[int]) -> Path:
@@ -164,7 +169,6 @@ def repainted(images: Path, folder: Path, rows: list[int]) -> Path:
 
 
 def test_a_network_does_not_see_what_is_held_out(images, tmp_path):
-    few = {"epochs": 2, "batch_size": 16, "holdout": 0.2}
     y = torch.tensor(read_images(images).split("train")["y"].to_numpy("int64"))
     held_out = hold_out(y, 0.2, 0).tolist()
     assert len(held_out) == 12
@@ -172,66 +176,27 @@ def test_a_network_does_not_see_what_is_held_out(images, tmp_path):
     states = {}
     for name, rows in {"as they are": [], "held out": held_out, "one more": [*held_out, seen]}.items():
         folder = tmp_path / name
-        training_job.train_erm(**arguments(repainted(images, folder, rows), folder, **few))
+        given = arguments(repainted(images, folder, rows), folder, epochs=2, holdout=0.2)
+        training_job.start_training(given, gpus=0, code="0", log_file="log")
+        assert not list(folder.glob(".resume-*"))
         states[name] = read_checkpoint(folder / "backbone.safetensors").network.state_dict()
     assert all(torch.equal(value, states["held out"][key]) for key, value in states["as they are"].items())
     assert any(not torch.equal(value, states["one more"][key]) for key, value in states["as they are"].items())
 
 
-def test_killed_processes_take_the_others_along_and_the_next_run_goes_on(images, two, tmp_path):
-    killed = tmp_path / "killed"
-    process = start(arguments(images, killed), killed)
-    wait_for(lambda: epochs_in(killed), "no epoch ended")
-    pids = workers(process)
-    assert len(pids) == 2
-    os.kill(pids[1], signal.SIGKILL)
-    errors = finish(process)
-    assert process.returncode == 1
-    assert errors.strip().splitlines()[-1] == (
-        "RuntimeError: training process 1 was killed (SIGKILL), by hand or because the machine had no memory left"
-    )
-    wait_for(lambda: not any(map(alive, pids)), "a process survived the other")
-
-    process = start(arguments(images, killed), killed)
-    wait_for(lambda: epochs_in(killed), "no epoch ended")
-    assert "resuming after epoch" in (killed / "log").read_text()
-    pids = workers(process)
-    process.kill()
-    process.communicate()
-    assert len(pids) == 2
-    wait_for(lambda: not any(map(alive, pids)), "a process survived the one that had started it", 10)
-    assert not (killed / "backbone.safetensors").exists(), "the run was over before it could be killed"
-
-    process = start(arguments(images, killed), killed)
-    assert finish(process) == ""
-    assert epochs_in(killed)[0] > 1
-    for name in ("backbone.safetensors", "history.parquet"):
-        assert (killed / name).read_bytes() == (two / name).read_bytes()
-
-
-def test_what_a_process_raises_is_one_line_and_its_traceback_beside_the_log(images, tmp_path):
-    process = start(arguments(images, tmp_path / "failed", lr=1e30, schedule="constant"), tmp_path / "failed")
-    errors = finish(process)
-    assert process.returncode == 1
-    assert errors == "ERROR: the training loss is nan in epoch 1; lower lr (now 1e+30)\n"
-    assert "Traceback" not in (tmp_path / "failed/log").read_text()
-    assert 'hsfm/models/erm.py", line' in (tmp_path / "failed/log.traceback").read_text()
-    assert not (tmp_path / "failed/backbone.safetensors").exists()
-
-
 def test_one_process_is_enough_where_there_is_one_device(images, tmp_path, monkeypatch):
     called = []
-    monkeypatch.setattr(training_job, "train_erm", lambda **given: called.append(("alone", given["run"])))
-    monkeypatch.setattr(training_job, "launch", lambda given, n, log: called.append((n, given["run"])))
-    given = arguments(images, tmp_path)
-    for gpus in (0, 1, 2):  # on the CPU
-        training_job.start_training(given, gpus=gpus, log_file="log")
-    assert called == [("alone", 0)] * 3
-    called.clear()
+    monkeypatch.setattr(training_job, "train_erm", lambda device, **given: called.append(1))
+    monkeypatch.setattr(training_job, "launch", lambda given, n, log: called.append(n))
+
+    def start(gpus: int) -> None:
+        training_job.start_training(arguments(images, tmp_path), gpus=gpus, code="0", log_file="log")
+
+    start(2)  # on the CPU
     monkeypatch.setattr(training_job, "choose_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for gpus in (1, 2):
-        training_job.start_training(given, gpus=gpus, log_file="log")
-    assert called == [("alone", 0), (2, 0)]
+    start(1)
+    start(2)
+    assert called == [1, 1, 2]
     with pytest.raises(ValueError, match="training_gpus: the job was given 3 GPUs, but CUDA shows 2"):
-        training_job.start_training(given, gpus=3, log_file="log")
+        start(3)

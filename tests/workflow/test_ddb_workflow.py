@@ -322,7 +322,7 @@ def test_a_killed_token_goes_on_after_its_last_state(inpainted, models, tmp_path
     target = "results/minibirds/tokens/class0.safetensors"
     arguments = overlay(folder, "tiny", **models)
     assert snakemake(folder, *arguments, target, check=False).returncode != 0
-    assert list((folder / "results/minibirds/tokens").glob(".resume-class0-*.safetensors"))
+    assert list((folder / "results/minibirds/tokens").glob(".resume-class0-*.pt"))
     (folder / "revived").touch()
     snakemake(folder, *arguments, target)
     assert "resuming after step 2 of 4" in (folder / "logs/minibirds/learn_token_0.log").read_text()

@@ -627,7 +627,7 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_weights(tmp_path):
     with open(tmp_path / "out", "w") as out:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out, start_new_session=True)
         deadline = time.monotonic() + 120
-        while not list((folder / RUN).glob("erm/.resume-*.safetensors")):
+        while not list((folder / RUN).glob("erm/.resume-*.pt")):
             assert process.poll() is None, (tmp_path / "out").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -149,9 +149,8 @@ class Configuration(FrozenSettings):
         description="CPU threads of training and embedding. On the CPU, results repeat bit for bit for a given number."
     )
     training_gpus: PositiveInt = Field(
-        description="GPUs of one machine that an ERM training gets, a process on each; at most as many as --resources "
-        "gpu allows, and on the CPU one process. The batch size is that of all together. Results differ in rounding "
-        "alone, but for dropout, which draws for each process; nothing reruns when this changes."
+        description="GPUs of one machine that an ERM training gets, at most as many as --resources gpu allows; they "
+        "share each batch, and on the CPU there is one process. Nothing reruns when this changes."
     )
     shards: Shards
     container: Annotated[str, Field(min_length=1)] | None = Field(

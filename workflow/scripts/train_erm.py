@@ -17,9 +17,9 @@ start_training(
         "history": snakemake.output.history,
         "run": int(snakemake.wildcards.run),
         "settings": {name: value for name, value in snakemake.params.items() if name not in ("script", "code")},
-        "code": snakemake.params.code,
     },
     gpus=snakemake.resources.gpu,
+    code=snakemake.params.code,
     log_file=snakemake.log[0],
 )
 rule = CHECKPOINTS[TrainingSettings(**snakemake.params.training).checkpoint]

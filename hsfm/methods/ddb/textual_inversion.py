@@ -4,7 +4,6 @@ Gal et al., "An image is worth one word", ICLR 2023: the embedding of one new to
 Stable Diffusion to tell the noise in these images.
 """
 
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -21,11 +20,10 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import mse_loss
 
 from hsfm.core.device import Compute
-from hsfm.core.files import read_leftover, write_safetensors
 from hsfm.core.progress import Progress
 from hsfm.core.settings import FrozenSettings
 from hsfm.methods.ddb.diffusion_models import PictureSize, libraries
-from hsfm.models.optimizer_state import as_tensors, load_tensors
+from hsfm.models.state import read_state, write_state
 
 log = logging.getLogger(__name__)
 
@@ -230,27 +228,19 @@ class _State:
         self.generator = Generator().manual_seed(settings.seed)
 
     def save(self, path: Path, losses: list[float]) -> None:
-        tensors = {
-            "row": self.row,
-            "generator": self.generator.get_state(),
-            "losses": torch.tensor(losses, dtype=torch.float64),
-            **{f"optimizer.{key}": value for key, value in as_tensors(self.optimizer).items()},
-        }
-        write_safetensors(path, tensors, {"scaler": json.dumps(self.scaler.state_dict())})
+        parts = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        write_state(path, {**parts, "row": self.row.data, "generator": self.generator.get_state(), "losses": losses})
 
     def load(self, path: Path | None) -> list[float]:
         """Losses of the steps that were done; none where there is no file."""
-        found = None if path is None else read_leftover(path)
+        found = None if path is None else read_state(path)
         if found is None:
             return []
-        tensors, metadata = found
-        with torch.no_grad():
-            self.row.copy_(tensors["row"])
-        moments = {key: value for key, value in tensors.items() if key.startswith("optimizer.")}
-        load_tensors(self.optimizer, {key.removeprefix("optimizer."): value for key, value in moments.items()})
-        self.generator.set_state(tensors["generator"])
-        self.scaler.load_state_dict(json.loads(metadata["scaler"]))
-        return tensors["losses"].tolist()
+        self.row.data.copy_(found["row"])
+        self.optimizer.load_state_dict(found["optimizer"])
+        self.scaler.load_state_dict(found["scaler"])
+        self.generator.set_state(found["generator"])
+        return found["losses"]
 
 
 def _step(
