@@ -6,7 +6,7 @@ import sys
 import snakemake_logger_plugin_hsfm as terminal
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.19")
 
 # Of this file, also where another workflow uses it as a module or jobs run under --directory.
 sys.path.insert(0, os.path.join(str(workflow.current_basedir), "workflow"))
@@ -17,9 +17,9 @@ from hsfm_workflow.code import code_of
 from hsfm_workflow.config import check_writable, config_file, read_config
 from hsfm_workflow.files import downloads
 from hsfm_workflow.plan import IMAGES, Plan, in_shard, one_of
-from hsfm_workflow.report import PAGE, SAVED_CONFIG, STAGES, STUDIES, STUDY_FIGURES, STYLE
+from hsfm_workflow.report import PAGE, SAVED_CONFIG, STAGES, STUDIES, STYLE
 from hsfm_workflow.report import Results, figure_files, reported, table_files
-from hsfm_workflow.resources import IN_MEMORY, gpus, memory
+from hsfm_workflow.resources import gpus, memory
 
 # OpenMP threads that spin while they wait for one another lose most of their speed on a busy machine. Set here, since
 # the library reads it when torch loads.

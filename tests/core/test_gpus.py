@@ -258,8 +258,8 @@ def test_scripts_that_are_given_a_gpu_claim_it_and_import_nothing_that_asks_cuda
     rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     given = {
         re.findall(r'code_of\("(\w+)"|scripts/(\w+).py', rule)[0]
-        for rule in re.split(r"^ *(?:use rule stage as |rule:)", rules, flags=re.MULTILINE)
-        if re.search(r"^ +gpu=", rule, re.MULTILINE)
+        for rule in re.split(r"^ *(?:use rule stage(?=\w* as )|rule:)", rules, flags=re.MULTILINE)
+        if re.search(r"^_on_device|^ +gpu=", rule, re.MULTILINE) and "stage_on_device with" not in rule
     }
     given = {f"{''.join(names)}.py" for names in given}
     assert {"train_erm.py", "fit_method.py", "decode_edits.py"} <= given

@@ -6,13 +6,14 @@ from snakemake.exceptions import WorkflowError
 
 
 def test_memory_grows_with_the_inputs_and_the_attempts(tmp_path):
-    (tmp_path / "a").write_bytes(bytes(3_000_000))
-    (tmp_path / "b").write_bytes(bytes(1_000_000))
-    asked = resources.memory(100, features=2, images=5)
-    inputs = {"features": [str(tmp_path / "a"), str(tmp_path / "b")], "images": str(tmp_path / "b"), "other": "x"}
-    assert asked(None, inputs, 1) == 100 + 2 * 4 + 5
-    assert asked(None, inputs, 3) == 3 * (100 + 2 * 4 + 5)
-    assert asked(None, {"features": str(tmp_path / "not there")}, 1) == 100
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(bytes(3_000_000))
+    train, images = str(tmp_path / "a"), str(tmp_path / "b")
+    asked = resources.memory(100)
+    assert asked(None, {"train": train, "more": [train, images], "images": images, "pixels": train}, 1) == 100 + 36 + 90
+    assert asked(None, {"train": train}, 3) == 3 * (100 + 12)
+    assert asked(None, {"train": str(tmp_path / "not there")}, 1) == 100
+    assert resources.memory(100, times=2)(None, {"train": train}, 1) == 2 * (100 + 12)
 
 
 @pytest.mark.parametrize(

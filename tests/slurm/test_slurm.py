@@ -95,9 +95,11 @@ def stated(rule: str, what: str) -> int:
     The rules that fit methods on embeddings are made by one loop.
     """
     text = "".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
-    heads = (rf"^use rule stage as {rule} with:\n", r"^rule stage:\n")
-    if rule.startswith("fit_") and f"rule stage as {rule} " not in text:
-        heads = (r'^ +name:\n +f"fit_{ROW}"\n', heads[1])
+    heads = [rf"^use rule \w+ as {rule} with:\n", r"^use rule stage as stage_on_device with:\n", r"^rule stage:\n"]
+    if f"rule stage_on_device as {rule} " not in text:
+        del heads[1]
+    if rule.startswith("fit_") and f" as {rule} " not in text:
+        heads[0] = r'^ +name:\n +f"fit_{ROW}"\n'
     bodies = [re.search(rf"{head}((?:    .*\n|\n)+)", text, re.MULTILINE).group(1) for head in heads]
     found = (re.search(rf"\b{what}(?:=|: )(?:memory\()?(\d+)", body) for body in bodies)
     return int(next(filter(None, found)).group(1))

@@ -84,6 +84,7 @@ NOT_KILLED = {
     "all": "has no job of its own",
     "describe": "has no job of its own",
     "stage": "is what other rules have in common",
+    "stage_on_device": "is what other rules have in common",
 }
 FAST = {
     "erm_head": {"C": 0.1},

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from snakemake.io import expand, report
@@ -125,9 +126,14 @@ class Results:
     # What figures are drawn from
 
     @property
-    def drawn(self) -> dict[str, Callable]:
-        """Inputs of DRAWN."""
-        return {name: getattr(self, f"of_{name}") for name in DRAWN}
+    def drawn(self) -> dict[str, tuple[str, Callable]]:
+        """Script and inputs of the figures that one rule each draws, without further settings."""
+        figures = {name: ("draw_figure", getattr(self, f"of_{name}")) for name in DRAWN}
+        return figures | {name: ("draw_study", partial(self.of_study, name)) for name in STUDY_FIGURES}
+
+    def of_study(self, study: str, wildcards: object) -> dict:
+        of_run = OF_RUN.replace("{dataset}", wildcards.dataset)
+        return {"results": expand(f"{of_run}/studies/{study}.parquet", run=self.plan.runs)}
 
     def of_examples(self, wildcards: object) -> dict:
         return {"images": IMAGES.format(dataset=wildcards.dataset), "pixels": self.plan.pixels(wildcards)}

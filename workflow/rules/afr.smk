@@ -6,10 +6,8 @@ use rule train_erm as train_on_share with:
     output:
         checkpoint=f"{AFR}/backbone.safetensors",
         history=f"{AFR}/training.parquet",
-    log:
-        "logs/{dataset}/run{run}/train_on_share.log",
-    benchmark:
-        "logs/{dataset}/run{run}/train_on_share.tsv"
+    pathvars:
+        record="{dataset}/run{run}/train_on_share",
     params:
         training=plan.section("erm"),
     message:

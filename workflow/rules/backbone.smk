@@ -22,24 +22,20 @@ EMBEDDINGS_OF_SPLITS = {split: f"{EMBEDDINGS}/{split}.parquet" for split in SPLI
 
 use rule stage as train_erm with:
     input:
-        images="results/{dataset}/images.parquet",
-        pixels=plan.pixels,
-        cache=plan.store,
+        **plan.images,
         weights=plan.files_in("backbone", "weights"),
     output:
         checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
         history="results/{dataset}/run{run}/erm/history.parquet",
-    log:
-        "logs/{dataset}/run{run}/train_erm.log",
-    benchmark:
-        "logs/{dataset}/run{run}/train_erm.tsv"
+    pathvars:
+        record="{dataset}/run{run}/train_erm",
     wildcard_constraints:
         dataset=one_of(plan.trained),
     priority: 50
     threads: plan.config["training_threads"]
     resources:
         gpu=gpus(workflow, plan.config["device"], plan.config["training_gpus"]),
-        mem_mb=memory(8000 * plan.config["training_gpus"], images=IN_MEMORY * plan.config["training_gpus"]),
+        mem_mb=memory(8000, times=plan.config["training_gpus"]),
         runtime=1440,
     params:
         **code_of("train_erm"),
@@ -55,15 +51,10 @@ use rule stage as take_backbone with:
         files=plan.files_in("backbone", "weights", "checkpoint"),
     output:
         checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
-    log:
-        "logs/{dataset}/run{run}/take_backbone.log",
-    benchmark:
-        "logs/{dataset}/run{run}/take_backbone.tsv"
+    pathvars:
+        record="{dataset}/run{run}/take_backbone",
     wildcard_constraints:
         dataset=one_of([name for name in plan.with_images if name not in plan.trained]),
-    resources:
-        mem_mb=memory(4000),
-        runtime=30,
     params:
         **code_of("take_backbone"),
         backbone=plan.section("backbone"),
@@ -74,34 +65,22 @@ use rule stage as take_backbone with:
         "Taking the backbone of {wildcards.dataset} as it is"
 
 
-use rule stage as extract_embeddings with:
+use rule stage_on_device as extract_embeddings with:
     input:
-        images="results/{dataset}/images.parquet",
-        pixels=plan.pixels,
-        cache=plan.store,
+        **plan.images,
         checkpoint=f"{NETWORK}/backbone.safetensors",
     output:
         **{split: plan.sharded("embedding", path) for split, path in EMBEDDED.items()},
         **(STANDARDIZATION if plan.shards["embedding"] == 1 else {}),
-    log:
-        f"logs/{{dataset}}/run{{run}}/{{network}}/extract_embeddings{plan.log_suffix('embedding')}.log",
-    benchmark:
-        f"logs/{{dataset}}/run{{run}}/{{network}}/extract_embeddings{plan.log_suffix('embedding')}.tsv"
+    pathvars:
+        record=f"{{dataset}}/run{{run}}/{{network}}/extract_embeddings{plan.log_suffix('embedding')}",
     wildcard_constraints:
         dataset=one_of(plan.with_images),
-    priority: 50
-    threads: plan.config["training_threads"]
-    resources:
-        gpu=gpu,
-        mem_mb=memory(8000),
-        runtime=720,
     params:
         **code_of("extract_embeddings"),
         transform=plan.section("transform"),
         settings=plan.embedding_settings,
         decode_size=plan.decode_size,
-        device=plan.config["device"],
-        compute=plan.compute,
     message:
         "Embedding {wildcards.dataset}, run {wildcards.run}, with the network of {wildcards.network}"
 
@@ -114,15 +93,10 @@ if plan.shards["embedding"] > 1:
         output:
             **EMBEDDED,
             **STANDARDIZATION,
-        log:
-            "logs/{dataset}/run{run}/{network}/gather_embeddings.log",
-        benchmark:
-            "logs/{dataset}/run{run}/{network}/gather_embeddings.tsv"
+        pathvars:
+            record="{dataset}/run{run}/{network}/gather_embeddings",
         wildcard_constraints:
             dataset=one_of(plan.with_images),
-        resources:
-            mem_mb=memory(2000),
-            runtime=1440,
         params:
             **code_of("gather_embeddings"),
             settings=plan.embedding_settings,
@@ -135,15 +109,10 @@ use rule stage as import_embeddings with:
         files=plan.files_in("embeddings", *SPLITS),
     output:
         **EMBEDDINGS_OF_SPLITS,
-    log:
-        "logs/{dataset}/run{run}/import_embeddings.log",
-    benchmark:
-        "logs/{dataset}/run{run}/import_embeddings.tsv"
+    pathvars:
+        record="{dataset}/run{run}/import_embeddings",
     wildcard_constraints:
         dataset=one_of(plan.given),
-    resources:
-        mem_mb=memory(2000, files=4),
-        runtime=60,
     params:
         **code_of("import_embeddings"),
         settings=plan.section("embeddings"),

@@ -4,10 +4,8 @@ use rule stage as write_card with:
     output:
         card="results/{dataset}/card.md",
         counts="results/{dataset}/counts.csv",
-    log:
-        "logs/{dataset}/write_card.log",
-    benchmark:
-        "logs/{dataset}/write_card.tsv"
+    pathvars:
+        record="{dataset}/write_card",
     params:
         **code_of("write_card"),
     message:

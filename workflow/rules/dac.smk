@@ -3,34 +3,22 @@ HEAT_MAP_MASKS = MASKS.replace("{source}", "heat_map")
 DAC_SEED = "results/{dataset}/run{run}/dac/seed{seed}"
 
 
-use rule stage as make_masks with:
+use rule stage_on_device as make_masks with:
     input:
         **ERM_NETWORK,
-        images="results/{dataset}/images.parquet",
-        pixels=plan.pixels,
-        cache=plan.store,
+        **plan.images,
     output:
         masks=plan.sharded("masks", HEAT_MAP_MASKS),
-    log:
-        f"logs/{{dataset}}/run{{run}}/make_masks_{{split}}{plan.log_suffix('masks')}.log",
-    benchmark:
-        f"logs/{{dataset}}/run{{run}}/make_masks_{{split}}{plan.log_suffix('masks')}.tsv"
+    pathvars:
+        record=f"{{dataset}}/run{{run}}/make_masks_{{split}}{plan.log_suffix('masks')}",
     wildcard_constraints:
         dataset=one_of(plan.with_images),
         split=one_of(SPLITS),
-    priority: 50
-    threads: plan.config["training_threads"]
-    resources:
-        gpu=gpu,
-        mem_mb=memory(8000, images=IN_MEMORY),
-        runtime=720,
     params:
         **code_of("make_masks"),
         transform=plan.section("transform"),
         masks=plan.section("masks", without=("source",)),
         decode_size=plan.decode_size,
-        device=plan.config["device"],
-        compute=plan.compute,
     message:
         "Masking the {wildcards.split} images of {wildcards.dataset}, run {wildcards.run}"
 
@@ -42,15 +30,10 @@ if plan.shards["masks"] > 1:
             shards=gather.masks(in_shard(HEAT_MAP_MASKS), allow_missing=True),
         output:
             masks=HEAT_MAP_MASKS,
-        log:
-            "logs/{dataset}/run{run}/gather_masks_{split}.log",
-        benchmark:
-            "logs/{dataset}/run{run}/gather_masks_{split}.tsv"
+        pathvars:
+            record="{dataset}/run{run}/gather_masks_{split}",
         wildcard_constraints:
             split=one_of(SPLITS),
-        resources:
-            mem_mb=memory(2000),
-            runtime=240,
         params:
             **code_of("gather_shards"),
         message:
@@ -63,17 +46,12 @@ use rule stage as take_masks with:
         checkpoint=ERM_NETWORK["checkpoint"],
     output:
         masks=MASKS.replace("{source}", "dataset"),
-    log:
-        "logs/{dataset}/run{run}/take_masks_{split}.log",
-    benchmark:
-        "logs/{dataset}/run{run}/take_masks_{split}.tsv"
+    pathvars:
+        record="{dataset}/run{run}/take_masks_{split}",
     wildcard_constraints:
         dataset=one_of([name for name in plan.packed if plan.source(name) == "minibirds"]),
         split=one_of(SPLITS),
     threads: 2
-    resources:
-        mem_mb=memory(4000),
-        runtime=60,
     params:
         **code_of("take_masks"),
         images=plan.section("images"),
@@ -82,38 +60,26 @@ use rule stage as take_masks with:
         "Taking the masks of {wildcards.dataset} that it knows, {wildcards.split}"
 
 
-use rule stage as fit_dac with:
+use rule stage_on_device as fit_dac with:
     input:
         **ERM_NETWORK,
-        images="results/{dataset}/images.parquet",
-        pixels=plan.pixels,
-        cache=plan.store,
+        **plan.images,
         train=f"{EMBEDDINGS}/train.parquet",
         val=f"{EMBEDDINGS}/val.parquet",
         masks=plan.masks_for("masks", "source"),
     output:
         heads=f"{DAC_SEED}/heads.safetensors",
         history=f"{DAC_SEED}/history.parquet",
-    log:
-        "logs/{dataset}/run{run}/fit_dac_seed{seed}.log",
-    benchmark:
-        "logs/{dataset}/run{run}/fit_dac_seed{seed}.tsv"
+    pathvars:
+        record="{dataset}/run{run}/fit_dac_seed{seed}",
     wildcard_constraints:
         dataset=one_of([name for name in plan.with_images if name not in plan.drifting]),
-    priority: 50
-    threads: plan.config["training_threads"]
-    resources:
-        gpu=gpu,
-        mem_mb=memory(8000, images=IN_MEMORY, train=3, val=3, masks=3),
-        runtime=720,
     params:
         **code_of("fit_dac"),
         dac=plan.section("dac"),
         transform=plan.section("transform"),
         standardized=plan.standardized,
         decode_size=plan.decode_size,
-        device=plan.config["device"],
-        compute=plan.compute,
     message:
         "Fitting DaC on {wildcards.dataset}, run {wildcards.run}, seed {wildcards.seed}"
 
@@ -137,10 +103,8 @@ use rule stage as gather_heads with:
         ),
     output:
         heads="results/{dataset}/run{run}/{method}/heads.safetensors",
-    log:
-        "logs/{dataset}/run{run}/gather_heads_{method}.log",
-    benchmark:
-        "logs/{dataset}/run{run}/gather_heads_{method}.tsv"
+    pathvars:
+        record="{dataset}/run{run}/gather_heads_{method}",
     wildcard_constraints:
         method="dac|ddb",
     localrule: True
@@ -153,20 +117,13 @@ use rule stage as gather_heads with:
 use rule stage as draw_masks with:
     input:
         **{name: path.replace("{run}", str(plan.runs[0])) for name, path in ERM_NETWORK.items()},
-        images="results/{dataset}/images.parquet",
-        pixels=plan.pixels,
-        cache=plan.store,
+        **plan.images,
         train=f"{EMBEDDINGS}/train.parquet".replace("{run}", str(plan.runs[0])),
         masks=plan.masks_for("masks", "source", run=plan.runs[0]),
     output:
         reported(figure_files("masks")),
-    log:
-        "logs/{dataset}/draw_masks.log",
-    benchmark:
-        "logs/{dataset}/draw_masks.tsv"
-    resources:
-        mem_mb=memory(4000, train=2, masks=2),
-        runtime=30,
+    pathvars:
+        record="{dataset}/draw_masks",
     params:
         **code_of("draw_masks", STYLE),
         transform=plan.section("transform"),

@@ -4,16 +4,11 @@ use rule stage as pack_images with:
     output:
         images="results/{dataset}/images.parquet",
         pixels="results/{dataset}/pixels.npy",
-    log:
-        "logs/{dataset}/pack_images.log",
-    benchmark:
-        "logs/{dataset}/pack_images.tsv"
+    pathvars:
+        record="{dataset}/pack_images",
     wildcard_constraints:
         dataset=one_of(plan.packed),
     threads: 2
-    resources:
-        mem_mb=memory(4000),
-        runtime=60,
     params:
         script="pack_images",
         code=plan.code_of_source("pack_images"),
@@ -27,15 +22,10 @@ use rule stage as list_images with:
         raw=plan.raw_data,
     output:
         "results/{dataset}/listed.parquet",
-    log:
-        "logs/{dataset}/list_images.log",
-    benchmark:
-        "logs/{dataset}/list_images.tsv"
+    pathvars:
+        record="{dataset}/list_images",
     wildcard_constraints:
         dataset=one_of(plan.in_files),
-    resources:
-        mem_mb=memory(2000),
-        runtime=120,
     params:
         script="list_images",
         code=plan.code_of_source("list_images"),
@@ -53,16 +43,11 @@ use rule stage as decode_images with:
         unreadable="results/{dataset}/unreadable_images.csv",
         pixels="results/{dataset}/decoded.npy",
         index="results/{dataset}/decoded.parquet",
-    log:
-        "logs/{dataset}/decode_images.log",
-    benchmark:
-        "logs/{dataset}/decode_images.tsv"
+    pathvars:
+        record="{dataset}/decode_images",
     wildcard_constraints:
         dataset=one_of(plan.cached),
     threads: 8
-    resources:
-        mem_mb=memory(4000),
-        runtime=720,
     params:
         **code_of("decode_images"),
         on_bad_image=plan.section("images/on_bad_image"),
@@ -77,16 +62,11 @@ use rule stage as check_images with:
     output:
         images="results/{dataset}/images.parquet",
         unreadable="results/{dataset}/unreadable_images.csv",
-    log:
-        "logs/{dataset}/check_images.log",
-    benchmark:
-        "logs/{dataset}/check_images.tsv"
+    pathvars:
+        record="{dataset}/check_images",
     wildcard_constraints:
         dataset=one_of([name for name in plan.in_files if name not in plan.cached]),
     threads: 8
-    resources:
-        mem_mb=memory(4000),
-        runtime=720,
     params:
         **code_of("check_images"),
         on_bad_image=plan.section("images/on_bad_image"),

@@ -12,15 +12,10 @@ use rule stage as choose_sources with:
         extra=extras.needs_extra("DDB", extras.MISSING_FOR_DDB),
     output:
         sources=f"{DDB}/sources.parquet",
-    log:
-        "logs/{dataset}/run{run}/choose_sources.log",
-    benchmark:
-        "logs/{dataset}/run{run}/choose_sources.tsv"
+    pathvars:
+        record="{dataset}/run{run}/choose_sources",
     wildcard_constraints:
         dataset=one_of(plan.with_ddb),
-    resources:
-        mem_mb=memory(2000, train=3, val=3),
-        runtime=30,
     params:
         **code_of("choose_sources"),
         ddb=plan.sources_of_ddb,
@@ -28,7 +23,7 @@ use rule stage as choose_sources with:
         "Choosing the images that ERM finds easiest: {wildcards.dataset}, run {wildcards.run}"
 
 
-use rule stage as learn_token with:
+use rule stage_on_device as learn_token with:
     input:
         images=IMAGES,
         pixels=plan.pixels,
@@ -36,54 +31,34 @@ use rule stage as learn_token with:
     output:
         token=f"{TOKEN}.safetensors",
         history=f"{TOKEN}.parquet",
-    log:
-        "logs/{dataset}/learn_token_{label}.log",
-    benchmark:
-        "logs/{dataset}/learn_token_{label}.tsv"
+    pathvars:
+        record="{dataset}/learn_token_{label}",
     wildcard_constraints:
         dataset=one_of(plan.with_ddb_by("diffusion")),
         label="[0-9]+",
-    priority: 50
-    threads: plan.config["training_threads"]
-    resources:
-        gpu=gpu,
-        mem_mb=memory(16000, images=IN_MEMORY),
-        runtime=240,
     params:
         **code_of("learn_token"),
         models=plan.models("text_to_image"),
         token=plan.section("ddb/token"),
-        device=plan.config["device"],
-        compute=plan.compute,
     message:
         "Learning a word for class {wildcards.label} of {wildcards.dataset}"
 
 
-use rule stage as segment_objects with:
+use rule stage_on_device as segment_objects with:
     input:
         **plan.images,
         sources=f"{DDB}/sources.parquet",
     output:
         objects=f"{DDB}/objects.parquet",
-    log:
-        "logs/{dataset}/run{run}/segment_objects.log",
-    benchmark:
-        "logs/{dataset}/run{run}/segment_objects.tsv"
+    pathvars:
+        record="{dataset}/run{run}/segment_objects",
     wildcard_constraints:
         dataset=one_of(plan.with_ddb_by("diffusion")),
-    priority: 50
-    threads: plan.config["training_threads"]
-    resources:
-        gpu=gpu,
-        mem_mb=memory(16000, images=IN_MEMORY),
-        runtime=720,
     params:
         **code_of("segment_objects"),
         models=plan.models("detector", "segmenter"),
         segment=plan.section("ddb/segment"),
         decode_size=plan.decode_size,
-        device=plan.config["device"],
-        compute=plan.compute,
     message:
         "Finding the objects of {wildcards.dataset}, run {wildcards.run}"
 
@@ -95,15 +70,10 @@ use rule stage as take_objects with:
         masks=plan.masks_for("ddb", "cut_paste", "masks"),
     output:
         objects=f"{DDB}/objects.parquet",
-    log:
-        "logs/{dataset}/run{run}/take_objects.log",
-    benchmark:
-        "logs/{dataset}/run{run}/take_objects.tsv"
+    pathvars:
+        record="{dataset}/run{run}/take_objects",
     wildcard_constraints:
         dataset=one_of(plan.with_ddb_by("cut_paste")),
-    resources:
-        mem_mb=memory(4000, masks=3),
-        runtime=60,
     params:
         **code_of("take_objects"),
         transform=plan.section("transform"),
@@ -112,32 +82,22 @@ use rule stage as take_objects with:
         "Taking the objects of {wildcards.dataset}, run {wildcards.run}, out of masks"
 
 
-use rule stage as inpaint_objects with:
+use rule stage_on_device as inpaint_objects with:
     input:
         **plan.images,
         objects=f"{DDB}/objects.parquet",
         tokens=plan.tokens,
     output:
         generated=plan.sharded("generation", GENERATED),
-    log:
-        f"logs/{{dataset}}/run{{run}}/inpaint_objects{plan.log_suffix('generation')}.log",
-    benchmark:
-        f"logs/{{dataset}}/run{{run}}/inpaint_objects{plan.log_suffix('generation')}.tsv"
+    pathvars:
+        record=f"{{dataset}}/run{{run}}/inpaint_objects{plan.log_suffix('generation')}",
     wildcard_constraints:
         dataset=one_of(plan.with_ddb_by("diffusion")),
-    priority: 50
-    threads: plan.config["training_threads"]
-    resources:
-        gpu=gpu,
-        mem_mb=memory(16000, images=IN_MEMORY, objects=2),
-        runtime=1440,
     params:
         **code_of("inpaint_objects"),
         models=plan.models("inpainting"),
         ddb=plan.sections("images_per_source", "inpaint", "seed", of="ddb"),
         decode_size=plan.decode_size,
-        device=plan.config["device"],
-        compute=plan.compute,
     message:
         "Inpainting the objects of {wildcards.dataset}, run {wildcards.run}, as other classes"
 
@@ -148,15 +108,10 @@ use rule stage as paste_objects with:
         objects=f"{DDB}/objects.parquet",
     output:
         generated=plan.sharded("generation", GENERATED),
-    log:
-        f"logs/{{dataset}}/run{{run}}/paste_objects{plan.log_suffix('generation')}.log",
-    benchmark:
-        f"logs/{{dataset}}/run{{run}}/paste_objects{plan.log_suffix('generation')}.tsv"
+    pathvars:
+        record=f"{{dataset}}/run{{run}}/paste_objects{plan.log_suffix('generation')}",
     wildcard_constraints:
         dataset=one_of(plan.with_ddb_by("cut_paste")),
-    resources:
-        mem_mb=memory(4000, images=IN_MEMORY, objects=4),
-        runtime=240,
     params:
         **code_of("paste_objects"),
         ddb=plan.sections("cut_paste", "images_per_source", "seed", of="ddb"),
@@ -172,22 +127,17 @@ if plan.shards["generation"] > 1:
             shards=gather.generation(in_shard(GENERATED), allow_missing=True),
         output:
             generated=GENERATED,
-        log:
-            "logs/{dataset}/run{run}/gather_generated.log",
-        benchmark:
-            "logs/{dataset}/run{run}/gather_generated.tsv"
+        pathvars:
+            record="{dataset}/run{run}/gather_generated",
         wildcard_constraints:
             dataset=one_of(plan.with_ddb),
-        resources:
-            mem_mb=memory(2000),
-            runtime=720,
         params:
             **code_of("gather_shards"),
         message:
             "Gathering the generated images of {wildcards.dataset}, run {wildcards.run}"
 
 
-use rule stage as prune_generated with:
+use rule stage_on_device as prune_generated with:
     input:
         **ERM_NETWORK,
         **plan.images,
@@ -195,25 +145,15 @@ use rule stage as prune_generated with:
         generated=GENERATED,
     output:
         pruned=f"{DDB}/pruned.parquet",
-    log:
-        "logs/{dataset}/run{run}/prune_generated.log",
-    benchmark:
-        "logs/{dataset}/run{run}/prune_generated.tsv"
+    pathvars:
+        record="{dataset}/run{run}/prune_generated",
     wildcard_constraints:
         dataset=one_of(plan.with_ddb),
-    priority: 50
-    threads: plan.config["training_threads"]
-    resources:
-        gpu=gpu,
-        mem_mb=memory(8000, images=IN_MEMORY, train=3),
-        runtime=720,
     params:
         **code_of("prune_generated"),
         prune=plan.section("ddb/prune"),
         transform=plan.section("transform"),
         decode_size=plan.decode_size,
-        device=plan.config["device"],
-        compute=plan.compute,
     message:
         "Pruning the generated images of {wildcards.dataset}, run {wildcards.run}"
 
@@ -225,15 +165,10 @@ use rule stage as draw_generated with:
         pruned=f"{DDB}/pruned.parquet".replace("{run}", str(plan.runs[0])),
     output:
         reported(figure_files("generated")),
-    log:
-        "logs/{dataset}/draw_generated.log",
-    benchmark:
-        "logs/{dataset}/draw_generated.tsv"
+    pathvars:
+        record="{dataset}/draw_generated",
     wildcard_constraints:
         dataset=one_of(plan.with_ddb),
-    resources:
-        mem_mb=memory(4000, generated=2),
-        runtime=30,
     params:
         **code_of("draw_generated", STYLE),
         decode_size=plan.decode_size,
@@ -241,7 +176,7 @@ use rule stage as draw_generated with:
         "Drawing generated images of {wildcards.dataset}"
 
 
-use rule stage as fit_ddb with:
+use rule stage_on_device as fit_ddb with:
     input:
         **ERM_NETWORK,
         **plan.images,
@@ -253,25 +188,15 @@ use rule stage as fit_ddb with:
         checkpoint=f"{DDB_SEED}/backbone.safetensors",
         heads=f"{DDB_SEED}/heads.safetensors",
         history=f"{DDB_SEED}/history.parquet",
-    log:
-        "logs/{dataset}/run{run}/fit_ddb_seed{seed}.log",
-    benchmark:
-        "logs/{dataset}/run{run}/fit_ddb_seed{seed}.tsv"
+    pathvars:
+        record="{dataset}/run{run}/fit_ddb_seed{seed}",
     wildcard_constraints:
         dataset=one_of(plan.with_ddb),
-    priority: 50
-    threads: plan.config["training_threads"]
-    resources:
-        gpu=gpu,
-        mem_mb=memory(8000, images=IN_MEMORY, generated=3, train=3, val=3),
-        runtime=1440,
     params:
         **code_of("fit_ddb"),
         ddb=plan.section("ddb"),
         transform=plan.section("transform"),
         augmentation=plan.section("augmentation"),
         decode_size=plan.decode_size,
-        device=plan.config["device"],
-        compute=plan.compute,
     message:
         "Retraining the network of {wildcards.dataset}, run {wildcards.run}, beside generated images, seed {wildcards.seed}"

@@ -23,16 +23,11 @@ use rule stage as measure_edits with:
         val=f"{EMBEDDINGS}/val.parquet",
     output:
         edits=EDITS,
-    log:
-        "logs/{dataset}/run{run}/measure_edits.log",
-    benchmark:
-        "logs/{dataset}/run{run}/measure_edits.tsv"
+    pathvars:
+        record="{dataset}/run{run}/measure_edits",
     wildcard_constraints:
         dataset=one_of(plan.with_edits),
     threads: plan.config["training_threads"]
-    resources:
-        mem_mb=memory(2000, train=3, val=3),
-        runtime=120,
     params:
         **code_of("measure_edits"),
         edits=plan.section("edits"),
@@ -45,10 +40,8 @@ use rule stage as tabulate_edits with:
         edits=expand(EDITS, dataset=plan.with_edits, run=plan.runs),
     output:
         reported(table_files("edits")),
-    log:
-        "logs/tabulate_edits.log",
-    benchmark:
-        "logs/tabulate_edits.tsv"
+    pathvars:
+        record="tabulate_edits",
     localrule: True
     params:
         **code_of("tabulate_edits"),
@@ -59,20 +52,13 @@ use rule stage as tabulate_edits with:
 use rule stage as draw_edits with:
     input:
         **OF_FIRST_RUN,
-        images="results/{dataset}/images.parquet",
-        pixels=plan.pixels,
-        cache=plan.store,
+        **plan.images,
     output:
         **reported(EDIT_FIGURES),
-    log:
-        "logs/{dataset}/draw_edits.log",
-    benchmark:
-        "logs/{dataset}/draw_edits.tsv"
+    pathvars:
+        record="{dataset}/draw_edits",
     wildcard_constraints:
         dataset=one_of([name for name in plan.with_edits if name in plan.with_images]),
-    resources:
-        mem_mb=memory(4000, train=3, val=3),
-        runtime=60,
     params:
         **code_of("draw_edits", STYLE),
         decode_size=plan.decode_size,
@@ -94,7 +80,7 @@ use rule draw_edits as draw_edits_without_images with:
 DECODED = f"results/{{dataset}}/run{plan.runs[0]}/hsfm/decoded.parquet"
 
 
-use rule stage as decode_edits with:
+use rule stage_on_device as decode_edits with:
     input:
         images="results/{dataset}/images.parquet",
         edits=OF_FIRST_RUN["edits"],
@@ -103,18 +89,10 @@ use rule stage as decode_edits with:
         extra=extras.needs_extra("unCLIP", extras.MISSING_FOR_UNCLIP),
     output:
         DECODED,
-    log:
-        "logs/{dataset}/decode_edits.log",
-    benchmark:
-        "logs/{dataset}/decode_edits.tsv"
+    pathvars:
+        record="{dataset}/decode_edits",
     wildcard_constraints:
         dataset=one_of(plan.with_unclip),
-    priority: 50
-    threads: plan.config["training_threads"]
-    resources:
-        gpu=gpu,
-        mem_mb=memory(16000),
-        runtime=240,
     params:
         **code_of("decode_edits"),
         unclip=plan.section("unclip"),
@@ -122,8 +100,6 @@ use rule stage as decode_edits with:
         clip=plan.clip_stamp,
         backbone=plan.section("backbone"),
         transform=plan.section("transform"),
-        device=plan.config["device"],
-        compute=plan.compute,
     message:
         "Decoding HSFM's edits of {wildcards.dataset} into pictures"
 
@@ -134,15 +110,10 @@ use rule stage as draw_unclip with:
         decoded=DECODED,
     output:
         reported(figure_files("unclip")),
-    log:
-        "logs/{dataset}/draw_unclip.log",
-    benchmark:
-        "logs/{dataset}/draw_unclip.tsv"
+    pathvars:
+        record="{dataset}/draw_unclip",
     wildcard_constraints:
         dataset=one_of(plan.with_unclip),
-    resources:
-        mem_mb=memory(2000),
-        runtime=60,
     params:
         **code_of("draw_unclip", STYLE),
         decode_size=plan.decode_size,

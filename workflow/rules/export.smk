@@ -6,13 +6,8 @@ use rule stage as export_model with:
         standardization=plan.network_file("standardization.safetensors"),
     output:
         model="results/{dataset}/run{run}/{method}/model_seed{seed}.safetensors",
-    log:
-        "logs/{dataset}/run{run}/export_{method}_seed{seed}.log",
-    benchmark:
-        "logs/{dataset}/run{run}/export_{method}_seed{seed}.tsv"
-    resources:
-        mem_mb=memory(4000),
-        runtime=10,
+    pathvars:
+        record="{dataset}/run{run}/export_{method}_seed{seed}",
     params:
         **code_of("export_model"),
     message:

@@ -1,4 +1,4 @@
-for FIGURE, INPUTS in results.drawn.items():
+for FIGURE, (SCRIPT, INPUTS) in results.drawn.items():
 
     rule:
         name:
@@ -15,12 +15,12 @@ for FIGURE, INPUTS in results.drawn.items():
         conda:
             "../../environment.yml"
         params:
-            **code_of("draw_figure", STYLE),
+            **code_of(SCRIPT, STYLE),
             figure=FIGURE,
         message:
             f"Drawing {FIGURE} of {{wildcards.dataset}}"
         script:
-            "../scripts/draw_figure.py"
+            "../scripts/{params.script}.py"
 
 
 use rule stage as draw_scores with:
@@ -30,10 +30,8 @@ use rule stage as draw_scores with:
         groups=reported(figure_files("groups")),
         tradeoff=reported(figure_files("tradeoff")),
         time=reported(figure_files("time")),
-    log:
-        "logs/{dataset}/draw_scores.log",
-    benchmark:
-        "logs/{dataset}/draw_scores.tsv"
+    pathvars:
+        record="{dataset}/draw_scores",
     localrule: True
     params:
         **code_of("draw_scores", STYLE),
@@ -48,13 +46,8 @@ use rule stage as draw_method with:
         cache=plan.store,
     output:
         reported(figure_files("method")),
-    log:
-        "logs/{dataset}/draw_method.log",
-    benchmark:
-        "logs/{dataset}/draw_method.tsv"
-    resources:
-        mem_mb=memory(4000, train=3, val=3),
-        runtime=60,
+    pathvars:
+        record="{dataset}/draw_method",
     params:
         **code_of("draw_method", STYLE),
         run=plan.runs[0],

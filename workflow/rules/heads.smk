@@ -6,10 +6,8 @@ use rule stage as read_erm_head with:
         checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
     output:
         heads="results/{dataset}/run{run}/erm/heads.safetensors",
-    log:
-        "logs/{dataset}/run{run}/read_erm_head.log",
-    benchmark:
-        "logs/{dataset}/run{run}/read_erm_head.tsv"
+    pathvars:
+        record="{dataset}/run{run}/read_erm_head",
     wildcard_constraints:
         dataset=one_of(plan.with_head),
     localrule: True
@@ -24,15 +22,10 @@ use rule stage as fit_erm_head with:
         train=ERM_FEATURES["train"],
     output:
         heads="results/{dataset}/run{run}/erm/heads.safetensors",
-    log:
-        "logs/{dataset}/run{run}/fit_erm_head.log",
-    benchmark:
-        "logs/{dataset}/run{run}/fit_erm_head.tsv"
+    pathvars:
+        record="{dataset}/run{run}/fit_erm_head",
     wildcard_constraints:
         dataset=one_of(plan.without_head),
-    resources:
-        mem_mb=memory(2000, train=4),
-        runtime=240,
     params:
         **code_of("fit_erm_head"),
         settings=plan.section("erm_head"),
@@ -46,13 +39,8 @@ use rule stage as build_hard_set with:
         pool=f"{EMBEDDINGS}/val.parquet",
     output:
         hard_set="results/{dataset}/run{run}/erm/hard_set.parquet",
-    log:
-        "logs/{dataset}/run{run}/build_hard_set.log",
-    benchmark:
-        "logs/{dataset}/run{run}/build_hard_set.tsv"
-    resources:
-        mem_mb=memory(2000, pool=3),
-        runtime=30,
+    pathvars:
+        record="{dataset}/run{run}/build_hard_set",
     params:
         **code_of("build_hard_set"),
         settings=plan.section("hard_set"),
@@ -82,7 +70,7 @@ for ROW in plan.fitted:
         threads: plan.config["training_threads"] if plan.method(ROW).device else 1
         resources:
             gpu=gpu if plan.method(ROW).device else 0,
-            mem_mb=memory(4000, train=4, val=4),
+            mem_mb=memory(4000),
             runtime=240,
         params:
             **plan.params_of_fit(ROW),
@@ -102,13 +90,8 @@ use rule stage as score_heads with:
     output:
         scores="results/{dataset}/run{run}/{method}/scores.parquet",
         predictions="results/{dataset}/run{run}/{method}/predictions.parquet",
-    log:
-        "logs/{dataset}/run{run}/score_{method}.log",
-    benchmark:
-        "logs/{dataset}/run{run}/score_{method}.tsv"
-    resources:
-        mem_mb=memory(2000, embeddings=2),
-        runtime=60,
+    pathvars:
+        record="{dataset}/run{run}/score_{method}",
     params:
         **code_of("score_heads"),
     message:

@@ -1,18 +1,36 @@
-# What all rules have in common: `use rule stage as NAME with:` adds the rest, and `**code_of(NAME)` in params names the
-# script and the hash of its code. By itself it makes nothing.
+# What all rules have in common: `use rule stage as NAME with:` adds the rest. `record` is the place of its log and its
+# benchmark in logs/, and `**code_of(NAME)` in params names the script and the hash of its code. By itself it makes
+# nothing.
 rule stage:
     log:
-        "logs/stage.log",
+        "logs/<record>.log",
+    benchmark:
+        "logs/<record>.tsv"
+    pathvars:
+        record="stage",
     conda:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=memory(2000),
-        runtime=30,
+        mem_mb=memory(4000),
+        runtime=240,
     params:
         script="stage",
     script:
         "../scripts/{params.script}.py"
+
+
+# Of those that send images through a network: before others, since much waits for them.
+use rule stage as stage_on_device with:
+    priority: 50
+    threads: plan.config["training_threads"]
+    resources:
+        gpu=gpu,
+        mem_mb=memory(16000),
+        runtime=1440,
+    params:
+        device=plan.config["device"],
+        compute=plan.compute,
 
 
 wildcard_constraints:

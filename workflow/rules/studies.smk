@@ -3,14 +3,12 @@ use rule stage as sweep_hsfm with:
         **ERM_FEATURES,
     output:
         temp("results/{dataset}/run{run}/studies/sweep_part{part}.parquet"),
-    log:
-        "logs/{dataset}/run{run}/sweep_hsfm_{part}.log",
-    benchmark:
-        "logs/{dataset}/run{run}/sweep_hsfm_{part}.tsv"
+    pathvars:
+        record="{dataset}/run{run}/sweep_hsfm_{part}",
     priority: 50
     resources:
         gpu=gpu,
-        mem_mb=memory(4000, train=3, val=3, test=3),
+        mem_mb=memory(4000),
         runtime=720,
     params:
         **code_of("sweep_hsfm"),
@@ -25,10 +23,8 @@ use rule stage as gather_sweep with:
         parts=plan.sweep_parts,
     output:
         "results/{dataset}/run{run}/studies/sweep.parquet",
-    log:
-        "logs/{dataset}/run{run}/gather_sweep.log",
-    benchmark:
-        "logs/{dataset}/run{run}/gather_sweep.tsv"
+    pathvars:
+        record="{dataset}/run{run}/gather_sweep",
     localrule: True
     params:
         **code_of("gather_sweep"),
@@ -41,15 +37,13 @@ use rule stage as ablate_hsfm with:
         **ERM_FEATURES,
     output:
         "results/{dataset}/run{run}/studies/ablations.parquet",
-    log:
-        "logs/{dataset}/run{run}/ablate_hsfm.log",
-    benchmark:
-        "logs/{dataset}/run{run}/ablate_hsfm.tsv"
+    pathvars:
+        record="{dataset}/run{run}/ablate_hsfm",
     priority: 50
     resources:
         gpu=gpu,
-        mem_mb=memory(4000, train=3, val=3, test=3),
-        runtime=240,
+        mem_mb=memory(4000),
+        runtime=720,
     params:
         **code_of("ablate_hsfm"),
         settings=plan.section("hsfm"),
@@ -65,13 +59,8 @@ use rule stage as bias_validation with:
         **ERM_FEATURES,
     output:
         "results/{dataset}/run{run}/studies/validation_bias.parquet",
-    log:
-        "logs/{dataset}/run{run}/bias_validation.log",
-    benchmark:
-        "logs/{dataset}/run{run}/bias_validation.tsv"
-    resources:
-        mem_mb=memory(2000, train=4, val=4, test=4),
-        runtime=720,
+    pathvars:
+        record="{dataset}/run{run}/bias_validation",
     params:
         **code_of("bias_validation"),
         settings=plan.sections("validation_bias", "hsfm", "hard_set", "dfr", "llr"),
@@ -101,27 +90,3 @@ for STUDY in STUDIES:
             f"Making the table of {STUDY}"
         script:
             "../scripts/tabulate_study.py"
-
-
-for STUDY in STUDY_FIGURES:
-
-    rule:
-        name:
-            f"draw_{STUDY}"
-        input:
-            results=expand(f"results/{{dataset}}/run{{run}}/studies/{STUDY}.parquet", run=plan.runs, allow_missing=True),
-        output:
-            reported(figure_files(STUDY)),
-        log:
-            f"logs/{{dataset}}/draw_{STUDY}.log",
-        benchmark:
-            f"logs/{{dataset}}/draw_{STUDY}.tsv"
-        localrule: True
-        conda:
-            "../../environment.yml"
-        params:
-            **code_of("draw_study", STYLE),
-        message:
-            f"Drawing {STUDY} of {{wildcards.dataset}}"
-        script:
-            "../scripts/draw_study.py"

@@ -5,14 +5,9 @@ use rule stage as make_tables with:
         predictions=plan.results_of_heads("predictions"),
     output:
         reported(results.main),
-    log:
-        "logs/make_tables.log",
-    benchmark:
-        "logs/make_tables.tsv"
+    pathvars:
+        record="make_tables",
     localrule: True
-    resources:
-        mem_mb=memory(1000, predictions=100),
-        runtime=10,
     params:
         **code_of("make_tables"),
         published=plan.published,
@@ -28,10 +23,8 @@ use rule stage as describe_results with:
         studies=[file for study in plan.studies for file in plan.of_study(study)],
     output:
         reported(results.of_jobs),
-    log:
-        "logs/describe_results.log",
-    benchmark:
-        "logs/describe_results.tsv"
+    pathvars:
+        record="describe_results",
     localrule: True
     params:
         **code_of("describe_results"),
@@ -44,10 +37,8 @@ use rule stage as describe_results with:
 use rule stage as save_config with:
     output:
         config=SAVED_CONFIG,
-    log:
-        "logs/save_config.log",
-    benchmark:
-        "logs/save_config.tsv"
+    pathvars:
+        record="save_config",
     localrule: True
     params:
         **code_of("save_config"),
@@ -67,13 +58,9 @@ use rule stage as write_report with:
         captions=results.captions,
     output:
         results.page,
-    log:
-        "logs/write_report.log",
-    benchmark:
-        "logs/write_report.tsv"
+    pathvars:
+        record="write_report",
     localrule: True
-    resources:
-        mem_mb=memory(1000, figures=3),
     params:
         **code_of("write_report", *PAGE, *results.caption_files),
         command=f"snakemake --configfile {SAVED_CONFIG} --cores 2",
