@@ -48,9 +48,9 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
     is an ordinary linear head. X holds features, usually of a frozen network. Source: arXiv 2603.29313.
 
     HSFM helps as far as the validation rows show what X and y lack: give `fit` an X_val in which minority groups are
-    not rare, of images that the network has not seen. Without X_val a share of X is held out. That part is as biased
-    as X, and a network trained on X fits it already: then the head hardly moves, and may even get worse. HSFM trains
-    on the validation rows, so `history_` flatters the head; judge it on other rows.
+    not rare, of images that the network has not seen. Without X_val a share of X is held out, which is as biased as X
+    and fitted already by a network trained on X: then the head hardly moves, and may even get worse. HSFM trains on
+    the validation rows, so `history_` flatters the head; judge it on other rows.
 
     Parameters (all by name)
     ------------------------
@@ -148,35 +148,39 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
             X_val, y_val, attribute = self._check_validation(X_val, y_val, groups_val, X.dtype)
         X, y = X[rows], y[rows]
 
-        shift, scale = _standardization(X) if self.standardize else (np.zeros_like(X[0]), np.ones_like(X[0]))
+        shift, scale = np.zeros_like(X[0]), np.ones_like(X[0])
+        if self.standardize:
+            scaler = StandardScaler().fit(X)
+            shift, scale = scaler.mean_.astype(X.dtype), scaler.scale_.astype(X.dtype)
         X, X_val = (X - shift) / scale, (X_val - shift) / scale
         start = self._start(X, y, shift, scale)
-        settings, hard_per_class = self._settings(X.shape[1], select_by)
-        device = choose_device(self.device)
-        val = self._embeddings("val", X_val, y_val, attribute).to(device)
-        with quiet():
-            result = meta_train(
-                self._embeddings("train", X, y).to(device),
-                val,
-                start.to(device),
-                settings,
-                seeds=[self.seed_],
-                hard_per_class=hard_per_class,
-                scorer=scorer_of(settings, val),
-            )
-        self.select_by_, self.inner_lr_ = select_by, settings.inner_lr
+        result = self._train(
+            select_by, self._embeddings("train", X, y), self._embeddings("val", X_val, y_val, attribute), start
+        )
         self.start_coef_, self.start_intercept_ = _binary(start, shift, scale)
         self.coef_, self.intercept_ = _binary(result.head[0], shift, scale)
-        self._take(result, rows)
+        self.head_ = _rows(self.coef_, self.intercept_)
+        self.support_indices_ = rows[result.support_rows[0].cpu().numpy()]
         return self
 
-    def _take(self, result: MetaResult, rows: Int[np.ndarray, " n"]) -> None:
-        """What the training says beside its head; rows: of X that it was given."""
-        self.head_ = _rows(self.coef_, self.intercept_)
-        self.kept_epoch_ = int(result.kept_epoch[0])
+    def _train(self, select_by: str, train: Embeddings, val: Embeddings, start: Head) -> MetaResult:
+        """Run HSFM's engine, and keep what it says beside the head."""
+        # Python's own numbers, since a parameter grid may hold numpy's
+        given = {name: getattr(self, name) for name in (*SETTINGS, "inner_lr", "hard_per_class")}
+        given = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
+        if given["inner_lr"] == "auto":
+            given["inner_lr"] = min(AUTO_LR / train.features.shape[1], MOST_LR)
+        hard = HardSetSettings.model_validate({"hard_per_class": given.pop("hard_per_class")}, strict=True)
+        settings = Settings.model_validate({**given, "select_by": select_by}, strict=True)
+        device = choose_device(self.device)
+        train, val, start = train.to(device), val.to(device), start.to(device)
+        scorer, k_hard = scorer_of(settings, val), hard.hard_per_class
+        with quiet():
+            result = meta_train(train, val, start, settings, seeds=[self.seed_], hard_per_class=k_hard, scorer=scorer)
+        self.select_by_, self.inner_lr_ = select_by, settings.inner_lr
+        self.kept_epoch_, self.moved_ = int(result.kept_epoch[0]), float(result.moved[0])
         self.history_ = result.history[HISTORY]
-        self.support_indices_ = rows[result.support_rows[0].cpu().numpy()]
-        self.moved_ = float(result.moved[0])
+        return result
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Logits: `[n]` of the second class against the first for two classes, else `[n c]`."""
@@ -230,16 +234,12 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
             X_val = validate_data(self, X_val, dtype=dtype, order="C", reset=False)
         except ValueError as error:  # scikit-learn calls it X
             raise ValueError(f"X_val: {error}") from error
-        y_val = _column("y_val", y_val, len(X_val))
+        y_val, classes = _column("y_val", y_val, len(X_val)), self.classes_.tolist()
         codes = pd.Index(self.classes_).get_indexer(y_val)
-        classes = self.classes_.tolist()
-        if (codes < 0).any():
+        if set(codes) != set(range(len(classes))):
             raise ValueError(
-                f"y_val: holds {y_val.tolist()[codes.argmin()]!r}; allowed are the classes of y, {classes}"
+                f"y_val: holds {pd.unique(y_val).tolist()}; expected every class of y, {classes}, no other"
             )
-        for code, name in enumerate(classes):
-            if code not in codes:
-                raise ValueError(f"y_val: class {name!r} has no row; expected rows of every class of y, {classes}")
         if groups_val is None:
             return X_val, codes, None
         attribute, _ = pd.factorize(_column("groups_val", groups_val, len(X_val)))
@@ -270,26 +270,16 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
         parts = (self.head.weight, self.head.bias) if isinstance(self.head, Head) else self.head
         if not isinstance(parts, tuple | list) or len(parts) != 2:
             raise ValueError(f"head: {type(self.head).__name__} is not an hsfm.Head or a pair (weight, bias)")
-        parts = (part.detach().cpu().double().numpy() if isinstance(part, torch.Tensor) else part for part in parts)
-        weight, bias = (np.array(part, dtype=np.float64) for part in parts)
+        weight, bias = (torch.as_tensor(part).detach().cpu().double().numpy() for part in parts)
         c = len(self.classes_)
-        allowed = [((c, d), (c,)), *([((1, d), (1,))] if c == 2 else [])]
-        if (weight.shape, bias.shape) not in allowed:
-            shapes = " or ".join(f"{w} and {b}" for w, b in allowed)
-            raise ValueError(f"head: shapes {weight.shape} and {bias.shape} for {c} classes and {d} columns of X; "
-                             f"allowed are {shapes}")  # fmt: skip
+        if weight.shape not in ((c, d), (1, d) if c == 2 else ()) or bias.shape != weight.shape[:1]:
+            raise ValueError(
+                f"head: shapes {weight.shape} and {bias.shape} do not fit {c} classes and {d} columns of X; expected "
+                f"({c}, {d}) and ({c},){f', or (1, {d}) and (1,)' if c == 2 else ''}"
+            )
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
             raise ValueError("head: holds a NaN or an infinity")
         return weight, bias
-
-    def _settings(self, d: int, select_by: str) -> tuple[Settings, int]:
-        """HSFM's settings, of Python's own numbers since a parameter grid may hold numpy's; and K_hard."""
-        values = {name: getattr(self, name) for name in (*SETTINGS, "inner_lr", "hard_per_class")}
-        values = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
-        if values["inner_lr"] == "auto":
-            values["inner_lr"] = min(AUTO_LR / d, MOST_LR)
-        k_hard = HardSetSettings.model_validate({"hard_per_class": values.pop("hard_per_class")}, strict=True)
-        return Settings.model_validate({**values, "select_by": select_by}, strict=True), k_hard.hard_per_class
 
     def _embeddings(
         self, split: str, X: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], attribute: np.ndarray | None = None
@@ -316,12 +306,6 @@ def _column(name: str, labels: Any, n: int) -> np.ndarray:
 
 def _rows(weight: np.ndarray, bias: np.ndarray, dtype: Any = np.float32) -> Head:
     return Head(*(torch.from_numpy(part.astype(dtype)) for part in two_rows(weight, bias)))
-
-
-def _standardization(X: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
-    """Mean and standard deviation of the columns, 1 for a constant one, in the type of X."""
-    scaler = StandardScaler().fit(X)
-    return scaler.mean_.astype(X.dtype), scaler.scale_.astype(X.dtype)
 
 
 def _signature() -> inspect.Signature:

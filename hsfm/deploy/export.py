@@ -25,10 +25,9 @@ def export_model(
 ) -> None:
     """Merge a checkpoint and the head of one seed into one state dict, which the architecture's own model loads as is.
 
-    Takes paths, since its one job is to make one safetensors file of several. The head lies where the architecture has
-    its own (`fc.weight` in a ResNet), the metadata are the checkpoint's (backbone, classes, transform, ...) and the
-    head's, and `read_checkpoint` reads the result. seed and standardization: as in `read_classifier`, and so are the
-    errors.
+    The head lies where the architecture has its own (`fc.weight` in a ResNet), the metadata are the checkpoint's
+    (backbone, classes, transform, ...) and the head's, and `read_checkpoint` reads the result. seed and
+    standardization: as in `read_classifier`, and so are the errors.
     """
     model = read_classifier(checkpoint, heads, seed=seed, standardization=standardization)
     trained, saved = model.trained, model.saved
@@ -41,13 +40,8 @@ def export_model(
         "checkpoint_sha256": model.checkpoint_sha256,
         "package_version": __version__,
     }
-    write_checkpoint(
-        path,
-        trained.network,
-        name=trained.name,
-        class_names=trained.class_names,
-        metadata=trained.metadata | described,
-    )
+    metadata = trained.metadata | described
+    write_checkpoint(path, trained.network, name=trained.name, class_names=trained.class_names, metadata=metadata)
 
 
 def save_model(

@@ -53,16 +53,14 @@ def predict_folder(
 
 
 def read_model(path: str | Path) -> Checkpoint:
-    """Read an exported model; raise ValueError naming what another file lacks."""
+    """Read an exported model; raise ValueError where another file is given."""
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file")
     try:
         trained = read_checkpoint(path)
-        require(trained.metadata, ("transform", "method", "seed"), path)
-        require(json.loads(trained.metadata["transform"]), ("resize", "crop", "mean", "std"), path)
+        require(trained.metadata, ("transform", "method"), path)
     except ValueError as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise ValueError(f"{path}: {reason}; make the file with export_model") from error
+        raise ValueError(f"{error}; make the file with export_model") from error
     return trained
 
 
@@ -74,19 +72,12 @@ def find_images(folder: str | Path) -> list[str]:
     """
     if not Path(folder).is_dir():
         raise ValueError(f"{folder}: no such folder")
-    found = []
-    for parent, folders, files in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name).relative_to(folder) for name in files if not name.startswith(".")]
-    found = sorted(path.as_posix() for path in found if path.suffix.lower() in SUFFIXES)
-    if not found:
+    files = [path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    paths = [path.relative_to(folder) for path in files]
+    names = sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
+    if not names:
         raise ValueError(f"{folder}: no image in it or its subfolders; looked for {', '.join(SUFFIXES)}")
-    return found
-
-
-def _refuse(error: OSError) -> None:
-    """For os.walk, which would pass over a folder that it may not read."""
-    raise error
+    return names
 
 
 def _transformed(
@@ -94,7 +85,7 @@ def _transformed(
 ) -> Iterator[Float[Tensor, "1 3 h w"]]:
     """Each image as the network's input, one by one; after an unreadable one, only a list of all those at the end."""
     settings = TransformSettings(**json.loads(metadata["transform"]))
-    size, origin = json.loads(metadata.get("image_size", "null")), "the training images"
+    size = json.loads(metadata.get("image_size", "null"))
     unreadable = []
     for name in track(names, "predicting", "image"):
         try:
@@ -104,21 +95,16 @@ def _transformed(
         if unreadable:
             continue
         if settings.resize is None and settings.crop is None:
-            if size is None:
-                size, origin = pixels.shape[:2], name
-            _check_size(folder / name, pixels.shape[:2], size, origin)
+            size = list(size or pixels.shape[:2])
+            if list(pixels.shape[:2]) != size:
+                raise ValueError(
+                    f"{folder / name}: is {pixels.shape[0]} x {pixels.shape[1]} pixels (height x width), expected "
+                    f"{size[0]} x {size[1]}: this model neither resizes nor crops"
+                )
         yield prepare(pack([pixels]).to(device), settings)
     if unreadable:
         listed = ", ".join(unreadable[:10]) + (", ..." if len(unreadable) > 10 else "")
         raise ValueError(f"{folder}: cannot read {len(unreadable)} of {len(names)} images: {listed}")
-
-
-def _check_size(path: Path, found: Sequence[int], expected: Sequence[int], origin: str) -> None:
-    if tuple(found) != tuple(expected):
-        raise ValueError(
-            f"{path}: is {found[1]} x {found[0]} pixels (width x height), expected {expected[1]} x {expected[0]} like "
-            f"{origin}: this model neither resizes nor crops"
-        )
 
 
 def write_predictions(path: str | Path, frame: pd.DataFrame) -> None:

@@ -43,18 +43,15 @@ def write_random_heads(path, checkpoint, *, seeds=(0, 1), d=128, classes=("a", "
     return saved
 
 
-@pytest.mark.parametrize("name", ["small_resnet", "resnet18"])
-def test_the_exported_network_is_the_backbone_with_that_head(tmp_path, name):
-    checkpoint = write_network(tmp_path, name=name)
-    d = 128 if name == "small_resnet" else 512
-    saved = write_random_heads(tmp_path / "heads.safetensors", checkpoint, seeds=(3, 8), d=d)
+def test_the_exported_network_is_the_backbone_with_that_head(tmp_path):
+    checkpoint = write_network(tmp_path)
+    saved = write_random_heads(tmp_path / "heads.safetensors", checkpoint, seeds=(3, 8))
     export_model(tmp_path / "model.safetensors", checkpoint=checkpoint, heads=tmp_path / "heads.safetensors", seed=8)
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     exported = read_checkpoint(tmp_path / "model.safetensors").network.eval()
     with torch.no_grad():
         features = read_checkpoint(checkpoint).network.eval().features(images)
-        expected = saved.head[1].logits(features)
-        torch.testing.assert_close(exported(images), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(exported(images), saved.head[1].logits(features), atol=1e-5, rtol=1e-5)
         assert not torch.allclose(exported(images), saved.head[0].logits(features), atol=0.1)
 
 
@@ -98,14 +95,10 @@ def test_everything_but_the_head_is_the_checkpoints(tmp_path):
 def test_the_heads_of_another_checkpoint_are_refused(tmp_path):
     checkpoint, other = write_network(tmp_path), write_network(tmp_path, seed=1)
     heads = tmp_path / "heads.safetensors"
-    for description, message in (
-        ({}, f"small_resnet1.safetensors: checkpoint {sha256(other)}, but the hsfm heads are for {sha256(checkpoint)}"),
-        ({"d": 64}, "small_resnet1.safetensors: features per image 128, but the hsfm heads are for 64"),
-        ({"classes": ("a", "c")}, r"small_resnet1.safetensors: classes \('a', 'b'\), but .* are for \('a', 'c'\)"),
-    ):
-        write_random_heads(heads, checkpoint, **description)
-        with pytest.raises(ValueError, match=message):
-            export_model(tmp_path / "model.safetensors", checkpoint=other, heads=heads, seed=0)
+    write_random_heads(heads, checkpoint)
+    message = f"small_resnet1.safetensors: checkpoint {sha256(other)}, but the hsfm heads are for {sha256(checkpoint)}"
+    with pytest.raises(ValueError, match=message):
+        export_model(tmp_path / "model.safetensors", checkpoint=other, heads=heads, seed=0)
     assert not (tmp_path / "model.safetensors").exists()
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hsfm.core.files import read_safetensors, sha256, write_safetensors
+from hsfm.core.files import sha256
 from hsfm.data.pixels import image_batches, pack
 from hsfm.data.transforms import TransformSettings, prepare
 from hsfm.deploy.export import export_model
@@ -74,10 +74,7 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [PLAIN, PLAIN | {"resize": [16, 18]}, PLAIN | {"crop": [12, 10]}, PLAIN | {"resize": [32, 32], "crop": [30, 28]}],
-)
+@pytest.mark.parametrize("settings", [PLAIN, PLAIN | {"resize": [32, 32], "crop": [30, 28]}])
 def test_predictions_are_those_from_the_embeddings(tmp_path, settings):
     path, checkpoint, head = write_model(tmp_path, transform_settings=settings)
     names = [f"{i:02d}.png" for i in range(23)]
@@ -132,28 +129,25 @@ def test_csv_and_parquet_hold_the_same(tmp_path, folder, model, monkeypatch, cap
     assert os.listdir("new") == ["predictions.parquet"]
 
 
-def test_images_of_several_sizes_are_brought_to_one_by_resize_or_crop(tmp_path):
-    images = tmp_path / "images"
+def test_images_of_several_sizes_are_brought_to_one(tmp_path):
+    images, alone = tmp_path / "images", tmp_path / "alone"
     write_images(images, ["a.png", "b.png"], size=(40, 30))
     write_images(images, ["c.png"], size=(25, 50))
-    for settings in ({"resize": [16, 16]}, {"crop": [20, 20]}, {"resize": [18, 18], "crop": [16, 16]}):
+    alone.mkdir()
+    (alone / "c.png").write_bytes((images / "c.png").read_bytes())
+    for settings in ({"resize": [16, 16]}, {"crop": [20, 20]}):
         path, _, _ = write_model(tmp_path, transform_settings=PLAIN | settings)
-        together = predict_folder(images, path, device="cpu")
-        (tmp_path / "alone").mkdir(exist_ok=True)
-        (tmp_path / "alone/c.png").write_bytes((images / "c.png").read_bytes())
-        alone = predict_folder(tmp_path / "alone", path, device="cpu")
-        np.testing.assert_allclose(together[COLUMNS[3:]].to_numpy()[2:], alone[COLUMNS[3:]], atol=1e-5)
+        together, single = (predict_folder(folder, path, device="cpu") for folder in (images, alone))
+        np.testing.assert_allclose(together[COLUMNS[3:]].to_numpy()[2:], single[COLUMNS[3:]], atol=1e-5)
 
 
 def test_images_of_several_sizes_are_refused_where_nothing_resizes_them(tmp_path, folder, model):
     write_images(folder, ["c.png"], size=(25, 50))
-    message = (
-        r"c\.png: is 50 x 25 pixels \(width x height\), expected 20 x 24 like B\.PNG: this model neither resizes nor"
-    )
+    message = r"c\.png: is 25 x 50 pixels \(height x width\), expected 24 x 20: this model neither resizes nor crops"
     with pytest.raises(ValueError, match=message):
         predict_folder(folder, model)
     model, _, _ = write_model(tmp_path, metadata={"image_size": "[25, 50]"})
-    with pytest.raises(ValueError, match=r"B\.PNG: is 20 x 24 .*, expected 50 x 25 like the training images"):
+    with pytest.raises(ValueError, match=r"B\.PNG: is 24 x 20 .*, expected 25 x 50"):
         predict_folder(folder, model)
 
 
@@ -166,11 +160,6 @@ def test_all_unreadable_images_are_listed_and_nothing_is_written(tmp_path, folde
     assert error.count("\n") == 1
     assert f"ERROR: {folder}: cannot read 2 of 9 images: broken0.jpg (not an image in BMP" in error
     assert "broken1.jpg (not an image" in error
-    for i in range(12):
-        (folder / f"broken{i:02d}.jpg").write_text("no image")
-    with pytest.raises(ValueError, match=r"cannot read 14 of 21 images: broken0.jpg .*\), \.\.\.$") as caught:
-        predict_folder(folder, model)
-    assert str(caught.value).count("broken") == 10
     assert not out.exists()
 
 
@@ -182,18 +171,10 @@ def test_folders_without_images_are_named(tmp_path, model):
         predict_folder(tmp_path / "missing", model)
 
 
-def test_what_is_no_exported_model_is_named(tmp_path, folder, model):
-    tensors, metadata = read_safetensors(model)
+def test_a_file_that_is_no_exported_model_is_named(tmp_path, folder, model):
     (tmp_path / "cut.safetensors").write_bytes(model.read_bytes()[:-10])
-    for key in ("backbone", "transform", "method"):
-        write_safetensors(tmp_path / f"no_{key}.safetensors", tensors, {k: v for k, v in metadata.items() if k != key})
-    write_safetensors(tmp_path / "no_mean.safetensors", tensors, metadata | {"transform": '{"resize": 1, "crop": 1}'})
     for name, reason in (
         ("cut", "not a readable safetensors file, perhaps truncated .*; make the file with export_model"),
-        ("no_backbone", "metadata lacks 'backbone'; make the file with export_model"),
-        ("no_transform", "metadata lacks 'transform'; .*; make the file with export_model"),
-        ("no_method", "metadata lacks 'method'; .*; make the file with export_model"),
-        ("no_mean", "metadata lacks 'mean'; .*; make the file with export_model"),
         ("backbone", "metadata lacks 'method'; .*; make the file with export_model"),  # a checkpoint not exported
         ("heads", "metadata lacks 'backbone'; make the file with export_model"),
         ("missing", "no such file"),
@@ -202,22 +183,12 @@ def test_what_is_no_exported_model_is_named(tmp_path, folder, model):
             predict_folder(folder, tmp_path / f"{name}.safetensors")
 
 
-def test_another_suffix_is_refused_before_any_work(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
+def test_the_command_line(tmp_path, folder, model, capsys):
+    with pytest.raises(SystemExit):
         main(["no folder", "--model", "no file", "--out", str(tmp_path / "predictions.xlsx")])
-    assert stopped.value.code == 2
     assert "predictions.xlsx' ends neither in .csv nor in .parquet" in capsys.readouterr().err
-
-
-def test_the_command_line(tmp_path, folder, model):
-    def run(*arguments):
-        command = [sys.executable, "-m", "hsfm.predict", *map(str, arguments)]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-
-    done = run(folder, "--model", model, "--device", "cpu")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(pd.read_csv(tmp_path / "predictions.csv")) == len(NAMES)
-    failed = run(folder, "--model", folder / "a.png", "--out", "other.parquet")
+    command = [sys.executable, "-m", "hsfm.predict", folder, "--model", folder / "a.png", "--out", "other.parquet"]
+    failed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert failed.returncode == 1
     assert failed.stderr.startswith(f"ERROR: {folder / 'a.png'}: not a readable safetensors file")
     assert failed.stderr.count("\n") == 1
