@@ -17,7 +17,7 @@ from hsfm.analysis.edits import (
     write_edits,
 )
 from hsfm.features.embeddings import Embeddings
-from hsfm.methods.hsfm.support import Support, read_support, write_support
+from hsfm.methods.hsfm.support import Support
 from tests.conftest import planted
 
 D = 12
@@ -245,16 +245,6 @@ def test_an_attribute_that_the_direction_does_not_know_has_no_away(splits):
     third = replace(train, attribute=torch.where(torch.arange(len(train.y)) < 2, 2, train.attribute))
     found = measure(support(third, random_edits(4)), third, splits["val"], settings=DEFAULT).rows
     assert found["cos_away"].isna().tolist() == [True, True, False, False]
-
-
-def test_a_nan_in_the_support_is_named(splits, tmp_path):
-    broken = support(splits["train"], random_edits(3))
-    broken.after[1, 2] = torch.nan
-    path = tmp_path / "support.parquet"
-    write_support(path, broken, dataset="planted", class_names=("a", "b"))
-    image = splits["train"].image_id[1]
-    with pytest.raises(ValueError, match=rf"support.parquet: row 1 \(image '{image}'\) holds a NaN .* in 'after'"):
-        read_support(path)
 
 
 def test_the_file_comes_back(splits, tmp_path):

@@ -34,21 +34,18 @@ def fit(
     """
     hard_per_class = int(torch.bincount(hard_set.y[hard_set.chosen].long()).max())
     result = meta_train(
-        train, val, erm, settings, seeds=seeds, hard_per_class=hard_per_class, scorer=scorer,
-        first_hard_set=None if settings.outer_set == "random" else hard_set,
+        train, val, erm, settings,
+        seeds=seeds, hard_per_class=hard_per_class, scorer=scorer, first_hard_set=hard_set,
     )  # fmt: skip
     support = support_table(support_of(result, train), dataset=train.dataset, class_names=train.class_names)
+    found = {"kept_epoch": result.kept_epoch.tolist(), "moved": result.moved.tolist()}
     return Fit(
         head=result.head,
         seeds=result.seeds,
         chosen_by=chosen_by(settings, scorer),
         summary=kept_epochs(result.history),
         remarks=result.remarks,
-        settings={
-            "hard_per_class": hard_per_class,
-            "kept_epoch": result.kept_epoch.tolist(),
-            "moved": result.moved.tolist(),
-        },
+        settings={"hard_per_class": hard_per_class, **found},
         tables={"history": result.history, "support": support},
         arrays={"hard_rows": result.hard_rows.numpy()},
     )

@@ -18,7 +18,7 @@ from torch.optim.adam import adam
 
 from hsfm.core.cuda_graphs import repeat
 from hsfm.features.embeddings import Embeddings
-from hsfm.heads.hard_set import HardSet, hardest
+from hsfm.heads.hard_set import hardest
 from hsfm.heads.head import Head
 from hsfm.heads.method_settings import MethodSettings, Rule
 from hsfm.heads.scorer import Scorer
@@ -29,33 +29,28 @@ OF_TRIAL = ("inner_lr", "outer_lr")
 CLIP_NORM = 10.0  # longest meta-gradient of a support, as in the authors' code
 
 
+def _swept(default: int | float, values: list, description: str) -> Any:
+    """A setting that the sensitivity study varies."""
+    return Field(default, description=description, json_schema_extra={"sweep": values})
+
+
 class Settings(MethodSettings):
     """HSFM's settings; the paper's symbols stand in the descriptions."""
 
-    support_per_class: PositiveInt = Field(
-        64,
-        description="Support rows drawn per class; a smaller class gives all it has.",
-        json_schema_extra={"sweep": [8, 16, 32, 64, 128]},
+    support_per_class: PositiveInt = _swept(
+        64, [8, 16, 32, 64, 128], "Support rows drawn per class; a smaller class gives all it has."
     )
-    inner_steps: PositiveInt = Field(
-        10,
-        description="T: gradient steps of the head on the support, in each meta-gradient and each epoch.",
-        json_schema_extra={"sweep": [5, 10, 20]},
+    inner_steps: PositiveInt = _swept(
+        10, [5, 10, 20], "T: gradient steps of the head on the support, in each meta-gradient and each epoch."
     )
-    inner_lr: PositiveFloat = Field(
+    inner_lr: PositiveFloat = _swept(
         0.0005,
-        description="alpha: step size of the head; the paper's 0.00005 suits d of 1280 and more.",
-        json_schema_extra={"sweep": [0.0001, 0.0002, 0.0005, 0.001, 0.002]},
+        [0.0001, 0.0002, 0.0005, 0.001, 0.002],
+        "alpha: step size of the head; the paper's 0.00005 suits d of 1280 and more.",
     )
-    outer_lr: PositiveFloat = Field(
-        1.0,
-        description="eta: step size of Adam on the support.",
-        json_schema_extra={"sweep": [0.01, 0.1, 0.3, 1.0, 3.0]},
-    )
-    support_steps: NonNegativeInt = Field(
-        10,
-        description="K_H: meta-gradient steps on the support per epoch; 0 leaves the support as drawn.",
-        json_schema_extra={"sweep": [2, 5, 10]},
+    outer_lr: PositiveFloat = _swept(1.0, [0.01, 0.1, 0.3, 1.0, 3.0], "eta: step size of Adam on the support.")
+    support_steps: NonNegativeInt = _swept(
+        10, [2, 5, 10], "K_H: meta-gradient steps on the support per epoch; 0 leaves the support as drawn."
     )
     epochs: PositiveInt = Field(40, description="Rounds of editing the support, adapting the head, choosing hard rows.")
     refresh: Literal["epoch", "never"] = Field(
@@ -72,8 +67,8 @@ class Settings(MethodSettings):
     )
     select_by: Rule | Literal["hard_loss"] | None = Field(
         None,
-        description="What picks the epoch: the accuracy of validation's worst_group (the paper) or worst_class or its "
-        "average, or the lowest mean loss on the head's own hard set (hard_loss); the later epoch wins a tie. null "
+        description="Rule that picks the epoch: the accuracy of validation's worst_group (the paper) or worst_class or "
+        "its average, or the lowest mean loss on the head's own hard set (hard_loss); the later epoch wins a tie. null "
         "takes the configuration's select_by.",
     )
 
@@ -83,7 +78,7 @@ class Settings(MethodSettings):
         return (1 + self.support_steps) * self.inner_steps
 
 
-# Ablations: what each part of the method that is taken away amounts to.
+# changes of the settings that take away one part of the method each
 ABLATIONS: dict[str, dict[str, Any]] = {
     "fixed_support": {"support_steps": 0},
     "random_outer_set": {"outer_set": "random"},
@@ -106,11 +101,10 @@ class Trial:
     seed: int
     settings: Settings
     hard_per_class: int  # K_hard, hard samples per class
-    clip_norm: float = CLIP_NORM
 
     @property
     def shape(self) -> tuple:
-        """What trials side by side have in common."""
+        """Settings that trials side by side have in common."""
         values = {name: value for name, value in self.settings if name not in (*OF_TRIAL, "select_by")}
         return self.hard_per_class, *values.values()
 
@@ -155,19 +149,17 @@ class Loop:
         self.weight, self.bias = (t.expand(len(trials), *t.shape).clone() for t in (erm.weight, erm.bias))
         self._edit = Adam([self.support], [trial.settings.outer_lr for trial in trials])
         self._adapt = Adam([self.weight, self.bias], [trial.settings.inner_lr for trial in trials])
-        self._inner_lr, self._clip_norm = (
-            torch.tensor(values, dtype=self.support.dtype, device=self.support.device)
-            for values in ([trial.settings.inner_lr for trial in trials], [trial.clip_norm for trial in trials])
-        )
-        self._evaluator = Evaluator(val, trials[0].hard_per_class, next(iter(scorers.values())))
-        start = self._evaluator(Head(self.weight, self.bias))
-        self._hard_rows = start.hard_rows if outer_rows is None else outer_rows[0].clone()
+        self._inner_lr = self.support.new_tensor([trial.settings.inner_lr for trial in trials])
+        self._hard_per_class, self._measure = trials[0].hard_per_class, next(iter(scorers.values())).measures
+        self._class_rows = [(val.y == label).nonzero().squeeze(1) for label in range(val.n_classes)]
+        hard_rows, measures = self._evaluate()
+        self._hard_rows = hard_rows if outer_rows is None else outer_rows[0].clone()
         self._hard = val.features[self._hard_rows]
         self._hard_y = val.y[self._hard_rows[0]]  # the same for every trial: rows lie class by class
 
         whole = {"dtype": torch.int64, "device": self.support.device}
         self._epoch = torch.zeros(1, **whole)  # finished ones
-        average = start.measures["val_average"]
+        average = measures["val_average"]
         self.best = {
             name: BestState(
                 torch.full_like(average, -torch.inf),
@@ -179,7 +171,7 @@ class Loop:
             for name in scorers
         }
         epochs = self._settings.epochs
-        self.history = {name: average.new_empty(epochs, len(trials)) for name in ("outer_loss", *start.measures)}
+        self.history = {name: average.new_empty(epochs, len(trials)) for name in ("outer_loss", *measures)}
         self.hard_rows = self._hard_rows.new_empty(epochs, *self._hard_rows.shape, dtype=torch.int32)
 
     def train(self, after_epoch: Callable[[], object]) -> None:
@@ -190,25 +182,36 @@ class Loop:
         outer_losses = [self._edit_support() for _ in range(self._settings.support_steps)]
         for _ in range(self._settings.inner_steps):
             self._adapt.step(*head_gradient(self.weight, self.bias, self.support, self.support_y))
-        scores = self._evaluator(Head(self.weight, self.bias))
-        self._record(scores, outer_losses)
+        hard_rows, measures = self._evaluate()
+        self._record(measures, outer_losses)
         self._epoch += 1
         for name, best in self.best.items():
-            self._update_best(best, self._scorers[name].choose(scores.measures))
+            self._update_best(best, self._scorers[name].choose(measures))
         if self._settings.refresh == "epoch":
-            self._choose_outer_set(scores)
+            self._choose_outer_set(hard_rows)
 
     def _edit_support(self) -> Float[Tensor, " r"]:
         outer = meta_gradient(
             self.weight, self.bias, self.support, self.support_y, self._hard, self._hard_y,
             steps=self._settings.inner_steps, lr=self._inner_lr, first_order=self._settings.gradient == "first_order",
         )  # fmt: skip
-        self._edit.step(clip(outer.support, self._clip_norm))
+        self._edit.step(clip(outer.support, CLIP_NORM))
         return outer.loss
 
-    def _record(self, scores: "Scores", outer_losses: Sequence[Tensor]) -> None:
+    def _evaluate(self) -> tuple[Int[Tensor, "r m"], dict[str, Float[Tensor, " r"]]]:
+        """The heads' hard sets on val, and their measures."""
+        logits = Head(self.weight, self.bias).logits(self._val.features)  # [r n c]
+        y = self._val.y.expand(logits.shape[:-1])
+        loss = cross_entropy(logits.flatten(0, -2), y.flatten(), reduction="none").view(y.shape)
+        rows = hardest(loss, self._class_rows, self._hard_per_class)
+        measures = {"hard_loss": loss.gather(1, rows).double().mean(1), **self._measure(logits)}
+        # a head that is NaN predicts the first class everywhere, which would count as an accuracy
+        sound = loss.isfinite().all(1)
+        return rows, {name: values.where(sound, torch.nan) for name, values in measures.items()}
+
+    def _record(self, measures: dict[str, Float[Tensor, " r"]], outer_losses: Sequence[Tensor]) -> None:
         unknown = torch.full_like(self._inner_lr, torch.nan)
-        record = {"outer_loss": torch.stack(outer_losses).mean(0) if outer_losses else unknown, **scores.measures}
+        record = {"outer_loss": torch.stack(outer_losses).mean(0) if outer_losses else unknown, **measures}
         for name, values in record.items():
             self.history[name].index_copy_(0, self._epoch, values.to(self.history[name]).unsqueeze(0))
         self.hard_rows.index_copy_(0, self._epoch, self._hard_rows.to(torch.int32).unsqueeze(0))
@@ -220,41 +223,16 @@ class Loop:
         for new, target in zip(state, targets, strict=True):
             torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, target, out=target)
 
-    def _choose_outer_set(self, scores: "Scores") -> None:
-        """For the next epoch."""
+    def _choose_outer_set(self, hard_rows: Int[Tensor, "r m"]) -> None:
+        """Set the rows of the next epoch's outer loss."""
         if self._settings.outer_set == "hard":
-            self._hard_rows.copy_(scores.hard_rows)
+            self._hard_rows.copy_(hard_rows)
         else:
             following = self._epoch.clamp(max=self._settings.epochs - 1)
             self._hard_rows.copy_(self._outer_rows.index_select(0, following).squeeze(0))
         torch.index_select(
             self._val.features, 0, self._hard_rows.flatten(), out=self._hard.view(-1, self._hard.shape[-1])
         )
-
-
-@dataclass(frozen=True)
-class Scores:
-    hard_rows: Int[Tensor, "r m"]  # the head's hard set
-    measures: dict[str, Float[Tensor, " r"]]
-
-
-class Evaluator:
-    """Scores heads on val and finds their hard sets; what does not change between epochs is prepared once."""
-
-    def __init__(self, val: Embeddings, hard_per_class: int, scorer: "Scorer | HardLoss"):
-        self._val, self._hard_per_class, self._scorer = val, hard_per_class, scorer
-        self.class_rows = [(val.y == label).nonzero().squeeze(1) for label in range(val.n_classes)]
-
-    def __call__(self, head: Head) -> Scores:
-        val = self._val
-        logits = head.logits(val.features)  # [r n c]
-        y = val.y.expand(logits.shape[:-1])
-        loss = cross_entropy(logits.flatten(0, -2), y.flatten(), reduction="none").view(y.shape)
-        rows = hardest(loss, self.class_rows, self._hard_per_class)
-        measures = {"hard_loss": loss.gather(1, rows).double().mean(1), **self._scorer.measures(logits)}
-        # a head that is NaN predicts the first class everywhere, which would count as an accuracy
-        sound = loss.isfinite().all(1)
-        return Scores(rows, {name: values.where(sound, torch.nan) for name, values in measures.items()})
 
 
 class HardLoss:
@@ -265,12 +243,6 @@ class HardLoss:
 
     def choose(self, measures: Mapping[str, Float[Tensor, " r"]]) -> Float[Tensor, " r"]:
         return -measures["hard_loss"]
-
-
-def chosen_rows(hard_set: HardSet, val: Embeddings) -> Int[Tensor, " m"]:
-    """The rows that a hard set chose, class by class."""
-    chosen = hard_set.chosen.to(val.y.device).nonzero().squeeze(1)
-    return chosen[val.y[chosen].argsort(stable=True)]
 
 
 class Adam:
@@ -312,8 +284,8 @@ def head_gradient(
     return residual.mT @ support, residual.sum(1)
 
 
-def clip(gradient: Float[Tensor, "r n d"], norm: Float[Tensor, " r"]) -> Float[Tensor, "r n d"]:
-    """Each trial's gradient scaled to at most its norm, as `torch.nn.utils.clip_grad_norm_` does."""
+def clip(gradient: Float[Tensor, "r n d"], norm: float | int | Float[Tensor, " r"]) -> Float[Tensor, "r n d"]:
+    """Each trial's gradient scaled to at most a norm, as `torch.nn.utils.clip_grad_norm_` does."""
     factor = (norm / (gradient.flatten(1).norm(dim=1) + 1e-6)).clamp(max=1)
     # On the CPU one may look, and save two passes over the gradient; elsewhere looking would wait for the device.
     if gradient.device.type == "cpu" and bool((factor == 1).all()):

@@ -7,7 +7,6 @@ hsfm/methods/hsfm/outer_loop.py has the settings and the loop itself.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 
 import pandas as pd
 import torch
@@ -19,7 +18,7 @@ from hsfm.features.embeddings import Embeddings, check_embeddings, check_same_or
 from hsfm.heads.hard_set import HardSet
 from hsfm.heads.head import Head
 from hsfm.heads.scorer import Scorer
-from hsfm.methods.hsfm.outer_loop import OF_TRIAL, BestState, HardLoss, Loop, Settings, Trial, chosen_rows
+from hsfm.methods.hsfm.outer_loop import OF_TRIAL, BestState, HardLoss, Loop, Settings, Trial
 from hsfm.methods.hsfm.support import Support
 
 log = logging.getLogger(__name__)
@@ -39,8 +38,6 @@ class MetaResult:
     history: pd.DataFrame  # one row per trial and epoch, see `train`
     hard_rows: Int[Tensor, "r e m"]  # rows of val that the outer loss of each epoch was over
     support_rows: Int[Tensor, "r n"]  # rows of the training embeddings
-    support_id: tuple[tuple[str, ...], ...]  # their image ids, per trial
-    support_y: Int[Tensor, "r n"]
     support_after: Float[Tensor, "r n d"]  # those rows' features as edited at the kept epoch
     head_change: Float[Tensor, " r"]  # |W - W0| / |W0| of the kept head
     moved: Float[Tensor, " r"]  # share of validation predictions that differ from the ERM head's
@@ -84,8 +81,6 @@ def train(
 
     Raises ValueError for embeddings or a head that do not belong together, and where every epoch of a seed diverged.
     """
-    if not len(seeds) or len(set(seeds)) != len(seeds):
-        raise ValueError(f"seeds: {list(seeds)} is empty or repeats a seed")
     trials = [Trial(seed, settings, hard_per_class) for seed in seeds]
     chooser = HardLoss(scorer) if settings.select_by == "hard_loss" else scorer
     (result,) = train_trials(
@@ -120,16 +115,15 @@ def train_trials(
     on the CPU.
     """
     head = Head(head.weight.detach(), head.bias.detach())
-    _check(train, val, head, trials, first_hard_set)
+    _check(train, val, head, trials)
     shared = trials[0].settings  # but for what may differ
-    _say_small_classes(train, shared)
+    _warn_of_small_classes(train, shared)
     generators = [Generator().manual_seed(trial.seed) for trial in trials]
     rows = torch.stack([_draw(train, shared, generator) for generator in generators])
     outer_rows = _outer_rows(val, trials[0], first_hard_set, generators)
     size = trials_that_fit(train, val, trials[0], kept=len(scorers), memory_budget=memory_budget)
     batches = [slice(i, i + size) for i in range(0, len(trials), size)]
-    parts: dict[str, list[_Part]] = {name: [] for name in scorers}
-    histories, hard_rows = [], []
+    kept, histories, hard_rows = {name: [] for name in scorers}, [], []
     with Progress("HSFM", shared.epochs * len(batches), "epoch") as bar:
         for batch in batches:
             loop = Loop(
@@ -140,36 +134,39 @@ def train_trials(
             histories.append(loop.history)
             hard_rows.append(loop.hard_rows.transpose(0, 1).cpu())
             for name, best in loop.best.items():
-                parts[name].append(_part(best, head, val))
+                kept[name].append(_kept(best, head, val))
     history = {name: torch.cat([h[name] for h in histories], dim=1).T.cpu() for name in histories[0]}  # [r e]
-    return {name: _result(train, trials, rows, parts[name], history, torch.cat(hard_rows)) for name in scorers}
+    results = {}
+    for name, parts in kept.items():
+        found = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        results[name] = MetaResult(
+            head=Head(found.pop("weight"), found.pop("bias")),
+            trials=tuple(trials),
+            history=_history(history, trials, found["kept_epoch"]),
+            hard_rows=torch.cat(hard_rows),
+            support_rows=rows.cpu(),
+            **found,
+        )
+    return results
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The part of a result from one batch of trials, on the CPU."""
-
-    head: Head
-    kept_epoch: Int[Tensor, " r"]
-    support: Float[Tensor, "r n d"]
-    head_change: Float[Tensor, " r"]
-    moved: Float[Tensor, " r"]
-
-
-def _part(best: BestState, erm: Head, val: Embeddings) -> _Part:
+def _kept(best: BestState, erm: Head, val: Embeddings) -> dict[str, Tensor]:
+    """Fields of a result from one batch of trials, on the CPU."""
     diverged = best.epoch == 0
     head = Head(
         best.weight.masked_fill(diverged.view(-1, 1, 1), torch.nan),
         best.bias.masked_fill(diverged.view(-1, 1), torch.nan),
     )
     moved = (head.predict(val.features) != erm.predict(val.features)).float().mean(dim=1)
-    return _Part(
-        head=head.to(torch.device("cpu")),
-        kept_epoch=best.epoch.cpu(),
-        support=best.support.cpu(),
-        head_change=((head.weight - erm.weight).flatten(1).norm(dim=1) / erm.weight.norm()).cpu(),
-        moved=moved.masked_fill(diverged, torch.nan).cpu(),
-    )
+    found = {
+        "weight": head.weight,
+        "bias": head.bias,
+        "kept_epoch": best.epoch,
+        "support_after": best.support,
+        "head_change": (head.weight - erm.weight).flatten(1).norm(dim=1) / erm.weight.norm(),
+        "moved": moved.masked_fill(diverged, torch.nan),
+    }
+    return {name: tensor.cpu() for name, tensor in found.items()}
 
 
 def _draw(train: Embeddings, shared: Settings, generator: Generator) -> Int[Tensor, " n"]:
@@ -184,37 +181,18 @@ def _outer_rows(
 ) -> Int[Tensor, "_ r m"] | None:
     """The rows that `Loop` takes: the given choice for the first epoch, or a random one for each."""
     if trial.settings.outer_set == "hard":
-        return None if first_hard_set is None else chosen_rows(first_hard_set, val).expand(1, len(generators), -1)
+        if first_hard_set is None:
+            return None
+        if first_hard_set.image_id != val.image_id:
+            raise ValueError("first_hard_set: lists other images than val")
+        chosen = first_hard_set.chosen.to(val.y.device).nonzero().squeeze(1)
+        return chosen[val.y[chosen].argsort(stable=True)].expand(1, len(generators), -1)  # class by class
     epochs = trial.settings.epochs if trial.settings.refresh == "epoch" else 1
     drawn = [
         torch.stack([draw_per_class(val.y, trial.hard_per_class, val.n_classes, g) for _ in range(epochs)])
         for g in generators
     ]
     return torch.stack(drawn, dim=1)
-
-
-def _result(
-    train: Embeddings,
-    trials: Sequence[Trial],
-    rows: Int[Tensor, "r n"],
-    parts: Sequence[_Part],
-    history: dict[str, Float[Tensor, "r e"]],
-    hard_rows: Int[Tensor, "r e m"],
-) -> MetaResult:
-    kept_epoch = torch.cat([part.kept_epoch for part in parts])
-    return MetaResult(
-        head=Head(torch.cat([part.head.weight for part in parts]), torch.cat([part.head.bias for part in parts])),
-        trials=tuple(trials),
-        kept_epoch=kept_epoch,
-        history=_history(history, trials, kept_epoch),
-        hard_rows=hard_rows,
-        support_rows=rows.cpu(),
-        support_id=tuple(tuple(train.image_id[i] for i in chosen) for chosen in rows.tolist()),
-        support_y=train.y[rows].cpu(),
-        support_after=torch.cat([part.support for part in parts]),
-        head_change=torch.cat([part.head_change for part in parts]),
-        moved=torch.cat([part.moved for part in parts]),
-    )
 
 
 def draw_per_class(y: Int[Tensor, " n"], per_class: int, n_classes: int, generator: Generator) -> Int[Tensor, " k"]:
@@ -232,12 +210,12 @@ def draw_per_class(y: Int[Tensor, " n"], per_class: int, n_classes: int, generat
 
 def support_of(result: MetaResult, train: Embeddings) -> Support:
     """The support rows of every seed before and after the edits."""
-    n = result.support_rows.shape[1]
+    rows = result.support_rows.flatten()
     return Support(
-        seed=tuple(seed for seed in result.seeds for _ in range(n)),
-        image_id=tuple(name for names in result.support_id for name in names),
-        y=result.support_y.flatten(),
-        before=train.features.cpu()[result.support_rows].flatten(0, 1),
+        seed=tuple(seed for seed in result.seeds for _ in range(result.support_rows.shape[1])),
+        image_id=tuple(train.image_id[row] for row in rows.tolist()),
+        y=train.y.cpu()[rows],
+        before=train.features.cpu()[rows],
         after=result.support_after.flatten(0, 1),
         checkpoint_sha256=train.checkpoint_sha256,
     )
@@ -259,15 +237,13 @@ def trials_that_fit(
     return max(1, memory_budget // each)
 
 
-def _say_small_classes(train: Embeddings, shared: Settings) -> None:
-    if shared.support_draw != "per_class":
-        return
-    for label, count in enumerate(torch.bincount(train.y, minlength=train.n_classes).tolist()):
-        if count < shared.support_per_class:
+def _warn_of_small_classes(train: Embeddings, shared: Settings) -> None:
+    counts = torch.bincount(train.y, minlength=train.n_classes).tolist()
+    for name, count in zip(train.class_names, counts, strict=True):
+        if shared.support_draw == "per_class" and count < shared.support_per_class:
             log.warning(
-                "support_per_class is %d; class %s has %d images: taking all",
-                shared.support_per_class, train.class_names[label], count,
-            )  # fmt: skip
+                "support_per_class is %d; class %s has %d images: taking all", shared.support_per_class, name, count
+            )
 
 
 def _history(
@@ -288,71 +264,32 @@ def _history(
 
 
 def _report(result: MetaResult) -> None:
-    """One line per seed for the log, and a warning for a head that hardly moved."""
+    """Log a line per seed, and a warning for a head that hardly moved."""
     kept = result.history[result.history["kept"]]
-    for row, dead, moved, change in zip(
-        kept.itertuples(), result.dead.tolist(), result.moved.tolist(), result.head_change.tolist(), strict=True
-    ):
+    kept = kept.assign(dead=result.dead.numpy(), moved=result.moved.numpy(), change=result.head_change.numpy())
+    for row in kept.itertuples():
         log.info(
             "seed %d: kept epoch %d, validation average %.1f, worst group %.1f",
             row.seed, row.epoch, 100 * row.val_average, 100 * row.val_worst_group,
         )  # fmt: skip
-        if dead:
+        if row.dead:
             log.warning(
                 "seed %d: the head hardly moved (%.1f %% of the validation predictions differ from ERM's, the weights "
                 "changed by %.1f %%). The support may be dead: it holds no minority image, or ERM fits it already. "
                 "Raise support_per_class or inner_lr.",
-                row.seed, 100 * moved, 100 * change,
+                row.seed, 100 * row.moved, 100 * row.change,
             )  # fmt: skip
 
 
-def _check(
-    train: Embeddings, val: Embeddings, head: Head, trials: Sequence[Trial], first_hard_set: HardSet | None
-) -> None:
+def _check(train: Embeddings, val: Embeddings, head: Head, trials: Sequence[Trial]) -> None:
     for embeddings in (train, val):
         embeddings.refuse_test("HSFM")
         check_embeddings(embeddings, embeddings.split or "embeddings")
     check_same_origin(train, val)
     if train.n_classes < 2:
         raise ValueError(f"classes: {', '.join(train.class_names)} is one class only; expected at least two")
-    _check_head(train, val, head)
-    if not trials:
-        raise ValueError("trials: there is none")
-    if len({trial.shape for trial in trials}) > 1:
-        raise ValueError(f"trials: differ in more than {', '.join(OF_TRIAL)}, so that they cannot go side by side")
-    for trial in trials:
-        if not isinstance(trial.seed, Integral) or trial.seed < 0:
-            raise ValueError(f"seed: {trial.seed!r} is not a whole number from 0")
-    if not isinstance(trials[0].hard_per_class, Integral) or trials[0].hard_per_class < 1:
-        raise ValueError(f"hard_per_class: {trials[0].hard_per_class!r} is not a whole number from 1")
-    _check_first_hard_set(first_hard_set, val, trials[0])
-
-
-def _check_head(train: Embeddings, val: Embeddings, head: Head) -> None:
-    for name, tensor, expected in (
-        ("weight", head.weight, (train.n_classes, train.features.shape[1])), ("bias", head.bias, (train.n_classes,))
-    ):  # fmt: skip
-        if tensor.shape != expected:
-            raise ValueError(f"head: {name} is {list(tensor.shape)}, expected {list(expected)} (classes, features)")
-        if not tensor.isfinite().all():
-            raise ValueError(f"head: {name} holds a NaN or an infinity")
-    for what, dtype in (("val features", val.features.dtype), ("head", head.weight.dtype)):
-        if dtype != train.features.dtype:
-            raise ValueError(f"{what}: {dtype}, but the train features are {train.features.dtype}")
-
-
-def _check_first_hard_set(first_hard_set: HardSet | None, val: Embeddings, trial: Trial) -> None:
-    if first_hard_set is None:
-        return
-    if trial.settings.outer_set == "random":
-        raise ValueError("first_hard_set: is given, but outer_set is 'random'")
-    if first_hard_set.image_id != val.image_id:
-        raise ValueError("first_hard_set: lists other images than val")
-    chosen = torch.bincount(val.y.cpu()[first_hard_set.chosen.cpu()], minlength=val.n_classes).tolist()
-    sizes = torch.bincount(val.y, minlength=val.n_classes).tolist()
-    for name, found, size in zip(val.class_names, chosen, sizes, strict=True):
-        if found != min(size, trial.hard_per_class):
-            raise ValueError(
-                f"first_hard_set: chooses {found} images of class {name}, but hard_per_class is "
-                f"{trial.hard_per_class} of {size}"
-            )
+    expected = (train.n_classes, train.features.shape[1])
+    if head.weight.shape != expected:
+        raise ValueError(f"head: weight is {list(head.weight.shape)}, expected {list(expected)} (classes, features)")
+    if len({trial.shape for trial in trials}) != 1:
+        raise ValueError(f"trials: none, or they differ in more than {', '.join(OF_TRIAL)}; cannot go side by side")

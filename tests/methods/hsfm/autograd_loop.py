@@ -14,6 +14,7 @@ from hsfm.core.metrics import accuracy_by, worst
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.hard_set import rank_in_class
 from hsfm.heads.head import Head
+from hsfm.methods.hsfm import outer_loop
 from hsfm.methods.hsfm.outer_loop import Trial
 from hsfm.methods.hsfm.train import draw_per_class
 
@@ -43,15 +44,10 @@ def train(train: Embeddings, val: Embeddings, erm: Head, trial: Trial) -> Traine
         losses = []
         for _ in range(settings.support_steps):
             loss, support.grad = meta_gradient(
-                head,
-                support,
-                support_y,
-                val.features[hard],
-                val.y[hard],
-                steps=settings.inner_steps,
-                lr=settings.inner_lr,
-            )
-            torch.nn.utils.clip_grad_norm_([support], trial.clip_norm)
+                head, support, support_y, val.features[hard], val.y[hard],
+                steps=settings.inner_steps, lr=settings.inner_lr,
+            )  # fmt: skip
+            torch.nn.utils.clip_grad_norm_([support], outer_loop.CLIP_NORM)
             edit.step()
             losses.append(loss)
         fixed = support.detach()

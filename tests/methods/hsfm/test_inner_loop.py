@@ -45,6 +45,6 @@ def test_its_last_loss_on_the_hard_set_is_the_trials_outer_loss(splits, erm_head
     for epoch, head, support in ((1, erm_head, tr.features[first.support_rows[0]]), (2, after, first.support_after[0])):
         hard = build(head, val, per_class=30).chosen
         loop = follow(
-            head, support, first.support_y[0], val.features[hard], val.y[hard], steps=5, lr=1e-2
+            head, support, tr.y[first.support_rows[0]], val.features[hard], val.y[hard], steps=5, lr=1e-2
         )  # fmt: skip
         assert float(loop.hard_loss[-1]) == pytest.approx(outer_loss.iloc[epoch - 1], rel=1e-4)
