@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks import random_models
 from hsfm.core.device import Compute, choose_device
-from hsfm.core.shards import cut, write_in_parts
+from hsfm.core.shards import write_rows_in_parts
 from hsfm.data.pixels import ImageFiles
 from hsfm.methods.ddb.diffusion_models import LoadingSettings, choose_dtype, find_model, load_pipeline, to_device
 from hsfm.methods.ddb.generated import GENERATED, PRUNED, as_table, plan, read_table
@@ -67,16 +67,15 @@ def time_stage(arguments: argparse.Namespace) -> None:
         settings = InpaintSettings(prompt=PROMPT, size=size, steps=arguments.steps, batch_size=arguments.batch_size)
 
         def stage(number: int) -> None:
-            parts = cut(rows, PART * arguments.batch_size)
             metadata = {"dataset": "none", "run": 0, "classes": ["x", "y"]}
 
-            def tables(missing: list[int]) -> object:
+            def tables(parts: list[pd.DataFrame], done: object) -> object:
                 masks = dict.fromkeys(sources["image_id"], mask)
                 made = inpaint_parts(pipeline, parts, pictures, masks, settings=settings, compute=compute)
                 return (as_table(part, GENERATED, metadata) for part in made)
 
             out = folder / f"{number}.parquet"
-            write_in_parts(out, range(len(parts)), tables, depends_on=number, compression="none")
+            write_rows_in_parts(out, rows, tables, size=PART * arguments.batch_size, what="stage", depends_on=number)
 
         ready = []
         for first in range(0, len(rows), arguments.batch_size):

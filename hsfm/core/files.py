@@ -99,7 +99,7 @@ def read_parquet(path: str | Path, schema: "pa.Schema") -> tuple["pa.Table", dic
     Raises ValueError where the file cannot be read (truncated or damaged, say), lacks a column, or holds another type;
     FileNotFoundError where there is none. A fixed-size list of length -1 in `schema` stands for any length.
     """
-    with _open_parquet(path, schema) as file:
+    with open_parquet(path, schema) as file:
         return file.read(schema.names).select(schema.names), _metadata(file, path)
 
 
@@ -109,7 +109,7 @@ def read_parquet_in_pieces(
     """The same, at most so many rows at a time; errors of a piece come when it is asked for."""
 
     def pieces() -> Iterator["pa.RecordBatch"]:
-        with _open_parquet(path, schema) as file:
+        with open_parquet(path, schema) as file:
             for batch in file.iter_batches(rows, columns=schema.names):
                 yield batch.select(schema.names)
 
@@ -118,12 +118,12 @@ def read_parquet_in_pieces(
 
 def read_metadata(path: str | Path, schema: "pa.Schema") -> dict[str, Any]:
     """The metadata alone of a file that has the columns of `schema`; errors as `read_parquet`."""
-    with _open_parquet(path, schema) as file:
+    with open_parquet(path, schema) as file:
         return _metadata(file, path)
 
 
 @contextmanager
-def _open_parquet(path: str | Path, schema: "pa.Schema | None" = None) -> Iterator["pq.ParquetFile"]:
+def open_parquet(path: str | Path, schema: "pa.Schema | None" = None) -> Iterator["pq.ParquetFile"]:
     """The file, found to have the columns of `schema`; what pyarrow cannot read within the block is a ValueError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -172,7 +172,7 @@ def write_frame(path: str | Path, frame: "pd.DataFrame", metadata: Mapping[str, 
 
 def read_frame(path: str | Path, columns: Sequence[str]) -> "pd.DataFrame":
     """Read these columns of a data frame; errors as `read_parquet`."""
-    with _open_parquet(path) as file:
+    with open_parquet(path) as file:
         for name in columns:
             _require_column(file, name, path)
         return file.read(list(columns)).select(columns).to_pandas()

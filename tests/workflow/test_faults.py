@@ -354,7 +354,8 @@ def cache(path):
 
 
 def in_parts(path):
-    shards.write_in_parts(path, range(3), lambda missing: (pa.table({"a": numbers[n:]}) for n in missing), depends_on=0)
+    rows, make = pd.DataFrame({"a": numbers}), lambda parts, done: map(pa.Table.from_pandas, parts)
+    shards.write_rows_in_parts(path, rows, make, size=50_000, what="rows", depends_on=0)
 
 
 for name, write in {

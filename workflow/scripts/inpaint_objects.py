@@ -53,6 +53,5 @@ n = write_rows_in_parts(
     what="inpainting",
     depends_on=job.depends_on(depends_on, [files.images, files.objects, *files.tokens], str(compute.device)),
     shard=Shard.named(snakemake.wildcards.get("scatteritem")),
-    compression="none",  # PNG is compressed already
 )
 job.finish("DDB", f"{n:,} images generated or accounted for")

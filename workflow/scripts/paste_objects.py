@@ -27,6 +27,5 @@ n = write_rows_in_parts(
     what="pasting",
     depends_on=job.depends_on(dict(params.items()), [files.images, files.objects], "cpu"),
     shard=Shard.named(snakemake.wildcards.get("scatteritem")),
-    compression="none",  # PNG is compressed already
 )
 job.finish("DDB", f"{n:,} images generated or accounted for")
