@@ -25,8 +25,7 @@ from hsfm_workflow.resources import gpus, memory
 # the library reads it when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# Arrow's own allocator sets memory aside in large pieces; with the system's a stage needs less, as measured in
-# docs/explanation/performance.md.
+# Arrow's own allocator sets memory aside in large pieces; with the system's a stage needs less.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 # glibc hands tensors of a few megabytes back to the kernel at once, which then clears every page anew: a tenth of the

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from hsfm.analysis.edits import EditSettings, measure, write_edits
-from hsfm.features.embeddings import Embeddings, read_embeddings, write_pieces
+from hsfm.features.embeddings import Embeddings, read_embeddings, write_embeddings
 from hsfm.methods.hsfm.support import Support, read_support, write_support
 
 SHA = "0" * 64
@@ -38,9 +38,8 @@ def random_embeddings(split: str, n: int, d: int, seed: int) -> Embeddings:
 def write(folder: Path, arguments: argparse.Namespace) -> None:
     train = random_embeddings("train", arguments.rows, arguments.features, 0)
     val = random_embeddings("val", arguments.val, arguments.features, 1)
-    for part in (train, val):  # piece by piece, as the workflow writes them
-        starts = range(0, len(part.y), 256)
-        write_pieces(folder / f"{part.split}.parquet", (part.take(_rows(first, part)) for first in starts))
+    for part in (train, val):
+        write_embeddings(folder / f"{part.split}.parquet", part)
     generator = torch.Generator().manual_seed(2)
     rows = [torch.randperm(arguments.rows, generator=generator)[: arguments.support] for _ in range(arguments.seeds)]
     every = torch.cat(rows)
@@ -54,10 +53,6 @@ def write(folder: Path, arguments: argparse.Namespace) -> None:
         checkpoint_sha256=SHA,
     )
     write_support(folder / "support.parquet", support, dataset="random", class_names=("a", "b"))
-
-
-def _rows(first: int, part: Embeddings) -> torch.Tensor:
-    return torch.arange(first, min(first + 256, len(part.y)))
 
 
 def run_stage(folder: Path) -> None:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from benchmarks.paper import settings_of
 from hsfm.core.files import in_bytes
 from hsfm.core.progress import quiet
 from hsfm.data.table import SPLITS, ImageTable, complete, read_images, write_images
-from hsfm.features.embeddings import read_embeddings, write_pieces
+from hsfm.features.embeddings import read_embeddings, write_embeddings
 from hsfm.features.splits import read_shards, write_splits
 from hsfm.heads.head import Head
 from hsfm.heads.scorer import Scorer
@@ -76,10 +76,8 @@ def write_rows(folder: Path, n: int, d: int) -> None:
     for split, count in (("train", n), ("val", 1000), ("test", 1000)):
         for shard in (1, 2):
             part = random_embeddings(split, count // 2, d, shard)
-            ids = tuple(f"{shard}-{name}" for name in part.image_id)
-            pieces = (part.take(rows) for rows in torch.arange(count // 2).split(4096))
-            named = (type(p)(**{**vars(p), "image_id": ids[i * 4096 : (i + 1) * 4096]}) for i, p in enumerate(pieces))
-            write_pieces(folder / f"{split}-{shard}.parquet", named, whole=False)
+            part = replace(part, image_id=tuple(f"{shard}-{name}" for name in part.image_id))
+            write_embeddings(folder / f"{split}-{shard}.parquet", part, whole=False)
 
 
 def read_table(folder: Path) -> None:

@@ -1,23 +1,18 @@
 """Images per second from storage through a network, against what the network alone can do and a loop of one's own.
 
     python -m benchmarks.throughput
-    python -m benchmarks.throughput --memory 50000 200000
     python -m benchmarks.throughput --at-once 5 64
 
 The first prints a table: files decoded alone; the network alone, on a batch that lies on the device; hsfm's stage end
 to end; and the loop that one would write with torchvision's transforms and a DataLoader with a worker per core, for the
 same network in the same precision. Everything is timed in turn, round after round in one process, and the shares are
-medians over the rounds, since machines are shared and noisy. The second prints the highest anonymous memory (RssAnon,
-which does not count memory-mapped files) of a process that embeds so many images of 64 x 64, each in one of its own.
-The third prints how many images of 224 x 224 pass through ResNet-50 in a second, so many at once, in both orders of
-memory.
+medians over the rounds, since machines are shared and noisy. The second prints how many images of 224 x 224 pass
+through ResNet-50 in a second, so many at once, in both orders of memory.
 """
 
 import argparse
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -34,16 +29,15 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from benchmarks.memory import watched
 from hsfm.core.device import Compute
 from hsfm.data.decode_size import decode_rule
 from hsfm.data.open_images import open_source
 from hsfm.data.pixels import inspect
 from hsfm.data.sources import minibirds
 from hsfm.data.store import CacheFiles, decode_images
-from hsfm.data.table import ImageTable, complete, read_pieces, write_images
+from hsfm.data.table import ImageTable, complete, read_images, write_images
 from hsfm.data.transforms import AugmentationSettings, TransformSettings, prepare
-from hsfm.features.embeddings import write_pieces
+from hsfm.features.embeddings import write_embeddings
 from hsfm.features.extract import embed_table, feature_function
 from hsfm.models.backbone import Network, build_network
 from hsfm.models.erm import LabeledImages, TrainingData, TrainingSettings, train
@@ -160,7 +154,7 @@ def alone(case: Case, data: Data, compute: Compute) -> tuple[Callable[[], None],
     """A forward pass, and a forward and backward pass, of a batch that lies on the device."""
     network = network_of(case, compute)
     source = open_source(data.table, data.cache)
-    rows = next(read_pieces(data.table)).split("train").head(case.batch_size)
+    rows = read_images(data.table).split("train").head(case.batch_size)
     images = source(rows).pinned().to(compute.device)
     shown = prepare(images, TransformSettings(**case.transform))
     y = (torch.arange(len(rows)) % 2).to(compute.device)
@@ -188,18 +182,18 @@ def embed_stage(case: Case, data: Data, compute: Compute) -> Callable[[], None]:
     def stage() -> None:
         source = open_source(data.table, data.cache)
         features = feature_function(network, TransformSettings(**case.transform), compute)
-        pieces = embed_table(
-            features, lambda: read_pieces(data.table), source, split="train", batch_size=case.batch_size,
+        embeddings = embed_table(
+            features, read_images(data.table), source, split="train", batch_size=case.batch_size,
             compute=compute, metadata=metadata,
         )  # fmt: skip
-        write_pieces(data.folder / "train.parquet", pieces)
+        write_embeddings(data.folder / "train.parquet", embeddings)
 
     return stage
 
 
 def train_stage(case: Case, data: Data, compute: Compute) -> Callable[[int], None]:
     source = open_source(data.table, data.cache)
-    table = next(read_pieces(data.table))
+    table = read_images(data.table)
 
     def labeled(split: str) -> LabeledImages:
         rows = table.split(split)
@@ -353,19 +347,11 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="hsfm's networks through torch.compile")
     parser.add_argument("--fast", action="store_true", help="on CUDA: kernels that do not repeat bit for bit")
     parser.add_argument("--images", type=int, help="for training or embedding; fewer than by default to try it out")
-    parser.add_argument("--memory", type=int, nargs="+", metavar="N", help="measure memory instead, on N images")
     parser.add_argument(
         "--at-once", type=int, nargs="+", metavar="N", help="time ResNet-50 on N images at once instead"
     )
-    parser.add_argument("--side", type=int, default=64, help="of the images, in pixels (%(default)s)")
     parser.add_argument("--only", help="cases whose name holds this text")
     options = parser.parse_args()
-    if options.memory:
-        for n in options.memory:
-            command = [sys.executable, "-c", f"from benchmarks.throughput import memory; memory({n}, {options.side})"]
-            # as in the workflow
-            subprocess.run(command, check=True, env={"ARROW_DEFAULT_MEMORY_POOL": "system", **os.environ})
-        return
     torch.set_num_threads(options.cores)
     compute = Compute.on(
         options.device, precision=options.precision, deterministic=not options.fast, compile=options.compile
@@ -422,37 +408,6 @@ def time_at_once(sizes: list[int], n_rounds: int, compute: Compute) -> None:
     print("| images at once | channels first | channels last |\n| ---: | ---: | ---: |")
     for n in sizes:
         print(f"| {n} | {' | '.join(f'{statistics.median(found[n, name]):.1f}' for name in orders)} |", flush=True)
-
-
-# Memory ---------------------------------------------------------------------------------------------------------------
-
-
-def memory(n: int, side: int) -> None:
-    """Print the highest RssAnon of this process while it embeds n images."""
-    with tempfile.TemporaryDirectory() as folder:
-        # the table is made by a process of its own, since it holds all rows at once
-        make = f"from benchmarks.throughput import make_empty; make_empty({n}, {side}, {folder!r})"
-        subprocess.run([sys.executable, "-c", make], check=True)
-        table = Path(folder, "images.parquet")
-        with watched() as peak:
-            compute = Compute.on("cpu")
-            features = feature_function(build_network("small_resnet", 2), TransformSettings(**AT_64), compute)
-            pieces = embed_table(
-                features, lambda: read_pieces(table), open_source(table), split="train", batch_size=256,
-                compute=compute, metadata={"checkpoint_sha256": "0" * 64, "details": {"backbone": "small_resnet"}},
-            )  # fmt: skip
-            write_pieces(Path(folder, "train.parquet"), pieces)
-    print(f"{n} images of {side} x {side}: highest RssAnon {peak[0] / 2**20:.1f} MB", flush=True)
-
-
-def make_empty(n: int, side: int, folder: str) -> None:
-    """A packed array of black images, which takes no disk, and its table."""
-    np.lib.format.open_memmap(f"{folder}/pixels.npy", mode="w+", dtype=np.uint8, shape=(n, side, side, 3)).flush()
-    rows = pd.DataFrame({"image_id": [f"image-{i:07d}" for i in range(n)], "path": "pixels.npy", "index": np.arange(n)})
-    rows = rows.assign(y=np.arange(n) % 2, attribute=np.arange(n) // 2 % 2, height=side, width=side, split="train")
-    few = rows.head(4).assign(split=["val", "val", "test", "test"], image_id=["v0", "v1", "t0", "t1"])
-    rows = complete(pd.concat([rows, few], ignore_index=True), ("a", "b"))
-    write_images(f"{folder}/images.parquet", ImageTable(rows, "empty", ("x", "y"), ("a", "b")))
 
 
 if __name__ == "__main__":

@@ -70,8 +70,7 @@ def write_parquet(
     table: "pa.Table",
     metadata: Mapping[str, Any],
     *,
-    row_group_size: int | None = None,
-    compression: str | dict = "snappy",
+    compression: str = "snappy",
     use_dictionary: bool | list = True,
 ) -> None:
     """Write a table with `metadata` in its schema, each value as JSON. The other arguments are pyarrow's."""
@@ -81,7 +80,6 @@ def write_parquet(
         pq.write_table(
             table.replace_schema_metadata(encode(metadata, table.schema)),
             temporary,
-            row_group_size=row_group_size,
             compression=compression,
             use_dictionary=use_dictionary,
             write_page_checksum=True,
@@ -110,8 +108,10 @@ def read_parquet_in_pieces(
 
     def pieces() -> Iterator["pa.RecordBatch"]:
         with open_parquet(path, schema) as file:
-            for batch in file.iter_batches(rows, columns=schema.names):
-                yield batch.select(schema.names)
+            # a group at a time: the reader that goes through all of them holds on to what it has read
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(rows, row_groups=[group], columns=schema.names):
+                    yield batch.select(schema.names)
 
     return pieces(), read_metadata(path, schema)
 

@@ -1,7 +1,7 @@
 """The image table: one row per image, its labels, its split and where its pixels are."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -10,13 +10,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from hsfm.core.files import read_parquet, read_parquet_in_pieces, write_atomically, write_parquet
+from hsfm.core.files import read_metadata, read_parquet, write_atomically, write_parquet
 from hsfm.data.labels import require_unique
 
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-ROWS_AT_ONCE = 16384  # of a table that is read piece by piece, and of its file's row groups
 
 # `path` is an image file, relative to the table's `folder`; or, where `index` is not null, a packed array beside the
 # table, of which the image is that row.
@@ -108,7 +107,7 @@ def write_images(path: str | Path, table: ImageTable) -> None:
     """Check and write an image table."""
     check_images(table, path)
     rows = pa.Table.from_pandas(table.rows[SCHEMA.names], SCHEMA, preserve_index=False)
-    write_parquet(path, rows, {name: getattr(table, name) for name in _NAMES}, row_group_size=ROWS_AT_ONCE)
+    write_parquet(path, rows, {name: getattr(table, name) for name in _NAMES})
 
 
 def read_images(path: str | Path) -> ImageTable:
@@ -117,25 +116,12 @@ def read_images(path: str | Path) -> ImageTable:
     return _with_names(_frame(table), metadata)
 
 
-def read_pieces(path: str | Path) -> Iterator[ImageTable]:
-    """The same table in pieces of `ROWS_AT_ONCE` rows, so that memory does not grow with the table.
-
-    The index goes on from piece to piece.
-    """
-    pieces, metadata = read_parquet_in_pieces(path, SCHEMA, ROWS_AT_ONCE)
-    first = 0
-    for piece in pieces:
-        yield _with_names(_frame(piece).set_index(pd.RangeIndex(first, first + len(piece))), metadata)
-        first += len(piece)
-
-
 def read_names(path: str | Path) -> ImageTable:
     """An image table without its rows."""
-    _, metadata = read_parquet_in_pieces(path, SCHEMA, ROWS_AT_ONCE)
-    return _with_names(_frame(SCHEMA.empty_table()), metadata)
+    return _with_names(_frame(SCHEMA.empty_table()), read_metadata(path, SCHEMA))
 
 
-def _frame(table: pa.Table | pa.RecordBatch) -> pd.DataFrame:
+def _frame(table: pa.Table) -> pd.DataFrame:
     return table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype()}.get)
 
 

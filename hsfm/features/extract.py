@@ -1,8 +1,6 @@
 """Feature extraction from the rows of an image table, or from image files without the workflow."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +40,12 @@ def embed_images(
         raise ValueError("paths: there is no image")
     compute, transform = Compute.on(device), TransformSettings.model_validate(transform)
     images = ImageFiles(pd.DataFrame({"path": [str(path) for path in paths]}), "")
-    with Progress("embedding", len(paths), "image") as bar:
-        parts = []
-        batches = image_batches(images, torch.arange(len(images)), batch_size, compute.device)
-        for features in stream(feature_function(network, transform, compute), batches, compute):
-            parts.append(features)
-            bar.update(len(features))
-    return torch.cat(parts).numpy()
+    return _embed(feature_function(network, transform, compute), images, "embedding", batch_size, compute).numpy()
 
 
 def embed_table(
     features: Callable[[Images], Float[Tensor, "b d"]],
-    pieces: Callable[[], Iterable[ImageTable]],
+    table: ImageTable,
     source: Callable[[pd.DataFrame], Images | ImageFiles],
     *,
     split: str,
@@ -61,60 +53,44 @@ def embed_table(
     compute: Compute,
     metadata: Mapping[str, Any],
     shard: Shard = WHOLE,
-) -> Iterator[Embeddings]:
-    """Embeddings of one split, piece by piece, in table order; memory does not grow with the number of images.
+) -> Embeddings:
+    """Embeddings of one split, in table order.
 
-    features: those of a batch, as `feature_function` gives. pieces: gives an image table from its beginning, a part of
-    its rows at a time. source: gives the images of some of its rows. batch_size: images at once; halved where memory
-    does not suffice. metadata: further fields of the embeddings. shard: which of the split's batches are to be
-    embedded; they are the same batches however many shards there are.
+    features: those of a batch, as `feature_function` gives. source: gives the images of some rows. batch_size: images
+    at once; halved where memory does not suffice. metadata: further fields of the embeddings. shard: which of the
+    split's batches are to be embedded; they are the same batches however many shards there are.
     """
-    waiting: deque[Embeddings] = deque()  # labels of pieces whose features are on their way
-    counts = [int((piece.rows["split"] == split).sum()) for piece in pieces()]
-    taken = _rows_of_shard(counts, batch_size, shard)
-
-    def batches() -> Iterator[Images]:
-        for piece, part in zip(pieces(), taken, strict=True):
-            rows = piece.split(split).iloc[part]
-            if not rows.empty:
-                waiting.append(_without_features(piece, rows, split, metadata))
-                yield from image_batches(source(rows), torch.arange(len(rows)), batch_size, compute.device)
-
-    first, n = 0, sum(len(range(count)[part]) for count, part in zip(counts, taken, strict=True))
-    with Progress(f"embedding {split}", n, "image") as bar:
-        for computed in stream(features, batches(), compute):
-            piece, part = waiting[0], slice(first, first + len(computed))  # a batch is of one piece
-            yield replace(piece, features=computed, y=piece.y[part], attribute=piece.attribute[part],
-                          image_id=piece.image_id[part])  # fmt: skip
-            bar.update(len(computed))
-            first += len(computed)
-            if first == len(piece.y):
-                waiting.popleft()
-                first = 0
-
-
-def _rows_of_shard(counts: Sequence[int], batch_size: int, shard: Shard) -> list[slice]:
-    """Of pieces with so many rows each, those whose batches are a shard's; no batch reaches over the end of a piece."""
-    batches = [-(-count // batch_size) for count in counts]
-    taken, first, found = shard.take(sum(batches)), 0, []
-    for n in batches:
-        found.append(slice(*(max(edge - first, 0) * batch_size for edge in (taken.start, taken.stop))))
-        first += n
-    return found
-
-
-def _without_features(piece: ImageTable, rows: pd.DataFrame, split: str, metadata: Mapping[str, Any]) -> Embeddings:
+    rows = table.split(split)
+    share = shard.take(-(-len(rows) // batch_size))
+    rows = rows.iloc[share.start * batch_size : share.stop * batch_size]
+    what = f"embedding {split}"
     return Embeddings(
-        features=torch.empty(len(rows), 0),
+        features=_embed(features, source(rows), what, batch_size, compute) if len(rows) else torch.empty(0, 1),
         y=torch.tensor(rows["y"].to_numpy(np.int64)),
         attribute=torch.tensor(rows["attribute"].fillna(-1).to_numpy(np.int64)),
         image_id=tuple(rows["image_id"]),
-        class_names=piece.class_names,
-        attribute_names=piece.attribute_names,
-        dataset=piece.dataset,
+        class_names=table.class_names,
+        attribute_names=table.attribute_names,
+        dataset=table.dataset,
         split=split,
         **metadata,
     )
+
+
+def _embed(
+    features: Callable[[Images], Float[Tensor, "b d"]],
+    images: Images | ImageFiles,
+    what: str,
+    batch_size: int,
+    compute: Compute,
+) -> Float[Tensor, "n d"]:
+    batches = image_batches(images, torch.arange(len(images)), batch_size, compute.device)
+    found = []
+    with Progress(what, len(images), "image") as bar:
+        for part in stream(features, batches, compute):
+            found.append(part)
+            bar.update(len(part))
+    return torch.cat(found)
 
 
 def feature_function(

@@ -17,6 +17,8 @@ from torch import Tensor
 from hsfm.core.files import read_safetensors, write_safetensors
 from hsfm.core.settings import FrozenSettings
 
+BLOCK_BYTES = 2**21  # of the features that are summed at once, on which the last bits of the sums depend
+
 
 class StandardizationSettings(FrozenSettings):
     """Features brought to mean 0 and one spread, measured on train."""
@@ -66,53 +68,28 @@ def fold(
     return raw, bias - raw @ shift
 
 
-class Moments:
-    """Mean and standard deviation of features that come piece by piece, in float64."""
-
-    def __init__(self) -> None:
-        self.n, self._mean, self._squares = 0, torch.zeros(()), torch.zeros(())
-
-    def add(self, features: Float[Tensor, "n d"]) -> None:
-        """Count these rows in.
-
-        With the mean m and the sum of squares S about it of n rows, and those of k more, d = m' - m: the whole has the
-        mean m + d k/(n + k) and the sum S + S' + d^2 n k/(n + k) (Chan, Golub, LeVeque 1983).
-        """
-        k, features = len(features), features.double()
-        mean = features.mean(0)
-        squares = (features - mean).square().sum(0)
-        if self.n:
-            step, total = mean - self._mean, self.n + k
-            squares = self._squares + squares + step.square() * (self.n * k / total)
-            mean = self._mean + step * (k / total)
-        self.n, self._mean, self._squares = self.n + k, mean, squares
-
-    def standardization(self, scale: float = 1.0) -> Standardization:
-        """Statistics that give these features, of the training split, mean 0 and standard deviation `scale`.
-
-        The standard deviation divides by n. Raises ValueError for fewer than two rows, and for a scale not above 0.
-        """
-        if not 0 < scale < float("inf"):
-            raise ValueError(f"standardise: scale {scale} is not a positive number")
-        if self.n < 2:
-            raise ValueError(f"standardise: {self.n} training image has no standard deviation; at least 2 have")
-        deviation = (self._squares / self.n).sqrt()
-        # ASSUME: a feature that is constant in train, up to float32's rounding, is left out (0 everywhere): scaled up,
-        # its rounding, or what it does in other splits alone, would weigh like any other feature
-        varies = deviation > 1e-6 * self._mean.abs()
-        factor = torch.where(varies, scale / deviation, 0.0)
-        return Standardization(mean=self._mean.float(), factor=factor.float())
-
-
 def fit(features: Float[Tensor, "n d"], scale: float = 1.0) -> Standardization:
     """Statistics that give these features, of the training split, mean 0 and standard deviation `scale`.
 
-    Raises ValueError as `Moments.standardization` does.
+    The standard deviation divides by n. All is computed in float64, a block of rows at a time. With the mean m and the
+    sum of squares S about it of n rows, and those of k more, t = m' - m: the whole has the mean m + t k/(n + k) and the
+    sum S + S' + t^2 n k/(n + k) (Chan, Golub, LeVeque 1983).
     """
-    moments = Moments()
-    if len(features):
-        moments.add(features)
-    return moments.standardization(scale)
+    n, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for block in features.split(max(BLOCK_BYTES // (4 * features.shape[1]), 1)):
+        k, rows = len(block), block.double()
+        block_mean = rows.mean(0)
+        block_squares = (rows - block_mean).square().sum(0)
+        step, total = block_mean - mean, n + k
+        squares = squares + block_squares + step.square() * (n * k / total)
+        mean = mean + step * (k / total)
+        n = total
+    deviation = (squares / n).sqrt()
+    # ASSUME: a feature that is constant in train, up to float32's rounding, is left out (0 everywhere): scaled up,
+    # its rounding, or what it does in other splits alone, would weigh like any other feature
+    varies = deviation > 1e-6 * mean.abs()
+    factor = torch.where(varies, scale / deviation, 0.0)
+    return Standardization(mean=mean.float(), factor=factor.float())
 
 
 def identity(d: int) -> Standardization:

@@ -13,9 +13,9 @@ from hsfm.core.shards import WHOLE, Shard
 from hsfm.core.text import by_split
 from hsfm.data.open_images import open_source
 from hsfm.data.store import CacheFiles
-from hsfm.data.table import SPLITS, read_names, read_pieces
+from hsfm.data.table import SPLITS, read_images
 from hsfm.data.transforms import TransformSettings
-from hsfm.features.embeddings import EmbeddingSettings, write_pieces
+from hsfm.features.embeddings import EmbeddingSettings, write_embeddings
 from hsfm.features.extract import embed_table, feature_function
 from hsfm.features.splits import write_splits
 from hsfm.models.backbone import read_checkpoint
@@ -23,9 +23,9 @@ from hsfm.models.backbone import read_checkpoint
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 began = time.monotonic()
 files, outputs, params = snakemake.input, snakemake.output, snakemake.params
-names, trained = read_names(files.images), read_checkpoint(files.checkpoint)
-if trained.class_names != names.class_names:
-    raise ValueError(f"{files.checkpoint}: classes {trained.class_names}, but {files.images} has {names.class_names}")
+table, trained = read_images(files.images), read_checkpoint(files.checkpoint)
+if trained.class_names != table.class_names:
+    raise ValueError(f"{files.checkpoint}: classes {trained.class_names}, but {files.images} has {table.class_names}")
 if trained.metadata.get("transform") != json.dumps(params.transform):
     raise ValueError(f"{files.checkpoint}: was trained with transform {trained.metadata.get('transform')}")
 compute, settings = Compute.on(params.device, **params.compute), EmbeddingSettings(**params.settings)
@@ -35,7 +35,7 @@ details = {"backbone": trained.name, "transform": params.transform, "precision":
 embed = partial(
     embed_table,
     feature_function(trained.network, TransformSettings(**params.transform), compute),
-    lambda: read_pieces(files.images),
+    table,
     open_source(files.images, CacheFiles.of(files.cache, params.decode_size)),
     batch_size=settings.batch_size,
     compute=compute,
@@ -46,7 +46,7 @@ if shard == WHOLE:
     write_splits(outputs, lambda split: embed(split=split), settings.standardize)
 else:
     for split in SPLITS:
-        write_pieces(outputs[split], embed(split=split), whole=False)
+        write_embeddings(outputs[split], embed(split=split), whole=False)
 seconds = time.monotonic() - began
 rows = {split: pq.read_metadata(outputs[split]).num_rows for split in SPLITS}
 job.finish("Embeddings", f"{by_split(rows)}, {sum(rows.values()) / seconds:,.0f} images/s")

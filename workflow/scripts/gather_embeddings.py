@@ -1,4 +1,4 @@
-"""Join the embeddings of shards, a piece at a time, and bring them to one spread where it is asked for."""
+"""Join the embeddings of shards, and bring them to one spread where it is asked for."""
 
 import pyarrow.parquet as pq
 
@@ -11,7 +11,7 @@ from hsfm.features.splits import read_shards, write_splits
 job.start(snakemake.log[0])
 write_splits(
     dict(snakemake.output.items()),
-    {split: read_shards(snakemake.input[split], split) for split in SPLITS}.__getitem__,
+    lambda split: read_shards(snakemake.input[split], split),
     EmbeddingSettings(**snakemake.params.settings).standardize,
 )
 rows = {split: pq.read_metadata(snakemake.output[split]).num_rows for split in SPLITS}
