@@ -73,12 +73,9 @@ def resample(
     window: top and left of what is shown; black beyond the edges. Within one gray level of `resize` on the cut image,
     which rounds between its two directions.
     """
-    top, left, height, width = box.float().unbind(1)
-    down = weights(
-        images.shape[2], torch.stack([top, height], 1), full[:, 0].float(), window[:, 0].float(), size[0], mode
-    )
-    across = weights(
-        images.shape[3], torch.stack([left, width], 1), full[:, 1].float(), window[:, 1].float(), size[1], mode
+    down, across = (
+        weights(images.shape[2 + i], box[:, i::2].float(), full[:, i].float(), window[:, i].float(), size[i], mode)
+        for i in (0, 1)
     )
     b, (n, m) = len(images), size
     pixels = images.permute(0, 2, 3, 1).float()  # [b h w 3]
