@@ -69,9 +69,13 @@ class TextTable:
 
     @classmethod
     def of(
-        cls, frame: pd.DataFrame, columns: Sequence[tuple[str, str | Callable[[dict], Cell | str]]], **others: Any
+        cls,
+        frame: pd.DataFrame,
+        columns: Sequence[tuple[str, str | Callable[[dict], Any]]] | None = None,
+        **others: Any,
     ) -> "TextTable":
         """A line per row of a frame. columns: header, and the frame's column or a function that makes the cell."""
+        columns = [(name, name) for name in frame] if columns is None else columns
         rows = [
             [row[make] if isinstance(make, str) else make(row) for _, make in columns]
             for row in frame.to_dict("records")

@@ -5,12 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from hsfm.core.text_tables import Cell, TextTable, percent, signed
+from hsfm.core.text_tables import TextTable, percent, signed
 from hsfm.report.names import method_label
 from hsfm.report.published import PUBLISHED, SOURCE
 from hsfm.report.tables import files_of
-
-MEASURES = ("worst_group", "average")
 
 
 def compare(aggregated: pd.DataFrame, scores: pd.DataFrame, sources: Mapping[str, str]) -> pd.DataFrame:
@@ -25,20 +23,18 @@ def compare(aggregated: pd.DataFrame, scores: pd.DataFrame, sources: Mapping[str
     for dataset, source in sources.items():
         test = scores[(scores["dataset"] == dataset) & (scores["split"] == "test") & (scores["n"] > 0)]
         sizes = test.groupby(["y", "attribute"], dropna=False)["n"].first()
-        one_image = {"worst_group": 100 / sizes.min(), "average": 100 / sizes.sum()}
         for method, numbers in PUBLISHED[source].items():
             row = {"dataset": dataset, "images": source, "method": method}
-            known = (dataset, method) in ours.index
-            for place, metric in enumerate(MEASURES):
-                theirs, deviation = (np.nan if x is None else x for x in numbers[2 * place : 2 * place + 2])
-                mine = ours.loc[(dataset, method)] if known else {}
+            mine = ours.loc[(dataset, method)] if (dataset, method) in ours.index else {}
+            for place, (metric, image) in enumerate((("worst_group", sizes.min()), ("average", sizes.sum()))):
+                theirs, deviation = numbers[2 * place : 2 * place + 2]
                 row |= {
                     f"{metric}_published": theirs,
                     f"{metric}_published_deviation": deviation,
                     f"{metric}_percent": mine.get(f"{metric}_percent", np.nan),
                     f"{metric}_deviation": mine.get(f"{metric}_deviation", np.nan),
                     f"{metric}_difference": mine.get(f"{metric}_percent", np.nan) - theirs,
-                    f"one_image_{metric}": one_image[metric],
+                    f"one_image_{metric}": 100 / image,
                 }
             rows.append(row)
     return pd.DataFrame(rows)
@@ -46,27 +42,17 @@ def compare(aggregated: pd.DataFrame, scores: pd.DataFrame, sources: Mapping[str
 
 def published_table(comparison: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
     """The rows of `compare` for readers."""
-    rows = tuple(
-        (
-            Cell(row["dataset"]),
-            Cell(method_label(row["method"])),
-            *(
-                cell
-                for metric in MEASURES
-                for cell in (
-                    Cell(percent(row[f"{metric}_published"], row[f"{metric}_published_deviation"])),
-                    Cell(percent(row[f"{metric}_percent"], row[f"{metric}_deviation"])),
-                    Cell(signed(row[f"{metric}_difference"], np.nan)),
-                )
+    columns = [("Dataset", "dataset"), ("Method", lambda row: method_label(row["method"]))]
+    for metric, prefix in (("worst_group", "worst group: "), ("average", "average: ")):
+        columns += [
+            (
+                f"{prefix}published",
+                lambda row, m=metric: percent(row[f"{m}_published"], row[f"{m}_published_deviation"]),
             ),
-            Cell(f"{row['one_image_worst_group']:.2f}"),
-        )
-        for _, row in comparison.iterrows()
-    )
-    header = (
-        "Dataset", "Method", "worst group: published", "ours", "difference", "average: published", "ours", "difference",
-        "one image",
-    )  # fmt: skip
+            ("ours", lambda row, m=metric: percent(row[f"{m}_percent"], row[f"{m}_deviation"])),
+            ("difference", lambda row, m=metric: signed(row[f"{m}_difference"], np.nan)),
+        ]
+    columns.append(("one image", lambda row: f"{row['one_image_worst_group']:.2f}"))
     notes = (
         f"Published: {SOURCE}; its deviations are over seeds of a method on one checkpoint. Ours: test accuracy of "
         "this run in percent, - where the method did not run.",
@@ -74,10 +60,6 @@ def published_table(comparison: pd.DataFrame, scores: pd.DataFrame) -> TextTable
         "differences of a few images, or within the intervals of the table uncertainty, cannot be read. Published "
         "numbers are of another backbone unless its checkpoint was given.",
     )
-    made_from = tuple(
-        files_of(scores, dataset=dataset, method=method)
-        for dataset, method in zip(comparison["dataset"], comparison["method"], strict=True)
-    )
-    return TextTable(
-        header=header, rows=rows, notes=notes, made_from=made_from, title="Ours beside the published numbers."
-    )
+    made_from = tuple(files_of(scores, dataset=row.dataset, method=row.method) for row in comparison.itertuples())
+    title = "Ours beside the published numbers."
+    return TextTable.of(comparison, columns, notes=notes, made_from=made_from, title=title)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hsfm.core.text_tables import Cell, TextTable
+from hsfm.core.text_tables import TextTable
 
 
 def summarize(rows: pd.DataFrame) -> pd.DataFrame:
@@ -25,6 +25,7 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _means(rows: pd.DataFrame) -> dict[str, Any]:
     edited = rows[rows["length"] > 0]
+    away = edited["cos_away"].dropna() > 0
     return {
         "runs": rows["run"].nunique(),
         "rows": len(rows),
@@ -36,40 +37,31 @@ def _means(rows: pd.DataFrame) -> dict[str, Any]:
         "random_size": np.sqrt(2 / np.pi) * edited["random_spread"].mean(),
         "pairs_spread": edited["pairs_spread"].mean(),
         "cos_away": edited["cos_away"].mean(),
-        "away": _share(edited["cos_away"] > 0, edited["cos_away"]),
-        "attribute_flips": edited["attribute_flips"].astype("Float64").mean(),
-        "class_flips": edited["class_flips"].astype("Float64").mean(),
+        "away": away.mean() if len(away) else np.nan,
+        **{name: edited[name].astype("Float64").mean() for name in ("attribute_flips", "class_flips")},
         **{name: edited[name].mean() for name in ("own_before", "own_after", "probe_before", "probe_after")},
     }
 
 
-def _share(holds: pd.Series, of: pd.Series) -> float:
-    return holds[of.notna()].mean() if of.notna().any() else np.nan
-
-
 def direction_notes(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """A note on the directions and the probe of each dataset. runs: what is said about its edits, run by run."""
+    """A note on the directions and the probe of each dataset. runs: metadata of its edits, run by run."""
     return [f"{dataset}: {_on_directions(of_runs)}." for dataset, of_runs in runs.items()]
 
 
 def _on_directions(runs: Sequence[Mapping[str, Any]]) -> str:
     if not runs[0]["spurious"]:
         return "no two attributes are known within a class, so that there is no spurious direction"
-    overlap, accuracy, ratio = (_known_mean(runs, k) for k in ("directions_cosine", "probe_accuracy", "contrast_ratio"))
+    means = pd.DataFrame(runs).reindex(columns=["directions_cosine", "probe_accuracy", "contrast_ratio"])
+    overlap, accuracy, ratio = means.astype(float).mean()
     split = "" if runs[0]["directions_of"] == "val" else " of train, since validation shows one attribute,"
     text = "there are too few images for a probe"
-    if accuracy is not None:
+    if pd.notna(accuracy):
         text = f"the probe{split} tells the attribute of {100 * accuracy:.1f} % of images it has not seen"
-    if overlap is not None:
+    if pd.notna(overlap):
         text += f"; the two directions have a cosine of {overlap:.2f}"
-    if ratio is not None:
+    if pd.notna(ratio):
         text += f"; the attributes' means differ {ratio:.1f} times as much as shuffled ones' do"
     return text
-
-
-def _known_mean(runs: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    known = [metadata[key] for metadata in runs if metadata[key] is not None]
-    return sum(known) / len(known) if known else None
 
 
 MEASURES = {  # as (words, decimals, factor)
@@ -92,17 +84,16 @@ MEASURES = {  # as (words, decimals, factor)
 
 def edits_table(summary: pd.DataFrame, notes: Sequence[str]) -> TextTable:
     """A row per measure, a column per dataset and one per class of it."""
-    rows = []
-    for measure, (words, decimals, factor) in MEASURES.items():
-        values = [factor * float(value) if pd.notna(value) else None for value in summary[measure]]
-        cells = [Cell("-" if value is None else f"{value:.{decimals}f}") for value in values]
-        rows.append((Cell(words), *cells))
+    columns = {"HSFM's edits": [words for words, _, _ in MEASURES.values()]}
+    for row in summary.to_dict("records"):
+        columns[row["dataset"] + (f": {row['class_name']}" if row["class_name"] else "")] = [
+            "-" if pd.isna(row[measure]) else f"{factor * row[measure]:.{decimals}f}"
+            for measure, (_, decimals, factor) in MEASURES.items()
+        ]
     general = (
         "Means over the support rows that HSFM edited, of all runs and seeds, at the kept epoch.",
         "Spurious direction: the unit difference of the attributes' mean features within classes; class direction: of "
         "the classes' within attributes.",
     )
-    names = [d if not c else f"{d}: {c}" for d, c in zip(summary["dataset"], summary["class_name"], strict=True)]
-    header = ("HSFM's edits", *names)
     title = "What HSFM's edits mean."
-    return TextTable(header=header, rows=tuple(rows), notes=(*general, *notes), text_columns=1, title=title)
+    return TextTable.of(pd.DataFrame(columns), notes=(*general, *notes), text_columns=1, title=title)

@@ -1,16 +1,25 @@
 """Tables of the studies: data frames in, text out. Knows no torch."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from hsfm.core.text_tables import Cell, TextTable, percent, signed
+from hsfm.core.text_tables import TextTable, percent, signed
 from hsfm.report.names import method_label
-from hsfm.report.tables import aggregate, choice_notes, files_of, independent, size_notes, spread_note, summarize
+from hsfm.report.tables import (
+    METRICS,
+    aggregate,
+    choice_notes,
+    files_of,
+    independent,
+    size_notes,
+    spread_note,
+    summarize,
+)
 
 SPREAD = {"lowest": "min", "median": "median", "highest": "max"}  # over settings
 RULES = {"worst_group": "worst group", "worst_class": "worst class (no group labels)"}
@@ -114,41 +123,34 @@ def _test_columns(part: pd.DataFrame) -> dict[str, float]:
 
 def sweep_table(summary: pd.DataFrame) -> TextTable:
     """The rows of `summarize_sweep` for readers."""
-    columns = list(summary.columns)
-    swept = columns[columns.index("setting") + 1 : columns.index("val_percent")]
-    rows = [
-        (
-            Cell(row["dataset"]),
-            Cell(RULES[row["rule"]]),
-            Cell(row["choice"]),
-            *(Cell(f"{row[name]:g}") for name in swept),
-            Cell(f"{row['val_percent']:.1f}"),
-            *(
-                Cell(percent(row[f"{name}_percent"], row[f"{name}_deviation"]))
-                for name in ("test_worst_group", "test_average", "test_worst_class")
-            ),
-        )
-        for _, row in summary.iterrows()
+    names = list(summary.columns)
+    swept = names[names.index("setting") + 1 : names.index("val_percent")]
+    columns = [
+        ("Dataset", "dataset"),
+        ("Epoch and setting by", lambda row: RULES[row["rule"]]),
+        ("Setting", "choice"),
+        *((name, lambda row, name=name: f"{row[name]:g}") for name in swept),
+        ("val", lambda row: f"{row['val_percent']:.1f}"),
+        *((f"test: {METRICS[m]}", _accuracy(f"test_{m}")) for m in ("worst_group", "average", "worst_class")),
     ]
     notes = [
         "The rule picks the epoch of every run and, by its mean over runs and seeds, the setting; both on validation. "
         "`val` is that measure. Test accuracies choose nothing. " + spread_note(summary)
     ]
-    for (dataset, rule), part in summary.groupby(["dataset", "rule"], sort=False):
-        row = part.iloc[0]
-        if pd.isna(row["test_worst_group_median"]):
-            continue
+    known = summary.dropna(subset="test_worst_group_median")
+    for row in known.drop_duplicates(["dataset", "rule"]).to_dict("records"):
+        lowest, median, highest = (f"{row[f'test_worst_group_{name}']:.1f}" for name in SPREAD)
         notes.append(
-            f"{dataset}, {RULES[rule]}: over all {row['settings']} settings the test worst group is between "
-            f"{row['test_worst_group_lowest']:.1f} and {row['test_worst_group_highest']:.1f}, median "
-            f"{row['test_worst_group_median']:.1f}."
+            f"{row['dataset']}, {RULES[row['rule']]}: over all {row['settings']} settings the test worst group is "
+            f"between {lowest} and {highest}, median {median}."
             + (f" {row['diverged']} settings diverged." if row["diverged"] else "")
         )
-    header = (
-        "Dataset", "Epoch and setting by", "Setting", *swept, "val", "test: worst group", "test: average",
-        "test: worst class",
-    )  # fmt: skip
-    return TextTable(header=header, rows=tuple(rows), notes=tuple(notes), text_columns=3, title="HSFM's settings.")
+    return TextTable.of(summary, columns, notes=tuple(notes), text_columns=3, title="HSFM's settings.")
+
+
+def _accuracy(name: str) -> Callable[[dict], str]:
+    """A column of an accuracy with its deviation."""
+    return lambda row: percent(row[f"{name}_percent"], row[f"{name}_deviation"])
 
 
 # Ablations ------------------------------------------------------------------------------------------------------------
@@ -174,19 +176,17 @@ def summarize_ablations(scores: pd.DataFrame) -> pd.DataFrame:
 
 def ablations_table(summary: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
     """The rows of `summarize_ablations` for readers."""
-    rows = [
-        (
-            Cell(row["dataset"]),
-            Cell(VARIANTS[row["method"]]),
-            Cell(percent(row["worst_group_percent"], row["worst_group_deviation"])),
-            Cell(
-                ""
-                if row["method"] == "hsfm"
-                else signed(row["worst_group_difference"], row["worst_group_difference_deviation"])
-            ),
-            Cell(percent(row["average_percent"], row["average_deviation"])),
-        )
-        for _, row in summary.iterrows()
+
+    def difference(row: dict) -> str:
+        both = row["worst_group_difference"], row["worst_group_difference_deviation"]
+        return "" if row["method"] == "hsfm" else signed(*both)
+
+    columns = [
+        ("Dataset", "dataset"),
+        ("Variant", lambda row: VARIANTS[row["method"]]),
+        ("worst group", _accuracy("worst_group")),
+        ("difference", difference),
+        ("average", _accuracy("average")),
     ]
     notes = (
         "HSFM with one part at a time changed; test accuracy in percent. The difference is in points of worst group, "
@@ -194,8 +194,7 @@ def ablations_table(summary: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
         *choice_notes(scores, VARIANTS.__getitem__),
         *size_notes(scores),
     )
-    header = ("Dataset", "Variant", "worst group", "difference", "average")
-    return TextTable(header=header, rows=tuple(rows), notes=notes, title="HSFM with one part changed.")
+    return TextTable.of(summary, columns, notes=notes, title="HSFM with one part changed.")
 
 
 # Validation bias ------------------------------------------------------------------------------------------------------
@@ -233,22 +232,21 @@ def summarize_bias(bias: pd.DataFrame) -> pd.DataFrame:
 
 def bias_table(summary: pd.DataFrame) -> TextTable:
     """A row per dataset and agreement: test worst group of each method, and HSFM's lead over the control."""
-    methods = list(dict.fromkeys(summary["method"]))
-    rows = []
-    for (dataset, agreement), part in summary.groupby(["dataset", "agreement"], sort=False):
-        part = part.set_index("method")
-        rows.append(
-            (
-                Cell(dataset),
-                Cell(f"{100 * agreement:g}"),
-                Cell(f"{part['n'].iloc[0]} ({part['n_minority'].iloc[0]})"),
-                *(
-                    Cell(percent(part.loc[m, "test_worst_group_percent"], part.loc[m, "test_worst_group_deviation"]))
-                    for m in methods
-                ),
-                *(Cell(signed(part.loc[m, "over_control"], part.loc[m, "over_control_deviation"])) for m in OURS),
-            )
-        )
+    texts = summary.assign(
+        label=summary["method"].map(method_label),
+        text=list(map(percent, summary["test_worst_group_percent"], summary["test_worst_group_deviation"])),
+        lead=list(map(signed, summary["over_control"], summary["over_control_deviation"])),
+    ).set_index(["dataset", "agreement"])
+    rows = pd.DataFrame(index=texts.index.unique()).reset_index()
+    rows = rows.set_axis(["Dataset", "Agreement (%)"], axis=1)
+    rows["Agreement (%)"] = (100 * rows["Agreement (%)"]).map("{:g}".format)
+    rows["n"] = [
+        f"{part['n'].iloc[0]} ({part['n_minority'].iloc[0]})" for _, part in texts.groupby(level=[0, 1], sort=False)
+    ]
+    for label, part in texts.groupby("label", sort=False):
+        rows[label] = part["text"].tolist()
+    for method in OURS:
+        rows[f"{method_label(method)} - LLR"] = texts.loc[texts["method"] == method, "lead"].tolist()
     sees = summary.groupby("method", sort=False)["sees"].unique()
     notes = (
         "Test worst group in percent after fitting on subsamples of validation of one size, whose share of majority "
@@ -260,11 +258,7 @@ def bias_table(summary: pd.DataFrame) -> TextTable:
         + spread_note(summary, "draws", "draw"),
         *_verdicts(summary),
     )
-    header = (
-        "Dataset", "Agreement (%)", "n", *map(method_label, methods), *(f"{method_label(m)} - LLR" for m in OURS),
-    )  # fmt: skip
-    title = "Test worst group by the bias of validation."
-    return TextTable(header=header, rows=tuple(rows), notes=notes, text_columns=1, title=title)
+    return TextTable.of(rows, notes=notes, text_columns=1, title="Test worst group by the bias of validation.")
 
 
 def _verdicts(summary: pd.DataFrame) -> list[str]:

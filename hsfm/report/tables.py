@@ -103,21 +103,17 @@ def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
 
     aggregated: of `aggregate`, with the columns of `hsfm.report.uncertainty.measure`. scores: with a column `file`.
     """
-    datasets = list(dict.fromkeys(aggregated["dataset"]))
     methods = list(dict.fromkeys(aggregated["method"]))
-    columns = [(dataset, metric) for dataset in datasets for metric in ("worst_group", "average")]
-    by_method = aggregated.set_index(["dataset", "method"])
-    columns_of_cells = [accuracy_column(by_method.loc[dataset], metric, methods) for dataset, metric in columns]
-    return TextTable(
-        header=("Method", "Group labels", *(f"{dataset}: {METRICS[metric]}" for dataset, metric in columns)),
-        rows=tuple(
-            (
-                Cell(method_label(m)),
-                Cell(_labels_used(aggregated[aggregated["method"] == m])),
-                *(column[i] for column in columns_of_cells),
-            )
-            for i, m in enumerate(methods)
-        ),
+    columns = {
+        "Method": list(map(method_label, methods)),
+        "Group labels": [_labels_used(aggregated[aggregated["method"] == m]) for m in methods],
+    }
+    for dataset, part in aggregated.groupby("dataset", sort=False):
+        for metric in ("worst_group", "average"):
+            cells = pd.Series(accuracy_cells(part, metric), part["method"])
+            columns[f"{dataset}: {METRICS[metric]}"] = cells.reindex(methods, fill_value=Cell("-")).tolist()
+    return TextTable.of(
+        pd.DataFrame(columns),
         notes=(*_notes(aggregated), *choice_notes(scores), *size_notes(scores)),
         made_from=tuple(files_of(scores, method=m) for m in methods),
         title="Test accuracy of every method.",
@@ -126,95 +122,60 @@ def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
 
 def metrics_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
     """Every accuracy, a row per dataset and method; of the same as `main_table`."""
-    rows = []
-    for dataset, part in aggregated.groupby("dataset", sort=False):
-        part = part.set_index("method")
-        columns = [accuracy_column(part, metric, list(part.index)) for metric in METRICS]
-        rows += [
-            (
-                Cell(dataset),
-                Cell(method_label(method)),
-                Cell(GROUP_LABELS[part.loc[method, "group_labels"]]),
-                *(column[i] for column in columns),
-            )
-            for i, method in enumerate(part.index)
-        ]
-    notes = (
-        *_notes(aggregated),
-        "Adjusted average: group accuracies weighted by the groups' shares of the training split; empty where a test "
-        "group has no training image. Worst class: the lowest class accuracy, which needs no group labels.",
+    parts = [part for _, part in aggregated.groupby("dataset", sort=False)]
+    rows = pd.concat(parts)
+    cells = {words: [c for part in parts for c in accuracy_cells(part, metric)] for metric, words in METRICS.items()}
+    names = {"Dataset": rows["dataset"], "Method": rows["method"].map(method_label)}
+    return TextTable.of(
+        pd.DataFrame({**names, "Group labels": rows["group_labels"].map(GROUP_LABELS), **cells}),
+        notes=(
+            *_notes(aggregated),
+            "Adjusted average: group accuracies weighted by the groups' shares of the training split; empty where a "
+            "test group has no training image. Worst class: the lowest class accuracy, which needs no group labels.",
+        ),
+        text_columns=3,
+        made_from=tuple(files_of(scores, dataset=row.dataset, method=row.method) for row in rows.itertuples()),
+        title="Every accuracy of every method.",
     )
-    header = ("Dataset", "Method", "Group labels", *METRICS.values())
-    made_from = tuple(
-        files_of(scores, dataset=row.dataset, method=row.method)
-        for _, part in aggregated.groupby("dataset", sort=False)
-        for row in part.itertuples()
-    )
-    title = "Every accuracy of every method."
-    return TextTable(header=header, rows=tuple(rows), notes=notes, text_columns=3, made_from=made_from, title=title)
 
 
 def files_of(results: pd.DataFrame, **where: Any) -> tuple[str, ...]:
     """The files (column `file`) of those rows whose columns hold these values."""
-    chosen = results
-    for column, value in where.items():
-        chosen = chosen[chosen[column] == value]
-    return tuple(dict.fromkeys(chosen["file"]))
+    chosen = (results[list(where)] == list(where.values())).all(axis=1)
+    return tuple(dict.fromkeys(results.loc[chosen, "file"]))
 
 
 def groups_text(groups: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
     """The table of `group_table` for readers."""
-    methods = [c for c in groups.columns if c.endswith("_percent")]
-    # a method that a dataset was not given has no number for any of its groups
-    absent = {(d, m) for d, part in groups.groupby("dataset") for m in methods if part[m].isna().all()}
-    sizes = [c for c in groups.columns if c.startswith("n_")]
-    rows = tuple(
-        (
-            Cell(row["dataset"]),
-            Cell(row["group_name"]),
-            *(Cell(str(row[size])) for size in sizes),
-            *(Cell(_accuracy(row[m], (row["dataset"], m) in absent)) for m in methods),
+    columns = {"Dataset": groups["dataset"], "Group (class, attribute)": groups["group_name"]}
+    for name in groups.columns[2:]:
+        if name.startswith("n_"):
+            columns[name.replace("n_", "n ")] = groups[name]
+            continue
+        # a method that a dataset was not given has no number for any of its groups
+        given = groups[name].notna().groupby(groups["dataset"]).transform("any")
+        empty = given.map({True: "no test image", False: "-"})
+        columns[method_label(name.removesuffix("_percent"))] = (
+            groups[name].map("{:.1f}".format).where(groups[name].notna(), empty)
         )
-        for _, row in groups.iterrows()
+    return TextTable.of(
+        pd.DataFrame(columns),
+        notes=("Accuracy on the images of each test group in percent, the mean over all runs and seeds.",),
+        made_from=tuple(files_of(scores, dataset=dataset) for dataset in groups["dataset"]),
+        title="Test accuracy on every group.",
     )
-    header = (
-        "Dataset", "Group (class, attribute)", *(size.replace("n_", "n ") for size in sizes),
-        *(method_label(m.removesuffix("_percent")) for m in methods),
-    )  # fmt: skip
-    notes = ("Accuracy on the images of each test group in percent, the mean over all runs and seeds.",)
-    made_from = tuple(files_of(scores, dataset=dataset) for dataset in groups["dataset"])
-    title = "Test accuracy on every group."
-    return TextTable(header=header, rows=rows, notes=notes, made_from=made_from, title=title)
 
 
-def _accuracy(value: float, absent: bool) -> str:
-    if pd.isna(value):
-        return "-" if absent else "no test image"
-    return f"{value:.1f}"
+def accuracy_cells(part: pd.DataFrame, metric: str) -> list[Cell]:
+    """Cells of the rows of one dataset; equal when shown is equal.
 
-
-def accuracy_column(part: pd.DataFrame, metric: str, methods: Sequence[str]) -> list[Cell]:
-    """In bold the best and what is not told apart from it; underlined the same of those without training labels.
-
-    Equal when shown is equal.
+    Bold: the best, and what is not told apart from it. Underlined: the same of those without training labels.
     """
-    shown = part[f"{metric}_percent"].round(1).reindex(methods)
-    deviation = part[f"{metric}_deviation"].reindex(methods)
-    free = part["group_labels"].reindex(methods) != "training"
-    best, best_free = shown.max(), shown[free].max()
-    cells = []
-    for method in methods:
-        known = pd.notna(shown[method])
-        cells.append(
-            Cell(
-                percent(shown[method], deviation[method]),
-                bold=bool(known and (shown[method] == best or part.loc[method, f"{metric}_best"])),
-                underlined=bool(
-                    known and free[method] and (shown[method] == best_free or part.loc[method, f"{metric}_best_free"])
-                ),
-            )
-        )
-    return cells
+    shown, free = part[f"{metric}_percent"].round(1), part["group_labels"] != "training"
+    bold = (shown == shown.max()) | part[f"{metric}_best"]
+    underlined = free & ((shown == shown[free].max()) | part[f"{metric}_best_free"])
+    texts = map(percent, shown, part[f"{metric}_deviation"])
+    return [Cell(*cell) for cell in zip(texts, bold, underlined, strict=True)]
 
 
 def spread_note(summary: pd.DataFrame, repeated: str = "seeds", each: str = "head seed") -> str:
@@ -242,7 +203,7 @@ def _notes(aggregated: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _labels_used(aggregated: pd.DataFrame) -> str:
-    """For what a method used group labels; by dataset where that differs."""
+    """Uses of group labels by one method; by dataset where they differ."""
     used = {row.dataset: GROUP_LABELS[row.group_labels] for row in aggregated.itertuples()}
     if len(set(used.values())) == 1:
         return next(iter(used.values()))

@@ -7,27 +7,27 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from hsfm.core.text_tables import Cell, TextTable
-from hsfm.evaluation.bootstrap import RESAMPLES, difference_interval, interval, lowest_interval, resample
+from hsfm.core.text_tables import TextTable
+from hsfm.evaluation.bootstrap import RESAMPLES, difference_interval, lowest_interval, resample
 from hsfm.evaluation.predictions import Predictions, check_same_images
 from hsfm.report.names import method_label
-from hsfm.report.tables import accuracy_column, aggregate, files_of, summarize
+from hsfm.report.tables import accuracy_cells, aggregate, files_of, summarize
 
 
 @dataclass(frozen=True)
 class Draws:
-    """One metric of all heads on a dataset, observed and in every resample."""
+    """One metric of all heads on a dataset, observed and in every resample: the lowest accuracy of some parts."""
 
-    observed: Float[np.ndarray, " h"]
-    drawn: Float[np.ndarray, "b h"]
-    # of a lowest accuracy, those that it is the lowest of
-    parts: Float[np.ndarray, "g h"] | None = None
-    parts_drawn: Float[np.ndarray, "b g h"] | None = None
+    parts: Float[np.ndarray, "g h"]
+    parts_drawn: Float[np.ndarray, "b g h"]
 
-    def interval(self, weights: Float[np.ndarray, " h"]) -> Float[np.ndarray, " 2"]:
-        if self.parts is None:
-            return interval(self.drawn @ weights)
-        return lowest_interval(self.parts_drawn, self.parts, weights)
+    @property
+    def observed(self) -> Float[np.ndarray, " h"]:
+        return self.parts.min(0)
+
+    @property
+    def drawn(self) -> Float[np.ndarray, "b h"]:
+        return self.parts_drawn.min(1)
 
 
 def measure(predictions: Sequence[Predictions], scores: pd.DataFrame, *, resamples: int = RESAMPLES) -> pd.DataFrame:
@@ -61,22 +61,22 @@ def _of_dataset(
     predictions: Sequence[Predictions], scores: pd.DataFrame, aggregated: pd.DataFrame, resamples: int
 ) -> list[dict]:
     heads = pd.DataFrame([(p.run, p.method) for p in predictions for _ in p.seeds], columns=["run", "method"])
-    metrics = _draw(predictions, scores, resamples)
     weights = {method: _weights(heads, method) for method in aggregated["method"]}
     free = set(aggregated.loc[aggregated["group_labels"] != "training", "method"])
     rows = {m: {"dataset": predictions[0].dataset, "method": m, "resamples": resamples} for m in weights}
-    for metric, draws in metrics.items():
+    for metric, draws in _draw(predictions, scores, resamples).items():
         means = {m: float(draws.observed @ w) for m, w in weights.items()} if draws else {}
-        best = max(means, key=means.get) if means else None
+        best = max(means, key=means.get, default=None)
         best_free = max((m for m in means if m in free), key=means.get, default=None)
         for method, row in rows.items():
-            low, high = 100 * draws.interval(weights[method]) if draws else (np.nan, np.nan)
-            row |= {f"{metric}_low": low, f"{metric}_high": high}
-            for name, other in (("best", best), ("erm", "erm")):
-                row |= _difference(draws, weights, method, other, f"{metric}_to_{name}")
-            to_free = _difference(draws, weights, method, best_free, "") if method in free else {}
-            row[f"{metric}_best"] = _holds_zero(row, f"{metric}_to_best")
-            row[f"{metric}_best_free"] = _holds_zero(to_free, "")
+            own = weights[method]
+            ends = 100 * lowest_interval(draws.parts_drawn, draws.parts, own) if draws else (np.nan, np.nan)
+            to_best, to_erm = (_difference(draws, own, weights.get(other)) for other in (best, "erm"))
+            to_free = _difference(draws, own, weights.get(best_free) if method in free else None)
+            row |= zip((f"{metric}_low", f"{metric}_high"), ends, strict=True)
+            for name, difference in (("best", to_best), ("erm", to_erm)):
+                row |= {f"{metric}_to_{name}{end}": x for end, x in zip(("", "_low", "_high"), difference, strict=True)}
+            row |= {f"{metric}_best": _holds_zero(*to_best), f"{metric}_best_free": _holds_zero(*to_free)}
     return list(rows.values())
 
 
@@ -90,16 +90,17 @@ def _draw(predictions: Sequence[Predictions], scores: pd.DataFrame, resamples: i
     observed = np.stack([correct[numbers == g].mean(0) for g in groups])
     drawn = resample(correct, numbers, resamples=resamples)
 
+    def weighted(shares: Float[np.ndarray, "p g"]) -> Draws:
+        return Draws(shares @ observed, np.einsum("pg,bgh->bph", shares, drawn))
+
     classes = groups // n_attributes
     of_class = (classes == np.unique(classes)[:, None]) * sizes
-    of_class = of_class / of_class.sum(1, keepdims=True)  # [c g]
-    known = (one.attribute >= 0).all()
     shares = _training_shares(one, scores)
     return {
-        "worst_group": _lowest(observed, drawn) if known else None,
-        "average": _mean(observed, drawn, sizes / sizes.sum()),
-        "adjusted_average": None if shares is None else _mean(observed, drawn, shares),
-        "worst_class": _lowest(of_class @ observed, np.einsum("cg,bgh->bch", of_class, drawn)),
+        "worst_group": Draws(observed, drawn) if (one.attribute >= 0).all() else None,
+        "average": weighted(sizes[None] / sizes.sum()),
+        "adjusted_average": None if shares is None else weighted(shares[None]),
+        "worst_class": weighted(of_class / of_class.sum(1, keepdims=True)),
     }
 
 
@@ -113,14 +114,6 @@ def _training_shares(one: Predictions, scores: pd.DataFrame) -> Float[np.ndarray
     return counts / counts.sum()
 
 
-def _lowest(parts: Float[np.ndarray, "g h"], drawn: Float[np.ndarray, "b g h"]) -> Draws:
-    return Draws(parts.min(0), drawn.min(1), parts, drawn)
-
-
-def _mean(parts: Float[np.ndarray, "g h"], drawn: Float[np.ndarray, "b g h"], shares: Float[np.ndarray, " g"]) -> Draws:
-    return Draws(shares @ parts, np.einsum("g,bgh->bh", shares, drawn))
-
-
 def _weights(heads: pd.DataFrame, method: str) -> Float[np.ndarray, " h"]:
     """Of every head in a method's mean: runs count alike, and in each its seeds."""
     own = heads["method"] == method
@@ -129,19 +122,19 @@ def _weights(heads: pd.DataFrame, method: str) -> Float[np.ndarray, " h"]:
 
 
 def _difference(
-    draws: Draws | None, weights: dict[str, np.ndarray], method: str, other: str | None, name: str
-) -> dict[str, float]:
-    if draws is None or other not in weights:
-        return {name: np.nan, f"{name}_low": np.nan, f"{name}_high": np.nan}
-    gap = weights[method] - weights[other]
-    observed = float(draws.observed @ gap)
-    low, high = difference_interval(draws.drawn @ gap, observed)
-    return {name: 100 * observed, f"{name}_low": 100 * low, f"{name}_high": 100 * high}
+    draws: Draws | None, own: Float[np.ndarray, " h"], other: Float[np.ndarray, " h"] | None
+) -> tuple[float, float, float]:
+    """The difference of two methods in points, and its interval; NaN where one of them is not known."""
+    if draws is None or other is None:
+        return np.nan, np.nan, np.nan
+    observed = float(draws.observed @ (own - other))
+    low, high = difference_interval(draws.drawn @ (own - other), observed)
+    return 100 * observed, 100 * low, 100 * high
 
 
-def _holds_zero(difference: dict, name: str) -> bool:
+def _holds_zero(_: float, low: float, high: float) -> bool:
     # a rounding error is no difference
-    return bool(difference.get(f"{name}_low", np.nan) <= 1e-9 and difference[f"{name}_high"] >= -1e-9)
+    return bool(low <= 1e-9 and high >= -1e-9)
 
 
 # Text -----------------------------------------------------------------------------------------------------------------
@@ -152,32 +145,24 @@ def uncertainty_table(measured: pd.DataFrame, results: pd.DataFrame) -> TextTabl
 
     measured: rows of `tables.aggregate` joined with those of `measure`. results: columns dataset, method and file.
     """
-    rows, sources = [], []
-    for dataset, part in measured.groupby("dataset", sort=False):
-        part = part.set_index("method")
-        methods = list(part.index)
-        worst, average = (accuracy_column(part, metric, methods) for metric in ("worst_group", "average"))
-        for i, (method, row) in enumerate(part.iterrows()):
-            rows.append(
-                (
-                    Cell(dataset),
-                    Cell(method_label(method)),
-                    worst[i],
-                    _interval(row, "worst_group"),
-                    _gap(row, "worst_group_to_best"),
-                    _gap(row, "worst_group_to_erm", method == "erm"),
-                    average[i],
-                    _interval(row, "average"),
-                    _gap(row, "average_to_best"),
-                )
-            )
-            sources.append(files_of(results, dataset=dataset, method=method))
-    header = (
-        "Dataset", "Method", "worst group", "95 % interval", "to the best", "to ERM", "average", "95 % interval",
-        "to the best",
-    )  # fmt: skip
+    parts = [part for _, part in measured.groupby("dataset", sort=False)]
+    rows = pd.concat(parts)
+    for metric in ("worst_group", "average"):
+        rows[metric] = [cell for part in parts for cell in accuracy_cells(part, metric)]
+    columns = [
+        ("Dataset", "dataset"),
+        ("Method", lambda row: method_label(row["method"])),
+        ("worst group", "worst_group"),
+        ("95 % interval", lambda row: _interval(row, "worst_group")),
+        ("to the best", lambda row: _gap(row, "worst_group_to_best")),
+        ("to ERM", lambda row: "-" if row["method"] == "erm" else _gap(row, "worst_group_to_erm")),
+        ("average", "average"),
+        ("95 % interval", lambda row: _interval(row, "average")),
+        ("to the best", lambda row: _gap(row, "average_to_best")),
+    ]
+    sources = tuple(files_of(results, dataset=row.dataset, method=row.method) for row in rows.itertuples())
     title = "How sure the accuracies are, given these test images."
-    return TextTable(header=header, rows=tuple(rows), notes=_notes(measured), made_from=tuple(sources), title=title)
+    return TextTable.of(rows, columns, notes=_notes(measured), made_from=sources, title=title)
 
 
 def _notes(measured: pd.DataFrame) -> tuple[str, ...]:
@@ -194,15 +179,13 @@ def _notes(measured: pd.DataFrame) -> tuple[str, ...]:
     )
 
 
-def _interval(row: pd.Series, metric: str) -> Cell:
-    if pd.isna(row[f"{metric}_low"]):
-        return Cell("-")
-    return Cell(f"{row[f'{metric}_low']:.1f} to {row[f'{metric}_high']:.1f}")
+def _interval(row: dict, metric: str) -> str:
+    return "-" if pd.isna(row[f"{metric}_low"]) else f"{row[f'{metric}_low']:.1f} to {row[f'{metric}_high']:.1f}"
 
 
-def _gap(row: pd.Series, name: str, itself: bool = False) -> Cell:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    if itself or pd.isna(row[name]) or row[name] == low == high == 0:
-        return Cell("-")
-    value, low, high = (round(number, 1) + 0.0 for number in (row[name], low, high))
-    return Cell(f"{value:+.1f} ({low:+.1f} to {high:+.1f})")
+def _gap(row: dict, name: str) -> str:
+    value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
+    if pd.isna(value) or value == low == high == 0:
+        return "-"
+    value, low, high = (round(number, 1) + 0.0 for number in (value, low, high))
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
