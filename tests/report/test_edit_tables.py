@@ -70,16 +70,6 @@ def test_the_plane_shows_points_and_arrows():
         assert axis.get_xlabel() == "across"
 
 
-def test_neighbors_of_another_attribute_stand_out():
-    image = np.zeros((4, 4, 3), np.uint8)
-    row = {"name": "a", "caption": "edit 2", "image": image, "before": [(image, "a, x", False)] * 3,
-           "after": [(image, "a, x", False), (image, "a, y", True), (image, "b, y", True)]}  # fmt: skip
-    figure = edit_figures.draw_neighbors([row, row], "toy")
-    shown = [axis for axis in figure.axes if axis.images]
-    assert len(shown) == 2 * 7
-    assert [axis.xaxis.label.get_color() for axis in shown[4:7]] == ["black", "#D55E00", "#D55E00"]
-
-
 def test_cosines_are_drawn_for_the_directions_that_are_known(rows):
     figure = edit_figures.draw_cosines(rows, "toy")
     assert len(figure.axes) == 2

@@ -8,8 +8,9 @@ from hsfm.data.open_images import open_pictures
 from hsfm.data.store import CacheFiles
 from hsfm.features.embeddings import read_embeddings
 from hsfm.methods.hsfm.support import read_support
-from hsfm.report.edit_figures import draw_cosines, draw_neighbors, draw_plane
+from hsfm.report.edit_figures import draw_cosines, draw_plane
 from hsfm.report.figures import save
+from hsfm.report.pictures import draw_neighbors
 
 job.start(snakemake.log[0])
 inputs, outputs, dataset = snakemake.input, snakemake.output, snakemake.wildcards.dataset

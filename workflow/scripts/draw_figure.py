@@ -8,12 +8,13 @@ from hsfm.evaluation.scores import read_all_scores
 from hsfm.evaluation.validation_groups import validation_groups, worst_by_run
 from hsfm.report import figures
 from hsfm.report.histories import minority_shares, read_hard_groups, read_training
+from hsfm.report.pictures import draw_examples, thumbnail
 
 
 def draw_figure(name: str, inputs: dict, dataset: str) -> Figure:
     if name == "examples":
         title = f"{dataset}: training images by class and attribute, with the group's share"
-        return figures.draw_examples(read_examples(inputs["images"], figures.thumbnail), title)
+        return draw_examples(read_examples(inputs["images"], thumbnail), title)
     scores = read_all_scores(inputs["scores"])
     if name == "hard_set":
         groups = validation_groups(scores)

@@ -5,7 +5,8 @@ from hsfm.core import job
 from hsfm.data.open_images import open_pictures
 from hsfm.data.store import CacheFiles
 from hsfm.methods.ddb.generated import GENERATED, PRUNED, read_table
-from hsfm.report.figures import draw_generated, save
+from hsfm.report.figures import save
+from hsfm.report.pictures import draw_generated
 
 job.start(snakemake.log[0])
 inputs = snakemake.input

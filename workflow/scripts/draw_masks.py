@@ -12,7 +12,8 @@ from hsfm.features.embeddings import read_embeddings
 from hsfm.heads.classifier import read_classifier
 from hsfm.methods.dac.fit import easy_rows
 from hsfm.methods.dac.masks import read_masks
-from hsfm.report.figures import draw_masks, save
+from hsfm.report.figures import save
+from hsfm.report.pictures import draw_masks
 
 job.start(snakemake.log[0])
 inputs, transform, settings = snakemake.input, snakemake.params.transform, snakemake.params.shown

@@ -6,8 +6,8 @@ from hsfm.core.files import read_parquet
 from hsfm.data.open_images import open_pictures
 from hsfm.data.store import CacheFiles
 from hsfm.data.table import read_names
-from hsfm.report.edit_figures import draw_decoded
 from hsfm.report.figures import save
+from hsfm.report.pictures import draw_decoded
 
 job.start(snakemake.log[0])
 inputs = snakemake.input
