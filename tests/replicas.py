@@ -1,7 +1,7 @@
 """Small replicas of the datasets in their published layouts: drawn, not photographed, the same for one seed.
 
-The background's color shows the attribute, the figure's shape and brightness the class. In train a class mostly comes
-with its own attribute; val and test hold all groups alike, val at least eight images of each.
+The background's color shows the attribute, a disc's color the class. In train a class mostly comes with its own
+attribute; val and test hold all groups alike, val at least eight images of each.
 """
 
 import struct
@@ -28,25 +28,19 @@ CELEBA_ATTRIBUTES = (
 METADATA_COLUMNS = {"path": "file", "y": "label", "attribute": "place", "split": "split", "id": "id"}
 
 
-def picture(rng: np.random.Generator, y: int, attribute: int, width: int, height: int) -> Image.Image:
-    """A disc, a cross or a triangle on a noisy ground."""
+def save_picture(path: Path, rng: np.random.Generator, y: int, attribute: int, sides: tuple[int, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width, height = (int(side) for side in rng.integers(*sides, 2))
+    Image.fromarray(picture(rng, y, attribute, width, height)).save(path)
+
+
+def picture(rng: np.random.Generator, y: int, attribute: int, width: int, height: int) -> np.ndarray:
+    """A disc on a noisy ground, uint8 [h w 3]."""
     ground = np.clip(np.array(BACKGROUNDS[attribute]) + rng.normal(0, 12, (height, width, 3)), 0, 255)
     image = Image.fromarray(ground.astype(np.uint8))
     x, z, r = width * rng.uniform(0.4, 0.6), height * rng.uniform(0.4, 0.6), 0.25 * min(width, height)
-    brush = ImageDraw.Draw(image)
-    if y == 0:
-        brush.ellipse((x - r, z - r, x + r, z + r), fill=FIGURES[0])
-    elif y == 1:
-        brush.line((x - r, z, x + r, z), fill=FIGURES[1], width=int(r / 2))
-        brush.line((x, z - r, x, z + r), fill=FIGURES[1], width=int(r / 2))
-    else:
-        brush.polygon([(x, z - r), (x - r, z + r), (x + r, z + r)], fill=FIGURES[2])
-    return image
-
-
-def save(path: Path, image: Image.Image) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+    ImageDraw.Draw(image).ellipse((x - r, z - r, x + r, z + r), fill=FIGURES[y])
+    return np.asarray(image)
 
 
 def labels(rng: np.random.Generator, classes: int = 2, attributes: int = 2) -> pd.DataFrame:
@@ -63,31 +57,22 @@ def write_waterbirds(folder: str | Path, seed: int = 0) -> None:
     rows = labels(rng)
     names = []
     for i, row in enumerate(rows.itertuples()):
-        names.append(f"{1 + row.y:03d}.{'Gull' if row.y else 'Sparrow'}/{'Gull' if row.y else 'Sparrow'}_{i:04d}.jpg")
-        width, height = (int(side) for side in rng.integers(40, 81, 2))
-        save(folder / names[-1], picture(rng, row.y, row.attribute, width, height))
-    pd.DataFrame(
-        {
-            "img_id": range(1, len(rows) + 1),
-            "img_filename": names,
-            "y": rows["y"],
-            "split": rows["split"],
-            "place": rows["attribute"],
-            "place_filename": [
-                f"/{'o/ocean' if a else 'b/bamboo_forest'}/{i:08d}.jpg" for i, a in enumerate(rows["y"])
-            ],
-        }
-    ).to_csv(folder / "metadata.csv", index=False)
+        kind = ("Sparrow", "Gull")[row.y]
+        names.append(f"{1 + row.y:03d}.{kind}/{kind}_{i:04d}.jpg")
+        save_picture(folder / names[-1], rng, row.y, row.attribute, (40, 81))
+    table = {"img_id": range(1, len(rows) + 1), "img_filename": names, "y": rows["y"], "split": rows["split"]}
+    table |= {"place": rows["attribute"], "place_filename": [f"/b/bamboo_forest/{i:08d}.jpg" for i in range(len(rows))]}
+    pd.DataFrame(table).to_csv(folder / "metadata.csv", index=False)
 
 
 def write_celeba(folder: str | Path, layout: str = "torchvision", seed: int = 0) -> None:
-    """JPEGs of 44 x 54 and the tables of one layout: torchvision, kaggle or dfr; the images are the same in all."""
+    """JPEGs of 44 x 44 and the tables of one layout: torchvision, kaggle or dfr; the images are the same in all."""
     folder, rng = Path(folder), np.random.default_rng(seed)
     rows = labels(rng)
     names = [f"{i:06d}.jpg" for i in range(1, len(rows) + 1)]
     images = folder / ("img_align_celeba/img_align_celeba" if layout == "kaggle" else "img_align_celeba")
     for name, row in zip(names, rows.itertuples(), strict=True):
-        save(images / name, picture(rng, row.y, row.attribute, 44, 54))
+        save_picture(images / name, rng, row.y, row.attribute, (44, 45))
     write_celeba_tables(folder, layout, names, rows)
 
 
@@ -119,8 +104,8 @@ def write_metashift(folder: str | Path, seed: int = 0) -> None:
     Held out are more images than elsewhere, or too few of them would be validation.
     """
     folder, rng = Path(folder), np.random.default_rng(seed)
-    contexts = ("sofa", "bed", "bench", "bike", "shelf")
-    counts = {
+    contexts = ("sofa", "bed", "bench", "bike", "shelf", "boat")
+    for place, n in {
         "train/cat/cat(sofa)": 8,
         "train/cat/cat(bed)": 10,
         "train/dog/dog(bench)": 8,
@@ -128,13 +113,11 @@ def write_metashift(folder: str | Path, seed: int = 0) -> None:
         "train/dog/dog(boat)": 2,
         "test/cat/cat(shelf)": 66,
         "test/dog/dog(shelf)": 58,
-    }
-    for place, n in counts.items():
+    }.items():
         animal, context = place.split("/")[-1].rstrip(")").split("(")
-        attribute = contexts.index(context) if context in contexts else 0
         for number in rng.choice(np.arange(2_300_000, 2_420_000), n, replace=False):
-            width, height = (int(side) for side in rng.integers(32, 49, 2))
-            save(folder / place / f"{number}.jpg", picture(rng, int(animal == "dog"), attribute, width, height))
+            path = folder / place / f"{number}.jpg"
+            save_picture(path, rng, int(animal == "dog"), contexts.index(context) % 5, (32, 49))
 
 
 def write_dominoes(folder: str | Path, layout: str = "raw", seed: int = 0) -> None:
@@ -151,7 +134,7 @@ def _write_raw(folder: Path, rng: np.random.Generator) -> None:
         write_idx(folder / f"MNIST/raw/{mnist}-images-idx3-ubyte", images)
         write_idx(folder / f"MNIST/raw/{mnist}-labels-idx1-ubyte", digits.astype(np.uint8))
         kinds = rng.permutation(np.repeat([1, 9, 0, 5], (n, n, n // 10, n // 10)))
-        images = np.stack([_vehicle(rng, int(kind == 9)).transpose(2, 0, 1).reshape(-1) for kind in kinds])
+        images = np.stack([picture(rng, int(kind == 9), 4, 32, 32).transpose(2, 0, 1).reshape(-1) for kind in kinds])
         for name, rows in zip(batches, np.array_split(np.arange(len(kinds)), len(batches)), strict=True):
             write_batch(folder / "cifar-10-batches-py" / name, images[rows], kinds[rows].tolist())
 
@@ -170,12 +153,7 @@ def _write_arrays(folder: Path, rng: np.random.Generator) -> None:
 def domino(rng: np.random.Generator, y: int, attribute: int) -> np.ndarray:
     """uint8 [64 32 3]"""
     below = np.repeat(np.pad(_digit(rng, attribute), 2)[..., None], 3, axis=2)
-    return np.concatenate([_vehicle(rng, y), below])
-
-
-def _vehicle(rng: np.random.Generator, y: int) -> np.ndarray:
-    """uint8 [32 32 3]"""
-    return np.asarray(picture(rng, y, 4, 32, 32))
+    return np.concatenate([picture(rng, y, 4, 32, 32), below])
 
 
 def _digit(rng: np.random.Generator, digit: int) -> np.ndarray:
@@ -205,18 +183,11 @@ def write_batch(path: Path, data: np.ndarray, labels: list[int]) -> None:
     dtype = (
         b"cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01\x87R(K\x03" + text(b"|") + b"NNN" + 2 * number(-1) + b"K\x00tb"
     )
-    shape = number(data.shape[0]) + number(data.shape[1]) + b"\x86"
-    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
-    array += b"(K\x01" + shape + dtype + b"\x89" + text(data.tobytes()) + b"tb"
-    names = b"](" + b"".join(text(b"leptodactylus_pentadactylus_s_%06d.png" % i) for i in range(len(labels))) + b"e"
-    fields = {
-        b"batch_label": text(b"training batch 1 of 5"),
-        b"labels": b"](" + b"".join(number(label) for label in labels) + b"e",
-        b"data": array,
-        b"filenames": names,
-    }
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R(K\x01"
+    array += b"".join(map(number, data.shape)) + b"\x86" + dtype + b"\x89" + text(data.tobytes()) + b"tb"
+    classes = b"](" + b"".join(map(number, labels)) + b"e"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"\x80\x02}(" + b"".join(text(key) + value for key, value in fields.items()) + b"u.")
+    path.write_bytes(b"\x80\x02}(" + text(b"labels") + classes + text(b"data") + array + b"u.")
 
 
 def write_metadata(
@@ -240,8 +211,7 @@ def write_metadata(
     names = []
     for i, row in enumerate(rows.itertuples()):
         names.append(f"images/{'abc'[i % 3]}/{i:03d}.png")
-        width, height = (int(side) for side in rng.integers(40, 61, 2))
-        save(folder / names[-1], picture(rng, row.y, row.attribute, width, height))
+        save_picture(folder / names[-1], rng, row.y, row.attribute, (40, 61))
     split = rows["split"].map(dict(enumerate(splits)))
     cells = {
         "id": [f"image {i}" for i in range(len(rows))],

@@ -33,10 +33,19 @@ from hsfm.methods.hsfm.train import train as meta_train
 
 AUTO_LR = 0.064  # times 1 / d: a step of size alpha moves a standardized row's logits by about alpha d, for any d
 MOST_LR = 0.01
-HARD_PER_CLASS = HardSetSettings().hard_per_class
-# Parameters that are HSFM's settings under their own names and defaults, and these of every estimator.
-SETTINGS = {name: value for name, value in Settings() if name not in ("inner_lr", "select_by")}
-OTHERS = {**SETTINGS, "random_state": None, "device": "auto"}
+SETTINGS = {name: value for name, value in Settings() if name not in ("inner_lr", "select_by")}  # by their own names
+PARAMETERS = {
+    "inner_lr": "auto",
+    **HardSetSettings().model_dump(),
+    "select_by": None,
+    **SETTINGS,
+    "head": None,
+    "C": 1.0,
+    "validation_fraction": 0.2,
+    "standardize": True,
+    "random_state": None,
+    "device": "auto",
+}
 HISTORY = ["epoch", "outer_loss", "hard_loss", "val_average", "val_worst_group", "val_worst_class", "kept"]
 
 
@@ -97,30 +106,14 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
     >>> model.predict(X_test)
     """
 
-    def __init__(
-        self,
-        *,
-        inner_lr: Any = "auto",
-        hard_per_class: Any = HARD_PER_CLASS,
-        select_by: Any = None,
-        head: Any = None,
-        C: Any = 1.0,
-        validation_fraction: Any = 0.2,
-        standardize: Any = True,
-        **others: Any,
-    ):
-        self.inner_lr = inner_lr
-        self.hard_per_class = hard_per_class
-        self.select_by = select_by
-        self.head = head
-        self.C = C
-        self.validation_fraction = validation_fraction
-        self.standardize = standardize
-        unknown = others.keys() - OTHERS.keys()
+    def __init__(self, **parameters: Any):
+        unknown = parameters.keys() - PARAMETERS.keys()
         if unknown:
-            raise TypeError(f"HSFMClassifier has no parameter {min(unknown)!r}; there are {', '.join(PARAMETERS)}")
-        for name, default in OTHERS.items():
-            setattr(self, name, others.get(name, default))
+            raise TypeError(
+                f"HSFMClassifier has no parameter {min(unknown)!r}; there are {', '.join(sorted(PARAMETERS))}"
+            )
+        for name, default in PARAMETERS.items():
+            setattr(self, name, parameters.get(name, default))
 
     def fit(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None, groups_val: Any = None) -> "HSFMClassifier":
         """Learn the head from X [n d] and labels y [n], with hard samples from X_val [m d] and y_val [m].
@@ -202,8 +195,7 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
     def _rule(self, X_val: Any, y_val: Any, groups_val: Any) -> str:
         """The rule that selects the epoch; ValueError where the arguments of `fit` do not go together."""
         if (X_val is None) != (y_val is None):
-            given, missing = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
-            raise ValueError(f"{missing}: is None, but {given} is given; expected both or neither")
+            raise ValueError("X_val, y_val: one of them is None; expected both or neither")
         if groups_val is not None and X_val is None:
             raise ValueError("groups_val: is given without X_val and y_val; expected the groups of their rows")
         if self.select_by == "worst_group" and groups_val is None:
@@ -308,13 +300,6 @@ def _rows(weight: np.ndarray, bias: np.ndarray, dtype: Any = np.float32) -> Head
     return Head(*(torch.from_numpy(part.astype(dtype)) for part in two_rows(weight, bias)))
 
 
-def _signature() -> inspect.Signature:
-    """All parameters with their defaults, as scikit-learn, help() and editors read them."""
-    own = list(inspect.signature(HSFMClassifier.__init__).parameters.values())[:-1]
-    others = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in OTHERS.items()]
-    return inspect.Signature([*own, *others])
-
-
 def _described() -> str:
     """The settings for the docstring, a line or more each."""
     fields = {name: field for name, field in Settings.model_fields.items() if name in SETTINGS}
@@ -324,8 +309,11 @@ def _described() -> str:
 
 
 HSFMClassifier.__doc__ = HSFMClassifier.__doc__.replace("{settings}", _described())
-HSFMClassifier.__init__.__signature__ = _signature()
-PARAMETERS = sorted(set(inspect.signature(HSFMClassifier.__init__).parameters) - {"self"})
+# as scikit-learn, help() and editors read them
+HSFMClassifier.__init__.__signature__ = inspect.Signature(
+    [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)]
+    + [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in PARAMETERS.items()]
+)
 
 
 def _binary(

@@ -340,8 +340,7 @@ def with_nan(x):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda a: {"X_val": None}, "X_val: is None, but y_val is given"),
-        (lambda a: {"y_val": None}, "y_val: is None, but X_val is given"),
+        (lambda a: {"X_val": None}, "X_val, y_val: one of them is None"),
         (lambda a: {"X_val": None, "y_val": None}, "groups_val: is given without X_val"),
         (lambda a: {"X": with_nan(a["X"])}, "Input X contains NaN"),
         (lambda a: {"X_val": with_nan(a["X_val"])}, "X_val: Input X contains NaN"),

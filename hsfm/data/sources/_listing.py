@@ -19,17 +19,13 @@ def decode(text: pd.DataFrame, source: Path, columns: Mapping[str, str], codes: 
     """
     require_filled(text["path"], f"{source}: column {columns['path']!r}")
     meaning = {"y": codes, "attribute": codes, "split": SPLIT_CODES}
-    return text.assign(
-        **{
-            key: look_up(text[key], meaning[key], f"{source}: column {columns[key]!r}")
-            for key in meaning.keys() & columns.keys()
-        }
-    )
+    for key in [key for key in meaning if key in columns]:
+        text[key] = look_up(text[key], meaning[key], f"{source}: column {columns[key]!r}")
+    return text
 
 
 def list_rows(rows: pd.DataFrame, class_names: Sequence[str], attribute_names: Sequence[str]) -> Listing:
     """The listing of rows in their order, with the columns and types that it must have."""
     columns = ["image_id", "path", "y", "attribute", "split"]
-    return Listing(
-        rows[columns].astype({"y": "int32", "attribute": "Int32"}), tuple(class_names), tuple(attribute_names)
-    )
+    rows = rows[columns].astype({"y": "int32", "attribute": "Int32"})
+    return Listing(rows, tuple(class_names), tuple(attribute_names))

@@ -72,11 +72,12 @@ def read(settings: Settings) -> Listing:
     used = settings.columns.model_dump(exclude_none=True)
     text = read_text(metadata, used)
     what = {key: f"{metadata}: column {name!r}" for key, name in used.items()}
-    for key in used.keys() - {"attribute"}:
-        require_filled(text[key], what[key])
     text["path"] = text["path"].str.removeprefix("./")
-    for key in used.keys() & {"path", "id"}:
-        require_unique(text[key], what[key])
+    for key in used:
+        if key != "attribute":
+            require_filled(text[key], what[key])
+        if key in ("path", "id"):
+            require_unique(text[key], what[key])
     _require_plain(text["path"], what["path"])
     text["y"], class_names = number(text["y"])
     if len(class_names) < 2:
