@@ -15,15 +15,11 @@ from collections.abc import Mapping, Sequence
 from math import ceil, sqrt
 from typing import Any
 
-CHOICES = ("needed", "original")
-
 
 def decode_rule(
     choice: str, transform: Mapping[str, Any], augmentation: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The rule for `needed` or `original`. augmentation: None for a network that is not trained on these images."""
-    if choice not in CHOICES:
-        raise ValueError(f"decode_size: {choice!r} is unknown; allowed are {', '.join(CHOICES)}")
     resize = transform["resize"]
     if choice == "original" or resize is None:
         return {}

@@ -77,7 +77,7 @@ def test_a_transparent_palette_color_is_white(tmp_path):
     np.testing.assert_array_equal(read_rgb(tmp_path / "image.png"), [[GREEN, WHITE]])
 
 
-@pytest.mark.parametrize("kind", ["grey.png", "rgb.png", "grey.tif", "big-endian.tif", "grey.pgm"])
+@pytest.mark.parametrize("kind", ["gray.png", "rgb.png", "gray.tif", "big-endian.tif", "gray.pgm"])
 def test_of_16_bits_the_upper_8_remain(tmp_path, kind):
     values = np.random.default_rng(0).integers(0, 2**16, (5, 4, 3), dtype=np.uint16)
     path = tmp_path / kind
@@ -85,9 +85,9 @@ def test_of_16_bits_the_upper_8_remain(tmp_path, kind):
         values[...] = values[..., :1]
     if kind == "rgb.png":
         write_png(path, values, color_type=2)
-    elif kind == "grey.png":
+    elif kind == "gray.png":
         write_png(path, values[..., 0], color_type=0)
-    elif kind == "grey.pgm":
+    elif kind == "gray.pgm":
         path.write_bytes(b"P5 4 5 65535\n" + values[..., 0].astype(">u2").tobytes())
     else:
         Image.fromarray(values[..., 0].astype(">u2" if kind == "big-endian.tif" else "<u2")).save(path)
