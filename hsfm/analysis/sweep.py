@@ -1,7 +1,6 @@
 """Sweep over HSFM's settings, many side by side; selected on validation, reported on test."""
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -26,13 +25,9 @@ from hsfm.methods.hsfm.train import MEMORY_BUDGET, MetaResult, train_trials, tri
 MEASURES = ("average", "worst_group", "worst_class")
 
 
-def _swept() -> dict[str, FieldInfo]:
-    """The settings with values worth trying, by name."""
-    fields = {**Settings.model_fields, **HardSetSettings.model_fields}
-    return {name: fields[name] for name in sorted(fields) if "sweep" in (fields[name].json_schema_extra or {})}
-
-
-SWEPT = _swept()
+# the settings with values worth trying, by name
+FIELDS = Settings.model_fields | HardSetSettings.model_fields
+SWEPT = {name: field for name, field in sorted(FIELDS.items()) if "sweep" in (field.json_schema_extra or {})}
 COLUMNS = [
     "setting", *SWEPT, "seed", "rule", "kept_epoch", "moved",
     *(f"{split}_{measure}" for split in ("val", "test") for measure in MEASURES),
@@ -40,10 +35,8 @@ COLUMNS = [
 
 
 def _values(field: FieldInfo) -> tuple:
-    one = Annotated[field.annotation, *field.metadata]
-    default = tuple(field.json_schema_extra["sweep"])
-    values = Annotated[tuple[one, ...], SOME, Unlike]
-    return values | None, Field(default, description=field.description)
+    values = Annotated[tuple[Annotated[field.annotation, *field.metadata], ...], SOME, Unlike]
+    return values | None, Field(tuple(field.json_schema_extra["sweep"]), description=field.description)
 
 
 Values = create_model(
@@ -87,14 +80,9 @@ def combinations(
     that is base itself is not tried twice. draws: None, or a number at or above that of the combinations, means all.
     """
     values = {name: listed for name, listed in values.items() if listed is not None}
-    sizes = [len(listed) for listed in values.values()]
-    total = math.prod(sizes)
-    if draws is None or draws >= total:
-        picks = itertools.product(*values.values())
-    else:
-        chosen = np.sort(np.random.default_rng(seed).choice(total, draws, replace=False))
-        places = np.stack(np.unravel_index(chosen, sizes), axis=1).tolist()
-        picks = [[listed[i] for listed, i in zip(values.values(), place, strict=True)] for place in places]
+    picks = list(itertools.product(*values.values()))
+    if draws is not None and draws < len(picks):
+        picks = [picks[i] for i in np.sort(np.random.default_rng(seed).choice(len(picks), draws, replace=False))]
     tried = [dict(base) | dict(zip(values, pick, strict=True)) for pick in picks]
     return [dict(base), *(setting for setting in tried if setting != base)]
 
@@ -114,20 +102,17 @@ def plan_sweep(settings: Settings, hard_per_class: int, sweep: SweepSettings) ->
 
 def share_out(groups: Sequence[Sequence[SweepTrial]], parts: int) -> list[list[list[SweepTrial]]]:
     """Groups for each of some jobs that then take about as long; a group too long for one job is cut."""
+
+    def work(group: Sequence[SweepTrial]) -> int:
+        # in meta-gradients times their steps; the first trial counts for three: most of its time is the same for more
+        return (2 + len(group)) * group[0].trial.settings.work
+
     fair = -(-sum(map(len, groups)) // parts)
     pieces = [list(group[i : i + fair]) for group in groups for i in range(0, len(group), fair)]
     jobs: list[list[list[SweepTrial]]] = [[] for _ in range(parts)]
-    work = [0] * parts
-    for piece in sorted(pieces, key=_work, reverse=True):
-        least = work.index(min(work))
-        jobs[least].append(piece)
-        work[least] += _work(piece)
+    for piece in sorted(pieces, key=work, reverse=True):
+        min(jobs, key=lambda job: sum(map(work, job))).append(piece)
     return jobs
-
-
-def _work(group: Sequence[SweepTrial]) -> int:
-    """In meta-gradients times their steps; the first trial counts for three: most of its time is the same for more."""
-    return (2 + len(group)) * group[0].trial.settings.work
 
 
 def sweep_settings(
@@ -139,27 +124,22 @@ def sweep_settings(
     *,
     memory_budget: int = MEMORY_BUDGET,
 ) -> pd.DataFrame:
-    """One row per trial and rule that picks the epoch: the trial's accuracies on val and test.
+    """One row per trial and rule that picks the epoch: COLUMNS, with the accuracies on val and test.
 
-    The rules are worst_class and, where all attributes of val and test are known, worst_group. groups: lists of trials
-    of one shape. Columns: setting (its number), SWEPT, seed, rule, kept_epoch, moved, and
-    {val, test}_{average, worst_group, worst_class}; worst_group is NaN without groups. Nothing is chosen on test. A
-    trial of which every epoch diverged has kept_epoch 0 and NaN. Trials that do not fit into `memory_budget` bytes side
-    by side go one batch after the other.
+    The rules are worst_class and, where all attributes of val and test are known, worst_group; without groups
+    worst_group is NaN. groups: lists of trials of one shape, which go side by side as far as they fit into
+    `memory_budget` bytes. Nothing is chosen on test. A trial of which every epoch diverged has kept_epoch 0 and NaN.
     """
     grouped = all(bool((split.attribute >= 0).all()) for split in (val, test))
-    rules = ["worst_group", "worst_class"] if grouped else ["worst_class"]
-    scorers = {rule: Scorer(val, rule) for rule in rules}
+    scorers = {rule: Scorer(val, rule) for rule in (("worst_group", "worst_class") if grouped else ("worst_class",))}
     rows = []
     with Progress("sweep", sum(map(len, groups)), "trial") as bar:
         for group in groups:
-            size = trials_that_fit(train, val, group[0].trial, kept=len(rules), memory_budget=memory_budget)
+            size = trials_that_fit(train, val, group[0].trial, kept=len(scorers), memory_budget=memory_budget)
             for batch in (group[i : i + size] for i in range(0, len(group), size)):
+                trials = [entry.trial for entry in batch]
                 with quiet():
-                    results = train_trials(
-                        train, val, head, [entry.trial for entry in batch],
-                        scorers=scorers, memory_budget=memory_budget,
-                    )  # fmt: skip
+                    results = train_trials(train, val, head, trials, scorers=scorers, memory_budget=memory_budget)
                 for rule, result in results.items():
                     rows += _rows(batch, rule, result, val, test)
                 bar.update(len(batch))
@@ -168,18 +148,14 @@ def sweep_settings(
 
 
 def _rows(batch: Sequence[SweepTrial], rule: str, result: MetaResult, val: Embeddings, test: Embeddings) -> list[dict]:
-    measures = {
-        f"{split}_{name}": values.tolist()
-        for split, embeddings in (("val", val), ("test", test))
-        for name, values in accuracies(result.head.to(embeddings.y.device), embeddings).items()
-    }
-    measures |= {"kept_epoch": result.kept_epoch.tolist(), "moved": result.moved.tolist()}
+    measures = {"kept_epoch": result.kept_epoch.tolist(), "moved": result.moved.tolist()}
+    for split, embeddings in (("val", val), ("test", test)):
+        found = accuracies(result.head.to(embeddings.y.device), embeddings)
+        measures |= {f"{split}_{name}": values.tolist() for name, values in found.items()}
     return [
         {
-            "setting": entry.number,
+            **{"setting": entry.number, "seed": entry.trial.seed, "rule": rule},
             **{name: entry.value(name) for name in SWEPT},
-            "seed": entry.trial.seed,
-            "rule": rule,
             **{name: values[i] for name, values in measures.items()},
         }
         for i, entry in enumerate(batch)

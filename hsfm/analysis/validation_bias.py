@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from hsfm.analysis.sweep import accuracies
 from hsfm.core.progress import quiet, track
 from hsfm.core.settings import SOME, FrozenSettings, Unlike
+from hsfm.data.table import group_name
 from hsfm.features.embeddings import Embeddings, minority_rows
 from hsfm.heads.hard_set import build
 from hsfm.heads.head import Head, stack
@@ -35,6 +36,7 @@ class ValidationBiasSettings(FrozenSettings):
 
 
 METHODS = ("erm", "llr", "dfr", "hsfm", "hsfm_capped")
+SEES = {"none": "classes", "selection": "classes; groups choose the epoch", "training": "classes, groups"}
 
 
 def measure_validation_bias(
@@ -50,8 +52,8 @@ def measure_validation_bias(
     """One row per method, agreement and draw: test accuracies after fitting on a subsample of val.
 
     The number of a draw is also the method's seed. head: ERM's, which sees no validation image and gives the same row
-    everywhere. settings: of `hsfm`, `dfr` and `llr`, the same at every agreement. `hsfm_capped` is HSFM with
-    hard_per_class at most the number of minority images per class, so that the hard set need not fill up with others.
+    everywhere. settings: of `hsfm`, `dfr` and `llr`. `hsfm_capped` is HSFM with hard_per_class at most the number of
+    minority images per class, so that the hard set need not fill up with others.
 
     Columns: method, sees (what of validation), agreement, draw, n (images of the subsample), n_minority (of them),
     test_average, test_worst_group, test_worst_class. Raises ValueError before any fit for an agreement that cannot be
@@ -66,26 +68,19 @@ def measure_validation_bias(
         for share in bias.agreement
         for draw in range(bias.draws)
     }
-    for (share, draw), part in parts.items():
-        _check_groups(part, val, share, draw)
+    for (share, _), part in parts.items():
+        _check_groups(part, val, share)
     rows = []
     for (share, draw), part in track(parts.items(), "validation bias", "subsample"):
         n_minority = int(minority_rows(train, part).sum())
         with quiet():
             heads, sees = _fit(train, part, head, draw, settings, (hard_per_class, n_minority // part.n_classes))
-        scores = accuracies(stack([heads[method] for method in METHODS]), test)
-        draw_columns = {"agreement": share, "draw": draw, "n": len(part.y), "n_minority": n_minority}
-        rows += [
-            {
-                "method": method, "sees": sees[method], **draw_columns,
-                **{f"test_{name}": float(values[i]) for name, values in scores.items()},
-            }
-            for i, method in enumerate(METHODS)
-        ]  # fmt: skip
+        scores = accuracies(stack(list(heads.values())), test)
+        of_draw = {"agreement": share, "draw": draw, "n": len(part.y), "n_minority": n_minority}
+        for i, method in enumerate(heads):
+            measures = {f"test_{name}": float(values[i]) for name, values in scores.items()}
+            rows.append({"method": method, "sees": sees[method], **of_draw, **measures})
     return pd.DataFrame(rows)
-
-
-SEES = {"none": "classes", "selection": "classes; groups choose the epoch", "training": "classes, groups"}
 
 
 def _fit(
@@ -96,7 +91,7 @@ def _fit(
     settings: Mapping[str, MethodSettings],
     k: tuple[int, int],
 ) -> tuple[dict[str, Head], dict[str, str]]:
-    """Every method's head, and what it sees of validation. k: hard images per class, and at most so many if capped."""
+    """The head of each of METHODS, and what it sees of validation. k: hard images per class, and their cap."""
     heads, sees = {"erm": erm}, {"erm": "nothing"}
     for name, method, needs in (
         ("llr", llr, {}),
@@ -110,15 +105,15 @@ def _fit(
     return heads, sees
 
 
-def _check_groups(part: Embeddings, val: Embeddings, agreement: float, draw: int) -> None:
+def _check_groups(part: Embeddings, val: Embeddings, agreement: float) -> None:
     """DFR tunes on halves, and needs two images of each group that it sees."""
     before, after = (torch.bincount(e.group, minlength=e.n_groups).tolist() for e in (val, part))
     for group, (n, left) in enumerate(zip(before, after, strict=True)):
         if n and left < 2 and not (left == 0 and agreement in (0, 1)):
-            label, attribute = divmod(group, val.n_attributes)
+            name = group_name(val, *divmod(group, val.n_attributes))
             raise ValueError(
-                f"agreement: {agreement} leaves {left} of {n} images of group {val.class_names[label]}, "
-                f"{val.attribute_names[attribute]} in {val.dataset} {val.split} (draw {draw}); at least 2 are needed"
+                f"agreement: {agreement} leaves {left} of {n} images of group {name} in {val.dataset} {val.split}; at "
+                "least 2 are needed"
             )
 
 
@@ -130,13 +125,11 @@ def class_sizes(val: Embeddings, minority: Bool[Tensor, " n"], agreement: Sequen
     """
     whole = torch.bincount(val.y, minlength=val.n_classes).tolist()
     few = torch.bincount(val.y[minority], minlength=val.n_classes).tolist()
+    kinds = [(share, False) for share in agreement if share > 0] + [
+        (1 - share, True) for share in agreement if share < 1
+    ]
     scales = [
-        min(
-            limit / (wanted * n)
-            for share in agreement
-            for limit, wanted in ((n - rare, share), (rare, 1 - share))
-            if wanted > 0
-        )
+        min((rare if of_few else n - rare) / (wanted * n) for wanted, of_few in kinds)
         for n, rare in zip(whole, few, strict=True)
     ]
     sizes = [int(min(scales) * n + 1e-9) for n in whole]
