@@ -3,7 +3,7 @@
 The pipeline of diffusers scales, noises and unscales `image_embeds` itself: it is handed CLIP's raw projections.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from jaxtyping import Float, UInt8
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Generator, Tensor
 
-from hsfm.core.device import Compute, fetch
-from hsfm.core.progress import track
+from hsfm.core.device import Compute
+from hsfm.core.progress import Progress
 from hsfm.data.pixels import pack
 from hsfm.data.table import ImageTable
 from hsfm.data.transforms import TransformSettings, prepare
@@ -46,8 +46,8 @@ def decode(
     *,
     settings: UnclipSettings,
     compute: Compute,
-) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """A picture of each embedding, in order.
+) -> list[UInt8[np.ndarray, "h w 3"]]:
+    """A picture of each embedding.
 
     embeddings: CLIP's raw projections, of the model that the pipeline was trained with. seeds: of each picture's noise,
     drawn on the CPU; equal embeddings with equal seeds give equal pictures. The prompt is empty. Raises ValueError for
@@ -56,30 +56,26 @@ def decode(
     width = pipeline.image_normalizer.mean.shape[-1]
     if embeddings.shape[1] != width:
         raise ValueError(f"unclip: the embeddings have {embeddings.shape[1]} numbers, but the pipeline decodes {width}")
-
-    (height, wide), batch_size = settings.size, settings.batch_size
-
-    def made() -> Iterator[Tensor]:
-        for first in range(0, len(embeddings), batch_size):
-            part = embeddings[first : first + batch_size]
-            pictures = pipeline(
-                prompt=[""] * len(part),
-                image_embeds=part.to(compute.device, pipeline.unet.dtype),
-                height=height,
-                width=wide,
+    pictures = []
+    with compute.repeatable(), Progress("decoding", len(seeds), "image") as progress:
+        for rows in torch.arange(len(seeds)).split(settings.batch_size):
+            made = pipeline(
+                prompt=[""] * len(rows),
+                image_embeds=embeddings[rows].to(compute.device, pipeline.unet.dtype),
+                height=settings.size[0],
+                width=settings.size[1],
                 num_inference_steps=settings.steps,
                 guidance_scale=settings.guidance,
                 noise_level=settings.noise_level,
-                generator=[Generator().manual_seed(seed) for seed in seeds[first : first + batch_size]],
+                generator=[Generator().manual_seed(seeds[row]) for row in rows.tolist()],
                 output_type="pt",
             ).images
-            if not pictures.isfinite().all():
+            if not made.isfinite().all():
                 raise ValueError("unclip: a picture holds a NaN; a precision of longer range helps: bfloat16, float32")
-            yield (pictures.float() * 255).round().clamp(0, 255).to(torch.uint8)
-
-    with compute.repeatable():
-        for pictures in fetch(made()):
-            yield from (picture.permute(1, 2, 0).contiguous().numpy() for picture in pictures)
+            made = (made.float() * 255).round().clamp(0, 255).to(torch.uint8)
+            pictures += list(made.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+            progress.update(len(rows))
+    return pictures
 
 
 def decode_pairs(
@@ -89,14 +85,10 @@ def decode_pairs(
     settings: UnclipSettings,
     compute: Compute,
 ) -> dict[str, list[UInt8[np.ndarray, "h w 3"]]]:
-    """Pictures of embeddings before and after their edits.
-
-    raw: by time, before and after, CLIP's raw projections.
-    """
-    # the same noise before and after, so that nothing but the edit tells them apart
+    """Pictures of CLIP's raw projections `before` and `after` their edits, each pair with the same noise."""
     seeds, n = [seed_of(settings.seed, one) for one in image_id], len(image_id)
-    made = decode(pipeline, torch.cat([raw["before"], raw["after"]]), 2 * seeds, settings=settings, compute=compute)
-    pictures = list(track(made, "decoding", "image", 2 * n))
+    both = torch.cat([raw["before"], raw["after"]])
+    pictures = decode(pipeline, both, 2 * seeds, settings=settings, compute=compute)
     return {"before": pictures[:n], "after": pictures[n:]}
 
 

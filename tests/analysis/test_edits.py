@@ -10,6 +10,7 @@ from hsfm.analysis.edits import (
     class_direction,
     contrast,
     cosines,
+    largest_of_each_group,
     measure,
     read_edits,
     spurious_direction,
@@ -245,6 +246,13 @@ def test_an_attribute_that_the_direction_does_not_know_has_no_away(splits):
     third = replace(train, attribute=torch.where(torch.arange(len(train.y)) < 2, 2, train.attribute))
     found = measure(support(third, random_edits(4)), third, splits["val"], settings=DEFAULT).rows
     assert found["cos_away"].isna().tolist() == [True, True, False, False]
+
+
+def test_the_longest_edits_of_each_group():
+    rows = pd.DataFrame({"y": [0, 0, 0, 1, 1], "attribute": pd.array([0, 0, 1, None, None], "Int32"),
+                         "length": [1.0, 3.0, 2.0, 5.0, 6.0]})  # fmt: skip
+    assert largest_of_each_group(rows, 1).index.tolist() == [1, 2, 4]
+    assert largest_of_each_group(rows, 5).index.tolist() == [1, 0, 2, 4, 3]
 
 
 def test_the_file_comes_back(splits, tmp_path):

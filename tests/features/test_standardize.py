@@ -60,6 +60,12 @@ def test_a_constant_feature_is_left_out_everywhere():
     assert standardization.fold(torch.ones(2, 3), torch.zeros(2))[0][:, [0, 2]].abs().max() == 0
 
 
+def test_raw_features_come_back():
+    standardization = standardize.Standardization(torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.0]))
+    raw = torch.tensor([[3.0, 2.0], [-1.0, 2.0]])
+    torch.testing.assert_close(standardization.undo(standardization.apply(raw)), raw)
+
+
 def test_nothing_changes_no_bit(features):
     unchanged = identity(4)
     assert torch.equal(unchanged.apply(features), features)

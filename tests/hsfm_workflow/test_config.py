@@ -33,7 +33,15 @@ def mistakes(caplog, own: dict) -> list[str]:
 FROZEN = "backbone: {train: false, name: resnet18, pretrained: true}"
 OWN = "images: {source: metadata, folder: ., metadata: pyproject.toml, columns: {path: a, y: b, split: c}}"
 WITH_OWN = "settings={mine: {base: minibirds, afr: null, dac: null, " + OWN + "}}"
+UNCLIP = "unclip: {model: {name: a, revision: null}, prompts: [a, b]}"
+CLIP = "backbone: {name: open_clip:ViT-B-32, pretrained: true}"
 MISTAKES = {
+    "settings={minibirds: {" + UNCLIP + "}}": (
+        "settings/minibirds/unclip: decodes embeddings of CLIP; set backbone/name to open_clip:NAME"
+    ),
+    "settings={minibirds: {" + CLIP + ", " + UNCLIP + "}}": (
+        "settings/minibirds/unclip: decodes CLIP's own embeddings; set backbone/pretrained to true and train to false"
+    ),
     "settings={minibirds: {hsfm: {inner_stpes: 3}}}": (
         "settings/minibirds/hsfm: unknown key 'inner_stpes'; did you mean 'inner_steps'?"
     ),

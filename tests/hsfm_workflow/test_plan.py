@@ -32,6 +32,11 @@ def test_datasets_are_told_by_kind(paper):
     assert paper.given == paper.without_head == []
 
 
+def test_clips_embeddings_are_frozen_and_decoded():
+    plan = plan_of("clip.yaml", "paper.yaml")
+    assert (plan.trained, plan.with_unclip) == ([], ["waterbirds_clip"])
+
+
 def test_a_frozen_backbone_has_no_head_of_its_own():
     frozen = plan_of("frozen.yaml")
     assert frozen.trained == []
