@@ -1,7 +1,4 @@
-"""Job lifecycle: logging, errors, run record.
-
-Also the key by which a stage that was killed resumes.
-"""
+"""Job lifecycle: logging, errors, run record, and the key by which a stage that was killed resumes."""
 
 import importlib.metadata
 import json
@@ -14,11 +11,10 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from hsfm import __version__
@@ -38,26 +34,11 @@ class _Job:
     """State of this process's job, from `start` to `finish`."""
 
     log: Path
-    began: float
-    used: dict[str, Any]  # of the record, where another process computed
+    began: float = field(default_factory=time.monotonic)
+    used: dict[str, Any] = field(default_factory=dict)  # of the record, where another process computed
 
 
 _job: _Job | None = None
-
-
-class _Once(logging.Filter):
-    """Lets each warning through once: what holds for a class is said by every fit of a study."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._said: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        if record.levelno < logging.WARNING or text not in self._said:
-            self._said.add(text)
-            return True
-        return False
 
 
 def start(log: str | Path, *, gpus: int = 0, device: str = "auto") -> None:
@@ -72,18 +53,11 @@ def start(log: str | Path, *, gpus: int = 0, device: str = "auto") -> None:
     for file in (Path(log), Path(log).with_suffix(".traceback"), Path(log).with_suffix(".json")):  # of the last time
         file.unlink(missing_ok=True)
     _log_to(log, [_Terminal()])
-    _job = _Job(Path(log), time.monotonic(), {})
+    _job = _Job(Path(log))
     progress.announce()
 
-    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if issubclass(kind, ValueError | FileNotFoundError):
-            said = str(error)
-        elif isinstance(error, OSError) and error.filename is not None:
-            said = f"{error.filename}: {error.strerror}"
-        else:
-            said = None
-        with suppress(OSError):  # the disk may be full
-            _write_traceback(log, said, kind, error, trace)
+    def report(kind: type[BaseException], error: BaseException, trace: object) -> None:
+        said = _write_error(log, error)
         if said is None:
             sys.__excepthook__(kind, error, trace)
         else:
@@ -103,24 +77,24 @@ def join(log: str | Path, *, speaks: bool) -> None:
     """
     progress.announce(silent=not speaks)
     _log_to(log, [_Terminal()] if speaks else [], logging.NOTSET if speaks else logging.CRITICAL)
-
-    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        expected = issubclass(kind, ValueError | FileNotFoundError)  # which the job will raise once more
-        _write_traceback(log, str(error) if expected else None, kind, error, trace)
-
-    sys.excepthook = report
+    sys.excepthook = lambda kind, error, trace: _write_error(log, error)
 
 
-def _write_traceback(
-    log: str | Path, said: str | None, kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    """Into the log; beside it, where one line there says all that a user needs."""
+def _write_error(log: str | Path, error: BaseException) -> str | None:
+    """Write an error into the log: as one line, which is returned, where that says all that a user needs."""
+    said = None
+    if isinstance(error, ValueError | FileNotFoundError):
+        said = str(error)
+    elif isinstance(error, OSError) and error.filename is not None:
+        said = f"{error.filename}: {error.strerror}"
     file = Path(log) if said is None else Path(log).with_suffix(".traceback")
-    with open(file, "a") as handle:
-        traceback.print_exception(kind, error, trace, file=handle)
-    if said is not None:
-        with open(log, "a") as handle:
-            handle.write(f"{time.strftime(DATE)} ERROR: {said} (traceback: {file})\n")
+    with suppress(OSError):  # the disk may be full
+        with open(file, "a") as handle:
+            traceback.print_exception(error, file=handle)
+        if said is not None:
+            with open(log, "a") as handle:
+                handle.write(f"{time.strftime(DATE)} ERROR: {said} (traceback: {file})\n")
+    return said
 
 
 class _Terminal(logging.Handler):
@@ -134,6 +108,19 @@ class _Terminal(logging.Handler):
         progress.say(self.format(record))
 
 
+def _once() -> Callable[[logging.LogRecord], bool]:
+    """A filter that lets each warning through once: what holds for a class is said by every fit of a study."""
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        new = record.levelno < logging.WARNING or text not in said
+        said.add(text)
+        return new
+
+    return is_new
+
+
 def _log_to(log: str | Path, others: Iterable[logging.Handler], level: int = logging.NOTSET) -> None:
     Path(log).parent.mkdir(parents=True, exist_ok=True)  # Snakemake has made it, but somebody may tidy up meanwhile
     handler = logging.FileHandler(log)  # appends, beside other processes
@@ -141,7 +128,7 @@ def _log_to(log: str | Path, others: Iterable[logging.Handler], level: int = log
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", DATE))
     handlers = [handler, *others]
     for each in handlers:
-        each.addFilter(_Once())
+        each.addFilter(_once())
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
     logging.getLogger("hsfm").setLevel(logging.INFO)
     logging.captureWarnings(True)
@@ -171,10 +158,7 @@ def finish(what: str, result: str) -> None:
     where = place(_job.log).replace(",", "")
     summary = f"{what} {where}: {result}" if where else f"{what}: {result}"
     log.info("%s (%s)", summary, duration(time.monotonic() - _job.began))
-    elsewhere = dict(_job.used)
-    found = versions()
-    found["driver"] = elsewhere.pop("driver", None) or found["driver"]
-    record = {"summary": summary, **resources(), **elsewhere, "cpu_seconds": cpu_seconds(), "versions": found}
+    record = {"summary": summary, **resources(), **_job.used, "cpu_seconds": cpu_seconds(), "versions": versions()}
     with write_atomically(_job.log.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if not os.environ.get(progress.QUIET):
@@ -183,7 +167,7 @@ def finish(what: str, result: str) -> None:
 
 
 def used(**resources: Any) -> None:
-    """Add the devices of this job's other processes to its record: device, gpu_memory_mb, driver."""
+    """Add the devices of this job's other processes to its record: device, gpu_memory_mb."""
     if _job is not None:
         _job.used.update(resources)
 
@@ -194,8 +178,7 @@ def resources() -> dict[str, Any]:
     device, memory = "cpu", None
     threads = int(os.environ.get("OMP_NUM_THREADS", "1")) if torch is None else torch.get_num_threads()
     if torch is not None and torch.cuda.is_initialized():
-        places = range(torch.cuda.device_count())
-        memory = max(torch.cuda.max_memory_allocated(number) for number in places) / 1e6
+        memory = max(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count()))) / 1e6
         device = torch.cuda.get_device_name(torch.cuda.current_device())
     return {"device": device, "gpu_memory_mb": memory, "threads": threads}
 
@@ -208,8 +191,10 @@ def cpu_seconds() -> float:
 
 
 def versions() -> dict[str, str | bool | None]:
-    """Versions of hsfm, python, torch, torchvision, cuda, driver, and the code's commit, dirty where it differs."""
+    """Versions of hsfm, python, torch, torchvision, cuda, NVIDIA's driver, and the code's commit, dirty where it
+    differs."""
     torch = sys.modules.get("torch")
+    driver = re.search(r"Kernel Module .*?(\d+\.\d+(?:\.\d+)?)", DRIVER.read_text() if DRIVER.exists() else "")
     commit, dirty = code_state(Path(__file__).parents[2])
     return {
         "hsfm": __version__,
@@ -217,19 +202,10 @@ def versions() -> dict[str, str | bool | None]:
         "torch": None if torch is None else str(torch.__version__),
         "torchvision": importlib.metadata.version("torchvision") if "torchvision" in sys.modules else None,
         "cuda": None if torch is None else torch.version.cuda,
-        "driver": driver() if torch is not None and torch.cuda.is_initialized() else None,
+        "driver": driver[1] if driver else None,
         "commit": commit,
         "dirty": dirty,
     }
-
-
-def driver() -> str | None:
-    """The version of NVIDIA's driver, None where the kernel does not say it."""
-    try:
-        found = re.search(r"Kernel Module .*?(\d+\.\d+(?:\.\d+)?)", DRIVER.read_text())
-    except OSError:
-        return None
-    return found[1] if found else None
 
 
 def code_state(folder: Path) -> tuple[str | None, bool | None]:
@@ -237,26 +213,17 @@ def code_state(folder: Path) -> tuple[str | None, bool | None]:
 
     A folder that lies in a repository without being tracked, such as an installation in an environment, has none.
     """
-    # of a hook of another repository, say; nor is the index to be locked for other jobs
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    command = ["git", "-C", str(folder), "--no-optional-locks"]
 
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                [*command, *arguments], env=environment, capture_output=True, text=True, timeout=10, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout if done.returncode == 0 else None
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), "--no-optional-locks", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    if not git("ls-files", "--", "hsfm/core/job.py"):
+    try:
+        git("ls-files", "--error-unmatch", "hsfm/core/job.py")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *CODE)
+        return git("rev-parse", "HEAD"), bool(changed)
+    except (OSError, subprocess.CalledProcessError):
         return None, None
-    status = git("status", "--porcelain=v2", "--branch", "--untracked-files=no", "--", *CODE)
-    commit = re.search(r"^# branch\.oid ([0-9a-f]{40,})$", status or "", re.MULTILINE)
-    if commit is None:
-        return None, None
-    return commit[1], any(not line.startswith("#") for line in status.splitlines())
 
 
 # Going on after a kill ------------------------------------------------------------------------------------------------

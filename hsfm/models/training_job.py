@@ -178,7 +178,7 @@ def main() -> None:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     train_erm(device, **arguments)
     if number == 0:
-        used = {**job.resources(), "driver": job.versions()["driver"]}
+        used = job.resources()
         del used["threads"]  # a share of the job's
         file.with_name("used.json").write_text(json.dumps(used))
     dist.destroy_process_group()
