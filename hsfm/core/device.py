@@ -1,6 +1,5 @@
 """Device, precision and data transfer: the one module that knows about accelerators."""
 
-import ctypes
 import logging
 import os
 from collections import deque
@@ -8,14 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
 from pydantic import Field
 
 from hsfm.core.settings import FrozenSettings
-
-if TYPE_CHECKING:  # the Snakefile asks `accelerator_present` and must not wait for torch
-    import torch
 
 log = logging.getLogger(__name__)
 
@@ -24,23 +21,11 @@ log = logging.getLogger(__name__)
 PIXELS_AT_ONCE = 2**18
 
 
-def accelerator_present() -> bool:
-    """Whether the CUDA driver finds a device, asked without importing torch."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-
-
-def choose_device(name: str = "auto") -> "torch.device":
+def choose_device(name: str = "auto") -> torch.device:
     """The device called `name`; `auto` is CUDA where there is one, else the CPU.
 
     Raises ValueError for an unknown name, and when CUDA is asked for by name and absent: no silent fallback.
     """
-    import torch
-
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -87,7 +72,7 @@ class ComputeSettings(FrozenSettings):
 class Compute:
     """A device and how networks are run on it. Raises ValueError for a precision that the device cannot compute in."""
 
-    device: "torch.device"
+    device: torch.device
     settings: ComputeSettings = field(default_factory=ComputeSettings)
 
     @staticmethod
@@ -107,18 +92,14 @@ class Compute:
         return self.device.type == "cpu"
 
     def _has_bfloat16(self) -> bool:
-        import torch
-
         if not self.on_cpu:
             return torch.cuda.is_bf16_supported(including_emulation=False)
         # named with an underscore, but what torch's own compiler asks; without it the CPU's features cannot be known
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
     @property
-    def dtype(self) -> "torch.dtype":
+    def dtype(self) -> torch.dtype:
         """The dtype of forward passes. Under `auto` a GPU without bfloat16 takes float16."""
-        import torch
-
         if self.settings.precision == "bfloat16":
             return torch.bfloat16
         if self.settings.precision == "float32" or self.on_cpu:
@@ -127,21 +108,15 @@ class Compute:
 
     def autocast(self) -> AbstractContextManager:
         """A context for forward passes; does nothing in float32."""
-        import torch
-
         low = self.dtype != torch.float32
         return torch.autocast(self.device.type, dtype=self.dtype if low else torch.bfloat16, enabled=low)
 
-    def scaler(self) -> "torch.amp.GradScaler":
+    def scaler(self) -> torch.amp.GradScaler:
         """A scaler that keeps gradients within float16's range; does nothing in the other precisions."""
-        import torch
-
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
-    def prepare(self, network: "torch.nn.Module") -> "torch.nn.Module":
+    def prepare(self, network: torch.nn.Module) -> torch.nn.Module:
         """Bring a network to the device, in the memory order in which convolutions are fastest."""
-        import torch
-
         return network.to(self.device, memory_format=torch.channels_last)
 
     def parts(self, n: int, height: int, width: int) -> list[slice]:
@@ -155,14 +130,10 @@ class Compute:
 
     def compiled(self, function: Callable) -> Callable:
         """`function` through torch.compile where that is asked for."""
-        import torch
-
         return torch.compile(function) if self.settings.compile else function
 
     def keeps(self, n_bytes: int) -> bool:
         """Whether so many bytes may stay on the GPU: within the budget and half of what is free there."""
-        import torch
-
         if self.on_cpu:
             return False
         free, _ = torch.cuda.mem_get_info(self.device)
@@ -174,8 +145,6 @@ class Compute:
 
         Raises ValueError for a layer that has no kernel that repeats itself, when `deterministic` asks for one.
         """
-        import torch
-
         if self.on_cpu:
             yield
             return
@@ -200,8 +169,6 @@ class Compute:
 
 def out_of_memory(error: Exception) -> bool:
     """Whether an error says that the device, or this machine, had no memory left."""
-    import torch
-
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
@@ -218,20 +185,18 @@ def prefetch(items: Iterable[Any], depth: int = 2) -> Iterator[Any]:
             yield item
 
 
-def upload(items: Iterable[Any], device: "torch.device") -> Iterator[Any]:
+def upload(items: Iterable[Any], device: torch.device) -> Iterator[Any]:
     """Items on `device`; to a GPU they are copied by a thread, beside what it computes.
 
     An item has `pinned()`, itself in memory that a GPU can read by itself; `to(device)`, which may return before it has
     copied; and `tensors()`, all that it consists of.
     """
-    import torch
-
     if device.type == "cpu":
         yield from items
         return
     side = torch.cuda.Stream(device)
 
-    def moved() -> Iterator[tuple[Any, "torch.cuda.Event"]]:
+    def moved() -> Iterator[tuple[Any, torch.cuda.Event]]:
         for item in items:
             with torch.cuda.stream(side):
                 copied, ready = item.pinned().to(device), side.record_event()
@@ -246,10 +211,8 @@ def upload(items: Iterable[Any], device: "torch.device") -> Iterator[Any]:
         yield item
 
 
-def fetch(tensors: "Iterable[torch.Tensor]") -> "Iterator[torch.Tensor]":
+def fetch(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
     """Tensors on the CPU; from a GPU each is copied while the next is being computed."""
-    import torch
-
     previous: Callable[[], torch.Tensor] | None = None
     for tensor in tensors:
         if tensor.device.type == "cpu":
@@ -263,9 +226,7 @@ def fetch(tensors: "Iterable[torch.Tensor]") -> "Iterator[torch.Tensor]":
         yield previous()
 
 
-def _start_copy(tensor: "torch.Tensor") -> "Callable[[], torch.Tensor]":
-    import torch
-
+def _start_copy(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
     copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     copy.copy_(tensor, non_blocking=True)
     done = torch.cuda.current_stream(tensor.device).record_event()

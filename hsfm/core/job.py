@@ -67,7 +67,7 @@ def start(log: str | Path, *, gpus: int = 0, device: str = "auto") -> None:
     if gpus and ":" not in device:
         from hsfm.core.gpus import claim
 
-        claim(gpus, f"process {os.getpid()} ({log})")
+        claim(gpus)
 
 
 def join(log: str | Path, *, speaks: bool) -> None:

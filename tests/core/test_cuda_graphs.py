@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from hsfm.core.cuda_graphs import repeat
-from hsfm.core.device import accelerator_present, choose_device
+from hsfm.core.device import choose_device
+from hsfm.core.gpus import accelerator_present
 
 
 def test_a_repeated_step_is_called_that_often():

@@ -1,6 +1,5 @@
 """Jobs that share a machine's GPUs, as real processes on pretended devices."""
 
-import json
 import os
 import re
 import select
@@ -9,10 +8,10 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from itertools import combinations
 from pathlib import Path
 
 import pytest
+import torch
 
 from hsfm.core import gpus
 
@@ -84,69 +83,19 @@ def ends(*processes: subprocess.Popen) -> None:
             process.kill()
 
 
-def wait_for(log: Path, text: str) -> str:
+def wait_for(log: Path, text: str) -> None:
     deadline = time.monotonic() + 30
     while not (log.exists() and text in log.read_text()):
         assert time.monotonic() < deadline, f"{log} never said {text!r}"
         time.sleep(0.05)
-    return log.read_text()
 
 
-SNAKEFILE = """
-rule all:
-    input: expand("one{n}.json", n=range(5)), "two.json"
-
-rule one:
-    output: "one{n}.json"
-    log: "one{n}.log"
-    params: device="auto"
-    resources: gpu=1
-    script: "claim.py"
-
-rule two:
-    output: "two.json"
-    log: "two.log"
-    params: device="auto"
-    resources: gpu=2
-    script: "claim.py"
-"""
-CLAIM = """
-import json, os, time
-from hsfm.core import job
-job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
-begin = time.monotonic()
-time.sleep(0.5)
-found = {"gpus": os.environ["CUDA_VISIBLE_DEVICES"].split(","), "from": begin, "to": time.monotonic()}
-with open(snakemake.output[0], "w") as file:
-    json.dump(found, file)
-"""
-
-
-def test_jobs_that_run_at_the_same_time_have_different_gpus(machine, tmp_path):
-    (tmp_path / "Snakefile").write_text(SNAKEFILE)
-    (tmp_path / "claim.py").write_text(CLAIM)
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "4", "--resources", "gpu=2"], cwd=tmp_path,
-        env=machine.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    jobs = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
-    assert sorted(jobs) == [*(f"one{n}" for n in range(5)), "two"]
-    assert {len(job["gpus"]) for name, job in jobs.items() if name.startswith("one")} == {1}
-    assert jobs["two"]["gpus"] == machine.uuids
-    at_once = [(a, b) for a, b in combinations(jobs.values(), 2) if a["from"] < b["to"] and b["from"] < a["to"]]
-    assert at_once, "no two jobs ran at the same time, so that this shows nothing"
-    for a, b in at_once:
-        assert not set(a["gpus"]) & set(b["gpus"])
-
-
-def test_a_killed_job_frees_its_gpus_and_the_waiting_one_says_what_it_waits_for(machine, tmp_path):
+def test_a_killed_job_frees_its_gpus_and_the_waiting_one_says_that_it_waits(machine, tmp_path):
     first = held(machine, 2, tmp_path / "first.log")
     assert devices_of(first) == machine.uuids
     # TMPDIR makes no difference
     second = held(machine, 1, tmp_path / "second.log", TMPDIR=str(tmp_path))
-    said = wait_for(tmp_path / "second.log", "waiting for 1 of 2 GPUs")
-    assert f"{machine.uuids[0]} by process {first.pid} ({tmp_path / 'first.log'})" in said
+    wait_for(tmp_path / "second.log", "asking for 1 of 2 GPUs")
     assert second.poll() is None
     first.kill()
     assert devices_of(second) == machine.uuids[:1]
@@ -162,7 +111,7 @@ def test_two_jobs_that_want_both_gpus_do_not_wait_for_one_another(machine, tmp_p
 import os, sys
 from hsfm.core import gpus
 for number in range(25):
-    found = gpus.claim(int(sys.argv[1]), "test", seconds=0.002)
+    found = gpus.claim(int(sys.argv[1]), seconds=0.002)
     assert len(found) == int(sys.argv[1]), found
     for lock in gpus._held:
         lock.release()
@@ -221,14 +170,8 @@ def test_more_gpus_than_there_are_is_one_line(machine, tmp_path):
     )
 
 
-def test_another_users_folder_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_001)
-    folder = Path("/tmp/hsfm-gpus-4000000001")
-    try:
-        with pytest.raises(ValueError, match=f"{folder}: is another user's"):
-            gpus._folder()
-    finally:
-        folder.rmdir()
+def test_the_driver_and_torch_agree():
+    assert gpus.accelerator_present() == torch.cuda.is_available()
 
 
 IMPORTS = """

@@ -20,7 +20,7 @@ import torch
 import yaml
 from PIL import Image
 
-from hsfm.core.device import accelerator_present
+from hsfm.core.gpus import accelerator_present
 from hsfm.data.pixels import read_packed
 from hsfm.data.table import read_images
 from hsfm.evaluation.predictions import read_predictions

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from hsfm.core.device import accelerator_present
+from hsfm.core.gpus import accelerator_present
 
 # How many times the size of its file an input takes in memory, by its name in the rule; 4 for others. A row of an image
 # table has 320 bytes, and 13 in the file (docs/how-to/large-datasets.md); arrays of pixels are mapped, not read.
