@@ -4,7 +4,8 @@ from hsfm.analysis.ablations import fit_variants, score_variants
 from hsfm.core import job
 from hsfm.core.device import choose_device
 from hsfm.core.text import on_test
-from hsfm.evaluation.scores import SPLITS, write_scores
+from hsfm.data.table import SPLITS
+from hsfm.evaluation.scores import write_scores
 from hsfm.heads.erm_features import read_erm_features
 from hsfm.methods.hsfm import Settings
 

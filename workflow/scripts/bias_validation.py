@@ -5,7 +5,7 @@ from importlib import import_module
 from hsfm.analysis.validation_bias import ValidationBiasSettings, measure_validation_bias
 from hsfm.core import job
 from hsfm.core.files import write_frame
-from hsfm.evaluation.scores import SPLITS
+from hsfm.data.table import SPLITS
 from hsfm.heads.erm_features import read_erm_features
 
 job.start(snakemake.log[0])

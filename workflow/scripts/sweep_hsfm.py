@@ -4,7 +4,7 @@ from hsfm.analysis.sweep import SweepSettings, plan_sweep, share_out, sweep_sett
 from hsfm.core import job
 from hsfm.core.device import choose_device
 from hsfm.core.files import write_frame
-from hsfm.evaluation.scores import SPLITS
+from hsfm.data.table import SPLITS
 from hsfm.heads.erm_features import read_erm_features
 from hsfm.methods.hsfm import Settings
 
