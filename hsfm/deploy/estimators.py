@@ -59,7 +59,7 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
     HSFM helps as far as the validation rows show what X and y lack: give `fit` an X_val in which minority groups are
     not rare, of images that the network has not seen. Without X_val a share of X is held out, which is as biased as X
     and fitted already by a network trained on X: then the head hardly moves, and may even get worse. HSFM trains on
-    the validation rows, so `history_` flatters the head; judge it on other rows.
+    the validation rows, so `history_` flatters the head; evaluate it on other rows.
 
     Parameters (all by name)
     ------------------------
@@ -157,7 +157,7 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def _train(self, select_by: str, train: Embeddings, val: Embeddings, start: Head) -> MetaResult:
-        """Run HSFM's engine, and keep what it says beside the head."""
+        """Run HSFM's engine, and keep its measurements."""
         # Python's own numbers, since a parameter grid may hold numpy's
         given = {name: getattr(self, name) for name in (*SETTINGS, "inner_lr", "hard_per_class")}
         given = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}

@@ -10,7 +10,7 @@ from hsfm.features.embeddings import Embeddings
 
 
 def tables_of(arrays: Mapping[str, np.ndarray], seeds: Sequence[int], val: Embeddings) -> dict[str, pd.DataFrame]:
-    """What follows from a fit's arrays and the labels of validation, which the method may not have seen."""
+    """Tables from a fit's arrays and the labels of validation, which the method may not have seen."""
     return {"hard_groups": count_groups(arrays["hard_rows"], seeds, val)} if "hard_rows" in arrays else {}
 
 

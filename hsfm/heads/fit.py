@@ -1,4 +1,4 @@
-"""Fit: what a method returns."""
+"""Fit: the result of a method."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,10 +17,10 @@ class Fit:
 
     head: Head  # weight [s c d], bias [s c]
     seeds: tuple[int, ...]  # one where nothing is drawn
-    chosen_by: str = ""  # what picked the epoch or the strength of a penalty, in words, for the tables' notes
+    chosen_by: str = ""  # rule that picked the epoch or the strength of a penalty, in words, for the tables' notes
     summary: str = ""  # the stage's line on the terminal
-    remarks: tuple[str, ...] = ()  # what a reader must know about each seed's head; empty, or one text per seed
-    settings: Mapping[str, object] = field(default_factory=dict)  # what was found beside the given ones, for the record
+    remarks: tuple[str, ...] = ()  # caveats about each seed's head; empty, or one text per seed
+    settings: Mapping[str, object] = field(default_factory=dict)  # found by the method, beside the given ones
     tables: Mapping[str, pd.DataFrame | pa.Table] = field(default_factory=dict)  # by the names in the module's TABLES
     networks: tuple[Any, ...] = ()  # `Network`, one per seed with its head, where features are not the embeddings'
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)  # row ids and the like, for analysis

@@ -61,7 +61,7 @@ def two_rows(
 
 @dataclass(frozen=True)
 class SavedHeads:
-    """The heads of one method on one checkpoint's features, with what a reader has to know about them."""
+    """The heads of one method on one checkpoint's features, and their description."""
 
     head: Head  # weight [s c d], bias [s c]
     method: str
@@ -69,9 +69,9 @@ class SavedHeads:
     class_names: tuple[str, ...]
     checkpoint_sha256: str
     group_labels: str  # use of validation's: "none", "selection" (of an epoch or a setting) or "training"
-    chosen_by: str  # what picked the epoch or the strength of a penalty, in words
+    chosen_by: str  # rule that picked the epoch or the strength of a penalty, in words
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the method
-    remarks: tuple[str, ...] = ()  # what a reader must know about each seed; empty, or one text per seed
+    remarks: tuple[str, ...] = ()  # caveats about each seed's head; empty, or one text per seed
 
     def check_fits(self, embeddings: Any, source: str | Path) -> None:
         """Raise ValueError naming `source`, their file, unless the heads belong to these embeddings.

@@ -1,6 +1,5 @@
 import inspect
 import io
-import logging
 import re
 from dataclasses import replace
 
@@ -243,16 +242,6 @@ def test_the_head_is_chosen_by_the_rule_that_is_asked_for(data):
     assert fitted(blind).select_by_ == "worst_class"
     assert fitted(data, select_by="hard_loss").select_by_ == "hard_loss"
     assert same_head(fitted(data, select_by="worst_class"), fitted(blind)), "groups serve worst_group alone"
-
-
-def test_a_dead_support_is_logged(data, caplog):
-    theirs = LogisticRegression().fit(data["X"], data["y"])
-    easy = (data["X"][:, 0] > 0) == (data["y"] == 1)
-    data = {**data, "X": data["X"][easy], "y": data["y"][easy]}
-    with caplog.at_level(logging.WARNING, "hsfm"):
-        model = fitted(data, head=(1e5 * theirs.coef_, 1e5 * theirs.intercept_), standardize=False)
-    assert model.moved_ < meta.DEAD_SHARE
-    assert "the head hardly moved" in caplog.text
 
 
 def test_joblib_and_clone(data):

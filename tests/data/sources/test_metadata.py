@@ -73,19 +73,6 @@ def test_without_ids_the_path_is_the_id(tmp_path):
     assert (rows["image_id"] == rows["path"]).all()
 
 
-def test_waterbirds_table_is_of_this_form(tmp_path):
-    from hsfm.data.sources import waterbirds
-
-    replicas.write_waterbirds(tmp_path / "waterbirds")
-    columns = {"path": "img_filename", "y": "y", "attribute": "place", "split": "split", "id": None}
-    listing, expected = (
-        read(tmp_path / "waterbirds", columns=columns),
-        waterbirds.read(waterbirds.Settings(source="waterbirds", folder=str(tmp_path / "waterbirds"))),
-    )
-    pd.testing.assert_frame_equal(listing.rows, expected.rows)
-    assert (listing.class_names, listing.attribute_names) == (("0", "1"), ("0", "1"))
-
-
 @pytest.mark.parametrize("splits", [("train", "valid", "test"), ("Train", "VALIDATION", " test"), ("0", "1.0", "2")])
 def test_splits_have_several_names(tmp_path, splits):
     expected = replicas.write_metadata(tmp_path / "plain")
@@ -163,38 +150,18 @@ def test_a_misspelled_attribute_column_is_no_missing_attribute(tmp_path):
     refused(tmp_path, lambda f: f, "no column 'palce'; the columns are", columns={**COLUMNS, "attribute": "palce"})
 
 
-def test_missing_images_are_counted_and_three_are_named(tmp_path):
-    frame = replicas.write_metadata(tmp_path)
-    for name in frame["file"][10:15]:
-        (tmp_path / name).unlink()
-    with pytest.raises(ValueError, match=f"5 of the {len(frame)} images in it are not in {tmp_path}: ") as caught:
-        read(tmp_path)
-    assert f"{', '.join(frame['file'][10:13])}, ..." in str(caught.value)
-    with pytest.raises(ValueError, match=f"{len(frame)} of the {len(frame)} images in it are not in {tmp_path}/absent"):
-        metadata.read(settings(tmp_path / "absent", tmp_path / "metadata.csv"))
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("metadata.csv", b"", "not a readable table"),
         ("metadata.csv", b"id,file,split,label,place\n1,a.png,0\n", "not a readable table .*Expected 5 columns, got 3"),
-        ("metadata.csv", "id,file,split,label,place\n1,ä.png,0,1,2\n".encode("latin1"), "not a readable table .*UTF8"),
         ("metadata.parquet", b"PAR1", "not a readable table"),
         ("metadata.xlsx", b"", "a table of labels is a .csv or a .parquet file"),
+        ("metadata.csv", None, "no such table"),
     ],
 )
 def test_tables_that_cannot_be_read_are_named(tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=message) as caught:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tmp_path / name}: {message}"):
         read(tmp_path, name)
-    assert str(tmp_path / name) in str(caught.value)
-
-
-def test_a_missing_table_and_a_column_of_lists_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"metadata.csv: no such table"):
-        read(tmp_path)
-    frame = replicas.write_metadata(tmp_path)
-    frame.assign(label=[["a"]] * len(frame)).to_parquet(tmp_path / "metadata.parquet")
-    with pytest.raises(ValueError, match=r"metadata.parquet: not a readable table \(.*list"):
-        read(tmp_path, "metadata.parquet")
