@@ -93,6 +93,7 @@ def _fetch(archive: Archive, path: Path, work: Path) -> None:
             advice = f"run again, or download it elsewhere and put it at {path}"
             raise ValueError(f"{archive.url}: {error}{where}; {advice}") from error
         path.parent.mkdir(parents=True, exist_ok=True)
+        os.chmod(fetched, 0o644)  # pooch leaves it to its owner alone
         os.replace(fetched, path)
     elif not pooch.hashes.hash_matches(path, known):
         raise ValueError(f"{path}: its digest is not {known}; delete it to download {archive.url} again")
