@@ -3,29 +3,21 @@
 import pandas as pd
 
 from hsfm.core.minority import is_minority
-from hsfm.core.text_tables import escape
+from hsfm.core.text_tables import TextTable
 from hsfm.data.table import SPLITS, ImageTable
 
 
 def count_groups(table: ImageTable) -> pd.DataFrame:
     """Images per group and split: columns class, attribute (`unknown` where it is), train, val, test, all."""
-    rows = table.rows
     unknown = "unknown"
     while unknown in table.attribute_names:  # a label of that name
         unknown = f"({unknown})"
-    names = pd.DataFrame(
-        {
-            "class": pd.Categorical.from_codes(rows["y"].astype(int), list(table.class_names)),
-            "attribute": pd.Categorical.from_codes(
-                rows["attribute"].fillna(len(table.attribute_names)).astype(int), [*table.attribute_names, unknown]
-            ),
-            "split": pd.Categorical(rows["split"], list(SPLITS)),
-        }
-    )
-    counts = names.groupby(["class", "attribute", "split"], observed=False).size().unstack("split")
-    counts = counts[counts.sum(axis=1) > 0].astype(int)
-    counts["all"] = counts.sum(axis=1)
-    return counts.rename_axis(columns=None).reset_index().astype({"class": str, "attribute": str})
+    rows, attributes = table.rows, [*table.attribute_names, unknown]
+    counts = pd.crosstab([rows["y"], rows["attribute"].fillna(len(attributes) - 1)], rows["split"])
+    counts = counts.reindex(columns=list(SPLITS), fill_value=0).rename_axis(columns=None).reset_index()
+    counts.insert(0, "class", [table.class_names[int(y)] for y in counts.pop("y")])
+    counts["attribute"] = [attributes[int(attribute)] for attribute in counts["attribute"]]
+    return counts.assign(all=counts[list(SPLITS)].sum(axis=1))
 
 
 def agreement(table: ImageTable) -> dict[str, float | None]:
@@ -49,43 +41,32 @@ def agreement(table: ImageTable) -> dict[str, float | None]:
 
 def write_text(table: ImageTable, counts: pd.DataFrame) -> str:
     """The card as Markdown."""
-    rows = table.rows
-    sizes = rows.groupby(["height", "width"]).size()
-    largest = sizes.idxmax()
-    lines = [
-        f"# {table.dataset}",
-        "",
-        f"{len(rows)} images, {len(table.class_names)} classes ({', '.join(table.class_names)}), "
-        f"{len(table.attribute_names)} attributes ({', '.join(table.attribute_names) or 'none known'}).",
-        "",
-        "| class | attribute | train | val | test | all | share of train (%) |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    n_train = counts["train"].sum()
-    for row in counts.to_dict("records"):
-        share = 100 * row["train"] / n_train
-        lines.append(
-            f"| {escape(row['class'])} | {escape(row['attribute'])} | {row['train']} | {row['val']} | {row['test']} "
-            f"| {row['all']} | {share:.1f} |"
+    rows, totals = table.rows, counts[[*SPLITS, "all"]].sum().to_dict()
+    everything = pd.DataFrame([{"class": "all", "attribute": "", **totals}])
+    shown = pd.concat([counts, everything]).assign(
+        share=lambda f: (100 * f["train"] / totals["train"]).map("{:.1f}".format)
+    )
+    notes = []
+    shares = {split: share for split, share in agreement(table).items() if share is not None}
+    if shares:
+        text = ", ".join(f"{split} {100 * share:.1f} %" for split, share in shares.items())
+        notes.append(
+            f"Agreement, the share of images whose attribute is not rarer in their class than in all of train: {text}."
         )
-    totals = {split: int(counts[split].sum()) for split in (*SPLITS, "all")}
-    lines.append(f"| all | | {totals['train']} | {totals['val']} | {totals['test']} | {totals['all']} | 100.0 |")
-    lines += ["", *_agreement_lines(agreement(table)), ""]
-    lines.append(
-        f"Image size (height x width): {largest[0]} x {largest[1]} in {100 * sizes.max() / len(rows):.0f} % of the "
-        f"images, {len(sizes)} different sizes, heights {rows['height'].min()} to {rows['height'].max()}, widths "
+        notes += [f"The attribute of some {split} images is unknown." for split in SPLITS if split not in shares]
+    else:
+        notes.append("How strong the spurious correlation is cannot be said: attributes of train are unknown.")
+    sizes = rows.groupby(["height", "width"]).size()
+    height, width = sizes.idxmax()
+    notes.append(
+        f"Image size (height x width): {height} x {width} in {100 * sizes.max() / len(rows):.0f} % of the images, "
+        f"{len(sizes)} different sizes, heights {rows['height'].min()} to {rows['height'].max()}, widths "
         f"{rows['width'].min()} to {rows['width'].max()}."
     )
-    lines += ["", f"Examples: ../figures/{table.dataset}/examples.png"]
-    return "\n".join(lines) + "\n"
-
-
-def _agreement_lines(shares: dict[str, float | None]) -> list[str]:
-    known = {split: share for split, share in shares.items() if share is not None}
-    if not known:
-        return ["How strong the spurious correlation is cannot be said: attributes of train are unknown."]
-    text = ", ".join(f"{split} {100 * share:.1f} %" for split, share in known.items())
-    return [
-        f"Agreement, the share of images whose attribute is not rarer in their class than in all of train: {text}.",
-        *(f"The attribute of some {split} images is unknown." for split in shares if split not in known),
-    ]
+    notes.append(f"Examples: ../figures/{table.dataset}/examples.png")
+    attributes = ", ".join(table.attribute_names) or "none known"
+    return (
+        f"# {table.dataset}\n\n{len(rows)} images, {len(table.class_names)} classes ({', '.join(table.class_names)}), "
+        f"{len(table.attribute_names)} attributes ({attributes}).\n\n"
+        + TextTable.of(shown.rename(columns={"share": "share of train (%)"}), notes=tuple(notes)).markdown()
+    )

@@ -1,12 +1,11 @@
 """Tables of the studies: data frames in, text out. Knows no torch."""
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from hsfm.core.text_tables import TextTable, percent, signed
 from hsfm.report.names import method_label
@@ -32,26 +31,10 @@ VARIANTS = {
     "unbalanced_support": "support drawn without class balance",
 }
 OURS = ("hsfm", "hsfm_capped")  # of the validation-bias study
-SWEEP_COLUMNS = [
-    "dataset", "run", "setting", "seed", "rule", "val_average", "val_worst_group", "val_worst_class",
-    "test_average", "test_worst_group", "test_worst_class",
-]  # fmt: skip
-BIAS_COLUMNS = [
-    "dataset", "run", "method", "sees", "agreement", "draw", "n", "n_minority", "test_average", "test_worst_group",
-]  # fmt: skip
-COLUMNS = {"sweep": SWEEP_COLUMNS, "validation_bias": BIAS_COLUMNS}  # ablations have those of scores
-OF_A_TRIAL = ("kept_epoch", "moved", "file")  # what a sweep records beside its settings and accuracies
-
-
-def columns_of(study: str, path: str) -> list[str]:
-    """Columns of a study's results that its table and figure read: of a sweep all settings that were swept, too."""
-    return [*COLUMNS[study], *(swept_in(pq.read_schema(path).names) if study == "sweep" else [])]
-
-
-def swept_in(columns: Iterable[str]) -> list[str]:
-    """The settings among the columns of a sweep."""
-    others = {*SWEEP_COLUMNS, *OF_A_TRIAL}
-    return [name for name in columns if name not in others]
+SWEEP = {  # columns of a sweep that are no settings
+    *("dataset", "run", "setting", "seed", "rule", "val_average", "val_worst_group", "val_worst_class"),
+    *("test_average", "test_worst_group", "test_worst_class", "kept_epoch", "moved", "file"),
+}
 
 
 def tabulate(study: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, TextTable]:
@@ -69,7 +52,26 @@ def tabulate(study: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, TextTable]:
     return summary, replace(text, made_from=tuple(files_of(rows, dataset=row[0].text) for row in text.rows))
 
 
+def _in_percent(values: pd.DataFrame, names: Sequence[str]) -> dict[str, float]:
+    """Mean and deviation of columns. values: with a column run."""
+    means = 100 * independent(values, names)
+    both = {"percent": means.mean(), "deviation": means.std(ddof=1)}
+    return {f"{name}_{what}": of[name] for name in names for what, of in both.items()}
+
+
+def _paired(values: pd.Series, other: pd.Series, name: str) -> dict[str, float]:
+    """Mean and deviation in points of a difference over pairs of the same index, whose first level is run."""
+    difference = (values.astype(float) - other.astype(float)).rename(name).reset_index()
+    found = _in_percent(difference, [name])
+    return {name: found[f"{name}_percent"], f"{name}_deviation": found[f"{name}_deviation"]}
+
+
 # Sweep ----------------------------------------------------------------------------------------------------------------
+
+
+def swept_in(columns: Iterable[str]) -> list[str]:
+    """The settings among the columns of a sweep."""
+    return [name for name in columns if name not in SWEEP]
 
 
 def summarize_sweep(sweep: pd.DataFrame) -> pd.DataFrame:
@@ -77,48 +79,27 @@ def summarize_sweep(sweep: pd.DataFrame) -> pd.DataFrame:
 
     sweep: as `analysis.sweep.sweep_settings` makes it, with columns dataset and run. The best has the highest mean over
     runs and seeds of the validation measure that the rule names; a tie goes to the higher validation average, then to
-    the lower number. Test accuracies play no part in it.
+    the lower number. Test accuracies play no part in it. A setting of which one run diverged is no candidate.
     """
     rows, swept = [], swept_in(sweep.columns)
+    tests = [name for name in sweep if name.startswith("test_")]
     for dataset, rule in itertools.product(sweep["dataset"].unique(), RULES):
         part = sweep[(sweep["dataset"] == dataset) & (sweep["rule"] == rule)]
-        # a setting of which one run diverged is no candidate
-        scored = part.groupby("setting")[[f"val_{rule}", "val_average"]].agg(lambda values: values.mean(skipna=False))
-        each = part.groupby("setting")["test_worst_group"].agg(lambda values: values.mean(skipna=False))
-        grouped = part["test_worst_group"].notna().any()
         if part.empty:  # no groups to pick by
             continue
-        best = scored.sort_values([f"val_{rule}", "val_average"], ascending=False, kind="stable").index[0]
+        measures = [f"val_{rule}", "val_average", "test_worst_group"]
+        means = part.groupby("setting")[measures].agg(lambda values: values.mean(skipna=False))
+        best = means.sort_values(measures[:2], ascending=False, kind="stable").index[0]
+        each, grouped = 100 * means["test_worst_group"], part["test_worst_group"].notna().any()
         for choice, number in (("as configured", 0), ("best on validation", best)):
             chosen = part[part["setting"] == number]
-            rows.append(
-                {
-                    "dataset": dataset,
-                    "rule": rule,
-                    "choice": choice,
-                    "settings": len(scored),
-                    "setting": number,
-                    **chosen[swept].iloc[0].to_dict(),
-                    "val_percent": 100 * scored.loc[number, f"val_{rule}"],
-                    **_test_columns(chosen),
-                    **{f"test_worst_group_{name}": 100 * getattr(each, of)() for name, of in SPREAD.items()},
-                    "diverged": int(each.isna().sum()) if grouped else 0,
-                    "runs": part["run"].nunique(),
-                    "seeds": part["seed"].nunique(),
-                }
-            )
+            row = {"dataset": dataset, "rule": rule, "choice": choice, "settings": len(means), "setting": number}
+            row |= chosen[swept].iloc[0].to_dict()
+            row |= {"val_percent": 100 * means.loc[number, f"val_{rule}"], **_in_percent(chosen, tests)}
+            row |= {f"test_worst_group_{name}": getattr(each, of)() for name, of in SPREAD.items()}
+            row |= {"diverged": int(each.isna().sum()) if grouped else 0}
+            rows.append({**row, "runs": part["run"].nunique(), "seeds": part["seed"].nunique()})
     return pd.DataFrame(rows).astype(sweep.dtypes[swept].to_dict())
-
-
-def _test_columns(part: pd.DataFrame) -> dict[str, float]:
-    """Mean and deviation in percent of every test measure."""
-    names = [name for name in part.columns if name.startswith("test_")]
-    values = independent(part, names)
-    return {
-        f"{name}_{what}": 100 * number
-        for name in names
-        for what, number in (("percent", values[name].mean()), ("deviation", values[name].std(ddof=1)))
-    }
 
 
 def sweep_table(summary: pd.DataFrame) -> TextTable:
@@ -161,17 +142,11 @@ def summarize_ablations(scores: pd.DataFrame) -> pd.DataFrame:
 
     worst_group_difference and its deviation, in points, are over pairs of the same run and seed.
     """
-    summary = summarize(scores)
-    aggregated = aggregate(summary)
-    for dataset, part in summary.groupby("dataset", sort=False):
-        whole = part[part["method"] == "hsfm"].set_index(["run", "seed"])["worst_group"]
-        for method, variant in part.groupby("method", sort=False):
-            pairs = variant.set_index(["run", "seed"])["worst_group"].astype(float) - whole.astype(float)
-            values = independent(pairs.rename("difference").reset_index(), ["difference"])["difference"]
-            row = (aggregated["dataset"] == dataset) & (aggregated["method"] == method)
-            aggregated.loc[row, "worst_group_difference"] = 100 * values.mean()
-            aggregated.loc[row, "worst_group_difference_deviation"] = 100 * values.std(ddof=1)
-    return aggregated
+    summary = summarize(scores).set_index(["dataset", "method", "run", "seed"])["worst_group"].sort_index()
+    aggregated = aggregate(summarize(scores))
+    rows = [(row.dataset, row.method) for row in aggregated.itertuples()]
+    differences = [_paired(summary[row], summary[row[0], "hsfm"], "worst_group_difference") for row in rows]
+    return aggregated.join(pd.DataFrame(differences))
 
 
 def ablations_table(summary: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
@@ -210,43 +185,31 @@ def summarize_bias(bias: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (dataset, agreement), part in bias.groupby(["dataset", "agreement"], sort=False):
         by_method = {m: of.set_index(["run", "draw"]).sort_index() for m, of in part.groupby("method", sort=False)}
+        worst = {m: of["test_worst_group"] for m, of in by_method.items()}
         for method, of in by_method.items():
-            row = {
-                "dataset": dataset,
-                "agreement": agreement,
-                "method": method,
-                "sees": of["sees"].iloc[0],
-                "n": round(of["n"].mean()),
-                "n_minority": round(of["n_minority"].mean()),
-                **_test_columns(of.reset_index() if method != "erm" else of.groupby("run").head(1).reset_index()),
-                "runs": part["run"].nunique(),
-                "draws": part["draw"].nunique(),
-            }
-            for name, other in (("gain", "erm"), ("over_control", "llr")):
-                pairs = (of["test_worst_group"] - by_method[other]["test_worst_group"]).rename(name).reset_index()
-                values = independent(pairs, [name])[name]
-                row |= {name: 100 * values.mean(), f"{name}_deviation": 100 * values.std(ddof=1)}
+            row = {"dataset": dataset, "agreement": agreement, "method": method, "sees": of["sees"].iloc[0]}
+            row |= {name: round(of[name].mean()) for name in ("n", "n_minority")}
+            # ERM has one head, whatever the draw
+            drawn = (of.groupby("run").head(1) if method == "erm" else of).reset_index()
+            row |= _in_percent(drawn, ["test_average", "test_worst_group"])
+            row |= {"runs": part["run"].nunique(), "draws": part["draw"].nunique()}
+            row |= _paired(worst[method], worst["erm"], "gain") | _paired(worst[method], worst["llr"], "over_control")
             rows.append(row)
     return pd.DataFrame(rows)
 
 
 def bias_table(summary: pd.DataFrame) -> TextTable:
     """A row per dataset and agreement: test worst group of each method, and HSFM's lead over the control."""
-    texts = summary.assign(
-        label=summary["method"].map(method_label),
-        text=list(map(percent, summary["test_worst_group_percent"], summary["test_worst_group_deviation"])),
-        lead=list(map(signed, summary["over_control"], summary["over_control_deviation"])),
-    ).set_index(["dataset", "agreement"])
-    rows = pd.DataFrame(index=texts.index.unique()).reset_index()
-    rows = rows.set_axis(["Dataset", "Agreement (%)"], axis=1)
-    rows["Agreement (%)"] = (100 * rows["Agreement (%)"]).map("{:g}".format)
-    rows["n"] = [
-        f"{part['n'].iloc[0]} ({part['n_minority'].iloc[0]})" for _, part in texts.groupby(level=[0, 1], sort=False)
-    ]
-    for label, part in texts.groupby("label", sort=False):
-        rows[label] = part["text"].tolist()
+    keys = summary.drop_duplicates(["dataset", "agreement"])
+    rows = pd.DataFrame({"Dataset": keys["dataset"], "Agreement (%)": (100 * keys["agreement"]).map("{:g}".format)})
+    rows["n"] = [f"{row.n} ({row.n_minority})" for row in keys.itertuples()]
+    parts = dict(list(summary.groupby("method", sort=False)))
+    for method, part in parts.items():
+        texts = map(percent, part["test_worst_group_percent"], part["test_worst_group_deviation"])
+        rows[method_label(method)] = list(texts)
     for method in OURS:
-        rows[f"{method_label(method)} - LLR"] = texts.loc[texts["method"] == method, "lead"].tolist()
+        leads = map(signed, parts[method]["over_control"], parts[method]["over_control_deviation"])
+        rows[f"{method_label(method)} - LLR"] = list(leads)
     sees = summary.groupby("method", sort=False)["sees"].unique()
     notes = (
         "Test worst group in percent after fitting on subsamples of validation of one size, whose share of majority "

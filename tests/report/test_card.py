@@ -40,7 +40,7 @@ def test_agreement_is_the_share_of_majority_images():
 def test_the_card_for_readers():
     text = write_text(table(), count_groups(table()))
     assert "| dog | out | 9 | 1 | 1 | 11 | 45.0 |" in text
-    assert "| all | | 20 | 4 | 4 | 28 | 100.0 |" in text
+    assert "| all |  | 20 | 4 | 4 | 28 | 100.0 |" in text
     assert "than in all of train: train 85.0 %, val 50.0 %, test 50.0 %." in text
     assert "10 x 20 in 71 % of the images, 2 different sizes, heights 10 to 12, widths 20 to 20." in text
 
