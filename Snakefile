@@ -15,7 +15,7 @@ from hsfm.report.names import method_label
 from hsfm_workflow import SPLITS, code, extras
 from hsfm_workflow.code import code_of
 from hsfm_workflow.config import check_writable, config_file, read_config
-from hsfm_workflow.files import downloads
+from hsfm_workflow.files import downloads, folder_stamp
 from hsfm_workflow.plan import IMAGES, Plan, in_shard, one_of
 from hsfm_workflow.report import PAGE, SAVED_CONFIG, STAGES, STUDIES, STYLE
 from hsfm_workflow.report import Results, figure_files, reported, table_files

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from hsfm_workflow.allowed import allowed, options, resolved
+from allowed import allowed, options, resolved
 
 Schema = Mapping[str, Any]
 SOURCE = "Which loader draws or reads the images; metadata is your own table."

@@ -358,7 +358,7 @@ def test_mistakes_are_said_before_anything_runs(inpainted, models, tmp_path):
     changes = {"models": {**models["models"], **wrong}, "retrain": {"weights": [1, 2, 3]}}
     arguments = overlay(folder, "tiny", **{**models, **changes, "segment": {**models["segment"], "prompt": "Bird"}})
     out = snakemake(folder, "--config", "device=cpu", *arguments[:-1], "--dry-run", check=False).stdout
-    assert "settings/minibirds/ddb/segment/prompt: expected a text of the form `^[a-z][a-z .-]*[.]$`, got 'Bird'" in out
+    assert "settings/minibirds/ddb/segment/prompt: String should match pattern '^[a-z][a-z .-]*[.]$', got Bird" in out
     arguments = overlay(folder, "tiny", **{**models, **changes})
     out = snakemake(folder, "--config", "device=cpu", *arguments[:-1], "--dry-run", check=False).stdout
     for line in (

@@ -1,12 +1,9 @@
 """The configuration: defaults, overlays and what datasets inherit as one, and every check that needs no job."""
 
 import copy
-import difflib
 import hashlib
-import importlib.util
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -17,12 +14,11 @@ from snakemake.logging import logger
 
 from hsfm.core.files import write_atomically
 from hsfm.heads import known_methods as methods
-from hsfm_workflow import ROOT, SOURCES, SOURCES_IN_ARRAYS
+from hsfm_workflow import ROOT, SOURCES, SOURCES_IN_ARRAYS, SPLITS
 from hsfm_workflow.code import hash_of
 
-KEPT = Path(".snakemake", "hsfm", "configurations")  # validated ones, by a hash of what they are made of
-KEPT_NUMBER = 20
-CODE = [f"workflow/hsfm_workflow/{name}.py" for name in ("config", "schema", "mistakes", "allowed")]
+KEPT = Path(".snakemake", "hsfm", "configuration.json")  # the one that was validated last
+CODE = [f"workflow/hsfm_workflow/{name}.py" for name in ("config", "schema", "mistakes")]
 STUDY_SECTIONS = {
     "sweep": ["sweep", "hsfm"],
     "ablations": ["hsfm"],
@@ -55,7 +51,7 @@ def read_config(own: dict, files: Sequence[object] = ()) -> dict:
     line per mistake, which names `files`.
     """
     check_methods()
-    raw = merged(read_yaml("config.yaml"), own)
+    raw = _with_null(merged(read_yaml("config.yaml"), own))
     mistakes = list(inherit(raw)) or list(gone(raw))
     if not mistakes:
         config, mistakes = validated(raw)
@@ -84,19 +80,26 @@ def validated(raw: dict) -> tuple[dict, list[str]]:
     sources = (f"hsfm/data/sources/{name}.py" for name in SOURCES)
     code = hash_of(*CODE, *(method.path for method in methods.found().values()), *sources)
     key = hashlib.sha256(json.dumps([code, raw], default=str).encode()).hexdigest()
-    file = KEPT / f"{key[:16]}.json"
     with suppress(OSError, ValueError):  # absent or damaged
-        return json.loads(file.read_text()), []
+        kept = json.loads(KEPT.read_text())
+        if kept["key"] == key:
+            return kept["config"], []
     from hsfm_workflow import schema
 
     config, mistakes = schema.validated(raw, STUDY_SECTIONS)
     if not mistakes:
-        with suppress(OSError):  # read-only is another check's matter
-            with write_atomically(file) as temporary:
-                temporary.write_text(json.dumps(config))
-            for old in sorted(KEPT.glob("*.json"), key=lambda path: path.stat().st_mtime)[:-KEPT_NUMBER]:
-                old.unlink()
+        with suppress(OSError), write_atomically(KEPT) as temporary:  # read-only is another check's matter
+            temporary.write_text(json.dumps({"key": key, "config": config}))
     return config, mistakes
+
+
+def _with_null(values: object) -> object:
+    """Values with null for the text of that name, which `--config afr=null` hands over."""
+    if isinstance(values, dict):
+        return {key: _with_null(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_with_null(value) for value in values]
+    return None if values == "null" else values
 
 
 def read_yaml(name: str) -> dict:
@@ -134,38 +137,32 @@ def check_writable(*folders: str) -> None:
 
 
 def inherit(config: dict) -> Iterator[str]:
-    """Give each dataset the settings of its `base` that it does not have itself.
+    """Give each dataset the settings of its `base` that it does not have itself; yields mistakes.
 
     `images` are never inherited, and `ddb` only by a dataset that has such a section of its own: what it is to look for
     and to draw is another's object otherwise.
-
-    Yields mistakes.
     """
     settings = config.get("settings")
-    if not isinstance(settings, dict):
-        return
-    done = {name: own for name, own in settings.items() if not isinstance(own, dict) or "base" not in own}
-    waiting = {name: own for name, own in settings.items() if name not in done}
-    for name, own in waiting.items():
-        if not isinstance(own["base"], str):
-            yield f"settings/{name}/base: {own['base']!r} is not the name of a dataset"
-            return
-    while waiting:
-        ready = [name for name, own in waiting.items() if own["base"] in done]
-        if not ready:
-            for name, own in waiting.items():
-                unknown = own["base"] not in settings
-                yield f"settings/{name}/base: " + (
-                    f"unknown dataset {own['base']!r}; settings has {', '.join(settings)}"
-                    if unknown
-                    else f"{own['base']!r} is based on {name!r} in turn"
-                )
-            return
-        for name in ready:
-            own = waiting.pop(name)
-            left = {"images"} if own.get("ddb") is not None else {"images", "ddb"}
-            base = {key: value for key, value in done[own.pop("base")].items() if key not in left}
-            done[name] = settings[name] = merged(base, own)
+    for name in settings if isinstance(settings, dict) else ():
+        try:
+            settings[name] = _inherited(settings, name)
+        except ValueError as error:
+            yield f"settings/{name}/base: {error}"
+
+
+def _inherited(settings: dict, name: str, *above: str) -> object:
+    """A dataset's settings with those of its base. above: datasets that are based on it."""
+    own = settings[name]
+    if not isinstance(own, dict) or "base" not in own:
+        return own
+    base = own["base"]
+    if base not in list(settings):
+        raise ValueError(f"unknown dataset {base!r}; settings has {', '.join(settings)}")
+    if base in (name, *above):
+        raise ValueError(f"{base!r} is based on itself")
+    left = ["images", *(["ddb"] if own.get("ddb") is None else [])]
+    taken = {key: value for key, value in _inherited(settings, base, name, *above).items() if key not in left}
+    return merged(taken, {key: value for key, value in own.items() if key != "base"})
 
 
 def merged(base: object, own: object) -> object:
@@ -230,10 +227,8 @@ def check_studies(settings: dict, config: dict, where: str) -> Iterator[str]:
     """Sections that studies need."""
     for study in config["studies"]:
         for section in STUDY_SECTIONS[study]:
-            if section not in settings:
-                yield f"{where}: missing key {section!r}, which the study {study} asks for"
-            elif settings[section] is None:
-                yield f"{where}/{section}: null, but the study {study} asks for it"
+            if settings.get(section) is None:
+                yield f"{where}/{section}: missing or null, but the study {study} asks for it"
 
 
 def check_unclip(settings: dict, where: str) -> Iterator[str]:
@@ -262,7 +257,6 @@ def check_network(settings: dict, config: dict, where: str) -> Iterator[str]:
     if missing:
         return
     backbone = settings["backbone"]
-    yield from check_architecture(backbone["name"], f"{where}/backbone/name")
     if settings["embeddings"]["standardize"] and (backbone["train"] or backbone["checkpoint"] is not None):
         said = "is for a frozen backbone without a head (backbone/train false, no checkpoint)"
         yield f"{where}/embeddings/standardize: {said}"
@@ -273,9 +267,11 @@ def check_network(settings: dict, config: dict, where: str) -> Iterator[str]:
         value = backbone[key]
         if value is not None and not value.startswith("package:") and not Path(value).is_file():
             yield f"{where}/backbone/{key}: no file {value}"
-    for key in ("train", "val", "test"):
-        if settings["embeddings"][key] is not None:
-            yield f"{where}/embeddings/{key}: is for a dataset without images"
+    yield from (
+        f"{where}/embeddings/{split}: is for a dataset without images"
+        for split in SPLITS
+        if settings["embeddings"][split] is not None
+    )
     in_cache = settings["images"]["source"] not in SOURCES_IN_ARRAYS and settings["pixels"] == "cached"
     if settings["transform"]["interpolation"] == "bicubic" and in_cache and settings["decode_size"] == "needed":
         said = "needed makes images smaller bilinearly, but transform/interpolation is bicubic; set it to original"
@@ -328,34 +324,10 @@ def check_models(models: dict, config: dict, where: str) -> Iterator[str]:
     """Models by name or folder."""
     if models["precision"] == "float16" and config["device"] == "cpu":
         yield f"{where}/precision: float16 was asked for, which the CPU has not; set it to auto"
-    for key, model in models.items():
-        if not isinstance(model, dict):
-            continue
-        folder = Path(model["name"])
-        if folder.is_dir() and model["revision"] is not None:
-            said = f"{model['revision']!r} is for the hub, but {folder} is a folder; set it to null"
-            yield f"{where}/{key}/revision: {said}"
-        if not folder.is_dir() and (
-            folder.is_absolute() or model["name"].startswith((".", "~")) or len(folder.parts) > 2
-        ):
-            yield f"{where}/{key}/name: no folder {folder}"
-
-
-def check_architecture(name: str, where: str) -> Iterator[str]:
-    """Names of torchvision's models, out of its source: importing it takes seconds. timm's are left to the job."""
-    found = importlib.util.find_spec("torchvision")
-    if name.startswith(("timm:", "open_clip:")) or found is None:
-        return
-    text = "".join(path.read_text() for path in Path(found.origin).parent.glob("models/*.py"))
-    known = ["small_resnet", *re.findall(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", text, re.MULTILINE)]
-    if len(known) > 1 and name not in known:
-        close = difflib.get_close_matches(name, known, n=3)
-        hint = (
-            f"did you mean {' or '.join(close)}?"
-            if close
-            else "allowed are torchvision's models, timm:NAME, open_clip:NAME, small_resnet"
-        )
-        yield f"{where}: unknown architecture {name!r}; {hint}"
+    for key, name in ((key, model["name"]) for key, model in models.items() if isinstance(model, dict)):
+        local = name.startswith(("/", ".", "~")) or len(Path(name).parts) > 2
+        if local and not Path(name).is_dir():
+            yield f"{where}/{key}/name: no folder {name}"
 
 
 def check_attribute(settings: dict, config: dict, groups: dict[str, str], where: str) -> Iterator[str]:
@@ -376,16 +348,13 @@ def check_given(settings: dict, where: str) -> Iterator[str]:
     """Of a dataset without images, whose embeddings are there already."""
     if settings["embeddings"]["standardize"]:
         yield f"{where}/embeddings/standardize: is for a frozen backbone on images, not for given embeddings"
-    for split in ("train", "val", "test"):
-        if settings["embeddings"][split] is None:
+    for split in SPLITS:
+        file = settings["embeddings"][split]
+        if file is None:
             yield f"{where}: has no images, and embeddings lacks {split!r}"
-            continue
-        file = Path(settings["embeddings"][split])
-        if not file.is_file():
+        elif not Path(file).is_file():
             yield f"{where}/embeddings/{split}: no file {file}"
-        elif file.suffix not in (".npz", ".parquet"):
-            yield f"{where}/embeddings/{split}: {file} is neither .npz nor .parquet"
-        elif Path("results").resolve() in file.resolve().parents:
+        elif Path("results").resolve() in Path(file).resolve().parents:
             yield f"{where}/embeddings/{split}: {file} lies in results, whose files the workflow may replace"
 
 

@@ -37,8 +37,26 @@ class Plan:
         self.compute = in_order(config["compute"])
         # Rows of the tables. DDB's is left out where what it needs is not installed; asking for its files says so.
         self.methods: list[str] = [m for m in config["methods"] if m != "ddb" or not extras.MISSING_FOR_DDB]
+        self._sort_datasets()
 
-    # Datasets by kind
+    def _sort_datasets(self) -> None:
+        """Names of the datasets of each kind."""
+        images = self.with_images = self.where(lambda s: "images" in s)
+        self.given = [name for name in self.datasets if name not in images]  # as embeddings that the user has
+        self.packed = [name for name in images if self.source(name) in SOURCES_IN_ARRAYS]  # images in one array
+        self.in_files = [name for name in images if name not in self.packed]
+        self.cached = [name for name in self.in_files if self.settings[name]["pixels"] == "cached"]  # decoded once
+        self.trained = self.where(is_trained)
+        # whose network brings a head of its own
+        self.with_head = [*self.trained, *self.where(lambda s: "images" in s and s["backbone"]["checkpoint"])]
+        self.without_head = [name for name in self.datasets if name not in self.with_head]
+        # where DaC's BatchNorm drifts, so that each seed has a network of its own
+        self.drifting = self.where(lambda s: "images" in s and s.get("dac") and s["dac"]["batchnorm"] == "drift")
+        self.with_ddb = self.where(lambda s: "images" in s and s.get("ddb"))
+        self.with_edits = self.where(lambda s: s.get("edits")) if "hsfm" in self.methods else []
+        self.with_unclip = [name for name in self.with_edits if self.settings[name].get("unclip")]
+        # by dataset the source of its images, where the paper has numbers for it
+        self.published = {name: self.source(name) for name in self.datasets if self.source(name) in PUBLISHED}
 
     def where(self, test: Callable[[dict], object]) -> list[str]:
         """The datasets whose settings pass a test."""
@@ -48,72 +66,10 @@ class Plan:
         """Where a dataset's images come from; None for given embeddings."""
         return self.settings[dataset].get("images", {}).get("source")
 
-    @functools.cached_property
-    def given(self) -> list[str]:
-        """Datasets without images, of embeddings that the user has."""
-        return [name for name in self.datasets if self.source(name) is None]
-
-    @functools.cached_property
-    def with_images(self) -> list[str]:
-        return [name for name in self.datasets if self.source(name) is not None]
-
-    @functools.cached_property
-    def packed(self) -> list[str]:
-        """Datasets of images in one array."""
-        return [name for name in self.with_images if self.source(name) in SOURCES_IN_ARRAYS]
-
-    @functools.cached_property
-    def in_files(self) -> list[str]:
-        return [name for name in self.with_images if name not in self.packed]
-
-    @functools.cached_property
-    def cached(self) -> list[str]:
-        """Datasets of image files that are decoded once."""
-        return [name for name in self.in_files if self.settings[name]["pixels"] == "cached"]
-
-    @functools.cached_property
-    def trained(self) -> list[str]:
-        return self.where(is_trained)
-
-    @functools.cached_property
-    def with_head(self) -> list[str]:
-        """Datasets whose network brings a head of its own."""
-        return [
-            name
-            for name in self.with_images
-            if (backbone := self.settings[name]["backbone"])["train"] or backbone["checkpoint"] is not None
-        ]
-
-    @functools.cached_property
-    def without_head(self) -> list[str]:
-        return [name for name in self.datasets if name not in self.with_head]
-
-    @functools.cached_property
-    def drifting(self) -> list[str]:
-        """Datasets on which DaC's BatchNorm drifts, so that each seed has a network of its own."""
-        with_dac = [name for name in self.with_images if self.settings[name].get("dac") is not None]
-        return [name for name in with_dac if self.settings[name]["dac"]["batchnorm"] == "drift"]
-
-    @functools.cached_property
-    def with_ddb(self) -> list[str]:
-        return [name for name in self.with_images if self.settings[name].get("ddb") is not None]
-
     def with_ddb_by(self, generator: str) -> list[str]:
         return [name for name in self.with_ddb if self.settings[name]["ddb"]["generator"] == generator]
 
-    @functools.cached_property
-    def with_edits(self) -> list[str]:
-        """Datasets whose HSFM edits are measured."""
-        return self.where(lambda s: s.get("edits") is not None) if "hsfm" in self.methods else []
-
-    @functools.cached_property
-    def with_unclip(self) -> list[str]:
-        return [name for name in self.with_edits if self.settings[name].get("unclip") is not None]
-
-    @functools.cached_property
-    def published(self) -> dict[str, str]:
-        """By dataset the source of its images, where the paper has numbers for it."""
-        return {name: self.source(name) for name in self.datasets if self.source(name) in PUBLISHED}
+    # Methods
 
     def methods_of(self, dataset: str) -> list[str]:
         """The methods of a dataset; null in place of a method's settings leaves it out."""
@@ -125,10 +81,6 @@ class Plan:
         """Rows, and methods that have no row, whose heads are fitted on embeddings alone, by one rule each."""
         rows = {**{name: name for name in methods.found()}, **self.config["variants"]}
         return [row for row, name in rows.items() if not methods.found()[name].images]
-
-    def with_method(self, row: str) -> list[str]:
-        """The datasets on which a row's heads can be fitted."""
-        return self.where(lambda settings: settings.get(row) is not None)
 
     def with_history(self, dataset: str) -> list[str]:
         """The rows of a dataset that leave a history of their training."""
@@ -197,10 +149,6 @@ class Plan:
             del settings["standardize"]
         return settings
 
-    def standardized(self, wildcards: object) -> bool:
-        """Whether a dataset's features are brought to one spread."""
-        return self.settings[wildcards.dataset]["embeddings"].get("standardize") is not None
-
     def decode_size(self, wildcards: object) -> dict:
         """How large the images of the store are, as hsfm.data.decode_size has it."""
         if wildcards.dataset not in self.cached:
@@ -236,9 +184,6 @@ class Plan:
         name = self.settings[wildcards.dataset]["backbone"]["name"]
         return {"clip": folder_stamp(name.removeprefix("open_clip:"))} if name.startswith("open_clip:") else {}
 
-    def unclip_stamp(self, wildcards: object) -> list[str]:
-        return folder_stamp(self.settings[wildcards.dataset]["unclip"]["model"]["name"])
-
     def files_in(self, section: str, *keys: str) -> Callable:
         """Those of some settings that name a file."""
 
@@ -250,8 +195,7 @@ class Plan:
         return files
 
     def stamps_of(self, section: str, *keys: str) -> Callable:
-        """What tells those files from others under their names, for params: Snakemake goes by the modification time,
-        which a file that is moved or copied over another may bring from before."""
+        """What tells those files from others of these names: one that was moved or copied may be of an older date."""
         return lambda wildcards: {file: stamp(file) for file in self.files_in(section, *keys)(wildcards)}
 
     def code_of_source(self, script: str) -> Callable:
@@ -342,9 +286,6 @@ class Plan:
     def of_study(self, study: str) -> list[str]:
         """Results of one study, of all datasets."""
         return expand(f"{OF_RUN}/studies/{study}.parquet", dataset=self.datasets, run=self.runs)
-
-    def of_edits(self) -> list[str]:
-        return expand(f"{OF_RUN}/hsfm/edits.parquet", dataset=self.with_edits, run=self.runs)
 
     def sweep_parts(self, wildcards: object) -> list[str]:
         """The files that hold a dataset's sweep, part by part."""

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, NonNegativeInt, PositiveInt, Tag, create_model
+from pydantic.json_schema import GenerateJsonSchema
 
 from hsfm.analysis.edits import EditSettings
 from hsfm.analysis.sweep import SweepSettings
@@ -34,7 +35,7 @@ from hsfm.models.backbone import BackboneSettings
 from hsfm.models.erm import TrainingSettings
 from hsfm_workflow import ROOT, SOURCES
 from hsfm_workflow.config import merged
-from hsfm_workflow.mistakes import JsonSchema, checked
+from hsfm_workflow.mistakes import checked
 
 FILE = ROOT / "config" / "schema.json"
 COMMAND = "PYTHONPATH=.:workflow python -m hsfm_workflow.schema"
@@ -219,7 +220,7 @@ def validated(raw: dict, studied: dict[str, list[str]]) -> tuple[dict, list[str]
     """
     model, mistakes = checked(configuration(), raw)
     if mistakes:
-        return {}, [*mistakes, *_mistakes_of_variants(raw["methods"])]
+        return {}, mistakes
     rows = dict(_rows(model.methods))
     config = model.model_dump(mode="json", exclude={"methods", "settings"})
     asked = model.model_dump(mode="json", include={"methods"})["methods"]
@@ -248,17 +249,6 @@ def _rows(rows: tuple) -> Iterator[tuple[str, tuple[str | None, dict, tuple]]]:
             yield row, (None if row == "erm" else row, {}, ())
 
 
-def _mistakes_of_variants(rows: object) -> Iterator[str]:
-    """Mistakes in the settings of variants by themselves, where the datasets' own settings are not known."""
-    for number, row in enumerate(rows if isinstance(rows, list) else []):
-        for name, own in row.items() if isinstance(row, dict) else ():
-            kind = settings_classes().get(str(own.get("method"))) if isinstance(own, dict) else None
-            if kind is not None:
-                others = {key: value for key, value in own.items() if key != "method"}
-                _, lines = checked(kind, others, ("methods", number, name))
-                yield from (line for line in lines if "missing key" not in line)
-
-
 def _asked(dataset: str, rows: dict[str, tuple]) -> dict[str, tuple[str, dict, tuple]]:
     """Rows and all other methods, as `_rows` has them; the place of what is no variant is the dataset's section."""
     plain = {name: (name, {}, ("settings", dataset, name)) for name in settings_classes()}
@@ -274,7 +264,7 @@ def _row(own: dict, method: str, other: dict, where: tuple, select_by: str) -> t
     if values.get("select_by", kind.model_fields["select_by"].default) is None:
         values["select_by"] = select_by
     found, lines = checked(kind, values, where)
-    if any("missing key" in line for line in lines) and method not in own and not other:
+    if lines and method not in own and not other:
         section = "/".join(where[:-1])
         lines = [f"{section}: missing key {method!r}, which methods asks for; {method}: null leaves it out"]
     return found, lines
@@ -287,6 +277,19 @@ def _plain(dataset: Dataset) -> dict:
 
 
 # Its file -------------------------------------------------------------------------------------------------------------
+
+
+class JsonSchema(GenerateJsonSchema):
+    """A JSON schema without titles, which repeat the keys."""
+
+    def field_title_should_be_set(self, schema: object) -> bool:
+        return False
+
+    def generate(self, schema: object, mode: str = "validation") -> dict[str, Any]:
+        whole = super().generate(schema, mode)
+        for part in (whole, *whole.get("$defs", {}).values()):
+            part.pop("title", None)
+        return whole
 
 
 def as_json() -> str:
@@ -309,12 +312,8 @@ def _for_parts(schema: Any) -> Any:
         return [_for_parts(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
-    left = {key: value for key, value in schema.items() if key != "discriminator" and not _is_keyword(key, value)}
+    left = {key: value for key, value in schema.items() if key not in ("discriminator", "required")}
     return {"anyOf" if key == "oneOf" else key: _for_parts(value) for key, value in left.items()}
-
-
-def _is_keyword(key: str, value: Any) -> bool:
-    return key == "required" and isinstance(value, list)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ use rule stage_on_device as fit_dac with:
         **code_of("fit_dac"),
         dac=plan.section("dac"),
         transform=plan.section("transform"),
-        standardized=plan.standardized,
+        standardized=plan.section("embeddings/standardize"),
         decode_size=plan.decode_size,
     message:
         "Fitting DaC on {wildcards.dataset}, run {wildcards.run}, seed {wildcards.seed}"

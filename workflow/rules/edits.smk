@@ -96,7 +96,7 @@ use rule stage_on_device as decode_edits with:
     params:
         **code_of("decode_edits"),
         unclip=plan.section("unclip"),
-        stamps=plan.unclip_stamp,
+        stamps=lambda wildcards: folder_stamp(plan.section("unclip/model/name")(wildcards)),
         clip=plan.clip_stamp,
         backbone=plan.section("backbone"),
         transform=plan.section("transform"),

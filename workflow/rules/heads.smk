@@ -63,7 +63,7 @@ for ROW in plan.fitted:
         benchmark:
             f"logs/{{dataset}}/run{{run}}/fit_{ROW}.tsv"
         wildcard_constraints:
-            dataset=one_of(plan.with_method(ROW)),
+            dataset=one_of(plan.where(lambda settings: settings.get(ROW))),
         priority: 50 if plan.method(ROW).device else 0
         conda:
             "../../environment.yml"

@@ -19,7 +19,7 @@ use rule stage as make_tables with:
 use rule stage as describe_results with:
     input:
         scores=plan.results_of_heads("scores"),
-        edits=plan.of_edits(),
+        edits=expand(EDITS, dataset=plan.with_edits, run=plan.runs),
         studies=[file for study in plan.studies for file in plan.of_study(study)],
     output:
         reported(results.of_jobs),
