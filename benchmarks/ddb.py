@@ -26,7 +26,7 @@ from hsfm.core.shards import write_rows_in_parts
 from hsfm.data.pixels import ImageFiles
 from hsfm.methods.ddb.diffusion_models import LoadingSettings, choose_dtype, find_model, load_pipeline, to_device
 from hsfm.methods.ddb.generated import GENERATED, PRUNED, as_table, plan, read_table
-from hsfm.methods.ddb.inpaint import Batch, InpaintSettings, at_size, inpaint_parts
+from hsfm.methods.ddb.inpaint import InpaintSettings, at_size, inpaint_parts
 
 FOLDER = Path("results/minibirds")
 PROMPT = "a photo of a {token} bird"
@@ -80,9 +80,8 @@ def time_stage(arguments: argparse.Namespace) -> None:
         ready = []
         for first in range(0, len(rows), arguments.batch_size):
             part = rows.iloc[first : first + arguments.batch_size]
-            batch = Batch(pictures(list(part["source_id"])), [mask] * len(part), ["a photo of a bird"] * len(part),
-                          list(part["seed"]))  # fmt: skip
-            ready.append(at_size(batch, size))
+            masks, prompts = [mask] * len(part), ["a photo of a bird"] * len(part)
+            ready.append(at_size(pictures(list(part["source_id"])), masks, prompts, list(part["seed"]), size))
 
         def alone() -> None:
             for batch in ready:

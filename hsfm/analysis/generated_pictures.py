@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hsfm.methods.ddb.generated import read_mask, read_png
+from hsfm.methods.ddb.generated import read_png
 
 KEPT, DROPPED = 6, 2  # images of a class that are shown; dropped ones of each reason
 
@@ -29,7 +29,7 @@ def generated_pictures(
         {
             "name": f"{class_names[row.source_y]} to\n{class_names[row.y]}",
             "source": source,
-            "mask": None if mask is None else read_mask(mask),
+            "mask": None if mask is None else read_png(mask),
             "generated": None if image is None else read_png(image),
             "kept": row.kept,
             "caption": caption(row, min_attribution),

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from hsfm.analysis.generated_pictures import count_kept, generated_pictures, some_of_each_fate
-from hsfm.methods.ddb.generated import NOTHING_FOUND, as_png, mask_as_png
+from hsfm.methods.ddb.generated import NOTHING_FOUND, as_png
 
 FAR = "too little of it lies on the object"
 
@@ -32,7 +32,7 @@ def test_some_of_each_fate_one_of_each_source_first(pruned):
 def test_pictures_and_captions(pruned):
     image, mask = np.full((4, 6, 3), 7, np.uint8), np.eye(4, 6, dtype=bool)
     generated = pd.DataFrame(
-        {"image_id": pruned["image_id"], "image": as_png(image), "mask": mask_as_png(mask)}, dtype=object
+        {"image_id": pruned["image_id"], "image": as_png(image), "mask": as_png(mask)}, dtype=object
     ).sample(frac=1, random_state=0)
     generated.loc[generated["image_id"] == "g13", ["image", "mask"]] = None
     asked = []

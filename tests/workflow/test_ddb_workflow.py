@@ -18,7 +18,7 @@ from hsfm.data.table import read_images
 from hsfm.features.embeddings import read_embeddings
 from hsfm.heads.head import read_heads
 from hsfm.methods.dac.masks import read_masks, unpack
-from hsfm.methods.ddb.generated import GENERATED, NOTHING_FOUND, OBJECTS, PRUNED, read_mask, read_png, read_table
+from hsfm.methods.ddb.generated import GENERATED, NOTHING_FOUND, OBJECTS, PRUNED, read_png, read_table
 from hsfm.models.backbone import read_checkpoint
 from tests.repository import RUN, copy_repository, planned_by, results, run_python, snakemake
 
@@ -136,7 +136,7 @@ def test_a_generated_image_is_the_donors_bird_in_the_sources_scene(pasted):
     for made in tables(pasted)["generated"].head(5).itertuples():
         both = read_packed(rows.loc[[made.source_id, made.donor_id]], pasted / "results/minibirds").stacked()
         source, donor = both.permute(0, 2, 3, 1).numpy()
-        image, mask = read_png(made.image), read_mask(made.mask)
+        image, mask = read_png(made.image), read_png(made.mask)
         old, bird = unpack(masks.of([made.source_id, made.donor_id]).packed, masks.size).numpy()
         assert rows.loc[made.donor_id, "y"] == made.y
         assert made.mask_area == pytest.approx(mask.mean())
@@ -194,7 +194,7 @@ def test_objects_out_of_heat_maps(pasted, tmp_path):
     objects = tables(folder)["objects"]
     masks = read_masks(folder / RUN / "erm/masks/heat_map/train.parquet").of(objects["image_id"].tolist())
     expected = unpack(masks.packed, masks.size).numpy()
-    np.testing.assert_array_equal(np.stack([read_mask(mask) for mask in objects["mask"]]), expected)
+    np.testing.assert_array_equal(np.stack([read_png(mask) for mask in objects["mask"]]), expected)
     (remark,) = read_heads(folder / RUN / "ddb/seed0/heads.safetensors").remarks
     assert remark == "objects cut out by the heat maps of ERM's network"
 
@@ -243,7 +243,7 @@ def test_the_chain_accounts_for_everything_and_knows_its_models(inpainted, model
     assert pruned["donor_id"].isna().all()
     for made in found["generated"].itertuples():
         assert read_png(made.image).shape == (32, 32, 3)
-        assert read_mask(made.mask).mean() == pytest.approx(made.mask_area)
+        assert read_png(made.mask).mean() == pytest.approx(made.mask_area)
     heads = read_heads(inpainted / RUN / "ddb/seed0/heads.safetensors")
     assert heads.method == "ddb"
     assert set(heads.settings["models"]) == {"detector", "segmenter", "text_to_image", "inpainting"}
@@ -312,11 +312,11 @@ def test_a_killed_token_goes_on_after_its_last_state(inpainted, models, tmp_path
     shutil.copytree(inpainted, folder)
     module = folder / "hsfm/methods/ddb/textual_inversion.py"
     module.write_text(
-        module.read_text().replace("save_every: int = 100", "save_every: int = 1").replace(
-            "                    if resume is not None:\n",
+        module.read_text().replace("SAVE_EVERY = 100", "SAVE_EVERY = 1").replace(
+            "                    training.save(resume",
             "                    if step == 3 and not Path('revived').exists():\n"
             "                        __import__('os').kill(__import__('os').getpid(), 9)\n"
-            "                    if resume is not None:\n",
+            "                    training.save(resume",
         )
     )  # fmt: skip
     target = "results/minibirds/tokens/class0.safetensors"

@@ -15,7 +15,7 @@ from benchmarks import random_models
 from hsfm.data.table import read_images
 from hsfm.features.embeddings import read_embeddings
 from hsfm.heads.head import read_heads
-from hsfm.methods.ddb.generated import read_mask, read_png
+from hsfm.methods.ddb.generated import read_png
 from hsfm.models.backbone import read_checkpoint
 from tests import replicas
 from tests.latex_structure import check_latex
@@ -129,7 +129,7 @@ def test_generated_images_have_the_size_of_their_cached_sources(done):
     assert len(made)
     for row in made.itertuples():
         size = tuple(index.loc[row.source_id, ["height", "width"]])
-        assert read_png(row.image).shape[:2] == read_mask(row.mask).shape == size
+        assert read_png(row.image).shape[:2] == read_png(row.mask).shape == size
     assert pruned.loc[generated["image"].notna(), "attribution"].between(0, 1).all()
     assert read_heads(run / "seed60/heads.safetensors").head.weight.shape == (1, 2, 2048)
 

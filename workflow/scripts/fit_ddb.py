@@ -27,11 +27,6 @@ files, outputs, params, seed = snakemake.input, snakemake.output, snakemake.para
 model = read_classifier(files.checkpoint, files.heads, standardization=files.standardization)
 erm, (train, val) = read_erm_features(files.heads, train=files.train, val=files.val)
 pruned, metadata = read_table(files.pruned, PRUNED)
-if metadata["checkpoint_sha256"] != model.checkpoint_sha256:
-    raise ValueError(
-        f"{files.pruned}: was pruned by checkpoint {metadata['checkpoint_sha256']}, but {files.checkpoint} is "
-        f"{model.checkpoint_sha256}"
-    )
 table, source = read_images(files.images), open_source(files.images, CacheFiles.of(files.cache, params.decode_size))
 data = TrainingData(
     LabeledImages.of(table, source, "train"),

@@ -28,7 +28,7 @@ objects, metadata = read_table(files.objects, OBJECTS)
 compute = Compute.on(params.device, **params.compute)
 loading, model = LoadingSettings.among(params.models), ModelSettings(**params.models["inpainting"])
 pipeline, origin = read_pipeline(StableDiffusionInpaintPipeline, model, loading, compute)
-tokens, learned_on = add_tokens(pipeline, files.tokens, metadata["classes"])
+tokens, learned_on = add_tokens(pipeline, files.tokens)
 to_device(pipeline, compute, loading)
 settings = InpaintSettings(**params.ddb["inpaint"])
 planning = {name: params.ddb[name] for name in ("images_per_source", "seed")}

@@ -22,10 +22,6 @@ from hsfm.methods.ddb.tokens import token_of
 path, label = snakemake.input.images, int(snakemake.wildcards.label)
 outputs, params = snakemake.output, snakemake.params
 table = read_images(path)
-if label >= len(table.class_names):
-    raise ValueError(
-        f"ddb/retrain/weights: asks for class {label}, but {table.dataset} has {len(table.class_names)} classes"
-    )
 compute = Compute.on(params.device, **params.compute)
 # without offload: the whole model takes part in every step
 loading = LoadingSettings.among({**params.models, "cpu_offload": False})
@@ -45,8 +41,8 @@ token = token_of(label, table.class_names)
 origins = {**dict(params.items()), "label": label, "origin": origin, "libraries": library_versions()}
 depends_on = job.depends_on(origins, [path], str(compute.device))
 with job.resuming(outputs.token, depends_on, f"class{label}-") as resume:
-    learned = learn_token(pipeline, images, token=token, settings=settings, compute=compute, resume=resume)
-    write_frame(outputs.history, learned.history)
+    embedding, history = learn_token(pipeline, images, token=token, settings=settings, compute=compute, resume=resume)
+    write_frame(outputs.history, history)
     metadata = {
         "dataset": table.dataset,
         "token": token,
@@ -56,6 +52,5 @@ with job.resuming(outputs.token, depends_on, f"class{label}-") as resume:
         "images": json.dumps(image_id),
         "settings": json.dumps(params.token),
     }
-    write_safetensors(outputs.token, {"embedding": learned.embedding}, metadata)
-loss = learned.history["loss"]
-job.finish("DDB", f"word {token}, loss {loss.iloc[-1]:.4f} after {len(loss):,} steps")
+    write_safetensors(outputs.token, {"embedding": embedding}, metadata)
+job.finish("DDB", f"word {token}, loss {history['loss'].iloc[-1]:.4f} after {len(history):,} steps")

@@ -15,14 +15,12 @@ files, params, threads = snakemake.input, snakemake.params, snakemake.threads
 objects, metadata = read_table(files.objects, OBJECTS)
 metadata["generator"] = "cut_paste"
 pictures = open_pictures(files.images, CacheFiles.of(files.cache, params.decode_size))
-paste = Paster.of(objects, pictures, CutPasteSettings(**params.ddb["cut_paste"]))
+paste = Paster(objects, pictures, CutPasteSettings(**params.ddb["cut_paste"]))
 planning = {name: params.ddb[name] for name in ("images_per_source", "seed")}
 n = write_rows_in_parts(
     snakemake.output.generated,
     plan(objects, metadata["classes"], **planning),
-    lambda parts, done: (
-        as_table(list(paste(part, threads=threads, done=done)), GENERATED, metadata) for part in parts
-    ),
+    lambda parts, done: (as_table(paste(part, threads=threads, done=done), GENERATED, metadata) for part in parts),
     size=PART,
     what="pasting",
     depends_on=job.depends_on(dict(params.items()), [files.images, files.objects], "cpu"),

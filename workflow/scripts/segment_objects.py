@@ -36,8 +36,7 @@ n = write_rows_in_parts(
     outputs.objects,
     sources,
     lambda parts, done: (
-        as_table(list(find_objects(part, pictures, segment, settings.batch_size, done)), OBJECTS, metadata)
-        for part in parts
+        as_table(find_objects(part, pictures, segment, settings.batch_size, done), OBJECTS, metadata) for part in parts
     ),
     size=PART,
     what="segmenting",

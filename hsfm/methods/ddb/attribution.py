@@ -40,11 +40,7 @@ def integrated_gradients(
     return torch.cat(
         [
             method.attribute(
-                shown[part],
-                baseline[part],
-                target=target[part],
-                n_steps=steps,
-                internal_batch_size=len(shown[part]),
+                shown[part], baseline[part], target=target[part], n_steps=steps, internal_batch_size=len(shown[part])
             ).detach()
             for part in compute.parts(len(shown), *shown.shape[-2:])
         ]

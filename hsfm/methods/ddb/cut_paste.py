@@ -4,6 +4,7 @@ This replaces DDB's diffusion model: the object is real, and so is the scene. Er
 (Telea, "An image inpainting technique based on the fast marching method", 2004).
 """
 
+from types import ModuleType
 from typing import Literal
 
 import numpy as np
@@ -18,8 +19,8 @@ class CutPasteSettings(FrozenSettings):
 
     masks: Literal["heat_map", "dataset"] = Field(
         "heat_map",
-        description="What an image's object is: heat_map takes DaC's masks (section masks), dataset those that the "
-        "dataset knows (minibirds its birds).",
+        description="Masks of the objects: heat_map takes DaC's (section masks), dataset those that the dataset knows "
+        "(minibirds its birds).",
     )
     margin: NonNegativeInt = Field(1, description="Pixels around an object that are erased with it.")
     radius: PositiveInt = Field(3, description="Pixels around a place that erasing looks at.")
@@ -60,20 +61,9 @@ def cut_paste(
 def erase(
     image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], *, margin: int, radius: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with what a mask covers, and `margin` pixels around it, filled from its surroundings.
-
-    Raises ValueError where OpenCV is not installed, and where nothing is left of the image.
-    """
-    try:
-        import cv2
-    except ImportError as error:
-        raise ValueError('cut and paste needs OpenCV; pip install -e ".[diffusion]"') from error
-    # one thread, so that the pixels do not depend on how many there are
-    cv2.setNumThreads(1)
-    hole = _with_margin(mask, margin)
-    if hole.all():
-        raise ValueError("the mask and its margin cover the whole image, so that nothing is left to fill it from")
-    return cv2.inpaint(np.ascontiguousarray(image), hole.astype(np.uint8), radius, cv2.INPAINT_TELEA)
+    """The image with what a mask covers, and `margin` pixels around it, filled from its surroundings."""
+    hole = _with_margin(mask, margin).astype(np.uint8)
+    return _opencv().inpaint(np.ascontiguousarray(image), hole, radius, _opencv().INPAINT_TELEA)
 
 
 def leaves_surroundings(mask: Bool[np.ndarray, "h w"], *, margin: int) -> bool:
@@ -81,18 +71,25 @@ def leaves_surroundings(mask: Bool[np.ndarray, "h w"], *, margin: int) -> bool:
     return not _with_margin(mask, margin).all()
 
 
-def _with_margin(mask: Bool[np.ndarray, "h w"], margin: int) -> Bool[np.ndarray, "h w"]:
-    import cv2
+def _opencv() -> ModuleType:
+    """OpenCV on one thread, so that pixels do not depend on their number. Raises ValueError where it is missing."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise ValueError('cut and paste needs OpenCV; pip install -e ".[diffusion]"') from error
+    cv2.setNumThreads(1)
+    return cv2
 
+
+def _with_margin(mask: Bool[np.ndarray, "h w"], margin: int) -> Bool[np.ndarray, "h w"]:
+    cv2 = _opencv()
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin + 1, 2 * margin + 1))
     return cv2.dilate(mask.astype(np.uint8), disc).astype(bool)
 
 
 def box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
-    """Top, left, bottom and right of what a mask covers, the last two beyond it. Raises ValueError for an empty one."""
+    """Top, left, bottom and right of what a mask covers, the last two beyond it."""
     rows, columns = (mask.any(axis=axis).nonzero()[0] for axis in (1, 0))
-    if not len(rows):
-        raise ValueError("the mask of an object is empty")
     return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
 
 
@@ -101,11 +98,8 @@ def _scaled(
 ) -> tuple[UInt8[np.ndarray, "h2 w2 3"], Bool[np.ndarray, "h2 w2"]]:
     if factor == 1:
         return object_, mask
-    import cv2
-
-    size = tuple(max(round(length * factor), 1) for length in mask.shape[::-1])
+    cv2, size = _opencv(), tuple(max(round(length * factor), 1) for length in mask.shape[::-1])
     how = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
     shrunk = cv2.resize(mask.astype(np.float32), size, interpolation=how) >= 0.5
-    if not shrunk.any():  # thinner than a pixel
-        shrunk[:] = True
-    return cv2.resize(object_, size, interpolation=how), shrunk
+    # an object thinner than a pixel fills it
+    return cv2.resize(object_, size, interpolation=how), shrunk if shrunk.any() else np.ones_like(shrunk)

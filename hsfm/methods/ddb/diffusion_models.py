@@ -3,7 +3,6 @@
 Needs the extra `[diffusion]`. Weights are read from safetensors alone, never unpickled.
 """
 
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ from pydantic import Field
 from hsfm.core.device import Compute
 from hsfm.core.files import fingerprint, sha256
 from hsfm.core.settings import FrozenSettings
-
-log = logging.getLogger(__name__)
 
 # of a model of transformers; beside them lie copies in forms that are never read here
 _FILES = ["*.json", "*.txt", "model*.safetensors"]
@@ -68,7 +65,7 @@ class ModelsSettings(LoadingSettings):
 
 
 def libraries() -> tuple[ModuleType, ModuleType]:
-    """diffusers and transformers. Raises ImportError that names the extra where they are not installed."""
+    """diffusers and transformers, without their bars and hints. Raises ImportError naming the extra they come with."""
     try:
         import diffusers
         import transformers
@@ -76,6 +73,9 @@ def libraries() -> tuple[ModuleType, ModuleType]:
         raise ImportError(
             f'diffusion models need the extra [diffusion]: pip install -e ".[diffusion]" ({error})'
         ) from error
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
     return diffusers, transformers
 
 
@@ -102,48 +102,30 @@ def find_model(name: str, *, revision: str | None = None, local_files_only: bool
     if Path(name).is_dir():
         if revision is not None:
             raise ValueError(f"model {name}: is a folder, which has no revision ({revision!r}); set revision to null")
-        return Model(Path(name), {"name": name, "commit": _commit(Path(name).resolve()) or _hash(Path(name))})
-    libraries()  # where they are not installed, that is said, and not that there is no such model
-    wanted = name if revision is None else f"{name}, revision {revision}"
-    try:
-        folder = _download(name, revision, local_files_only, pipeline)
-    except Exception as error:  # of whichever client the hub's library uses: no network, time-outs, no such model
-        cause = _first_line(error.__cause__ or error)
-        if not local_files_only:
-            try:
-                folder = _download(name, revision, True, pipeline)
-            except Exception:
-                raise _not_found(wanted, name, "on the hub", cause) from error
-            log.warning("model %s: the hub cannot be asked (%s); taking what was downloaded before", wanted, cause)
-        else:
-            where = "among what was downloaded before (local_files_only)"
-            raise _not_found(wanted, name, where, cause) from error
-    return Model(Path(folder), {"name": name, "commit": _commit(Path(folder)) or _hash(Path(folder))})
+        folder = Path(name).resolve()
+    else:
+        folder = Path(_download(name, revision, local_files_only, pipeline))
+    of_hub = folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name)
+    return Model(folder, {"name": name, "commit": folder.name if of_hub else _hash(folder)})
 
 
 def _download(name: str, revision: str | None, local_files_only: bool, pipeline: bool) -> str:
     """The folder of a model in the hub's cache, filled up unless local_files_only."""
-    if pipeline:  # of the many files beside a pipeline, those that its parts need
-        diffusers, _ = libraries()
-        return diffusers.DiffusionPipeline.download(
-            name, revision=revision, use_safetensors=True, local_files_only=local_files_only
-        )
+    diffusers, _ = libraries()
     from huggingface_hub import snapshot_download
 
-    return snapshot_download(name, revision=revision, local_files_only=local_files_only, allow_patterns=_FILES)
-
-
-def _not_found(wanted: str, name: str, where: str, cause: str) -> ValueError:
-    return ValueError(
-        f"model {wanted}: neither a folder nor found {where} ({cause}); run once on a machine with a network, or name "
-        "a folder that holds the model"
-    )
-
-
-def _commit(folder: Path) -> str | None:
-    """Which commit a folder of the hub's cache is of."""
-    cached = folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name)
-    return folder.name if cached else None
+    how = {"revision": revision, "local_files_only": local_files_only}
+    try:
+        if pipeline:  # of the many files beside a pipeline, those that its parts need
+            return diffusers.DiffusionPipeline.download(name, use_safetensors=True, **how)
+        return snapshot_download(name, allow_patterns=_FILES, **how)
+    except Exception as error:  # of whichever client the hub's library uses: no network, time-outs, no such model
+        wanted, cause = name if revision is None else f"{name}, revision {revision}", error.__cause__ or error
+        where = "among what was downloaded before (local_files_only)" if local_files_only else "on the hub"
+        raise ValueError(
+            f"model {wanted}: neither a folder nor found {where} ({_first_line(cause)}); run once on a machine "
+            "with a network, or name a folder that holds the model"
+        ) from error
 
 
 def _hash(folder: Path) -> str:
@@ -163,40 +145,27 @@ def choose_dtype(precision: str, compute: Compute) -> torch.dtype:
 
 
 def load_pipeline(kind: type, model: Model, dtype: torch.dtype) -> Any:
-    """A pipeline of diffusers, of the class `kind`, on the CPU. Raises ValueError naming the folder of one that is not.
+    """A pipeline of diffusers, of the class `kind`, on the CPU; errors as in `load_part`.
 
     A safety checker is left out: it would replace pictures by black ones.
     """
-    quiet()
-    try:
-        pipeline = kind.from_pretrained(
-            model.folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            safety_checker=None,
-            requires_safety_checker=False,
-        )
-    except (OSError, ValueError, TypeError) as error:
-        raise _not_loaded(model, kind, error) from error
+    unchecked = {"safety_checker": None, "requires_safety_checker": False}
+    pipeline = load_part(kind, model, dtype=dtype, use_safetensors=True, **unchecked)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def load_part(kind: type, model: Model, **settings: Any) -> Any:
     """A model or a processor of transformers. Raises ValueError naming the folder of one that it is not."""
-    quiet()
+    libraries()
     try:
         return kind.from_pretrained(model.folder, local_files_only=True, **settings)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise _not_loaded(model, kind, error) from error
+        cause = _first_line(error)
+        raise ValueError(f"model {model.origin['name']}: cannot be loaded as {kind.__name__} ({cause})") from error
 
 
-def _not_loaded(model: Model, kind: type, error: Exception) -> ValueError:
-    return ValueError(f"model {model.origin['name']}: cannot be loaded as {kind.__name__} ({_first_line(error)})")
-
-
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -216,10 +185,3 @@ def to_device(pipeline: Any, compute: Compute, loading: LoadingSettings) -> None
         pipeline.enable_model_cpu_offload(device=compute.device)
     else:
         pipeline.to(compute.device)
-
-
-def quiet() -> None:
-    """Neither bars nor hints of the libraries, whose place is not in a stage's log; errors are raised."""
-    for library in libraries():
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()

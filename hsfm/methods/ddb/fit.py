@@ -9,12 +9,11 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import pandas as pd
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
-from torch import nn
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from hsfm.core.device import Compute
 from hsfm.core.settings import FrozenSettings
@@ -39,33 +38,25 @@ NEEDED = {"diffusion": ("models", "token", "segment", "inpaint"), "cut_paste": (
 CHECKPOINTS = {"average": "best_val", "worst_group": "best_worst_group", "worst_class": "best_worst_class"}  # by rule
 # of a seed for which nothing was kept that could be trained on
 HISTORY_WITHOUT_IMAGES = pd.DataFrame(
-    {
-        name: pd.Series(dtype=kind)
-        for name, kind in {
-            "epoch": "int64",
-            **dict.fromkeys(["train_loss", "val_average", "val_worst_group", "val_worst_class"], "float64"),
-            "seed": "int64",
-            "kept": "bool",
-        }.items()
-    }
-)
+    {"epoch": [0], **dict.fromkeys(("train_loss", "val_average", "val_worst_group", "val_worst_class"), 0.0),
+     "seed": 0, "kept": False}
+)[:0]  # fmt: skip
 
 
 class RetrainSettings(FrozenSettings):
     """The whole network from ERM's weights and a fresh head."""
 
-    weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+    weights: tuple[NonNegativeFloat, ...] = Field(
         min_length=2,
-        description="Of the loss on the generated images of each class, in the order of the classes; that on the "
-        "original images has 1.",
+        description="Of the loss on the generated images of each class, in their order; that on original images has 1.",
     )
-    lr: float = Field(0.000005, gt=0, description="Adam's learning rate.")
+    lr: PositiveFloat = Field(0.000005, description="Adam's learning rate.")
     batch_size: int = Field(32, ge=2, description="Training images per step, and as many generated ones of each class.")
     epochs: PositiveInt = Field(200, description="Passes over the training split.")
 
 
 class Settings(MethodSettings):
-    """Settings of DDB; which parts are needed depends on the generator, and those of the other one may stand beside."""
+    """DDB's settings; the generator needs its own parts, and those of the other one may stand beside."""
 
     generator: Literal["diffusion", "cut_paste"] = Field(
         description="diffusion replaces the object of an image by one of another class through an inpainting model; "
@@ -78,9 +69,7 @@ class Settings(MethodSettings):
     seed: NonNegativeInt = Field(0, description="Of what is generated.")
     cut_paste: CutPasteSettings | None = Field(None, description="For cut_paste alone.")
     models: ModelsSettings | None = Field(None, description="For diffusion alone.")
-    token: TokenSettings | None = Field(
-        None, description="Textual inversion: a word learnt for the objects of each class. For diffusion alone."
-    )
+    token: TokenSettings | None = Field(None, description="A word learnt for each class. For diffusion alone.")
     segment: SegmentSettings | None = Field(None, description="Finding the objects. For diffusion alone.")
     inpaint: InpaintSettings | None = Field(None, description="Drawing the new objects. For diffusion alone.")
     prune: PruneSettings = Field(PruneSettings(), description="Which generated images are kept.")
@@ -90,7 +79,7 @@ class Settings(MethodSettings):
     def _check_parts(self) -> "Settings":
         missing = [repr(key) for key in NEEDED[self.generator] if getattr(self, key) is None]
         if missing:
-            keys = f"key{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+            keys = f"key{'s' * (len(missing) > 1)} {', '.join(missing)}"
             raise ValueError(f"missing {keys}, which the generator {self.generator} needs")
         return self
 
@@ -122,16 +111,11 @@ def fit(
     History columns are those of `hsfm.models.erm.train` and seed.
 
     Without any generated image the network stays ERM's, and the history is empty: retrained on the old images alone it
-    would be another ERM under DDB's name. Raises ValueError for another number of weights than classes, where train or
-    val is the test split, and as `hsfm.models.erm.train` does.
+    would be another ERM under DDB's name. Raises ValueError where train or val is the test split, and as
+    `hsfm.models.erm.train` does.
     """
     for part in (train, val):
         part.refuse_test("DDB")
-    if len(settings.retrain.weights) != len(inputs.generated):
-        weights, classes = list(settings.retrain.weights), len(inputs.generated)
-        raise ValueError(f"weights: {weights} are {len(weights)} numbers, but there are {classes} classes")
-    if inputs.resume is not None and len(seeds) > 1:
-        raise ValueError(f"resume: a file holds the state of one seed, but there are {len(seeds)}")
     remarks = ("; ".join(missing_images(inputs.generated, train.class_names)),) * len(seeds)
     if not any(inputs.generated):
         networks, history = [inputs.network] * len(seeds), HISTORY_WITHOUT_IMAGES
@@ -140,8 +124,7 @@ def fit(
         found = [retrain(inputs, settings.retrain, scorer, seed) for seed in seeds]
         networks, history = [network for network, _ in found], pd.concat([one for _, one in found], ignore_index=True)
         chosen_by, summary = f"the epoch with the best validation {scorer.in_words}", kept_epochs(history)
-    heads = stack([Head.of(network.fc) for network in networks])
-    tables = {"history": history}
+    heads, tables = stack([Head.of(network.fc) for network in networks]), {"history": history}
     return Fit(heads, tuple(seeds), chosen_by, summary, remarks, tables=tables, networks=tuple(networks))
 
 
@@ -150,10 +133,8 @@ def kept_images(
 ) -> list[LabeledImages | None]:
     """Of each class the generated images that were kept, None where there is none.
 
-    Raises ValueError where the two tables, as `read_table` reads them, are not of the same images.
+    The two tables, as `read_table` reads them, are of the same images.
     """
-    if generated["image_id"].to_list() != pruned["image_id"].to_list():
-        raise ValueError("DDB: other images were generated than pruned")
     kept, parts = generated[pruned["kept"].astype(bool)], []
     for y in range(len(class_names)):
         pixels = [read_png(image) for image in kept.loc[kept["y"] == y, "image"]]
@@ -163,7 +144,7 @@ def kept_images(
 
 
 def missing_images(generated: Sequence[LabeledImages | None], class_names: Sequence[str]) -> list[str]:
-    """Remarks for readers on the classes of which no generated image was kept."""
+    """Remarks on the classes of which no generated image was kept."""
     if not any(generated):
         return ["no generated image was kept, so that this is ERM's own network and head"]
     both = zip(class_names, generated, strict=True)
@@ -183,7 +164,10 @@ def retrain(inputs: DDBInputs, settings: RetrainSettings, scorer: Scorer, seed: 
         if images is not None
     ]
     network = copy.deepcopy(inputs.network)
-    refresh_head(network, seed)
+    # torch's initializers draw from the global generator only; fork_rng hands it back as it was
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network.fc.reset_parameters()
     history = train(
         network,
         replace(inputs.data, auxiliary=auxiliary),
@@ -197,12 +181,3 @@ def retrain(inputs: DDBInputs, settings: RetrainSettings, scorer: Scorer, seed: 
     kept = history[history["kept"]].iloc[0]
     scorer.choose({name: torch.tensor(kept[name]) for name in history.columns if name.startswith("val_")})
     return network, history.assign(seed=seed)
-
-
-def refresh_head(network: Network, seed: int) -> None:
-    """Give a network a new head, as torch initializes it."""
-    # torch's initializers draw from the global generator only; fork_rng hands it back as it was
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh = nn.Linear(network.fc.in_features, network.fc.out_features)
-    network.fc.load_state_dict(fresh.state_dict())

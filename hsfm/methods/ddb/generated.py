@@ -5,7 +5,7 @@ the size of its source, so that whatever is done to an image of the dataset can 
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from hsfm import __version__
-from hsfm.core.files import encode, read_parquet, require
+from hsfm.core.files import encode, read_parquet
 
 SOURCES = pa.schema(
     [
@@ -76,20 +76,9 @@ def plan(
         for number in range(images_per_source):
             # ASSUME: with more than two classes, each of the others in turn
             y = (source.y + 1 + number % (classes - 1)) % classes
-            name = f"{source.image_id}:{class_names[y]}:{number}"
-            rows.append(
-                {
-                    "image_id": name,
-                    "source_id": source.image_id,
-                    "source_y": source.y,
-                    "y": y,
-                    "number": number,
-                    "seed": seed_of(seed, name),
-                    "token": tokens[y] if tokens else None,
-                }
-            )
-    columns = GENERATED.names[: GENERATED.names.index("token") + 1]
-    return pd.DataFrame(rows, columns=columns)
+            name, token = f"{source.image_id}:{class_names[y]}:{number}", tokens[y] if tokens else None
+            rows.append((name, source.image_id, source.y, y, number, seed_of(seed, name), token))
+    return pd.DataFrame(rows, columns=[name for name, _ in _PLANNED[:7]])
 
 
 def seed_of(seed: int, name: str) -> int:
@@ -98,63 +87,31 @@ def seed_of(seed: int, name: str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-# PNG ------------------------------------------------------------------------------------------------------------------
+def as_png(pixels: UInt8[np.ndarray, "h w 3"] | Bool[np.ndarray, "h w"]) -> bytes:
+    """PNG of an image, or of a mask with one bit per pixel."""
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)  # twice as fast as the default, a tenth larger
+    return buffer.getvalue()
 
 
-def as_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    return _png(Image.fromarray(pixels))
-
-
-def mask_as_png(kept: Bool[np.ndarray, "h w"]) -> bytes:
-    """With one bit per pixel."""
-    return _png(Image.fromarray(kept))
+def read_png(data: bytes) -> UInt8[np.ndarray, "h w 3"] | Bool[np.ndarray, "h w"]:
+    """The image or mask that `as_png` encoded."""
+    return np.array(Image.open(BytesIO(data), formats=["PNG"]))
 
 
 def drawn(picture: UInt8[np.ndarray, "h w 3"], where: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
     """The columns of a generated table for a picture and where its new object is."""
-    return {"mask_area": float(where.mean()), "image": as_png(picture), "mask": mask_as_png(where)}
+    return {"mask_area": float(where.mean()), "image": as_png(picture), "mask": as_png(where)}
 
 
-def _png(image: Image.Image) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, "PNG", compress_level=1)  # twice as fast as the default, a tenth larger
-    return buffer.getvalue()
-
-
-def read_png(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    return np.array(Image.open(BytesIO(data), formats=["PNG"]))
-
-
-def read_mask(data: bytes) -> Bool[np.ndarray, "h w"]:
-    return np.array(Image.open(BytesIO(data), formats=["PNG"]), dtype=bool)
-
-
-# Files ----------------------------------------------------------------------------------------------------------------
-
-
-def as_table(
-    rows: Sequence[Mapping[str, Any]] | pd.DataFrame, schema: pa.Schema, metadata: Mapping[str, Any]
-) -> pa.Table:
-    """Rows by column as a table of this schema, with what describes them; what a row lacks is null.
-
-    about: has to name dataset, run and classes. Raises ValueError where it does not.
-    """
-    require(metadata, ("dataset", "run", "classes"), "generated images")
-    records = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else rows
-    table = pa.Table.from_pylist([_without_nan(record) for record in records], schema=schema)
+def as_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, metadata: Mapping[str, Any]) -> pa.Table:
+    """Rows by column as a table of this schema, with what describes them; what a row lacks is null."""
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
     return table.replace_schema_metadata(encode({**metadata, "package_version": __version__}, schema))
 
 
-def _without_nan(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in record.items()}
-
-
 def read_table(path: str | Path, schema: pa.Schema) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The rows of such a file, and what describes them. Raises ValueError naming the file and what is wrong."""
+    """The rows of such a file, and what describes them. Raises ValueError naming a file that is damaged."""
     table, metadata = read_parquet(path, schema)
-    require(metadata, ("dataset", "run", "classes"), path)
     # python's own values, None for what is missing: pandas has a missing value per type
-    frame = pd.DataFrame(table.to_pydict(), dtype=object)
-    if frame["image_id"].duplicated().any():
-        raise ValueError(f"{path}: image id {frame.loc[frame['image_id'].duplicated(), 'image_id'].iloc[0]!r} is twice")
-    return frame, metadata
+    return pd.DataFrame(table.to_pydict(), dtype=object), metadata

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.nn.functional import interpolate
 
 from hsfm.core.device import Compute, fetch, prefetch
 from hsfm.core.settings import FrozenSettings
+from hsfm.core.shards import cut
 from hsfm.methods.ddb.diffusion_models import PictureSize
 from hsfm.methods.ddb.generated import NOTHING_FOUND, drawn
 
@@ -24,11 +26,10 @@ class InpaintSettings(FrozenSettings):
 
     prompt: str = Field(
         pattern="^[^{}]*[{]token[}][^{}]*$",
-        description="What to draw; {token} stands for the learnt word of the new class.",
+        description="Prompt for the new object; {token} stands for the learnt word of its class.",
     )
     size: PictureSize = Field(
-        (512, 512),
-        description="Height and width in pixels, multiples of 8; images are resized to it, and back.",
+        (512, 512), description="Height and width in pixels, multiples of 8; images are resized to it, and back."
     )
     steps: PositiveInt = Field(50, description="Of denoising; Stable Diffusion's own, as is the guidance.")
     guidance: float = Field(7.5, ge=1, description="How much the prompt counts; 1 is no guidance.")
@@ -51,24 +52,17 @@ def inpaint_parts(
     written lies beside what the pipeline computes; no batch reaches from one part into another, so that a part comes
     out the same whichever others there are.
     """
-    batch_size = settings.batch_size
-    there = [part[part["source_id"].isin(masks.keys())] for part in parts]
 
-    def batches() -> Iterator[Sized]:
-        for batch in (part.iloc[i : i + batch_size] for part in there for i in range(0, len(part), batch_size)):
-            yield at_size(
-                Batch(
-                    images=pictures(batch["source_id"].to_list()),
-                    masks=[masks[source] for source in batch["source_id"]],
-                    prompts=[settings.prompt.format(token=token) for token in batch["token"]],
-                    seeds=batch["seed"].to_list(),
-                ),
-                settings.size,
-            )
+    def batches() -> Iterator[Batch]:
+        for part in parts:
+            for batch in cut(part[part["source_id"].isin(masks.keys())], settings.batch_size):
+                prompts = [settings.prompt.format(token=token) for token in batch["token"]]
+                found = [masks[source] for source in batch["source_id"]]
+                images = pictures(batch["source_id"].to_list())
+                yield at_size(images, found, prompts, batch["seed"].to_list(), settings.size)
 
-    steps, guidance = settings.steps, settings.guidance
-    made = prefetch(inpaint(pipeline, prefetch(batches()), steps=steps, guidance=guidance, compute=compute))
-    new = (picture for pictures_of_batch in made for picture in pictures_of_batch)
+    made = prefetch(inpaint(pipeline, prefetch(batches()), settings=settings, compute=compute))
+    new = chain.from_iterable(made)
     with ThreadPoolExecutor(2) as pool:
         for part in parts:
             rows = [
@@ -83,17 +77,7 @@ def inpaint_parts(
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of any sizes, each with a mask, a prompt and a seed of its own."""
-
-    images: Sequence[UInt8[np.ndarray, "_h _w 3"]]
-    masks: Sequence[Bool[np.ndarray, "_h _w"]]
-    prompts: Sequence[str]
-    seeds: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Sized:
-    """The same at the size that the pipeline works with; on the CPU."""
+    """Images at the size that the pipeline works with, each with a mask, a prompt and a seed of its own; on the CPU."""
 
     images: Float[Tensor, "b 3 h w"]  # from 0 to 1
     masks: Float[Tensor, "b 1 h w"]  # 0 or 1
@@ -102,34 +86,36 @@ class Sized:
     sizes: Sequence[tuple[int, int]]  # height and width that each had
 
 
-def at_size(batch: Batch, size: tuple[int, int]) -> Sized:
-    """Bring a batch to one height and width; proportions may change, and are brought back afterwards."""
-    images = [torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 for image in batch.images]
-    masks = [torch.from_numpy(mask)[None, None].float() for mask in batch.masks]
-    return Sized(
-        images=torch.cat([_resize(image, size) for image in images]),
-        # what the mask touches counts as the object
-        masks=(torch.cat([_resize(mask, size) for mask in masks]) > 0.25).float(),
-        prompts=batch.prompts,
-        seeds=batch.seeds,
-        sizes=[image.shape[:2] for image in batch.images],
-    )
+def at_size(
+    images: Sequence[UInt8[np.ndarray, "_h _w 3"]],
+    masks: Sequence[Bool[np.ndarray, "_h _w"]],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    size: tuple[int, int],
+) -> Batch:
+    """Bring images and masks to one height and width; proportions may change, and are brought back afterwards."""
+    pixels = [torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 for image in images]
+    covered = [_resize(torch.from_numpy(mask)[None, None].float(), size) for mask in masks]
+    # what the mask touches counts as the object
+    touched = (torch.cat(covered) > 0.25).float()
+    resized = torch.cat([_resize(image, size) for image in pixels])
+    return Batch(resized, touched, prompts, seeds, [image.shape[:2] for image in images])
 
 
-def _resize(image: Float[Tensor, "1 k h w"], size: tuple[int, int]) -> Float[Tensor, "1 k h2 w2"]:
+def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(image.shape[-2:]) == size:
         return image
     return interpolate(image, size, mode="bilinear", antialias=True)
 
 
 def inpaint(
-    pipeline: Any, batches: Iterable[Sized], *, steps: int, guidance: float | int, compute: Compute
+    pipeline: Any, batches: Iterable[Batch], *, settings: InpaintSettings, compute: Compute
 ) -> Iterator[list[UInt8[np.ndarray, "_h _w 3"]]]:
     """Inpaint each batch by a pipeline of diffusers; every image keeps its size.
 
-    steps: of denoising. guidance: how much the prompt counts. The noise of an image comes from its own seed, drawn on
-    the CPU, so that neither the other images of a batch nor the device change it. Pictures of one batch are copied from
-    the device while the next one is made. Raises ValueError for a picture that is not finite.
+    The noise of an image comes from its own seed, drawn on the CPU, so that neither the other images of a batch nor the
+    device change it. Pictures of one batch are copied from the device while the next one is made. Raises ValueError for
+    a picture that is not finite.
 
     The whole picture is the pipeline's: the source's own pixels are not put back around the mask. That would leave no
     difference there, and all attribution would lie inside the mask whatever was drawn.
@@ -139,16 +125,15 @@ def inpaint(
     def made() -> Iterator[Tensor]:
         for batch in batches:
             sizes.append(batch.sizes)
-            height, width = batch.images.shape[-2:]
             pictures = pipeline(
                 prompt=list(batch.prompts),
                 image=batch.images,
                 mask_image=batch.masks,
-                height=height,
-                width=width,
+                height=batch.images.shape[2],
+                width=batch.images.shape[3],
                 strength=1.0,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
+                num_inference_steps=settings.steps,
+                guidance_scale=settings.guidance,
                 generator=[Generator().manual_seed(seed) for seed in batch.seeds],
                 output_type="pt",
             ).images
@@ -160,10 +145,5 @@ def inpaint(
 
     with compute.repeatable():
         for pictures in fetch(made()):
-            yield [_back(picture, size) for picture, size in zip(pictures.split(1), sizes.pop(0), strict=True)]
-
-
-def _back(picture: UInt8[Tensor, "1 3 h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    if tuple(picture.shape[-2:]) != size:
-        picture = interpolate(picture, size, mode="bilinear", antialias=True)
-    return picture[0].permute(1, 2, 0).contiguous().numpy()
+            resized = (_resize(one, size)[0] for one, size in zip(pictures.split(1), sizes.pop(0), strict=True))
+            yield [picture.permute(1, 2, 0).contiguous().numpy() for picture in resized]

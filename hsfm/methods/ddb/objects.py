@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from hsfm.data.transforms import TransformSettings, hide_masks
-from hsfm.methods.ddb.generated import mask_as_png, read_mask
+from hsfm.methods.ddb.generated import as_png, read_png
 
 Pictures = Callable[[Sequence[str]], Sequence[np.ndarray]]
 
@@ -22,13 +22,13 @@ def object_row(source: Any, mask: Bool[np.ndarray, "h w"] | None, **found: Any) 
         "y": source.y,
         **found,
         "area": float(mask.mean()) if there else 0.0,
-        "mask": mask_as_png(mask) if there else None,
+        "mask": as_png(mask) if there else None,
     }
 
 
 def masks_of(objects: pd.DataFrame) -> dict[str, Bool[np.ndarray, "_h _w"]]:
     """The masks of a table of objects by the source's id, of those that have one."""
-    return {one.image_id: read_mask(one.mask) for one in objects.itertuples() if one.mask is not None}
+    return {one.image_id: read_png(one.mask) for one in objects.itertuples() if one.mask is not None}
 
 
 def take_objects(

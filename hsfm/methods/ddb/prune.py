@@ -3,8 +3,7 @@
 Letters: b images of a batch, c classes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from hsfm.data.transforms import TransformSettings, prepare, show_masks
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.head import Head
 from hsfm.methods.ddb.attribution import integrated_gradients, share_inside
-from hsfm.methods.ddb.generated import PRUNED, read_mask, read_png
+from hsfm.methods.ddb.generated import PRUNED, read_png
 from hsfm.models.backbone import Network
 
 
@@ -40,7 +39,7 @@ class PruneSettings(FrozenSettings):
 
 def prune(
     network: Network,
-    batches: Iterable[Sequence[Mapping[str, Any]]],
+    rows: Sequence[Mapping[str, Any]],
     pictures: Callable[[Sequence[str]], Sequence[np.ndarray]],
     confidence: Float[Tensor, " c"],
     transform: TransformSettings,
@@ -48,26 +47,28 @@ def prune(
     settings: PruneSettings,
     compute: Compute,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of a pruned table for batches of rows of a generated one; those without an image say already why not.
+    """Rows of a pruned table for those of a generated one; those without an image say already why not.
 
-    pictures: gives the pixels of sources by their ids. The rest is as in `evaluate_pairs`.
+    An image is kept where more than `settings.attribution` of the attribution lies on the new object, and where ERM
+    gives its class a lower probability than `confidence`, the mean that it gives the class's own images. network:
+    ERM's, with its head. pictures: gives the pixels of sources by their ids.
     """
-    for batch in batches:
-        rows = [dict(row) for row in batch]
-        made = [row for row in rows if row["image"] is not None]
+    compute.prepare(network).eval()
+    for first in range(0, len(rows), settings.batch_size):
+        batch = [dict(row) for row in rows[first : first + settings.batch_size]]
+        made = [row for row in batch if row["image"] is not None]
         if made:
-            pairs = Pairs(
-                generated=pack([read_png(row["image"]) for row in made]),
-                sources=pack(pictures([row["source_id"] for row in made])),
-                masks=[read_mask(row["mask"]) for row in made],
-                y=torch.tensor([row["y"] for row in made]),
+            images = pack([read_png(row["image"]) for row in made]), pack(pictures([row["source_id"] for row in made]))
+            masks, y = [read_png(row["mask"]) for row in made], torch.tensor([row["y"] for row in made])
+            attribution, probability = score(
+                network, *images, masks, y, transform, steps=settings.steps, compute=compute
             )
-            scores = evaluate_pairs(network, pairs, confidence, transform, settings=settings, compute=compute)
-            found = {name: getattr(scores, name).tolist() for name in ("attribution", "probability", "limit")}
-            found["why_not"] = why_not(scores, settings.attribution)
-            for number, row in enumerate(made):
-                row |= {name: values[number] for name, values in found.items()}
-        for row in rows:
+            limit = confidence[y]
+            columns = attribution, probability, limit, attribution > settings.attribution, probability < limit
+            for row, share, p, most, *rules in zip(made, *(column.tolist() for column in columns), strict=True):
+                row |= {"attribution": share, "probability": p, "limit": most}
+                row["why_not"] = why_not(*rules, settings.attribution)
+        for row in batch:
             yield {**{name: row.get(name) for name in PRUNED.names}, "kept": row["why_not"] is None}
 
 
@@ -78,73 +79,34 @@ def class_confidence(erm: Head, train: Embeddings) -> Float[Tensor, " c"]:
     return torch.stack([own[train.y == y].mean() for y in range(train.n_classes)])
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Generated images and the sources they were made of, each pair and its mask of one size."""
-
-    generated: Images
-    sources: Images
-    masks: Sequence[Any]  # bool [h w] each: where the new object is
-    y: Int[Tensor, " b"]  # the class it is to show
-
-
-@dataclass(frozen=True)
-class PairScores:
-    attribution: Float[Tensor, " b"]  # share of integrated gradients on the object
-    probability: Float[Tensor, " b"]  # of the class under ERM
-    limit: Float[Tensor, " b"]  # that it has to stay below
-    on_object: Bool[Tensor, " b"]  # the first rule
-    hard: Bool[Tensor, " b"]  # the second
-
-    @property
-    def kept(self) -> Bool[Tensor, " b"]:
-        return self.on_object & self.hard
-
-
-def evaluate_pairs(
+def score(
     network: Network,
-    pairs: Pairs,
-    confidence: Float[Tensor, " c"],
+    generated: Images,
+    sources: Images,
+    masks: Sequence[Bool[np.ndarray, "_h _w"]],
+    y: Int[Tensor, " b"],
     transform: TransformSettings,
     *,
-    settings: PruneSettings,
+    steps: int,
     compute: Compute,
-) -> PairScores:
-    """By both rules: the object has to be seen, and the image has to be hard for ERM.
+) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    """The share of the attribution that lies on the object, and the probability of the class under ERM, on the CPU.
 
-    network: ERM's, with its head. A generated image is kept where more than `settings.attribution` of the
-    attribution (integrated gradients of the new class's logit from the source image on, absolute values) lies on the
-    new object, and where the class's probability is below `confidence`, the mean that ERM gives its own images. Source,
-    image and mask go through the same transform, so that they lie on one another.
+    The attribution are integrated gradients of the new class's logit from the source image on, absolute values. Source,
+    image and mask (where the new object is) go through the same transform, so that they lie on one another.
     """
-    compute.prepare(network).eval()
-    y = pairs.y.to(compute.device)
     with compute.repeatable():
-        shown, baseline = (prepare(images.to(compute.device), transform) for images in (pairs.generated, pairs.sources))
-        mask = show_masks(pairs.masks, transform).to(compute.device)
-        attribution = integrated_gradients(network, shown, baseline, y, steps=settings.steps, compute=compute)
+        shown, baseline = (prepare(images.to(compute.device), transform) for images in (generated, sources))
+        mask, y = show_masks(masks, transform).to(compute.device), y.to(compute.device)
+        attribution = integrated_gradients(network, shown, baseline, y, steps=steps, compute=compute)
         with torch.inference_mode(), compute.autocast():
             logits = torch.cat([network(shown[part]) for part in compute.parts(len(shown), *shown.shape[-2:])])
-        probability = logits.float().softmax(-1).gather(1, y[:, None])[:, 0].cpu()
-        share = share_inside(attribution, mask).cpu()
-    return by_rules(share, probability, confidence[pairs.y], settings.attribution)
+        probability = logits.float().softmax(-1).gather(1, y[:, None])[:, 0]
+        return share_inside(attribution, mask).cpu(), probability.cpu()
 
 
-def by_rules(
-    attribution: Float[Tensor, " b"],
-    probability: Float[Tensor, " b"],
-    limit: Float[Tensor, " b"],
-    min_attribution: float | int,
-) -> PairScores:
-    """Which images the two rules keep."""
-    return PairScores(attribution, probability, limit, attribution > min_attribution, probability < limit)
-
-
-def why_not(scores: PairScores, min_attribution: float | int) -> list[str | None]:
-    """For readers, what speaks against each image; None for those that are kept."""
-    reasons = []
-    for seen, hard in zip(scores.on_object.tolist(), scores.hard.tolist(), strict=True):
-        against = [] if seen else [f"attribution on the object not above {min_attribution:g}"]
-        against += [] if hard else ["ERM as sure as of the class's own images"]
-        reasons.append(" and ".join(against) or None)
-    return reasons
+def why_not(on_object: bool, hard: bool, min_attribution: float | int) -> str | None:
+    """Reasons against an image, for readers; None where it is kept."""
+    against = [] if on_object else [f"attribution on the object not above {min_attribution:g}"]
+    against += [] if hard else ["ERM as sure as of the class's own images"]
+    return " and ".join(against) or None

@@ -22,7 +22,7 @@ class SegmentSettings(FrozenSettings):
 
     prompt: str = Field(
         pattern="^[a-z][a-z .-]*[.]$",
-        description="What to look for, in small letters, with a full stop: animal., bird., hair.",
+        description="Name of the objects, in small letters, with a full stop: animal., bird., hair.",
     )
     box_threshold: float = Field(
         0.35, ge=0, le=1, description="Lowest score of a box; all boxes above it count. GroundingDINO's own."
@@ -48,28 +48,24 @@ class Segmenter:
     def __init__(self, detector: Model, segmenter: Model, compute: Compute):
         _, parts = libraries()
         exact = {"use_safetensors": True, "dtype": torch.float32}
-        self._finder = load_part(parts.GroundingDinoForObjectDetection, detector, **exact)
+        self._finder = load_part(parts.GroundingDinoForObjectDetection, detector, **exact).eval().to(compute.device)
         self._finder_input = load_part(parts.GroundingDinoProcessor, detector)
-        self._sam = load_part(parts.SamModel, segmenter, **exact)
+        self._sam = load_part(parts.SamModel, segmenter, **exact).eval().to(compute.device)
         self._sam_input = load_part(parts.SamProcessor, segmenter)
         self._device = compute.device
-        for module in (self._finder, self._sam):
-            module.eval().to(self._device)
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[UInt8[np.ndarray, "_h _w 3"]], settings: SegmentSettings) -> list[Found]:
         """Objects of some images, of any sizes; an image may show several."""
-        boxes = self._find(images, settings)
-        embeddings = None
-        if any(len(found) for found, _ in boxes):
-            pixels = self._sam_input(images=list(images), return_tensors="pt")["pixel_values"]
-            embeddings = self._sam.get_image_embeddings(pixels.to(self._device))
-        result = []
-        for number, (image, (found, scores)) in enumerate(zip(images, boxes, strict=True)):
-            mask = self._segment(image, found, embeddings[number : number + 1]) if len(found) else None
-            # a mask without a pixel is none
-            result.append(Found(found, scores, mask if mask is not None and mask.any() else None))
-        return result
+        found = self._find(images, settings)
+        if not any(len(boxes) for boxes, _ in found):
+            return [Found(boxes, scores, None) for boxes, scores in found]
+        pixels = self._sam_input(images=list(images), return_tensors="pt")["pixel_values"]
+        embeddings = self._sam.get_image_embeddings(pixels.to(self._device)).split(1)
+        return [
+            Found(boxes, scores, self._segment(image, boxes, embedding) if len(boxes) else None)
+            for image, (boxes, scores), embedding in zip(images, found, embeddings, strict=True)
+        ]
 
     def _find(self, images: Sequence[np.ndarray], settings: SegmentSettings) -> list[tuple[Tensor, Tensor]]:
         """Boxes and scores of each image.
@@ -77,17 +73,11 @@ class Segmenter:
         Images of one size go together: others would be padded to a common one, which the detector's backbone sees, and
         what is found in an image would depend on its neighbors.
         """
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for number, image in enumerate(images):
-            by_size.setdefault(image.shape[:2], []).append(number)
         found: dict[int, tuple[Tensor, Tensor]] = {}
-        for size, numbers in by_size.items():
-            # one prompt per image, whatever is found: prompt and image never come apart
-            inputs = self._finder_input(
-                images=[images[number] for number in numbers],
-                text=[settings.prompt] * len(numbers),
-                return_tensors="pt",
-            )
+        for size in dict.fromkeys(image.shape[:2] for image in images):
+            numbers = [number for number, image in enumerate(images) if image.shape[:2] == size]
+            same, prompts = [images[number] for number in numbers], [settings.prompt] * len(numbers)
+            inputs = self._finder_input(images=same, text=prompts, return_tensors="pt")
             results = self._finder_input.post_process_grounded_object_detection(
                 self._finder(**inputs.to(self._device)),
                 inputs["input_ids"],

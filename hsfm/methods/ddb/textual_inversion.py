@@ -6,16 +6,13 @@ Stable Diffusion to tell the noise in these images.
 
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int, UInt8
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn.functional import mse_loss
 
@@ -26,6 +23,8 @@ from hsfm.methods.ddb.diffusion_models import PictureSize, libraries
 from hsfm.models.state import read_state, write_state
 
 log = logging.getLogger(__name__)
+
+SAVE_EVERY = 100  # steps
 
 PROMPTS = (
     "a photo of a {}",
@@ -58,18 +57,10 @@ class TokenSettings(FrozenSettings):
     steps: PositiveInt = Field(3000, description="Of AdamW.")
     batch_size: PositiveInt = Field(1, description="Images at once.")
     accumulation: PositiveInt = Field(4, description="Batches per step.")
-    lr: float = Field(
-        0.002,
-        gt=0,
-        description="Constant learning rate; of public code's 5e-4, scaled by an accumulation of 4, this is 0.002.",
+    lr: PositiveFloat = Field(
+        0.002, description="Constant learning rate: public code's 5e-4, scaled by an accumulation of 4."
     )
     seed: NonNegativeInt = Field(0, description="Of the drawn images and of the training.")
-
-
-@dataclass(frozen=True)
-class Learned:
-    embedding: Float[Tensor, " d"]
-    history: pd.DataFrame  # step (from 1), loss
 
 
 def learn_token(
@@ -79,71 +70,45 @@ def learn_token(
     token: str,
     settings: TokenSettings,
     compute: Compute,
-    save_every: int = 100,
     resume: Path | None = None,
-) -> Learned:
-    """The embedding of `token` for what `images` show, by AdamW at a constant learning rate.
+) -> tuple[Float[Tensor, " d"], pd.DataFrame]:
+    """The embedding of `token` for what `images` show, by AdamW at a constant learning rate; and the loss by step.
 
     pipeline: a text-to-image pipeline, on the device; it gets the new token, and is not changed otherwise. images: of
     the size that it makes. Images and their mirror images are equally likely, and so are `PROMPTS`. resume: a file that
-    holds the state after every `save_every` steps; a run that finds it goes on from there. The caller names it after
+    holds the state after every `SAVE_EVERY` steps; a run that finds it goes on from there. The caller names it after
     everything the result depends on, and removes it when done.
 
     Raises ValueError for a token that is known already, an initial word of several tokens, and a loss that is no longer
     finite.
     """
     place, steps = _add_token(pipeline, token, settings.initial_word), settings.steps
-    for module in (pipeline.text_encoder, pipeline.unet, pipeline.vae):
-        module.requires_grad_(False).eval()
-    table = pipeline.text_encoder.get_input_embeddings()
-    state = _State(table.weight[place], settings, compute.device, pipeline.unet.dtype)
-    noise, latents = _noise_of(pipeline), _Latents(pipeline.vae, images, compute.device)
-    draw = partial(_draw, latents, _prompts(pipeline, token), noise, settings.batch_size, state.generator)
-    losses = state.load(resume)
+    training = _Training(pipeline, images, place, settings, compute)
+    losses = training.load(resume)
     if losses:
         log.info("resuming after step %d of %d", len(losses), steps)
 
     def put_row(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        return torch.where((inputs[0] == place)[..., None], state.row.to(output.dtype), output)
+        return torch.where((inputs[0] == place)[..., None], training.row.to(output.dtype), output)
 
-    handle = table.register_forward_hook(put_row)
+    handle = pipeline.text_encoder.get_input_embeddings().register_forward_hook(put_row)
     new: list[Tensor] = []  # losses on the device, so that a step does not wait for them
     try:
         with compute.repeatable(), Progress(token, steps, "step", done=len(losses)) as bar:
             for step in range(len(losses) + 1, steps + 1):
-                new.append(_step(pipeline, noise, draw, state, settings.accumulation, compute))
-                if step % save_every == 0 or step == steps:
+                new.append(training.step())
+                if step % SAVE_EVERY == 0 or step == steps:
                     losses += torch.stack(new).tolist()
-                    new.clear()
                     if not all(map(math.isfinite, losses)):
                         at = f"after step {step}; lower lr (now {settings.lr})"
                         raise ValueError(f"{token}: the loss is no longer finite {at}")
-                    last = losses[-save_every:]
-                    log.info("%s, step %d of %d: loss %.4f", token, step, steps, sum(last) / len(last))
-                    if resume is not None:
-                        state.save(resume, losses)
+                    log.info("%s, step %d of %d: loss %.4f", token, step, steps, sum(losses[-len(new) :]) / len(new))
+                    new.clear()
+                    training.save(resume, losses)
                 bar.update()
     finally:
         handle.remove()
-    history = pd.DataFrame({"step": range(1, steps + 1), "loss": losses})
-    return Learned(state.row.detach().cpu(), history)
-
-
-def _noise_of(pipeline: Any) -> Any:
-    """The noise that the pipeline's network was trained to remove, as a scheduler of diffusers."""
-    diffusers, _ = libraries()
-    return diffusers.DDPMScheduler.from_config(pipeline.scheduler.config)
-
-
-def _prompts(pipeline: Any, token: str) -> Int[Tensor, "k t"]:
-    """`PROMPTS` about a token, as the text encoder reads them."""
-    return pipeline.tokenizer(
-        [prompt.format(token) for prompt in PROMPTS],
-        padding="max_length",
-        max_length=pipeline.tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    ).input_ids
+    return training.row.detach().cpu(), pd.DataFrame({"step": range(1, steps + 1), "loss": losses})
 
 
 def _add_token(pipeline: Any, token: str, initial_word: str) -> int:
@@ -163,73 +128,87 @@ def _add_token(pipeline: Any, token: str, initial_word: str) -> int:
     return place
 
 
-class _Latents:
-    """Latents of the images and their mirror images, encoded once by the VAE: a normal distribution for each."""
+class _Training:
+    """The row of the embedding table that learns, and all that its steps take.
 
-    def __init__(self, vae: Any, images: UInt8[Tensor, "n 3 h w"], device: torch.device):
-        means, deviations = [], []
-        with torch.inference_mode():
-            for image in torch.cat([images, images.flip(-1)]).split(1):
-                found = vae.encode((image.to(device) / 127.5 - 1).to(vae.dtype)).latent_dist
-                means.append(found.mean.float())
-                deviations.append(found.std.float())
-        # out of inference mode, or autograd could not keep them
-        self.mean, self.deviation = torch.cat(means).clone(), torch.cat(deviations).clone()
-        self.scale = vae.config.scaling_factor
-
-    def draw(self, rows: Int[Tensor, " b"], generator: Generator) -> Float[Tensor, "b k h w"]:
-        rows = rows.to(self.mean.device)
-        eps = torch.randn(len(rows), *self.mean.shape[1:], generator=generator).to(self.mean)
-        return (self.mean[rows] + self.deviation[rows] * eps) * self.scale
-
-
-def _draw(
-    latents: _Latents, prompts: Tensor, noise: Any, batch_size: int, generator: Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A batch: clean latents, token ids, noise and how far along it is, all from the generator."""
-
-    def choose(n: int) -> Tensor:
-        return torch.randint(n, (batch_size,), generator=generator)
-
-    clean = latents.draw(choose(len(latents.mean)), generator)
-    eps = torch.randn(clean.shape, generator=generator)
-    return clean, prompts[choose(len(prompts))], eps, choose(noise.config.num_train_timesteps)
-
-
-def _loss(
-    unet: Any,
-    noise: Any,
-    clean: Float[Tensor, "b k h w"],
-    eps: Float[Tensor, "b k h w"],
-    time: Int[Tensor, " b"],
-    hidden: Float[Tensor, "b t d"],
-) -> Float[Tensor, ""]:
-    """Mean squared error of what the network predicts: the noise, or the velocity (Salimans and Ho, ICLR 2022).
-
-    Noise is added in float32: bfloat16 has no number between 0.9961 and 1, where the image's share lies early on.
+    The VAE encodes the images and their mirror images once: a normal distribution of latents for each.
     """
-    noisy = noise.add_noise(clean, eps, time).to(unet.dtype)
-    predicted = unet(noisy, time, hidden).sample
-    kind = noise.config.prediction_type
-    if kind not in ("epsilon", "v_prediction"):
-        raise ValueError(f"the model predicts {kind!r}; allowed are epsilon, v_prediction")
-    target = eps if kind == "epsilon" else noise.get_velocity(clean, eps, time)
-    return mse_loss(predicted.float(), target.float())
 
-
-class _State:
-    """All that changes while a row learns, starting from `row`."""
-
-    def __init__(self, row: Float[Tensor, " d"], settings: TokenSettings, device: torch.device, dtype: torch.dtype):
-        self.row = nn.Parameter(row.detach().float().clone())
+    def __init__(
+        self, pipeline: Any, images: UInt8[Tensor, "n 3 h w"], place: int, settings: TokenSettings, compute: Compute
+    ):
+        diffusers, _ = libraries()
+        self._pipeline, self._settings, self._device = pipeline, settings, compute.device
+        for module in (pipeline.text_encoder, pipeline.unet, pipeline.vae):
+            module.requires_grad_(False).eval()
+        self.row = nn.Parameter(pipeline.text_encoder.get_input_embeddings().weight[place].detach().float().clone())
         # AdamW's defaults, which the public recipes use as well
-        self.optimizer = torch.optim.AdamW([self.row], lr=settings.lr, betas=(0.9, 0.999), weight_decay=0.01)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self._optimizer = torch.optim.AdamW([self.row], lr=settings.lr, betas=(0.9, 0.999), weight_decay=0.01)
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=pipeline.unet.dtype == torch.float16)
         self.generator = Generator().manual_seed(settings.seed)
+        # the noise that the pipeline's network was trained to remove
+        self.noise = diffusers.DDPMScheduler.from_config(pipeline.scheduler.config)
+        tokenizer = pipeline.tokenizer
+        texts = [prompt.format(tokenizer.convert_ids_to_tokens(place)) for prompt in PROMPTS]
+        padded = {"padding": "max_length", "max_length": tokenizer.model_max_length, "truncation": True}
+        self._prompts = tokenizer(texts, **padded, return_tensors="pt").input_ids
+        with torch.no_grad():
+            found = [
+                pipeline.vae.encode((image.to(self._device) / 127.5 - 1).to(pipeline.vae.dtype)).latent_dist
+                for image in torch.cat([images, images.flip(-1)]).split(1)
+            ]
+        self.mean, self.deviation = (torch.cat([getattr(d, name).float() for d in found]) for name in ("mean", "std"))
 
-    def save(self, path: Path, losses: list[float]) -> None:
-        parts = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
-        write_state(path, {**parts, "row": self.row.data, "generator": self.generator.get_state(), "losses": losses})
+    def step(self) -> Float[Tensor, ""]:
+        """One step of the optimizer on several batches; their mean loss."""
+        whole = torch.zeros((), device=self._device)
+        for _ in range(self._settings.accumulation):
+            loss = self.loss(*self.draw()) / self._settings.accumulation
+            self._scaler.scale(loss).backward()
+            whole += loss.detach()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad()
+        return whole
+
+    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A batch: clean latents, token ids, noise and how far along it is, all from the generator."""
+
+        def choose(n: int) -> Int[Tensor, " b"]:
+            return torch.randint(n, (self._settings.batch_size,), generator=self.generator)
+
+        rows = choose(len(self.mean)).to(self._device)
+        spread = torch.randn(len(rows), *self.mean.shape[1:], generator=self.generator).to(self.mean)
+        clean = (self.mean[rows] + self.deviation[rows] * spread) * self._pipeline.vae.config.scaling_factor
+        eps = torch.randn(clean.shape, generator=self.generator)
+        ids, time = self._prompts[choose(len(self._prompts))], choose(self.noise.config.num_train_timesteps)
+        return clean, *(part.to(self._device) for part in (ids, eps, time))
+
+    def loss(
+        self,
+        clean: Float[Tensor, "b k h w"],
+        ids: Int[Tensor, "b t"],
+        eps: Float[Tensor, "b k h w"],
+        time: Int[Tensor, " b"],
+    ) -> Float[Tensor, ""]:
+        """Mean squared error of what the network predicts: the noise, or the velocity (Salimans and Ho, ICLR 2022).
+
+        Noise is added in float32: bfloat16 has no number between 0.9961 and 1, where the image's share lies early on.
+        """
+        unet, kind = self._pipeline.unet, self.noise.config.prediction_type
+        if kind not in ("epsilon", "v_prediction"):
+            raise ValueError(f"the model predicts {kind!r}; allowed are epsilon, v_prediction")
+        hidden = self._pipeline.text_encoder(ids)[0]
+        noisy = self.noise.add_noise(clean, eps, time).to(unet.dtype)
+        predicted = unet(noisy, time, hidden).sample
+        target = eps if kind == "epsilon" else self.noise.get_velocity(clean, eps, time)
+        return mse_loss(predicted.float(), target.float())
+
+    def save(self, path: Path | None, losses: list[float]) -> None:
+        """Write all that changes from step to step; without a path nothing."""
+        if path is not None:
+            parts = {"optimizer": self._optimizer.state_dict(), "scaler": self._scaler.state_dict(), "losses": losses}
+            write_state(path, {**parts, "row": self.row.data, "generator": self.generator.get_state()})
 
     def load(self, path: Path | None) -> list[float]:
         """Losses of the steps that were done; none where there is no file."""
@@ -237,24 +216,7 @@ class _State:
         if found is None:
             return []
         self.row.data.copy_(found["row"])
-        self.optimizer.load_state_dict(found["optimizer"])
-        self.scaler.load_state_dict(found["scaler"])
+        self._optimizer.load_state_dict(found["optimizer"])
+        self._scaler.load_state_dict(found["scaler"])
         self.generator.set_state(found["generator"])
         return found["losses"]
-
-
-def _step(
-    pipeline: Any, noise: Any, draw: Callable[[], tuple], state: _State, accumulation: int, compute: Compute
-) -> Float[Tensor, ""]:
-    """One step of the optimizer on so many batches; their mean loss."""
-    whole = torch.zeros((), device=compute.device)
-    for _ in range(accumulation):
-        clean, ids, eps, time = draw()
-        hidden = pipeline.text_encoder(ids.to(compute.device))[0]
-        loss = _loss(pipeline.unet, noise, clean, eps.to(clean), time.to(compute.device), hidden) / accumulation
-        state.scaler.scale(loss).backward()
-        whole += loss.detach()
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.optimizer.zero_grad()
-    return whole

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hsfm.core.files import read_safetensors, require
+from hsfm.core.files import read_safetensors
 
 
 def token_of(label: int, class_names: Sequence[str]) -> str:
@@ -15,26 +15,20 @@ def token_of(label: int, class_names: Sequence[str]) -> str:
     return f"<{plain[label]}>" if plain[label] and plain.count(plain[label]) == 1 else f"<{plain[label]}-class{label}>"
 
 
-def add_tokens(
-    pipeline: Any, files: Sequence[str | Path], class_names: Sequence[str]
-) -> tuple[list[str], dict[str, str]]:
-    """Teach a pipeline the learned words, one per class; these, and the model they were learned on.
+def add_tokens(pipeline: Any, files: Sequence[str | Path]) -> tuple[list[str], dict[str, str]]:
+    """Teach a pipeline the learned words of some files; these, and the model they were learned on.
 
-    Raises ValueError for one of another class or size.
+    Raises ValueError where the pipeline's text encoder is of another width.
     """
-    names = []
-    width = pipeline.text_encoder.get_input_embeddings().weight.shape[1]
-    for path, class_name in zip(files, class_names, strict=True):
+    names, width = [], pipeline.text_encoder.get_input_embeddings().weight.shape[1]
+    for path in files:
         tensors, metadata = read_safetensors(path)
-        require(metadata, ("token", "class", "model"), path)
-        embedding = tensors["embedding"]
-        if metadata["class"] != class_name:
-            raise ValueError(f"{path}: is for class {metadata['class']!r}, expected {class_name!r}")
+        embedding, token, model = tensors["embedding"], metadata["token"], json.loads(metadata["model"])
         if embedding.shape != (width,):
             raise ValueError(
                 f"{path}: has {len(embedding)} numbers, but the inpainting model's text encoder has {width}; it was "
-                f"learned on {json.loads(metadata['model'])['name']}, which has to share its text encoder"
+                f"learned on {model['name']}, which has to share its text encoder"
             )
-        pipeline.load_textual_inversion({metadata["token"]: embedding}, token=metadata["token"])
-        names.append(metadata["token"])
-    return names, json.loads(metadata["model"])
+        pipeline.load_textual_inversion({token: embedding}, token=token)
+        names.append(token)
+    return names, model

@@ -42,11 +42,11 @@ def test_they_add_up_to_the_difference_of_the_logits(monkeypatch):
     network, (shown, baseline) = build_network("small_resnet", 3, seed=0).eval(), pair(5, 32)
     target = torch.tensor([0, 1, 2, 0, 1])
     monkeypatch.setattr("hsfm.core.device.PIXELS_AT_ONCE", 2 * 32 * 32)
-    found = integrated_gradients(network, shown, baseline, target, steps=200, compute=CPU)
+    found = integrated_gradients(network, shown, baseline, target, steps=60, compute=CPU)
     with torch.no_grad():
         difference = (network(shown) - network(baseline)).gather(1, target[:, None])[:, 0]
     torch.testing.assert_close(found.sum((1, 2, 3)), difference, rtol=0.02, atol=0.02)
-    alone = integrated_gradients(network, shown[3:4], baseline[3:4], target[3:4], steps=200, compute=CPU)
+    alone = integrated_gradients(network, shown[3:4], baseline[3:4], target[3:4], steps=60, compute=CPU)
     torch.testing.assert_close(found[3:4], alone, rtol=1e-3, atol=1e-5)
     assert all(parameter.grad is None for parameter in network.parameters())
 

@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 
 from hsfm.data.transforms import TransformSettings
-from hsfm.methods.ddb.generated import OBJECTS, as_table, read_mask
+from hsfm.methods.ddb.generated import OBJECTS, as_table, read_png
 from hsfm.methods.ddb.objects import find_objects, masks_of, take_objects
 
 SOURCES = pd.DataFrame({"image_id": ["a", "b", "c"], "y": [0, 1, 0]})
@@ -24,7 +24,7 @@ def test_objects_out_of_masks_and_none_where_a_mask_is_empty():
     rows = list(take_objects(SOURCES, seen, pictures, PLAIN))
     assert [row["area"] for row in rows] == [0.25, 0.0, 1.0]
     assert rows[1]["mask"] is None
-    np.testing.assert_array_equal(read_mask(rows[0]["mask"]), seen[0])
+    np.testing.assert_array_equal(read_png(rows[0]["mask"]), seen[0])
     table = as_table(rows, OBJECTS, {"dataset": "toy", "run": 0, "classes": ["x", "y"]})
     assert table["boxes"].null_count == 3, "no detector looked for them"
     masks = masks_of(pd.DataFrame(rows))

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from hsfm.methods.ddb.cut_paste import CutPasteSettings, cut_paste
-from hsfm.methods.ddb.generated import NOTHING_FOUND, mask_as_png, plan, read_mask, read_png
+from hsfm.methods.ddb.generated import NOTHING_FOUND, as_png, plan, read_png
 from hsfm.methods.ddb.paste import NO_DONOR, NO_SCENE, Paster
 
 HOW = {"margin": 1, "radius": 3}
@@ -21,10 +21,10 @@ MASKS = {"a": square(4), "b": square(5), "d": square(3), "e": np.ones((12, 12), 
 
 
 def pasted(y: list[int], threads: int = 1) -> list[dict]:
-    masks = [mask_as_png(MASKS[name]) if name in MASKS else None for name in PIXELS]
+    masks = [as_png(MASKS[name]) if name in MASKS else None for name in PIXELS]
     objects = pd.DataFrame({"image_id": list(PIXELS), "y": y, "mask": masks})
     rows, counted = plan(objects, ["x", "y"], images_per_source=3, seed=5), []
-    paster = Paster.of(objects, lambda ids: [PIXELS[one] for one in ids], CutPasteSettings(**HOW))
+    paster = Paster(objects, lambda ids: [PIXELS[one] for one in ids], CutPasteSettings(**HOW))
     made = list(paster(rows, threads=threads, done=counted.append))
     assert sum(counted) == len(rows) == 18
     assert [row["image_id"] for row in made] == rows["image_id"].tolist()
@@ -42,7 +42,7 @@ def test_donors_have_an_object_and_are_of_the_other_class():
         source, donor = row["source_id"], row["donor_id"]
         image, where = cut_paste(PIXELS[source], MASKS[source], PIXELS[donor], MASKS[donor], **HOW)
         np.testing.assert_array_equal(read_png(row["image"]), image)
-        np.testing.assert_array_equal(read_mask(row["mask"]), where)
+        np.testing.assert_array_equal(read_png(row["mask"]), where)
         assert row["mask_area"] == pytest.approx(where.mean())
     assert len({(row["source_id"], row["donor_id"]) for row in made if "donor_id" in row}) > 3, "drawn anew each time"
 

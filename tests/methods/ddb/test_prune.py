@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from hsfm.data.pixels import pack
+from hsfm.data.pixels import Images, pack
 from hsfm.data.transforms import TransformSettings
 from hsfm.heads.head import Head
 from hsfm.methods.ddb import prune as pruning
-from hsfm.methods.ddb.generated import PRUNED, as_png, mask_as_png
+from hsfm.methods.ddb.generated import PRUNED, as_png
 from tests.conftest import planted
 from tests.methods.ddb.test_attribution import CPU, linear
 
@@ -28,72 +28,57 @@ def test_confidence_of_three_classes_and_not_of_the_test_split(splits, erm_head)
         pruning.class_confidence(erm_head, splits["test"])
 
 
-def test_both_rules_have_to_hold_and_neither_by_equality():
-    attribution = torch.tensor([0.31, 0.30, 0.31, 0.31, 0.1])
-    probability = torch.tensor([0.5, 0.5, 0.9, 0.8, 0.9])
-    pair_scores = pruning.by_rules(attribution, probability, torch.full((5,), 0.8), 0.3)
-    assert pair_scores.on_object.tolist() == [True, False, True, True, False]
-    assert pair_scores.hard.tolist() == [True, True, False, False, False]
-    assert pair_scores.kept.tolist() == [True, False, False, False, False]
-    assert pruning.why_not(pair_scores, 0.3) == [
-        None,
-        "attribution on the object not above 0.3",
-        "ERM as sure as of the class's own images",
-        "ERM as sure as of the class's own images",
-        "attribution on the object not above 0.3 and ERM as sure as of the class's own images",
-    ]
+@pytest.mark.parametrize(
+    ("on_object", "hard", "reason"),
+    [
+        (True, True, None),
+        (False, True, "attribution on the object not above 0.3"),
+        (True, False, "ERM as sure as of the class's own images"),
+        (False, False, "attribution on the object not above 0.3 and ERM as sure as of the class's own images"),
+    ],
+)
+def test_both_rules_have_to_hold(on_object, hard, reason):
+    assert pruning.why_not(on_object, hard, 0.3) == reason
 
 
-def pairs(n: int, side: tuple[int, int], changed: tuple[slice, slice], masks: list[np.ndarray]) -> pruning.Pairs:
-    """Images that differ from their sources in one place."""
+def pairs(side: tuple[int, int], changed: tuple[slice, slice], n: int = 2) -> tuple[Images, Images]:
+    """Images, and their sources, which differ from them in one place."""
     generator = np.random.default_rng(0)
     sources = [generator.integers(0, 256, (*side, 3), dtype=np.uint8) for _ in range(n)]
     images = [source.copy() for source in sources]
     for image in images:
         image[changed] = generator.integers(0, 256, image[changed].shape, dtype=np.uint8)
-    return pruning.Pairs(pack(images), pack(sources), masks, torch.tensor([0, 1] * (n // 2)))
+    return pack(images), pack(sources)
 
 
-def pair_scores(network, batch, transform, confidence=(0.5, 0.5)) -> pruning.PairScores:
-    settings = pruning.PruneSettings(attribution=0.3, steps=5)
-    return pruning.evaluate_pairs(network, batch, torch.tensor(confidence), transform, settings=settings, compute=CPU)
+def scores(network, images, masks, transform) -> tuple[torch.Tensor, torch.Tensor]:
+    y = torch.tensor([0, 1] * (len(masks) // 2))
+    return pruning.score(network, *images, masks, y, transform, steps=5, compute=CPU)
 
 
 def test_shares_and_probabilities_of_a_linear_network():
-    network = linear(8)
-    masks = [np.zeros((8, 8), bool) for _ in range(4)]
-    for mask in masks:
-        mask[:4, :3] = True
-    batch = pairs(4, (8, 8), (slice(None), slice(None)), masks)
-    shown, baseline = (images.stacked().float() / 127.5 - 1 for images in (batch.generated, batch.sources))
-    size = ((shown - baseline) * network.fc.weight[batch.y].view(4, 3, 8, 8)).abs().sum(1).detach()
-    found = pair_scores(network, batch, TRANSFORM, (0.7, 0.4))
-    np.testing.assert_allclose(found.attribution, size[:, :4, :3].sum((1, 2)) / size.sum((1, 2)), rtol=1e-4)
+    network, mask = linear(8), np.zeros((8, 8), bool)
+    mask[:4, :3] = True
+    images, y = pairs((8, 8), (slice(None), slice(None)), n=4), torch.tensor([0, 1, 0, 1])
+    shown, baseline = (part.stacked().float() / 127.5 - 1 for part in images)
+    size = ((shown - baseline) * network.fc.weight[y].view(4, 3, 8, 8)).abs().sum(1).detach()
+    share, found = scores(network, images, [mask] * 4, TRANSFORM)
+    np.testing.assert_allclose(share, size[:, :4, :3].sum((1, 2)) / size.sum((1, 2)), rtol=1e-4)
     with torch.no_grad():
-        probability = network(shown).softmax(1)[torch.arange(4), batch.y]
-    torch.testing.assert_close(found.probability, probability)
-    assert found.limit.tolist() == pytest.approx([0.7, 0.4, 0.7, 0.4])
+        torch.testing.assert_close(found, network(shown).softmax(1)[torch.arange(4), y])
 
 
 def test_source_image_and_mask_keep_to_one_place_through_resize_and_crop():
-    """The very place that changed is inside the mask, whatever the transform makes of it."""
-    place = (slice(20, 36), slice(24, 48))
+    """The very place that changed is inside the mask, whatever the transform makes of it; or is cut off."""
     mask = np.zeros((60, 80), bool)
     mask[18:38, 22:50] = True
     transform = TRANSFORM.model_copy(update={"resize": (30, 40), "crop": (20, 20)})
-    batch = pairs(2, (60, 80), place, [mask, ~mask])
-    found = pair_scores(linear(20), batch, transform)
-    assert found.attribution.tolist() == pytest.approx([1.0, 0.0], abs=1e-6)
-
-
-def test_an_object_that_the_crop_cuts_off_is_not_seen():
-    mask = np.zeros((60, 80), bool)
-    mask[:, :4] = True
-    transform = TRANSFORM.model_copy(update={"resize": (30, 40), "crop": (20, 20)})
-    batch = pairs(2, (60, 80), (slice(None), slice(0, 4)), [mask, mask])
-    found = pair_scores(linear(20), batch, transform)
-    assert found.attribution.tolist() == [0.0, 0.0]
-    assert not found.on_object.any()
+    share, _ = scores(linear(20), pairs((60, 80), (slice(20, 36), slice(24, 48))), [mask, ~mask], transform)
+    assert share.tolist() == pytest.approx([1.0, 0.0], abs=1e-6)
+    edge = np.zeros((60, 80), bool)
+    edge[:, :4] = True
+    share, _ = scores(linear(20), pairs((60, 80), (slice(None), slice(0, 4))), [edge, edge], transform)
+    assert share.tolist() == [0.0, 0.0]
 
 
 def test_every_row_is_accounted_for_however_the_batches_are_cut():
@@ -105,14 +90,16 @@ def test_every_row_is_accounted_for_however_the_batches_are_cut():
         image, where = source.copy(), np.zeros((8, 8), bool)
         image[number:, :4], where[number + 1 :, :4] = other[number:, :4], True
         row = {"image_id": f"{number}", "source_id": "s", "y": number % 2, "mask_area": 0.5, "why_not": None}
-        rows.append({**row, "image": as_png(image), "mask": mask_as_png(where)})
+        rows.append({**row, "image": as_png(image), "mask": as_png(where)})
     rows[2] |= {"image": None, "mask": None, "why_not": "nothing there"}
 
     def pruned(size: int) -> list[dict]:
-        batches = (rows[first : first + size] for first in range(0, 5, size))
-        how = {"settings": pruning.PruneSettings(attribution=0.8, steps=3), "compute": CPU}
+        settings = pruning.PruneSettings(attribution=0.8, steps=3, batch_size=size)
         confidence = torch.tensor([0.6, 0.6])
-        return list(pruning.prune(network, batches, lambda ids: [source for _ in ids], confidence, TRANSFORM, **how))
+        found = pruning.prune(
+            network, rows, lambda ids: [source for _ in ids], confidence, TRANSFORM, settings=settings, compute=CPU
+        )
+        return list(found)
 
     found, alone = pruned(5), pruned(1)
     assert [row["image_id"] for row in found] == ["0", "1", "2", "3", "4"]
