@@ -43,10 +43,11 @@ def collect_versions(costs: pd.DataFrame) -> pd.DataFrame:
 
 def versions_table(versions: pd.DataFrame) -> TextTable:
     """The rows of `collect_versions` for readers."""
-    commit = versions["commit"].str[:12] + versions["dirty"].map({True: " + changes"}).fillna("")
+    known = versions.astype(dict.fromkeys((*VERSIONS, "devices"), "string"))  # a column may be empty throughout
+    commit = known["commit"].str[:12] + known["dirty"].map({True: " + changes"}).astype("string").fillna("")
     everything = "all " + versions["jobs"].astype(str) + " recorded jobs"
     stages = versions["stages"].where(versions["jobs"] != versions["recorded"], everything)
-    shown = versions.assign(commit=commit, stages=stages).fillna("-").replace("", "-")
+    shown = known.assign(commit=commit, stages=stages).fillna("-").replace("", "-")
     notes = (
         "What each job recorded of itself, a row per set of versions. commit: of the working tree that it ran from, "
         "with + changes where that had some that were in no commit. - where a job could not tell, or left no record.",

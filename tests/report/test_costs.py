@@ -215,6 +215,12 @@ def test_jobs_that_know_less_count_with_those_that_agree(tmp_path):
     assert {*row[1].text.split("; ")} == {"cpu", "NVIDIA H100"}
 
 
+def test_what_no_job_knows_is_a_dash(tmp_path):
+    record(tmp_path, "birds/run0/fit_dfr", **{**TORCH, "driver": None}, commit=None, dirty=None)
+    (row,) = versions_table(collect_versions(read(tmp_path))).rows
+    assert [cell.text for cell in row[3:]] == ["-", "3.11.2", "2.12", "0.27", "12.8", "-"]
+
+
 def test_every_other_set_of_versions_is_a_row(tmp_path):
     record(tmp_path, "birds/run0/train_erm", **TORCH)
     record(tmp_path, "birds/run0/fit_dfr", **TORCH, dirty=True)
