@@ -65,25 +65,22 @@ class BackboneSettings(FrozenSettings):
 class SmallResNet(nn.Module):
     """A ResNet for 64 x 64 images: 3 x 3 stem of stride 2, four basic blocks of 16 to 128 channels, d = 128."""
 
-    def __init__(self, widths: Sequence[int] = (16, 32, 64, 128)):
+    def __init__(self):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(widths[0])
-        before = widths[0]
-        for number, width in enumerate(widths, start=1):
-            stride = 1 if number == 1 else 2
-            setattr(self, f"layer{number}", nn.Sequential(_Block(before, width, stride)))
-            before = width
-        self.fc = nn.Linear(before, 1000)
+        self.conv1 = nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = nn.Sequential(_Block(16, 16, 1))
+        self.layer2 = nn.Sequential(_Block(16, 32, 2))
+        self.layer3 = nn.Sequential(_Block(32, 64, 2))
+        self.layer4 = nn.Sequential(_Block(64, 128, 2))
+        self.fc = nn.Linear(128, 1000)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
-        x = self.bn1(self.conv1(images)).relu()
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = layer(x)
-        return self.fc(x.mean(dim=(-2, -1)))
+        x = self.layer2(self.layer1(self.bn1(self.conv1(images)).relu()))
+        return self.fc(self.layer4(self.layer3(x)).mean(dim=(-2, -1)))
 
 
 class _Block(nn.Module):
@@ -91,10 +88,9 @@ class _Block(nn.Module):
 
     def __init__(self, before: int, width: int, stride: int):
         super().__init__()
-        same = before == width and stride == 1
-        shortcut = (
-            None if same else nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-        )
+        shortcut = None
+        if before != width or stride != 1:
+            shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
         self.conv1 = nn.Conv2d(before, width, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
@@ -139,16 +135,18 @@ class Network(nn.Module):
         return {key: own[key] for key in self._keys}
 
     def load_own_state(self, state: Mapping[str, Tensor], source: str | Path) -> None:
-        """Load what `own_state` gives; ValueError naming `source`, their file, and a tensor that does not fit."""
+        """Load such a state; ValueError naming `source`, its file, and a tensor that does not fit."""
         for key, tensor in self.own_state().items():
             if key in state and state[key].shape != tensor.shape:
                 raise ValueError(f"{source}: tensor {key!r} is {list(state[key].shape)}, expected {list(tensor.shape)}")
-        prefix = f"{self.head_name}."
-        head = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        rest = {key: value for key, value in state.items() if not key.startswith(prefix)}
+        prefix, parts = f"{self.head_name}.", ({}, {})
+        for key, tensor in state.items():
+            parts[key.startswith(prefix)][key.removeprefix(prefix)] = tensor
         # not strict, since torch's own loader then says which keys are left once its layers have taken older forms of
         # their states: BatchNorm without its counter, torchvision's ViT with the names it had before
-        body, fc = self.body.load_state_dict(rest, strict=False), self.fc.load_state_dict(head, strict=False)
+        body, fc = (
+            module.load_state_dict(part, strict=False) for module, part in zip((self.body, self.fc), parts, strict=True)
+        )
         missing = [*body.missing_keys, *(prefix + key for key in fc.missing_keys)]
         extra = [*body.unexpected_keys, *(prefix + key for key in fc.unexpected_keys)]
         faults = [f"tensor {key!r} is missing" for key in missing[:1]]
@@ -163,13 +161,11 @@ def build_network(
     """A network called `name` with a fresh head of `n_classes` rows, initialized from `seed`.
 
     pretrained: start the backbone from ImageNet-1k weights (torchvision's V1; timm's default for the name), which are
-    downloaded once. weights: start it from a file instead, or from an installed package (`package:NAME`), as
-    `read_weights` reads them; a head in there is left out.
-    Raises ValueError for an unknown name, for a model without a linear head, where pretrained weights do not exist or
-    cannot be had, and naming a tensor of `weights` that does not fit.
+    downloaded once; small_resnet has none. weights: start it from a file instead, or from an installed package
+    (`package:NAME`), as `read_weights` reads them; a head in there is left out. Raises ValueError for an unknown name,
+    a model without a linear head, pretrained weights that cannot be had, and naming a tensor of `weights` that does not
+    fit.
     """
-    if pretrained and weights is not None:
-        raise ValueError(f"backbone: pretrained: true and weights: {weights} exclude each other; keep one")
     # torch's initializers draw from the global generator only; fork_rng hands it back as it was
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -203,8 +199,6 @@ def find_head(model: nn.Module, name: str) -> str:
 
 def _build_body(name: str, n_classes: int, pretrained: bool) -> nn.Module:
     if name == "small_resnet":
-        if pretrained:
-            raise ValueError("backbone: small_resnet has no pretrained weights; set pretrained: false or another name")
         return SmallResNet()
     if name.startswith(TIMM):
         return _timm(name.removeprefix(TIMM), n_classes, pretrained)
@@ -243,11 +237,9 @@ def _torchvision(name: str, pretrained: bool) -> nn.Module:
         ) from error
     if inception:
         # Logits of auxiliary heads would come out in training, and pretrained models would change their input's scale
-        # behind the transform's back. torchvision takes the heads away like this; a file's tensors of them are ignored.
+        # behind the transform's back. A file's tensors of auxiliary heads are ignored.
         model.aux_logits = model.transform_input = False
-        for auxiliary in ("aux1", "aux2", "AuxLogits"):
-            if hasattr(model, auxiliary):
-                setattr(model, auxiliary, None)
+        model.aux1 = model.aux2 = model.AuxLogits = None
     return model
 
 

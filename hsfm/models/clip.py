@@ -28,10 +28,8 @@ class ImageTower(nn.Module):
     def __init__(self, visual: nn.Module, n_classes: int):
         super().__init__()
         self.visual = visual
-        # the size of what comes out is not told by every tower
-        with torch.no_grad():
-            example = torch.zeros(1, 3, *_pair(visual.image_size))
-            d = visual.eval()(example).shape[1]
+        with torch.no_grad():  # not every tower tells its width
+            d = visual.eval()(torch.zeros(1, 3, *_pair(visual.image_size))).shape[1]
         self.fc = nn.Linear(d, n_classes)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
@@ -49,25 +47,21 @@ def load_model(name: str, *, pretrained: bool) -> Any:
     Raises ValueError for an unknown name or tag, for weights that are asked for without a tag, where they cannot be
     had, and where open_clip is not installed.
     """
-    open_clip = _library()
-    where = f"backbone: {PREFIX}{name}"
+    open_clip, where = _library(), f"backbone: {PREFIX}{name}"
     if Path(name).is_dir():
         with _quiet(), _as_value_error(where):
-            return open_clip.create_model(
-                f"local-dir:{Path(name)}", load_weights=pretrained, require_pretrained=pretrained
-            )
+            how = {"load_weights": pretrained, "require_pretrained": pretrained}
+            return open_clip.create_model(f"local-dir:{Path(name)}", **how)
     architecture, tag = _checked(name)
     if pretrained and not tag:
         tags = open_clip.list_pretrained_tags_by_model(architecture)
         raise ValueError(f"{where}: its weights need a tag behind a slash; allowed are {', '.join(tags) or 'none'}")
+    weights = tag if pretrained else None
     with _quiet(), _as_value_error(where):
-        model = open_clip.create_model(
-            architecture, pretrained=tag if pretrained else None, require_pretrained=pretrained
-        )
-    if tag:  # what its images are prepared by, whether or not its weights are loaded
-        open_clip.factory.set_model_preprocess_cfg(
-            model, {**model.visual.preprocess_cfg, **_preprocess(open_clip.get_pretrained_cfg(architecture, tag))}
-        )
+        model = open_clip.create_model(architecture, pretrained=weights, require_pretrained=pretrained)
+    if tag:  # how its images are prepared, whether or not its weights are loaded
+        own = _preprocess(open_clip.get_pretrained_cfg(architecture, tag))
+        open_clip.factory.set_model_preprocess_cfg(model, model.visual.preprocess_cfg | own)
     return model
 
 
@@ -77,11 +71,13 @@ def _checked(name: str) -> tuple[str, str]:
     architecture, _, tag = name.partition("/")
     if architecture not in open_clip.list_models():
         raise ValueError(f"{where}: neither a folder nor one of open_clip.list_models()")
+    if not tag:
+        return architecture, tag
     tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if tag and tag not in tags:
+    if tag not in tags:
         raise ValueError(f"{where}: unknown tag {tag!r}; allowed are {', '.join(tags) or 'none'}")
     own = open_clip.get_model_config(architecture).get("quick_gelu", False)
-    if tag and open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu", False) != own:
+    if open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu", False) != own:
         other = architecture.removesuffix("-quickgelu") if own else f"{architecture}-quickgelu"
         raise ValueError(f"{where}: weights {tag!r} are for another activation; name {other}/{tag}")
     return architecture, tag
@@ -113,24 +109,15 @@ def transform_named(name: str) -> dict[str, Any]:
 
 
 def _as_transform(settings: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    height, width = size
-    ways = {
-        "shortest": ([min(height, width)], [height, width]),
-        "squash": ([height, width], None),
-    }
+    ways = {"shortest": ([min(size)], list(size)), "squash": (list(size), None)}
     if settings["resize_mode"] not in ways or settings["interpolation"] not in ("bicubic", "bilinear"):
         raise ValueError(
             f"backbone: its images are resized by {settings['resize_mode']}, {settings['interpolation']}; known are "
             "shortest and squash, bicubic and bilinear"
         )
     resize, crop = ways[settings["resize_mode"]]
-    return {
-        "resize": resize,
-        "crop": crop,
-        "mean": list(settings["mean"]),
-        "std": list(settings["std"]),
-        "interpolation": settings["interpolation"],
-    }
+    mean, std = list(settings["mean"]), list(settings["std"])
+    return {"resize": resize, "crop": crop, "mean": mean, "std": std, "interpolation": settings["interpolation"]}
 
 
 def check_transform(visual: nn.Module, transform: TransformSettings) -> None:
@@ -188,14 +175,7 @@ def _quiet() -> Iterator[None]:
 def _as_value_error(where: str) -> Iterator[None]:
     try:
         yield
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-    ) as error:  # no network, a broken folder
+    except Exception as error:  # no network, a broken folder: open_clip fails in any way
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{where}: cannot be loaded ({lines[0]})") from error
 

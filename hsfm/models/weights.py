@@ -49,13 +49,11 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 def _load(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # a broken file fails torch's parser in any way: UnpicklingError, KeyError, ...
         # only in the wording of the error does code differ from garbage; the wording itself advises to run the code
         name = re.search(r"\bGLOBAL (\S+)", str(error))
-        code = f"a Python object ({name[1]})" if name else "a TorchScript program" * ("TorchScript" in str(error))
-        if code:
+        if name or "TorchScript" in str(error):
+            code = f"a Python object ({name[1]})" if name else "a TorchScript program"
             raise ValueError(
                 f"{path}: holds {code}, and loading one can run any code; it is not loaded. Save the weights alone: "
                 "torch.save(model.state_dict(), path)"

