@@ -79,15 +79,3 @@ def test_deleted_logs_leave_a_figure_that_says_so(summary):
     (axis,) = comparison.draw_time(tables.aggregate(summary), empty, "toy").axes
     assert axis.texts[0].get_text() == "the logs hold no times"
     assert markers(axis) == {}
-
-
-def test_two_rows_of_one_method_have_looks_of_their_own(summary):
-    """A variant is no method of the package; both figures and the legend of neither confuse them."""
-    rows = pd.concat([summary, *(summary[summary["method"] == "hsfm"].assign(method=name) for name in ("one", "two"))])
-    seconds = pd.DataFrame([(0, name, 60.0) for name in ("one", "two")], columns=["run", "method", "seconds"])
-    aggregated = tables.aggregate(rows)
-    for figure in (comparison.draw_tradeoff(rows, aggregated, "toy"), comparison.draw_time(aggregated, seconds, "toy")):
-        (axis,) = figure.axes
-        drawn = {(line.get_marker(), line.get_color()) for line in axis.lines}
-        assert {(look.marker, look.color) for look in style.PALETTE[:2]} <= drawn
-        assert {label.split()[0] for label in labels(axis)} >= {"one", "two"}

@@ -33,11 +33,6 @@ def test_of_several_trials_that_of_the_kept_head(tmp_path):
     assert found["kept"].tolist() == [False, True, False, True]
 
 
-def test_a_history_without_a_column_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="val_worst_group"):
-        read_training("hsfm", [written(tmp_path, 0, pd.DataFrame({"seed": [0], "epoch": [1]}))])
-
-
 def test_hard_groups_have_the_names_of_validation(tmp_path):
     counts = pd.DataFrame({"seed": 0, "epoch": 1, "y": [0, 1], "attribute": pd.array([1, None], "Int32"), "n": [5, 7]})
     groups = pd.DataFrame({"y": [0, 1], "attribute": [1, -1], "group_name": ["a, y", "b, unknown"], "n": [50, 70]})

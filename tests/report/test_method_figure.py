@@ -94,30 +94,23 @@ def test_without_images_the_losses_are_a_curve():
     assert list(line.get_ydata()) == data.losses
 
 
-def test_a_random_outer_set_shows_no_hardest():
+def test_a_random_outer_set_without_groups_and_edits():
+    """Nothing is the hardest, the worst class counts, and there is no outer loss."""
     settings = {**SETTINGS, "outer_set": "random", "refresh": "never", "support_draw": "uniform"}
-    figure = draw_method(replace(method_data(), settings=settings, hardest=[], losses=[]))
+    data = method_data()
+    history = data.history.assign(val_worst_group=np.nan, outer_loss=np.nan)
+    figure = draw_method(replace(data, settings=settings, hardest=[], losses=[], history=history))
     said = texts(figure)
     assert "3  Random set" in said
     assert "drawn at random, once, at the start" in said
     assert "the hardest" not in said
     assert "6 training images, drawn over all classes" in said
     assert len([axis for axis in figure.axes if axis.images]) == 4 * 3
-
-
-def test_without_groups_the_worst_class_is_shown():
-    data = method_data()
-    figure = draw_method(replace(data, history=data.history.assign(val_worst_group=np.nan)))
     assert list(labeled(figure, "worst class (%)").lines[0].get_ydata()) == pytest.approx([90] * 3)
-
-
-def test_an_epoch_without_edits_has_no_outer_loss():
-    data = method_data()
-    figure = draw_method(replace(data, history=data.history.assign(outer_loss=np.nan)))
     assert not labeled(figure, "outer loss").get_title(loc="right")
 
 
-@pytest.mark.parametrize("groups", [2, 4, 24])
+@pytest.mark.parametrize("groups", [2, 24])
 def test_nothing_leaves_the_page_or_overlaps(groups):
     figure = draw_method(method_data(groups))
     figure.draw_without_rendering()

@@ -7,7 +7,6 @@ import pytest
 
 from hsfm.core.text_tables import Cell, TextTable, write_tables
 from hsfm.report import tables
-from hsfm.report.names import method_label
 from tests.latex_structure import check_latex
 
 
@@ -121,6 +120,10 @@ def test_best_is_bold_and_best_without_training_labels_underlined(three_methods)
     assert erm == ["ERM", "no", "50.0", "75.0"]
     assert dfr == ["DFR", "val, to train", "**90.0 ± 0.0**", "**90.5 ± 0.7**"]
     assert hsfm == ["HSFM", "val, to select", "<u>80.0 ± 0.0</u>", "<u>90.0 ± 1.4</u>"]
+    assert "the smallest test group (a, x) has 10 images; one image is 10.00 points." in table.markdown()
+    latex = table.latex("tab:main")
+    assert r"\textbf{90.5 $\pm$ 0.7}" in latex
+    assert r"\underline{90.0 $\pm$ 1.4}" in latex
 
 
 def test_what_test_images_do_not_tell_from_the_best_is_bold_and_underlined_with_it(three_methods):
@@ -170,20 +173,6 @@ def test_equal_as_shown_is_equally_best(three_methods):
     assert [row[2].markdown() for row in table.rows] == ["**100.0 ± 0.0**", "**<u>100.0 ± 0.0</u>**"]
 
 
-def test_markdown_and_latex_hold_the_same_cells(three_methods):
-    table = main_table(three_methods)
-    lines = table.markdown().splitlines()
-    assert lines[0] == "| Method | Group labels | toy: worst group | toy: average |"
-    assert lines[1] == "| --- | --- | ---: | ---: |"
-    assert "the smallest test group (a, x) has 10 images; one image is 10.00 points." in table.markdown()
-    latex = table.latex("tab:main")
-    assert r"\textbf{90.5 $\pm$ 0.7}" in latex
-    assert r"\underline{90.0 $\pm$ 1.4}" in latex
-    assert r"\toprule" in latex
-    assert "±" not in latex
-    assert not any(" % " in line for line in latex.splitlines())
-
-
 def test_html_holds_the_same_cells_and_what_they_are_from(three_methods):
     """Well-formed, so that any parser reads it; text of a user's cannot break out of it."""
     table = main_table(three_methods)
@@ -201,6 +190,7 @@ def test_html_holds_the_same_cells_and_what_they_are_from(three_methods):
     ]
     assert page.find("div/table/tbody/tr[2]/td[3]/strong").text == "90.0 ± 0.0"
     assert [note.text for note in page.find("figcaption")] == list(table.notes)
+    assert Cell("2 min", order=120.0).html(number=True) == '<td class="number" data-order="120.0">2 min</td>'
 
 
 def test_files_are_written_by_stem_and_suffix(tmp_path, three_methods):
@@ -210,10 +200,6 @@ def test_files_are_written_by_stem_and_suffix(tmp_path, three_methods):
     assert (tmp_path / "main.md").read_text() == made["main"][1].markdown()
     assert (tmp_path / "groups.csv").read_text() == groups.to_csv(index=False, float_format="%.4f")
     assert r"\label{tab:groups}" in (tmp_path / "groups.tex").read_text()
-
-
-def test_html_sorts_by_what_a_cell_says():
-    assert Cell("2 min", order=120.0).html(number=True) == '<td class="number" data-order="120.0">2 min</td>'
 
 
 def test_group_table(three_methods):
@@ -244,12 +230,6 @@ def test_a_method_that_a_dataset_was_not_given_is_a_dash(three_methods):
     last = groups_text(both).markdown().splitlines()[9]
     assert last.startswith("| other | b, y |")
     assert last.endswith("| 100.0 | - | - |")
-
-
-def test_names_for_readers():
-    assert [method_label(m) for m in ("erm", "dac", "ddb_cut_paste", "hsfm")] == [
-        "ERM", "DaC", "DDB, cut and paste", "HSFM"
-    ]  # fmt: skip
 
 
 def test_seeds_are_counted_within_a_run():

@@ -152,7 +152,3 @@ def test_predictions_of_other_images_are_an_error(four):
     other = replace(predictions[3], image_id=predictions[3].image_id[::-1])
     with pytest.raises(ValueError, match=r"^predictions of toy, run 0, hsfm: images or labels of hsfm"):
         measure([*predictions[:3], other], scores)
-
-
-def test_the_same_twice(four):
-    pd.testing.assert_frame_equal(measure(*four), measure(*four))
