@@ -99,9 +99,9 @@ def best_method(main: pd.DataFrame) -> list[str]:
     if best not in free.index and len(free):
         winner = f"{method_label(free.index[0])} is best, {_with_spread(free.iloc[0])}"
         sentences.append(f"Among those that train without group labels {winner}.")
-    average = [f"of {method_label(m)}{':' if m == best else ''} {rows.loc[m, 'average_percent']:.1f} %"
-               for m in dict.fromkeys([best, *rows.index.intersection(["erm"])])]  # fmt: skip
-    return [*sentences, f"Average accuracy {', '.join(average)}."]
+    average = rows["average_percent"].map("{:.1f} %".format)
+    of_erm = f", of ERM {average['erm']}" if "erm" in others else ""
+    return [*sentences, f"Average accuracy of {method_label(best)}: {average[best]}{of_erm}."]
 
 
 def _lead(rows: pd.DataFrame, first: Sequence[str], others: Sequence[str], measure: str) -> str:
@@ -127,17 +127,15 @@ def _lead(rows: pd.DataFrame, first: Sequence[str], others: Sequence[str], measu
 
 def group_labels(main: pd.DataFrame) -> list[str]:
     """Methods by what they used group labels for; of a method the most that it used on any dataset."""
-    used: dict[str, list[str]] = {"training": [], "selection": [], "none": []}
-    for method, part in main.groupby("method", sort=False):
-        used[next(use for use in used if use in set(part["group_labels"]))].append(method)
-    if not used["training"] and not used["selection"]:
-        return ["No method used group labels."]
     said = {
         "training": "{} trained on the group labels of validation images",
         "selection": "{} used those of validation to choose an epoch or a setting, not to train",
         "none": "{} used none",
     }
-    parts = [said[use].format(_names(methods)) for use, methods in used.items() if methods]
+    used = main.groupby("method", sort=False)["group_labels"].agg(lambda uses: min(uses, key=list(said).index))
+    if set(used) == {"none"}:
+        return ["No method used group labels."]
+    parts = [words.format(_names(used.index[used == use])) for use, words in said.items() if use in set(used)]
     return [f"{'; '.join(parts)}.", "No method saw group labels of training images; test labels only score."]
 
 
@@ -146,16 +144,13 @@ def repetitions(main: pd.DataFrame) -> str:
     runs, seeds = int(main["runs"].max()), int(main["seeds"].max())
     single = list(dict.fromkeys(main.loc[main["seeds"] < seeds, "method"]))
     exception = f" ({_names(single)}: one head)" if single and main["seeds"].min() == 1 else ""
+    spread = "± is the sample standard deviation over"
     if runs > 1:
         each = f", each the mean of {seeds} seeds of the method{exception}" if seeds > 1 else ""
-        return (
-            f"Numbers are means over {runs} trained networks{each}; ± is the sample standard deviation over networks."
-        )
+        return f"Numbers are means over {runs} trained networks{each}; {spread} networks."
     if seeds > 1:
-        return (
-            f"Numbers are means over {seeds} seeds of each method{exception}, all on one trained network; ± is the "
-            "sample standard deviation over seeds, and says nothing about another network."
-        )
+        of = f"{seeds} seeds of each method{exception}, all on one trained network"
+        return f"Numbers are means over {of}; {spread} seeds, and says nothing about another network."
     return "One seed on one trained network: there is no deviation, and small differences cannot be read."
 
 

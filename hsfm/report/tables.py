@@ -57,19 +57,19 @@ def aggregate(summary: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (dataset, method), part in summary.groupby(["dataset", "method"], sort=False):
-        runs, seeds = part["run"].nunique(), part.groupby("run")["seed"].nunique().max()
-        values = independent(part, list(METRICS))
+        values = 100 * independent(part, list(METRICS))
+        # of the head that used them most: one that had nothing to train on is ERM's, which used none
+        labels = max(part["group_labels"], key=list(GROUP_LABELS).index)
+        seeds = part.groupby("run")["seed"].nunique().max()
         row = {
             "dataset": dataset,
             "method": method,
-            # of the head that used them most: one that had nothing to train on is ERM's, which used none
-            "group_labels": max(part["group_labels"], key=list(GROUP_LABELS).index),
-            "runs": runs,
+            "group_labels": labels,
+            "runs": part["run"].nunique(),
             "seeds": seeds,
         }
         for metric in METRICS:
-            row[f"{metric}_percent"] = 100 * values[metric].mean()
-            row[f"{metric}_deviation"] = 100 * values[metric].std(ddof=1)
+            row |= {f"{metric}_percent": values[metric].mean(), f"{metric}_deviation": values[metric].std(ddof=1)}
         rows.append(row)
     return pd.DataFrame(rows)
 
