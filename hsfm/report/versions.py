@@ -47,7 +47,7 @@ def versions_table(versions: pd.DataFrame) -> TextTable:
     commit = known["commit"].str[:12] + known["dirty"].map({True: " + changes"}).astype("string").fillna("")
     everything = "all " + versions["jobs"].astype(str) + " recorded jobs"
     stages = versions["stages"].where(versions["jobs"] != versions["recorded"], everything)
-    shown = known.assign(commit=commit, stages=stages).fillna("-").replace("", "-")
+    shown = known.drop(columns="dirty").assign(commit=commit, stages=stages).fillna("-").replace("", "-")
     notes = (
         "What each job recorded of itself, a row per set of versions. commit: of the working tree that it ran from, "
         "with + changes where that had some that were in no commit. - where a job could not tell, or left no record.",
