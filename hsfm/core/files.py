@@ -70,6 +70,7 @@ def write_parquet(
     table: "pa.Table",
     metadata: Mapping[str, Any],
     *,
+    row_group_size: int | None = None,
     compression: str = "snappy",
     use_dictionary: bool | list = True,
 ) -> None:
@@ -80,6 +81,7 @@ def write_parquet(
         pq.write_table(
             table.replace_schema_metadata(encode(metadata, table.schema)),
             temporary,
+            row_group_size=row_group_size,
             compression=compression,
             use_dictionary=use_dictionary,
             write_page_checksum=True,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hsfm import __version__
 from hsfm.core.device import fetch, out_of_memory
-from hsfm.core.files import read_parquet, require, write_parquet
+from hsfm.core.files import read_parquet, read_parquet_in_pieces, require, write_parquet
 from hsfm.core.minority import is_minority
 from hsfm.core.settings import FrozenSettings
 from hsfm.features.standardize import StandardizationSettings
@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         ("feature", pa.list_(pa.float32(), -1)),  # fixed_size_list of any length
     ]
 )
+ROWS_AT_ONCE = 1024  # of features that are read or written, beside the whole
 DETAILS = ("backbone", "transform", "precision")
 METADATA = (
     "dataset", "split", "backbone", "transform", "d", "class_names", "attribute_names", "checkpoint_sha256",
@@ -208,7 +209,8 @@ def write_embeddings(path: str | Path, embeddings: Embeddings, *, whole: bool = 
     }
     # features are as good as random: looking for repetitions in them takes time and finds none
     table = pa.table(columns, names=SCHEMA.names)
-    write_parquet(path, table, metadata, compression="none", use_dictionary=["split"])
+    options = {"row_group_size": ROWS_AT_ONCE, "compression": "none", "use_dictionary": ["split"]}
+    write_parquet(path, table, metadata, **options)
 
 
 def read_embeddings(path: str | Path, *, split: str | None = None, whole: bool = True) -> Embeddings:
@@ -217,21 +219,18 @@ def read_embeddings(path: str | Path, *, split: str | None = None, whole: bool =
     split: which one it has to be. Raises ValueError naming file and row for another split, a missing column, a wrong
     type, an empty cell, a file that is not whole, and as `check_embeddings` does.
     """
-    table, metadata = read_parquet(path, SCHEMA)
+    table, metadata = read_parquet(path, SCHEMA.remove(SCHEMA.get_field_index("feature")))
     require(metadata, METADATA, path)
     expected = split or metadata["split"]
     for found in (metadata["split"], *table["split"].unique().to_pylist()):
         if found != expected:
             raise ValueError(f"{path}: holds the {found} split, expected {expected}")
-    for column in ("image_id", "y", "feature"):
+    for column in ("image_id", "y"):
         if table[column].null_count:
             row = table[column].is_null().to_pylist().index(True)
             raise ValueError(f"{path}: column {column!r} has an empty cell in row {row}")
-    features, d = table["feature"].combine_chunks(), metadata["d"]
-    if features.type.list_size != d:
-        raise ValueError(f"{path}: features have length {features.type.list_size}, but the metadata say d = {d}")
     embeddings = Embeddings(
-        features=torch.from_dlpack(features.flatten()).view(len(table), d),
+        features=_read_features(path, len(table), metadata["d"]),
         y=_labels(table["y"]),
         attribute=_labels(table["attribute"]),
         image_id=tuple(table["image_id"].to_pylist()),
@@ -241,6 +240,21 @@ def read_embeddings(path: str | Path, *, split: str | None = None, whole: bool =
         **{key: metadata[key] for key in ("dataset", "split", "checkpoint_sha256")},
     )
     return check_embeddings(embeddings, path, whole=whole)
+
+
+def _read_features(path: str | Path, n: int, d: int) -> Float[Tensor, "n d"]:
+    """The features, a row group at a time: read as one column they would lie in memory three times."""
+    features, first = torch.empty(n, d), 0
+    for piece in read_parquet_in_pieces(path, pa.schema([SCHEMA.field("feature")]), ROWS_AT_ONCE)[0]:
+        column = piece["feature"]
+        if column.type.list_size != d:
+            raise ValueError(f"{path}: features have length {column.type.list_size}, but the metadata say d = {d}")
+        if column.null_count:
+            row = first + column.is_null().to_pylist().index(True)
+            raise ValueError(f"{path}: column 'feature' has an empty cell in row {row}")
+        features[first : first + len(piece)] = torch.from_dlpack(column.flatten()).view(-1, d)
+        first += len(piece)
+    return features
 
 
 def _nullable(labels: Tensor) -> pa.Array:

@@ -24,7 +24,8 @@ def write_splits(
     standardization = identity(d) if standardize is None else fit(train.features, standardize.scale)
     for split in SPLITS:
         raw = train if split == "train" else embed(split)
-        write_embeddings(outputs[split], replace(raw, features=standardization.apply(raw.features)))
+        features = raw.features if standardize is None else standardization.apply(raw.features)
+        write_embeddings(outputs[split], replace(raw, features=features))
     write_standardization(outputs["standardization"], standardization, {"checkpoint_sha256": train.checkpoint_sha256})
 
 
