@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,41 +15,26 @@ from hsfm.models.backbone import build_network, read_checkpoint, write_checkpoin
 TRANSFORM = {"resize": None, "crop": None, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
 
-def write_network(folder, *, name="small_resnet", seed=0, classes=("a", "b"), transform=TRANSFORM):
-    """A checkpoint with BatchNorm statistics of its own."""
-    network = build_network(name, len(classes), seed=seed).train()
-    with torch.no_grad():
-        network(torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(seed)))
-    path = folder / f"{name}{seed}.safetensors"
-    metadata = {"dataset": "toy", "run": "0"} | ({"transform": json.dumps(transform)} if transform else {})
-    write_checkpoint(path, network, name=name, class_names=classes, metadata=metadata)
-    return path
-
-
-def write_random_heads(path, checkpoint, *, seeds=(0, 1), d=128, classes=("a", "b")):
+def export(folder, *, name="small_resnet", d=128, seeds=(3, 8), seed=None, transform=TRANSFORM):
+    """A checkpoint with BatchNorm statistics of its own, random heads, and the model exported from both."""
+    checkpoint, heads, path = (folder / f"{file}.safetensors" for file in ("backbone", "heads", "model"))
+    network = build_network(name, 2, seed=0).train()
     generator = torch.Generator().manual_seed(7)
-    saved = SavedHeads(
-        head=Head(
-            torch.randn(len(seeds), len(classes), d, generator=generator),
-            torch.randn(len(seeds), len(classes), generator=generator),
-        ),
-        method="hsfm",
-        seeds=seeds,
-        class_names=classes,
-        checkpoint_sha256=sha256(checkpoint),
-        group_labels="selection",
-        chosen_by="the best validation worst group",
-    )
-    write_heads(path, saved)
-    return saved
+    with torch.no_grad():
+        network(torch.randn(8, 3, 32, 32, generator=generator))
+    metadata = {"dataset": "toy", "run": "0"} | ({"transform": json.dumps(transform)} if transform else {})
+    write_checkpoint(checkpoint, network, name=name, class_names=("a", "b"), metadata=metadata)
+    weight, bias = (torch.randn(len(seeds), 2, *shape, generator=generator) for shape in ((d,), ()))
+    saved = SavedHeads(Head(weight, bias), "hsfm", seeds, ("a", "b"), sha256(checkpoint), "selection", "a rule")
+    write_heads(heads, saved)
+    export_model(path, checkpoint=checkpoint, heads=heads, seed=seed)
+    return checkpoint, saved, path
 
 
 def test_the_exported_network_is_the_backbone_with_that_head(tmp_path):
-    checkpoint = write_network(tmp_path)
-    saved = write_random_heads(tmp_path / "heads.safetensors", checkpoint, seeds=(3, 8))
-    export_model(tmp_path / "model.safetensors", checkpoint=checkpoint, heads=tmp_path / "heads.safetensors", seed=8)
+    checkpoint, saved, path = export(tmp_path, seed=8)
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    exported = read_checkpoint(tmp_path / "model.safetensors").network.eval()
+    exported = read_checkpoint(path).network.eval()
     with torch.no_grad():
         features = read_checkpoint(checkpoint).network.eval().features(images)
         torch.testing.assert_close(exported(images), saved.head[1].logits(features), atol=1e-5, rtol=1e-5)
@@ -56,10 +42,7 @@ def test_the_exported_network_is_the_backbone_with_that_head(tmp_path):
 
 
 def test_torchvision_loads_it_as_is(tmp_path):
-    checkpoint = write_network(tmp_path, name="resnet18")
-    saved = write_random_heads(tmp_path / "heads.safetensors", checkpoint, d=512)
-    path = tmp_path / "model.safetensors"
-    export_model(path, checkpoint=checkpoint, heads=tmp_path / "heads.safetensors", seed=0)
+    _, saved, path = export(tmp_path, name="resnet18", d=512, seed=3)
     theirs = torchvision.models.resnet18(num_classes=2).eval()
     theirs.load_state_dict(load_file(path), strict=True)
     assert torch.equal(theirs.fc.weight, saved.head.weight[0])
@@ -69,10 +52,7 @@ def test_torchvision_loads_it_as_is(tmp_path):
 
 
 def test_everything_but_the_head_is_the_checkpoints(tmp_path):
-    checkpoint = write_network(tmp_path)
-    write_random_heads(tmp_path / "heads.safetensors", checkpoint)
-    path = tmp_path / "model.safetensors"
-    export_model(path, checkpoint=checkpoint, heads=tmp_path / "heads.safetensors", seed=1)
+    checkpoint, _, path = export(tmp_path, seed=8)
     before, described = read_safetensors(checkpoint)
     after, metadata = read_safetensors(path)
     assert before.keys() == after.keys()
@@ -80,45 +60,32 @@ def test_everything_but_the_head_is_the_checkpoints(tmp_path):
     assert changed == {"fc.weight", "fc.bias"}
     assert metadata == described | {
         "method": "hsfm",
-        "seed": "1",
+        "seed": "8",
         "group_labels": "selection",
-        "chosen_by": "the best validation worst group",
+        "chosen_by": "a rule",
         "checkpoint_sha256": sha256(checkpoint),
         "package_version": __version__,
     }
-    assert json.loads(metadata["transform"]) == TRANSFORM
-    again = tmp_path / "again.safetensors"
-    export_model(again, checkpoint=checkpoint, heads=tmp_path / "heads.safetensors", seed=1)
-    assert again.read_bytes() == path.read_bytes()
+    written = path.read_bytes()
+    assert export(tmp_path, seed=8)[2].read_bytes() == written
 
 
 def test_the_heads_of_another_checkpoint_are_refused(tmp_path):
-    checkpoint, other = write_network(tmp_path), write_network(tmp_path, seed=1)
-    heads = tmp_path / "heads.safetensors"
-    write_random_heads(heads, checkpoint)
-    message = f"small_resnet1.safetensors: checkpoint {sha256(other)}, but the hsfm heads are for {sha256(checkpoint)}"
-    with pytest.raises(ValueError, match=message):
-        export_model(tmp_path / "model.safetensors", checkpoint=other, heads=heads, seed=0)
-    assert not (tmp_path / "model.safetensors").exists()
+    checkpoint, saved, path = export(tmp_path, seed=8)
+    heads = tmp_path / "other.safetensors"
+    write_heads(heads, replace(saved, checkpoint_sha256="b" * 64))
+    with pytest.raises(ValueError, match=f"checkpoint {sha256(checkpoint)}, but the hsfm heads are for b+"):
+        export_model(path, checkpoint=checkpoint, heads=heads, seed=8)
 
 
 def test_a_seed_that_is_not_there_or_not_told_lists_those_there_are(tmp_path):
-    checkpoint, heads, path = write_network(tmp_path), tmp_path / "heads.safetensors", tmp_path / "model.safetensors"
-    write_random_heads(heads, checkpoint, seeds=(3, 8))
     with pytest.raises(ValueError, match=r"heads.safetensors: no hsfm head of seed 0; the seeds are 3, 8"):
-        export_model(path, checkpoint=checkpoint, heads=heads, seed=0)
+        export(tmp_path, seed=0)
     with pytest.raises(ValueError, match=r"heads.safetensors: several heads, name one by its seed; the seeds are 3, 8"):
-        export_model(path, checkpoint=checkpoint, heads=heads)
-    assert not path.exists()
-    write_random_heads(heads, checkpoint, seeds=(3,))
-    export_model(path, checkpoint=checkpoint, heads=heads)
-    assert read_checkpoint(path).metadata["seed"] == "3"
+        export(tmp_path)
+    assert read_checkpoint(export(tmp_path, seeds=(3,))[2]).metadata["seed"] == "3"
 
 
 def test_a_checkpoint_that_does_not_tell_its_transform_is_refused(tmp_path):
-    checkpoint = write_network(tmp_path, transform=None)
-    write_random_heads(tmp_path / "heads.safetensors", checkpoint)
-    with pytest.raises(ValueError, match=r"small_resnet0\.safetensors: metadata lacks 'transform'"):
-        export_model(
-            tmp_path / "model.safetensors", checkpoint=checkpoint, heads=tmp_path / "heads.safetensors", seed=0
-        )
+    with pytest.raises(ValueError, match=r"backbone\.safetensors: metadata lacks 'transform'"):
+        export(tmp_path, seed=3, transform=None)

@@ -39,22 +39,6 @@ def test_round_trip(tmp_path):
     assert found.correct.tolist() == [[True, True], [False, True], [True, True], [True, False], [True, False]]
 
 
-def test_small(tmp_path):
-    """CelebA's test split and three seeds: tens of kilobytes, of which most are names."""
-    n = 19962
-    path = tmp_path / "predictions.parquet"
-    rng = np.random.default_rng(0)
-    y = rng.integers(2, size=n)
-    write_predictions(
-        path,
-        predictions(
-            seeds=(0, 1, 2), image_id=tuple(f"{182638 + i}.jpg" for i in range(n)), y=y, attribute=y, group=3 * y,
-            predicted=np.where(rng.random((n, 3)) < 0.9, y[:, None], 1 - y[:, None]),
-        ),
-    )  # fmt: skip
-    assert path.stat().st_size < 150_000
-
-
 def test_seeds_of_several_networks_are_put_together():
     parts = [
         predictions(seeds=(seed,), predicted=PREDICTED[:, [column]], checkpoint_sha256=f"c{seed}")
