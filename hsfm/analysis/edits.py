@@ -17,7 +17,6 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field, NonNegativeInt, PositiveInt
-from sklearn.linear_model import LogisticRegression
 from torch import Generator, Tensor
 
 from hsfm.analysis.neighbors import nearest
@@ -298,7 +297,7 @@ def _neighbors(support: Support, train: Embeddings, own: Int[Tensor, " n"], k: i
     return columns
 
 
-def _probe(reference: Embeddings, generator: Generator) -> tuple[LogisticRegression, float, float] | None:
+def _probe(reference: Embeddings, generator: Generator) -> tuple[Any, float, float] | None:
     """Logistic regression of the attribute, the scale of its features, and its accuracy.
 
     It learns from one half of each attribute's rows and is judged by the other. None where an attribute that is there
@@ -312,12 +311,14 @@ def _probe(reference: Embeddings, generator: Generator) -> tuple[LogisticRegress
     halves = [torch.cat([part[side::2] for part in by_attribute]) for side in (0, 1)]
     (features, attribute), unseen = ((reference.features[h].numpy(), reference.attribute[h].numpy()) for h in halves)
     scale = float(features.std()) or 1.0
+    from sklearn.linear_model import LogisticRegression  # slow to import
+
     model = LogisticRegression(C=0.1, max_iter=2000).fit(features / scale, attribute)
     return model, scale, float(model.score(unseen[0] / scale, unseen[1]))
 
 
 def _probabilities(
-    probe: tuple[LogisticRegression, float, float] | None, features: Float[Tensor, "n d"], attribute: Int[Tensor, " n"]
+    probe: tuple[Any, float, float] | None, features: Float[Tensor, "n d"], attribute: Int[Tensor, " n"]
 ) -> Float[np.ndarray, " n"] | float:
     """Of each row's own attribute; NaN for one that the probe does not know."""
     if probe is None:

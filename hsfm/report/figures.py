@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import binomtest
 
 from hsfm.core.files import write_atomically
 from hsfm.report.names import method_label
@@ -117,6 +116,8 @@ def draw_groups(scores: pd.DataFrame, title: str) -> Figure:
     Markers are means over runs and seeds, dots the single heads, bars Wilson's interval of 95 % for as many test images
     as the group has. Of many groups those are shown on which some method is worst.
     """
+    from scipy.stats import binomtest  # slow to import
+
     test = scores[(scores["split"] == "test") & (scores["n"] > 0)]
     methods = list(dict.fromkeys(test["method"]))
     mean = test.groupby(["group_name", "method"], sort=False)["accuracy"].mean().unstack("method")[methods]
