@@ -14,7 +14,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from hsfm.core.files import write_atomically
+from hsfm.core.files import sha256, write_atomically
 from hsfm_workflow import ROOT
 
 KEPT = Path(".snakemake", "hsfm", "code.json")  # of every source text its digest and imports, by its hash
@@ -36,14 +36,10 @@ def hash_of(*files: str) -> str:
 
 @functools.cache
 def _hash_of(root: Path, files: tuple[str, ...]) -> str:
-    digest = hashlib.sha256()
-    modules = closure(root, [root / file for file in files if file.endswith(".py")])
-    for path in sorted(modules):
-        digest.update(f"{path.relative_to(root)} {source(path)['digest']}\n".encode())
-    for file in files:
-        if not file.endswith(".py"):
-            digest.update(f"{file} {hashlib.sha256((root / file).read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()[:16]
+    modules = sorted(closure(root, [root / file for file in files if file.endswith(".py")]))
+    lines = [f"{path.relative_to(root)} {source(path)['digest']}" for path in modules]
+    lines += [f"{file} {sha256(root / file)}" for file in files if not file.endswith(".py")]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def closure(root: Path, files: Iterable[Path]) -> set[Path]:
@@ -53,9 +49,7 @@ def closure(root: Path, files: Iterable[Path]) -> set[Path]:
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            waiting += [
-                other for module, names in source(path)["imports"] for other in _found(root, path, module, names)
-            ]
+            waiting += [file for module, names in source(path)["imports"] for file in _found(root, path, module, names)]
     return found
 
 
@@ -133,13 +127,8 @@ def _found(root: Path, path: Path, module: str, names: Iterable[str]) -> Iterato
 def _reexported(root: Path, package: str) -> dict[str, Path]:
     """Names that a package's __init__ imports, with the module that each comes from."""
     path = root.joinpath(*package.split("."), "__init__.py")
-    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
-    return {
-        alias.asname or alias.name: _module(root, node.module)
-        for node in nodes
-        for alias in node.names
-        if _module(root, node.module or "").exists()
-    }
+    found = ((_module(root, module), names) for module, names in source(path)["imports"])
+    return {name: module for module, names in found for name in names if module.exists()}
 
 
 def _module(root: Path, name: str) -> Path:

@@ -14,19 +14,14 @@ from snakemake.logging import logger
 
 from hsfm.core.files import write_atomically
 from hsfm.heads import known_methods as methods
-from hsfm_workflow import ROOT, SOURCES, SOURCES_IN_ARRAYS, SPLITS
+from hsfm_workflow import ROOT, SOURCES
+from hsfm_workflow.checks import STUDY_SECTIONS, cross_check
 from hsfm_workflow.code import hash_of
 
 KEPT = Path(".snakemake", "hsfm", "configuration.json")  # the one that was validated last
-CODE = [f"workflow/hsfm_workflow/{name}.py" for name in ("config", "schema", "mistakes")]
-STUDY_SECTIONS = {
-    "sweep": ["sweep", "hsfm"],
-    "ablations": ["hsfm"],
-    "validation_bias": ["validation_bias", "hsfm", "dfr", "llr"],
-}
-SPLITS_OF = {"val": "validation", "train": "train", "both": "train and validation"}  # whose group labels a method reads
+CODE = [f"workflow/hsfm_workflow/{name}.py" for name in ("config", "checks", "schema", "mistakes")]
 GONE = {  # keys, or their values, of earlier versions
-    "settings/*/transform=model": "model went; write what `python -m hsfm.models.clip MODEL` prints, which is checked",
+    "settings/*/transform=model": "model went; write what `python -m hsfm.models.clip NAME` prints for your backbone",
     "settings/*/embeddings/standardise": "is called standardize now",
     "settings/*/edits/neighbours": "is called neighbors now",
     "settings/*/erm_head/max_iter": "went: L-BFGS has 1000 iterations, and the log says where that is too few",
@@ -112,20 +107,18 @@ def gone(config: dict) -> Iterator[str]:
     """Keys and values of earlier versions, with where they went."""
     for pattern, said in GONE.items():
         path, _, former = pattern.partition("=")
-        for where, value in matches(config, path.split("/")):
+        for where, value in _found(config, path.split("/")):
             if not former or value == former:
-                backbone = config["settings"][where[1]].get("backbone")
-                name = backbone.get("name") if isinstance(backbone, dict) else "NAME"
-                yield f"{'/'.join(where)}: {said.replace('MODEL', str(name).removeprefix('open_clip:'))}"
+                yield f"{'/'.join(where)}: {said}"
 
 
-def matches(values: object, pattern: Sequence[str], where: tuple[str, ...] = ()) -> Iterator[tuple[tuple, object]]:
+def _found(values: object, pattern: Sequence[str], where: tuple[str, ...] = ()) -> Iterator[tuple[tuple, object]]:
     """Path and value of what lies at `pattern`, whose * stands for any key."""
     if not pattern:
         yield where, values
     elif isinstance(values, dict):
         for key in values if pattern[0] == "*" else values.keys() & {pattern[0]}:
-            yield from matches(values[key], pattern[1:], (*where, str(key)))
+            yield from _found(values[key], pattern[1:], (*where, str(key)))
 
 
 def check_writable(*folders: str) -> None:
@@ -171,191 +164,6 @@ def merged(base: object, own: object) -> object:
         return copy.deepcopy(own)
     both = {key: merged(base[key], own[key]) if key in base else copy.deepcopy(own[key]) for key in own}
     return {**copy.deepcopy({key: value for key, value in base.items() if key not in own}), **both}
-
-
-def cross_check(config: dict, groups: dict[str, dict[str, str]]) -> Iterator[str]:
-    """Checks beyond a schema. groups: by dataset and row, which group labels it is trained on."""
-    yield from check_gpus(config)
-    for dataset in config["datasets"]:
-        if dataset not in config["settings"]:
-            yield f"datasets: unknown dataset {dataset!r}; settings has {', '.join(config['settings'])}"
-            continue
-        settings, where = config["settings"][dataset], f"settings/{dataset}"
-        yield from check_rows(settings, config, where)
-        yield from check_studies(settings, config, where)
-        if settings.get("unclip") is not None:
-            yield from check_unclip(settings, where)
-        if "images" in settings:
-            yield from check_network(settings, config, where)
-        else:
-            yield from check_given(settings, where)
-        yield from check_attribute(settings, config, groups[dataset], where)
-        if settings["masks"]["source"] == "dataset" and settings.get("images", {}).get("source") != "minibirds":
-            yield f"{where}/masks/source: only minibirds knows its masks; set it to heat_map"
-        if len(config["runs"]) > 1 and not is_trained(settings):
-            yield f"runs: {dataset} is not trained here and has one run only, but runs lists {config['runs']}"
-
-
-def check_gpus(config: dict) -> Iterator[str]:
-    """Several GPUs of one training."""
-    count = config["training_gpus"]
-    if count > 1 and ":" in config["device"]:
-        yield f"training_gpus: {count}, but device: {config['device']} names one; set it to auto"
-    if count > 1 and config["compute"]["compile"]:
-        yield f"training_gpus: {count} and compute/compile exclude one another; set compile to false"
-
-
-def check_rows(settings: dict, config: dict, where: str) -> Iterator[str]:
-    """What the methods of a dataset need of its other sections."""
-    rows = {name: config["variants"].get(name) for name in config["methods"]}
-    if all(method is not None and settings[name] is None for name, method in rows.items()):
-        left = ", ".join(f"{method}: null" for method in dict.fromkeys(rows.values()))
-        yield f"methods: {', '.join(rows)} alone, which {where.split('/')[1]} leaves out ({left})"
-    used = dict.fromkeys(method for name, method in rows.items() if method is not None and settings[name] is not None)
-    for method in (methods.found()[name] for name in used):
-        if method.images and "images" not in settings:
-            yield f"{where}: has no images, which {method.label} needs; set {method.name} to null"
-        elif method.name == "afr":
-            yield from check_afr(settings, where)
-        elif method.name == "dac":
-            yield from check_dac(settings, where)
-        elif method.name == "ddb":
-            yield from check_ddb(settings, config, where)
-
-
-def check_studies(settings: dict, config: dict, where: str) -> Iterator[str]:
-    """Sections that studies need."""
-    for study in config["studies"]:
-        for section in STUDY_SECTIONS[study]:
-            if settings.get(section) is None:
-                yield f"{where}/{section}: missing or null, but the study {study} asks for it"
-
-
-def check_unclip(settings: dict, where: str) -> Iterator[str]:
-    """Sections that pictures by unCLIP need."""
-    backbone = settings.get("backbone", {})
-    if "images" not in settings or not backbone.get("name", "").startswith("open_clip:"):
-        said = "decodes embeddings of CLIP; set backbone/name to open_clip:NAME, or unclip to null"
-        yield f"{where}/unclip: {said}"
-    elif backbone["train"] or not backbone["pretrained"]:
-        said = "decodes CLIP's own embeddings; set backbone/pretrained to true and train to false"
-        yield f"{where}/unclip: {said}"
-    elif settings.get("edits") is None:
-        yield f"{where}: missing key 'edits', which unclip shows"
-
-
-def is_trained(settings: dict) -> bool:
-    backbone = settings.get("backbone")
-    return "images" in settings and backbone is not None and backbone["train"] and backbone["checkpoint"] is None
-
-
-def check_network(settings: dict, config: dict, where: str) -> Iterator[str]:
-    """Of a dataset with images."""
-    missing = list(missing_for_images(settings))
-    for key in missing:
-        yield f"{where}: missing key {key!r}, which a dataset with images needs"
-    if missing:
-        return
-    backbone = settings["backbone"]
-    if settings["embeddings"]["standardize"] and (backbone["train"] or backbone["checkpoint"] is not None):
-        said = "is for a frozen backbone without a head (backbone/train false, no checkpoint)"
-        yield f"{where}/embeddings/standardize: {said}"
-    table = settings["images"].get("metadata")
-    if table is not None and not Path(table).is_file():
-        yield f"{where}/images/metadata: no file {table}"
-    for key in ("weights", "checkpoint"):
-        value = backbone[key]
-        if value is not None and not value.startswith("package:") and not Path(value).is_file():
-            yield f"{where}/backbone/{key}: no file {value}"
-    yield from (
-        f"{where}/embeddings/{split}: is for a dataset without images"
-        for split in SPLITS
-        if settings["embeddings"][split] is not None
-    )
-    in_cache = settings["images"]["source"] not in SOURCES_IN_ARRAYS and settings["pixels"] == "cached"
-    if settings["transform"]["interpolation"] == "bicubic" and in_cache and settings["decode_size"] == "needed":
-        said = "needed makes images smaller bilinearly, but transform/interpolation is bicubic; set it to original"
-        yield f"{where}/decode_size: {said}"
-
-
-def missing_for_images(settings: dict) -> Iterator[str]:
-    """Keys that a dataset with images needs and lacks."""
-    yield from (key for key in ("backbone", "transform") if key not in settings)
-    if settings["embeddings"]["batch_size"] is None:
-        yield "embeddings/batch_size"
-    if settings["images"]["source"] not in SOURCES_IN_ARRAYS:
-        yield from (key for key in ("pixels", "decode_size") if key not in settings)
-    if is_trained(settings):
-        yield from (key for key in ("augmentation", "erm") if key not in settings)
-
-
-def check_afr(settings: dict, where: str) -> Iterator[str]:
-    """Sections that AFR needs."""
-    if "images" in settings and "backbone" not in settings:
-        return  # which is said of all methods
-    if not is_trained(settings):
-        yield f"{where}/afr: needs a network that is trained here, on a part of the images; set afr to null"
-    elif "erm" in settings and settings["erm"]["holdout"] is None:
-        yield f"{where}/erm: missing key 'holdout', which afr needs"
-
-
-def check_dac(settings: dict, where: str) -> Iterator[str]:
-    """Sections that DaC needs."""
-    if settings["dac"]["batchnorm"] == "drift" and settings["embeddings"]["standardize"]:
-        said = "drift moves the features, which embeddings/standardize cannot follow; set it to frozen"
-        yield f"{where}/dac/batchnorm: {said}"
-
-
-def check_ddb(settings: dict, config: dict, where: str) -> Iterator[str]:
-    """Sections that DDB needs."""
-    ddb = settings["ddb"]
-    if "augmentation" not in settings:
-        yield f"{where}: missing key 'augmentation', which ddb retrains with"
-    classes = len(ddb["retrain"]["weights"])
-    if settings["images"]["source"] != "metadata" and classes != 2:
-        yield f"{where}/ddb/retrain/weights: {classes} numbers, but the dataset has 2 classes; give one for each"
-    if ddb["generator"] == "diffusion":
-        yield from check_models(ddb["models"], config, f"{where}/ddb/models")
-    elif ddb["cut_paste"]["masks"] == "dataset" and settings["images"]["source"] != "minibirds":
-        yield f"{where}/ddb/cut_paste/masks: only minibirds knows its masks; set it to heat_map"
-
-
-def check_models(models: dict, config: dict, where: str) -> Iterator[str]:
-    """Models by name or folder."""
-    if models["precision"] == "float16" and config["device"] == "cpu":
-        yield f"{where}/precision: float16 was asked for, which the CPU has not; set it to auto"
-    for key, name in ((key, model["name"]) for key, model in models.items() if isinstance(model, dict)):
-        local = name.startswith(("/", ".", "~")) or len(Path(name).parts) > 2
-        if local and not Path(name).is_dir():
-            yield f"{where}/{key}/name: no folder {name}"
-
-
-def check_attribute(settings: dict, config: dict, groups: dict[str, str], where: str) -> Iterator[str]:
-    """Of your own table without a column for the attribute: what needs one would fail only after the training."""
-    images = settings.get("images", {})
-    if images.get("source") != "metadata" or images["columns"]["attribute"] is not None:
-        return
-    for name in (name for name in config["variants"] if settings[name] is not None):
-        if groups[name] != "none":
-            yield f"{where}/images/columns: no attribute, which {name} needs on {SPLITS_OF[groups[name]]}"
-        elif settings[name]["select_by"] == "worst_group":
-            yield f"{where}/images/columns: no attribute, which {name}/select_by: worst_group needs on validation"
-    if "validation_bias" in config["studies"]:
-        yield f"{where}/images/columns: no attribute, which validation_bias needs on validation"
-
-
-def check_given(settings: dict, where: str) -> Iterator[str]:
-    """Of a dataset without images, whose embeddings are there already."""
-    if settings["embeddings"]["standardize"]:
-        yield f"{where}/embeddings/standardize: is for a frozen backbone on images, not for given embeddings"
-    for split in SPLITS:
-        file = settings["embeddings"][split]
-        if file is None:
-            yield f"{where}: has no images, and embeddings lacks {split!r}"
-        elif not Path(file).is_file():
-            yield f"{where}/embeddings/{split}: no file {file}"
-        elif Path("results").resolve() in Path(file).resolve().parents:
-            yield f"{where}/embeddings/{split}: {file} lies in results, whose files the workflow may replace"
 
 
 def in_order(value: object) -> object:

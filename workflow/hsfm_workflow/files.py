@@ -21,10 +21,7 @@ ELSEWHERE = {
 }
 TABLES = {  # labels that a user puts there
     "celeba": [
-        "list_attr_celeba.txt",
-        "list_eval_partition.txt",
-        "list_attr_celeba.csv",
-        "list_eval_partition.csv",
+        *(f"list_{kind}.{end}" for end in ("txt", "csv") for kind in ("attr_celeba", "eval_partition")),
         "metadata.csv",
     ],
 }
@@ -46,26 +43,16 @@ def raw_files(images: dict) -> list[str]:
     return downloaded + [str(folder / file) for file in TABLES.get(source, []) if (folder / file).exists()]
 
 
-def missing_data(settings: dict[str, dict]) -> dict[str, tuple[str, list[str]]]:
-    """By folder, which several datasets may share: its source, and what is missing of it that can be downloaded."""
-    found = [own["images"] for own in settings.values() if own.get("images", {}).get("source") in DOWNLOADED]
-    return {
-        os.path.normpath(images["folder"]): (
-            images["source"],
-            [file for file in raw_files(images) if not Path(file).exists()],
-        )
-        for images in found
-    }
-
-
 def downloads(settings: dict[str, dict]) -> list[tuple[str, str, str, list[str]]]:
     """Name, source, folder and missing files of every download; a second folder of one source gets a number."""
-    found = []
-    for number, (folder, (source, files)) in enumerate(missing_data(settings).items()):
-        if files:
-            name = source if source not in [name for name, *_ in found] else f"{source}_{number}"
-            found.append((name, source, folder, files))
-    return found
+    found: dict[str, tuple] = {}  # by folder, which several datasets may share
+    for images in (own["images"] for own in settings.values() if own.get("images", {}).get("source") in DOWNLOADED):
+        source, folder = images["source"], os.path.normpath(images["folder"])
+        missing = [file for file in raw_files(images) if not Path(file).exists()]
+        if missing and folder not in found:
+            name = f"{source}_{len(found)}" if source in [name for name, *_ in found.values()] else source
+            found[folder] = name, source, folder, missing
+    return list(found.values())
 
 
 def stamp(file: str) -> str | None:

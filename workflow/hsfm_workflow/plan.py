@@ -14,8 +14,9 @@ from hsfm.data.decode_size import decode_rule
 from hsfm.heads import known_methods as methods
 from hsfm.report.published import PUBLISHED
 from hsfm_workflow import SOURCES_IN_ARRAYS, SPLITS, extras
+from hsfm_workflow.checks import is_trained
 from hsfm_workflow.code import hash_of
-from hsfm_workflow.config import in_order, is_trained
+from hsfm_workflow.config import in_order
 from hsfm_workflow.files import folder_stamp, raw_files, stamp
 
 OF_DATASET = "results/{dataset}"

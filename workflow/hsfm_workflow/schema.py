@@ -214,23 +214,22 @@ def validated(raw: dict, studied: dict[str, list[str]]) -> tuple[dict, list[str]
     raw: whole, as files and command line have it. studied: sections of a dataset that a study needs, by its name.
 
     `methods` are the names of the rows then, `rows` these as they were asked for, `variants` has the method of each but
-    erm. A dataset's settings have a
-    section for each row, and for every other method that runs with its defaults; `groups` says which group labels these
-    are trained on.
+    erm. A dataset's settings have a section for each row, and for every other method that runs with its defaults;
+    `groups` says which group labels these are trained on.
     """
     model, mistakes = checked(configuration(), raw)
     if mistakes:
         return {}, mistakes
+    config = model.model_dump(mode="json", exclude={"settings"})
     rows = dict(_rows(model.methods))
-    config = model.model_dump(mode="json", exclude={"methods", "settings"})
-    asked = model.model_dump(mode="json", include={"methods"})["methods"]
-    variants = {name: method for name, (method, _, _) in rows.items() if method}
-    config |= {"methods": list(rows), "rows": asked, "variants": variants}
-    config["settings"] = {name: _plain(own) for name, own in model.settings.items()}
-    config["groups"] = {}
-    for dataset, own in config["settings"].items():
-        fitted = {name: _row(own, *asked, model.select_by) for name, asked in _asked(dataset, rows).items()}
-        needed = {*rows, *(name for study in model.studies for name in studied[study])}
+    variants = {name: method for name, (method, _, _) in rows.items() if method != "erm"}
+    config |= {"rows": config["methods"], "methods": list(rows), "variants": variants, "settings": {}, "groups": {}}
+    needed = {*rows, *(name for study in model.studies for name in studied[study])}
+    for dataset, sections in model.settings.items():
+        own = config["settings"][dataset] = _plain(sections)
+        asked = {name: (name, {}, ("settings", dataset, name)) for name in settings_classes()}
+        asked |= {name: row for name, row in rows.items() if name not in asked and name != "erm"}
+        fitted = {name: _row(own, *row, model.select_by) for name, row in asked.items()}
         if dataset in model.datasets:
             mistakes += [line for name, (_, lines) in fitted.items() if name in needed for line in lines]
         found = {name: settings for name, (settings, lines) in fitted.items() if not lines}
@@ -239,20 +238,14 @@ def validated(raw: dict, studied: dict[str, list[str]]) -> tuple[dict, list[str]
     return config, list(dict.fromkeys(mistakes))
 
 
-def _rows(rows: tuple) -> Iterator[tuple[str, tuple[str | None, dict, tuple]]]:
-    """By name a row's method (None: ERM), the settings that differ, and where these stand."""
+def _rows(rows: tuple) -> Iterator[tuple[str, tuple[str, dict, tuple]]]:
+    """By name a row's method, the settings that differ, and where these stand."""
     for number, row in enumerate(rows):
         if isinstance(row, dict):
             ((name, own),) = row.items()
             yield name, (own.method, own.model_extra, ("methods", number, name))
         else:
-            yield row, (None if row == "erm" else row, {}, ())
-
-
-def _asked(dataset: str, rows: dict[str, tuple]) -> dict[str, tuple[str, dict, tuple]]:
-    """Rows and all other methods, as `_rows` has them; the place of what is no variant is the dataset's section."""
-    plain = {name: (name, {}, ("settings", dataset, name)) for name in settings_classes()}
-    return plain | {name: row for name, row in rows.items() if name not in (*plain, "erm")}
+            yield row, (row, {}, ())
 
 
 def _row(own: dict, method: str, other: dict, where: tuple, select_by: str) -> tuple[MethodSettings | None, list[str]]:

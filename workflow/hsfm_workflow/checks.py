@@ -1,0 +1,162 @@
+"""Checks of a configuration beyond its classes: what sections, methods and files need of one another."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from hsfm.heads import known_methods as methods
+from hsfm_workflow import SOURCES_IN_ARRAYS, SPLITS
+
+STUDY_SECTIONS = {
+    "sweep": ["sweep", "hsfm"],
+    "ablations": ["hsfm"],
+    "validation_bias": ["validation_bias", "hsfm", "dfr", "llr"],
+}
+SPLITS_OF = {"val": "validation", "train": "train", "both": "train and validation"}  # whose group labels a method reads
+NO_MASKS = "only minibirds knows its masks; set it to heat_map"
+
+
+def cross_check(config: dict, groups: dict[str, dict[str, str]]) -> Iterator[str]:
+    """One line per mistake. groups: by dataset and row, which group labels it is trained on."""
+    if config["training_gpus"] > 1 and ":" in config["device"]:
+        yield f"training_gpus: {config['training_gpus']}, but device: {config['device']} names one; set it to auto"
+    if config["training_gpus"] > 1 and config["compute"]["compile"]:
+        said = "and compute/compile exclude one another; set compile to false"
+        yield f"training_gpus: {config['training_gpus']} {said}"
+    for dataset in config["datasets"]:
+        settings = config["settings"].get(dataset)
+        if settings is None:
+            yield f"datasets: unknown dataset {dataset!r}; settings has {', '.join(config['settings'])}"
+            continue
+        rows = {name: config["variants"].get(name) for name in config["methods"]}
+        if all(method is not None and settings[name] is None for name, method in rows.items()):
+            left = ", ".join(f"{method}: null" for method in dict.fromkeys(rows.values()))
+            yield f"methods: {', '.join(rows)} alone, which {dataset} leaves out ({left})"
+        if len(config["runs"]) > 1 and not is_trained(settings):
+            yield f"runs: {dataset} is not trained here and has one run only, but runs lists {config['runs']}"
+        for where, said in _of_dataset(settings, config, groups[dataset]):
+            yield f"settings/{dataset}{'/' * bool(where)}{where}: {said}"
+
+
+def is_trained(settings: dict) -> bool:
+    backbone = settings.get("backbone")
+    return "images" in settings and backbone is not None and backbone["train"] and backbone["checkpoint"] is None
+
+
+def _of_dataset(settings: dict, config: dict, groups: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Place and words of each mistake in a dataset's settings."""
+    yield from _of_network(settings) if "images" in settings else _of_embeddings(settings)
+    used = dict.fromkeys(config["variants"][row] for row in config["variants"] if settings[row] is not None)
+    for method in (methods.found()[name] for name in used):
+        if method.images and "images" not in settings:
+            yield "", f"has no images, which {method.label} needs; set {method.name} to null"
+        elif method.name in OF_METHODS:
+            yield from OF_METHODS[method.name](settings, config)
+    for study in config["studies"]:
+        lacking = [section for section in STUDY_SECTIONS[study] if settings.get(section) is None]
+        yield from ((section, f"missing or null, but the study {study} asks for it") for section in lacking)
+    if settings.get("unclip") is not None:
+        yield from _of_unclip(settings)
+    if settings["masks"]["source"] == "dataset" and settings.get("images", {}).get("source") != "minibirds":
+        yield "masks/source", NO_MASKS
+    images = settings.get("images", {})
+    if images.get("source") == "metadata" and images["columns"]["attribute"] is None:
+        need = list(_with_attributes(settings, config, groups))
+        yield from (("images/columns", f"no attribute, which {what}") for what in need)
+
+
+def _of_network(settings: dict) -> Iterator[tuple[str, str]]:
+    """Of a dataset with images."""
+    images, embeddings = settings["images"], settings["embeddings"]
+    in_files = images["source"] not in SOURCES_IN_ARRAYS
+    needed = ["backbone", "transform", *(["pixels", "decode_size"] if in_files else [])]
+    needed += ["augmentation", "erm"] if is_trained(settings) else []
+    missing = [key for key in needed if key not in settings]
+    missing += ["embeddings/batch_size"] if embeddings["batch_size"] is None else []
+    yield from (("", f"missing key {key!r}, which a dataset with images needs") for key in missing)
+    if missing:
+        return
+    backbone = settings["backbone"]
+    if embeddings["standardize"] and (backbone["train"] or backbone["checkpoint"] is not None):
+        said = "is for a frozen backbone without a head (backbone/train false, no checkpoint)"
+        yield "embeddings/standardize", said
+    files = {"images/metadata": images.get("metadata")}
+    files |= {f"backbone/{key}": backbone[key] for key in ("weights", "checkpoint")}
+    for where, file in files.items():
+        if file is not None and not file.startswith("package:") and not Path(file).is_file():
+            yield where, f"no file {file}"
+    given = [split for split in SPLITS if embeddings[split] is not None]
+    yield from ((f"embeddings/{split}", "is for a dataset without images") for split in given)
+    shrunk = in_files and settings["pixels"] == "cached" and settings["decode_size"] == "needed"
+    if shrunk and settings["transform"]["interpolation"] == "bicubic":
+        said = "needed makes images smaller bilinearly, but transform/interpolation is bicubic; set it to original"
+        yield "decode_size", said
+
+
+def _of_embeddings(settings: dict) -> Iterator[tuple[str, str]]:
+    """Of a dataset without images, whose embeddings are there already."""
+    if settings["embeddings"]["standardize"]:
+        yield "embeddings/standardize", "is for a frozen backbone on images, not for given embeddings"
+    for split in SPLITS:
+        file = settings["embeddings"][split]
+        if file is None:
+            yield "", f"has no images, and embeddings lacks {split!r}"
+        elif not Path(file).is_file():
+            yield f"embeddings/{split}", f"no file {file}"
+        elif Path("results").resolve() in Path(file).resolve().parents:
+            yield f"embeddings/{split}", f"{file} lies in results, whose files the workflow may replace"
+
+
+def _of_afr(settings: dict, config: dict) -> Iterator[tuple[str, str]]:
+    if "backbone" in settings and not is_trained(settings):
+        yield "afr", "needs a network that is trained here, on a part of the images; set afr to null"
+    elif settings.get("erm", {"holdout": 0})["holdout"] is None:
+        yield "erm", "missing key 'holdout', which afr needs"
+
+
+def _of_dac(settings: dict, config: dict) -> Iterator[tuple[str, str]]:
+    if settings["dac"]["batchnorm"] == "drift" and settings["embeddings"]["standardize"]:
+        said = "drift moves the features, which embeddings/standardize cannot follow; set it to frozen"
+        yield "dac/batchnorm", said
+
+
+def _of_ddb(settings: dict, config: dict) -> Iterator[tuple[str, str]]:
+    ddb, source = settings["ddb"], settings["images"]["source"]
+    if "augmentation" not in settings:
+        yield "", "missing key 'augmentation', which ddb retrains with"
+    classes = len(ddb["retrain"]["weights"])
+    if source != "metadata" and classes != 2:
+        yield "ddb/retrain/weights", f"{classes} numbers, but the dataset has 2 classes; give one for each"
+    if ddb["generator"] == "cut_paste":
+        if ddb["cut_paste"]["masks"] == "dataset" and source != "minibirds":
+            yield "ddb/cut_paste/masks", NO_MASKS
+        return
+    if ddb["models"]["precision"] == "float16" and config["device"] == "cpu":
+        yield "ddb/models/precision", "float16 was asked for, which the CPU has not; set it to auto"
+    for key, name in ((key, model["name"]) for key, model in ddb["models"].items() if isinstance(model, dict)):
+        local = name.startswith(("/", ".", "~")) or len(Path(name).parts) > 2
+        if local and not Path(name).is_dir():
+            yield f"ddb/models/{key}/name", f"no folder {name}"
+
+
+OF_METHODS = {"afr": _of_afr, "dac": _of_dac, "ddb": _of_ddb}
+
+
+def _of_unclip(settings: dict) -> Iterator[tuple[str, str]]:
+    backbone = settings.get("backbone", {})
+    if "images" not in settings or not backbone.get("name", "").startswith("open_clip:"):
+        yield "unclip", "decodes embeddings of CLIP; set backbone/name to open_clip:NAME, or unclip to null"
+    elif backbone["train"] or not backbone["pretrained"]:
+        yield "unclip", "decodes CLIP's own embeddings; set backbone/pretrained to true and train to false"
+    elif settings.get("edits") is None:
+        yield "", "missing key 'edits', which unclip shows"
+
+
+def _with_attributes(settings: dict, config: dict, groups: dict[str, str]) -> Iterator[str]:
+    """Who needs the attribute, and where: without it they would fail only after the training."""
+    for name in (name for name in config["variants"] if settings[name] is not None):
+        if groups[name] != "none":
+            yield f"{name} needs on {SPLITS_OF[groups[name]]}"
+        elif settings[name]["select_by"] == "worst_group":
+            yield f"{name}/select_by: worst_group needs on validation"
+    if "validation_bias" in config["studies"]:
+        yield "validation_bias needs on validation"
