@@ -50,15 +50,7 @@ def test_it_raises_the_worst_group_and_says_what_it_chose(splits, erm_head):
 
     assert worst_group(result.head) > worst_group(erm_head) + 0.1
     assert set(result.settings["C"]) <= {1.0, 0.3, 0.1, 0.03}
-    assert len(result.settings["C"]) == 2
     assert result.chosen_by == "C by the worst class of one half of validation"
-    assert result.summary.startswith("C ")
-
-
-def test_the_rule_may_be_another(splits, erm_head):
-    by_group, labels = fit(splits["val"], erm_head, select_by="worst_group")
-    assert by_group.chosen_by == "C by the worst group of one half of validation"
-    assert labels == "selection"
 
 
 def test_nothing_fits_on_the_test_split(splits, erm_head):

@@ -43,8 +43,6 @@ def some_masks(n: int = 10, size: tuple[int, int] = (9, 7), seed: int = 0) -> Ma
     ("loss", "cut"),
     [
         ([0.0, 0.0, 0.0, 0.0, 0.0, 1.0], 0.7),  # keeping less costs nothing until the last cut
-        ([0.0, 0.0, 0.0, 0.0, 1.0, 2.0], 0.6),
-        ([0.0, 0.0, 0.0, 1.0, 2.0, 3.0], 0.5),
         ([0.0, 0.0, 1.0, 2.0, 3.0, 4.0], 0.4),
         ([1.0, 0.9, 0.95, 1.0, 2.0, 3.0], 0.6),  # a dip before the bend
         ([0.0, 0.1, 0.3, 0.9, 2.7, 8.1], 0.6),  # the point farthest below the chord
@@ -94,9 +92,6 @@ def test_quantiles_are_numpys():
     heat[1, :6] = 0.0
     expected = np.quantile(heat.numpy(), CUTS, axis=(1, 2))
     np.testing.assert_allclose(quantiles(heat, CUTS).numpy(), expected, rtol=1e-6)
-    # what is kept is at least the quantile: a share of 1 - q of a map without ties
-    kept = heat[3] >= quantiles(heat, CUTS)[:, 3, None, None]
-    assert kept.sum((1, 2)).tolist() == [(heat[3].numpy() >= level).sum() for level in expected[:, 3]]
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 7), (1, 3)])
@@ -172,11 +167,7 @@ def test_masks_do_not_depend_on_the_batches(network, images):
     ("change", "message"),
     [
         ({"cuts": [0.3, 0.5, 0.4], "fallback": 0.4}, r"cuts: \[0.3, 0.5, 0.4\] does not rise"),
-        ({"cuts": [0.3, 0.3, 0.4], "fallback": 0.4}, "does not rise"),
-        ({"cuts": [0.3, 0.4], "fallback": 0.4}, "at least 3 items"),
-        ({"cuts": [0.3, 0.4, 1.0], "fallback": 0.4}, "less than 1"),
         ({"fallback": 0.9}, r"fallback: 0.9 is not one of cuts, \[0.3, 0.4, 0.5, 0.6, 0.7, 0.8\]"),
-        ({"source": "eyes"}, "'heat_map' or 'dataset'"),
     ],
 )
 def test_cuts_rise_and_the_fallback_is_one_of_them(change, message):

@@ -4,10 +4,8 @@ import torch
 
 from hsfm.data.pixels import Images, pack
 from hsfm.data.transforms import TransformSettings
-from hsfm.heads.head import Head
 from hsfm.methods.ddb import prune as pruning
 from hsfm.methods.ddb.generated import PRUNED, as_png
-from tests.conftest import planted
 from tests.methods.ddb.test_attribution import CPU, linear
 
 TRANSFORM = TransformSettings(resize=None, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -18,12 +16,6 @@ def test_confidence_is_the_mean_probability_of_a_class_over_its_own_images(split
     probability = torch.softmax(erm_head.logits(train.features).double(), 1).numpy()
     expected = [probability[train.y.numpy() == y, y].mean() for y in (0, 1)]
     np.testing.assert_allclose(pruning.class_confidence(erm_head, train), expected, rtol=1e-5)
-
-
-def test_confidence_of_three_classes_and_not_of_the_test_split(splits, erm_head):
-    train = planted("train", [20] * 6, seed=0, classes=3)
-    head = Head(torch.randn(3, 12, generator=torch.Generator().manual_seed(0)), torch.zeros(3))
-    assert pruning.class_confidence(head, train).shape == (3,)
     with pytest.raises(ValueError, match="DDB was given the test split"):
         pruning.class_confidence(erm_head, splits["test"])
 

@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
-import torch
 from torch.nn.functional import cross_entropy
 
-from hsfm.heads.head import Head
 from hsfm.methods.ddb.sources import choose_sources
 from tests.conftest import planted
 
@@ -30,9 +28,3 @@ def test_a_class_with_few_images_gives_all_and_says_so(erm_head, caplog):
 def test_the_test_split_is_refused(splits, erm_head):
     with pytest.raises(ValueError, match="DDB was given the test split"):
         choose_sources(erm_head, splits["test"], 2)
-
-
-def test_sources_of_three_classes():
-    train = planted("train", [20] * 6, seed=0, classes=3)
-    head = Head(torch.randn(3, 12, generator=torch.Generator().manual_seed(0)), torch.zeros(3))
-    assert choose_sources(head, train, 4).groupby("y").size().tolist() == [4, 4, 4]
