@@ -73,25 +73,24 @@ def fit(
     weights = torch.stack([weigh(erm, train, gamma) for gamma, _ in pairs])
     penalty = torch.tensor([value for _, value in pairs], device=weights.device)
     # one wider column holds the bias, so that a head is one matrix
-    x, x_val = _with_ones(train.features), _with_ones(val.features)
+    x, x_val = (torch.cat([part.features, torch.ones_like(part.features[:, :1])], 1) for part in (train, val))
     start = torch.cat([erm.weight, erm.bias[:, None]], 1)
     w = start.expand(len(pairs), -1, -1).clone()
     target = one_hot(train.y, train.n_classes).to(x)
-    best, measured = (-1.0, -1.0), []
-    kept = (start, 0, 0)
+    best, kept, measured = (-1.0, -1.0), (start, 0, 0), []
     for step in track(range(1, settings.steps + 1), "AFR", "step"):
         w = w - settings.lr * _clipped(_gradient(w, start, x, target, weights, penalty), settings.clip_norm)
         if not w.isfinite().all():
             raise ValueError(f"AFR: a head is no longer finite after step {step}; lower lr (now {settings.lr})")
         measures = scorer.measures(_logits(w, x_val))
+        measured.append({name: values.cpu().numpy() for name, values in measures.items()})
         scores = torch.stack([scorer.choose(measures), measures["val_average"]]).T.tolist()
-        measured.append(pd.DataFrame({name: values.cpu().numpy() for name, values in measures.items()}))
         for number, score in enumerate(map(tuple, scores)):
             if score > best:
                 best, kept = score, (w[number].clone(), number, step)
     head, number, step = kept
-    history = _history(measured, pairs, number, step, seeds[0])
-    gamma, value = map(float, pairs[number])
+    (gamma, value), history = map(float, pairs[number]), _history(measured, pairs, seeds[0])
+    history["kept"] = (history["epoch"] == step) & (history["trial"] == number)
     return Fit(
         head=Head(head[None, :, :-1].cpu(), head[None, :, -1].cpu()),
         seeds=tuple(seeds[:1]),
@@ -110,19 +109,12 @@ def weigh(erm: Head, held_out: Embeddings, gamma: float | int) -> Float[Tensor, 
 
 
 def _history(
-    measured: Sequence[pd.DataFrame], pairs: Sequence[tuple[float, float]], kept: int, step: int, seed: int
+    measured: Sequence[dict[str, np.ndarray]], pairs: Sequence[tuple[float, float]], seed: int
 ) -> pd.DataFrame:
     gammas, penalties = np.array(pairs, dtype=float).T
-    steps = [
-        frame.assign(seed=seed, epoch=number, trial=np.arange(len(pairs)), gamma=gammas, penalty=penalties)
-        for number, frame in enumerate(measured, 1)
-    ]
-    history = pd.concat(steps, ignore_index=True)
-    return history.assign(kept=(history["epoch"] == step) & (history["trial"] == kept))
-
-
-def _with_ones(features: Float[Tensor, "n d"]) -> Float[Tensor, "n d1"]:
-    return torch.cat([features, torch.ones_like(features[:, :1])], 1)
+    of_pairs = {"trial": np.arange(len(pairs)), "gamma": gammas, "penalty": penalties}
+    steps = [pd.DataFrame({**one, "seed": seed, "epoch": step, **of_pairs}) for step, one in enumerate(measured, 1)]
+    return pd.concat(steps, ignore_index=True)
 
 
 def _logits(w: Float[Tensor, "k c d1"], x: Float[Tensor, "n d1"]) -> Float[Tensor, "k n c"]:

@@ -37,7 +37,9 @@ Two classes need one column: only the difference z of the two logits matters, it
 two rows of the head move by opposite amounts, z moves as above with 2 alpha in place of alpha.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -84,7 +86,8 @@ def meta_gradient(
         k = weight.shape[1]
         form = "dual" if 2 * n * d + 4 * steps * n * k < 6 * steps * k * d else "primal"
     solve = {"dual": _dual, "primal": _primal}[form]
-    return solve(weight, bias, support, labels, hard, hard_labels, steps, step, first_order)
+    outer = partial(_outer, hard=hard, labels=hard_labels)
+    return solve(weight, bias, support, labels, outer, steps, step, first_order)
 
 
 def _dual(
@@ -92,8 +95,7 @@ def _dual(
     bias: Float[Tensor, "r k"],
     support: Float[Tensor, "r n d"],
     labels: Float[Tensor, "*r n k"],
-    hard: Float[Tensor, "r m d"],
-    hard_labels: Float[Tensor, "m k"],
+    outer: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
     steps: int,
     step: Float[Tensor, "r 1 1"],
     first_order: bool,
@@ -109,7 +111,7 @@ def _dual(
     residuals = stacked - labels
     total = residuals.sum(0) * step  # s S
     adapted = torch.baddbmm(weight, total.mT, support, alpha=-1)
-    loss, by_weight, by_bias = _outer(adapted, bias - total.sum(1), hard, hard_labels)
+    loss, by_weight, by_bias = outer(adapted, bias - total.sum(1))
 
     through_sum = torch.baddbmm(by_bias.unsqueeze(1), support, by_weight.mT) * -step
     slope = stacked * (1 - stacked) if stacked.shape[-1] == 1 else None
@@ -138,8 +140,7 @@ def _primal(
     bias: Float[Tensor, "r k"],
     support: Float[Tensor, "r n d"],
     labels: Float[Tensor, "*r n k"],
-    hard: Float[Tensor, "r m d"],
-    hard_labels: Float[Tensor, "m k"],
+    outer: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
     steps: int,
     step: Float[Tensor, "r 1 1"],
     first_order: bool,
@@ -151,7 +152,7 @@ def _primal(
         residuals.append((probabilities[-1] - labels) * step)
         weight = torch.baddbmm(weight, residuals[-1].mT, support, alpha=-1)
         bias = bias - residuals[-1].sum(1)
-    loss, by_weight, by_bias = _outer(weight, bias, hard, hard_labels)
+    loss, by_weight, by_bias = outer(weight, bias)
 
     left, right = [], []
     for t in reversed(range(steps)):
@@ -170,6 +171,7 @@ def _primal(
 def _outer(
     weight: Float[Tensor, "r k d"],
     bias: Float[Tensor, "r k"],
+    *,
     hard: Float[Tensor, "r m d"],
     labels: Float[Tensor, "m k"],
 ) -> tuple[Float[Tensor, " r"], Float[Tensor, "r k d"], Float[Tensor, "r k"]]:
