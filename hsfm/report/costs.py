@@ -21,6 +21,7 @@ from hsfm.report.names import method_label
 
 TIMES, SIZES = ["seconds", "cpu_seconds"], ["memory_mb", "gpu_memory_mb"]
 COLUMNS = ["dataset", "run", "stage", "method", "seed", *TIMES, *SIZES, "device", "versions", "shards", "made", "job"]
+_NAME = re.compile(r"(?P<stage>.+?)(_(seed(?P<seed>\d+)|train|val|test|\d+))?(_\d+-of-(?P<shards>\d+))?")
 ABSENT = (
     "Times are by the clock, as Snakemake's benchmarks have them, on a machine that may have done other things; memory "
     "is the largest resident set, GPU memory the peak of torch's allocator. - where a job has left no such record in "
@@ -76,17 +77,14 @@ def _read_job(job: Path, folder: Path, stages: Stages) -> dict[str, Any]:
 
 def _stage(name: str, network: Sequence[str], stages: Stages) -> dict[str, Any]:
     """Stage, method, seed and shards by a job's name and the network in its path, as ["dac", "seed0"] or empty."""
-    shards = re.search(r"_\d+-of-(\d+)$", name)
-    seed = re.search(r"_seed(\d+)$", name) or re.search(r"^seed(\d+)$", network[-1] if network else "")
-    stage = re.sub(r"_(seed\d+|train|val|test|\d+)$", "", re.sub(r"_\d+-of-\d+$", "", name))
+    parts = _NAME.fullmatch(name).groupdict()
+    seed = network[1].removeprefix("seed") if len(network) > 1 else parts["seed"]
+    stage = parts["stage"]
     method = network[0] if network else stages.of_method.get(stage, "")
     prefix = next((prefix for prefix in ("fit_", *stages.prefixes) if stage.startswith(prefix)), None)
     if prefix and stage not in stages.of_method:
         stage, method = stages.prefixes.get(prefix, stage), stage.removeprefix(prefix)
-    return {
-        **{"stage": stage, "method": method, "seed": int(seed[1]) if seed else None},
-        "shards": int(shards[1]) if shards else 1,
-    }
+    return {"stage": stage, "method": method, "seed": seed and int(seed), "shards": int(parts["shards"] or 1)}
 
 
 def of_plan(

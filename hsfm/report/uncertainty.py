@@ -1,5 +1,6 @@
 """Bootstrap confidence intervals and paired comparisons."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,11 +22,11 @@ class Draws:
     parts: Float[np.ndarray, "g h"]
     parts_drawn: Float[np.ndarray, "b g h"]
 
-    @property
+    @functools.cached_property
     def observed(self) -> Float[np.ndarray, " h"]:
         return self.parts.min(0)
 
-    @property
+    @functools.cached_property
     def drawn(self) -> Float[np.ndarray, "b h"]:
         return self.parts_drawn.min(1)
 

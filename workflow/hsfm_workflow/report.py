@@ -123,7 +123,7 @@ class Results:
         }
         return [name for name, wanted in asked.items() if wanted] + [s for s in plan.studies if s in STUDY_FIGURES]
 
-    # What figures are drawn from
+    # Inputs of figures
 
     @property
     def drawn(self) -> dict[str, tuple[str, Callable]]:
@@ -160,7 +160,7 @@ class Results:
         }
 
     def of_method(self, wildcards: object) -> dict:
-        """What HSFM's method is drawn from: the first run, and images where there are some."""
+        """Inputs of the figure of HSFM's method: the first run, and images where there are some."""
         dataset = OF_DATASET.format(dataset=wildcards.dataset)
         erm, hsfm = (f"{dataset}/run{self.plan.runs[0]}/{method}" for method in ("erm", "hsfm"))
         images = {} if wildcards.dataset in self.plan.given else self.of_examples(wildcards)
