@@ -3,14 +3,17 @@ server; a browser."""
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from sklearn.linear_model import LogisticRegression
 
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.head import Head
 from tests.loopback import serving
+from tests.repository import MINIMAL, copy_repository, snakemake
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -69,6 +72,19 @@ def erm_head(splits) -> Head:
     weight = torch.tensor(model.coef_, dtype=torch.float32)
     bias = torch.tensor(model.intercept_, dtype=torch.float32)
     return Head(torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2)
+
+
+@pytest.fixture(scope="session")
+def minimal_run(tmp_path_factory) -> Path:
+    """A copy in which config/minimal.yaml has run from nothing; one for all processes of the tests, to be read only."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with FileLock(shared / "minimal.lock"):
+        folder = shared / "minimal/hsfm"
+        if not (shared / "minimal.done").exists():
+            snakemake(copy_repository(folder), *MINIMAL)
+            (shared / "minimal.done").touch()
+    return folder
 
 
 @pytest.fixture

@@ -1,13 +1,19 @@
 """A clone of the repository to run the workflow in, and what a run of Snakemake printed."""
 
+import atexit
+import compileall
+import functools
 import hashlib
 import os
 import re
 import shutil
-import subprocess
-import sys
+import tempfile
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
+from subprocess import CompletedProcess
+
+from tests import fork_server
 
 ROOT = Path(__file__).parents[1]
 MINIMAL = ["--configfile", "config/minimal.yaml"]
@@ -24,28 +30,65 @@ FAMILIES = {  # rules that a loop makes of one script
 
 
 def copy_repository(folder: Path) -> Path:
-    """Copy what a clone holds, without results."""
-    folder.mkdir(parents=True)
+    """Copy what a clone holds, without results, and with what a first plan would leave: compiled code, what is known of
+    it, and the validated configuration.
+    """
+    return shutil.copytree(template(), folder)
+
+
+@functools.cache
+def template() -> Path:
+    folder = Path(ending().enter_context(tempfile.TemporaryDirectory(prefix="hsfm-clone-")), "hsfm")
+    folder.mkdir()
     for name in CLONED:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy2(ROOT / name, folder / name)
+    for package in ("hsfm", "workflow/hsfm_workflow", "snakemake_logger_plugin_hsfm"):
+        compileall.compile_dir(folder / package, quiet=1)
+    snakemake(folder, *MINIMAL, "--dry-run")
+    for left in (folder / ".snakemake").iterdir():
+        if left.name != "hsfm":
+            shutil.rmtree(left)
     return folder
 
 
-def snakemake(
-    folder: Path, *arguments: str, check: bool = True, also_on_path: Path | None = None
-) -> subprocess.CompletedProcess:
-    """Run Snakemake on the code of `folder`, not on an installed one; stdout and stderr together."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    path = folder if also_on_path is None else f"{folder}{os.pathsep}{also_on_path}"
-    environment = {**os.environ, "PYTHONPATH": str(path)}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
-    )
-    assert not check or done.returncode == 0, done.stdout
+@functools.cache
+def ending() -> ExitStack:
+    """Closed when this process of tests ends."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack
+
+
+@functools.cache
+def server() -> fork_server.Server:
+    """The process whose forks run Snakemake, scripts and programs, from its first use to the end of the tests."""
+    folder = ending().enter_context(tempfile.TemporaryDirectory(prefix="hsfm-forks-"))
+    return ending().enter_context(fork_server.started(Path(folder)))
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """That of a program on the code of `folder`, not on an installed one; Python and its children run in forks."""
+    return {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{server().probe}"}
+
+
+def python(
+    folder: Path, *arguments: str, check: bool = True, code: Path | None = None, before: Path | None = None
+) -> CompletedProcess:
+    """Run Python in a folder on its code or another's; stdout and stderr together. before: a program for all forks."""
+    setting = {} if before is None else {fork_server.BEFORE: str(before)}
+    with tempfile.TemporaryFile("w+") as out:
+        status = server().python(arguments, folder, environment(code or folder) | setting, out.fileno())
+        out.seek(0)
+        done = CompletedProcess(arguments, status, out.read())
+    assert not check or status == 0, done.stdout
     return done
+
+
+def snakemake(folder: Path, *arguments: str, check: bool = True, before: Path | None = None) -> CompletedProcess:
+    return python(folder, "-m", "snakemake", "--cores", "2", *arguments, check=check, before=before)
 
 
 def planned_by(folder: Path, *arguments: str) -> dict[str, int]:
@@ -56,6 +99,11 @@ def planned_by(folder: Path, *arguments: str) -> dict[str, int]:
     table = out[out.rindex("Job stats:") :].split("total")[0]
     found = re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)
     return dict(sum((Counter({family(rule): int(n)}) for rule, n in found if rule != "all"), Counter()))
+
+
+def rules_planned(folder: Path, *arguments: str) -> set[str]:
+    """The rules, or scripts where a loop makes rules of one, of which a dry run lists jobs."""
+    return set(planned_by(folder, *arguments))
 
 
 def family(rule: str) -> str:
@@ -76,9 +124,4 @@ def results(folder: Path) -> dict[str, str]:
 
 
 def run_python(program: str, folder: Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return python(folder, "-c", program).stdout

@@ -1,15 +1,11 @@
 """The rules as a module of somebody else's workflow, in another folder with folders of the same names."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests import fork_server
-from tests.repository import ROOT, RUN, copy_repository
+from tests.repository import ROOT, RUN, copy_repository, python
 
 SNAKEFILE = """
 configfile: "settings.yaml"
@@ -51,21 +47,14 @@ def theirs(tmp_path_factory) -> tuple[Path, Path]:
     return folder, clone
 
 
-def run(theirs: tuple[Path, Path], *arguments: str, probe: Path | None = None) -> str:
+def run(theirs: tuple[Path, Path], *arguments: str) -> str:
     folder, clone = theirs
-    path = os.pathsep.join(map(str, filter(None, [clone, probe])))
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
-        cwd=folder, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    return python(folder, "-m", "snakemake", "--cores", "2", *arguments, code=clone).stdout
 
 
-def test_another_workflow_runs_the_rules_under_names_of_its_own(theirs, tmp_path_factory):
+def test_another_workflow_runs_the_rules_under_names_of_its_own(theirs):
     folder, clone = theirs
-    with fork_server.started(tmp_path_factory.mktemp("forks")) as probe:
-        run(theirs, probe=probe)
+    run(theirs)
     assert (folder / "summary.csv").read_bytes() == (folder / "results/tables/main.csv").read_bytes()
     assert (folder / RUN / "hsfm/heads.safetensors").exists()
     assert (folder / "results/report.html").exists()

@@ -1,27 +1,20 @@
 """Output that a user sees while the workflow runs and when it has ended, in a terminal and in a file."""
 
 import json
-import os
 import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests import fork_server, terminal
-from tests.repository import MINIMAL, RUN, copy_repository, snakemake
+from tests import terminal
+from tests.repository import MINIMAL, RUN, copy_repository, environment, snakemake
 
 TIME = r"\d\d:\d\d:\d\d"
 DFR = f"{RUN}/dfr/heads.safetensors"
 BEGINNING = (  # before Snakemake has read the Snakefile
     "Using workflow specific profile", "Config file config/config.yaml is extended", "Assuming unrestricted",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def probe(tmp_path_factory) -> Path:
-    with fork_server.started(tmp_path_factory.mktemp("forks")) as folder:
-        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +28,9 @@ def said(out: str) -> list[str]:
     return [line for line in out.splitlines() if line and not line.startswith(BEGINNING)]
 
 
-def test_a_run_is_a_line_per_start_and_end_and_says_what_was_asked_for(folder, probe):
+def test_a_run_is_a_line_per_start_and_end_and_says_what_was_asked_for(folder):
     command = [sys.executable, "-m", "snakemake", "--cores", "2", *MINIMAL, "--", DFR]
-    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{probe}"}
-    written = terminal.run(command, folder=folder, environment=environment)
+    written = terminal.run(command, folder=folder, environment=environment(folder))
     lines = said("\n".join(terminal.screen(written)))
     starts = [line for line in lines if re.fullmatch(rf"{TIME}  \S.* \(\d of 5\).*", line)]
     ends = [line for line in lines if re.match(rf"{TIME}    \S", line)]
@@ -59,10 +51,10 @@ def test_a_run_is_a_line_per_start_and_end_and_says_what_was_asked_for(folder, p
 
 
 @pytest.mark.parametrize("options", [["--verbose"], ["--quiet"], ["--workflow-profile", "none"]])
-def test_options_about_output_are_obeyed(folder, probe, options):
+def test_options_about_output_are_obeyed(folder, options):
     """Without the plugin, too, the last lines are ours."""
     images = "results/minibirds/images.parquet"
-    done = snakemake(folder, *options, *MINIMAL, "--forcerun", "pack_images", "--", images, also_on_path=probe)
+    done = snakemake(folder, *options, *MINIMAL, "--forcerun", "pack_images", "--", images)
     assert not re.search(rf"^{TIME}", done.stdout, re.MULTILINE)
     if options != ["--quiet"]:
         assert "Finished jobid: 0 (Rule: pack_images)" in done.stdout
@@ -75,8 +67,8 @@ def test_a_dry_run_has_its_plan_and_no_ending(folder):
     assert "Done in" not in out
 
 
-def test_the_main_table_stands_at_the_end_of_a_whole_run(folder, probe):
-    out = snakemake(folder, *MINIMAL, "--config", "methods=[erm, dfr]", also_on_path=probe).stdout
+def test_the_main_table_stands_at_the_end_of_a_whole_run(folder):
+    out = snakemake(folder, *MINIMAL, "--config", "methods=[erm, dfr]").stdout
     lines = said(out)
     table = lines[lines.index(next(line for line in lines if line.startswith("Method  "))) :]
     assert re.fullmatch(r"Method +Group labels +minibirds: worst group +minibirds: average", table[0])
@@ -86,10 +78,10 @@ def test_the_main_table_stands_at_the_end_of_a_whole_run(folder, probe):
     assert table[-1].startswith("Done in ")
 
 
-def test_a_failure_shows_the_end_of_its_log_and_which_to_look_into(folder, probe):
+def test_a_failure_shows_the_end_of_its_log_and_which_to_look_into(folder):
     val = folder / RUN / "erm/embeddings/val.parquet"
     val.write_bytes(val.read_bytes()[:-50])
-    done = snakemake(folder, *MINIMAL, "--forcerun", "fit_dfr", "--", DFR, check=False, also_on_path=probe)
+    done = snakemake(folder, *MINIMAL, "--forcerun", "fit_dfr", "--", DFR, check=False)
     lines = said(done.stdout)
     assert re.fullmatch(rf"{TIME}  Fitting DFR on minibirds, run 0 \(1 of 1\): Forced execution", lines[1])
     assert re.match("ERROR: .*val.parquet: not a readable Parquet file", lines[2])
