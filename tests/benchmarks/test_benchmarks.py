@@ -1,7 +1,5 @@
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,19 +10,29 @@ from benchmarks import dac, ddb, edits, meta, overhead, paper, same_heads, scale
 from hsfm.methods.hsfm import Settings
 
 
-def test_the_engine_is_timed_against_the_loop(monkeypatch, capsys):
+@pytest.fixture
+def printed(monkeypatch, capfd):
+    """Run a benchmark's main with arguments: the lines that it prints, or the cells of those that begin so."""
+
+    def run(module, *arguments: str, rows: tuple[str, ...] = ()) -> list:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
+        module.main()
+        lines = capfd.readouterr().out.splitlines()
+        return [re.split(r" *\| *", line)[1:-1] for line in lines if line.startswith(rows)] if rows else lines
+
+    return run
+
+
+def numbers(cells: list[str]) -> list[float]:
+    return [float(re.sub(r"[ ,%]|/ s", "", cell)) for cell in cells if cell]
+
+
+def test_the_engine_is_timed_against_the_loop(monkeypatch, printed):
     settings = Settings(support_per_class=4, inner_steps=2, support_steps=2, epochs=2, inner_lr=1e-3)
-    tiny = meta.Shape(60, 40, 8, settings, 5, (1, 3))
-    monkeypatch.setattr(meta, "SHAPES", {"tiny": tiny})
-    monkeypatch.setattr(sys, "argv", ["meta"])
-    meta.main()
-    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| tiny")]
+    monkeypatch.setattr(meta, "SHAPES", {"tiny": meta.Shape(60, 40, 8, settings, 5, (1, 3))})
+    rows = printed(meta, rows=("| tiny",))
     assert [int(row[1]) for row in rows] == [1, 3]
-    for row in rows:
-        loop, engine, ratio = (float(cell) for cell in row[2:5])
-        assert loop > 0
-        assert engine > 0
-        assert ratio > 0
+    assert all(value > 0 for row in rows for value in numbers(row[2:5]))
 
 
 def test_settings_of_the_paper_are_read():
@@ -32,15 +40,7 @@ def test_settings_of_the_paper_are_read():
     assert (settings.support_per_class, settings.inner_lr, hard_per_class) == (1024, 5e-5, 256)
 
 
-def test_it_runs_as_a_module():
-    root = Path(__file__).parents[2]
-    out = subprocess.run(
-        [sys.executable, "-m", "benchmarks.meta", "--help"], cwd=root, check=True, capture_output=True, text=True
-    ).stdout
-    assert "--shapes {waterbirds,celeba,minibirds}" in out
-
-
-def test_stages_are_timed_against_the_network_alone_and_a_loop_of_ones_own(monkeypatch, capsys):
+def test_stages_are_timed_against_the_network_alone_and_a_loop_of_ones_own(monkeypatch, printed):
     crop = {"random_resized_crop": {"size": [32, 32], "scale": [0.7, 1.0], "ratio": [0.75, 1.33]}, "random_crop": None,
             "flip": True}  # fmt: skip
     small = {"resize": [40, 40], "crop": [32, 32], **throughput.IMAGENET}
@@ -49,58 +49,42 @@ def test_stages_are_timed_against_the_network_alone_and_a_loop_of_ones_own(monke
         "training": throughput.Case("small_resnet", throughput.AT_64, throughput.NO_CROP, 8, False, True, 16, 8),
     }
     monkeypatch.setattr(throughput, "cases", lambda on_cpu: tiny)
-    monkeypatch.setattr(sys, "argv", ["throughput", "--rounds", "1", "--cores", "1", "--device", "cpu"])
-    throughput.main()
-    rows = [
-        line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith(("| emb", "| tra"))
-    ]
-    assert [row[0].strip() for row in rows] == ["embedding", "training"]
-    for row in rows:
-        decode, forward, both, alone, stage, share, own, ratio = (
-            cell.strip().rstrip(" %").replace(",", "") for cell in row[1:]
-        )
-        assert all(float(cell) > 0 for cell in (decode, forward, alone, stage, share, own, ratio))
-        assert (both != "") == (row[0].strip() == "training")
+    rows = printed(throughput, "--rounds", "1", "--cores", "1", "--device", "cpu", rows=("| emb", "| tra"))
+    assert [row[0] for row in rows] == ["embedding", "training"]
+    assert all(value > 0 for row in rows for value in numbers(row[1:]))
+    assert [bool(row[3]) for row in rows] == [False, True]
 
 
-def test_masks_are_timed_against_embedding(monkeypatch, capsys):
+def test_masks_are_timed_against_embedding(monkeypatch, printed):
     sizes = {**dac.SETTINGS["images"], "image_size": 32}
     monkeypatch.setattr(dac, "SETTINGS", {**dac.SETTINGS, "images": sizes})
     monkeypatch.setattr(dac, "SIZES", {"small_resnet": ("minibirds", 8)})
-    monkeypatch.setattr(sys, "argv", ["dac", "--time", "--rounds", "1", "--device", "cpu"])
-    dac.main()
-    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 8 of minibirds")]
-    embedding, masks, ratio = (float(cell.strip().removesuffix(" / s")) for cell in row.split("|")[2:5])
+    (row,) = printed(dac, "--time", "--rounds", "1", "--device", "cpu", rows=("| 8 of minibirds",))
+    embedding, masks, ratio = numbers(row[1:4])
     assert min(embedding, masks) > 0
     assert ratio > 1
 
 
-def test_the_inpainting_stage_is_timed_against_the_pipeline(monkeypatch, capsys):
+def test_the_inpainting_stage_is_timed_against_the_pipeline(printed):
     small = ["--channels", "8", "--size", "16", "--steps", "2", "--images", "5", "--batch-size", "2", "--rounds", "1"]
-    monkeypatch.setattr(sys, "argv", ["ddb", "--device", "cpu", *small])
-    ddb.main()
-    (line,) = capsys.readouterr().out.splitlines()
+    (line,) = printed(ddb, "--device", "cpu", *small)
     found = re.fullmatch(
         r"5 images of 16 x 16 in batches of 2, 2 steps: pipeline ([0-9.]+) s, stage ([0-9.]+) s, ratio ([0-9.]+)", line
     )
     assert all(float(number) > 0 for number in found.groups())
 
 
-def test_measuring_edits_is_timed(monkeypatch, capfd):
+def test_measuring_edits_is_timed(printed):
     small = ["--rows", "200", "--val", "60", "--features", "16", "--support", "20", "--seeds", "2", "--threads", "1"]
-    monkeypatch.setattr(sys, "argv", ["edits", *small])
-    edits.main()
-    found = re.fullmatch(r"([0-9.]+) s, ([0-9.]+) GB at most\n", capfd.readouterr().out)
-    assert all(float(number) > 0 for number in found.groups())
+    (line,) = printed(edits, *small)
+    assert all(float(number) > 0 for number in re.fullmatch(r"([0-9.]+) s, ([0-9.]+) GB at most", line).groups())
 
 
-def test_the_workflows_overhead_is_what_no_script_works_in(monkeypatch, capsys):
+def test_the_workflows_overhead_is_what_no_script_works_in(printed):
     assert overhead.covered([(0, 2), (1, 3), (5, 6), (5.5, 5.7)]) == 4
     target = ["--", "results/minibirds/pixels.npy", "--configfile", "config/minimal.yaml"]
-    monkeypatch.setattr(sys, "argv", ["overhead", "--cores", "1", "--stages", *target])
-    overhead.main()
-    *_, row, stage = capsys.readouterr().out.splitlines()
-    cores, jobs, wall, work, busy, share = (float(cell.strip().removesuffix(" %")) for cell in row.split("|")[1:-1])
+    row, stage = printed(overhead, "--cores", "1", "--stages", *target)[-2:]
+    cores, jobs, wall, work, busy, share = numbers(row.split("|")[1:-1])
     assert (cores, jobs) == (1, 1)
     assert 0 < busy == work < wall
     assert share == pytest.approx(100 * (1 - busy / wall), abs=1)
