@@ -1,13 +1,14 @@
 """Every code block of the documentation is run, planned or checked, or says why not.
 
-The pages' clone has config/minimal.yaml as its default configuration. CONTRIBUTING.md says what the comments above
-blocks mean. Blocks of the README are run by test_workflow.py and test_own_data.py.
+The pages' clone is the finished minimal run, and has config/minimal.yaml as its default configuration, without the slow
+AFR and DaC. CONTRIBUTING.md says what the comments above blocks mean. Blocks of the README are run by
+tests/workflow/test_workflow.py and test_own_data.py.
 """
 
-import copy
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -19,7 +20,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from markdown_it import MarkdownIt
 
-from tests.repository import ROOT, copy_repository, run_python
+from tests.repository import ROOT, environment, run_python
 
 TUTORIAL = "docs/tutorial.md"
 MARK = re.compile(r"<!-- (?P<kind>file|plan only|not run): (?P<text>.+) -->")
@@ -61,26 +62,17 @@ def commands(text: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory) -> Path:
-    folder = copy_repository(tmp_path_factory.mktemp("pages") / "hsfm")
-    default, minimal = (
-        yaml.safe_load((folder / "config" / name).read_text()) for name in ("config.yaml", "minimal.yaml")
-    )
-    (folder / "config/config.yaml").write_text(yaml.safe_dump(over(default, minimal | {"seeds": [0]})))
+def clone(minimal_run, tmp_path_factory) -> Path:
+    folder = shutil.copytree(minimal_run, tmp_path_factory.mktemp("pages") / "hsfm")
+    config = yaml.safe_load((folder / "results/config.yaml").read_text())
+    (folder / "config/config.yaml").write_text(yaml.safe_dump(config | {"methods": ["erm", "dfr", "llr", "hsfm"]}))
     return folder
-
-
-def over(base: object, own: object) -> object:
-    if not (isinstance(base, dict) and isinstance(own, dict)):
-        return copy.deepcopy(own)
-    return {**base, **{key: over(base.get(key), value) for key, value in own.items()}}
 
 
 def in_shell(script: str, folder: Path) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment,
+        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env={**environment(folder), "PATH": path},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=580,
     )  # fmt: skip
     assert done.returncode == 0, f"{script}\n{done.stdout}"
