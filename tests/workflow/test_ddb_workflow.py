@@ -1,6 +1,5 @@
 """DDB through Snakemake: cut and paste on a few drawn images, and diffusion on tiny random models."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from hsfm.heads.head import read_heads
 from hsfm.methods.dac.masks import read_masks, unpack
 from hsfm.methods.ddb.generated import GENERATED, NOTHING_FOUND, OBJECTS, PRUNED, read_png, read_table
 from hsfm.models.backbone import read_checkpoint
-from tests.repository import RUN, copy_repository, planned_by, results, run_python, snakemake
+from tests.repository import RUN, python, results, rules_planned, snakemake
 
 THRESHOLD = 0.55  # of the attribution; some of the few images lie above it, some below
 SMALL = {
@@ -30,11 +29,11 @@ SMALL = {
     "retrain": {"weights": [6, 10], "batch_size": 16, "epochs": 2},
 }
 ROWS = 2 * 6 * 2
-PRUNING = {"prune_generated": 1, "draw_generated": 1, "fit_ddb": 2, "extract_embeddings": 2}
-SCORING = {
-    "score_heads": 1, "make_tables": 1, "draw_figure": 1, "draw_scores": 1, "describe_results": 1, "save_config": 1,
-    "write_report": 1,
-}  # fmt: skip
+PRUNING = {"prune_generated", "draw_generated", "fit_ddb", "extract_embeddings"}
+SCORING = {"score_heads", "make_tables", "draw_figure", "draw_scores", "describe_results", "save_config",
+           "write_report"}  # fmt: skip
+MAIN = "results/tables/main.md"
+FIGURE = "results/figures/minibirds/generated.png"
 
 
 def overlay(folder: Path, name: str, **ddb) -> list[str]:
@@ -45,8 +44,8 @@ def overlay(folder: Path, name: str, **ddb) -> list[str]:
     return ["--configfile", "config/minimal.yaml", "config/ddb.yaml", f"{name}.yaml", "--"]
 
 
-def planned(folder: Path, arguments: list[str]) -> dict[str, int]:
-    return planned_by(folder, *arguments[:-1])
+def planned(folder: Path, arguments: list[str]) -> set[str]:
+    return rules_planned(folder, *arguments[:-1])
 
 
 def tables(folder: Path) -> dict[str, pd.DataFrame]:
@@ -57,11 +56,10 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
 
 
 @pytest.fixture(scope="module")
-def pasted(tmp_path_factory) -> Path:
-    """A copy in which DDB has run by cut and paste. Tests that change it put everything back."""
-    folder = copy_repository(tmp_path_factory.mktemp("pasted") / "hsfm")
-    snakemake(folder, *overlay(folder, "small"), "all")
-    return folder
+def pasted(finished) -> Path:
+    """A copy in which DDB has run by cut and paste, and a model was exported. Tests put back what they change."""
+    snakemake(finished, *overlay(finished, "small"), "all", f"{RUN}/ddb/model_seed1.safetensors")
+    return finished
 
 
 @pytest.fixture(scope="module")
@@ -80,40 +78,21 @@ def models(tmp_path_factory) -> dict:
     }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def inpainted(pasted, models, tmp_path_factory) -> Path:
-    """A copy in which DDB has run by diffusion, from the same ERM network."""
-    folder = tmp_path_factory.mktemp("inpainted") / "hsfm"
-    shutil.copytree(pasted, folder)
-    arguments = overlay(folder, "tiny", **models)
-    assert planned(folder, arguments) == {
-        "learn_token": 2, "segment_objects": 1, "inpaint_objects": 1, **PRUNING, **SCORING,
-        "fit_ddb": 1, "extract_embeddings": 1,
-    }  # fmt: skip
-    snakemake(folder, *arguments, "all")
-    assert planned(folder, arguments) == {}
-    return folder
-
-
 # Cut and paste --------------------------------------------------------------------------------------------------------
 
 
 def test_its_files_are_there_and_nothing_is_left_to_do(pasted):
-    files = {path for path in results(pasted) if "/ddb/" in path or "generated" in path or "masks" in path}
+    files = {path for path in results(pasted) if "/ddb/" in path or "generated" in path or "masks/dataset" in path}
     seeds = ("backbone.safetensors", "heads.safetensors", "history.parquet", "standardization.safetensors",
              *(f"embeddings/{split}.parquet" for split in ("train", "val", "test")))  # fmt: skip
+    steps = ("sources", "objects", "generated", "pruned", "scores", "predictions")
     assert files == {
-        *(
-            f"{RUN}/ddb/{name}.parquet"
-            for name in ("sources", "objects", "generated", "pruned", "scores", "predictions")
-        ),
+        *(f"{RUN}/ddb/{name}.parquet" for name in steps),
         *(f"{RUN}/ddb/seed{seed}/{name}" for seed in (0, 1) for name in seeds),
-        *(f"results/figures/minibirds/generated.{suffix}" for suffix in ("png", "pdf")),
+        *(FIGURE, FIGURE.replace("png", "pdf"), f"{RUN}/ddb/model_seed1.safetensors"),
         f"{RUN}/erm/masks/dataset/train.parquet",
     }
-    assert planned(pasted, overlay(pasted, "small")) == {}
-    for log in (pasted / "logs").rglob("*.log"):
-        assert "Traceback" not in log.read_text()
+    assert planned(pasted, overlay(pasted, "small")) == set()
 
 
 def test_every_image_is_accounted_for(pasted):
@@ -164,74 +143,98 @@ def test_scores_are_those_of_the_retrained_networks(pasted):
         assert part["correct"].tolist() == [int(correct[test.group == g].sum()) for g in range(4)]
     erm = read_checkpoint(pasted / RUN / "erm/backbone.safetensors").network
     assert not torch.equal(network.body.conv1.weight, erm.body.conv1.weight), "the whole network has moved"
-    text = (pasted / "results/tables/main.md").read_text()
+    exported = read_checkpoint(pasted / RUN / "ddb/model_seed1.safetensors").network
+    assert torch.equal(exported.fc.weight, network.fc.weight)
+    assert torch.equal(exported.body.conv1.weight, network.body.conv1.weight)
+    text = (pasted / MAIN).read_text()
     assert "| DDB, cut and paste | val, to select |" in text
-    assert (
-        "DDB, cut and paste: objects cut out along the masks that the dataset knows (run 0 seed 0, run 0 seed 1)."
-        in text
-    )
+    note = "DDB, cut and paste: objects cut out along the masks that the dataset knows (run 0 seed 0, run 0 seed 1)."
+    assert note in text
 
 
 @pytest.mark.parametrize(
     ("change", "jobs"),
     [
-        ({"retrain": {**SMALL["retrain"], "lr": 0.002}}, {"fit_ddb": 2, "extract_embeddings": 2, **SCORING}),
-        ({"prune": {**SMALL["prune"], "attribution": 0.2}}, {**PRUNING, **SCORING}),
-        ({"seed": 1}, {"paste_objects": 1, **PRUNING, **SCORING}),
-        ({"cut_paste": {"masks": "heat_map"}},
-         {"make_masks": 1, "take_objects": 1, "paste_objects": 1, **PRUNING, **SCORING}),
-        ({"sources_per_class": 5}, {"choose_sources": 1, "take_objects": 1, "paste_objects": 1, **PRUNING, **SCORING}),
+        ({"retrain": {**SMALL["retrain"], "lr": 0.002}}, {"fit_ddb", "extract_embeddings"}),
+        ({"prune": {**SMALL["prune"], "attribution": 0.2}}, PRUNING),
+        ({"seed": 1}, {"paste_objects", *PRUNING}),
+        ({"sources_per_class": 5}, {"choose_sources", "take_objects", "paste_objects", *PRUNING}),
     ],
-)  # fmt: skip
+)
 def test_a_changed_setting_reruns_its_stage_and_what_follows(pasted, change, jobs):
-    assert planned(pasted, overlay(pasted, "changed", **change)) == jobs
+    assert planned(pasted, overlay(pasted, "changed", **change)) == {*jobs, *SCORING}
 
 
-def test_objects_out_of_heat_maps(pasted, tmp_path):
-    folder = tmp_path / "hsfm"
-    shutil.copytree(pasted, folder)
-    snakemake(folder, *overlay(folder, "small", cut_paste={"masks": "heat_map"}), f"{RUN}/ddb/seed0/heads.safetensors")
-    objects = tables(folder)["objects"]
-    masks = read_masks(folder / RUN / "erm/masks/heat_map/train.parquet").of(objects["image_id"].tolist())
+def test_objects_out_of_heat_maps(copied):
+    arguments = overlay(copied, "small", cut_paste={"masks": "heat_map"})
+    snakemake(copied, *arguments, f"{RUN}/ddb/objects.parquet")
+    objects, _ = read_table(copied / RUN / "ddb/objects.parquet", OBJECTS)
+    masks = read_masks(copied / RUN / "erm/masks/heat_map/train.parquet").of(objects["image_id"].tolist())
     expected = unpack(masks.packed, masks.size).numpy()
     np.testing.assert_array_equal(np.stack([read_png(mask) for mask in objects["mask"]]), expected)
-    (remark,) = read_heads(folder / RUN / "ddb/seed0/heads.safetensors").remarks
-    assert remark == "objects cut out by the heat maps of ERM's network"
 
 
-def test_where_nothing_is_kept_the_row_is_erms_and_says_so(pasted, tmp_path):
-    folder = tmp_path / "hsfm"
-    shutil.copytree(pasted, folder)
-    snakemake(folder, *overlay(folder, "small", prune={**SMALL["prune"], "attribution": 1.0}), "all")
-    pruned = tables(folder)["pruned"]
-    assert not pruned["kept"].any()
-    assert pruned["why_not"].str.startswith("attribution on the object not above 1").all()
-    both = {method: pd.read_parquet(folder / RUN / f"{method}/scores.parquet") for method in ("erm", "ddb")}
-    for _, part in both["ddb"].groupby("seed"):
-        assert part["correct"].tolist() == both["erm"]["correct"].tolist()
-    assert both["ddb"]["group_labels"].unique().tolist() == ["none"]
-    erm = read_checkpoint(folder / RUN / "erm/backbone.safetensors").network
-    network = read_checkpoint(folder / RUN / "ddb/seed0/backbone.safetensors").network
-    assert all(torch.equal(a, b) for a, b in zip(erm.own_state().values(), network.own_state().values(), strict=True))
-    assert pq.read_table(folder / RUN / "ddb/seed0/history.parquet").num_rows == 0
-    assert (
-        "no generated image was kept, so that this is ERM's own network and head"
-        in (folder / "results/tables/main.md").read_text()
-    )
+# Without the extra ----------------------------------------------------------------------------------------------------
+
+HIDING = """
+import importlib.util, sys
+hidden = ("accelerate", "captum", "cv2", "diffusers", "open_clip", "transformers")
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name in hidden else find(name, *rest)
+for name in list(sys.modules):
+    if name.split(".")[0] in hidden:
+        del sys.modules[name]
+sys.modules.update(dict.fromkeys(hidden))
+"""
+MISSING = "accelerate, captum, diffusers, open-clip-torch, opencv-python-headless, transformers"
+INSTALL = f'pip install -e ".[diffusion]" (missing: {MISSING})'
+ERASING = """
+from hsfm.methods.ddb.cut_paste import erase; import numpy as np
+erase(np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), bool), margin=1, radius=1)
+"""
 
 
-def test_a_model_is_exported(pasted, tmp_path):
-    folder = tmp_path / "hsfm"
-    shutil.copytree(pasted, folder)
-    model = RUN / "ddb/model_seed1.safetensors"
-    snakemake(folder, *overlay(folder, "small"), str(model))
-    exported = read_checkpoint(folder / model)
-    own = read_checkpoint(folder / RUN / "ddb/seed1/backbone.safetensors").network
-    assert torch.equal(exported.network.fc.weight, own.fc.weight)
-    assert torch.equal(exported.network.body.conv1.weight, own.body.conv1.weight)
+@pytest.fixture
+def without_extra(tmp_path) -> Path:
+    """A program that hides the packages of the extra."""
+    (tmp_path / "hiding.py").write_text(HIDING)
+    return tmp_path / "hiding.py"
+
+
+def test_without_the_extra_the_row_is_left_out_and_asking_for_it_says_what_to_install(copied, without_extra):
+    arguments = overlay(copied, "small")
+    out = snakemake(copied, *arguments, MAIN, before=without_extra).stdout
+    assert f"DDB is left out: {INSTALL}" in out
+    assert "DDB" not in (copied / MAIN).read_text()
+    for target in ("scores.parquet", "seed0/heads.safetensors"):
+        done = snakemake(copied, "-n", *arguments, f"{RUN}/ddb/{target}", check=False, before=without_extra)
+        assert done.returncode != 0
+        assert f"DDB was asked for: {INSTALL}" in done.stdout
+
+
+def test_nothing_but_diffusion_imports_the_extra(finished, without_extra):
+    names = [".".join(path.relative_to(finished).with_suffix("").parts) for path in (finished / "hsfm").rglob("*.py")]
+    core = sorted(name for name in names if "__" not in name)
+    imports = "import importlib\n" + "".join(f"importlib.import_module({name!r})\n" for name in core)
+    python(finished, "-c", imports, before=without_extra)
+    loading = "import hsfm.methods.ddb.diffusion_models as m; m.libraries()"
+    for program, package in ((ERASING, "OpenCV"), (loading, "the extra")):
+        said = python(finished, "-c", program, check=False, before=without_extra).stdout
+        assert package in said
+        assert 'pip install -e ".[diffusion]"' in said
 
 
 # Diffusion ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def inpainted(pasted, models) -> Path:
+    """The copy in which DDB has run by diffusion too, from the same ERM network, inpainting in two shards."""
+    arguments = overlay(pasted, "tiny", **models)
+    assert planned(pasted, arguments) == {"learn_token", "segment_objects", "inpaint_objects", *PRUNING, *SCORING}
+    (pasted / "shards.yaml").write_text("shards: {generation: 2}")
+    snakemake(pasted, *arguments[:-1], "shards.yaml", "--", f"{RUN}/ddb/scores.parquet", MAIN, FIGURE)
+    return pasted
 
 
 def test_the_chain_accounts_for_everything_and_knows_its_models(inpainted, models):
@@ -252,115 +255,52 @@ def test_the_chain_accounts_for_everything_and_knows_its_models(inpainted, model
     assert metadata["token"] == "<water-bird>"
     assert tensors["embedding"].shape == (random_models.WIDTH,)
     assert len(pq.read_table(inpainted / "results/minibirds/tokens/class1.parquet")) == 4
-    assert "| DDB | " in (inpainted / "results/tables/main.md").read_text()
-    with Image.open(inpainted / "results/figures/minibirds/generated.png") as sheet:
+    assert "| DDB | " in (inpainted / MAIN).read_text()
+    with Image.open(inpainted / FIGURE) as sheet:
         assert sheet.width > 500
 
 
-def test_pictures_do_not_depend_on_batches(inpainted, models, tmp_path):
-    folder = tmp_path / "hsfm"
-    shutil.copytree(inpainted, folder)
-    arguments = overlay(folder, "tiny", **{**models, "inpaint": {**models["inpaint"], "batch_size": 5}})
-    snakemake(folder, *arguments, f"{RUN}/ddb/generated.parquet")
-    ours, theirs = tables(folder)["generated"], tables(inpainted)["generated"]
-    assert ours["image_id"].tolist() == theirs["image_id"].tolist()
-    for a, b in zip(ours["image"], theirs["image"], strict=True):
-        assert abs(read_png(a).astype(int) - read_png(b)).max() <= 1, "but for rounding"
+def test_shards_inpaint_the_same_bytes(inpainted, models):
+    target = inpainted / RUN / "ddb/generated.parquet"
+    sharded = target.read_bytes()
+    arguments = [*overlay(inpainted, "tiny", **models), str(target.relative_to(inpainted))]
+    snakemake(inpainted, "--forcerun", "inpaint_objects", *arguments)
+    assert target.read_bytes() == sharded
 
 
-def test_a_killed_inpainting_goes_on_after_its_last_part(inpainted, models, tmp_path):
-    folder = tmp_path / "hsfm"
-    shutil.copytree(inpainted, folder)
-    script = folder / "workflow/scripts/inpaint_objects.py"
-    script.write_text(
-        script.read_text().replace(
-            "        done(len(rows))\n",
-            "        finished = globals().setdefault('finished', [])\n"
-            "        finished.append(len(rows))\n"
-            "        if len(finished) == 3 and not os.path.exists('revived'):\n"
-            "            os.kill(os.getpid(), signal.SIGKILL)\n"
-            "        print(f'part of {len(rows)}', flush=True)\n"
-            "        done(len(rows))\n",
-        ).replace("import pandas as pd\n", "import os\nimport signal\nimport pandas as pd\n", 1)
-    )  # fmt: skip
-    target = RUN / "ddb/generated.parquet"
-    arguments = overlay(folder, "tiny", **models)
-    assert snakemake(folder, *arguments, str(target), check=False).returncode != 0
-    assert not (folder / target).exists()
-    (parts,) = (folder / RUN / "ddb").glob(".generated-*")
-    assert len(list(parts.iterdir())) == 2
-    (folder / "revived").touch()
-    out = snakemake(folder, *arguments, str(target)).stdout
-    assert out.count("part of 8") == 1, "of three"
-    assert not list((folder / RUN / "ddb").glob(".generated-*"))
-    assert pq.read_table(folder / target).equals(pq.read_table(inpainted / target))
-
-
-def test_shards_inpaint_the_same_bytes(inpainted, models, tmp_path):
-    folder = tmp_path / "hsfm"
-    shutil.copytree(inpainted, folder)
-    target = RUN / "ddb/generated.parquet"
-    arguments = overlay(folder, "tiny", **models)
-    (folder / "shards.yaml").write_text("shards: {generation: 2}")
-    assert planned(folder, [*arguments[:-1], "shards.yaml", "--"])["inpaint_objects"] == 2
-    snakemake(folder, *arguments[:-1], "shards.yaml", "--", str(target))
-    assert (folder / target).read_bytes() == (inpainted / target).read_bytes()
-
-
-def test_a_killed_token_goes_on_after_its_last_state(inpainted, models, tmp_path):
-    folder = tmp_path / "hsfm"
-    shutil.copytree(inpainted, folder)
-    module = folder / "hsfm/methods/ddb/textual_inversion.py"
-    module.write_text(
-        module.read_text().replace("SAVE_EVERY = 100", "SAVE_EVERY = 1").replace(
-            "                    training.save(resume",
-            "                    if step == 3 and not Path('revived').exists():\n"
-            "                        __import__('os').kill(__import__('os').getpid(), 9)\n"
-            "                    training.save(resume",
-        )
-    )  # fmt: skip
-    target = "results/minibirds/tokens/class0.safetensors"
-    arguments = overlay(folder, "tiny", **models)
-    assert snakemake(folder, *arguments, target, check=False).returncode != 0
-    assert list((folder / "results/minibirds/tokens").glob(".resume-class0-*.pt"))
-    (folder / "revived").touch()
-    snakemake(folder, *arguments, target)
-    assert "resuming after step 2 of 4" in (folder / "logs/minibirds/learn_token_0.log").read_text()
-    assert not list((folder / "results/minibirds/tokens").glob(".resume-class0-*"))
-    ours, theirs = (read_safetensors(path / target)[0]["embedding"] for path in (folder, inpainted))
-    assert torch.equal(ours, theirs)
-
-
-def test_where_nothing_is_found_every_image_says_so(inpainted, models, tmp_path):
-    folder = tmp_path / "hsfm"
-    shutil.copytree(inpainted, folder)
-    snakemake(
-        folder, *overlay(folder, "tiny", **{**models, "segment": {**models["segment"], "box_threshold": 1.0}}), "all"
-    )
-    found = tables(folder)
+def test_where_nothing_is_found_the_row_is_erms_and_says_so(inpainted, models):
+    nothing = {**models, "segment": {**models["segment"], "box_threshold": 1.0}}
+    snakemake(inpainted, *overlay(inpainted, "tiny", **nothing), f"{RUN}/ddb/scores.parquet", MAIN, FIGURE)
+    found = tables(inpainted)
     assert found["objects"]["mask"].isna().all()
     assert found["objects"]["boxes"].tolist() == [0] * 12
     assert found["pruned"]["why_not"].unique().tolist() == [NOTHING_FOUND]
     assert found["pruned"]["attribution"].isna().all()
     assert len(found["pruned"]) == ROWS
-    assert "no generated image was kept" in (folder / "results/tables/main.md").read_text()
-    assert (folder / "results/figures/minibirds/generated.png").read_bytes().startswith(b"\x89PNG")
+    both = {method: pd.read_parquet(inpainted / RUN / f"{method}/scores.parquet") for method in ("erm", "ddb")}
+    assert both["ddb"]["correct"].tolist() == both["erm"]["correct"].tolist()
+    assert both["ddb"]["group_labels"].unique().tolist() == ["none"]
+    erm = read_checkpoint(inpainted / RUN / "erm/backbone.safetensors").network
+    network = read_checkpoint(inpainted / RUN / "ddb/seed0/backbone.safetensors").network
+    assert all(torch.equal(a, b) for a, b in zip(erm.own_state().values(), network.own_state().values(), strict=True))
+    assert pq.read_table(inpainted / RUN / "ddb/seed0/history.parquet").num_rows == 0
+    note = "no generated image was kept, so that this is ERM's own network and head"
+    assert note in (inpainted / MAIN).read_text()
+    assert (inpainted / FIGURE).read_bytes().startswith(b"\x89PNG")
 
 
-def test_mistakes_are_said_before_anything_runs(inpainted, models, tmp_path):
-    folder = tmp_path / "hsfm"
-    shutil.copytree(inpainted, folder)
+def test_mistakes_are_said_before_anything_runs(finished, models):
     wrong = {
         "text_to_image": {"name": "/no/such/folder", "revision": None},
         "inpainting": {**models["models"]["inpainting"], "revision": "main"},
         "precision": "float16",
     }
     changes = {"models": {**models["models"], **wrong}, "retrain": {"weights": [1, 2, 3]}}
-    arguments = overlay(folder, "tiny", **{**models, **changes, "segment": {**models["segment"], "prompt": "Bird"}})
-    out = snakemake(folder, "--config", "device=cpu", *arguments[:-1], "--dry-run", check=False).stdout
+    arguments = overlay(finished, "tiny", **{**models, **changes, "segment": {**models["segment"], "prompt": "Bird"}})
+    out = snakemake(finished, "--config", "device=cpu", *arguments[:-1], "--dry-run", check=False).stdout
     assert "settings/minibirds/ddb/segment/prompt: String should match pattern '^[a-z][a-z .-]*[.]$', got Bird" in out
-    arguments = overlay(folder, "tiny", **{**models, **changes})
-    out = snakemake(folder, "--config", "device=cpu", *arguments[:-1], "--dry-run", check=False).stdout
+    arguments = overlay(finished, "tiny", **{**models, **changes})
+    out = snakemake(finished, "--config", "device=cpu", *arguments[:-1], "--dry-run", check=False).stdout
     for line in (
         "ddb/retrain/weights: 3 numbers, but the dataset has 2 classes; give one for each",
         "ddb/models/precision: float16 was asked for, which the CPU has not; set it to auto",
@@ -368,63 +308,16 @@ def test_mistakes_are_said_before_anything_runs(inpainted, models, tmp_path):
         "ddb/models/inpainting/revision: 'main' is for the hub, but ",
     ):
         assert f"settings/minibirds/{line}" in out
-    config = yaml.safe_load((folder / "tiny.yaml").read_text())
+    config = yaml.safe_load((finished / "tiny.yaml").read_text())
     del config["settings"]["minibirds"]["ddb"]["token"]
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
-    out = snakemake(folder, *arguments[:-1], "--dry-run", check=False).stdout
+    (finished / "tiny.yaml").write_text(yaml.safe_dump(config))
+    out = snakemake(finished, *arguments[:-1], "--dry-run", check=False).stdout
     assert "settings/minibirds/ddb: missing key 'token', which the generator diffusion needs" in out
 
 
-def test_a_model_that_is_not_there_is_one_line(inpainted, models, tmp_path):
-    folder = tmp_path / "hsfm"
-    shutil.copytree(inpainted, folder)
-    absent = {**models["models"], "inpainting": {"name": "nobody/nothing", "revision": None}}
-    done = snakemake(folder, *overlay(folder, "tiny", **{**models, "models": absent}), "all", check=False)
+def test_a_model_that_is_not_there_is_one_line(copied, models):
+    absent = {**models["models"], "text_to_image": {"name": "nobody/nothing", "revision": None}}
+    arguments = overlay(copied, "tiny", **{**models, "models": absent})
+    done = snakemake(copied, *arguments, "results/minibirds/tokens/class0.safetensors", check=False)
     (error,) = [line for line in done.stdout.splitlines() if line.startswith("ERROR: ")]
     assert error.startswith("ERROR: model nobody/nothing: neither a folder nor found among what was downloaded before")
-
-
-# Without the extra ----------------------------------------------------------------------------------------------------
-
-
-def without_extra(folder: Path) -> None:
-    """Hide the packages of the extra from the processes that run in this folder."""
-    (folder / "sitecustomize.py").write_text(
-        "import importlib.util, sys\n"
-        "hidden = ('accelerate', 'captum', 'cv2', 'diffusers', 'open_clip', 'transformers')\n"
-        "find = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *rest: None if name in hidden else find(name, *rest)\n"
-        "sys.modules.update(dict.fromkeys(hidden))\n"
-    )
-
-
-def test_without_the_extra_the_row_is_left_out_and_asking_for_it_says_what_to_install(pasted, tmp_path):
-    folder = tmp_path / "hsfm"
-    shutil.copytree(pasted, folder)
-    without_extra(folder)
-    arguments = overlay(folder, "small")
-    missing = "accelerate, captum, diffusers, open-clip-torch, opencv-python-headless, transformers"
-    install = f'pip install -e ".[diffusion]" (missing: {missing})'
-    out = snakemake(folder, *arguments, "all").stdout
-    assert f"DDB is left out: {install}" in out
-    assert "DDB" not in (folder / "results/tables/main.md").read_text()
-    shutil.rmtree(folder / RUN / "ddb")
-    for target in ("scores.parquet", "sources.parquet", "seed0/heads.safetensors"):
-        done = snakemake(folder, *arguments, f"{RUN}/ddb/{target}", check=False)
-        assert done.returncode != 0
-        assert f"DDB was asked for: {install}" in done.stdout
-
-
-def test_nothing_but_diffusion_imports_the_extra(pasted, tmp_path):
-    folder = tmp_path / "hsfm"
-    shutil.copytree(pasted, folder)
-    without_extra(folder)
-    names = [".".join(path.relative_to(folder).with_suffix("").parts) for path in (folder / "hsfm").rglob("*.py")]
-    core = sorted(name for name in names if "__" not in name)
-    run_python("import importlib\n" + "".join(f"importlib.import_module({name!r})\n" for name in core), folder)
-    for call, package in (("from hsfm.methods.ddb.cut_paste import erase; import numpy as np; "
-                           "erase(np.zeros((4, 4, 3), np.uint8), np.ones((4, 4), bool), margin=1, radius=1)", "OpenCV"),
-                          ("import hsfm.methods.ddb.diffusion_models as m; m.libraries()", "the extra")):  # fmt: skip
-        said = run_python(f"try:\n    {call}\nexcept (ValueError, ImportError) as error:\n    print(error)", folder)
-        assert package in said
-        assert 'pip install -e ".[diffusion]"' in said

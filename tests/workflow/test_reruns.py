@@ -1,0 +1,141 @@
+"""What runs again after a change: the rules of a dry run on the finished minimal run."""
+
+import os
+import shutil
+
+import pytest
+import yaml
+
+from tests.repository import MINIMAL, RUN, jobs_of_last_run, results, rules_planned, snakemake
+
+PAGE = {"write_report"}
+TABLES = {"make_tables", "describe_results", *PAGE}
+EDITS = {"measure_edits", "draw_edits", "tabulate_edits", "describe_results", *PAGE}
+SCORED = {"score_heads", "draw_scores", *TABLES}  # figures groups, tradeoff, time
+LEARNED = {*SCORED, "draw_figure"}  # a figure of training too
+HSFM = {"fit_hsfm", *LEARNED, "draw_method", *EDITS}
+DAC = {"fit_dac", "gather_heads", *LEARNED}
+MASKS = {"make_masks", "draw_masks", *DAC}
+AFR = {"fit_afr", *LEARNED}
+FITS = {"fit_afr", "fit_dfr", "fit_llr", *HSFM}
+HEADS = {"read_erm_head", "build_hard_set", *FITS, *MASKS}
+DRAWINGS = {"draw_figure", "draw_scores", "draw_method", "draw_masks", "draw_edits"}
+TRAINING = {"train_erm", "train_on_share", "extract_embeddings", *HEADS}
+IMAGES = {"pack_images", *TRAINING}
+
+
+def planned(folder, *arguments: str) -> set[str]:
+    return rules_planned(folder, *MINIMAL, *arguments)
+
+
+def with_setting(section: str, key: str, value):
+    def change(text: str) -> str:
+        config = yaml.safe_load(text)
+        config["settings"]["minibirds"].setdefault(section, {})[key] = value
+        return yaml.safe_dump(config)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "jobs"),
+    [
+        ("hsfm", "inner_lr", 0.002, HSFM),
+        ("hsfm", "select_by", "worst_class", HSFM),
+        ("hard_set", "hard_per_class", 9, {"build_hard_set", *HSFM}),
+        ("dfr", "fits", 3, {"fit_dfr", *SCORED}),
+        ("dac", "alpha", 3, DAC),
+        ("edits", "neighbors", 4, EDITS),
+        ("masks", "fallback", 0.7, MASKS),
+        ("erm", "epochs", 3, TRAINING),
+        ("erm", "holdout", 0.3, {"train_on_share", "extract_embeddings", *AFR}),
+        ("images", "seed", 5, IMAGES),
+    ],
+)
+def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, edited, section, key, value, jobs):
+    edited("config/minimal.yaml", with_setting(section, key, value))
+    assert planned(finished) == {*jobs, "save_config"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "jobs"),
+    [
+        ("settings={minibirds: {afr: null}}", {"draw_figure", "draw_scores", *TABLES}),
+        ("training_gpus=2", PAGE),
+    ],
+)
+def test_a_setting_of_the_table_or_the_machine_reruns_no_training(finished, setting, jobs):
+    assert planned(finished, "--config", setting) == {*jobs, "save_config"}
+
+
+@pytest.mark.parametrize(
+    ("file", "jobs"),
+    [
+        ("hsfm/methods/hsfm/train.py", HSFM),
+        ("hsfm/methods/dfr.py", {"fit_dfr", *SCORED}),
+        ("hsfm/methods/dac/fit.py", {*DAC, "draw_masks"}),
+        ("hsfm/methods/dac/masks.py", MASKS),
+        ("hsfm/heads/logistic_regression.py", {"fit_dfr", "fit_llr", *SCORED}),
+        ("hsfm/heads/head.py", HEADS),
+        ("hsfm/evaluation/bootstrap.py", {"make_tables", *PAGE}),
+        ("hsfm/report/page.py", PAGE),
+        ("hsfm/report/templates/report.css", PAGE),
+        ("hsfm/report/hsfm.mplstyle", {*DRAWINGS, *PAGE}),
+        ("hsfm/analysis/edits.py", {*EDITS, "draw_method"}),
+        ("hsfm/models/erm.py", TRAINING),
+        ("hsfm/data/sources/minibirds.py", IMAGES),
+        ("workflow/scripts/fit_method.py", FITS),
+        ("workflow/report/figures/groups.rst", PAGE),
+    ],
+)
+def test_changed_code_reruns_the_rules_that_import_it_and_what_follows(finished, edited, file, jobs):
+    """By its text: its date is that of an archive, before all results."""
+    edited(file, lambda text: text + ("\nCHANGED = True\n" if file.endswith(".py") else "\n/* changed */\n"))
+    os.utime(finished / file, (0, 0))
+    assert planned(finished) == jobs
+
+
+def test_what_changes_no_result_reruns_nothing(copied):
+    """Dates, docstrings, comments, imports of the package, the order of settings, other forms of numbers, logs."""
+    for module in ("hsfm/core/files.py", "hsfm/methods/hsfm/train.py", "workflow/scripts/train_erm.py"):
+        text = (copied / module).read_text()
+        assert '"""' in text
+        (copied / module).write_text("# Reworded.\n" + text.replace('"""', '"""In other words. ', 1))
+    (copied / "hsfm/__init__.py").write_text((copied / "hsfm/__init__.py").read_text() + "\nCHANGED = 1\n")
+    (copied / "hsfm/methods/dfr.py").touch()
+    config, minimal = copied / "config/config.yaml", copied / "config/minimal.yaml"
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()), sort_keys=True))
+    minimal.write_text(with_setting("hsfm", "inner_lr", "5e-4")(minimal.read_text()))
+    shutil.rmtree(copied / "logs")
+    assert planned(copied) == set()
+
+
+def test_a_changed_hsfm_setting_leaves_all_else_as_it_was(copied):
+    before = results(copied)
+    minimal = copied / "config/minimal.yaml"
+    minimal.write_text(with_setting("hsfm", "inner_lr", 0.02)(minimal.read_text()))
+    snakemake(copied, *MINIMAL, "--", f"{RUN}/hsfm/scores.parquet")
+    assert {"fit_hsfm", "score_heads"} == set(jobs_of_last_run(copied))
+    after = results(copied)
+    changed = {path for path in before if after[path] != before[path]}
+    assert f"{RUN}/hsfm/heads.safetensors" in changed
+    assert all(path.startswith(f"{RUN}/hsfm") for path in changed)
+
+
+def test_a_saved_configuration_gives_the_same_again_and_holds_what_a_dataset_inherits(copied):
+    """`base`, short numbers and the command line are gone into it; what was not chosen is left out."""
+    assert rules_planned(copied, "--configfile", "results/config.yaml") == set()
+    own = {"base": "minibirds", "images": {"source": "minibirds", "sizes": {"train": 80, "val": 48, "test": 48},
+           "agreement": {"train": 0.8, "val": 0.5, "test": 0.5}, "image_size": 32, "hardness": 0.15, "seed": 3},
+           "hsfm": {"inner_lr": "5e-4"}}  # fmt: skip
+    (copied / "mine.yaml").write_text(yaml.safe_dump({"datasets": ["mine"], "settings": {"mine": own}}))
+    arguments = ["--configfile", "config/minimal.yaml", "mine.yaml", "--config", "runs=[0, 1]"]
+    snakemake(copied, *arguments, "--", "results/config.yaml")
+    saved = yaml.safe_load((copied / "results/config.yaml").read_text())
+    assert (saved["datasets"], saved["runs"], list(saved["settings"])) == (["mine"], [0, 1], ["mine"])
+    assert saved["settings"]["mine"]["hsfm"]["inner_lr"] == 0.0005
+    assert saved["settings"]["mine"]["dac"]["batch_size"] == 16
+    plans = [rules_planned(copied, *arguments), rules_planned(copied, "--configfile", "results/config.yaml")]
+    assert plans[0] == plans[1]
+    assert "train_erm" in plans[0]
+    assert "save_config" not in plans[0]
