@@ -144,7 +144,7 @@ class ImageFiles:
         self._paths = [Path(folder, path) for path in rows["path"]]
         self._pool = ThreadPoolExecutor(torch.get_num_threads())
         known = {"height", "width"} <= set(rows.columns) and rows[["height", "width"]].notna().all(axis=None)
-        self.size_on_cpu = torch.tensor(rows[["height", "width"]].to_numpy(np.int64)) if known else None
+        self.size_on_cpu = torch.tensor(rows[["height", "width"]].to_numpy(np.int64).copy()) if known else None
 
     def __len__(self) -> int:
         return len(self._paths)

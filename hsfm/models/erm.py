@@ -132,16 +132,11 @@ class TrainingData:
     auxiliary: Sequence[AuxiliaryData] = ()
 
     def check(self, checkpoint: str) -> None:
-        """Raise ValueError where these images do not allow what they are to be used for."""
+        """Raise ValueError where these images do not allow a checkpoint rule or augmentation."""
         if checkpoint == "best_worst_group" and (self.validation.group < 0).any():
-            raise ValueError(
-                "checkpoint: best_worst_group needs the group of every validation image, and some have none"
-            )
-        for images in (self.training, *(part.images for part in self.auxiliary)):
-            if images.pixels.size_on_cpu is None:
-                raise ValueError(
-                    "training images: height and width of some are not known; the image table has to say them"
-                )
+            raise ValueError("checkpoint: best_worst_group needs the group of every validation image; some have none")
+        if any(part.pixels.size_on_cpu is None for part in (self.training, *(p.images for p in self.auxiliary))):
+            raise ValueError("training images: height and width of some are not known; the image table has to say them")
 
     def kept_on_device(self, compute: Compute) -> "TrainingData":
         """The same; images that fit lie on the device."""
@@ -228,20 +223,21 @@ class _History:
     rows: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
 
+    @property
+    def kept(self) -> int:
+        """The row of the epoch that is kept, of equal ones the first."""
+        if self.column is None:
+            return len(self.rows) - 1
+        return max(range(len(self.rows)), key=lambda n: (self.rows[n][self.column], self.rows[n]["val_average"]))
+
     def add(self, row: dict[str, Any], network: Network) -> None:
         """Append an epoch that the network has just ended."""
-        if self.column is not None and self._rank(row) > max(map(self._rank, self.rows), default=(-1.0, -1.0)):
-            self.best = {key: value.detach().clone() for key, value in network.state_dict().items()}
         self.rows.append(row)
+        if self.column is not None and self.kept == len(self.rows) - 1:
+            self.best = {key: value.detach().clone() for key, value in network.state_dict().items()}
 
     def frame(self) -> pd.DataFrame:
-        n = len(self.rows)
-        # of equal ones the first, as above
-        kept = n - 1 if self.column is None else max(range(n), key=lambda number: self._rank(self.rows[number]))
-        return pd.DataFrame(self.rows).assign(kept=np.arange(n) == kept)
-
-    def _rank(self, row: dict[str, Any]) -> tuple[float, float]:
-        return row[self.column], row["val_average"]
+        return pd.DataFrame(self.rows).assign(kept=np.arange(len(self.rows)) == self.kept)
 
 
 @dataclass(frozen=True)
@@ -326,31 +322,24 @@ def _draw_epoch(
     All is drawn and moved before the first step, so that within a step nothing waits for the device.
     """
 
-    def show(
-        images: LabeledImages, order: Tensor, size: int, own: slice = slice(None)
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def show(images: LabeledImages, order: Tensor, size: int, own: slice = slice(None)) -> Iterator:
         views = draw_views(images.pixels.size_on_cpu[order], data.augmentation, generator)[own].to(device)
         order = order[own]
-        labels = images.y[order].to(device).split(size)
-        starts = range(0, len(order), size)
-        parts = zip(image_batches(images.pixels, order, size, device), labels, starts, strict=True)
+        labels, pixels = images.y[order].to(device).split(size), image_batches(images.pixels, order, size, device)
         return (
-            (prepare(pixels, data.transform, data.augmentation, views[start : start + size]), y)
-            for pixels, y, start in parts
+            (prepare(part, data.transform, data.augmentation, views[n * size : (n + 1) * size]), y)
+            for n, (part, y) in enumerate(zip(pixels, labels, strict=True))
         )
 
     order = torch.randperm(len(data.training.y), generator=generator)[: batches.drawn]
     sets = [show(data.training, order, batches.size, batches.own)]
     for images in (part.images for part in data.auxiliary):
-        size = min(batches.size, len(images.y))
-        sets.append(show(images, _cycle(len(images.y), batches.steps * size, generator), size))
+        n = len(images.y)
+        size = min(batches.size, n)
+        length = batches.steps * size
+        order = torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-length // n))])[:length]
+        sets.append(show(images, order, size))
     return zip(*sets, strict=True)
-
-
-def _cycle(n: int, length: int, generator: Generator) -> Int[Tensor, " length"]:
-    """Rows of a set of n in random order, over and over."""
-    rounds = [torch.randperm(n, generator=generator) for _ in range(-(-length // n))]
-    return torch.cat(rounds)[:length]
 
 
 @torch.inference_mode()

@@ -44,7 +44,6 @@ def test_every_variant_is_a_change_of_the_default_and_has_words():
     ("rule", "words", "labels"),
     [
         (None, "the epoch with the best validation worst group", "selection"),
-        ("worst_class", "the epoch with the best validation worst class", "none"),
         ("hard_loss", "the epoch with the lowest loss on its hard set", "none"),
     ],
 )

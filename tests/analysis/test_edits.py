@@ -48,11 +48,8 @@ def random_edits(n: int, seed: int = 0) -> torch.Tensor:
 
 def test_the_contrast_of_two_labels_is_the_mean_difference_of_means_within_classes():
     generator = np.random.default_rng(0)
-    features, label, within = (
-        generator.normal(size=(400, 5)),
-        generator.integers(0, 2, 400),
-        generator.integers(0, 3, 400),
-    )
+    features = generator.normal(size=(400, 5))
+    label, within = (generator.integers(0, n, 400) for n in (2, 3))
     features[:, 1] += 3 * label
     features[:, 2] += 10 * within
     expected = np.zeros(5)
@@ -215,9 +212,7 @@ def test_unknown_attributes_leave_their_measures_empty(splits):
 def test_what_does_not_belong_together_is_named(splits):
     chosen = support(splits["train"], random_edits(3))
     with pytest.raises(ValueError, match="support: support image 'val-0' is not among the training embeddings"):
-        measure(
-            replace(chosen, image_id=("val-0", *chosen.image_id[1:])), splits["train"], splits["val"], settings=DEFAULT
-        )
+        measure(replace(chosen, image_id=("val-0", "a", "b")), splits["train"], splits["val"], settings=DEFAULT)
     other = replace(splits["val"], checkpoint_sha256="b" * 64)
     with pytest.raises(ValueError, match=r"support: is of checkpoint a{64}, but the val embeddings are of b{64}"):
         measure(chosen, splits["train"], other, settings=DEFAULT)

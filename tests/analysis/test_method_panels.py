@@ -1,7 +1,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from torch.nn.functional import cross_entropy
 
 from hsfm.analysis.method_panels import (
@@ -18,10 +17,10 @@ from hsfm.methods.hsfm.support import Support
 SETTINGS = {"inner_steps": 3, "inner_lr": 0.1, "hard_per_class": 5, "refresh": "epoch", "outer_set": "hard"}
 
 
-def support_of(part, rows, seeds=None) -> Support:
+def support_of(part, rows) -> Support:
     ids = tuple(part.image_id[row] for row in rows)
     before = part.features[rows]
-    return Support(tuple(seeds or [0] * len(rows)), ids, part.y[rows], before, before + 1, part.checkpoint_sha256)
+    return Support((0,) * len(rows), ids, part.y[rows], before, before + 1, part.checkpoint_sha256)
 
 
 @pytest.fixture
@@ -30,17 +29,6 @@ def first(splits, erm_head) -> HardSet:
     loss = losses(erm_head, val.features, val.y)
     rank = rank_in_class(loss, val.y)
     return HardSet(val.image_id, val.y, loss, rank, rank <= 5)
-
-
-def test_the_rows_of_one_seed(splits):
-    train = splits["train"]
-    both = support_of(train, [3, 5, 8, 13], [0, 1, 0, 1])
-    one = both.of(1)
-    assert one.seed == (1, 1)
-    assert one.image_id == (train.image_id[5], train.image_id[13])
-    assert torch.equal(one.before, train.features[[5, 13]])
-    assert torch.equal(one.after, one.before + 1)
-    assert one.checkpoint_sha256 == both.checkpoint_sha256
 
 
 def test_groups_class_by_class_and_their_minority(splits):
