@@ -93,7 +93,7 @@ def quantiles(heat: Float[Tensor, "b h w"], cuts: Sequence[float]) -> Float[Tens
 
 
 def choose_cut(cuts: Sequence[float], loss: Sequence[float], fallback: float) -> Cut:
-    """Which cut to take for an image, by the losses of what is left at each, and whether their curve has a knee.
+    """The cut to take for an image, by the losses of what is left at each, and whether their curve has a knee.
 
     The knee is kneed's (Satopaa et al., "Finding a kneedle in a haystack", 2011) of an increasing convex curve with
     sensitivity 1, of which the last one counts; without any, it is `fallback`, one of the cuts. Raises ValueError for a

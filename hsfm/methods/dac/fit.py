@@ -70,7 +70,7 @@ class Settings(MethodSettings):
 
 @dataclass(frozen=True)
 class DaCInputs:
-    """What DaC takes beside embeddings."""
+    """Inputs of DaC beside embeddings."""
 
     pathway: Pathway  # that the embeddings came by
     masks: Masks  # of train, row by row
@@ -223,7 +223,7 @@ class _Training:
 
     @property
     def n(self) -> int:
-        """How many images an epoch has."""
+        """Number of images in an epoch."""
         return len(self._y)
 
     @property

@@ -58,7 +58,7 @@ class LoadingSettings(FrozenSettings):
 class ModelsSettings(LoadingSettings):
     """The models that DDB generates images by."""
 
-    text_to_image: ModelSettings = Field(description="Stable Diffusion, on which words are learnt.")
+    text_to_image: ModelSettings = Field(description="Stable Diffusion, on which words are learned.")
     inpainting: ModelSettings = Field(description="Its form for inpainting, with the same text encoder.")
     detector: ModelSettings = Field(description="GroundingDINO, which finds objects by a text.")
     segmenter: ModelSettings = Field(description="SAM, which masks them.")

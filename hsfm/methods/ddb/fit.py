@@ -69,7 +69,7 @@ class Settings(MethodSettings):
     seed: NonNegativeInt = Field(0, description="Of what is generated.")
     cut_paste: CutPasteSettings | None = Field(None, description="For cut_paste alone.")
     models: ModelsSettings | None = Field(None, description="For diffusion alone.")
-    token: TokenSettings | None = Field(None, description="A word learnt for each class. For diffusion alone.")
+    token: TokenSettings | None = Field(None, description="A word learned for each class. For diffusion alone.")
     segment: SegmentSettings | None = Field(None, description="Finding the objects. For diffusion alone.")
     inpaint: InpaintSettings | None = Field(None, description="Drawing the new objects. For diffusion alone.")
     prune: PruneSettings = Field(PruneSettings(), description="Which generated images are kept.")
@@ -86,7 +86,7 @@ class Settings(MethodSettings):
 
 @dataclass(frozen=True)
 class DDBInputs:
-    """What DDB takes beside embeddings."""
+    """Inputs of DDB beside embeddings."""
 
     network: Network  # ERM's, which stays as it is
     data: TrainingData  # of the dataset; what is generated comes beside it

@@ -26,7 +26,7 @@ class InpaintSettings(FrozenSettings):
 
     prompt: str = Field(
         pattern="^[^{}]*[{]token[}][^{}]*$",
-        description="Prompt for the new object; {token} stands for the learnt word of its class.",
+        description="Prompt for the new object; {token} stands for the learned word of its class.",
     )
     size: PictureSize = Field(
         (512, 512), description="Height and width in pixels, multiples of 8; images are resized to it, and back."

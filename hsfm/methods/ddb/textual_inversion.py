@@ -43,7 +43,7 @@ PROMPTS = (
 
 
 class TokenSettings(FrozenSettings):
-    """Textual inversion: a word learnt for the objects of each class."""
+    """Textual inversion: a word learned for the objects of each class."""
 
     images: PositiveInt = Field(
         30, description="Training images of the class, drawn by seed; all where there are fewer."
@@ -52,7 +52,7 @@ class TokenSettings(FrozenSettings):
         (512, 512), description="Height and width in pixels, multiples of 8; images are resized to it."
     )
     initial_word: str = Field(
-        min_length=1, description="What it is, in one word that the model knows; the learnt word starts from it."
+        min_length=1, description="The object in one word that the model knows; the learned word starts from it."
     )
     steps: PositiveInt = Field(3000, description="Of AdamW.")
     batch_size: PositiveInt = Field(1, description="Images at once.")

@@ -52,7 +52,7 @@ def fit(
 
 
 def chosen_by(settings: Settings, scorer: Scorer) -> str:
-    """What picked the epoch, in words."""
+    """The rule that picked the epoch, in words."""
     if settings.select_by == "hard_loss":
         return "the epoch with the lowest loss on its hard set"
     return f"the epoch with the best validation {scorer.in_words}"

@@ -224,7 +224,7 @@ def support_of(result: MetaResult, train: Embeddings) -> Support:
 def trials_that_fit(
     train: Embeddings, val: Embeddings, trial: Trial, *, kept: int = 1, memory_budget: int = MEMORY_BUDGET
 ) -> int:
-    """How many trials like this go side by side within so many bytes, at least one; by an upper estimate.
+    """Number of trials like this that fit side by side into so many bytes, at least one; by an upper estimate.
 
     Of the support: itself, gradient, Adam's moments, its first state, temporaries, and `kept` best states; its products
     with itself; the hard features and their rows by epoch; the logits of val and what follows from them.

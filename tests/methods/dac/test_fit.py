@@ -90,17 +90,10 @@ def world():
         pixels[split] = pack_pixels(list(images.clip(0, 255).astype(np.uint8)))
         with torch.inference_mode():
             x = features(pixels[split]).clone()
-        splits[split] = Embeddings(
-            features=x,
-            y=torch.tensor(y),
-            attribute=torch.tensor(attribute),
-            image_id=tuple(f"{split}-{i}" for i in range(len(y))),
-            class_names=("red", "blue"),
-            attribute_names=("dark", "bright"),
-            dataset="halves",
-            split=split,
-            checkpoint_sha256="a" * 64,
-        )
+        names = {"class_names": ("red", "blue"), "attribute_names": ("dark", "bright"), "dataset": "halves"}
+        ids = tuple(f"{split}-{i}" for i in range(len(y)))
+        known = {"split": split, "checkpoint_sha256": "a" * 64}
+        splits[split] = Embeddings(x, torch.tensor(y), torch.tensor(attribute), ids, **names, **known)
     head = Head(network.fc.weight.detach().clone(), network.fc.bias.detach().clone())
     object_side = torch.zeros(len(splits["train"].y), 16, 16, dtype=torch.bool)
     object_side[:, :, :8] = True
@@ -270,7 +263,7 @@ def test_drifting_batchnorm_moves_the_features_and_frozen_does_not(world):
     bodies = (network.body.parameters(), drifted.network.body.parameters())
     assert all(torch.equal(p, q) for p, q in zip(*bodies, strict=True))
     assert torch.equal(drifted.network.fc.weight, drifted.head.weight)
-    # what was judged on validation are the features of the kept epoch's statistics
+    # what was scored on validation are the features of the kept epoch's statistics
     with torch.inference_mode():
         features = feature_function(drifted.network, TRANSFORM, CPU)(pixels["val"])
     moved = replace(splits["val"], features=features.clone())
