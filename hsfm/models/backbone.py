@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from hsfm.core.files import read_safetensors, sha256, write_safetensors
 from hsfm.core.settings import FrozenSettings
+from hsfm.data.pixels import common_size
+from hsfm.data.table import ImageTable
 from hsfm.data.transforms import TransformSettings
 from hsfm.models import clip
 from hsfm.models.weights import read_weights
@@ -276,6 +278,17 @@ class Checkpoint:
     name: str  # architecture
     class_names: tuple[str, ...]
     metadata: dict[str, str]
+
+
+def describe(table: ImageTable, run: int | str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata of a network for the images of a table; settings: plain dicts, of the transform among others."""
+    return {
+        "dataset": table.dataset,
+        "run": str(run),
+        "transform": json.dumps(settings["transform"]),
+        "image_size": json.dumps(common_size(table.rows)),
+        "settings": json.dumps(settings),
+    }
 
 
 def write_checkpoint(

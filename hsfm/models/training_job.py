@@ -23,11 +23,10 @@ from hsfm.core import job
 from hsfm.core.device import Compute, ComputeSettings, choose_device
 from hsfm.core.files import write_frame
 from hsfm.data.open_images import open_source
-from hsfm.data.pixels import common_size
 from hsfm.data.store import CacheFiles
-from hsfm.data.table import ImageTable, read_images
+from hsfm.data.table import read_images
 from hsfm.data.transforms import AugmentationSettings, TransformSettings
-from hsfm.models.backbone import BackboneSettings, Network, build_network, write_checkpoint
+from hsfm.models.backbone import BackboneSettings, build_network, describe, write_checkpoint
 from hsfm.models.distributed import rank
 from hsfm.models.erm import LabeledImages, TrainingData, TrainingSettings, train
 from hsfm.models.holdout import hold_out
@@ -94,19 +93,8 @@ def train_erm(
     frame = train(network, data, training, seed=run, compute=compute, resume=Path(resume))
     if rank() == 0:
         write_frame(history, frame)
-        _write_network(checkpoint, network, table, run, settings)
-
-
-def _write_network(path: str, network: Network, table: ImageTable, run: int, settings: Mapping[str, Any]) -> None:
-    metadata = {
-        "dataset": table.dataset,
-        "run": str(run),
-        "transform": json.dumps(settings["transform"]),
-        "image_size": json.dumps(common_size(table.rows)),
-        "settings": json.dumps(settings),
-    }
-    name = settings["backbone"]["name"]
-    write_checkpoint(path, network, name=name, class_names=table.class_names, metadata=metadata)
+        metadata = describe(table, run, settings)
+        write_checkpoint(checkpoint, network, name=backbone.name, class_names=table.class_names, metadata=metadata)
 
 
 # A process per GPU ----------------------------------------------------------------------------------------------------

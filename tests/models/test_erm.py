@@ -165,12 +165,11 @@ def test_schedules(data):
 @pytest.mark.parametrize(
     ("settings", "n_auxiliary"),
     [
-        *((under(schedule=s, checkpoint=c), 0) for s in ("one_cycle", "constant") for c in ("last", "best_val")),
+        (under(), 0),
+        (under(schedule="constant", checkpoint="best_val"), 0),
         (ADAM, 20),
     ],
-    ids=lambda value: (
-        str(value) if isinstance(value, int) else f"{getattr(value, 'schedule', 'adam')}-{value.checkpoint}"
-    ),
+    ids=["one_cycle-last", "constant-best_val", "adam-best_worst_class"],
 )
 def test_an_interrupted_run_ends_with_the_same_weights(data, tmp_path, settings, n_auxiliary):
     auxiliary = [AuxiliaryData("few", bright_and_dark(tmp_path, n_auxiliary, 2), 2.0)] if n_auxiliary else []
