@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from hashlib import sha256 as digest_of
 from itertools import combinations
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -79,9 +78,7 @@ def _check_columns(columns: Mapping[str, np.ndarray], source: str, split: str) -
     features, y = columns["feature"], columns["y"]
     n = y.size
     if features.ndim != 2 or y.ndim != 1 or len(features) != n or n == 0:
-        raise ValueError(
-            f"features {list(features.shape)} and y {list(y.shape)} are not [n d] and [n] with n at least 1"
-        )
+        raise ValueError(f"features {list(features.shape)} and y {list(y.shape)} are not [n d] and [n], n at least 1")
     if not (np.issubdtype(features.dtype, np.floating) or np.issubdtype(features.dtype, np.integer)):
         raise ValueError(f"features are {features.dtype}, expected numbers")
     labels = {"y": y.astype(object), "attribute": columns.get("attribute", np.full(n, -1)).astype(object)}
@@ -102,11 +99,8 @@ def _check_columns(columns: Mapping[str, np.ndarray], source: str, split: str) -
 
 
 def _read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, BadZipFile, TypeError) as error:
-        raise ValueError(f"not a readable npz file ({error})") from error
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
     for name in ("x", "y"):
         if name not in arrays:
             raise ValueError(f"no array {name!r}; the arrays are {', '.join(arrays)}")
@@ -156,11 +150,8 @@ def _names(columns: list[np.ndarray]) -> list[str]:
     """Sorted labels as texts, numbers by size; missing ones left out."""
     labels = pd.unique(pd.concat([pd.Series(column) for column in columns]))
     known = [label for label in labels if not pd.isna(label)]
-    if all(isinstance(label, (int, float, np.number)) for label in known):
-        known = sorted(known, key=float)
-    else:
-        known = sorted(known, key=str)
-    return [_text(label) for label in known]
+    numbers = all(isinstance(label, (int, float, np.number)) for label in known)
+    return [_text(label) for label in sorted(known, key=float if numbers else str)]
 
 
 def _codes(column: np.ndarray, names: list[str]) -> torch.Tensor:

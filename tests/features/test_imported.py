@@ -113,10 +113,10 @@ def test_files_of_another_kind_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"text.csv: is neither .parquet nor .npz"):
         import_embeddings({**paths, "val": tmp_path / "text.csv"}, "mine")
     (tmp_path / "torn.npz").write_bytes((tmp_path / "val.npz").read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"torn.npz: not a readable npz file"):
+    with pytest.raises(ValueError, match=r"torn.npz: "):
         import_embeddings({**paths, "val": tmp_path / "torn.npz"}, "mine")
     np.savez(tmp_path / "objects.npz", x=np.zeros((2, 1)), y=np.array([None, "a"], dtype=object))
-    with pytest.raises(ValueError, match=r"objects.npz: not a readable npz file"):
+    with pytest.raises(ValueError, match=r"objects.npz: .*allow_pickle"):
         import_embeddings({**paths, "val": tmp_path / "objects.npz"}, "mine")
 
 
