@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -164,19 +163,17 @@ class ImageFiles:
 
 
 def image_batches(
-    images: Images | ImageFiles, order: Int[Tensor, " m"], batch_size: int | Sequence[int], device: torch.device
+    images: Images | ImageFiles, order: Int[Tensor, " m"], batch_size: int, device: torch.device
 ) -> Iterator[Images]:
     """Batches on `device`, in this order: the one way in which images reach a network.
 
-    batch_size: that of all but the last, or one for each. Images that lie on the device are chosen there. Others are
-    read, decoded if need be, and copied ahead of use.
+    Images that lie on the device are chosen there. Others are read, decoded if need be, and copied ahead of use.
     """
-    parts = [part for part in order.split(batch_size) if len(part)]
+    starts = range(0, len(order), batch_size)
     if isinstance(images, ImageFiles):
-        return upload(prefetch(images.read(part) for part in parts), device)
+        return upload(prefetch(images.read(order[start : start + batch_size]) for start in starts), device)
     chosen = images.take(order)
-    ends = accumulate(len(part) for part in parts)
-    batches = (chosen[end - len(part) : end] for part, end in zip(parts, ends, strict=True))
+    batches = (chosen[start : start + batch_size] for start in starts)
     return batches if images.pixels.device.type == device.type else upload(batches, device)
 
 

@@ -125,8 +125,7 @@ def launch(arguments: Mapping[str, Any], processes: int, log_file: str) -> None:
             torchrun(get_args_parser().parse_args([*options, "-m", "hsfm.models.training_job", str(file)]))
         except ChildFailedError as error:
             raise _cause(list(error.failures.values())) from None
-        used = json.loads(file.with_name("used.json").read_text())
-    job.used(**{**used, "device": f"{processes} x {used['device']}"})
+        job.used(**json.loads(file.with_name("used.json").read_text()))
 
 
 def _cause(failures: Sequence[ProcessFailure]) -> Exception:
@@ -166,8 +165,8 @@ def main() -> None:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     train_erm(device, **arguments)
     if number == 0:
-        used = job.resources()
-        del used["threads"]  # a share of the job's
+        here = job.resources()
+        used = {"device": f"{dist.get_world_size()} x {here['device']}", "gpu_memory_mb": here["gpu_memory_mb"]}
         file.with_name("used.json").write_text(json.dumps(used))
     dist.destroy_process_group()
 

@@ -23,7 +23,7 @@ from hsfm.models.backbone import read_checkpoint
 from hsfm.models.holdout import hold_out
 
 ROOT = Path(__file__).parents[2]
-EPOCHS = 30
+EPOCHS = 20
 
 
 @pytest.fixture(scope="module")
