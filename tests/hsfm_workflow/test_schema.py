@@ -10,10 +10,6 @@ def test_the_schema_is_that_of_the_classes():
     assert schema.as_json() == schema.FILE.read_text(), f"run {schema.COMMAND}"
 
 
-def test_it_is_a_schema():
-    Draft202012Validator.check_schema(json.loads(schema.as_json()))
-
-
 @pytest.mark.parametrize("file", sorted(path.name for path in (ROOT / "config").glob("*.yaml")))
 def test_a_configuration_and_a_part_of_one_fit_it(file):
     own = yaml.safe_load((ROOT / "config" / file).read_text())
