@@ -6,7 +6,7 @@ import sys
 import snakemake_logger_plugin_hsfm as terminal
 from snakemake.utils import min_version
 
-min_version("9.19")
+min_version("9.0")
 
 # Of this file, also where another workflow uses it as a module or jobs run under --directory.
 sys.path.insert(0, os.path.join(str(workflow.current_basedir), "workflow"))

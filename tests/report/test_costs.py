@@ -131,7 +131,7 @@ def test_stages_are_named_as_their_rules(tmp_path):
     for file in (ROOT / "workflow/rules").glob("*.smk"):
         rules = r"^ *use rule \w+ as (\w+) with:\n(.*?)(?=^ *(?:use )?rule\b|\Z)"
         for rule, body in re.findall(rules, file.read_text(), re.M | re.S):
-            for path in re.findall(r'record=f?"(\{+dataset.*?)"', body):
+            for path in re.findall(r'benchmark:\s+f?"logs/(\{+dataset.*?)\.tsv"', body):
                 path = re.sub(r"\{plan\.log_suffix\('\w+'\)\}", "_2-of-4" if "extract" in rule else "", path)
                 known[path.replace("{{", "{").replace("}}", "}").format(**wildcards)] = rule
     assert len(known) > 30

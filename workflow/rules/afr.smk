@@ -6,8 +6,10 @@ use rule train_erm as train_on_share with:
     output:
         checkpoint=f"{AFR}/backbone.safetensors",
         history=f"{AFR}/training.parquet",
-    pathvars:
-        record="{dataset}/run{run}/train_on_share",
+    log:
+        "logs/{dataset}/run{run}/train_on_share.log",
+    benchmark:
+        "logs/{dataset}/run{run}/train_on_share.tsv"
     params:
         training=plan.section("erm"),
     message:

@@ -27,8 +27,10 @@ use rule stage as train_erm with:
     output:
         checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
         history="results/{dataset}/run{run}/erm/history.parquet",
-    pathvars:
-        record="{dataset}/run{run}/train_erm",
+    log:
+        "logs/{dataset}/run{run}/train_erm.log",
+    benchmark:
+        "logs/{dataset}/run{run}/train_erm.tsv"
     wildcard_constraints:
         dataset=one_of(plan.trained),
     priority: 50
@@ -51,8 +53,10 @@ use rule stage as take_backbone with:
         files=plan.files_in("backbone", "weights", "checkpoint"),
     output:
         checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
-    pathvars:
-        record="{dataset}/run{run}/take_backbone",
+    log:
+        "logs/{dataset}/run{run}/take_backbone.log",
+    benchmark:
+        "logs/{dataset}/run{run}/take_backbone.tsv"
     wildcard_constraints:
         dataset=one_of([name for name in plan.with_images if name not in plan.trained]),
     params:
@@ -72,8 +76,10 @@ use rule stage_on_device as extract_embeddings with:
     output:
         **{split: plan.sharded("embedding", path) for split, path in EMBEDDED.items()},
         **(STANDARDIZATION if plan.shards["embedding"] == 1 else {}),
-    pathvars:
-        record=f"{{dataset}}/run{{run}}/{{network}}/extract_embeddings{plan.log_suffix('embedding')}",
+    log:
+        f"logs/{{dataset}}/run{{run}}/{{network}}/extract_embeddings{plan.log_suffix('embedding')}.log",
+    benchmark:
+        f"logs/{{dataset}}/run{{run}}/{{network}}/extract_embeddings{plan.log_suffix('embedding')}.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_images),
     params:
@@ -93,8 +99,10 @@ if plan.shards["embedding"] > 1:
         output:
             **EMBEDDED,
             **STANDARDIZATION,
-        pathvars:
-            record="{dataset}/run{run}/{network}/gather_embeddings",
+        log:
+            "logs/{dataset}/run{run}/{network}/gather_embeddings.log",
+        benchmark:
+            "logs/{dataset}/run{run}/{network}/gather_embeddings.tsv"
         wildcard_constraints:
             dataset=one_of(plan.with_images),
         params:
@@ -109,8 +117,10 @@ use rule stage as import_embeddings with:
         files=plan.files_in("embeddings", *SPLITS),
     output:
         **EMBEDDINGS_OF_SPLITS,
-    pathvars:
-        record="{dataset}/run{run}/import_embeddings",
+    log:
+        "logs/{dataset}/run{run}/import_embeddings.log",
+    benchmark:
+        "logs/{dataset}/run{run}/import_embeddings.tsv"
     wildcard_constraints:
         dataset=one_of(plan.given),
     params:

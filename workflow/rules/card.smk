@@ -4,8 +4,10 @@ use rule stage as write_card with:
     output:
         card="results/{dataset}/card.md",
         counts="results/{dataset}/counts.csv",
-    pathvars:
-        record="{dataset}/write_card",
+    log:
+        "logs/{dataset}/write_card.log",
+    benchmark:
+        "logs/{dataset}/write_card.tsv"
     params:
         **code_of("write_card"),
     message:

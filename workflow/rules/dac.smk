@@ -9,8 +9,10 @@ use rule stage_on_device as make_masks with:
         **plan.images,
     output:
         masks=plan.sharded("masks", HEAT_MAP_MASKS),
-    pathvars:
-        record=f"{{dataset}}/run{{run}}/make_masks_{{split}}{plan.log_suffix('masks')}",
+    log:
+        f"logs/{{dataset}}/run{{run}}/make_masks_{{split}}{plan.log_suffix('masks')}.log",
+    benchmark:
+        f"logs/{{dataset}}/run{{run}}/make_masks_{{split}}{plan.log_suffix('masks')}.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_images),
         split=one_of(SPLITS),
@@ -30,8 +32,10 @@ if plan.shards["masks"] > 1:
             shards=gather.masks(in_shard(HEAT_MAP_MASKS), allow_missing=True),
         output:
             masks=HEAT_MAP_MASKS,
-        pathvars:
-            record="{dataset}/run{run}/gather_masks_{split}",
+        log:
+            "logs/{dataset}/run{run}/gather_masks_{split}.log",
+        benchmark:
+            "logs/{dataset}/run{run}/gather_masks_{split}.tsv"
         wildcard_constraints:
             split=one_of(SPLITS),
         params:
@@ -46,8 +50,10 @@ use rule stage as take_masks with:
         checkpoint=ERM_NETWORK["checkpoint"],
     output:
         masks=MASKS.replace("{source}", "dataset"),
-    pathvars:
-        record="{dataset}/run{run}/take_masks_{split}",
+    log:
+        "logs/{dataset}/run{run}/take_masks_{split}.log",
+    benchmark:
+        "logs/{dataset}/run{run}/take_masks_{split}.tsv"
     wildcard_constraints:
         dataset=one_of([name for name in plan.packed if plan.source(name) == "minibirds"]),
         split=one_of(SPLITS),
@@ -70,8 +76,10 @@ use rule stage_on_device as fit_dac with:
     output:
         heads=f"{DAC_SEED}/heads.safetensors",
         history=f"{DAC_SEED}/history.parquet",
-    pathvars:
-        record="{dataset}/run{run}/fit_dac_seed{seed}",
+    log:
+        "logs/{dataset}/run{run}/fit_dac_seed{seed}.log",
+    benchmark:
+        "logs/{dataset}/run{run}/fit_dac_seed{seed}.tsv"
     wildcard_constraints:
         dataset=one_of([name for name in plan.with_images if name not in plan.drifting]),
     params:
@@ -103,8 +111,10 @@ use rule stage as gather_heads with:
         ),
     output:
         heads="results/{dataset}/run{run}/{method}/heads.safetensors",
-    pathvars:
-        record="{dataset}/run{run}/gather_heads_{method}",
+    log:
+        "logs/{dataset}/run{run}/gather_heads_{method}.log",
+    benchmark:
+        "logs/{dataset}/run{run}/gather_heads_{method}.tsv"
     wildcard_constraints:
         method="dac|ddb",
     localrule: True
@@ -122,8 +132,10 @@ use rule stage as draw_masks with:
         masks=plan.masks_for("masks", "source", run=plan.runs[0]),
     output:
         reported(figure_files("masks")),
-    pathvars:
-        record="{dataset}/draw_masks",
+    log:
+        "logs/{dataset}/draw_masks.log",
+    benchmark:
+        "logs/{dataset}/draw_masks.tsv"
     params:
         **code_of("draw_masks", STYLE),
         transform=plan.section("transform"),

@@ -4,8 +4,10 @@ use rule stage as pack_images with:
     output:
         images="results/{dataset}/images.parquet",
         pixels="results/{dataset}/pixels.npy",
-    pathvars:
-        record="{dataset}/pack_images",
+    log:
+        "logs/{dataset}/pack_images.log",
+    benchmark:
+        "logs/{dataset}/pack_images.tsv"
     wildcard_constraints:
         dataset=one_of(plan.packed),
     threads: 2
@@ -22,8 +24,10 @@ use rule stage as list_images with:
         raw=plan.raw_data,
     output:
         "results/{dataset}/listed.parquet",
-    pathvars:
-        record="{dataset}/list_images",
+    log:
+        "logs/{dataset}/list_images.log",
+    benchmark:
+        "logs/{dataset}/list_images.tsv"
     wildcard_constraints:
         dataset=one_of(plan.in_files),
     params:
@@ -43,8 +47,10 @@ use rule stage as decode_images with:
         unreadable="results/{dataset}/unreadable_images.csv",
         pixels="results/{dataset}/decoded.npy",
         index="results/{dataset}/decoded.parquet",
-    pathvars:
-        record="{dataset}/decode_images",
+    log:
+        "logs/{dataset}/decode_images.log",
+    benchmark:
+        "logs/{dataset}/decode_images.tsv"
     wildcard_constraints:
         dataset=one_of(plan.cached),
     threads: 8
@@ -62,8 +68,10 @@ use rule stage as check_images with:
     output:
         images="results/{dataset}/images.parquet",
         unreadable="results/{dataset}/unreadable_images.csv",
-    pathvars:
-        record="{dataset}/check_images",
+    log:
+        "logs/{dataset}/check_images.log",
+    benchmark:
+        "logs/{dataset}/check_images.tsv"
     wildcard_constraints:
         dataset=one_of([name for name in plan.in_files if name not in plan.cached]),
     threads: 8

@@ -12,8 +12,10 @@ use rule stage as choose_sources with:
         extra=extras.needs_extra("DDB", extras.MISSING_FOR_DDB),
     output:
         sources=f"{DDB}/sources.parquet",
-    pathvars:
-        record="{dataset}/run{run}/choose_sources",
+    log:
+        "logs/{dataset}/run{run}/choose_sources.log",
+    benchmark:
+        "logs/{dataset}/run{run}/choose_sources.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_ddb),
     params:
@@ -31,8 +33,10 @@ use rule stage_on_device as learn_token with:
     output:
         token=f"{TOKEN}.safetensors",
         history=f"{TOKEN}.parquet",
-    pathvars:
-        record="{dataset}/learn_token_{label}",
+    log:
+        "logs/{dataset}/learn_token_{label}.log",
+    benchmark:
+        "logs/{dataset}/learn_token_{label}.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_ddb_by("diffusion")),
         label="[0-9]+",
@@ -50,8 +54,10 @@ use rule stage_on_device as segment_objects with:
         sources=f"{DDB}/sources.parquet",
     output:
         objects=f"{DDB}/objects.parquet",
-    pathvars:
-        record="{dataset}/run{run}/segment_objects",
+    log:
+        "logs/{dataset}/run{run}/segment_objects.log",
+    benchmark:
+        "logs/{dataset}/run{run}/segment_objects.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_ddb_by("diffusion")),
     params:
@@ -70,8 +76,10 @@ use rule stage as take_objects with:
         masks=plan.masks_for("ddb", "cut_paste", "masks"),
     output:
         objects=f"{DDB}/objects.parquet",
-    pathvars:
-        record="{dataset}/run{run}/take_objects",
+    log:
+        "logs/{dataset}/run{run}/take_objects.log",
+    benchmark:
+        "logs/{dataset}/run{run}/take_objects.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_ddb_by("cut_paste")),
     params:
@@ -89,8 +97,10 @@ use rule stage_on_device as inpaint_objects with:
         tokens=plan.tokens,
     output:
         generated=plan.sharded("generation", GENERATED),
-    pathvars:
-        record=f"{{dataset}}/run{{run}}/inpaint_objects{plan.log_suffix('generation')}",
+    log:
+        f"logs/{{dataset}}/run{{run}}/inpaint_objects{plan.log_suffix('generation')}.log",
+    benchmark:
+        f"logs/{{dataset}}/run{{run}}/inpaint_objects{plan.log_suffix('generation')}.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_ddb_by("diffusion")),
     params:
@@ -108,8 +118,10 @@ use rule stage as paste_objects with:
         objects=f"{DDB}/objects.parquet",
     output:
         generated=plan.sharded("generation", GENERATED),
-    pathvars:
-        record=f"{{dataset}}/run{{run}}/paste_objects{plan.log_suffix('generation')}",
+    log:
+        f"logs/{{dataset}}/run{{run}}/paste_objects{plan.log_suffix('generation')}.log",
+    benchmark:
+        f"logs/{{dataset}}/run{{run}}/paste_objects{plan.log_suffix('generation')}.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_ddb_by("cut_paste")),
     params:
@@ -127,8 +139,10 @@ if plan.shards["generation"] > 1:
             shards=gather.generation(in_shard(GENERATED), allow_missing=True),
         output:
             generated=GENERATED,
-        pathvars:
-            record="{dataset}/run{run}/gather_generated",
+        log:
+            "logs/{dataset}/run{run}/gather_generated.log",
+        benchmark:
+            "logs/{dataset}/run{run}/gather_generated.tsv"
         wildcard_constraints:
             dataset=one_of(plan.with_ddb),
         params:
@@ -145,8 +159,10 @@ use rule stage_on_device as prune_generated with:
         generated=GENERATED,
     output:
         pruned=f"{DDB}/pruned.parquet",
-    pathvars:
-        record="{dataset}/run{run}/prune_generated",
+    log:
+        "logs/{dataset}/run{run}/prune_generated.log",
+    benchmark:
+        "logs/{dataset}/run{run}/prune_generated.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_ddb),
     params:
@@ -165,8 +181,10 @@ use rule stage as draw_generated with:
         pruned=f"{DDB}/pruned.parquet".replace("{run}", str(plan.runs[0])),
     output:
         reported(figure_files("generated")),
-    pathvars:
-        record="{dataset}/draw_generated",
+    log:
+        "logs/{dataset}/draw_generated.log",
+    benchmark:
+        "logs/{dataset}/draw_generated.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_ddb),
     params:
@@ -188,8 +206,10 @@ use rule stage_on_device as fit_ddb with:
         checkpoint=f"{DDB_SEED}/backbone.safetensors",
         heads=f"{DDB_SEED}/heads.safetensors",
         history=f"{DDB_SEED}/history.parquet",
-    pathvars:
-        record="{dataset}/run{run}/fit_ddb_seed{seed}",
+    log:
+        "logs/{dataset}/run{run}/fit_ddb_seed{seed}.log",
+    benchmark:
+        "logs/{dataset}/run{run}/fit_ddb_seed{seed}.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_ddb),
     params:

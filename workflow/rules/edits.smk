@@ -23,8 +23,10 @@ use rule stage as measure_edits with:
         val=f"{EMBEDDINGS}/val.parquet",
     output:
         edits=EDITS,
-    pathvars:
-        record="{dataset}/run{run}/measure_edits",
+    log:
+        "logs/{dataset}/run{run}/measure_edits.log",
+    benchmark:
+        "logs/{dataset}/run{run}/measure_edits.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_edits),
     threads: plan.config["training_threads"]
@@ -40,8 +42,10 @@ use rule stage as tabulate_edits with:
         edits=expand(EDITS, dataset=plan.with_edits, run=plan.runs),
     output:
         reported(table_files("edits")),
-    pathvars:
-        record="tabulate_edits",
+    log:
+        "logs/tabulate_edits.log",
+    benchmark:
+        "logs/tabulate_edits.tsv"
     localrule: True
     params:
         **code_of("tabulate_edits"),
@@ -55,8 +59,10 @@ use rule stage as draw_edits with:
         **plan.images,
     output:
         **reported(EDIT_FIGURES),
-    pathvars:
-        record="{dataset}/draw_edits",
+    log:
+        "logs/{dataset}/draw_edits.log",
+    benchmark:
+        "logs/{dataset}/draw_edits.tsv"
     wildcard_constraints:
         dataset=one_of([name for name in plan.with_edits if name in plan.with_images]),
     params:
@@ -89,8 +95,10 @@ use rule stage_on_device as decode_edits with:
         extra=extras.needs_extra("unCLIP", extras.MISSING_FOR_UNCLIP),
     output:
         DECODED,
-    pathvars:
-        record="{dataset}/decode_edits",
+    log:
+        "logs/{dataset}/decode_edits.log",
+    benchmark:
+        "logs/{dataset}/decode_edits.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_unclip),
     params:
@@ -110,8 +118,10 @@ use rule stage as draw_unclip with:
         decoded=DECODED,
     output:
         reported(figure_files("unclip")),
-    pathvars:
-        record="{dataset}/draw_unclip",
+    log:
+        "logs/{dataset}/draw_unclip.log",
+    benchmark:
+        "logs/{dataset}/draw_unclip.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_unclip),
     params:

@@ -6,8 +6,10 @@ use rule stage as export_model with:
         standardization=plan.network_file("standardization.safetensors"),
     output:
         model="results/{dataset}/run{run}/{method}/model_seed{seed}.safetensors",
-    pathvars:
-        record="{dataset}/run{run}/export_{method}_seed{seed}",
+    log:
+        "logs/{dataset}/run{run}/export_{method}_seed{seed}.log",
+    benchmark:
+        "logs/{dataset}/run{run}/export_{method}_seed{seed}.tsv"
     params:
         **code_of("export_model"),
     message:

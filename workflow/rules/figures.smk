@@ -30,8 +30,10 @@ use rule stage as draw_scores with:
         groups=reported(figure_files("groups")),
         tradeoff=reported(figure_files("tradeoff")),
         time=reported(figure_files("time")),
-    pathvars:
-        record="{dataset}/draw_scores",
+    log:
+        "logs/{dataset}/draw_scores.log",
+    benchmark:
+        "logs/{dataset}/draw_scores.tsv"
     localrule: True
     params:
         **code_of("draw_scores", STYLE),
@@ -46,8 +48,10 @@ use rule stage as draw_method with:
         cache=plan.store,
     output:
         reported(figure_files("method")),
-    pathvars:
-        record="{dataset}/draw_method",
+    log:
+        "logs/{dataset}/draw_method.log",
+    benchmark:
+        "logs/{dataset}/draw_method.tsv"
     params:
         **code_of("draw_method", STYLE),
         run=plan.runs[0],

@@ -6,8 +6,10 @@ use rule stage as read_erm_head with:
         checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
     output:
         heads="results/{dataset}/run{run}/erm/heads.safetensors",
-    pathvars:
-        record="{dataset}/run{run}/read_erm_head",
+    log:
+        "logs/{dataset}/run{run}/read_erm_head.log",
+    benchmark:
+        "logs/{dataset}/run{run}/read_erm_head.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_head),
     localrule: True
@@ -22,8 +24,10 @@ use rule stage as fit_erm_head with:
         train=ERM_FEATURES["train"],
     output:
         heads="results/{dataset}/run{run}/erm/heads.safetensors",
-    pathvars:
-        record="{dataset}/run{run}/fit_erm_head",
+    log:
+        "logs/{dataset}/run{run}/fit_erm_head.log",
+    benchmark:
+        "logs/{dataset}/run{run}/fit_erm_head.tsv"
     wildcard_constraints:
         dataset=one_of(plan.without_head),
     params:
@@ -39,8 +43,10 @@ use rule stage as build_hard_set with:
         pool=f"{EMBEDDINGS}/val.parquet",
     output:
         hard_set="results/{dataset}/run{run}/erm/hard_set.parquet",
-    pathvars:
-        record="{dataset}/run{run}/build_hard_set",
+    log:
+        "logs/{dataset}/run{run}/build_hard_set.log",
+    benchmark:
+        "logs/{dataset}/run{run}/build_hard_set.tsv"
     params:
         **code_of("build_hard_set"),
         settings=plan.section("hard_set"),
@@ -90,8 +96,10 @@ use rule stage as score_heads with:
     output:
         scores="results/{dataset}/run{run}/{method}/scores.parquet",
         predictions="results/{dataset}/run{run}/{method}/predictions.parquet",
-    pathvars:
-        record="{dataset}/run{run}/score_{method}",
+    log:
+        "logs/{dataset}/run{run}/score_{method}.log",
+    benchmark:
+        "logs/{dataset}/run{run}/score_{method}.tsv"
     params:
         **code_of("score_heads"),
     message:

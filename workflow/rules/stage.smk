@@ -1,13 +1,11 @@
-# What all rules have in common: `use rule stage as NAME with:` adds the rest. `record` is the place of its log and its
-# benchmark in logs/, and `**code_of(NAME)` in params names the script and the hash of its code. By itself it makes
-# nothing.
+# What all rules have in common: `use rule stage as NAME with:` adds the rest, and `**code_of(NAME)` in params names the
+# script and the hash of its code. By itself it makes nothing. Log and benchmark stand in every rule: Snakemake's path
+# variables of a rule (9.27) are lost on a default storage, as on Kubernetes.
 rule stage:
     log:
-        "logs/<record>.log",
+        "logs/stage.log",
     benchmark:
-        "logs/<record>.tsv"
-    pathvars:
-        record="stage",
+        "logs/stage.tsv"
     conda:
         "../../environment.yml"
     threads: 1

@@ -3,8 +3,10 @@ use rule stage as sweep_hsfm with:
         **ERM_FEATURES,
     output:
         temp("results/{dataset}/run{run}/studies/sweep_part{part}.parquet"),
-    pathvars:
-        record="{dataset}/run{run}/sweep_hsfm_{part}",
+    log:
+        "logs/{dataset}/run{run}/sweep_hsfm_{part}.log",
+    benchmark:
+        "logs/{dataset}/run{run}/sweep_hsfm_{part}.tsv"
     priority: 50
     resources:
         gpu=gpu,
@@ -23,8 +25,10 @@ use rule stage as gather_sweep with:
         parts=plan.sweep_parts,
     output:
         "results/{dataset}/run{run}/studies/sweep.parquet",
-    pathvars:
-        record="{dataset}/run{run}/gather_sweep",
+    log:
+        "logs/{dataset}/run{run}/gather_sweep.log",
+    benchmark:
+        "logs/{dataset}/run{run}/gather_sweep.tsv"
     localrule: True
     params:
         **code_of("gather_sweep"),
@@ -37,8 +41,10 @@ use rule stage as ablate_hsfm with:
         **ERM_FEATURES,
     output:
         "results/{dataset}/run{run}/studies/ablations.parquet",
-    pathvars:
-        record="{dataset}/run{run}/ablate_hsfm",
+    log:
+        "logs/{dataset}/run{run}/ablate_hsfm.log",
+    benchmark:
+        "logs/{dataset}/run{run}/ablate_hsfm.tsv"
     priority: 50
     resources:
         gpu=gpu,
@@ -59,8 +65,10 @@ use rule stage as bias_validation with:
         **ERM_FEATURES,
     output:
         "results/{dataset}/run{run}/studies/validation_bias.parquet",
-    pathvars:
-        record="{dataset}/run{run}/bias_validation",
+    log:
+        "logs/{dataset}/run{run}/bias_validation.log",
+    benchmark:
+        "logs/{dataset}/run{run}/bias_validation.tsv"
     params:
         **code_of("bias_validation"),
         settings=plan.sections("validation_bias", "hsfm", "hard_set", "dfr", "llr"),

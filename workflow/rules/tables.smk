@@ -5,8 +5,10 @@ use rule stage as make_tables with:
         predictions=plan.results_of_heads("predictions"),
     output:
         reported(results.main),
-    pathvars:
-        record="make_tables",
+    log:
+        "logs/make_tables.log",
+    benchmark:
+        "logs/make_tables.tsv"
     localrule: True
     params:
         **code_of("make_tables"),
@@ -23,8 +25,10 @@ use rule stage as describe_results with:
         studies=[file for study in plan.studies for file in plan.of_study(study)],
     output:
         reported(results.of_jobs),
-    pathvars:
-        record="describe_results",
+    log:
+        "logs/describe_results.log",
+    benchmark:
+        "logs/describe_results.tsv"
     localrule: True
     params:
         **code_of("describe_results"),
@@ -37,8 +41,10 @@ use rule stage as describe_results with:
 use rule stage as save_config with:
     output:
         config=SAVED_CONFIG,
-    pathvars:
-        record="save_config",
+    log:
+        "logs/save_config.log",
+    benchmark:
+        "logs/save_config.tsv"
     localrule: True
     params:
         **code_of("save_config"),
@@ -58,8 +64,10 @@ use rule stage as write_report with:
         captions=results.captions,
     output:
         results.page,
-    pathvars:
-        record="write_report",
+    log:
+        "logs/write_report.log",
+    benchmark:
+        "logs/write_report.tsv"
     localrule: True
     params:
         **code_of("write_report", *PAGE, *results.caption_files),
