@@ -42,7 +42,7 @@ def theirs(tmp_path_factory) -> tuple[Path, Path]:
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text("raise ImportError('another project')\n")
     (folder / "workflow/Snakefile").write_text(SNAKEFILE.format(clone=clone))
-    minimal = yaml.safe_load((ROOT / "config/minimal.yaml").read_text())
+    minimal = yaml.safe_load((ROOT / "config/minimal.yaml").read_text()) | {"methods": ["erm", "dfr", "llr"]}
     (folder / "settings.yaml").write_text(yaml.safe_dump({"hsfm": minimal}))
     return folder, clone
 
@@ -56,7 +56,7 @@ def test_another_workflow_runs_the_rules_under_names_of_its_own(theirs):
     folder, clone = theirs
     run(theirs)
     assert (folder / "summary.csv").read_bytes() == (folder / "results/tables/main.csv").read_bytes()
-    assert (folder / RUN / "hsfm/heads.safetensors").exists()
+    assert (folder / RUN / "dfr/heads.safetensors").exists()
     assert (folder / "results/report.html").exists()
     assert not (clone / "results").exists(), "results lie where the other workflow runs"
     assert "Nothing to be done" in run(theirs, "--dry-run")
@@ -69,4 +69,4 @@ def test_a_change_of_ours_reruns_what_it_concerns_there(theirs):
     module.write_text(module.read_text() + "\nCHANGED = True\n")
     out = run(theirs, "--dry-run")
     assert "hsfm_fit_dfr" in out
-    assert "hsfm_fit_hsfm" not in out
+    assert "hsfm_fit_llr" not in out
