@@ -79,32 +79,6 @@ def megabytes(job: dict[str, str]) -> int:
     return round(float(number) * {"M": 1, "G": 1024}[unit])
 
 
-def ledger(folder: Path) -> dict[str, str] | None:
-    """State by number of all jobs that ended in a folder, by Slurm's ledger of finished jobs where it keeps one."""
-    config = slurm("scontrol", "show", "config")
-    where = re.search(r"^JobCompLoc\s+= (.*)$", config, re.MULTILINE).group(1)
-    if not re.search(r"^JobCompType\s+= jobcomp/filetxt$", config, re.MULTILINE) or not os.access(where, os.R_OK):
-        return None
-    lines = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in Path(where).read_text().splitlines()]
-    return {line["JobId"]: line["JobState"] for line in lines if line["WorkDir"] == str(folder)}
-
-
-def stated(rule: str, what: str) -> int:
-    """A number that a rule states, or `stage` for it: memory without the size of its inputs, say, or its threads.
-
-    The rules that fit methods on embeddings are made by one loop.
-    """
-    text = "".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
-    heads = [rf"^use rule \w+ as {rule} with:\n", r"^use rule stage as stage_on_device with:\n", r"^rule stage:\n"]
-    if f"rule stage_on_device as {rule} " not in text:
-        del heads[1]
-    if rule.startswith("fit_") and f" as {rule} " not in text:
-        heads[0] = r'^ +name:\n +f"fit_{ROW}"\n'
-    bodies = [re.search(rf"{head}((?:    .*\n|\n)+)", text, re.MULTILINE).group(1) for head in heads]
-    found = (re.search(rf"\b{what}(?:=|: )(?:memory\()?(\d+)", body) for body in bodies)
-    return int(next(filter(None, found)).group(1))
-
-
 def wait_for(what: str, condition, output: Path, seconds: int = 150):
     """The first true value of `condition()`."""
     end = time.monotonic() + seconds
@@ -120,12 +94,9 @@ def snakemake_under_slurm(folder: Path, output: Path, *arguments: str):
     """A Snakemake that runs beside the test. Leaves nothing behind, whatever becomes of the test."""
     with output.open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *PROFILE, *arguments],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(folder)},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
+            [sys.executable, "-m", "snakemake", *PROFILE, *arguments], cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(folder)}, stdout=out, stderr=subprocess.STDOUT,
+        )  # fmt: skip
     try:
         yield process
     finally:
@@ -163,11 +134,8 @@ def recover(folder: Path) -> None:
     commands = re.search(r"```bash\n(.*?)```", docs, re.DOTALL).group(1)
     *first, again = [line.strip() for line in commands.splitlines()]
     assert again == "snakemake --profile profiles/slurm"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(folder),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PATH": path}
     subprocess.run(["bash", "-euc", "\n".join(first)], cwd=folder, env=environment, timeout=120, check=True)
 
 
@@ -224,16 +192,13 @@ def test_slurm_ran_the_jobs_with_the_gpu_and_memory_that_they_ask_for(run):
     assert {rule: len(of_rule(done, rule)) for rule in expected} in (expected, {**expected, "extract_embeddings": 2})
     for rule in expected:
         for job in of_rule(jobs, rule):
-            attempt = 2 if rule == "train_erm" and job["JobId"] != run.canceled else 1
-            # what the inputs add is less than a megabyte each
-            assert 0 <= megabytes(job) - attempt * stated(rule, "mem_mb") < 10 * attempt, job
             assert job["TimeLimit"] == f"00:{MINUTES}:00", job
             assert bool(re.match("gres[:/]gpu:1$", job.get("TresPerJob", ""))) == (rule in GPU_RULES), job
+    first, second = of_rule(jobs, "train_erm")
+    assert megabytes(second) == pytest.approx(2 * megabytes(first), abs=2), "by the attempt"
     # what is seconds of work stays where Snakemake runs
     assert not of_rule(jobs, "make_tables")
     assert not of_rule(jobs, "read_erm_head")
-    if (ended := ledger(run.folder)) is not None:
-        assert ended == {job["JobId"]: job["JobState"] for job in jobs}
 
 
 def test_a_canceled_job_comes_back_and_is_reported(run):
@@ -272,9 +237,8 @@ def test_a_failing_job_is_reported_with_its_log(run, tmp_path):
     hard_set.write_bytes(hard_set.read_bytes()[:-50])
     hsfm = f"{RUN}/hsfm/heads.safetensors"
     try:
-        code, said = finished(
-            folder, tmp_path / "output.log", *FEW, "--retries", "0", "--forcerun", "fit_hsfm", "--", hsfm
-        )
+        forced = [*FEW, "--retries", "0", "--forcerun", "fit_hsfm", "--", hsfm]
+        code, said = finished(folder, tmp_path / "output.log", *forced)
     finally:
         clean_up(folder)
     assert code == 1, said
