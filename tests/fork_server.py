@@ -1,9 +1,9 @@
 """Python programs in forks of one process that has loaded the libraries, which takes every new process seconds.
 
-    with fork_server.started(folder) as server:
-        subprocess.run([sys.executable, "-m", "snakemake"], env={**os.environ, "PYTHONPATH": f"{clone}:{server.probe}"})
+    with fork_server.started(folder) as probe:
+        subprocess.run([sys.executable, "-m", "snakemake"], env={**os.environ, "PYTHONPATH": f"{clone}:{probe}"})
 
-With `server.probe` on the PYTHONPATH a new Python hands itself over: a fork runs the script, module or program with its
+With `probe` on the PYTHONPATH a new Python hands itself over: a fork runs the script, module or program with its
 arguments, environment, working directory and terminal. The process ends as the fork does, by the same signal if by one,
 and the fork with the process.
 """
@@ -19,9 +19,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 LIBRARIES = (
@@ -51,25 +50,8 @@ if named and not any("multiprocessing" in one for one in arguments):
 """
 
 
-@dataclass(frozen=True)
-class Server:
-    address: Path
-    probe: Path  # a folder for the PYTHONPATH of programs that are to run in forks
-
-    def python(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], output: int) -> int:
-        """Exit code of `python ARGUMENTS`, which begin with a script, -c or -m; output: file descriptor."""
-        request = {"arguments": list(arguments), "folder": str(folder), "environment": dict(environment)}
-        with socket.socket(socket.AF_UNIX) as server, open(os.devnull) as nothing:
-            server.connect(str(self.address))
-            server.settimeout(600)
-            socket.send_fds(server, [b"."], [nothing.fileno(), output, output])
-            server.sendall(json.dumps(request).encode())
-            server.shutdown(socket.SHUT_WR)
-            return int(server.makefile().read())
-
-
 @contextmanager
-def started(folder: Path) -> Iterator[Server]:
+def started(folder: Path) -> Iterator[Path]:
     probe, address = folder / "probe", folder / "server"
     probe.mkdir()
     (probe / "sitecustomize.py").write_text(CLIENT.format(address=str(address)))
@@ -80,7 +62,7 @@ def started(folder: Path) -> Iterator[Server]:
         while not address.exists():
             assert server.poll() is None, "the server did not start"
             time.sleep(0.05)
-        yield Server(address, probe)
+        yield probe
     finally:
         server.kill()
         server.wait()

@@ -181,13 +181,7 @@ def test_features_that_are_there_already(used):
 
 
 MINE = {  # what is wrong with mine.yaml
-    "{base: maxibirds}": "base: unknown dataset 'maxibirds'; settings has ",
-    "{base: mine}": "base: 'mine' is based on itself",
-    "{base: [minibirds]}": "base: unknown dataset ['minibirds']; settings has ",
-    "{images: {columns: {file: x}}}": "images/columns: unknown key 'file'; ",
-    "{images: {source: photos}}": "images/source: unknown value 'photos'; allowed are",
     "{images: {metadata: none.csv}}": "images/metadata: no file none.csv",
-    "{images: {on_bad_image: ignore}}": "images/on_bad_image: unknown value 'ignore'",
     "{afr: null, backbone: {checkpoint: none.pth, pretrained: false}}": "backbone/checkpoint: no file none.pth",
     "{afr: null, backbone: {train: false, pretrained: false}}": (
         "backbone: train is false, but there are neither pretrained weights nor a checkpoint"
@@ -216,8 +210,6 @@ def test_a_mistake_about_ones_images_is_one_line(mine, caplog, monkeypatch, sett
     own, wrong = config["settings"]["mine"], yaml.safe_load(setting)
     for key, value in wrong.items():
         own[key] = {**own.get(key, {}), **value} if isinstance(value, dict) else value
-    if isinstance(columns := wrong.get("images", {}).get("columns"), dict):
-        own["images"]["columns"] = {**COLUMNS, **columns}
     (line,) = refused(mine, config, caplog, monkeypatch)
     assert f"settings/mine/{message}" in line
 
