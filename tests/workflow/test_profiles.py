@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.repository import MINIMAL, ROOT, RUN, copy_repository, results, snakemake
+from tests.repository import MINIMAL, ROOT, RUN, copy_repository, environment, results, snakemake
 
 PROFILES = sorted(path.parent.name for path in (ROOT / "profiles").glob("*/config.yaml"))
 BACKBONE = f"{RUN}/erm/backbone.safetensors"
@@ -23,11 +23,11 @@ def copy(tmp_path_factory):
 
 def with_profile(folder: Path, profile: str, *arguments: str, check: bool = True, path: str = ""):
     """Run Snakemake as the profile has it, `path` before all else on the search path for commands."""
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PATH": f"{path}{os.pathsep}{os.environ['PATH']}"}
+    variables = environment(folder) | {"PATH": f"{path}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "--profile", f"profiles/{profile}", *arguments],
         cwd=folder,
-        env=environment,
+        env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
