@@ -292,7 +292,6 @@ def test_where_nothing_is_found_the_row_is_erms_and_says_so(inpainted, models):
 def test_mistakes_are_said_before_anything_runs(finished, models):
     wrong = {
         "text_to_image": {"name": "/no/such/folder", "revision": None},
-        "inpainting": {**models["models"]["inpainting"], "revision": "main"},
         "precision": "float16",
     }
     changes = {"models": {**models["models"], **wrong}, "retrain": {"weights": [1, 2, 3]}}
@@ -305,7 +304,6 @@ def test_mistakes_are_said_before_anything_runs(finished, models):
         "ddb/retrain/weights: 3 numbers, but the dataset has 2 classes; give one for each",
         "ddb/models/precision: float16 was asked for, which the CPU has not; set it to auto",
         "ddb/models/text_to_image/name: no folder /no/such/folder",
-        "ddb/models/inpainting/revision: 'main' is for the hub, but ",
     ):
         assert f"settings/minibirds/{line}" in out
     config = yaml.safe_load((finished / "tiny.yaml").read_text())
