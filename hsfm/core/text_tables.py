@@ -1,8 +1,8 @@
 """Text tables in Markdown, LaTeX and HTML."""
 
-import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,18 @@ import pandas as pd
 from hsfm.core.files import write_atomically
 
 
-def write_table(path: str | Path, frame: pd.DataFrame, text: "TextTable") -> None:
-    """Write the numbers (.csv) or the table for readers (.md, .tex, .html), as the suffix says."""
-    path = Path(path)
-    content = {
-        ".csv": lambda: frame.to_csv(index=False, float_format="%.4f"),
-        ".md": text.markdown,
-        ".tex": lambda: text.latex(f"tab:{path.stem}"),
-        ".html": lambda: text.html(f"table-{path.stem}"),
-    }[path.suffix]()
-    with write_atomically(path) as temporary:
-        temporary.write_text(content)
-
-
 def write_tables(paths: Iterable[str | Path], tables: Mapping[str, tuple[pd.DataFrame, "TextTable"]]) -> None:
-    """Write numbers or text, as `write_table` does, to each path, whose stem names the table."""
-    for path in paths:
-        write_table(path, *tables[Path(path).stem])
-
-
-LATEX_ROWS = 40  # on a page
+    """Write the table that a path's stem names: its numbers (.csv) or its text (.md, .tex, .html)."""
+    for path in map(Path, paths):
+        frame, text = tables[path.stem]
+        content = {
+            ".csv": lambda frame=frame: frame.to_csv(index=False, float_format="%.4f"),
+            ".md": text.markdown,
+            ".tex": lambda text=text, name=path.stem: text.latex(f"tab:{name}"),
+            ".html": lambda text=text, name=path.stem: text.html(f"table-{name}"),
+        }[path.suffix]()
+        with write_atomically(path) as temporary:
+            temporary.write_text(content)
 
 
 @dataclass(frozen=True)
@@ -40,21 +32,21 @@ class Cell:
     underlined: bool = False
     order: float | None = None  # what a column is sorted by, where the text does not begin with that number
 
+    def marked(self, text: str, underlined: str, bold: str) -> str:
+        """The text, escaped before, in the marks that apply."""
+        text = underlined.replace("TEXT", text) if self.underlined else text
+        return bold.replace("TEXT", text) if self.bold else text
+
     def markdown(self) -> str:
-        text = f"<u>{escape(self.text)}</u>" if self.underlined else escape(self.text)
-        return f"**{text}**" if self.bold else text
+        return self.marked(_one_line(self.text), "<u>TEXT</u>", "**TEXT**")
 
     def latex(self) -> str:
-        text = latex(self.text)
-        text = rf"\underline{{{text}}}" if self.underlined else text
-        return rf"\textbf{{{text}}}" if self.bold else text
+        return self.marked(latex(self.text), r"\underline{TEXT}", r"\textbf{TEXT}")
 
     def html(self, number: bool) -> str:
-        text = html.escape(self.text)
-        text = f"<u>{text}</u>" if self.underlined else text
-        text = f"<strong>{text}</strong>" if self.bold else text
-        order = "" if self.order is None else f' data-order="{self.order}"'
         kind = ' class="number"' if number else ""
+        order = "" if self.order is None else f' data-order="{self.order}"'
+        text = self.marked(escape(self.text), "<u>TEXT</u>", "<strong>TEXT</strong>")
         return f"<td{kind}{order}>{text}</td>"
 
 
@@ -69,13 +61,10 @@ class TextTable:
 
     @classmethod
     def of(
-        cls,
-        frame: pd.DataFrame,
-        columns: Sequence[tuple[str, str | Callable[[dict], Any]]] | None = None,
-        **others: Any,
+        cls, frame: pd.DataFrame, columns: Sequence[tuple[str, str | Callable[[dict], Any]]] = (), **others: Any
     ) -> "TextTable":
         """A line per row of a frame. columns: header, and the frame's column or a function that makes the cell."""
-        columns = [(name, name) for name in frame] if columns is None else columns
+        columns = columns or [(name, name) for name in frame]
         rows = [
             [row[make] if isinstance(make, str) else make(row) for _, make in columns]
             for row in frame.to_dict("records")
@@ -85,44 +74,27 @@ class TextTable:
 
     def markdown(self) -> str:
         """A pipe table, then the notes."""
-        lines = [
-            [escape(name) for name in self.header],
-            ["---" if i < self.text_columns else "---:" for i in range(len(self.header))],
-        ]
-        lines += [[cell.markdown() for cell in row] for row in self.rows]
-        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return table + "\n\n" + "\n".join(f"{note}  " for note in self.notes).rstrip() + "\n"
+        ends = ["---" if column < self.text_columns else "---:" for column in range(len(self.header))]
+        lines = [map(_one_line, self.header), ends, *(map(Cell.markdown, row) for row in self.rows)]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"{table}\n\n" + "\n".join(f"{note}  " for note in self.notes).rstrip() + "\n"
 
     def latex(self, label: str) -> str:
-        """A table environment that compiles with the package booktabs alone; the notes stand below the table.
-
-        One that is too long for a page goes on in another.
-        """
-        parts = [self.rows[i : i + LATEX_ROWS] for i in range(0, len(self.rows), LATEX_ROWS)] or [()]
-        lines = []
-        for number, rows in enumerate(parts):
-            last = number == len(parts) - 1
-            lines += [
-                r"\begin{table}[htbp]",
-                r"\centering",
-                *([rf"\caption{{{latex(self.title)}}}", rf"\label{{{label}}}"] if number == 0 else []),
-                *self._tabular(rows),
-                *(rf"\par\smallskip\raggedright\footnotesize {latex(note)}" for note in self.notes if last),
-                r"\end{table}",
-            ]
-        return "\n".join(lines) + "\n"
-
-    def _tabular(self, rows: Iterable[tuple[Cell, ...]]) -> list[str]:
-        columns = "l" * self.text_columns + "r" * (len(self.header) - self.text_columns)
-        return [
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            _latex_row(latex(name) for name in self.header),
-            r"\midrule",
-            *(_latex_row(cell.latex() for cell in row) for row in rows),
-            r"\bottomrule",
+        """A table environment that compiles with the package booktabs alone; the notes stand below the table."""
+        cells = [map(latex, self.header), *(map(Cell.latex, row) for row in self.rows)]
+        header, *rows = (" & ".join(row) + r" \\" for row in cells)
+        lines = [
+            r"\begin{table}[htbp]",
+            r"\centering",
+            rf"\caption{{{latex(self.title)}}}",
+            rf"\label{{{label}}}",
+            rf"\begin{{tabular}}{{{'l' * self.text_columns}{'r' * (len(self.header) - self.text_columns)}}}",
+            *(r"\toprule", header, r"\midrule", *rows, r"\bottomrule"),
             r"\end{tabular}",
+            *(rf"\par\smallskip\raggedright\footnotesize {latex(note)}" for note in self.notes),
+            r"\end{table}",
         ]
+        return "\n".join(lines) + "\n"
 
     def html(self, name: str) -> str:
         """A fragment: `<figure class="table" id=name>` with a table in a frame that may scroll, and its notes.
@@ -131,85 +103,53 @@ class TextTable:
         `data-order` where their text does not say it.
         """
         numbers = [column >= self.text_columns for column in range(len(self.header))]
-        head = [
-            f'<th scope="col" class="{kind}">{html.escape(column)}</th>'
-            for column, kind in zip(self.header, ["number" if number else "text" for number in numbers], strict=True)
-        ]
+        kinds = ["number" if number else "text" for number in numbers]
+        head = [f'<th scope="col" class="{kind}">{escape(c)}</th>' for c, kind in zip(self.header, kinds, strict=True)]
+        sources = [f' data-made-from="{escape(" ".join(files))}"' if files else "" for files in self.made_from]
         body = [
-            f"<tr{_made_from(files)}>{''.join(map(Cell.html, row, numbers))}</tr>"
-            for files, row in zip(self.made_from or ((),) * len(self.rows), self.rows, strict=True)
+            f"<tr{source}>{''.join(map(Cell.html, row, numbers))}</tr>"
+            for source, row in zip(sources or [""] * len(self.rows), self.rows, strict=True)
         ]
         lines = [
-            f'<figure class="table" id="{html.escape(name)}">',
-            f'<div class="scroll" role="region" tabindex="0" aria-label="{html.escape(self.title or name)}">',
-            "<table>",
-            f"<thead><tr>{''.join(head)}</tr></thead>",
-            *("<tbody>", *body, "</tbody>"),
-            "</table>",
+            f'<figure class="table" id="{escape(name)}">',
+            f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(self.title or name)}">',
+            *("<table>", f"<thead><tr>{''.join(head)}</tr></thead>", "<tbody>", *body, "</tbody>", "</table>"),
             "</div>",
-            *("<figcaption>", *(f"<p>{html.escape(note)}</p>" for note in self.notes), "</figcaption>"),
+            *("<figcaption>", *(f"<p>{escape(note)}</p>" for note in self.notes), "</figcaption>"),
             "</figure>",
         ]
         return "\n".join(lines) + "\n"
 
 
-def _made_from(files: Iterable[str]) -> str:
-    return f' data-made-from="{html.escape(" ".join(files))}"' if files else ""
-
-
-def percent(value: float, deviation: float) -> str:
+def percent(value: float, deviation: float, form: str = ".1f") -> str:
     """A mean with its deviation, or alone where there is none; a dash where there is no mean."""
     if pd.isna(value):
         return "-"
-    return f"{value:.1f}" + ("" if pd.isna(deviation) else f" ± {deviation:.1f}")
+    return f"{value:{form}}" + ("" if pd.isna(deviation) else f" ± {deviation:.1f}")
 
 
-def signed(value: float, deviation: float) -> str:
-    """A difference in points, with its deviation where there is one; a dash where there is no difference."""
-    if pd.isna(value):
-        return "-"
-    return f"{round(value, 1) + 0.0:+.1f}" + ("" if pd.isna(deviation) else f" ± {deviation:.1f}")
+def signed(value: float, deviation: float = float("nan")) -> str:
+    """A difference in points, as `percent`."""
+    return percent(round(value, 1) + 0.0, deviation, "+.1f")  # no -0.0
 
 
-def escape(text: str) -> str:
+def _one_line(text: str) -> str:
     """A text inside a cell of a Markdown table."""
     return " ".join(text.split()).replace("|", r"\|")
 
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    # after the end of a row these would belong to it
-    "[": "{[}",
-    "*": "{*}",
-    "±": r"$\pm$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "\u00d7": r"$\times$",
-    "\u2212": "$-$",
-    "\u2013": "--",
-    "\u2014": "---",
-    "\u2026": r"\ldots{}",
-    **{special: rf"\{special}" for special in "#$&%_"},
-}
+_LATEX = str.maketrans(
+    {
+        **{special: rf"\{special}" for special in "{}#$&%_"},
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
+        **{"[": "{[}", "*": "{*}"},  # after the end of a row these would belong to it
+        **{"±": r"$\pm$", "≤": r"$\leq$", "≥": r"$\geq$", "\u00d7": r"$\times$", "\u2212": "$-$"},
+        **{"\u2013": "--", "\u2014": "---", "\u2026": r"\ldots{}"},
+    }
+)
 
 
 def latex(text: str) -> str:
-    """A text for LaTeX without any package: what it has no letter for is the number of its Unicode character."""
-    return "".join(_LATEX.get(letter) or _latex_letter(letter) for letter in " ".join(text.split()))
-
-
-def _latex_letter(letter: str) -> str:
-    # up to U+017F, letters with accents: what LaTeX reads by itself
-    readable = letter.isascii() or (letter.isalpha() and ord(letter) < 0x180)
-    return letter if readable and letter.isprintable() else f"{{[}}U+{ord(letter):04X}]"
-
-
-def _latex_row(cells: Iterable[str]) -> str:
-    return " & ".join(cells) + r" \\"
+    """A text for LaTeX without any package but for letters beyond those with accents."""
+    return " ".join(text.split()).translate(_LATEX)

@@ -6,7 +6,7 @@ and run. Either may be missing: logs may be deleted at any time, and what is not
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,34 +49,31 @@ def read_costs(folder: str | Path, stages: Stages) -> pd.DataFrame:
     stage has run with several numbers of shards, the jobs of the latest count.
     """
     folder = Path(folder)
-    jobs = sorted({path.with_suffix("") for suffix in ("tsv", "json") for path in folder.rglob(f"*.{suffix}")})
-    rows = [_read_job(job, folder, stages) for job in jobs if len(job.relative_to(folder).parts) > 1]
+    jobs = sorted({path.with_suffix("") for suffix in ("tsv", "json") for path in folder.rglob(f"*/*.{suffix}")})
+    rows = [_read_job(job, *job.relative_to(folder).parts, stages=stages) for job in jobs if job.parent != folder]
     frame = pd.DataFrame(rows, columns=COLUMNS).sort_values(["dataset", "made"], kind="stable")
     latest = frame.groupby(["dataset", "run", "stage", "method"], dropna=False)["shards"].transform("last")
     types = {"run": "Int64", "seed": "Int64", **dict.fromkeys([*TIMES, *SIZES], float)}
     return frame[frame["shards"] == latest].astype(types).reset_index(drop=True)
 
 
-def _read_job(job: Path, folder: Path, stages: Stages) -> dict[str, Any]:
-    files = [path for suffix in ("tsv", "json") if (path := Path(f"{job}.{suffix}")).exists()]
-    benchmark = next(
-        (pd.read_csv(path, sep="\t", na_values="-").iloc[0] for path in files if path.suffix == ".tsv"), {}
-    )
-    record = next((json.loads(path.read_text()) for path in files if path.suffix == ".json"), {})
-    dataset, *parts, name = job.relative_to(folder).parts
-    run = int(parts.pop(0)[3:]) if parts and re.fullmatch(r"run\d+", parts[0]) else None
-    cpu_seconds = record.get("cpu_seconds")  # to the end; Snakemake looks every half minute
+def _read_job(job: Path, dataset: str, *folders: str, stages: Stages) -> dict[str, Any]:
+    tsv, json_file = Path(f"{job}.tsv"), Path(f"{job}.json")
+    benchmark = pd.read_csv(tsv, sep="\t", na_values="-").iloc[0] if tsv.exists() else {}
+    record = json.loads(json_file.read_text()) if json_file.exists() else {}
+    run = int(folders[0][3:]) if re.fullmatch(r"run\d+", folders[0]) else None
+    network = folders[:-1] if run is None else folders[1:-1]  # ("dac", "seed0")
     return {
-        **{"dataset": dataset, "run": run, "job": str(job), **_stage(name, parts, stages)},
+        **{"dataset": dataset, "run": run, "job": str(job), **_stage(job.name, network, stages)},
         **{"seconds": benchmark.get("s"), "memory_mb": benchmark.get("max_rss")},
-        "cpu_seconds": benchmark.get("cpu_time") if cpu_seconds is None else cpu_seconds,
+        # the record counts to the end; Snakemake looks every half minute
+        "cpu_seconds": record.get("cpu_seconds", benchmark.get("cpu_time")),
         **{key: record.get(key) for key in ("gpu_memory_mb", "device", "versions")},
-        "made": max(path.stat().st_mtime for path in files),
+        "made": max(file.stat().st_mtime for file in (tsv, json_file) if file.exists()),
     }
 
 
 def _stage(name: str, network: Sequence[str], stages: Stages) -> dict[str, Any]:
-    """Stage, method, seed and shards by a job's name and the network in its path, as ["dac", "seed0"] or empty."""
     parts = _NAME.fullmatch(name).groupdict()
     seed = network[1].removeprefix("seed") if len(network) > 1 else parts["seed"]
     stage = parts["stage"]
@@ -91,12 +88,9 @@ def of_plan(
     costs: pd.DataFrame, datasets: Sequence[str], runs: Collection[int], seeds: Collection[int], stages: Stages
 ) -> pd.DataFrame:
     """Jobs of these datasets, in this order, runs and seeds, without those that only show results."""
-    mine = (
-        costs["dataset"].isin(datasets)
-        & (costs["run"].isna() | costs["run"].isin(runs))
-        & (costs["seed"].isna() | costs["seed"].isin(seeds))
-        & ~costs["stage"].str.startswith(tuple(stages.of_results))
-    )
+    mine = costs["dataset"].isin(datasets) & ~costs["stage"].str.startswith(tuple(stages.of_results))
+    for column, chosen in (("run", runs), ("seed", seeds)):
+        mine &= costs[column].isna() | costs[column].isin(chosen)
     return costs[mine].sort_values("dataset", key=lambda names: names.map(list(datasets).index), kind="stable")
 
 
@@ -114,21 +108,16 @@ def method_costs(costs: pd.DataFrame, stages: Stages) -> pd.DataFrame:
     jobs = jobs[~(embedding & jobs["seed"].notna())]  # which are made to score a seed's head
     rows = []
     for (dataset, run), part in jobs[jobs["run"].notna()].groupby(["dataset", "run"], sort=False):
-        for method in dict.fromkeys(part["method"]):
-            own = part[part["method"] == method]
+        for method, own in part.groupby("method", sort=False):
             if method == "erm" and not own["stage"].str.startswith("fit_").any():
                 own = own[~embedding[own.index]]
             elif method != "erm" and not (method in found() and found()[method].features == "own"):
                 shared = jobs["run"].isna() & (jobs["dataset"] == dataset) & (jobs["method"] == method)
                 own = pd.concat([part[part["method"] == "erm"], jobs[shared], own])
-            rows.append({"dataset": dataset, "run": run, "method": method, **_one_head(own)})
+            share = np.where(own["seed"].notna(), 1 / max(own["seed"].nunique(), 1), 1.0)
+            took = own[TIMES].mul(share, axis=0).sum(skipna=False)
+            rows.append({"dataset": dataset, "run": run, "method": method, **took, **own[SIZES].max()})
     return pd.DataFrame(rows, columns=["dataset", "run", "method", *TIMES, *SIZES]).astype({"run": "Int64"})
-
-
-def _one_head(jobs: pd.DataFrame) -> dict[str, float]:
-    share = np.where(jobs["seed"].notna(), 1 / max(jobs["seed"].nunique(), 1), 1.0)
-    times = jobs[TIMES].mul(share, axis=0).sum(skipna=False)
-    return {**times, **jobs[SIZES].max()}
 
 
 def mean_costs(costs: pd.DataFrame, methods: Mapping[str, Sequence[str]]) -> pd.DataFrame:
@@ -146,9 +135,9 @@ def mean_costs(costs: pd.DataFrame, methods: Mapping[str, Sequence[str]]) -> pd.
 def stage_costs(costs: pd.DataFrame) -> pd.DataFrame:
     """One row per dataset, stage and method: jobs, sums of the known TIMES and the highest of SIZES."""
     grouped = costs.groupby(["dataset", "stage", "method"], sort=False)
-    return (
-        grouped.size().to_frame("jobs").join(grouped[TIMES].sum(min_count=1)).join(grouped[SIZES].max()).reset_index()
-    )
+    sums = grouped[TIMES].sum(min_count=1).join(grouped[SIZES].max())
+    sums.insert(0, "jobs", grouped.size())
+    return sums.reset_index()
 
 
 # Text -----------------------------------------------------------------------------------------------------------------
@@ -161,16 +150,15 @@ def costs_table(summary: pd.DataFrame) -> TextTable:
     columns = [
         ("Dataset", "dataset"),
         ("Method", lambda row: method_label(row["method"])),
-        ("images to head", lambda row: time(row["seconds"])),
-        ("more than ERM", lambda row: time(row["more"])),
+        ("images to head", lambda row: measured(row["seconds"])),
+        ("more than ERM", lambda row: measured(row["more"])),
         *_REST,
     ]
-    runs = summary["runs"].max()
+    over = f"; the mean over {runs} backbone runs" if (runs := summary["runs"].max()) > 1 else ""
     notes = (
         "From the images to one head: ERM's training and embedding, and the method's own stages; not the preparation "
-        "of images, which serves all methods, nor scoring"
-        + (f"; the mean over {runs} backbone runs. " if runs > 1 else ". ")
-        + "Where each seed has a job of its own, the mean over seeds; a job that fits all seeds at once counts whole.",
+        f"of images, which serves all methods, nor scoring{over}. "
+        "Where each seed has a job of its own, the mean over seeds; a job that fits all seeds at once counts whole.",
         ABSENT,
     )
     return TextTable.of(summary, columns, notes=notes, title="What it takes from the images to one head.")
@@ -183,26 +171,24 @@ def stages_table(stages: pd.DataFrame) -> TextTable:
         ("Stage", "stage"),
         ("Method", lambda row: method_label(row["method"]) if row["method"] else "all"),
         ("jobs", "jobs"),
-        ("time", lambda row: time(row["seconds"])),
+        ("time", lambda row: measured(row["seconds"])),
         *_REST,
     ]
     notes = ("A stage's jobs over all runs, seeds and shards: their times added up, of memory the highest.", ABSENT)
     return TextTable.of(stages, columns, notes=notes, text_columns=3, title="Time and memory of every stage.")
 
 
-def time(seconds: float) -> Cell:
-    return Cell("-") if pd.isna(seconds) else Cell(duration(seconds), order=round(float(seconds), 2))
+def megabytes(number: float) -> str:
+    return f"{number / 1000:.1f} GB" if number >= 1000 else f"{number:.0f} MB"
 
 
-def megabytes(number: float) -> Cell:
-    if pd.isna(number):
-        return Cell("-")
-    text = f"{number / 1000:.1f} GB" if number >= 1000 else f"{number:.0f} MB"
-    return Cell(text, order=round(float(number), 2))
+def measured(number: float, text: Callable[[float], str] = duration) -> Cell:
+    """A cell of a number in words, by which it is sorted; a dash where it is not known."""
+    return Cell("-") if pd.isna(number) else Cell(text(number), order=round(float(number), 2))
 
 
 _REST = [
-    ("CPU time", lambda row: time(row["cpu_seconds"])),
-    ("memory", lambda row: megabytes(row["memory_mb"])),
-    ("GPU memory", lambda row: megabytes(row["gpu_memory_mb"])),
+    ("CPU time", lambda row: measured(row["cpu_seconds"])),
+    ("memory", lambda row: measured(row["memory_mb"], megabytes)),
+    ("GPU memory", lambda row: measured(row["gpu_memory_mb"], megabytes)),
 ]

@@ -1,7 +1,5 @@
 """Table of the software versions that the jobs recorded."""
 
-from typing import Any
-
 import pandas as pd
 
 from hsfm.core.text_tables import TextTable
@@ -10,35 +8,29 @@ VERSIONS = {
     **{"hsfm": "hsfm", "commit": "commit", "python": "Python", "torch": "torch", "torchvision": "torchvision"},
     **{"cuda": "CUDA", "driver": "driver"},
 }
-_DETAILS = ["dirty", "devices", "stages", "jobs", "recorded"]
+_KEYS = [*VERSIONS, "dirty"]
+_OF_ALL, _OF_TORCH = ["hsfm", "commit", "python", "dirty"], ["torch", "torchvision", "cuda"]
 
 
 def collect_versions(costs: pd.DataFrame) -> pd.DataFrame:
     """One row per distinct set of versions: columns VERSIONS, dirty, devices, stages, jobs, recorded.
 
     costs: of `costs.read_costs`. A job that did not load torch knows nothing of it, and a job on the CPU nothing of a
-    driver: a set that leaves some open counts with the first that agrees in all that it says. stages: in words
-    "dataset: stage, stage". dirty: whether the working tree had changes that were in no commit; null where not known.
-    jobs: how many ran with the set; recorded: out of how many jobs.
+    driver: they count with the first that agrees in the rest. stages: in words "dataset: stage, stage". dirty: whether
+    the working tree had changes that were in no commit; null where not known. jobs: how many ran with the set;
+    recorded: out of how many jobs.
     """
     jobs = costs[costs["versions"].notna()]
-    unknown = [[versions.get(key) for key in (*VERSIONS, "dirty")].count(None) for versions in jobs["versions"]]
-    sets: list[tuple[dict[str, Any], list[int]]] = []  # and the numbers of their jobs
-    # those that say most first
-    for number, versions in jobs["versions"].iloc[sorted(range(len(jobs)), key=unknown.__getitem__)].items():
-        known = {key: versions[key] for key in (*VERSIONS, "dirty") if versions.get(key) is not None}
-        numbers = next((numbers for other, numbers in sets if known.items() <= other.items()), None)
-        if numbers is None:
-            sets.append((known, numbers := []))
-        numbers.append(number)
+    known = pd.DataFrame(jobs["versions"].tolist(), jobs.index, columns=_KEYS, dtype=object)
+    for agreeing, missing in ((_OF_ALL, _OF_TORCH), (_OF_ALL + _OF_TORCH, ["driver"])):
+        first = known.groupby(agreeing, dropna=False)[missing].transform("first")
+        known[missing] = known[missing].where(known[missing].notna(), first)
     rows = []
-    for known, numbers in sets:
-        own = jobs.loc[numbers]
+    for versions, own in jobs.join(known).groupby(_KEYS, dropna=False, sort=False):
         stages = own.groupby("dataset", sort=False)["stage"].agg(lambda names: ", ".join(dict.fromkeys(names)))
-        devices = "; ".join(own["device"].dropna().unique())
-        row = {**known, "devices": devices, "stages": "; ".join(f"{dataset}: {of}" for dataset, of in stages.items())}
-        rows.append({**row, "jobs": len(own), "recorded": len(jobs)})
-    return pd.DataFrame(rows, columns=[*VERSIONS, *_DETAILS])
+        words = "; ".join(f"{dataset}: {names}" for dataset, names in stages.items())
+        rows.append((*versions, "; ".join(own["device"].dropna().unique()), words, len(own), len(jobs)))
+    return pd.DataFrame(rows, columns=[*_KEYS, "devices", "stages", "jobs", "recorded"])
 
 
 def versions_table(versions: pd.DataFrame) -> TextTable:
