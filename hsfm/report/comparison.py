@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 
 from hsfm.core.text_tables import TextTable, percent, signed
@@ -18,24 +17,20 @@ def compare(aggregated: pd.DataFrame, scores: pd.DataFrame, sources: Mapping[str
     numbers, by name. one_image_worst_group and one_image_average: points that one image is of the smallest test group,
     and of all. Ours are null for a method that did not run.
     """
-    ours = aggregated.set_index(["dataset", "method"])
     rows = []
     for dataset, source in sources.items():
         test = scores[(scores["dataset"] == dataset) & (scores["split"] == "test") & (scores["n"] > 0)]
         sizes = test.groupby(["y", "attribute"], dropna=False)["n"].first()
+        ours = aggregated[aggregated["dataset"] == dataset].set_index("method")
+        ours = ours.reindex(list(PUBLISHED[source])).to_dict("index")
         for method, numbers in PUBLISHED[source].items():
             row = {"dataset": dataset, "images": source, "method": method}
-            mine = ours.loc[(dataset, method)] if (dataset, method) in ours.index else {}
             for place, (metric, image) in enumerate((("worst_group", sizes.min()), ("average", sizes.sum()))):
                 theirs, deviation = numbers[2 * place : 2 * place + 2]
-                row |= {
-                    f"{metric}_published": theirs,
-                    f"{metric}_published_deviation": deviation,
-                    f"{metric}_percent": mine.get(f"{metric}_percent", np.nan),
-                    f"{metric}_deviation": mine.get(f"{metric}_deviation", np.nan),
-                    f"{metric}_difference": mine.get(f"{metric}_percent", np.nan) - theirs,
-                    f"one_image_{metric}": 100 / image,
-                }
+                mean, spread = (ours[method][f"{metric}_{name}"] for name in ("percent", "deviation"))
+                row |= {f"{metric}_published": theirs, f"{metric}_published_deviation": deviation}
+                row |= {f"{metric}_percent": mean, f"{metric}_deviation": spread}
+                row |= {f"{metric}_difference": mean - theirs, f"one_image_{metric}": 100 / image}
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -43,14 +38,12 @@ def compare(aggregated: pd.DataFrame, scores: pd.DataFrame, sources: Mapping[str
 def published_table(comparison: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
     """The rows of `compare` for readers."""
     columns = [("Dataset", "dataset"), ("Method", lambda row: method_label(row["method"]))]
-    for metric, prefix in (("worst_group", "worst group: "), ("average", "average: ")):
+    for m, words in (("worst_group", "worst group"), ("average", "average")):
+        theirs = (f"{m}_published", f"{m}_published_deviation")
         columns += [
-            (
-                f"{prefix}published",
-                lambda row, m=metric: percent(row[f"{m}_published"], row[f"{m}_published_deviation"]),
-            ),
-            ("ours", lambda row, m=metric: percent(row[f"{m}_percent"], row[f"{m}_deviation"])),
-            ("difference", lambda row, m=metric: signed(row[f"{m}_difference"], np.nan)),
+            (f"{words}: published", lambda row, names=theirs: percent(*map(row.get, names))),
+            ("ours", lambda row, m=m: percent(row[f"{m}_percent"], row[f"{m}_deviation"])),
+            ("difference", lambda row, m=m: signed(row[f"{m}_difference"])),
         ]
     columns.append(("one image", lambda row: f"{row['one_image_worst_group']:.2f}"))
     notes = (
@@ -60,6 +53,6 @@ def published_table(comparison: pd.DataFrame, scores: pd.DataFrame) -> TextTable
         "differences of a few images, or within the intervals of the table uncertainty, cannot be read. Published "
         "numbers are of another backbone unless its checkpoint was given.",
     )
-    made_from = tuple(files_of(scores, dataset=row.dataset, method=row.method) for row in comparison.itertuples())
+    made_from = files_of(scores, comparison[["dataset", "method"]])
     title = "Ours beside the published numbers."
     return TextTable.of(comparison, columns, notes=notes, made_from=made_from, title=title)

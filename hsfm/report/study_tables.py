@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
 from hsfm.core.text_tables import TextTable, percent, signed
@@ -48,21 +47,23 @@ def tabulate(study: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, TextTable]:
     else:
         summary = summarize_bias(rows)
         text = bias_table(summary)
-    # a row begins with its dataset
-    return summary, replace(text, made_from=tuple(files_of(rows, dataset=row[0].text) for row in text.rows))
+    datasets = pd.DataFrame({"dataset": [row[0].text for row in text.rows]})
+    return summary, replace(text, made_from=files_of(rows, datasets))
 
 
 def _in_percent(values: pd.DataFrame, names: Sequence[str]) -> dict[str, float]:
     """Mean and deviation of columns. values: with a column run."""
     means = 100 * independent(values, names)
-    both = {"percent": means.mean(), "deviation": means.std(ddof=1)}
-    return {f"{name}_{what}": of[name] for name in names for what, of in both.items()}
+    return {
+        f"{name}_{kind}": value[name]
+        for name in names
+        for kind, value in (("percent", means.mean()), ("deviation", means.std(ddof=1)))
+    }
 
 
 def _paired(values: pd.Series, other: pd.Series, name: str) -> dict[str, float]:
     """Mean and deviation in points of a difference over pairs of the same index, whose first level is run."""
-    difference = (values.astype(float) - other.astype(float)).rename(name).reset_index()
-    found = _in_percent(difference, [name])
+    found = _in_percent((values.astype(float) - other.astype(float)).rename(name).reset_index(), [name])
     return {name: found[f"{name}_percent"], f"{name}_deviation": found[f"{name}_deviation"]}
 
 
@@ -142,25 +143,27 @@ def summarize_ablations(scores: pd.DataFrame) -> pd.DataFrame:
 
     worst_group_difference and its deviation, in points, are over pairs of the same run and seed.
     """
-    summary = summarize(scores).set_index(["dataset", "method", "run", "seed"])["worst_group"].sort_index()
-    aggregated = aggregate(summarize(scores))
-    rows = [(row.dataset, row.method) for row in aggregated.itertuples()]
-    differences = [_paired(summary[row], summary[row[0], "hsfm"], "worst_group_difference") for row in rows]
-    return aggregated.join(pd.DataFrame(differences))
+    summary = summarize(scores)
+    aggregated = aggregate(summary)
+    worst = summary.set_index(["dataset", "method", "run", "seed"])["worst_group"].sort_index()
+    return aggregated.join(
+        pd.DataFrame(
+            _paired(worst[dataset, method], worst[dataset, "hsfm"], "worst_group_difference")
+            for dataset, method in zip(aggregated["dataset"], aggregated["method"], strict=True)
+        )
+    )
 
 
 def ablations_table(summary: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
     """The rows of `summarize_ablations` for readers."""
-
-    def difference(row: dict) -> str:
-        both = row["worst_group_difference"], row["worst_group_difference_deviation"]
-        return "" if row["method"] == "hsfm" else signed(*both)
-
+    differences = map(signed, summary["worst_group_difference"], summary["worst_group_difference_deviation"])
+    rows = summary.assign(difference=list(differences))
+    rows.loc[rows["method"] == "hsfm", "difference"] = ""
     columns = [
         ("Dataset", "dataset"),
         ("Variant", lambda row: VARIANTS[row["method"]]),
         ("worst group", _accuracy("worst_group")),
-        ("difference", difference),
+        ("difference", "difference"),
         ("average", _accuracy("average")),
     ]
     notes = (
@@ -169,7 +172,7 @@ def ablations_table(summary: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
         *choice_notes(scores, VARIANTS.__getitem__),
         *size_notes(scores),
     )
-    return TextTable.of(summary, columns, notes=notes, title="HSFM with one part changed.")
+    return TextTable.of(rows, columns, notes=notes, title="HSFM with one part changed.")
 
 
 # Validation bias ------------------------------------------------------------------------------------------------------
@@ -219,29 +222,5 @@ def bias_table(summary: pd.DataFrame) -> TextTable:
         + ". LLR and DFR choose C on every subsample; HSFM's settings are the configured ones throughout, but that "
         "`K_hard capped` takes at most as many hard images of a class as there are minority images. "
         + spread_note(summary, "draws", "draw"),
-        *_verdicts(summary),
     )
     return TextTable.of(rows, notes=notes, text_columns=1, title="Test worst group by the bias of validation.")
-
-
-def _verdicts(summary: pd.DataFrame) -> list[str]:
-    """In words where HSFM helps and where it beats the control; a lead counts from two standard errors."""
-    texts = []
-    for dataset, method in itertools.product(summary["dataset"].unique(), OURS):
-        part = summary[(summary["dataset"] == dataset) & (summary["method"] == method)]
-        texts.append(
-            f"{dataset}, {method_label(method)}: worst group above ERM's at {_where(part, 'gain', 1)}; above that of "
-            f"the control LLR, which fits on class labels too, at {_where(part, 'over_control', 1)}, and below it at "
-            f"{_where(part, 'over_control', -1)}."
-        )
-    basis = "backbones" if summary["runs"].max() > 1 else "draws, which share images and the test split"
-    return [*texts, f"Above and below: the mean paired difference is beyond two standard errors over {basis}."]
-
-
-def _where(part: pd.DataFrame, name: str, sign: int) -> str:
-    """The agreements at which a difference is clearly of that sign."""
-    count = part["runs"].where(part["runs"] > 1, part["draws"])
-    clear = part[sign * part[name] > 2 * part[f"{name}_deviation"].fillna(np.inf) / np.sqrt(count)]
-    if len(clear) in (0, len(part)):
-        return "none of the agreements" if clear.empty else "every agreement"
-    return " and ".join(f"{100 * a:g} %" for a in clear["agreement"])

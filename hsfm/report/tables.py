@@ -1,7 +1,6 @@
 """Tables from scores: data frames in, data frames and tables of text out."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -60,14 +59,8 @@ def aggregate(summary: pd.DataFrame) -> pd.DataFrame:
         values = 100 * independent(part, list(METRICS))
         # of the head that used them most: one that had nothing to train on is ERM's, which used none
         labels = max(part["group_labels"], key=list(GROUP_LABELS).index)
-        seeds = part.groupby("run")["seed"].nunique().max()
-        row = {
-            "dataset": dataset,
-            "method": method,
-            "group_labels": labels,
-            "runs": part["run"].nunique(),
-            "seeds": seeds,
-        }
+        row = {"dataset": dataset, "method": method, "group_labels": labels, "runs": part["run"].nunique()}
+        row["seeds"] = part.groupby("run")["seed"].nunique().max()
         for metric in METRICS:
             row |= {f"{metric}_percent": values[metric].mean(), f"{metric}_deviation": values[metric].std(ddof=1)}
         rows.append(row)
@@ -103,46 +96,46 @@ def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
 
     aggregated: of `aggregate`, with the columns of `hsfm.report.uncertainty.measure`. scores: with a column `file`.
     """
-    methods = list(dict.fromkeys(aggregated["method"]))
+    rows = pd.DataFrame({"method": aggregated["method"].unique()})
+    used = aggregated.groupby("method")
     columns = {
-        "Method": list(map(method_label, methods)),
-        "Group labels": [_labels_used(aggregated[aggregated["method"] == m]) for m in methods],
+        "Method": rows["method"].map(method_label),
+        "Group labels": [_labels_used(used.get_group(method)) for method in rows["method"]],
     }
     for dataset, part in aggregated.groupby("dataset", sort=False):
         for metric in ("worst_group", "average"):
             cells = pd.Series(accuracy_cells(part, metric), part["method"])
-            columns[f"{dataset}: {METRICS[metric]}"] = cells.reindex(methods, fill_value=Cell("-")).tolist()
+            columns[f"{dataset}: {METRICS[metric]}"] = cells.reindex(rows["method"], fill_value=Cell("-")).tolist()
     return TextTable.of(
         pd.DataFrame(columns),
         notes=(*_notes(aggregated), *choice_notes(scores), *size_notes(scores)),
-        made_from=tuple(files_of(scores, method=m) for m in methods),
+        made_from=files_of(scores, rows),
         title="Test accuracy of every method.",
     )
 
 
 def metrics_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
     """Every accuracy, a row per dataset and method; of the same as `main_table`."""
-    parts = [part for _, part in aggregated.groupby("dataset", sort=False)]
-    rows = pd.concat(parts)
-    cells = {words: [c for part in parts for c in accuracy_cells(part, metric)] for metric, words in METRICS.items()}
-    names = {"Dataset": rows["dataset"], "Method": rows["method"].map(method_label)}
+    names = {"Dataset": aggregated["dataset"], "Method": aggregated["method"].map(method_label)}
+    labels = {"Group labels": aggregated["group_labels"].map(GROUP_LABELS)}
+    cells = {words: accuracy_cells(aggregated, metric) for metric, words in METRICS.items()}
     return TextTable.of(
-        pd.DataFrame({**names, "Group labels": rows["group_labels"].map(GROUP_LABELS), **cells}),
+        pd.DataFrame(names | labels | cells),
         notes=(
             *_notes(aggregated),
             "Adjusted average: group accuracies weighted by the groups' shares of the training split; empty where a "
             "test group has no training image. Worst class: the lowest class accuracy, which needs no group labels.",
         ),
         text_columns=3,
-        made_from=tuple(files_of(scores, dataset=row.dataset, method=row.method) for row in rows.itertuples()),
+        made_from=files_of(scores, aggregated[["dataset", "method"]]),
         title="Every accuracy of every method.",
     )
 
 
-def files_of(results: pd.DataFrame, **where: Any) -> tuple[str, ...]:
-    """The files (column `file`) of those rows whose columns hold these values."""
-    chosen = (results[list(where)] == list(where.values())).all(axis=1)
-    return tuple(dict.fromkeys(results.loc[chosen, "file"]))
+def files_of(results: pd.DataFrame, rows: pd.DataFrame) -> tuple[tuple[str, ...], ...]:
+    """For each row the files (column `file`) of the results that agree with all of it."""
+    files = {key: tuple(own.unique()) for key, own in results.groupby(list(rows))["file"]}
+    return tuple(files.get(key, ()) for key in rows.itertuples(index=False, name=None))
 
 
 def groups_text(groups: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
@@ -152,29 +145,29 @@ def groups_text(groups: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
         if name.startswith("n_"):
             columns[name.replace("n_", "n ")] = groups[name]
             continue
+        known = groups[name].notna()
         # a method that a dataset was not given has no number for any of its groups
-        given = groups[name].notna().groupby(groups["dataset"]).transform("any")
-        empty = given.map({True: "no test image", False: "-"})
-        columns[method_label(name.removesuffix("_percent"))] = (
-            groups[name].map("{:.1f}".format).where(groups[name].notna(), empty)
-        )
+        empty = known.groupby(groups["dataset"]).transform("any").map({True: "no test image", False: "-"})
+        columns[method_label(name.removesuffix("_percent"))] = groups[name].map("{:.1f}".format).where(known, empty)
     return TextTable.of(
         pd.DataFrame(columns),
         notes=("Accuracy on the images of each test group in percent, the mean over all runs and seeds.",),
-        made_from=tuple(files_of(scores, dataset=dataset) for dataset in groups["dataset"]),
+        made_from=files_of(scores, groups[["dataset"]]),
         title="Test accuracy on every group.",
     )
 
 
-def accuracy_cells(part: pd.DataFrame, metric: str) -> list[Cell]:
-    """Cells of the rows of one dataset; equal when shown is equal.
+def accuracy_cells(rows: pd.DataFrame, metric: str) -> list[Cell]:
+    """A cell per row; equal when shown is equal.
 
-    Bold: the best, and what is not told apart from it. Underlined: the same of those without training labels.
+    Bold: the best of a dataset, and what is not told apart from it. Underlined: the same of those without training
+    labels.
     """
-    shown, free = part[f"{metric}_percent"].round(1), part["group_labels"] != "training"
-    bold = (shown == shown.max()) | part[f"{metric}_best"]
-    underlined = free & ((shown == shown[free].max()) | part[f"{metric}_best_free"])
-    texts = map(percent, shown, part[f"{metric}_deviation"])
+    shown, free = rows[f"{metric}_percent"].round(1), rows["group_labels"] != "training"
+    best, best_free = (values.groupby(rows["dataset"]).transform("max") for values in (shown, shown.where(free)))
+    bold = (shown == best) | rows[f"{metric}_best"]
+    underlined = free & ((shown == best_free) | rows[f"{metric}_best_free"])
+    texts = map(percent, shown, rows[f"{metric}_deviation"])
     return [Cell(*cell) for cell in zip(texts, bold, underlined, strict=True)]
 
 
@@ -204,37 +197,36 @@ def _notes(aggregated: pd.DataFrame) -> tuple[str, ...]:
 
 def _labels_used(aggregated: pd.DataFrame) -> str:
     """Uses of group labels by one method; by dataset where they differ."""
-    used = {row.dataset: GROUP_LABELS[row.group_labels] for row in aggregated.itertuples()}
+    used = dict(zip(aggregated["dataset"], aggregated["group_labels"].map(GROUP_LABELS), strict=True))
     if len(set(used.values())) == 1:
         return next(iter(used.values()))
     return "; ".join(f"{dataset}: {label}" for dataset, label in used.items())
 
 
-def choice_notes(scores: pd.DataFrame, label: Callable[[str], str] = method_label) -> tuple[str, ...]:
+def choice_notes(scores: pd.DataFrame, label: Callable[[str], str] = method_label) -> list[str]:
     """Notes on the rule that selected each head, and warnings about single heads. label: of a method, for readers."""
-    rules = scores.groupby("method", sort=False)["chosen_by"].unique()
-    picked = "; ".join(f"{label(method)}: {' or '.join(rule)}" for method, rule in rules.items())
-    if len(rules) > 1 and len({tuple(rule) for rule in rules}) == 1:
-        picked = " or ".join(rules.iloc[0])
+    rules = scores.groupby("method", sort=False)["chosen_by"].agg(lambda rules: " or ".join(rules.unique()))
+    picked = "; ".join(f"{label(method)}: {rule}" for method, rule in rules.items())
+    if len(rules) > 1 and (rules == rules.iloc[0]).all():
+        picked = rules.iloc[0]
+    notes = [f"What picked the head: {picked}."]
     heads = scores[scores["remark"] != ""].drop_duplicates(["dataset", "method", "run", "seed"])
-    remarks = []
     for (dataset, method, remark), part in heads.groupby(["dataset", "method", "remark"], sort=False):
         which = ", ".join(f"run {row.run} seed {row.seed}" for row in part.itertuples())
-        remarks.append(f"{dataset}, {label(method)}: {remark} ({which}).")
-    return (f"What picked the head: {picked}.", *remarks)
+        notes.append(f"{dataset}, {label(method)}: {remark} ({which}).")
+    return notes
 
 
-def size_notes(scores: pd.DataFrame) -> tuple[str, ...]:
+def size_notes(scores: pd.DataFrame) -> list[str]:
     """The size of each dataset's smallest test group, and which groups are empty."""
     notes = []
     known = scores[(scores["split"] == "test") & scores["group"].notna()]
     for dataset, part in known.groupby("dataset", sort=False):
         sizes = part.groupby("group_name", sort=False)["n"].first()
-        present = sizes[sizes > 0]
-        note = (
-            f"{dataset}: the smallest test group ({present.idxmin()}) has {present.min()} images; "
-            f"one image is {100 / present.min():.2f} points."
+        least, empty = sizes[sizes > 0].min(), sizes.index[sizes == 0]
+        notes.append(
+            f"{dataset}: the smallest test group ({sizes[sizes > 0].idxmin()}) has {least} images; one image is "
+            f"{100 / least:.2f} points."
+            + (f" Without test images and left out: {'; '.join(empty)}." if len(empty) else "")
         )
-        empty = list(sizes[sizes == 0].index)
-        notes.append(note + (f" Without test images and left out: {'; '.join(empty)}." if empty else ""))
-    return tuple(notes)
+    return notes

@@ -1,8 +1,6 @@
 """Bootstrap confidence intervals and paired comparisons."""
 
-import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -13,22 +11,6 @@ from hsfm.evaluation.bootstrap import RESAMPLES, difference_interval, lowest_int
 from hsfm.evaluation.predictions import Predictions, check_same_images
 from hsfm.report.names import method_label
 from hsfm.report.tables import accuracy_cells, aggregate, files_of, summarize
-
-
-@dataclass(frozen=True)
-class Draws:
-    """One metric of all heads on a dataset, observed and in every resample: the lowest accuracy of some parts."""
-
-    parts: Float[np.ndarray, "g h"]
-    parts_drawn: Float[np.ndarray, "b g h"]
-
-    @functools.cached_property
-    def observed(self) -> Float[np.ndarray, " h"]:
-        return self.parts.min(0)
-
-    @functools.cached_property
-    def drawn(self) -> Float[np.ndarray, "b h"]:
-        return self.parts_drawn.min(1)
 
 
 def measure(predictions: Sequence[Predictions], scores: pd.DataFrame, *, resamples: int = RESAMPLES) -> pd.DataFrame:
@@ -44,45 +26,49 @@ def measure(predictions: Sequence[Predictions], scores: pd.DataFrame, *, resampl
     rows = []
     for dataset, part in scores.groupby("dataset", sort=False):
         own = [p for p in predictions if p.dataset == dataset]
-        _check(own, part, dataset)
-        rows += _of_dataset(own, part, aggregated[aggregated["dataset"] == dataset], resamples)
+        found = {(p.run, p.method): p for p in own}
+        for run, method in part[["run", "method"]].drop_duplicates().itertuples(index=False):
+            if (run, method) not in found:
+                raise ValueError(f"{dataset}, run {run}: no predictions of {method}, but scores")
+            check_same_images(own[0], found[run, method], f"predictions of {dataset}, run {run}, {method}")
+        labels = aggregated[aggregated["dataset"] == dataset].set_index("method")["group_labels"]
+        for method, row in _of_dataset(own, part, labels, resamples).items():
+            rows.append({"dataset": dataset, "method": method, "resamples": resamples, **row})
     return pd.DataFrame(rows)
 
 
-def _check(predictions: Sequence[Predictions], scores: pd.DataFrame, dataset: str) -> None:
-    found = {(p.run, p.method): p for p in predictions}
-    for run, method in scores[["run", "method"]].drop_duplicates().itertuples(index=False):
-        if (run, method) not in found:
-            raise ValueError(f"{dataset}, run {run}: no predictions of {method}, but scores")
-        name = f"predictions of {dataset}, run {run}, {method}"
-        check_same_images(predictions[0], found[run, method], name)
-
-
 def _of_dataset(
-    predictions: Sequence[Predictions], scores: pd.DataFrame, aggregated: pd.DataFrame, resamples: int
-) -> list[dict]:
+    predictions: Sequence[Predictions], scores: pd.DataFrame, labels: pd.Series, resamples: int
+) -> dict[str, dict[str, float | bool]]:
+    """By method the columns of `measure`. labels: by method what it used group labels for."""
     heads = pd.DataFrame([(p.run, p.method) for p in predictions for _ in p.seeds], columns=["run", "method"])
-    weights = {method: _weights(heads, method) for method in aggregated["method"]}
-    free = set(aggregated.loc[aggregated["group_labels"] != "training", "method"])
-    rows = {m: {"dataset": predictions[0].dataset, "method": m, "resamples": resamples} for m in weights}
-    for metric, draws in _draw(predictions, scores, resamples).items():
-        means = {m: float(draws.observed @ w) for m, w in weights.items()} if draws else {}
-        best = max(means, key=means.get, default=None)
-        best_free = max((m for m in means if m in free), key=means.get, default=None)
-        for method, row in rows.items():
-            own = weights[method]
-            ends = 100 * lowest_interval(draws.parts_drawn, draws.parts, own) if draws else (np.nan, np.nan)
-            to_best, to_erm = (_difference(draws, own, weights.get(other)) for other in (best, "erm"))
-            to_free = _difference(draws, own, weights.get(best_free) if method in free else None)
-            row |= zip((f"{metric}_low", f"{metric}_high"), ends, strict=True)
-            for name, difference in (("best", to_best), ("erm", to_erm)):
-                row |= {f"{metric}_to_{name}{end}": x for end, x in zip(("", "_low", "_high"), difference, strict=True)}
-            row |= {f"{metric}_best": _holds_zero(*to_best), f"{metric}_best_free": _holds_zero(*to_free)}
-    return list(rows.values())
+    weights = {method: _weights(heads, method) for method in labels.index}
+    free = [method for method in weights if labels[method] != "training"]
+    rows = {method: {} for method in weights}
+    for metric, (parts, parts_drawn) in _draw(predictions, scores, resamples).items():
+        observed, drawn = parts.min(0), parts_drawn.min(1)  # [h], [b h]
+        means = {method: observed @ own for method, own in weights.items()}
+        best, best_free = max(means, key=means.get), max(free, key=means.get, default=None)
+        for method, own in weights.items():
+            others = {"best": best, "erm": "erm", "free": best_free if method in free else None}
+            gaps = {
+                name: _difference(observed, drawn, own - weights.get(other, np.nan)) for name, other in others.items()
+            }
+            row = dict(zip(("low", "high"), 100 * lowest_interval(parts_drawn, parts, own), strict=True))
+            for name in ("best", "erm"):
+                row |= zip((f"to_{name}", f"to_{name}_low", f"to_{name}_high"), gaps[name], strict=True)
+            row |= {"best": _holds_zero(*gaps["best"]), "best_free": _holds_zero(*gaps["free"])}
+            rows[method] |= {f"{metric}_{name}": value for name, value in row.items()}
+    return rows
 
 
-def _draw(predictions: Sequence[Predictions], scores: pd.DataFrame, resamples: int) -> dict[str, Draws | None]:
-    """Every metric of all heads; None where it is not known."""
+def _draw(
+    predictions: Sequence[Predictions], scores: pd.DataFrame, resamples: int
+) -> dict[str, tuple[Float[np.ndarray, "p h"], Float[np.ndarray, "b p h"]]]:
+    """By metric, the lowest accuracy of some parts: accuracies of the parts, observed and in each resample.
+
+    One part of NaN where the metric is not known.
+    """
     one = predictions[0]
     n_attributes = one.attribute.max() + 2  # and the unknown one
     numbers = one.y * n_attributes + one.attribute + 1
@@ -90,29 +76,26 @@ def _draw(predictions: Sequence[Predictions], scores: pd.DataFrame, resamples: i
     correct = np.concatenate([p.correct for p in predictions], axis=1)
     observed = np.stack([correct[numbers == g].mean(0) for g in groups])
     drawn = resample(correct, numbers, resamples=resamples)
-
-    def weighted(shares: Float[np.ndarray, "p g"]) -> Draws:
-        return Draws(shares @ observed, np.einsum("pg,bgh->bph", shares, drawn))
-
     classes = groups // n_attributes
     of_class = (classes == np.unique(classes)[:, None]) * sizes
-    shares = _training_shares(one, scores)
-    return {
-        "worst_group": Draws(observed, drawn) if (one.attribute >= 0).all() else None,
-        "average": weighted(sizes[None] / sizes.sum()),
-        "adjusted_average": None if shares is None else weighted(shares[None]),
-        "worst_class": weighted(of_class / of_class.sum(1, keepdims=True)),
+    shares = {  # of the groups in the parts
+        "average": sizes[None] / sizes.sum(),
+        "adjusted_average": _training_shares(one, scores, groups),
+        "worst_class": of_class / of_class.sum(1, keepdims=True),
     }
+    weighted = {metric: (of @ observed, np.einsum("pg,bgh->bph", of, drawn)) for metric, of in shares.items()}
+    known = 1 if (one.attribute >= 0).all() else np.nan
+    return {"worst_group": (observed * known, drawn * known), **weighted}
 
 
-def _training_shares(one: Predictions, scores: pd.DataFrame) -> Float[np.ndarray, " g"] | None:
-    """Of the test groups in the training split; None where an adjusted average is not defined."""
+def _training_shares(one: Predictions, scores: pd.DataFrame, parts: np.ndarray) -> Float[np.ndarray, "1 g"]:
+    """Of the test groups in the training split; NaN for all parts where an adjusted average is not defined."""
     train = scores[(scores["split"] == "train") & (scores["n"] > 0)]
     groups = np.unique(one.group)
     if (groups < 0).any() or train["group"].isna().any() or not set(groups) <= set(train["group"]):
-        return None
+        return np.full((1, len(parts)), np.nan)
     counts = train.groupby("group")["n"].first().reindex(groups).to_numpy(dtype=float)
-    return counts / counts.sum()
+    return counts[None] / counts.sum()
 
 
 def _weights(heads: pd.DataFrame, method: str) -> Float[np.ndarray, " h"]:
@@ -123,14 +106,12 @@ def _weights(heads: pd.DataFrame, method: str) -> Float[np.ndarray, " h"]:
 
 
 def _difference(
-    draws: Draws | None, own: Float[np.ndarray, " h"], other: Float[np.ndarray, " h"] | None
+    observed: Float[np.ndarray, " h"], drawn: Float[np.ndarray, "b h"], weights: Float[np.ndarray, " h"]
 ) -> tuple[float, float, float]:
     """The difference of two methods in points, and its interval; NaN where one of them is not known."""
-    if draws is None or other is None:
-        return np.nan, np.nan, np.nan
-    observed = float(draws.observed @ (own - other))
-    low, high = difference_interval(draws.drawn @ (own - other), observed)
-    return 100 * observed, 100 * low, 100 * high
+    gap = float(observed @ weights)
+    low, high = difference_interval(drawn @ weights, gap)
+    return 100 * gap, 100 * low, 100 * high
 
 
 def _holds_zero(_: float, low: float, high: float) -> bool:
@@ -146,10 +127,7 @@ def uncertainty_table(measured: pd.DataFrame, results: pd.DataFrame) -> TextTabl
 
     measured: rows of `tables.aggregate` joined with those of `measure`. results: columns dataset, method and file.
     """
-    parts = [part for _, part in measured.groupby("dataset", sort=False)]
-    rows = pd.concat(parts)
-    for metric in ("worst_group", "average"):
-        rows[metric] = [cell for part in parts for cell in accuracy_cells(part, metric)]
+    rows = measured.assign(**{metric: accuracy_cells(measured, metric) for metric in ("worst_group", "average")})
     columns = [
         ("Dataset", "dataset"),
         ("Method", lambda row: method_label(row["method"])),
@@ -161,9 +139,10 @@ def uncertainty_table(measured: pd.DataFrame, results: pd.DataFrame) -> TextTabl
         ("95 % interval", lambda row: _interval(row, "average")),
         ("to the best", lambda row: _gap(row, "average_to_best")),
     ]
-    sources = tuple(files_of(results, dataset=row.dataset, method=row.method) for row in rows.itertuples())
     title = "How sure the accuracies are, given these test images."
-    return TextTable.of(rows, columns, notes=_notes(measured), made_from=sources, title=title)
+    return TextTable.of(
+        rows, columns, notes=_notes(measured), made_from=files_of(results, rows[["dataset", "method"]]), title=title
+    )
 
 
 def _notes(measured: pd.DataFrame) -> tuple[str, ...]:

@@ -128,7 +128,7 @@ def test_ablations_are_compared_by_seed():
     assert "| toy | support not edited (K_H = 0) | 60.0 ± 14.1 | -25.0 ± 7.1 | 81.0 ± 4.2 |" in text
 
 
-def bias_frame(lead: float) -> pd.DataFrame:
+def bias_frame(lead: float = 0.1) -> pd.DataFrame:
     rows = []
     for agreement, draw, method in itertools.product((0.5, 0.9), range(4), METHODS):
         start = {"erm": 0.5, "llr": 0.7, "dfr": 0.9, "hsfm": 0.7 + lead, "hsfm_capped": 0.75}[method]
@@ -144,7 +144,7 @@ def bias_frame(lead: float) -> pd.DataFrame:
 
 
 def test_bias_differences_are_paired_by_draw():
-    summary = report.summarize_bias(bias_frame(0.1)).set_index(["agreement", "method"])
+    summary = report.summarize_bias(bias_frame()).set_index(["agreement", "method"])
     row = summary.loc[(0.9, "hsfm")]
     assert row["over_control"] == pytest.approx(10.15)
     assert row["over_control_deviation"] == pytest.approx(100 * np.std([0, 0.001, 0.002, 0.003], ddof=1))
@@ -153,38 +153,14 @@ def test_bias_differences_are_paired_by_draw():
     assert np.isnan(summary.loc[(0.9, "erm"), "test_worst_group_deviation"]), "one head, whatever the draw"
 
 
-@pytest.mark.parametrize(
-    ("lead", "above", "below"),
-    [(0.1, "every agreement", "none of the agreements"), (-0.1, "none of the agreements", "every agreement")],
-)
-def test_the_bias_table_says_whether_hsfm_beats_the_control(lead, above, below):
-    table = report.bias_table(report.summarize_bias(bias_frame(lead)))
-    text = table.markdown()
-    assert "birds, HSFM: worst group above ERM's at every agreement" in text
-    assert f"which fits on class labels too, at {above}, and below it at {below}.  \n" in text
+def test_the_bias_table_for_readers():
+    text = report.bias_table(report.summarize_bias(bias_frame())).markdown()
     assert "; DFR what dfr sees; HSFM what hsfm sees; " in text
-    assert "beyond two standard errors over draws" in text
     assert text.splitlines()[2].startswith("| birds | 50 | 100 (50) | 50.0 | 71.5 ± 1.3 | 91.5 ± 1.3 |")
 
 
-def test_an_agreement_where_it_is_clear_is_named():
-    frame = bias_frame(0.1)
-    worse = (frame["method"] == "hsfm") & (frame["agreement"] == 0.5)
-    frame.loc[worse, "test_worst_group"] -= 0.2
-    text = report.bias_table(report.summarize_bias(frame)).markdown()
-    assert "HSFM: worst group above ERM's at every agreement; above that of the control LLR" in text
-    assert "class labels too, at 90 %, and below it at 50 %." in text
-
-
-def test_one_draw_claims_nothing():
-    frame = bias_frame(0.1)
-    text = report.bias_table(report.summarize_bias(frame[frame["draw"] == 0])).markdown()
-    assert text.count("none of the agreements") == 6
-    assert "One draw on one backbone run: no deviation." in text
-
-
 def test_the_bias_figure():
-    figure = figures.draw_bias(report.summarize_bias(bias_frame(0.1)), "a title")
+    figure = figures.draw_bias(report.summarize_bias(bias_frame()), "a title")
     line = next(x for x in figure.axes[0].get_lines() if str(x.get_label()).startswith("DFR"))
     assert line.get_xdata().tolist() == [50, 90]
     assert line.get_ydata().tolist() == pytest.approx([91.5, 91.5])
@@ -193,7 +169,7 @@ def test_the_bias_figure():
 
 def test_the_legend_of_the_bias_figure_fits():
     """With the longest words that it can hold."""
-    frame = bias_frame(0.1).assign(sees="classes; groups choose the epoch")
+    frame = bias_frame().assign(sees="classes; groups choose the epoch")
     capped = frame[frame["method"] == "hsfm"].assign(method="hsfm_capped")
     figure = figures.draw_bias(report.summarize_bias(pd.concat([frame, capped])), "a title")
     figure.canvas.draw()
@@ -216,7 +192,7 @@ def test_each_row_of_a_study_is_made_from_its_dataset(study):
     frame = {
         "sweep": sweep_frame,
         "ablations": lambda: scores_of("hsfm", "selection", [0], test=[(9, 18, 27, 36)]),
-        "validation_bias": lambda: bias_frame(0.1),
+        "validation_bias": lambda: bias_frame(),
     }[study]()
     both = [frame.assign(dataset=name, file=f"{name}.parquet") for name in ("birds", "fish")]
     _, text = report.tabulate(study, pd.concat(both, ignore_index=True))
