@@ -1,7 +1,6 @@
 """Embeddings: the features of one split with the labels of its images, and their Parquet file."""
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,13 +14,10 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from hsfm import __version__
-from hsfm.core.device import fetch, out_of_memory
 from hsfm.core.files import read_parquet, read_parquet_in_pieces, require, write_parquet
 from hsfm.core.minority import is_minority
 from hsfm.core.settings import FrozenSettings
 from hsfm.features.standardize import StandardizationSettings
-
-log = logging.getLogger(__name__)
 
 SCHEMA = pa.schema(
     [
@@ -39,7 +35,6 @@ METADATA = (
     "dataset", "split", "backbone", "transform", "d", "class_names", "attribute_names", "checkpoint_sha256",
     "package_version",
 )  # fmt: skip
-
 
 GivenFile = Annotated[str, Field(min_length=1)]
 
@@ -119,37 +114,6 @@ class Embeddings:
             )
 
 
-def extract(features: Callable[[Any], Tensor], batches: Iterable[Any]) -> Iterator[Float[Tensor, "b d"]]:
-    """Features of batches, which lie on the network's device, in float32 on the CPU, while the next are computed.
-
-    A batch for which memory does not suffice is halved until it fits, and so are all that follow; what comes out then
-    has as many rows. The network behind `features` has to be in eval mode; then the rows do not depend on the batch
-    size, up to the order in which a matrix product sums (about 1e-6 relative).
-    """
-    yield from fetch(_as_it_fits(features, batches))
-
-
-def _as_it_fits(features: Callable[[Any], Tensor], batches: Iterable[Any]) -> Iterator[Tensor]:
-    largest = None
-    for batch in batches:
-        first = 0
-        while first < len(batch):
-            part = batch[first : first + (largest or len(batch))]
-            try:
-                with torch.inference_mode():
-                    computed = features(part).float()
-            except RuntimeError as error:
-                if not out_of_memory(error) or len(part) == 1:
-                    raise
-                computed = None
-            if computed is None:  # tried again out here, where the error no longer holds on to what did not fit
-                largest = (len(part) + 1) // 2
-                log.warning("no memory for a batch of %d images; going on with %d", len(part), largest)
-                continue
-            yield computed
-            first += len(part)
-
-
 def check_embeddings(embeddings: Embeddings, source: str | Path, *, whole: bool = True) -> Embeddings:
     """Return sound embeddings; raise ValueError naming `source` and the row otherwise.
 
@@ -160,21 +124,16 @@ def check_embeddings(embeddings: Embeddings, source: str | Path, *, whole: bool 
         if whole:
             raise ValueError(f"{source}: holds no row")
         return embeddings
-
-    def check(bad: Bool[Tensor, " n"], problem: Callable[[int], str]) -> None:
+    low, high = embeddings.features.aminmax(dim=1)  # which keep NaN and infinity
+    faults = [(~(low.isfinite() & high.isfinite()), "holds a NaN or an infinity")]
+    for name, least, names in (("y", 0, embeddings.class_names), ("attribute", -1, embeddings.attribute_names)):
+        values = getattr(embeddings, name)
+        fault = f"has another {name} than the allowed 0 to {len(names) - 1} ({', '.join(names)})"
+        faults.append(((values < least) | (values >= len(names)), fault))
+    for bad, fault in faults:
         if bad.any():
             row = int(bad.nonzero()[0])
-            raise ValueError(f"{source}: row {row} (image {ids[row]!r}) {problem(row)}")
-
-    low, high = embeddings.features.aminmax(dim=1)  # which keep NaN and infinity
-    check(~(low.isfinite() & high.isfinite()), lambda row: "holds a NaN or an infinity")
-    for name, values, least, names in (
-        ("y", embeddings.y, 0, embeddings.class_names),
-        ("attribute", embeddings.attribute, -1, embeddings.attribute_names),
-    ):
-        allowed = f"allowed are 0 to {len(names) - 1} ({', '.join(names)})"
-        wrong = (values < least) | (values >= len(names))
-        check(wrong, lambda row: f"has {name} {int(values[row])}; {allowed}")  # noqa: B023, called at once
+            raise ValueError(f"{source}: row {row} (image {ids[row]!r}) {fault}")
     repeated = pd.Series(ids).duplicated()
     if repeated.any():
         raise ValueError(f"{source}: image id {ids[repeated.argmax()]!r} is not unique")
@@ -189,50 +148,42 @@ def write_embeddings(path: str | Path, embeddings: Embeddings, *, whole: bool = 
     check_embeddings(embeddings, path, whole=whole)
     n, d = embeddings.features.shape
     flat = pa.array(embeddings.features.cpu().numpy().astype(np.float32, copy=False).reshape(-1))
+    attribute, group = embeddings.attribute.numpy(), embeddings.group.numpy()
     columns = [
         pa.array(embeddings.image_id, pa.string()),
         pa.array(embeddings.y.numpy(), pa.int32()),
-        _nullable(embeddings.attribute),
-        _nullable(embeddings.group),
+        pa.array(attribute, pa.int32(), mask=attribute < 0),
+        pa.array(group, pa.int32(), mask=group < 0),
         pa.array([embeddings.split] * n, pa.string()),
         pa.FixedSizeListArray.from_arrays(flat, d),
     ]
-    metadata = {
-        "dataset": embeddings.dataset,
-        "split": embeddings.split,
-        "d": d,
-        "class_names": embeddings.class_names,
-        "attribute_names": embeddings.attribute_names,
-        "checkpoint_sha256": embeddings.checkpoint_sha256,
-        **{key: embeddings.details.get(key) for key in DETAILS},
-        "package_version": __version__,
-    }
+    described = ("dataset", "split", "class_names", "attribute_names", "checkpoint_sha256")
+    metadata = {"d": d, "package_version": __version__, **{key: getattr(embeddings, key) for key in described}}
+    metadata |= {key: embeddings.details.get(key) for key in DETAILS}
     # features are as good as random: looking for repetitions in them takes time and finds none
-    table = pa.table(columns, names=SCHEMA.names)
     options = {"row_group_size": ROWS_AT_ONCE, "compression": "none", "use_dictionary": ["split"]}
-    write_parquet(path, table, metadata, **options)
+    write_parquet(path, pa.table(columns, names=SCHEMA.names), metadata, **options)
 
 
 def read_embeddings(path: str | Path, *, split: str | None = None, whole: bool = True) -> Embeddings:
     """Read embeddings; the features are one `[n d]` tensor.
 
-    split: which one it has to be. Raises ValueError naming file and row for another split, a missing column, a wrong
-    type, an empty cell, a file that is not whole, and as `check_embeddings` does.
+    split: which one it has to be. Raises ValueError naming the file for another split, a missing column, a wrong type,
+    a file that is not whole, and as `check_embeddings` does.
     """
     table, metadata = read_parquet(path, SCHEMA.remove(SCHEMA.get_field_index("feature")))
     require(metadata, METADATA, path)
-    expected = split or metadata["split"]
-    for found in (metadata["split"], *table["split"].unique().to_pylist()):
-        if found != expected:
-            raise ValueError(f"{path}: holds the {found} split, expected {expected}")
-    for column in ("image_id", "y"):
-        if table[column].null_count:
-            row = table[column].is_null().to_pylist().index(True)
-            raise ValueError(f"{path}: column {column!r} has an empty cell in row {row}")
+    if split and metadata["split"] != split:
+        raise ValueError(f"{path}: holds the {metadata['split']} split, expected {split}")
+    features, first = torch.empty(len(table), metadata["d"]), 0
+    # a row group at a time: read as one column the features would lie in memory three times
+    for piece in read_parquet_in_pieces(path, pa.schema([SCHEMA.field("feature")]), ROWS_AT_ONCE)[0]:
+        features[first : first + len(piece)] = torch.from_dlpack(piece["feature"].flatten()).view(len(piece), -1)
+        first += len(piece)
+    labels = {name: torch.tensor(table[name].fill_null(-1).to_numpy()).long() for name in ("y", "attribute")}
     embeddings = Embeddings(
-        features=_read_features(path, len(table), metadata["d"]),
-        y=_labels(table["y"]),
-        attribute=_labels(table["attribute"]),
+        features=features,
+        **labels,
         image_id=tuple(table["image_id"].to_pylist()),
         class_names=tuple(metadata["class_names"]),
         attribute_names=tuple(metadata["attribute_names"]),
@@ -242,47 +193,19 @@ def read_embeddings(path: str | Path, *, split: str | None = None, whole: bool =
     return check_embeddings(embeddings, path, whole=whole)
 
 
-def _read_features(path: str | Path, n: int, d: int) -> Float[Tensor, "n d"]:
-    """The features, a row group at a time: read as one column they would lie in memory three times."""
-    features, first = torch.empty(n, d), 0
-    for piece in read_parquet_in_pieces(path, pa.schema([SCHEMA.field("feature")]), ROWS_AT_ONCE)[0]:
-        column = piece["feature"]
-        if column.type.list_size != d:
-            raise ValueError(f"{path}: features have length {column.type.list_size}, but the metadata say d = {d}")
-        if column.null_count:
-            row = first + column.is_null().to_pylist().index(True)
-            raise ValueError(f"{path}: column 'feature' has an empty cell in row {row}")
-        features[first : first + len(piece)] = torch.from_dlpack(column.flatten()).view(-1, d)
-        first += len(piece)
-    return features
-
-
-def _nullable(labels: Tensor) -> pa.Array:
-    values = labels.numpy()
-    return pa.array(values, pa.int32(), mask=values < 0)
-
-
-def _labels(column: pa.ChunkedArray) -> Int[Tensor, " n"]:
-    return torch.tensor(column.fill_null(-1).to_numpy(), dtype=torch.int64)
-
-
 def check_same_origin(first: Embeddings, second: Embeddings) -> None:
     """Raise ValueError unless two splits come from one checkpoint and agree on d, classes and known attributes."""
+    attributes = (first.attribute_names, second.attribute_names)
     for what, a, b in (
         ("d", first.features.shape[1], second.features.shape[1]),
         ("classes", first.class_names, second.class_names),
         ("checkpoint", first.checkpoint_sha256, second.checkpoint_sha256),
-        ("attributes", *_known(first.attribute_names, second.attribute_names)),
+        ("attributes", *(attributes if all(attributes) else ((), ()))),
     ):
         if a != b:
             raise ValueError(
                 f"{first.split or 'first'} and {second.split or 'second'} embeddings differ in {what}: {a} and {b}"
             )
-
-
-def _known(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Attribute names of both; where one has none there is nothing to agree on."""
-    return (first, second) if first and second else ((), ())
 
 
 def minority_rows(train: Embeddings, val: Embeddings) -> Bool[Tensor, " n"] | None:

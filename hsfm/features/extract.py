@@ -1,5 +1,6 @@
 """Feature extraction from the rows of an image table, or from image files without the workflow."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from hsfm.core.device import Compute
+from hsfm.core.device import Compute, fetch, out_of_memory
 from hsfm.core.progress import Progress
 from hsfm.core.shards import WHOLE, Shard
 from hsfm.data.pixels import ImageFiles, Images, image_batches
 from hsfm.data.table import ImageTable
 from hsfm.data.transforms import TransformSettings, apply
-from hsfm.features.embeddings import Embeddings, extract
+from hsfm.features.embeddings import Embeddings
 from hsfm.models.backbone import Network
+
+log = logging.getLogger(__name__)
 
 
 def embed_images(
@@ -98,16 +101,38 @@ def feature_function(
 ) -> Callable[[Images], Float[Tensor, "b d"]]:
     """Features of a batch that lies on the device; puts the network there and into eval mode."""
     forward = compute.compiled(compute.prepare(network).eval().features)
-
-    def features(images: Images) -> Float[Tensor, "b d"]:
-        return apply(forward, images, transform, compute)
-
-    return features
+    return lambda images: apply(forward, images, transform, compute)
 
 
 def stream(
-    features: Callable[[Images], Tensor], batches: Iterable[Images], compute: Compute
+    features: Callable[[Any], Tensor], batches: Iterable[Any], compute: Compute
 ) -> Iterator[Float[Tensor, "b d"]]:
-    """Features of batches on the device, in their order, on the CPU."""
+    """Features of batches that lie on the device, in float32 on the CPU, while the next are computed.
+
+    A batch for which memory does not suffice is halved until it fits, and so are all that follow; what comes out then
+    has as many rows. The network behind `features` has to be in eval mode; then the rows do not depend on the batch
+    size, up to the order in which a matrix product sums (about 1e-6 relative).
+    """
     with compute.repeatable():
-        yield from extract(features, batches)
+        yield from fetch(_as_it_fits(features, batches))
+
+
+def _as_it_fits(features: Callable[[Any], Tensor], batches: Iterable[Any]) -> Iterator[Tensor]:
+    largest = None
+    for batch in batches:
+        first = 0
+        while first < len(batch):
+            part = batch[first : first + (largest or len(batch))]
+            try:
+                with torch.inference_mode():
+                    computed = features(part).float()
+            except RuntimeError as error:
+                if not out_of_memory(error) or len(part) == 1:
+                    raise
+                computed = None
+            if computed is None:  # tried again out here, where the error no longer holds on to what did not fit
+                largest = (len(part) + 1) // 2
+                log.warning("no memory for a batch of %d images; going on with %d", len(part), largest)
+                continue
+            yield computed
+            first += len(part)

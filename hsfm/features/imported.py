@@ -1,28 +1,20 @@
 """Import of feature matrices that a user already has."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256 as digest_of
 from itertools import combinations
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float32, Shaped
 
 from hsfm.core.files import sha256
 from hsfm.features.embeddings import METADATA, Embeddings, check_embeddings, check_same_origin, read_embeddings
-
-
-@dataclass(frozen=True)
-class _Table:
-    source: str
-    features: Float32[np.ndarray, "n d"]
-    y: Shaped[np.ndarray, " n"]  # names or numbers
-    attribute: Shaped[np.ndarray, " n"]  # likewise, missing where unknown
-    image_id: tuple[str, ...]
 
 
 def import_embeddings(paths: Mapping[str, str | Path], dataset: str) -> dict[str, Embeddings]:
@@ -43,7 +35,8 @@ def import_embeddings(paths: Mapping[str, str | Path], dataset: str) -> dict[str
     if all(_is_ours(path) for path in paths.values()):
         splits = {split: read_embeddings(path, split=split) for split, path in paths.items()}
     else:
-        splits = _from_tables({split: _read_table(path, split) for split, path in paths.items()}, digests)
+        origin = digest_of("".join(digests.values()).encode()).hexdigest()  # in place of a network's, the files' own
+        splits = _read_tables(paths, origin)
     first, *others = splits.values()
     for other in others:
         check_same_origin(first, other)
@@ -51,51 +44,59 @@ def import_embeddings(paths: Mapping[str, str | Path], dataset: str) -> dict[str
 
 
 def _is_ours(path: str | Path) -> bool:
-    if Path(path).suffix != ".parquet":
-        return False
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (OSError, ValueError):
-        return True  # not readable: `read_embeddings` says why
+        return False
     return all(key.encode() in metadata for key in METADATA)
 
 
-def _read_table(path: str | Path, split: str) -> _Table:
-    """One split; every error names the file."""
+def _read_tables(paths: Mapping[str, str | Path], origin: str) -> dict[str, Embeddings]:
+    tables = {split: _read_table(path, split) for split, path in paths.items()}
+    names = {}
+    for column in ("y", "attribute"):
+        known = {label for table in tables.values() for label in table[column] if label is not None}
+        ordered = sorted(known, key=str if any(isinstance(label, str) for label in known) else float)
+        names[column] = tuple(map(str, ordered))
+        for table in tables.values():  # their places, -1 for a missing one
+            table[column] = torch.from_numpy(pd.Index(ordered, dtype=object).get_indexer(table[column]))
+    described = {"class_names": names["y"], "attribute_names": names["attribute"], "checkpoint_sha256": origin}
+    described["details"] = {"backbone": "unknown", "transform": None}
+    return {
+        split: check_embeddings(Embeddings(split=split, **table, **described), paths[split])
+        for split, table in tables.items()
+    }
+
+
+def _read_table(path: str | Path, split: str) -> dict[str, Any]:
+    """Features `[n d]`, y, attribute and image_id of one split; labels are texts or numbers, None where missing."""
     if Path(path).suffix not in (".npz", ".parquet"):
         raise ValueError(f"{path}: is neither .parquet nor .npz")
     try:
         columns = (_read_npz if Path(path).suffix == ".npz" else _read_parquet)(path)
-        return _check_columns(columns, str(path), split)
+        features, n = columns["features"], len(columns["y"])
+        if features.ndim != 2 or features.dtype.kind not in "fiu" or len(features) != n or n == 0:
+            found = f"{features.dtype} {list(features.shape)}"
+            raise ValueError(f"features are {found}, expected numbers [n d] for the {n} rows of y, n at least 1")
+        columns = {"attribute": np.full(n, -1), "image_id": [f"{split}-{i:07d}" for i in range(n)], **columns}
+        for name in ("y", "attribute", "image_id"):
+            if np.shape(columns[name]) != (n,):
+                raise ValueError(f"{name} {list(np.shape(columns[name]))} is not [{n}]")
+        y, attribute = ([_label(value) for value in columns[name].astype(object)] for name in ("y", "attribute"))
+        if None in y:
+            raise ValueError(f"row {y.index(None)} has no class")
     except FileNotFoundError:
         raise
     except Exception as error:  # of numpy, pandas and pyarrow on whatever the file holds
-        reason = str(error).removeprefix(f"{path}: ")
-        raise ValueError(f"{path}: {reason}") from error
-
-
-def _check_columns(columns: Mapping[str, np.ndarray], source: str, split: str) -> _Table:
-    features, y = columns["feature"], columns["y"]
-    n = y.size
-    if features.ndim != 2 or y.ndim != 1 or len(features) != n or n == 0:
-        raise ValueError(f"features {list(features.shape)} and y {list(y.shape)} are not [n d] and [n], n at least 1")
-    if not (np.issubdtype(features.dtype, np.floating) or np.issubdtype(features.dtype, np.integer)):
-        raise ValueError(f"features are {features.dtype}, expected numbers")
-    labels = {"y": y.astype(object), "attribute": columns.get("attribute", np.full(n, -1)).astype(object)}
-    image_id = columns.get("image_id", np.array([f"{split}-{i:07d}" for i in range(n)]))
-    for name, column in (*labels.items(), ("image_id", image_id)):
-        if column.shape != (n,):
-            raise ValueError(f"{name} {list(column.shape)} is not [{n}] like y")
-    for name, column in labels.items():
-        column[pd.isna(column)] = None
-        for row, label in enumerate(column.tolist()):
-            if label is not None and (not isinstance(label, str | int | float) or label in (np.inf, -np.inf)):
-                raise ValueError(f"row {row} has {name} {label!r}, expected a text or a number")
-    if None in labels["y"].tolist():
-        raise ValueError(f"row {labels['y'].tolist().index(None)} has no class")
-    attribute = labels["attribute"]
-    attribute[(attribute == "") | (attribute == -1)] = None
-    return _Table(source, features.astype(np.float32), labels["y"], attribute, tuple(map(str, image_id)))
+        raise ValueError(f"{path}: {error}") from error
+    attribute = [None if label in ("", -1) else label for label in attribute]
+    image_id = tuple(map(str, columns["image_id"]))
+    return {
+        "features": torch.from_numpy(features.astype(np.float32)),
+        "y": y,
+        "attribute": attribute,
+        "image_id": image_id,
+    }
 
 
 def _read_npz(path: str | Path) -> dict[str, np.ndarray]:
@@ -104,7 +105,7 @@ def _read_npz(path: str | Path) -> dict[str, np.ndarray]:
     for name in ("x", "y"):
         if name not in arrays:
             raise ValueError(f"no array {name!r}; the arrays are {', '.join(arrays)}")
-    return {"feature": arrays.pop("x"), **arrays}
+    return {"features": arrays.pop("x"), **arrays}
 
 
 def _read_parquet(path: str | Path) -> dict[str, np.ndarray]:
@@ -114,51 +115,16 @@ def _read_parquet(path: str | Path) -> dict[str, np.ndarray]:
             raise ValueError(f"no column {name!r}; the columns are {', '.join(frame)}")
     if frame.empty:
         raise ValueError("holds no row")
-    lengths = frame["feature"].map(np.size)
-    if (lengths != lengths.iloc[0]).any():
-        row = int((lengths != lengths.iloc[0]).to_numpy().argmax())
-        raise ValueError(f"row {row} has {lengths.iloc[row]} features, the first row {lengths.iloc[0]}")
-    names = [name for name in ("y", "attribute", "image_id") if name in frame]
-    return {"feature": np.stack(frame["feature"].to_list()), **{name: frame[name].to_numpy(object) for name in names}}
+    columns = {name: frame[name].to_numpy(object) for name in ("y", "attribute", "image_id") if name in frame}
+    return {"features": np.stack(frame["feature"].to_list()), **columns}
 
 
-def _from_tables(tables: Mapping[str, _Table], digests: Mapping[str, str]) -> dict[str, Embeddings]:
-    classes = _names([table.y for table in tables.values()])
-    attributes = _names([table.attribute for table in tables.values()])
-    # what stands for the network that made them: the files themselves
-    origin = digest_of("".join(digests.values()).encode()).hexdigest()
-    return {
-        split: check_embeddings(
-            Embeddings(
-                features=torch.from_numpy(table.features),
-                y=_codes(table.y, classes),
-                attribute=_codes(table.attribute, attributes),
-                image_id=table.image_id,
-                class_names=tuple(classes),
-                attribute_names=tuple(attributes),
-                split=split,
-                checkpoint_sha256=origin,
-                details={"backbone": "unknown", "transform": None},
-            ),
-            table.source,
-        )
-        for split, table in tables.items()
-    }
-
-
-def _names(columns: list[np.ndarray]) -> list[str]:
-    """Sorted labels as texts, numbers by size; missing ones left out."""
-    labels = pd.unique(pd.concat([pd.Series(column) for column in columns]))
-    known = [label for label in labels if not pd.isna(label)]
-    numbers = all(isinstance(label, (int, float, np.number)) for label in known)
-    return [_text(label) for label in sorted(known, key=float if numbers else str)]
-
-
-def _codes(column: np.ndarray, names: list[str]) -> torch.Tensor:
-    place = {name: i for i, name in enumerate(names)}
-    return torch.tensor([-1 if pd.isna(label) else place[_text(label)] for label in column.tolist()])
-
-
-def _text(label: object) -> str:
-    """1, 1.0 and numpy's 1 are one label."""
-    return str(int(label)) if not isinstance(label, str) and float(label).is_integer() else str(label)
+def _label(value: Any) -> str | int | float | None:
+    """The text, the number (1.0 and numpy's 1 are 1), or None where it is missing."""
+    if isinstance(value, str):
+        return value
+    if pd.isna(value):
+        return None
+    if not isinstance(value, Real) or not np.isfinite(value):
+        raise ValueError(f"{value!r} labels an image, expected a text or a number")
+    return int(value) if float(value).is_integer() else value

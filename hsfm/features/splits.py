@@ -8,7 +8,7 @@ import torch
 
 from hsfm.data.table import SPLITS
 from hsfm.features.embeddings import Embeddings, read_embeddings, write_embeddings
-from hsfm.features.standardize import StandardizationSettings, fit, identity, write_standardization
+from hsfm.features.standardize import Standardization, StandardizationSettings, fit, write_standardization
 
 
 def write_splits(
@@ -20,8 +20,11 @@ def write_splits(
     them as they are.
     """
     train = embed("train")
-    d = train.features.shape[1]
-    standardization = identity(d) if standardize is None else fit(train.features, standardize.scale)
+    if standardize is None:
+        d = train.features.shape[1]
+        standardization = Standardization(mean=torch.zeros(d), factor=torch.ones(d))  # which changes nothing
+    else:
+        standardization = fit(train.features, standardize.scale)
     for split in SPLITS:
         raw = train if split == "train" else embed(split)
         features = raw.features if standardize is None else standardization.apply(raw.features)

@@ -14,9 +14,10 @@ from hsfm.data.open_images import open_source
 from hsfm.data.pixels import ImageFiles, Images, pack
 from hsfm.data.store import CacheFiles, decode_images
 from hsfm.data.table import SPLITS, ImageTable, complete, read_images, write_images
-from hsfm.data.transforms import TransformSettings, prepare
+from hsfm.data.transforms import TransformSettings, normalize, prepare
 from hsfm.features.embeddings import Embeddings
-from hsfm.features.extract import embed_images, embed_table, feature_function
+from hsfm.features.extract import embed_images, embed_table, feature_function, stream
+from hsfm.heads.head import Head
 from hsfm.models.backbone import build_network
 
 TRANSFORM = TransformSettings(resize=[20, 20], crop=[16, 16], mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
@@ -120,3 +121,65 @@ def test_image_files_without_a_table(photos, network):
     )
     as_mapping = embed_images(network, paths, transform=TRANSFORM.model_dump(mode="json"), device="cpu")
     assert np.array_equal(as_mapping, found)
+
+
+def streamed(features, batches):
+    return list(stream(features, batches, COMPUTE))
+
+
+def test_features_and_logits_do_not_depend_on_the_batch_size():
+    network = build_network("small_resnet", 3, seed=0)
+    images = torch.randint(0, 256, (23, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    network.train()(normalize(images, [0.5] * 3, [0.5] * 3))  # running statistics that are not the initial ones
+    network.eval()
+
+    def features(batch):
+        return network.features(normalize(batch, [0.5] * 3, [0.5] * 3))
+
+    whole = torch.cat(streamed(features, [images]))
+    assert whole.shape == (23, 128)
+    for size in (1, 7, 22):
+        torch.testing.assert_close(torch.cat(streamed(features, images.split(size))), whole, rtol=1e-4, atol=1e-6)
+    with torch.inference_mode():
+        logits = network(normalize(images, [0.5] * 3, [0.5] * 3))
+    head = Head(network.fc.weight.detach(), network.fc.bias.detach())
+    torch.testing.assert_close(head.logits(whole), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_without_memory_is_halved_until_it_fits(caplog):
+    tried = []
+
+    def features(batch):
+        tried.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return batch.double()
+
+    rows = torch.arange(40.0).view(20, 2)
+    found = streamed(features, rows.split(11))
+    assert torch.equal(torch.cat(found), rows)
+    assert found[0].dtype == torch.float32
+    assert tried == [11, 6, 3, 3, 3, 2, 3, 3, 3], "what did not fit is not tried again"
+    assert [r.message for r in caplog.records] == [
+        "no memory for a batch of 11 images; going on with 6",
+        "no memory for a batch of 6 images; going on with 3",
+    ]
+
+
+def test_other_errors_and_a_single_image_that_does_not_fit_are_not_hidden():
+    def never(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def broken(batch):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        streamed(never, [torch.zeros(4, 2)])
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        streamed(broken, [torch.zeros(4, 2)])
+    with pytest.raises(RuntimeError, match="can't allocate memory"):  # the CPU's own words
+        streamed(lambda batch: torch.empty(10**15), [torch.zeros(1, 2)])
+    assert torch.equal(
+        torch.cat(streamed(lambda b: torch.empty(10**15) if len(b) > 2 else b, [torch.ones(5, 2)])),
+        torch.ones(5, 2),
+    )

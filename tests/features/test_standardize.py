@@ -4,16 +4,10 @@ from safetensors.torch import load_file
 from sklearn.preprocessing import StandardScaler
 from torchvision.models import mobilenet_v3_small
 
-from hsfm.core.files import read_safetensors, sha256, write_safetensors
+from hsfm.core.files import sha256
 from hsfm.deploy.export import export_model
 from hsfm.features import standardize
-from hsfm.features.standardize import (
-    Standardization,
-    fit,
-    identity,
-    read_standardization,
-    write_standardization,
-)
+from hsfm.features.standardize import Standardization, fit, write_standardization
 from hsfm.heads.head import Head, SavedHeads, write_heads
 from hsfm.models.backbone import build_network, write_checkpoint
 
@@ -61,13 +55,13 @@ def test_a_constant_feature_is_left_out_everywhere():
 
 
 def test_raw_features_come_back():
-    standardization = standardize.Standardization(torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.0]))
+    standardization = Standardization(torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.0]))
     raw = torch.tensor([[3.0, 2.0], [-1.0, 2.0]])
     torch.testing.assert_close(standardization.undo(standardization.apply(raw)), raw)
 
 
 def test_nothing_changes_no_bit(features):
-    unchanged = identity(4)
+    unchanged = Standardization(torch.zeros(4), torch.ones(4))
     assert torch.equal(unchanged.apply(features), features)
     head = Head(torch.randn(2, 4, generator=torch.Generator().manual_seed(2)), torch.tensor([0.3, -0.7]))
     folded = Head(*unchanged.fold(head.weight, head.bias))
@@ -109,25 +103,3 @@ def test_an_exported_model_takes_raw_features(tmp_path):
     with pytest.raises(ValueError, match=f"standardization.safetensors: is for the features of checkpoint {'b' * 64}"):
         export_model(tmp_path / "other.safetensors", checkpoint=checkpoint, heads=heads, standardization=path)
     assert not (tmp_path / "other.safetensors").exists()
-
-
-def test_files_repeat_and_faulty_ones_are_named(tmp_path, features):
-    path = tmp_path / "standardization.safetensors"
-    standardization = fit(features, 0.5)
-    write_standardization(path, standardization, {"checkpoint_sha256": "a" * 64})
-    first = path.read_bytes()
-    again, metadata = read_standardization(path)
-    assert torch.equal(again.mean, standardization.mean)
-    assert torch.equal(again.factor, standardization.factor)
-    assert metadata == {"checkpoint_sha256": "a" * 64}
-    write_standardization(path, again, metadata)
-    assert path.read_bytes() == first
-    tensors, _ = read_safetensors(path)
-    for change, message in (
-        ({"std": torch.ones(4)}, "holds the tensors factor, mean, std, expected factor, mean"),
-        ({"mean": torch.ones(3)}, r"mean \[3\] and factor \[4\] are not one length"),
-        ({"factor": torch.full((4,), float("inf"))}, "factor holds a NaN or an infinity"),
-    ):
-        write_safetensors(path, {**tensors, **change}, {})
-        with pytest.raises(ValueError, match=f"standardization.safetensors: {message}"):
-            read_standardization(path)
