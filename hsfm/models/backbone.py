@@ -1,18 +1,14 @@
 """Networks that turn images into features, and their checkpoints.
 
-A backbone is `small_resnet`, any of torchvision's classification models by its name, `timm:NAME` where timm is
-installed, as long as its last layer is linear: that layer is the head, and what it sees are the features; or
-`open_clip:NAME`, CLIP's image tower, whose features are its projections (hsfm/models/clip.py says what a name is).
-
 A checkpoint is a plain state dict of the whole network in safetensors, in the very keys that the architecture's own
 model has with as many classes, the head under the architecture's own name (`fc`, `classifier.1`, `heads.head`, ...).
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +29,7 @@ TIMM = "timm:"
 
 
 class BackboneSettings(FrozenSettings):
-    """The network whose pooled output are the features."""
+    """The network whose pooled output are the features: its last layer, which has to be linear, is the head."""
 
     name: str = Field(
         pattern=r"^((timm:)?[A-Za-z0-9_.]+|open_clip:.+)$",
@@ -141,20 +137,17 @@ class Network(nn.Module):
         for key, tensor in self.own_state().items():
             if key in state and state[key].shape != tensor.shape:
                 raise ValueError(f"{source}: tensor {key!r} is {list(state[key].shape)}, expected {list(tensor.shape)}")
-        prefix, parts = f"{self.head_name}.", ({}, {})
-        for key, tensor in state.items():
-            parts[key.startswith(prefix)][key.removeprefix(prefix)] = tensor
+        head = f"{self.head_name}."
+        inner = {key: f"fc.{key.removeprefix(head)}" if key.startswith(head) else f"body.{key}" for key in state}
         # not strict, since torch's own loader then says which keys are left once its layers have taken older forms of
         # their states: BatchNorm without its counter, torchvision's ViT with the names it had before
-        body, fc = (
-            module.load_state_dict(part, strict=False) for module, part in zip((self.body, self.fc), parts, strict=True)
-        )
-        missing = [*body.missing_keys, *(prefix + key for key in fc.missing_keys)]
-        extra = [*body.unexpected_keys, *(prefix + key for key in fc.unexpected_keys)]
-        faults = [f"tensor {key!r} is missing" for key in missing[:1]]
-        faults += [f"tensor {key!r} is not part of the network" for key in extra[:1]]
-        if faults:
-            raise ValueError(f"{source}: {' and '.join(faults)}")
+        left = self.load_state_dict({inner[key]: tensor for key, tensor in state.items()}, strict=False)
+        faults = {"is missing": left.missing_keys, "is not part of the network": left.unexpected_keys}
+        if any(faults.values()):
+            first = {
+                fault: re.sub("^fc[.]", head, keys[0]).removeprefix("body.") for fault, keys in faults.items() if keys
+            }
+            raise ValueError(f"{source}: {' and '.join(f'tensor {key!r} {fault}' for fault, key in first.items())}")
 
 
 def build_network(
@@ -163,15 +156,21 @@ def build_network(
     """A network called `name` with a fresh head of `n_classes` rows, initialized from `seed`.
 
     pretrained: start the backbone from ImageNet-1k weights (torchvision's V1; timm's default for the name), which are
-    downloaded once; small_resnet has none. weights: start it from a file instead, or from an installed package
-    (`package:NAME`), as `read_weights` reads them; a head in there is left out. Raises ValueError for an unknown name,
-    a model without a linear head, pretrained weights that cannot be had, and naming a tensor of `weights` that does not
-    fit.
+    downloaded once. weights: start it from a file instead, or from an installed package (`package:NAME`), as
+    `read_weights` reads them; a head in there is left out. Raises ValueError for an unknown name, a model without a
+    linear head, pretrained weights that cannot be had, and naming a tensor of `weights` that does not fit.
     """
     # torch's initializers draw from the global generator only; fork_rng hands it back as it was
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        body = _build_body(name, n_classes, pretrained)
+        if name == "small_resnet":
+            body = SmallResNet()
+        elif name.startswith(TIMM):
+            body = _timm(name.removeprefix(TIMM), n_classes, pretrained)
+        elif name.startswith(clip.PREFIX):
+            body = clip.image_tower(name.removeprefix(clip.PREFIX), n_classes, pretrained=pretrained)
+        else:
+            body = _torchvision(name, pretrained)
         network = Network(body, find_head(body, name), n_classes)
     if weights is not None:
         fresh = network.own_state()
@@ -181,10 +180,9 @@ def build_network(
 
 
 def find_head(model: nn.Module, name: str) -> str:
-    """Where the linear layer lies whose output are the logits of `model`, which is called `name` in errors.
+    """Path of the linear layer whose output are the logits of `model`; ValueError where anything else gives these.
 
-    timm's models tell it; in torchvision's it is the last linear layer. Raises ValueError where the logits come from
-    anything else.
+    timm's models tell it; in torchvision's it is the last linear layer. name: of the model.
     """
     linear = {module: path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
     head = next(reversed(linear), None)
@@ -199,16 +197,6 @@ def find_head(model: nn.Module, name: str) -> str:
     return linear[head]
 
 
-def _build_body(name: str, n_classes: int, pretrained: bool) -> nn.Module:
-    if name == "small_resnet":
-        return SmallResNet()
-    if name.startswith(TIMM):
-        return _timm(name.removeprefix(TIMM), n_classes, pretrained)
-    if name.startswith(clip.PREFIX):
-        return clip.image_tower(name.removeprefix(clip.PREFIX), n_classes, pretrained=pretrained)
-    return _torchvision(name, pretrained)
-
-
 def _unknown(name: str, known: Sequence[str], allowed: str) -> ValueError:
     near = get_close_matches(name, known)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
@@ -216,7 +204,6 @@ def _unknown(name: str, known: Sequence[str], allowed: str) -> ValueError:
 
 
 def _torchvision(name: str, pretrained: bool) -> nn.Module:
-    """torchvision's model, on demand with its ImageNet-1k (V1) weights; ValueError where they cannot be had."""
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -228,7 +215,14 @@ def _torchvision(name: str, pretrained: bool) -> nn.Module:
         raise ValueError(f"backbone: {name} of torchvision loads no plain state dict; timm:mnasnet_100 does")
     inception = name in ("googlenet", "inception_v3")
     options = {"init_weights": False} if inception else {}  # its slow initializer, which is going away
-    weights = _first_weights(name) if pretrained else None
+    weights = models.get_model_weights(name) if pretrained else None
+    if weights is not None:
+        if "IMAGENET1K_V1" not in weights.__members__:
+            raise ValueError(
+                f"backbone: torchvision has no IMAGENET1K_V1 weights of {name}, only {', '.join(weights.__members__)}, "
+                "which need images of another size; set pretrained: false or another name"
+            )
+        weights = weights["IMAGENET1K_V1"]
     try:
         model = models.get_model(name, weights=weights, **options)
     except OSError as error:  # no network, no space, no permission
@@ -245,20 +239,7 @@ def _torchvision(name: str, pretrained: bool) -> nn.Module:
     return model
 
 
-def _first_weights(name: str) -> Enum:
-    from torchvision.models import get_model_weights
-
-    known = get_model_weights(name)
-    if "IMAGENET1K_V1" not in known.__members__:
-        raise ValueError(
-            f"backbone: torchvision has no IMAGENET1K_V1 weights of {name}, only {', '.join(known.__members__)}, which "
-            "need images of another size; set pretrained: false or another name"
-        )
-    return known["IMAGENET1K_V1"]
-
-
 def _timm(name: str, n_classes: int, pretrained: bool) -> nn.Module:
-    """timm's model of `n_classes` classes; ValueError where timm or the pretrained weights cannot be had."""
     try:
         import timm  # optional, and slow to import
     except ImportError as error:
@@ -312,17 +293,17 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     for key in ("backbone", "classes"):
         if key not in metadata:
             raise ValueError(f"{path}: metadata lacks {key!r}")
-    class_names = tuple(json.loads(metadata["classes"]))
-    network = build_network(metadata["backbone"], len(class_names))
+    name, class_names = metadata["backbone"], tuple(json.loads(metadata["classes"]))
+    network = build_network(name, len(class_names))
     network.load_own_state(state, path)
-    return Checkpoint(network=network, name=metadata["backbone"], class_names=class_names, metadata=metadata)
+    return Checkpoint(network, name, class_names, metadata)
 
 
 def read_foreign(path: str | Path, name: str, n_classes: int) -> Network:
     """A user's trained network called `name` with its head, from any file that `read_weights` reads.
 
-    A head of one logit z tells two classes apart and becomes the logits 0 and z. Raises ValueError as `read_weights`
-    does, for a head of another number of classes, and naming a missing, extra or misshapen tensor.
+    A head of one logit z tells two classes apart and becomes the logits 0 and z. Raises ValueError for what does not
+    fit.
     """
     network = build_network(name, n_classes)
     state = read_weights(path, list(network.own_state()))
@@ -340,13 +321,12 @@ def read_foreign(path: str | Path, name: str, n_classes: int) -> Network:
 def take_network(settings: BackboneSettings, n_classes: int, transform: TransformSettings) -> Network:
     """The network that the settings name, for use without training: a user's own, or one with a fresh head.
 
-    Raises ValueError as `read_foreign` and `build_network` do, and for a transform that is not CLIP's own where the
-    network is CLIP's.
+    Raises ValueError for what does not fit, CLIP's network under a transform other than its own among others.
     """
     if settings.checkpoint is not None:
         network = read_foreign(settings.checkpoint, settings.name, n_classes)
     else:
         network = build_network(settings.name, n_classes, pretrained=settings.pretrained, weights=settings.weights)
     if settings.name.startswith(clip.PREFIX):
-        clip.check_transform(network.body.visual, transform)
+        clip.check_transform(settings.name.removeprefix(clip.PREFIX), transform)
     return network

@@ -42,11 +42,7 @@ def image_tower(name: str, n_classes: int, *, pretrained: bool) -> ImageTower:
 
 
 def load_model(name: str, *, pretrained: bool) -> Any:
-    """A model of open_clip on the CPU, with its weights or fresh ones.
-
-    Raises ValueError for an unknown name or tag, for weights that are asked for without a tag, where they cannot be
-    had, and where open_clip is not installed.
-    """
+    """A model of open_clip on the CPU, with its weights or fresh ones; ValueError where it cannot be had."""
     open_clip, where = _library(), f"backbone: {PREFIX}{name}"
     if Path(name).is_dir():
         with _quiet(), _as_value_error(where):
@@ -58,11 +54,7 @@ def load_model(name: str, *, pretrained: bool) -> Any:
         raise ValueError(f"{where}: its weights need a tag behind a slash; allowed are {', '.join(tags) or 'none'}")
     weights = tag if pretrained else None
     with _quiet(), _as_value_error(where):
-        model = open_clip.create_model(architecture, pretrained=weights, require_pretrained=pretrained)
-    if tag:  # how its images are prepared, whether or not its weights are loaded
-        own = _preprocess(open_clip.get_pretrained_cfg(architecture, tag))
-        open_clip.factory.set_model_preprocess_cfg(model, model.visual.preprocess_cfg | own)
-    return model
+        return open_clip.create_model(architecture, pretrained=weights, require_pretrained=pretrained)
 
 
 def _checked(name: str) -> tuple[str, str]:
@@ -83,52 +75,43 @@ def _checked(name: str) -> tuple[str, str]:
     return architecture, tag
 
 
-def _preprocess(settings: dict) -> dict:
-    return {key: settings[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in settings}
-
-
-def transform_of(visual: nn.Module) -> dict[str, Any]:
-    """How CLIP prepares images, as a transform of ours. Raises ValueError for one that ours cannot be."""
-    settings = visual.preprocess_cfg
-    return _as_transform(settings, _pair(settings.get("size", visual.image_size)))
-
-
 def transform_named(name: str) -> dict[str, Any]:
-    """The same of a model by its name, which is not made. Raises ValueError as `load_model` does."""
+    """How the model called `name` prepares images, as a transform of ours; ValueError where none of ours is the same.
+
+    The model is not made.
+    """
     open_clip = _library()
     described = Path(name, "open_clip_config.json")
     if described.is_file():
         model = json.loads(described.read_text())
-        config, further = model["model_cfg"], model.get("preprocess_cfg", {})
+        config, own = model["model_cfg"], model.get("preprocess_cfg", {})
     else:
         architecture, tag = _checked(name)
         config = open_clip.get_model_config(architecture)
-        further = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
-    defaults = asdict(open_clip.transform.PreprocessCfg())
-    return _as_transform({**defaults, **_preprocess(further)}, _pair(config["vision_cfg"]["image_size"]))
-
-
-def _as_transform(settings: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+        own = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
+    settings = {**asdict(open_clip.transform.PreprocessCfg()), **own}
+    mode, interpolation = settings["resize_mode"], settings["interpolation"]
+    size = _pair(own.get("size", config["vision_cfg"]["image_size"]))
     ways = {"shortest": ([min(size)], list(size)), "squash": (list(size), None)}
-    if settings["resize_mode"] not in ways or settings["interpolation"] not in ("bicubic", "bilinear"):
+    if mode not in ways or interpolation not in ("bicubic", "bilinear"):
         raise ValueError(
-            f"backbone: its images are resized by {settings['resize_mode']}, {settings['interpolation']}; known are "
-            "shortest and squash, bicubic and bilinear"
+            f"backbone: its images are resized by {mode}, {interpolation}; known are shortest and squash, bicubic and "
+            "bilinear"
         )
-    resize, crop = ways[settings["resize_mode"]]
+    resize, crop = ways[mode]
     mean, std = list(settings["mean"]), list(settings["std"])
-    return {"resize": resize, "crop": crop, "mean": mean, "std": std, "interpolation": settings["interpolation"]}
+    return {"resize": resize, "crop": crop, "mean": mean, "std": std, "interpolation": interpolation}
 
 
-def check_transform(visual: nn.Module, transform: TransformSettings) -> None:
-    """Raise ValueError unless a transform is CLIP's own."""
-    expected, found = transform_of(visual), transform.model_dump(mode="json")
+def check_transform(name: str, transform: TransformSettings) -> None:
+    """Raise ValueError unless a transform is that of the model called `name`."""
+    expected, found = transform_named(name), transform.model_dump(mode="json")
     if found != expected:
         raise ValueError(f"transform: is {found}, but this CLIP model was trained on images after {expected}")
 
 
 class ZeroShot:
-    """Zero-shot classification of pictures by CLIP, among some descriptions (Radford et al., ICML 2021)."""
+    """Zero-shot classification of images by CLIP, among some descriptions (Radford et al., ICML 2021)."""
 
     def __init__(self, name: str, prompts: Sequence[str], device: torch.device):
         model = load_model(name, pretrained=True).eval().to(device)

@@ -1,7 +1,6 @@
-"""Data-parallel training: torch's DistributedDataParallel in the processes that torchrun starts, one per GPU.
+"""Data-parallel training by torch's DistributedDataParallel; nothing changes in a process that is alone.
 
-Processes draw the same random numbers and each computes its share of every batch. Everything here does nothing in a
-process that is alone.
+Processes draw the same random numbers, and each computes its share of every batch.
 """
 
 from collections.abc import Callable
@@ -10,8 +9,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
-
-TORCHS_OWN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def rank() -> int:
@@ -24,9 +21,9 @@ def process_count() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def share(n: int, *, even: bool = False) -> slice:
-    """This process's share of n rows, every so manyth; even: the last ones dropped for equal shares."""
-    return slice(rank(), n // process_count() * process_count() if even else n, process_count())
+def share(n: int) -> slice:
+    """This process's share of n rows, every so manyth."""
+    return slice(rank(), n, process_count())
 
 
 def total(values: Tensor) -> Tensor:
@@ -45,7 +42,7 @@ def data_parallel(network: nn.Module, forward: Callable) -> Callable:
     if process_count() == 1:
         return forward
     for layer in network.modules():
-        if isinstance(layer, _BatchNorm) and type(layer) not in TORCHS_OWN:
+        if isinstance(layer, _BatchNorm) and not type(layer).__module__.startswith("torch.nn."):
             raise ValueError(
                 f"training_gpus: the network has a {type(layer).__name__}, whose statistics several GPUs cannot share; "
                 "set training_gpus: 1"

@@ -4,12 +4,12 @@ The loss is that of the training images, or of these and auxiliary sets, each wi
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -131,13 +131,6 @@ class TrainingData:
     augmentation: AugmentationSettings  # of training and auxiliary images
     auxiliary: Sequence[AuxiliaryData] = ()
 
-    def check(self, checkpoint: str) -> None:
-        """Raise ValueError where these images do not allow a checkpoint rule or augmentation."""
-        if checkpoint == "best_worst_group" and (self.validation.group < 0).any():
-            raise ValueError("checkpoint: best_worst_group needs the group of every validation image; some have none")
-        if any(part.pixels.size_on_cpu is None for part in (self.training, *(p.images for p in self.auxiliary))):
-            raise ValueError("training images: height and width of some are not known; the image table has to say them")
-
     def kept_on_device(self, compute: Compute) -> "TrainingData":
         """The same; images that fit lie on the device."""
         sets = [self.training, self.validation, *(part.images for part in self.auxiliary)]
@@ -148,6 +141,19 @@ class TrainingData:
 
 
 # Training -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _State:
+    """All that changes while training."""
+
+    network: Network
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler
+    scaler: torch.amp.GradScaler
+    generator: Generator  # order of the images and augmentation
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of the history
+    best: dict[str, Tensor] | None = None  # weights of the best epoch, where the checkpoint rule keeps these
 
 
 def train(
@@ -163,139 +169,154 @@ def train(
     """Train `network` in place on mean cross-entropy; returns the history, one row per epoch.
 
     data: auxiliary images pass through the network in one batch with the training images, so that BatchNorm sees them
-    together. seed: of the order of the images and of the augmentation. resume: file of the state after every epoch; a
-    process that finds it goes on from there and, on the CPU with equal threads or on CUDA with `deterministic`, ends
-    with the weights of an undisturbed one. The caller names it after everything the result depends on, and removes it
-    when done. called: the method, where progress is shown.
+    together. seed: of the order of the images and of the augmentation. resume: file of the state after every epoch,
+    from which a killed training goes on and, on the CPU with equal threads or on CUDA with `deterministic`, ends with
+    the weights of an undisturbed one; the caller names it after all that the result depends on, and removes it. called:
+    the method, where progress is shown.
 
-    Where torch.distributed joins processes, each calls this with the same arguments but for its device. They train one
-    network, each on `batch_size` divided by their number, rounded down, and leave out the last images of an epoch that
-    do not go round. Each returns the history of all; the first writes `resume`, which all read.
+    Processes that torch.distributed joins train one network; each calls this with the same arguments but for its
+    device, and returns the same history. Each takes `batch_size` divided by their number, rounded down; the last images
+    of an epoch that do not go round are left out.
 
     History columns: epoch (from 1), lr (of the epoch's last step), train_loss, train_accuracy (of the augmented
     training images, before each step), loss_NAME (mean, of the auxiliary images), val_loss, val_average,
     val_worst_group (NaN where no group is known), val_worst_class, and kept, true for the epoch whose weights the
     network ends with.
 
-    Raises ValueError for a checkpoint rule by groups that are not known, when the loss is no longer finite, and on
-    several processes for BatchNorm that is not torch's own.
+    Raises ValueError for a checkpoint rule by groups that are not known, for training images of unknown size, when the
+    loss is no longer finite, and on several processes for BatchNorm that is not torch's own.
     """
-    data.check(settings.checkpoint)
+    _check(data, settings.checkpoint)
     compute.prepare(network)
-    batches = _Batches.of(len(data.training.y), settings.batch_size)
-    state = _State.of(network, settings, settings.epochs * batches.steps, seed, compute)
-    history = _History(CHECKPOINTS[settings.checkpoint])
+    batches, epochs = _cut(len(data.training.y), settings.batch_size), settings.epochs
+    state = _start(network, settings, epochs * batches.steps, seed, compute)
     if resume is not None:
-        state.load(resume, history)
-    done, epochs = len(history.rows), settings.epochs
+        _load(state, resume)
+    done = len(state.rows)
     if done:
         log.info("resuming after epoch %d of %d", done, epochs)
     data = data.kept_on_device(compute)
     forward = compute.compiled(network)
     training_forward = data_parallel(network, forward)
-    progress = Progress(called, epochs * batches.n, "image", done=done * batches.n, shown=rank() == 0)
+    progress = Progress(called, epochs * batches.used, "image", done=done * batches.used, shown=rank() == 0)
     with compute.repeatable(), progress as bar:
         for epoch in range(done + 1, epochs + 1):
             bar.now(f"{called}, epoch {epoch} of {epochs}")
-            trained = _train_epoch(state, training_forward, data, batches, compute, bar.update)
+            trained = _train_epoch(state, training_forward, data, batches, compute, bar)
             row = {"epoch": epoch, **trained, **_validate(network, forward, data, settings.batch_size, compute)}
             if not row["train_loss"] < float("inf"):
                 raise ValueError(
                     f"the training loss is {row['train_loss']} in epoch {epoch}; lower lr (now {settings.lr})"
                 )
-            history.add(row, network)
+            state.rows.append(row)
+            if settings.checkpoint != "last" and _kept(state.rows, settings.checkpoint) == epoch - 1:
+                state.best = {key: value.detach().clone() for key, value in network.state_dict().items()}
             if resume is not None and rank() == 0:
-                state.save(resume, history)
+                _save(state, resume)
             log.info(
                 "epoch %d of %d: training loss %.4f, validation average %.1f %%, worst group %.1f %%",
                 epoch, epochs, row["train_loss"], 100 * row["val_average"], 100 * row["val_worst_group"],
             )  # fmt: skip
-    if history.best is not None:
-        network.load_state_dict(history.best)
-    return history.frame()
+    if state.best is not None:
+        network.load_state_dict(state.best)
+    history = pd.DataFrame(state.rows)
+    return history.assign(kept=history.index == _kept(state.rows, settings.checkpoint))
 
 
-@dataclass
-class _History:
-    """A row per epoch, and the weights of the best one where the checkpoint rule keeps these."""
-
-    column: str | None  # whose best epoch is kept, the higher average on a tie; None for the last epoch
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Tensor] | None = None
-
-    @property
-    def kept(self) -> int:
-        """The row of the epoch that is kept, of equal ones the first."""
-        if self.column is None:
-            return len(self.rows) - 1
-        return max(range(len(self.rows)), key=lambda n: (self.rows[n][self.column], self.rows[n]["val_average"]))
-
-    def add(self, row: dict[str, Any], network: Network) -> None:
-        """Append an epoch that the network has just ended."""
-        self.rows.append(row)
-        if self.column is not None and self.kept == len(self.rows) - 1:
-            self.best = {key: value.detach().clone() for key, value in network.state_dict().items()}
-
-    def frame(self) -> pd.DataFrame:
-        return pd.DataFrame(self.rows).assign(kept=np.arange(len(self.rows)) == self.kept)
+def _check(data: TrainingData, checkpoint: str) -> None:
+    if checkpoint == "best_worst_group" and (data.validation.group < 0).any():
+        raise ValueError("checkpoint: best_worst_group needs the group of every validation image; some have none")
+    if any(part.pixels.size_on_cpu is None for part in (data.training, *(p.images for p in data.auxiliary))):
+        raise ValueError("training images: height and width of some are not known; the image table has to say them")
 
 
-@dataclass(frozen=True)
-class _Batches:
+def _start(
+    network: Network, settings: TrainingSettings | AdamSettings, steps: int, seed: int, compute: Compute
+) -> _State:
+    """The state before the first of so many steps."""
+    parameters, how = network.parameters(), {"lr": settings.lr, "fused": not compute.on_cpu}
+    if isinstance(settings, AdamSettings):
+        optimizer = torch.optim.Adam(parameters, **how)
+    else:
+        optimizer = torch.optim.SGD(
+            parameters, **how, **settings.model_dump(include={"momentum", "nesterov", "weight_decay"})
+        )
+    if isinstance(settings, AdamSettings) or settings.schedule == "constant":
+        scheduler = LambdaLR(optimizer, lambda step: 1.0)
+    else:
+        rise = {"max_lr": settings.lr, "pct_start": settings.warmup, "cycle_momentum": False}
+        scheduler = OneCycleLR(optimizer, total_steps=steps, **rise)
+    return _State(network, optimizer, scheduler, compute.scaler(), Generator().manual_seed(seed))
+
+
+_STATEFUL = ("network", "optimizer", "scheduler", "scaler")
+
+
+def _save(state: _State, path: Path) -> None:
+    parts = {name: getattr(state, name).state_dict() for name in _STATEFUL}
+    write_state(path, {**parts, "generator": state.generator.get_state(), "rows": state.rows, "best": state.best})
+
+
+def _load(state: _State, path: Path) -> None:
+    """Go on from a file of `_save`; nothing changes where there is none."""
+    found = read_state(path)
+    if found is not None:
+        for name in _STATEFUL:
+            getattr(state, name).load_state_dict(found[name])
+        state.generator.set_state(found["generator"])
+        state.rows, state.best = found["rows"], found["best"]
+
+
+def _kept(rows: Sequence[dict[str, Any]], checkpoint: str) -> int:
+    """The row of the epoch whose weights are kept: of equal ones that of the higher average, then the first."""
+    column = CHECKPOINTS[checkpoint]
+    if column is None:
+        return len(rows) - 1
+    return max(range(len(rows)), key=lambda n: (rows[n][column], rows[n]["val_average"]))
+
+
+class _Batches(NamedTuple):
     """How an epoch's images, in random order, are cut into batches."""
 
-    drawn: int  # images of the order; a last batch of one is left out, since BatchNorm cannot learn from it
+    drawn: int  # images of the order
+    used: int  # of these, by all processes together
     size: int  # of this process's batches
+    steps: int
 
-    @staticmethod
-    def of(n: int, batch_size: int) -> "_Batches":
-        return _Batches(n - int(n > 1 and n % batch_size == 1), max(batch_size // process_count(), 1))
 
-    @property
-    def own(self) -> slice:
-        """This process's places in the order."""
-        return share(self.drawn, even=True)
-
-    @property
-    def n(self) -> int:
-        """Images that all processes use."""
-        return self.drawn // process_count() * process_count()
-
-    @property
-    def steps(self) -> int:
-        return -(-(self.n // process_count()) // self.size)
+def _cut(n: int, batch_size: int) -> _Batches:
+    """A last batch of one is left out, since BatchNorm cannot learn from it."""
+    drawn, processes = n - int(n > 1 and n % batch_size == 1), process_count()
+    own, size = drawn // processes, max(batch_size // processes, 1)
+    return _Batches(drawn, own * processes, size, math.ceil(own / size))
 
 
 def _train_epoch(
-    state: "_State",
-    forward: Callable,
-    data: TrainingData,
-    batches: _Batches,
-    compute: Compute,
-    report: Callable[[int], None],
+    state: _State, forward: Callable, data: TrainingData, batches: _Batches, compute: Compute, bar: Progress
 ) -> dict[str, float]:
-    """One pass over the training images: lr of the last step, mean loss and accuracy, mean losses of auxiliary images.
-
-    report: is told how many images each step has used.
-    """
+    """One pass over the training images; its columns of the history."""
     state.network.train()
     sums = torch.zeros(2, device=compute.device)  # loss of the steps, and right answers to training images
     means = torch.zeros(1 + len(data.auxiliary), device=compute.device)
-    last_lr = 0.0
     for step in _draw_epoch(data, batches, state.generator, compute.device):
         with compute.autocast():
             loss, logits, each = _loss(forward, step, [part.weight for part in data.auxiliary])
         means += each
-        last_lr = state.step(loss)
+        state.optimizer.zero_grad(set_to_none=True)
+        state.scaler.scale(loss).backward()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        lr = state.scheduler.get_last_lr()[0]
+        state.scheduler.step()
         labels = step[0][1]
         sums += torch.stack([loss.detach() * len(labels), (logits.argmax(1) == labels).sum()])
-        report(len(labels) * process_count())
+        bar.update(len(labels) * process_count())
     loss_sum, correct = total(sums).tolist()
     of_auxiliary = zip(data.auxiliary, means[1:].tolist(), strict=True)
     return {
-        "lr": last_lr,
-        "train_loss": loss_sum / batches.n,
-        "train_accuracy": correct / batches.n,
+        "lr": lr,
+        "train_loss": loss_sum / batches.used,
+        "train_accuracy": correct / batches.used,
         **{f"loss_{part.name}": value / batches.steps for part, value in of_auxiliary},
     }
 
@@ -332,12 +353,12 @@ def _draw_epoch(
         )
 
     order = torch.randperm(len(data.training.y), generator=generator)[: batches.drawn]
-    sets = [show(data.training, order, batches.size, batches.own)]
+    sets = [show(data.training, order, batches.size, share(batches.used))]
     for images in (part.images for part in data.auxiliary):
         n = len(images.y)
         size = min(batches.size, n)
         length = batches.steps * size
-        order = torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-length // n))])[:length]
+        order = torch.cat([torch.randperm(n, generator=generator) for _ in range(math.ceil(length / n))])[:length]
         sets.append(show(images, order, size))
     return zip(*sets, strict=True)
 
@@ -346,78 +367,18 @@ def _draw_epoch(
 def _validate(
     network: Network, forward: Callable, data: TrainingData, batch_size: int, compute: Compute
 ) -> dict[str, float]:
-    validation = data.validation
     network.eval()
-    n = len(validation.y)
-    logits = torch.zeros(n, network.fc.out_features, device=compute.device)
-    batches = image_batches(validation.pixels, torch.arange(n)[share(n)], batch_size, compute.device)
-    for images, own in zip(batches, logits[share(n)].split(batch_size), strict=False):
-        own.copy_(apply(forward, images, data.transform, compute))
+    pixels, y, group = data.validation.pixels, data.validation.y, data.validation.group
+    logits, own = torch.zeros(len(y), network.fc.out_features, device=compute.device), share(len(y))
+    batches = image_batches(pixels, torch.arange(len(y))[own], batch_size, compute.device)
+    for images, rows in zip(batches, logits[own].split(batch_size), strict=False):
+        rows.copy_(apply(forward, images, data.transform, compute))
     logits = total(logits).cpu()
-    correct = logits.argmax(1) == validation.y
-    groups = accuracy_by(correct, validation.group, int(validation.group.max()) + 1)
-    classes = accuracy_by(correct, validation.y, int(validation.y.max()) + 1)
+    correct = logits.argmax(1) == y
+    groups = accuracy_by(correct, group, int(group.max()) + 1)
     return {
-        "val_loss": float(cross_entropy(logits, validation.y)),
+        "val_loss": float(cross_entropy(logits, y)),
         "val_average": float(correct.double().mean()),
         "val_worst_group": float(worst(groups)) if groups.numel() else float("nan"),
-        "val_worst_class": float(worst(classes)),
+        "val_worst_class": float(worst(accuracy_by(correct, y, int(y.max()) + 1))),
     }
-
-
-@dataclass(frozen=True)
-class _State:
-    """All that changes while training."""
-
-    network: Network
-    optimizer: torch.optim.Optimizer
-    scheduler: LRScheduler
-    scaler: torch.amp.GradScaler
-    generator: Generator  # order of the images and augmentation
-
-    @staticmethod
-    def of(
-        network: Network, settings: TrainingSettings | AdamSettings, steps: int, seed: int, compute: Compute
-    ) -> "_State":
-        """The state before the first of so many steps."""
-        how = {"lr": settings.lr, "fused": not compute.on_cpu}
-        if isinstance(settings, AdamSettings):
-            optimizer = torch.optim.Adam(network.parameters(), **how)
-        else:
-            names = ("momentum", "nesterov", "weight_decay")
-            optimizer = torch.optim.SGD(
-                network.parameters(), **how, **{name: getattr(settings, name) for name in names}
-            )
-        if isinstance(settings, AdamSettings) or settings.schedule == "constant":
-            scheduler = LambdaLR(optimizer, lambda step: 1.0)
-        else:
-            rise = {"max_lr": settings.lr, "pct_start": settings.warmup, "cycle_momentum": False}
-            scheduler = OneCycleLR(optimizer, total_steps=steps, **rise)
-        return _State(network, optimizer, scheduler, compute.scaler(), Generator().manual_seed(seed))
-
-    def step(self, loss: Float[Tensor, ""]) -> float:
-        """One step of the optimizer; the learning rate that it had."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        lr = self.scheduler.get_last_lr()[0]
-        self.scheduler.step()
-        return lr
-
-    def save(self, path: Path, history: _History) -> None:
-        parts = {name: getattr(self, name).state_dict() for name in RESUMED}
-        write_state(path, {**parts, "generator": self.generator.get_state(), **vars(history)})
-
-    def load(self, path: Path, history: _History) -> None:
-        """Go on from a file of `save`, with the history in it; nothing changes where there is none."""
-        found = read_state(path)
-        if found is None:
-            return
-        for name in RESUMED:
-            getattr(self, name).load_state_dict(found[name])
-        self.generator.set_state(found["generator"])
-        history.rows, history.best = found["rows"], found["best"]
-
-
-RESUMED = ("network", "optimizer", "scheduler", "scaler")

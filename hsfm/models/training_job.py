@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure, record
 
 from hsfm.core import job
 from hsfm.core.device import Compute, ComputeSettings, choose_device
@@ -41,10 +40,8 @@ def start_training(arguments: Mapping[str, Any], *, gpus: int, code: str, log_fi
     serves the same code alone. Raises ValueError where CUDA shows fewer GPUs.
     """
     device = choose_device(arguments["settings"]["device"])
-    processes = gpus if device.type == "cuda" and gpus > 1 else 1
-    if gpus > processes:
-        log.info("the job was given %d GPUs, but device: %s is the CPU here: one process", gpus, device)
-    elif processes > 1 and torch.cuda.device_count() < processes:
+    processes = max(gpus, 1) if device.type == "cuda" else 1
+    if processes > 1 and torch.cuda.device_count() < processes:
         raise ValueError(
             f"training_gpus: the job was given {gpus} GPUs, but CUDA shows {torch.cuda.device_count()} "
             f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')})"
@@ -97,57 +94,37 @@ def train_erm(
         write_checkpoint(checkpoint, network, name=backbone.name, class_names=table.class_names, metadata=metadata)
 
 
-# A process per GPU ----------------------------------------------------------------------------------------------------
-
-
 def launch(arguments: Mapping[str, Any], processes: int, log_file: str) -> None:
     """`train_erm` in several processes, which torchrun starts and watches over from within this one.
 
     When one fails the others are stopped, and when this process ends, however it ends, they end with it. Raises the
-    ValueError that one of them raised, and RuntimeError for any other end; tracebacks are in the log.
+    error about input that one of them raised as ValueError, and RuntimeError for any other end; tracebacks are in the
+    log.
     """
-    from torch.distributed.run import get_args_parser
-    from torch.distributed.run import run as torchrun
-
     log.info("training in %d processes", processes)
-    # what torchrun itself has to say about failures is said below, in one line
-    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # its error says the same
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     # the job's threads are shared out
     os.environ["OMP_NUM_THREADS"] = str(max(torch.get_num_threads() // processes, 1))
     # Snakemake makes this package importable for its script alone
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
     with TemporaryDirectory() as folder:
         file = Path(folder, "arguments.json")
         file.write_text(json.dumps({"arguments": arguments, "log_file": log_file}))
         options = ["--standalone", "--nproc-per-node", str(processes), "--log-dir", folder]
         try:
-            torchrun(get_args_parser().parse_args([*options, "-m", "hsfm.models.training_job", str(file)]))
+            run(parse_args([*options, "-m", "hsfm.models.training_job", str(file)]))
         except ChildFailedError as error:
-            raise _cause(list(error.failures.values())) from None
-        job.used(**json.loads(file.with_name("used.json").read_text()))
+            if (text := file.with_suffix(".error")).exists():
+                raise ValueError(text.read_text()) from None
+            raise RuntimeError("a training process was killed, or failed as its traceback in the log says") from error
+        used = json.loads(file.with_suffix(".used").read_text())
+        job.used(device=f"{processes} x {used['device']}", gpu_memory_mb=used["gpu_memory_mb"])
 
 
-def _cause(failures: Sequence[ProcessFailure]) -> Exception:
-    """The failure that the others follow from: an error that names its remedy, or else a kill, or else the first."""
-    for failure in failures:
-        kind, _, text = _message(failure).partition(": ")
-        if kind in ("ValueError", "FileNotFoundError", "OSError"):
-            return ValueError(text)
-    first = min(failures, key=lambda failure: (failure.exitcode != -signal.SIGKILL, failure.timestamp))
-    if first.exitcode == -signal.SIGKILL:
-        end = "was killed (SIGKILL), by hand or because the machine had no memory left"
-    else:
-        end = f"failed: {_message(first)}; its traceback is in the log"
-    return RuntimeError(f"training process {first.local_rank} {end}")
-
-
-def _message(failure: ProcessFailure) -> str:
-    """Kind and text of a process's error."""
-    return failure.message if isinstance(failure.message, str) else failure.message["message"]
-
-
-@record
 def main() -> None:
     """One of the processes."""
     # torchrun tells nobody of its own death: the kernel ends this process with the one that has started it
@@ -163,11 +140,13 @@ def main() -> None:
     # dropout draws from the global generator, which would make the same holes in every process
     torch.manual_seed(arguments["run"] * int(os.environ["WORLD_SIZE"]) + number)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    train_erm(device, **arguments)
+    try:
+        train_erm(device, **arguments)
+    except (ValueError, OSError) as error:
+        file.with_suffix(".error").write_text(str(error))
+        raise
     if number == 0:
-        here = job.resources()
-        used = {"device": f"{dist.get_world_size()} x {here['device']}", "gpu_memory_mb": here["gpu_memory_mb"]}
-        file.with_name("used.json").write_text(json.dumps(used))
+        file.with_suffix(".used").write_text(json.dumps(job.resources()))
     dist.destroy_process_group()
 
 

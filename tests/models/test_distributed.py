@@ -75,16 +75,18 @@ def test_shares_cover_everything_once_and_are_of_equal_length(several, count, n,
     for rank in range(count):
         several(rank, count)
         every += range(n)[distributed.share(n)]
-        cut = erm._Batches.of(n, size)
-        even.append(range(n)[cut.own])
+        cut = erm._cut(n, size)
+        even.append(range(n)[distributed.share(cut.used)])
         batches.append(torch.tensor(even[-1]).split(cut.size))
     assert sorted(every) == list(range(n))
     used = sorted(row for own in even for row in own)
-    assert used == list(range(cut.n))
-    assert cut.n > n - count
-    assert {(len(own), len(split)) for own, split in zip(even, batches, strict=True)} == {(cut.n // count, cut.steps)}
+    assert used == list(range(cut.used))
+    assert cut.used > n - count
+    assert {(len(own), len(split)) for own, split in zip(even, batches, strict=True)} == {
+        (cut.used // count, cut.steps)
+    }
     if size % count == 0:  # then a step is of the images that it would be of in one process
-        for step, whole in enumerate(torch.arange(cut.n).split(size)):
+        for step, whole in enumerate(torch.arange(cut.used).split(size)):
             assert sorted(torch.cat([split[step] for split in batches]).tolist()) == whole.tolist()
 
 

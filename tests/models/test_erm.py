@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from torch.nn.functional import cross_entropy
 
 from hsfm.core.device import Compute
 from hsfm.core.files import write_array
@@ -101,55 +102,39 @@ def test_it_learns_and_records_every_epoch(data):
     assert not history["train_loss"].equals(other["train_loss"])
 
 
-def test_one_epoch_is_what_torch_does_by_hand(data):
-    """Plain SGD without augmentation, against a loop in the test."""
+@pytest.mark.parametrize("sizes", [(), (20, 6)], ids=["sgd", "adam-auxiliary"])
+def test_one_epoch_is_what_torch_does_by_hand(data, tmp_path, sizes):
+    """Of auxiliary images too: the sum of the weighted mean losses; smaller sets go round several times."""
     training, validation = data
+    weight = torch.tensor([1.0, 6.0, 10.0])[: 1 + len(sizes)]
+    others = [bright_and_dark(tmp_path, n, 2 + n) for n in sizes]
+    auxiliary = [AuxiliaryData(f"of_{len(o.y)}", o, float(w)) for o, w in zip(others, weight[1:], strict=True)]
+    adam = AdamSettings(epochs=1, batch_size=16, lr=1e-3, checkpoint="last")
+    settings = adam if sizes else under(epochs=1, schedule="constant")
     ours = build_network("small_resnet", 2)
-    learn(ours, training, validation, under(epochs=1, schedule="constant"), augmentation=AS_THEY_ARE)
-
-    theirs = build_network("small_resnet", 2).train()
-    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    for rows in torch.randperm(48, generator=torch.Generator().manual_seed(0)).split(16):
-        optimizer.zero_grad()
-        images = training.pixels.take(rows).stacked().float() / 127.5 - 1
-        torch.nn.functional.cross_entropy(theirs(images), training.y[rows]).backward()
-        optimizer.step()
-    for a, b in zip(weights(ours), weights(theirs), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
-def test_an_epoch_with_auxiliary_images_is_what_torch_does_by_hand(data, tmp_path):
-    """Adam on the sum of the weighted mean losses; the smaller sets go round several times."""
-    training, validation = data
-    few, fewer = bright_and_dark(tmp_path, 20, 2), bright_and_dark(tmp_path, 6, 3)
-    settings = AdamSettings(epochs=1, batch_size=16, lr=1e-3, checkpoint="last")
-    ours = build_network("small_resnet", 2)
-    auxiliary = [AuxiliaryData("few", few, 6.0), AuxiliaryData("fewer", fewer, 10.0)]
     history = learn(ours, training, validation, settings, augmentation=AS_THEY_ARE, auxiliary=auxiliary)
 
     theirs = build_network("small_resnet", 2).train()
-    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-3)
-    generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(48, generator=generator)
-    rounds = [torch.cat([torch.randperm(n, generator=generator) for _ in range(k)]) for n, k in ((20, 3), (6, 3))]
-    losses = torch.zeros(3)
-    for step in range(3):
-        rows = [order[step * 16 :][:16], rounds[0][step * 16 :][:16], rounds[1][step * 6 :][:6]]
-        parts = (training, few, fewer)
-        images = torch.cat([part.pixels.take(r).stacked() for part, r in zip(parts, rows, strict=True)])
-        logits = theirs(images.float() / 127.5 - 1).split([16, 16, 6])
-        each = torch.stack(
-            [torch.nn.functional.cross_entropy(z, part.y[r]) for z, part, r in zip(logits, parts, rows, strict=True)]
-        )
+    sgd = {"lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+    parameters = theirs.parameters()
+    optimizer = torch.optim.Adam(parameters, lr=1e-3) if sizes else torch.optim.SGD(parameters, **sgd)
+    generator, losses = torch.Generator().manual_seed(0), torch.zeros(1 + len(sizes))
+    orders = [torch.randperm(48, generator=generator).split(16)]
+    for n in sizes:
+        orders.append(torch.cat([torch.randperm(n, generator=generator) for _ in range(3)]).split(min(n, 16)))
+    for rows in zip(*(order[:3] for order in orders), strict=True):
+        parts = list(zip((training, *others), rows, strict=True))
+        images = torch.cat([part.pixels.take(r).stacked() for part, r in parts]).float() / 127.5 - 1
+        logits = theirs(images).split([len(r) for r in rows])
+        each = [cross_entropy(z, part.y[r]) for z, (part, r) in zip(logits, parts, strict=True)]
         optimizer.zero_grad()
-        (each * torch.tensor([1.0, 6.0, 10.0])).sum().backward()
+        (torch.stack(each) * weight).sum().backward()
         optimizer.step()
-        losses += each.detach() / 3
+        losses += torch.stack(each).detach() / 3
     for a, b in zip(weights(ours), weights(theirs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-    found = history[["train_loss", "loss_few", "loss_fewer"]].iloc[0].tolist()
-    expected = [float(losses @ torch.tensor([1.0, 6.0, 10.0])), float(losses[1]), float(losses[2])]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    found = history[["train_loss", *(f"loss_of_{n}" for n in sizes)]].iloc[0].tolist()
+    np.testing.assert_allclose(found, [float(losses @ weight), *losses[1:].tolist()], rtol=1e-4)
 
 
 def test_schedules(data):
@@ -218,8 +203,8 @@ def test_nesterov_needs_momentum():
 
 
 def test_a_last_batch_of_one_image_is_left_out():
-    cuts = [erm._Batches.of(n, 16) for n in (1, 33, 34)]
-    assert [(cut.n, cut.steps) for cut in cuts] == [(1, 1), (32, 2), (34, 3)]
+    cuts = [erm._cut(n, 16) for n in (1, 33, 34)]
+    assert [(cut.used, cut.steps) for cut in cuts] == [(1, 1), (32, 2), (34, 3)]
 
 
 def test_a_diverging_loss_is_named(data):
