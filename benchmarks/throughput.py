@@ -32,9 +32,8 @@ from tqdm import tqdm
 from hsfm.core.device import Compute
 from hsfm.data.decode_size import decode_rule
 from hsfm.data.open_images import open_source
-from hsfm.data.pixels import inspect
 from hsfm.data.sources import minibirds
-from hsfm.data.store import CacheFiles, decode_images
+from hsfm.data.store import decode_images, inspect
 from hsfm.data.table import ImageTable, complete, read_images, write_images
 from hsfm.data.transforms import AugmentationSettings, TransformSettings, prepare
 from hsfm.features.embeddings import write_embeddings
@@ -81,7 +80,7 @@ def cases(on_cpu: bool) -> dict[str, Case]:
 @dataclass(frozen=True)
 class Data:
     table: Path
-    cache: CacheFiles | None
+    cache: tuple[Path, ...]  # pixels and index of the store; none where images are packed
     rows: pd.DataFrame  # with the files of a loop of one's own
     folder: Path
 
@@ -97,9 +96,9 @@ def make_data(case: Case, folder: Path, cores: int) -> Data:
         rows["split"] = split
         table = as_table(rows, str(folder))
         write_images(folder / "images.parquet", table)
-        cache = CacheFiles(folder / "decoded.npy", folder / "decoded.parquet",
-                           decode_rule("needed", case.transform, case.augmentation))  # fmt: skip
-        decode_images(table.rows, table.folder, cache, workers=cores)
+        cache = folder / "decoded.npy", folder / "decoded.parquet"
+        rule = decode_rule("needed", case.transform, case.augmentation)
+        decode_images(table.rows, table.folder, *cache, rule, workers=cores)
         return Data(folder / "images.parquet", cache, rows, folder)
     sizes = {"train": case.n_train, "val": case.n_val, "test": 8}
     agreement = {"train": 0.95, "val": 0.5, "test": 0.5}
@@ -113,7 +112,7 @@ def make_data(case: Case, folder: Path, cores: int) -> Data:
         Image.fromarray(drawn.pixels[index]).save(folder / file)
     packed = rows.assign(path="pixels.npy", height=64, width=64)
     write_images(folder / "images.parquet", as_table(packed, ""))
-    return Data(folder / "images.parquet", None, rows.assign(path=files), folder)
+    return Data(folder / "images.parquet", (), rows.assign(path=files), folder)
 
 
 def as_table(rows: pd.DataFrame, folder: str) -> ImageTable:

@@ -1,11 +1,10 @@
 """Published image counts of the datasets, per split and group."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from hsfm.data.table import SPLITS
+from hsfm.data.table import SPLITS, Listing
 
 Counts = dict[str, dict[tuple[str, str], int]]  # by split, then by names of class and attribute
 
@@ -15,7 +14,7 @@ _METASHIFT = [("cat", "sofa"), ("cat", "bed"), ("dog", "bench"), ("dog", "bike")
 _HELD_OUT = [("cat", "shelf"), ("dog", "shelf")]
 _DOMINOES = [("automobile", "0"), ("automobile", "1"), ("truck", "0"), ("truck", "1")]
 
-PUBLISHED: Mapping[str, Counts] = {
+PUBLISHED: dict[str, Counts] = {
     "waterbirds": {
         "train": dict(zip(_WATERBIRDS, (3498, 184, 56, 1057), strict=True)),
         "val": dict(zip(_WATERBIRDS, (467, 466, 133, 133), strict=True)),
@@ -38,16 +37,16 @@ PUBLISHED: Mapping[str, Counts] = {
 _DOMINOES_RULE = {"train": (3830, 4170, 0.9), "val": (830, 1170, 0.5)}
 
 
-def check_counts(name: str, rows: pd.DataFrame, class_names: Sequence[str], attribute_names: Sequence[str]) -> None:
+def check_counts(name: str, listing: Listing) -> None:
     """Raise ValueError with the published and the found numbers side by side if they differ.
 
-    name: waterbirds, celeba, metashift or dominoes. rows: columns y, attribute, split. Of Dominoes test is published;
-    train and val must have as many images as their cut allows, grouped as its rule says, give or take one image.
+    name: waterbirds, celeba, metashift or dominoes. Of Dominoes test is published; train and val must have as many
+    images as their cut allows, grouped as its rule says, give or take one image.
     """
-    found = _count(rows, class_names, attribute_names)
-    if name != "dominoes" and name not in PUBLISHED:
-        raise ValueError(f"{name}: no published counts; there are some of {', '.join(PUBLISHED)} and dominoes")
-    expected = PUBLISHED[name] if name in PUBLISHED else _expect_dominoes(found)
+    found = {split: Counter() for split in SPLITS}
+    for (split, y, a), n in listing.rows.groupby(["split", "y", "attribute"], dropna=False).size().items():
+        found[split][listing.class_names[y], "unknown" if pd.isna(a) else listing.attribute_names[a]] += n
+    expected = _expect_dominoes(found) if name == "dominoes" else PUBLISHED[name]
     lines, differs = [f"{'split':<6} {'group':<20} {'expected':>9} | {'found':>9}"], False
     for split in SPLITS:
         tolerance = 1 if name == "dominoes" and split != "test" else 0
@@ -61,14 +60,6 @@ def check_counts(name: str, rows: pd.DataFrame, class_names: Sequence[str], attr
         title = f"{name}: the images are not those that were published, by their numbers per split and group"
         advice = "If that is meant, allow_other_counts: true in the dataset's settings accepts it."
         raise ValueError("\n".join([title, *lines, advice]))
-
-
-def _count(rows: pd.DataFrame, class_names: Sequence[str], attribute_names: Sequence[str]) -> dict[str, Counter]:
-    counts = {split: Counter() for split in SPLITS}
-    sizes = rows.groupby(["split", "y", "attribute"], dropna=False).size()
-    for (split, y, attribute), size in sizes.items():
-        counts[split][class_names[y], "unknown" if pd.isna(attribute) else attribute_names[attribute]] += size
-    return counts
 
 
 def _expect_dominoes(found: dict[str, Counter]) -> Counts:

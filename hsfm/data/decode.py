@@ -46,14 +46,6 @@ def read_rgb(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
         raise ValueError(f"{path}: {error or type(error).__name__}") from error
 
 
-def read_or_problem(path: str | Path) -> tuple[UInt8[np.ndarray, "h w 3"] | None, str | None]:
-    """An image and no problem; or none, and why it cannot be read."""
-    try:
-        return read_rgb(path), None
-    except ValueError as error:
-        return None, str(error).removeprefix(f"{path}: ")
-
-
 def _read_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
     """The pixels of a gray or RGB JPEG in two thirds of Pillow's time; None where torchvision does not decode it."""
     import torch

@@ -74,17 +74,22 @@ def plain(label: str) -> str:
     return label.split(".")[0] if is_integer(label) else label
 
 
-def look_up(text: pd.Series, meaning: Mapping[str, Any], what: str, key: Callable[[str], str] = plain) -> np.ndarray:
-    """The meaning of each cell, `meaning[key(cell)]` [n].
+def look_up(text: pd.Series, meaning: Mapping[str, Any], what: str, key: Callable[[str], str] = plain) -> pd.Series:
+    """The meaning of each cell, `meaning[key(cell)]`.
 
     Raises ValueError naming `what` and the row of the first cell that is empty or stands for nothing.
     """
     require_filled(text, what)
-    known = text.map({label: key(label) in meaning for label in text.unique()}).to_numpy(bool)
-    if not known.all():
-        row = int(known.argmin())
-        raise ValueError(f"{what} holds {text.iloc[row]!r} in row {row + 1}; allowed are {', '.join(meaning)}")
-    return text.map({label: meaning[key(label)] for label in text.unique()}).to_numpy()
+    found = text.map(key)
+    refuse(~found.isin(meaning), text, what, ", ".join(meaning))
+    return found.map(meaning)
+
+
+def refuse(wrong: pd.Series, text: pd.Series, what: str, allowed: str) -> None:
+    """Raise ValueError naming `what`, the first cell that is wrong, its row, and what is allowed."""
+    if wrong.any():
+        row = int(wrong.to_numpy(bool).argmax())
+        raise ValueError(f"{what} holds {text.iloc[row]!r} in row {row + 1}; allowed are {allowed}")
 
 
 def require_filled(text: pd.Series, what: str) -> None:
@@ -96,11 +101,10 @@ def require_filled(text: pd.Series, what: str) -> None:
 
 def require_unique(text: pd.Series, what: str) -> None:
     """Raise ValueError naming `what` and the first two rows that hold the same."""
-    repeated = text.duplicated().to_numpy()
-    if repeated.any():
-        value = text.iloc[int(repeated.argmax())]
-        first, second = np.flatnonzero(text == value)[:2] + 1
-        raise ValueError(f"{what} holds {value!r} twice, in rows {first} and {second}; once is allowed")
+    repeated = text[text.duplicated(keep=False)]
+    if len(repeated):
+        rows = np.flatnonzero(text == repeated.iloc[0])[:2] + 1
+        raise ValueError(f"{what} holds {repeated.iloc[0]!r} twice, in rows {rows[0]} and {rows[1]}; once is allowed")
 
 
 def require_files(folder: str | Path, paths: pd.Series, listed_in: str | Path, advice: str) -> None:

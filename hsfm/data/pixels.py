@@ -14,8 +14,7 @@ from torch import Tensor
 
 from hsfm.core.device import Compute, prefetch, upload
 from hsfm.core.files import in_bytes
-from hsfm.core.progress import track
-from hsfm.data.decode import read_or_problem, read_rgb
+from hsfm.data.decode import read_rgb
 
 log = logging.getLogger(__name__)
 
@@ -184,25 +183,3 @@ def keep_on_device(parts: Sequence[Images | ImageFiles], compute: Compute) -> li
         return list(parts)
     log.info("%s of images are kept on the device", in_bytes(n_bytes))
     return [part.kept_on(compute.device) for part in parts]
-
-
-def common_size(rows: pd.DataFrame) -> Sequence[int] | None:
-    """Height and width of the images of some table rows, or None where they differ."""
-    sizes = rows[["height", "width"]].drop_duplicates()
-    return [int(n) for n in sizes.iloc[0]] if len(sizes) == 1 else None
-
-
-def inspect(rows: pd.DataFrame, folder: str | Path, *, workers: int) -> pd.DataFrame:
-    """Decode every image file once: columns height and width, null where `problem` says why it cannot be read.
-
-    rows: column `path`, relative to `folder`; the result has the same index. workers: threads.
-    """
-
-    def look(path: str) -> tuple[int | None, int | None, str | None]:
-        image, problem = read_or_problem(Path(folder, path))
-        return (None, None, problem) if image is None else (*image.shape[:2], None)
-
-    with ThreadPoolExecutor(workers) as pool:
-        found = list(track(pool.map(look, rows["path"]), "reading", "image", len(rows)))
-    frame = pd.DataFrame(found, columns=["height", "width", "problem"], index=rows.index)
-    return frame.astype({"height": "Int32", "width": "Int32", "problem": "string"})

@@ -1,7 +1,7 @@
 """The image table: one row per image, its labels, its split and where its pixels are."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from hsfm.core.files import read_metadata, read_parquet, write_atomically, write_parquet
+from hsfm.core.files import read_parquet, write_atomically, write_parquet
 from hsfm.data.labels import require_unique
 
 log = logging.getLogger(__name__)
@@ -32,26 +32,16 @@ SCHEMA = pa.schema(
         ("width", pa.int32()),
     ]
 )
-_NAMES = ("dataset", "class_names", "attribute_names", "folder")  # the file's metadata
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The contents of a dataset's folder as listed there; no image has been opened."""
+    """The contents of a dataset's folder: image files as they are listed there, none of them opened, or one array."""
 
-    rows: pd.DataFrame  # image_id, path (relative to the folder), y, attribute (null where unknown), split
+    rows: pd.DataFrame  # image_id, path (relative to the folder) or index, y, attribute (null where unknown), split
     class_names: tuple[str, ...]  # y counts into these
     attribute_names: tuple[str, ...]  # attribute counts into these
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A dataset as one array."""
-
-    pixels: np.ndarray  # uint8 [n h w 3]
-    rows: pd.DataFrame  # image_id, index (row of pixels), y, attribute (null where unknown), split
-    class_names: tuple[str, ...]
-    attribute_names: tuple[str, ...]
+    pixels: np.ndarray | None = None  # uint8 [n h w 3]: image i is row `index[i]`
 
 
 @dataclass(frozen=True)
@@ -80,54 +70,35 @@ def complete(rows: pd.DataFrame, attribute_names: Sequence[str]) -> pd.DataFrame
     return rows.assign(**absent | {"group": group.astype("Int32")})[SCHEMA.names]
 
 
-def check_images(table: ImageTable, source: str | Path) -> None:
-    """Raise ValueError, naming `source` and the image, for a table with a label or split that is not allowed.
+def write_images(path: str | Path, table: ImageTable) -> None:
+    """Write an image table.
 
-    An attribute may be unknown. Ids are unique, and every split has images of every class.
+    Raises ValueError naming `path` where an id comes twice, a label or split is not allowed, or a split lacks a class.
     """
     rows = table.rows
+    require_unique(rows["image_id"], f"{path}: image_id")
     allowed = {"y": range(len(table.class_names)), "attribute": range(len(table.attribute_names)), "split": SPLITS}
     for column, values in allowed.items():
-        wrong = ~rows[column].isin(values) & (rows[column].notna() | (column != "attribute"))
-        if wrong.any():
-            row = rows[wrong].iloc[0]
-            raise ValueError(
-                f"{source}: image {row['image_id']!r} has {column} {row[column]}; "
-                f"allowed are {', '.join(map(str, values))}"
-            )
-    require_unique(rows["image_id"], f"{source}: image_id")
-    there = set(rows[["split", "y"]].drop_duplicates().itertuples(index=False, name=None))
+        found = rows[column].dropna() if column == "attribute" else rows[column]
+        wrong = found.index[~found.isin(values)]
+        if len(wrong):
+            row = rows.loc[wrong[0]]
+            raise ValueError(f"{path}: image {row['image_id']!r} has {column} {row[column]}, which is not allowed")
+    there = set(zip(rows["split"], rows["y"], strict=True))
     for split in SPLITS:
         for y, name in enumerate(table.class_names):
             if (split, y) not in there:
-                raise ValueError(f"{source}: class {y} ({name}) has no image in the {split} split")
-
-
-def write_images(path: str | Path, table: ImageTable) -> None:
-    """Check and write an image table."""
-    check_images(table, path)
-    rows = pa.Table.from_pandas(table.rows[SCHEMA.names], SCHEMA, preserve_index=False)
-    write_parquet(path, rows, {name: getattr(table, name) for name in _NAMES})
+                raise ValueError(f"{path}: class {y} ({name}) has no image in the {split} split")
+    names = {key: getattr(table, key) for key in ("dataset", "class_names", "attribute_names", "folder")}
+    write_parquet(path, pa.Table.from_pandas(rows[SCHEMA.names], SCHEMA, preserve_index=False), names)
 
 
 def read_images(path: str | Path) -> ImageTable:
     """Read an image table."""
     table, metadata = read_parquet(path, SCHEMA)
-    return _with_names(_frame(table), metadata)
-
-
-def read_names(path: str | Path) -> ImageTable:
-    """An image table without its rows."""
-    return _with_names(_frame(SCHEMA.empty_table()), read_metadata(path, SCHEMA))
-
-
-def _frame(table: pa.Table) -> pd.DataFrame:
-    return table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype()}.get)
-
-
-def _with_names(rows: pd.DataFrame, metadata: Mapping[str, Any]) -> ImageTable:
-    names = {name: metadata[name] for name in _NAMES}
-    return ImageTable(rows, **{name: tuple(one) if isinstance(one, list) else one for name, one in names.items()})
+    rows = table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype()}.get)
+    names = (tuple(metadata[name]) for name in ("class_names", "attribute_names"))
+    return ImageTable(rows, metadata["dataset"], *names, metadata["folder"])
 
 
 def write_readable(

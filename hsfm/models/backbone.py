@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from hsfm.core.files import read_safetensors, sha256, write_safetensors
 from hsfm.core.settings import FrozenSettings
-from hsfm.data.pixels import common_size
 from hsfm.data.table import ImageTable
 from hsfm.data.transforms import TransformSettings
 from hsfm.models import clip
@@ -263,11 +262,12 @@ class Checkpoint:
 
 def describe(table: ImageTable, run: int | str, settings: Mapping[str, Any]) -> dict[str, str]:
     """The metadata of a network for the images of a table; settings: plain dicts, of the transform among others."""
+    sizes = table.rows[["height", "width"]].drop_duplicates().to_numpy(int).tolist()
     return {
         "dataset": table.dataset,
         "run": str(run),
         "transform": json.dumps(settings["transform"]),
-        "image_size": json.dumps(common_size(table.rows)),
+        "image_size": json.dumps(sizes[0] if len(sizes) == 1 else None),
         "settings": json.dumps(settings),
     }
 

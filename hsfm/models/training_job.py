@@ -22,7 +22,6 @@ from hsfm.core import job
 from hsfm.core.device import Compute, ComputeSettings, choose_device
 from hsfm.core.files import write_frame
 from hsfm.data.open_images import open_source
-from hsfm.data.store import CacheFiles
 from hsfm.data.table import read_images
 from hsfm.data.transforms import AugmentationSettings, TransformSettings
 from hsfm.models.backbone import BackboneSettings, build_network, describe, write_checkpoint
@@ -76,7 +75,7 @@ def train_erm(
     network = build_network(
         backbone.name, len(table.class_names), pretrained=backbone.pretrained, seed=run, weights=backbone.weights
     )
-    source = open_source(images, CacheFiles.of(cache, settings["decode_size"]))
+    source = open_source(images, cache)
     without = None
     if training.holdout is not None:
         without = hold_out(torch.tensor(table.split("train")["y"].to_numpy("int64")), training.holdout, run)

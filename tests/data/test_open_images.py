@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from hsfm.core.files import write_array
-from hsfm.data.open_images import open_pictures, open_splits
+from hsfm.data.open_images import open_pictures
 from hsfm.data.table import ImageTable, complete, write_images
 
 ROWS = pd.DataFrame(
@@ -35,8 +35,6 @@ def test_pictures_by_id_out_of_an_array(packed):
     path, pixels = packed
     pictures = open_pictures(path)
     np.testing.assert_array_equal(pictures(["i4", "i0", "i4"]), pixels[[1, 5, 1]])
-    with pytest.raises(ValueError, match=r"images.parquet: lists no image 'i9'"):
-        pictures(["i0", "i9"])
 
 
 def test_pictures_by_id_out_of_files_of_several_sizes(tmp_path):
@@ -47,11 +45,3 @@ def test_pictures_by_id_out_of_files_of_several_sizes(tmp_path):
     write(tmp_path / "images.parquet", rows, str(tmp_path))
     for name, found in zip(["i5", "i1"], open_pictures(tmp_path / "images.parquet")(["i5", "i1"]), strict=True):
         np.testing.assert_array_equal(found, arrays[name])
-
-
-def test_images_of_a_split_have_to_be_those_of_the_embeddings(packed):
-    path, pixels = packed
-    images = open_splits(path, None, {"val": ("i2", "i3"), "test": ("i5", "i4")})
-    np.testing.assert_array_equal(images("val").stacked().permute(0, 2, 3, 1), pixels[[3, 2]])
-    with pytest.raises(ValueError, match=r"images.parquet: lists other test images than the embeddings"):
-        images("test")

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from hsfm.core.files import write_array
-from hsfm.data.pixels import ImageFiles, Images, common_size, image_batches, inspect, pack, read_packed
+from hsfm.data.pixels import ImageFiles, Images, image_batches, pack, read_packed
 
 CPU = torch.device("cpu")
 
@@ -129,20 +129,3 @@ def test_both_kinds_feed_the_same_batches(photos):
         assert [len(batch) for batch in batches] == [2, 2, 1]
         found = [view.permute(1, 2, 0).numpy() for batch in batches for view in batch.each()]
         assert all(np.array_equal(a, images[i]) for a, i in zip(found, order, strict=True))
-
-
-def test_every_image_is_looked_at(photos):
-    folder, rows, _ = photos
-    found = inspect(rows.set_index(pd.Index([7, 8, 9])), folder, workers=2)
-    assert found.index.tolist() == [7, 8, 9]
-    assert found["height"].tolist()[:2] == [4, 5]
-    assert found["width"].tolist()[:2] == [6, 5]
-    assert found["problem"].isna().tolist() == [True, True, False]
-    assert pd.isna(found.loc[9, "height"])
-    assert str(folder) not in found.loc[9, "problem"]
-
-
-def test_a_common_size_is_there_or_not():
-    same = pd.DataFrame({"height": [3, 3], "width": [4, 4]})
-    assert common_size(same) == [3, 4]
-    assert common_size(same.assign(width=[4, 5])) is None

@@ -12,7 +12,7 @@ from hsfm.data import store
 from hsfm.data.decode import read_rgb
 from hsfm.data.decode_size import stored_size
 from hsfm.data.resize import resize
-from hsfm.data.store import CacheFiles, decode_images, open_cache
+from hsfm.data.store import decode_images, inspect, open_cache
 
 SIZES = [(20, 30), (30, 20), (16, 16), (40, 50), (9, 12)]
 RULE = {"exactly": [12, 12]}
@@ -32,8 +32,8 @@ def photos(tmp_path):
     return pd.DataFrame({"image_id": [f"photo {i}" for i in range(n)], "path": paths}), folder
 
 
-def cache_files(folder: Path, rule=RULE) -> CacheFiles:
-    return CacheFiles(folder / "cache/decoded.npy", folder / "cache/decoded.parquet", rule)
+def cache_files(folder: Path) -> tuple[Path, Path]:
+    return folder / "cache/decoded.npy", folder / "cache/decoded.parquet"
 
 
 def decoded(path: Path, rule) -> torch.Tensor:
@@ -44,32 +44,32 @@ def decoded(path: Path, rule) -> torch.Tensor:
 @pytest.mark.parametrize("rule", [{}, RULE, {"exactly": [13]}])
 def test_the_store_holds_every_image_at_the_size_of_the_rule(photos, tmp_path, rule, monkeypatch):
     rows, folder = photos
-    files = cache_files(tmp_path, rule)
+    files = cache_files(tmp_path)
     monkeypatch.setattr(store, "AT_ONCE", 10)
-    found = decode_images(rows, folder, files, workers=2)
+    found = decode_images(rows, folder, *files, rule, workers=2)
     expected = [decoded(folder / path, rule) for path in rows["path"]]
     assert found["height"].tolist() == [read_rgb(folder / path).shape[0] for path in rows["path"]]
     shutil.rmtree(folder)
-    images = open_cache(files)(rows)
+    images = open_cache(*files)(rows)
     assert all(torch.equal(view, one) for view, one in zip(images.each(), expected, strict=True))
-    chosen = open_cache(files)(rows[rows.index % 7 == 3])
+    chosen = open_cache(*files)(rows[rows.index % 7 == 3])
     assert all(torch.equal(view, one) for view, one in zip(chosen.each(), expected[3::7], strict=True))
-    np.testing.assert_array_equal(np.load(files.pixels), images.pinned().pixels)
+    np.testing.assert_array_equal(np.load(files[0]), images.pinned().pixels)
 
 
 def test_images_of_one_size_are_known_to_be(photos, tmp_path):
     rows, folder = photos
     same = rows[rows.index % 5 == 2].reset_index(drop=True)
-    decode_images(same, folder, cache_files(tmp_path, {}), workers=1)
-    assert open_cache(cache_files(tmp_path, {}))(same).shape == (16, 16)
+    decode_images(same, folder, *cache_files(tmp_path), {}, workers=1)
+    assert open_cache(*cache_files(tmp_path))(same).shape == (16, 16)
 
 
 def test_the_same_images_give_the_same_bytes_whatever_the_threads(photos, tmp_path):
     contents = []
     for workers in (1, 3):
         files = cache_files(tmp_path / str(workers))
-        decode_images(*photos, files, workers=workers)
-        contents.append((files.pixels.read_bytes(), files.index.read_bytes()))
+        decode_images(*photos, *files, RULE, workers=workers)
+        contents.append([file.read_bytes() for file in files])
     assert contents[0] == contents[1]
 
 
@@ -78,7 +78,8 @@ def test_unreadable_images_are_said_and_left_out(photos, tmp_path):
     (folder / "000.jpg").write_text("no image")
     (folder / "006.jpg").write_bytes((folder / "006.jpg").read_bytes()[:-80])
     (folder / "007.png").unlink()
-    found = decode_images(rows, folder, cache_files(tmp_path), workers=2)
+    found = decode_images(rows, folder, *cache_files(tmp_path), RULE, workers=2)
+    pd.testing.assert_frame_equal(inspect(rows, folder, workers=2), found)
     problems = found["problem"].dropna()
     assert problems.index.tolist() == [0, 6, 7]
     for problem, reason in zip(problems, ("not an image in ", "truncated", "No such file"), strict=True):
@@ -86,7 +87,7 @@ def test_unreadable_images_are_said_and_left_out(photos, tmp_path):
         assert not problem.startswith(str(folder))
     assert found.loc[problems.index, ["height", "width"]].isna().all(axis=None)
     good = rows[found["problem"].isna()].reset_index(drop=True)
-    for path, view in zip(good["path"], open_cache(cache_files(tmp_path))(good).each(), strict=True):
+    for path, view in zip(good["path"], open_cache(*cache_files(tmp_path))(good).each(), strict=True):
         assert torch.equal(view, decoded(folder / path, RULE))
 
 
@@ -94,39 +95,33 @@ def test_nothing_takes_its_place_before_it_is_whole(photos, tmp_path, monkeypatc
     def stop(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store, "read_or_problem", stop)
+    monkeypatch.setattr(store, "read_rgb", stop)
     with pytest.raises(KeyboardInterrupt):
-        decode_images(*photos, cache_files(tmp_path), workers=1)
+        decode_images(*photos, *cache_files(tmp_path), RULE, workers=1)
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_a_store_of_other_images_another_rule_or_decoder_is_refused(photos, tmp_path, monkeypatch):
+def test_a_store_of_other_images_is_refused(photos, tmp_path):
     rows, folder = photos
-    decode_images(rows, folder, cache_files(tmp_path), workers=2)
+    decode_images(rows, folder, *cache_files(tmp_path), RULE, workers=2)
     with pytest.raises(ValueError, match=r"decoded\.parquet: is of other images than .*; to have it made anew: rm "):
-        open_cache(cache_files(tmp_path))(rows[::-1].reset_index(drop=True))
-    message = r"decoded\.parquet: is of another decode size or another decoder; to have it made anew: rm "
-    with pytest.raises(ValueError, match=message):
-        open_cache(cache_files(tmp_path, {}))
-    monkeypatch.setattr(store, "decoder", lambda: "another")
-    with pytest.raises(ValueError, match=message):
-        open_cache(cache_files(tmp_path))
+        open_cache(*cache_files(tmp_path))(rows[::-1].reset_index(drop=True))
 
 
 DAMAGES = {
-    "truncated": (lambda f: os.truncate(f.pixels, 5000), "decoded.npy: not a readable packed array, perhaps truncated"),
-    "pixels gone": (lambda f: f.pixels.unlink(), "No such file"),
-    "index cut": (lambda f: os.truncate(f.index, 200), "decoded.parquet: not a readable Parquet file"),
-    "other pixels": (lambda f: np.save(f.pixels, np.zeros((9, 3), np.uint8)), "decoded.npy: holds [9, 3] numbers"),
+    "truncated": (lambda f: os.truncate(f[0], 5000), "decoded.npy: not a readable packed array, perhaps truncated"),
+    "pixels gone": (lambda f: f[0].unlink(), "No such file"),
+    "index cut": (lambda f: os.truncate(f[1], 200), "decoded.parquet: not a readable Parquet file"),
+    "other pixels": (lambda f: np.save(f[0], np.zeros((9, 3), np.uint8)), "decoded.npy: holds [9, 3] numbers"),
 }
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_store_is_named_with_the_command(photos, tmp_path, damage, message):
     files = cache_files(tmp_path)
-    decode_images(*photos, files, workers=2)
+    decode_images(*photos, *files, RULE, workers=2)
     damage(files)
     with pytest.raises(ValueError) as error:  # noqa: PT011 (looked at below)
-        open_cache(files)
+        open_cache(*files)
     assert message in str(error.value)
-    assert f"rm {files.pixels} {files.index}, and run again" in str(error.value)
+    assert f"rm {files[0]} {files[1]}, and run again" in str(error.value)

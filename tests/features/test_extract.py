@@ -1,6 +1,5 @@
 """From an image table to embeddings: every source of pixels, any number of images."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 from hsfm.core.device import Compute
 from hsfm.data.open_images import open_source
 from hsfm.data.pixels import ImageFiles, Images, pack
-from hsfm.data.store import CacheFiles, decode_images
+from hsfm.data.store import decode_images
 from hsfm.data.table import SPLITS, ImageTable, complete, read_images, write_images
 from hsfm.data.transforms import TransformSettings, normalize, prepare
 from hsfm.features.embeddings import Embeddings
@@ -70,10 +69,9 @@ def features(*arguments) -> torch.Tensor:
     return embed(*arguments).features
 
 
-def cache(path: Path, table: ImageTable, rule: dict) -> CacheFiles:
-    name = path.with_name(f"decoded{len(json.dumps(rule))}")
-    files = CacheFiles(name.with_suffix(".npy"), name.with_suffix(".parquet"), rule)
-    decode_images(table.rows, table.folder, files, workers=2)
+def cache(path: Path, table: ImageTable, rule: dict) -> tuple[Path, Path]:
+    files = path.with_name("decoded.npy"), path.with_name("decoded.parquet")
+    decode_images(table.rows, table.folder, *files, rule, workers=2)
     return files
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from hsfm.core.device import Compute
 from hsfm.core.files import write_array
 from hsfm.data.pixels import ImageFiles, Images, read_packed
-from hsfm.data.store import CacheFiles, decode_images, open_cache
+from hsfm.data.store import decode_images, open_cache
 from hsfm.data.transforms import AugmentationSettings, TransformSettings
 from hsfm.models import erm
 from hsfm.models.backbone import build_network
@@ -243,9 +243,9 @@ OF_PHOTOS = {
 def test_files_and_cache_give_the_same_weights(photos, tmp_path):
     """Of images at their own size: the same batches, to the last bit."""
     rows, folder, y = photos
-    files = CacheFiles(tmp_path / "decoded.npy", tmp_path / "decoded.parquet", {})
-    decode_images(rows, folder, files, workers=1)
-    cached = open_cache(files)(rows)
+    files = tmp_path / "decoded.npy", tmp_path / "decoded.parquet"
+    decode_images(rows, folder, *files, {}, workers=1)
+    cached = open_cache(*files)(rows)
     results = []
     for pixels in (ImageFiles(rows, folder), cached, cached.kept_on(torch.device("cpu"))):
         network = build_network("small_resnet", 2)

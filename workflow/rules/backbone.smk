@@ -86,7 +86,6 @@ use rule stage_on_device as extract_embeddings with:
         **code_of("extract_embeddings"),
         transform=plan.section("transform"),
         settings=plan.embedding_settings,
-        decode_size=plan.decode_size,
     message:
         "Embedding {wildcards.dataset}, run {wildcards.run}, with the network of {wildcards.network}"
 

@@ -20,7 +20,6 @@ use rule stage_on_device as make_masks with:
         **code_of("make_masks"),
         transform=plan.section("transform"),
         masks=plan.section("masks", without=("source",)),
-        decode_size=plan.decode_size,
     message:
         "Masking the {wildcards.split} images of {wildcards.dataset}, run {wildcards.run}"
 
@@ -87,7 +86,6 @@ use rule stage_on_device as fit_dac with:
         dac=plan.section("dac"),
         transform=plan.section("transform"),
         standardized=plan.section("embeddings/standardize"),
-        decode_size=plan.decode_size,
     message:
         "Fitting DaC on {wildcards.dataset}, run {wildcards.run}, seed {wildcards.seed}"
 
@@ -140,6 +138,5 @@ use rule stage as draw_masks with:
         **code_of("draw_masks", STYLE),
         transform=plan.section("transform"),
         shown=plan.sections("invert", "quantile", of="dac"),
-        decode_size=plan.decode_size,
     message:
         "Drawing masks of {wildcards.dataset}"

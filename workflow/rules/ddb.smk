@@ -64,7 +64,6 @@ use rule stage_on_device as segment_objects with:
         **code_of("segment_objects"),
         models=plan.models("detector", "segmenter"),
         segment=plan.section("ddb/segment"),
-        decode_size=plan.decode_size,
     message:
         "Finding the objects of {wildcards.dataset}, run {wildcards.run}"
 
@@ -85,7 +84,6 @@ use rule stage as take_objects with:
     params:
         **code_of("take_objects"),
         transform=plan.section("transform"),
-        decode_size=plan.decode_size,
     message:
         "Taking the objects of {wildcards.dataset}, run {wildcards.run}, out of masks"
 
@@ -107,7 +105,6 @@ use rule stage_on_device as inpaint_objects with:
         **code_of("inpaint_objects"),
         models=plan.models("inpainting"),
         ddb=plan.sections("images_per_source", "inpaint", "seed", of="ddb"),
-        decode_size=plan.decode_size,
     message:
         "Inpainting the objects of {wildcards.dataset}, run {wildcards.run}, as other classes"
 
@@ -127,7 +124,6 @@ use rule stage as paste_objects with:
     params:
         **code_of("paste_objects"),
         ddb=plan.sections("cut_paste", "images_per_source", "seed", of="ddb"),
-        decode_size=plan.decode_size,
     message:
         "Pasting objects of {wildcards.dataset}, run {wildcards.run}, into other scenes"
 
@@ -169,7 +165,6 @@ use rule stage_on_device as prune_generated with:
         **code_of("prune_generated"),
         prune=plan.section("ddb/prune"),
         transform=plan.section("transform"),
-        decode_size=plan.decode_size,
     message:
         "Pruning the generated images of {wildcards.dataset}, run {wildcards.run}"
 
@@ -189,7 +184,6 @@ use rule stage as draw_generated with:
         dataset=one_of(plan.with_ddb),
     params:
         **code_of("draw_generated", STYLE),
-        decode_size=plan.decode_size,
     message:
         "Drawing generated images of {wildcards.dataset}"
 
@@ -217,6 +211,5 @@ use rule stage_on_device as fit_ddb with:
         ddb=plan.section("ddb"),
         transform=plan.section("transform"),
         augmentation=plan.section("augmentation"),
-        decode_size=plan.decode_size,
     message:
         "Retraining the network of {wildcards.dataset}, run {wildcards.run}, beside generated images, seed {wildcards.seed}"

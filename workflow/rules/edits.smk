@@ -67,7 +67,6 @@ use rule stage as draw_edits with:
         dataset=one_of([name for name in plan.with_edits if name in plan.with_images]),
     params:
         **code_of("draw_edits", STYLE),
-        decode_size=plan.decode_size,
     message:
         "Drawing what HSFM's edits mean on {wildcards.dataset}"
 
@@ -126,6 +125,5 @@ use rule stage as draw_unclip with:
         dataset=one_of(plan.with_unclip),
     params:
         **code_of("draw_unclip", STYLE),
-        decode_size=plan.decode_size,
     message:
         "Drawing the pictures of HSFM's edits of {wildcards.dataset}"

@@ -55,6 +55,5 @@ use rule stage as draw_method with:
     params:
         **code_of("draw_method", STYLE),
         run=plan.runs[0],
-        decode_size=plan.decode_size,
     message:
         "Drawing HSFM on {wildcards.dataset} as its method goes"

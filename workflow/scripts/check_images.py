@@ -1,7 +1,7 @@
 """Open every image file once: its size, and whether it can be read at all."""
 
 from hsfm.core import job
-from hsfm.data.pixels import inspect
+from hsfm.data.store import inspect
 from hsfm.data.table import read_images, write_readable
 
 job.start(snakemake.log[0])

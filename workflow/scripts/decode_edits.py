@@ -13,7 +13,7 @@ from hsfm.analysis.edits import largest_of_each_group, read_edits
 from hsfm.analysis.unclip import UnclipSettings, check_prompts, classify, decode_pairs
 from hsfm.core.device import Compute
 from hsfm.core.files import write_parquet
-from hsfm.data.table import read_names
+from hsfm.data.table import read_images
 from hsfm.data.transforms import TransformSettings
 from hsfm.features.standardize import read_standardization
 from hsfm.methods.ddb.diffusion_models import read_pipeline, to_device
@@ -23,7 +23,7 @@ from hsfm.models.clip import PREFIX, ZeroShot
 inputs, params = snakemake.input, snakemake.params
 settings = UnclipSettings(**params.unclip)
 edits, metadata = read_edits(inputs.edits)
-names = read_names(inputs.images)
+names = read_images(inputs.images)
 check_prompts(settings.prompts, names)
 rows = largest_of_each_group(edits[edits["seed"] == edits["seed"].iloc[0]], settings.rows_per_group)
 places = torch.tensor(rows.index.to_numpy())

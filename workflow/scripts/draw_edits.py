@@ -5,7 +5,6 @@ from hsfm.analysis.edits import read_edits
 from hsfm.analysis.plane import in_plane
 from hsfm.core import job
 from hsfm.data.open_images import open_pictures
-from hsfm.data.store import CacheFiles
 from hsfm.features.embeddings import read_embeddings
 from hsfm.methods.hsfm.support import read_support
 from hsfm.report.edit_figures import draw_cosines, draw_plane
@@ -29,7 +28,7 @@ figure = draw_cosines(edits, f"{dataset}: where HSFM's edits point")
 save(figure, outputs.cosines_png, outputs.cosines_pdf)
 
 if inputs.get("images"):
-    pictures = open_pictures(inputs.images, CacheFiles.of(inputs.cache, snakemake.params.decode_size))
+    pictures = open_pictures(inputs.images, inputs.cache)
     title = f"{dataset}: longest edits of each group, seed {seed} (bold, orange: another attribute than the support's)"
     figure = draw_neighbors(neighbor_pictures(edits[edits["seed"] == seed], train, pictures), title)
     save(figure, outputs.neighbors_png, outputs.neighbors_pdf)

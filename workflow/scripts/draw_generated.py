@@ -3,7 +3,6 @@
 from hsfm.analysis.generated_pictures import count_kept, generated_pictures
 from hsfm.core import job
 from hsfm.data.open_images import open_pictures
-from hsfm.data.store import CacheFiles
 from hsfm.methods.ddb.generated import GENERATED, PRUNED, read_table
 from hsfm.report.figures import save
 from hsfm.report.pictures import draw_generated
@@ -12,7 +11,7 @@ job.start(snakemake.log[0])
 inputs = snakemake.input
 pruned, metadata = read_table(inputs.pruned, PRUNED)
 generated, _ = read_table(inputs.generated, GENERATED)
-sources = open_pictures(inputs.images, CacheFiles.of(inputs.cache, snakemake.params.decode_size))
+sources = open_pictures(inputs.images, inputs.cache)
 classes, limit = metadata["classes"], metadata["rules"]["attribution"]
 pictures = generated_pictures(pruned, generated, sources, classes, limit)
 save(

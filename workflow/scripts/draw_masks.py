@@ -5,7 +5,6 @@ import torch
 from hsfm.analysis.mask_pictures import mask_pictures, some_of_each_group
 from hsfm.core import job
 from hsfm.data.open_images import open_source
-from hsfm.data.store import CacheFiles
 from hsfm.data.table import group_name, read_images
 from hsfm.data.transforms import TransformSettings
 from hsfm.features.embeddings import read_embeddings
@@ -24,7 +23,7 @@ masks = read_masks(inputs.masks, split="train")
 masks.require(transform=transform)
 pictures = mask_pictures(
     model.trained.network,
-    open_source(inputs.images, CacheFiles.of(inputs.cache, snakemake.params.decode_size))(rows),
+    open_source(inputs.images, inputs.cache)(rows),
     torch.tensor(rows["y"].to_numpy(int)),
     masks.of(tuple(rows["image_id"])),
     TransformSettings(**transform),

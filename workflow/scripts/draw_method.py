@@ -4,7 +4,6 @@ from hsfm.analysis.method_panels import hard_set_panel, held_by, inner_loops, su
 from hsfm.core import job
 from hsfm.core.files import read_frame
 from hsfm.data.open_images import open_pictures
-from hsfm.data.store import CacheFiles
 from hsfm.features.embeddings import read_embeddings
 from hsfm.heads.hard_set import read_hard_set
 from hsfm.heads.head import read_heads
@@ -28,7 +27,7 @@ support = read_support(inputs.support).of(seed)
 first = read_hard_set(inputs.hard_set, val, per_class=settings["hard_per_class"])
 pictures = None
 if inputs.get("images"):
-    pictures = open_pictures(inputs.images, CacheFiles.of(inputs.cache, snakemake.params.decode_size))
+    pictures = open_pictures(inputs.images, inputs.cache)
 loops = inner_loops(erm, saved.head[0], support, val, first.chosen, kept, settings)
 figure = draw_method(
     MethodData(

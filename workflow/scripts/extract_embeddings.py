@@ -12,7 +12,6 @@ from hsfm.core.files import sha256
 from hsfm.core.shards import WHOLE, Shard
 from hsfm.core.text import by_split
 from hsfm.data.open_images import open_source
-from hsfm.data.store import CacheFiles
 from hsfm.data.table import SPLITS, read_images
 from hsfm.data.transforms import TransformSettings
 from hsfm.features.embeddings import EmbeddingSettings, write_embeddings
@@ -36,7 +35,7 @@ embed = partial(
     embed_table,
     feature_function(trained.network, TransformSettings(**params.transform), compute),
     table,
-    open_source(files.images, CacheFiles.of(files.cache, params.decode_size)),
+    open_source(files.images, files.cache),
     batch_size=settings.batch_size,
     compute=compute,
     metadata={"checkpoint_sha256": sha256(files.checkpoint), "details": details},

@@ -3,8 +3,8 @@
 from hsfm.core import job
 from hsfm.core.device import Compute
 from hsfm.core.files import write_frame
-from hsfm.data.open_images import open_splits
-from hsfm.data.store import CacheFiles
+from hsfm.data.open_images import open_source
+from hsfm.data.table import read_images
 from hsfm.data.transforms import TransformSettings
 from hsfm.heads.classifier import read_classifier
 from hsfm.heads.erm_features import read_erm_features
@@ -22,12 +22,11 @@ model = read_classifier(files.checkpoint, files.heads, standardization=files.sta
 erm, (train, val) = read_erm_features(files.heads, train=files.train, val=files.val)
 masks = read_masks(files.masks, split="train")
 masks.require(checkpoint_sha256=model.checkpoint_sha256, transform=params.transform)
-image_id = {"train": train.image_id, "val": val.image_id}
-pixels = open_splits(files.images, CacheFiles.of(files.cache, params.decode_size), image_id)
+table, source = read_images(files.images), open_source(files.images, files.cache)
 standardization = model.standardization if params.standardized else None
 compute = Compute.on(params.device, **params.compute)
 pathway = Pathway(model.trained.network, TransformSettings(**params.transform), standardization, compute)
-inputs = DaCInputs(pathway, masks.of(train.image_id), pixels)
+inputs = DaCInputs(pathway, masks.of(train.image_id), lambda split: source(table.split(split)))
 settings = Settings(**params.dac)
 scorer = scorer_of(settings, val)
 fitted = fit(*hidden(settings, train, val), erm.head[0], settings=settings, seeds=(seed,), scorer=scorer, inputs=inputs)

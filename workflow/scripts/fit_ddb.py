@@ -4,7 +4,6 @@ from hsfm.core import job
 from hsfm.core.device import Compute
 from hsfm.core.files import write_frame
 from hsfm.data.open_images import open_source
-from hsfm.data.store import CacheFiles
 from hsfm.data.table import read_images
 from hsfm.data.transforms import AugmentationSettings, TransformSettings
 from hsfm.heads.classifier import read_classifier
@@ -27,7 +26,7 @@ files, outputs, params, seed = snakemake.input, snakemake.output, snakemake.para
 model = read_classifier(files.checkpoint, files.heads, standardization=files.standardization)
 erm, (train, val) = read_erm_features(files.heads, train=files.train, val=files.val)
 pruned, metadata = read_table(files.pruned, PRUNED)
-table, source = read_images(files.images), open_source(files.images, CacheFiles.of(files.cache, params.decode_size))
+table, source = read_images(files.images), open_source(files.images, files.cache)
 data = TrainingData(
     LabeledImages.of(table, source, "train"),
     LabeledImages.of(table, source, "val"),

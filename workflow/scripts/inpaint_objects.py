@@ -14,7 +14,6 @@ from diffusers import StableDiffusionInpaintPipeline
 from hsfm.core.device import Compute
 from hsfm.core.shards import Shard, write_rows_in_parts
 from hsfm.data.open_images import open_pictures
-from hsfm.data.store import CacheFiles
 from hsfm.methods.ddb.diffusion_models import LoadingSettings, ModelSettings, library_versions, read_pipeline, to_device
 from hsfm.methods.ddb.generated import GENERATED, OBJECTS, as_table, plan, read_table
 from hsfm.methods.ddb.inpaint import InpaintSettings, inpaint_parts
@@ -34,7 +33,7 @@ settings = InpaintSettings(**params.ddb["inpaint"])
 planning = {name: params.ddb[name] for name in ("images_per_source", "seed")}
 metadata["models"] |= {"text_to_image": learned_on, "inpainting": origin}
 metadata["generator"] = "diffusion"
-pictures = open_pictures(files.images, CacheFiles.of(files.cache, params.decode_size))
+pictures = open_pictures(files.images, files.cache)
 masks = masks_of(objects)
 
 

@@ -13,7 +13,7 @@ settings = source.Settings(**snakemake.params.settings)
 listing = source.read(settings)
 names = listing.class_names, listing.attribute_names
 if not getattr(settings, "allow_other_counts", True):
-    counts.check_counts(settings.source, listing.rows, *names)
+    counts.check_counts(settings.source, listing)
 rows = complete(listing.rows, listing.attribute_names)
 write_images(snakemake.output[0], ImageTable(rows, snakemake.wildcards.dataset, *names, settings.folder))
 job.finish("Image table", by_split(listing.rows["split"].value_counts(sort=False).to_dict()))

@@ -6,7 +6,6 @@ from hsfm.core import job
 from hsfm.core.device import Compute
 from hsfm.core.shards import Shard, write_rows_in_parts
 from hsfm.data.open_images import open_source
-from hsfm.data.store import CacheFiles
 from hsfm.data.table import read_images
 from hsfm.heads.classifier import read_classifier
 from hsfm.methods.dac.find_masks import mask_images
@@ -30,7 +29,7 @@ metadata = {
 mask = partial(
     mask_images,
     model.trained.network,
-    source=open_source(files.images, CacheFiles.of(files.cache, params.decode_size)),
+    source=open_source(files.images, files.cache),
     metadata=metadata,
     settings=settings,
     compute=compute,

@@ -14,7 +14,7 @@ def pack_images(dataset: str, images: str, pixels: str, given: dict, workers: in
     settings = source.Settings(**given)
     packed = source.pack(settings, workers)
     if not getattr(settings, "allow_other_counts", True):
-        counts.check_counts(settings.source, packed.rows, packed.class_names, packed.attribute_names)
+        counts.check_counts(settings.source, packed)
     write_array(pixels, packed.pixels)
     height, width = packed.pixels.shape[1:3]
     rows = complete(packed.rows.assign(path="pixels.npy", height=height, width=width), packed.attribute_names)

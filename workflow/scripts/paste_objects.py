@@ -3,7 +3,6 @@
 from hsfm.core import job
 from hsfm.core.shards import Shard, write_rows_in_parts
 from hsfm.data.open_images import open_pictures
-from hsfm.data.store import CacheFiles
 from hsfm.methods.ddb.cut_paste import CutPasteSettings
 from hsfm.methods.ddb.generated import GENERATED, OBJECTS, as_table, plan, read_table
 from hsfm.methods.ddb.paste import Paster
@@ -14,7 +13,7 @@ job.start(snakemake.log[0])
 files, params, threads = snakemake.input, snakemake.params, snakemake.threads
 objects, metadata = read_table(files.objects, OBJECTS)
 metadata["generator"] = "cut_paste"
-pictures = open_pictures(files.images, CacheFiles.of(files.cache, params.decode_size))
+pictures = open_pictures(files.images, files.cache)
 paste = Paster(objects, pictures, CutPasteSettings(**params.ddb["cut_paste"]))
 planning = {name: params.ddb[name] for name in ("images_per_source", "seed")}
 n = write_rows_in_parts(

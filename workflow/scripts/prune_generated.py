@@ -5,7 +5,6 @@ from hsfm.core.device import Compute
 from hsfm.core.files import write_parquet
 from hsfm.core.progress import track
 from hsfm.data.open_images import open_pictures
-from hsfm.data.store import CacheFiles
 from hsfm.data.transforms import TransformSettings
 from hsfm.heads.classifier import read_classifier
 from hsfm.heads.erm_features import read_erm_features
@@ -20,7 +19,7 @@ generated, metadata = read_table(files.generated, GENERATED)
 pruned = prune(
     model.trained.network,
     generated.to_dict("records"),
-    open_pictures(files.images, CacheFiles.of(files.cache, params.decode_size)),
+    open_pictures(files.images, files.cache),
     class_confidence(erm.head[0], train),
     TransformSettings(**params.transform),
     settings=PruneSettings(**params.prune),

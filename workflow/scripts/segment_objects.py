@@ -10,7 +10,6 @@ from functools import partial
 from hsfm.core.device import Compute
 from hsfm.core.shards import write_rows_in_parts
 from hsfm.data.open_images import open_pictures
-from hsfm.data.store import CacheFiles
 from hsfm.methods.ddb.diffusion_models import find_model, library_versions
 from hsfm.methods.ddb.generated import OBJECTS, SOURCES, as_table, read_table
 from hsfm.methods.ddb.objects import find_objects
@@ -30,7 +29,7 @@ origins = {name: model.origin for name, model in models.items()}
 metadata |= {"source": "GroundingDINO and SAM", "models": origins}
 settings = SegmentSettings(**params.segment)
 segment = partial(Segmenter(models["detector"], models["segmenter"], compute), settings=settings)
-pictures = open_pictures(files.images, CacheFiles.of(files.cache, params.decode_size))
+pictures = open_pictures(files.images, files.cache)
 depends_on = {**dict(params.items()), "origins": origins, "libraries": library_versions()}
 n = write_rows_in_parts(
     outputs.objects,

@@ -5,7 +5,7 @@ import torch
 from hsfm.core import job
 from hsfm.core.files import sha256, write_parquet
 from hsfm.data.sources import minibirds
-from hsfm.data.table import read_names
+from hsfm.data.table import read_images
 from hsfm.data.transforms import TransformSettings, show_masks
 from hsfm.methods.dac.masks import Masks, as_table, pack
 
@@ -18,7 +18,7 @@ if __name__ == "__main__":
     # as they lie on what the network sees
     kept = torch.cat([show_masks(birds[first : first + 256], seen) for first in range(0, len(birds), 256)])
     metadata = {
-        "dataset": read_names(snakemake.input.images).dataset,
+        "dataset": read_images(snakemake.input.images).dataset,
         "split": split,
         "source": "dataset",
         "cuts": [],

@@ -4,7 +4,6 @@ from hsfm.core import job
 from hsfm.core.files import write_parquet
 from hsfm.core.progress import track
 from hsfm.data.open_images import open_pictures
-from hsfm.data.store import CacheFiles
 from hsfm.data.transforms import TransformSettings
 from hsfm.methods.dac.masks import read_masks, unpack
 from hsfm.methods.ddb.generated import OBJECTS, SOURCES, as_table, read_table
@@ -16,7 +15,7 @@ sources, metadata = read_table(files.sources, SOURCES)
 masks = read_masks(files.masks, split="train")
 masks.require(checkpoint_sha256=metadata["checkpoint_sha256"], transform=params.transform)
 masks = masks.of(sources["image_id"])
-pictures = open_pictures(files.images, CacheFiles.of(files.cache, params.decode_size))
+pictures = open_pictures(files.images, files.cache)
 objects = take_objects(sources, unpack(masks.packed, masks.size), pictures, TransformSettings(**params.transform))
 rows = list(track(objects, "taking objects", "image", len(sources)))
 metadata |= {"source": masks.metadata["source"], "models": {}}

@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from hsfm.data.fields import PublishedFiles
 from hsfm.data.labels import BINARY, read_text, require_files
-from hsfm.data.sources._listing import GROUP_DRO, decode, list_rows
+from hsfm.data.sources._published import GROUP_DRO, PublishedFiles, decode
 from hsfm.data.table import Listing
 
 CLASS_NAMES = ("dark", "blond")
@@ -51,7 +50,7 @@ def read(settings: Settings) -> Listing:
         path=rows["path"].where(rows["path"].str.contains("/", regex=False), prefix + rows["path"]),
     ).sort_values("image_id", ignore_index=True)
     require_files(folder, rows["path"], source, _ADVICE)
-    return list_rows(rows, CLASS_NAMES, ATTRIBUTE_NAMES)
+    return Listing(rows, CLASS_NAMES, ATTRIBUTE_NAMES)
 
 
 def _read_labels(folder: Path) -> tuple[Path, pd.DataFrame]:

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int, UInt8
 
-from hsfm.data.fields import Published
-from hsfm.data.table import SPLITS, Packed
+from hsfm.data.sources._published import Published
+from hsfm.data.table import SPLITS, Listing
 
 CLASS_NAMES = ("automobile", "truck")
 ATTRIBUTE_NAMES = ("0", "1")
@@ -42,7 +42,7 @@ class Settings(Published):
     source: Literal["dominoes"]
 
 
-def pack(settings: Settings, workers: int = 1) -> Packed:
+def pack(settings: Settings, workers: int = 1) -> Listing:
     """Make the dataset from the files of the folder.
 
     The authors' arrays where the folder holds one of them; else MNIST/raw/ and cifar-10-batches-py/. Rows: train, val,
@@ -54,10 +54,8 @@ def pack(settings: Settings, workers: int = 1) -> Packed:
     parts = list((_read_arrays if saved else _compose_splits)(folder))
     pixels, group, ids = (np.concatenate(values) for values in zip(*parts, strict=True))
     split = np.repeat(SPLITS, [len(part[1]) for part in parts])
-    rows = pd.DataFrame(
-        {"image_id": ids, "index": np.arange(len(ids)), "y": group // 2, "attribute": group % 2, "split": split}
-    )
-    return Packed(pixels, rows.astype({"y": "int32", "attribute": "Int32"}), CLASS_NAMES, ATTRIBUTE_NAMES)
+    rows = {"image_id": ids, "index": np.arange(len(ids)), "y": group // 2, "attribute": group % 2, "split": split}
+    return Listing(pd.DataFrame(rows), CLASS_NAMES, ATTRIBUTE_NAMES, pixels)
 
 
 # Cutting and pairing --------------------------------------------------------------------------------------------------
@@ -117,10 +115,8 @@ def _rows_of(split: str, n: int) -> Int[np.ndarray, " _"]:
 def _read_digits(folder: Path, name: str) -> Images:
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
-    images, labels = (
-        _read(reader, folder / f"MNIST/raw/{name}-{kind}-ubyte").numpy()
-        for reader, kind in ((read_image_file, "images-idx3"), (read_label_file, "labels-idx1"))
-    )
+    images = _read(read_image_file, folder / f"MNIST/raw/{name}-images-idx3-ubyte").numpy()
+    labels = _read(read_label_file, folder / f"MNIST/raw/{name}-labels-idx1-ubyte").numpy()
     if images.shape != (len(labels), 28, 28):
         raise ValueError(f"{folder}/MNIST/raw/{name}-*: {len(labels)} labels, but images {list(images.shape)}")
     return images, labels
@@ -139,57 +135,40 @@ def _read_batch(path: Path) -> Images:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads dicts, lists, strings, numbers and arrays of bytes, and refuses everything else.
+    """Reads dicts, lists, strings, numbers and arrays of them, and refuses everything else.
 
-    CIFAR-10 is published as pickles, and a pickle may name any function to be called while it is read. All names go
-    through `find_class`; the three that an array needs get functions of ours here, so that nothing that a file names is
-    ever called. (torchvision's CIFAR10 would call it.)
+    A pickle may name any function to be called while it is read, and torchvision's CIFAR10 would call it.
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        allowed = {
-            "numpy.core.multiarray._reconstruct": lambda kind, shape, code: np.ndarray(shape, np.uint8),
-            "numpy.ndarray": None,  # only an argument of the above
-            "numpy.dtype": _byte_type,
-        }
-        if f"{module}.{name}" not in allowed:
-            raise ValueError(f"it asks for {module}.{name}, and only arrays of bytes are read")
-        return allowed[f"{module}.{name}"]
-
-
-def _byte_type(code: str, *_: Any) -> np.dtype:
-    if code != "u1":
-        raise ValueError(f"it holds an array of {code!r}, expected 'u1'")
-    return np.dtype(np.uint8, copy=True)  # a copy, since the pickle sets its state
+        if f"{module}.{name}" not in ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype"):
+            raise ValueError(f"it asks for {module}.{name}, and only arrays are read")
+        return super().find_class(module, name)
 
 
 def _read_arrays(folder: Path) -> Iterator[Part]:
     load = partial(np.load, mmap_mode="r", allow_pickle=False)
     for split in SPLITS:
         images, y, group = (_read(load, folder / f"{name}_{split}.npy") for name in ("X", "y", "env"))
-        _check_groups(group, y, len(images), folder / f"env_{split}.npy")
+        n = len(images)
+        if not (group.shape == y.shape == (n,) and np.isin(group, range(4)).all() and (y == group // 2).all()):
+            raise ValueError(
+                f"{folder}/env_{split}.npy: expected {n} groups, 0 (automobile and 0), 1 (automobile and 1), 2 (truck "
+                "and 0) and 3 (truck and 1), where y_ holds 0, 0, 1 and 1"
+            )
         pixels = _to_bytes(images, folder / f"X_{split}.npy")
-        yield pixels, group.astype(np.int64), [f"{split}-{i:05d}" for i in range(len(images))]
+        yield pixels, group.astype(np.int64), [f"{split}-{i:05d}" for i in range(n)]
 
 
 def _to_bytes(images: np.ndarray, path: Path) -> UInt8[np.ndarray, "n 64 32 3"]:
     """Fractions as bytes, by rounding, with channels last."""
     if images.dtype.kind != "f" or images.shape[1:] not in ((3, 64, 32), (64, 32, 3)):
-        raise ValueError(
-            f"{path}: holds {images.dtype} {list(images.shape)}, expected fractions [n 3 64 32] or [n 64 32 3]"
-        )
+        found = f"{images.dtype} {list(images.shape)}"
+        raise ValueError(f"{path}: holds {found}, expected fractions [n 3 64 32] or [n 64 32 3]")
     if not ((images >= 0) & (images <= 1)).all():  # NaN neither
         raise ValueError(f"{path}: spans {images.min():g} to {images.max():g}; allowed are 0 to 1")
     pixels = np.rint(images * 255).astype(np.uint8)
     return pixels.transpose(0, 2, 3, 1) if images.shape[1] == 3 else pixels
-
-
-def _check_groups(group: np.ndarray, y: np.ndarray, n: int, path: Path) -> None:
-    if not (group.shape == y.shape == (n,) and np.isin(group, range(4)).all() and (y == group // 2).all()):
-        raise ValueError(
-            f"{path}: expected {n} groups, 0 (automobile and 0), 1 (automobile and 1), 2 (truck and 0) and 3 (truck "
-            "and 1), where y_ holds 0, 0, 1 and 1"
-        )
 
 
 def _read(reader: Callable[[Path], Any], path: Path) -> Any:

@@ -11,21 +11,19 @@ import pandas as pd
 from pydantic import Field
 
 from hsfm.core.settings import FrozenSettings
-from hsfm.data.fields import Folder, OnBadImage
-from hsfm.data.labels import (
-    SPLIT_CODES,
-    is_integer,
-    look_up,
-    plain,
-    read_text,
-    require_files,
-    require_filled,
-    require_unique,
-)
-from hsfm.data.sources._listing import list_rows
+from hsfm.data import labels
+from hsfm.data.labels import is_integer, plain
+from hsfm.data.sources._published import Folder, OnBadImage
 from hsfm.data.table import Listing
 
-_SPLIT_NAMES = {**SPLIT_CODES, "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SPLIT_NAMES = {
+    **labels.SPLIT_CODES,
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 
 # a path from the root, with a backslash, or with a part that is empty, . or ..
 _NOT_PLAIN = r"\\|(?:^|/)\.{0,2}(?:/|$)"
@@ -38,8 +36,7 @@ class Columns(FrozenSettings):
     y: str = Field(description="The class, a name or a number.")
     split: str = Field(description="0, 1, 2 or train, val, test.")
     attribute: str | None = Field(
-        None,
-        description="The spurious attribute, a name or a number, empty where unknown; null if there is none.",
+        None, description="The spurious attribute, a name or a number, empty where unknown; null if there is none."
     )
     id: str | None = Field(None, description="A name for each image; null takes the path.")
 
@@ -68,25 +65,25 @@ def read(settings: Settings) -> Listing:
     Raises ValueError naming table, column, row and value where a column is missing, a path, class, split or id is
     empty, a path is not plain, a split unknown, a file or id listed twice; or where images are not there.
     """
-    folder, metadata = settings.folder, settings.metadata
-    used = settings.columns.model_dump(exclude_none=True)
-    text = read_text(metadata, used)
+    metadata, used = settings.metadata, settings.columns.model_dump(exclude_none=True)
+    text = labels.read_text(metadata, used)
     what = {key: f"{metadata}: column {name!r}" for key, name in used.items()}
     text["path"] = text["path"].str.removeprefix("./")
     for key in used:
         if key != "attribute":
-            require_filled(text[key], what[key])
+            labels.require_filled(text[key], what[key])
         if key in ("path", "id"):
-            require_unique(text[key], what[key])
-    _require_plain(text["path"], what["path"])
+            labels.require_unique(text[key], what[key])
+    allowed = "paths relative to the images' folder, with / and without . or .. in them"
+    labels.refuse(text["path"].str.contains(_NOT_PLAIN), text["path"], what["path"], allowed)
     text["y"], class_names = number(text["y"])
     if len(class_names) < 2:
         raise ValueError(f"{metadata}: holds {len(class_names)} class ({', '.join(class_names)}), expected at least 2")
-    text["attribute"], attribute_names = number(text["attribute"]) if "attribute" in used else (pd.NA, ())
-    text["split"] = look_up(text["split"], _SPLIT_NAMES, what["split"], key=lambda label: plain(label).lower())
+    text["attribute"], attribute_names = number(text.get("attribute", pd.Series(index=text.index, dtype=object)))
+    text["split"] = labels.look_up(text["split"], _SPLIT_NAMES, what["split"], key=lambda label: plain(label).lower())
     text["image_id"] = text["id" if "id" in used else "path"]
-    require_files(folder, text["path"], metadata, "Paths are relative to that folder.")
-    return list_rows(text, class_names, attribute_names)
+    labels.require_files(settings.folder, text["path"], metadata, "Paths are relative to that folder.")
+    return Listing(text, class_names, attribute_names)
 
 
 def number(text: pd.Series) -> tuple[pd.Series, tuple[str, ...]]:
@@ -96,13 +93,3 @@ def number(text: pd.Series) -> tuple[pd.Series, tuple[str, ...]]:
     names = sorted(found, key=int if all(map(is_integer, found)) else None)
     codes = pd.Series(pd.Categorical(text, names).codes, dtype="Int32")
     return codes.mask(codes < 0), tuple(names)
-
-
-def _require_plain(path: pd.Series, what: str) -> None:
-    wrong = path.str.contains(_NOT_PLAIN).to_numpy(bool)
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise ValueError(
-            f"{what} holds {path.iloc[row]!r} in row {row + 1}; allowed are paths relative to the images' folder, "
-            "with / and without . or .. in them"
-        )

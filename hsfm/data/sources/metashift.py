@@ -12,9 +12,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from hsfm.data.fields import PublishedFiles
 from hsfm.data.labels import names_in
-from hsfm.data.sources._listing import list_rows
+from hsfm.data.sources._published import PublishedFiles
 from hsfm.data.table import Listing
 
 CLASS_NAMES = ("cat", "dog")
@@ -54,7 +53,7 @@ def read(settings: Settings) -> Listing:
     train, held_out = rows[is_train].assign(split="train"), rows[~is_train]
     is_val = _is_val(len(held_out))
     rows = pd.concat([train, held_out[is_val].assign(split="val"), held_out[~is_val].assign(split="test")])
-    return list_rows(rows.assign(image_id=rows["path"]).reset_index(drop=True), CLASS_NAMES, ATTRIBUTE_NAMES)
+    return Listing(rows.assign(image_id=rows["path"]).reset_index(drop=True), CLASS_NAMES, ATTRIBUTE_NAMES)
 
 
 def _list_images(folder: Path) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from pydantic import Field
 
 from hsfm.core.progress import track
 from hsfm.core.settings import FrozenSettings
-from hsfm.data.table import Packed
+from hsfm.data.table import Listing
 
 CLASS_NAMES = ("land bird", "water bird")
 ATTRIBUTE_NAMES = ("land", "water")
@@ -61,7 +61,7 @@ class Settings(FrozenSettings):
     seed: int = Field(ge=0, description="One seed gives the same images everywhere.")
 
 
-def pack(settings: Settings, workers: int = 1) -> Packed:
+def pack(settings: Settings, workers: int = 1) -> Listing:
     """Draw the dataset.
 
     workers: processes; the pixels do not depend on it, since every image has a generator of its own.
@@ -69,7 +69,7 @@ def pack(settings: Settings, workers: int = 1) -> Packed:
     rows = pd.concat([_rows_of(split, settings) for split in _STREAMS], ignore_index=True)
     pixels = _draw_rows(partial(_draw_image, settings=settings), rows, workers)
     rows.insert(1, "index", np.arange(len(rows)))
-    return Packed(pixels, rows.drop(columns="number"), CLASS_NAMES, ATTRIBUTE_NAMES)
+    return Listing(rows.drop(columns="number"), CLASS_NAMES, ATTRIBUTE_NAMES, pixels)
 
 
 def draw_masks(split: str, settings: Settings, workers: int = 1) -> tuple[list[str], Bool[np.ndarray, "n h w"]]:

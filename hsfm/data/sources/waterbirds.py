@@ -9,9 +9,8 @@ License: unknown; CUB asks for non-commercial research use, Places has terms of 
 from pathlib import Path
 from typing import Literal
 
-from hsfm.data.fields import PublishedFiles
 from hsfm.data.labels import BINARY, read_text, require_files
-from hsfm.data.sources._listing import GROUP_DRO, decode, list_rows
+from hsfm.data.sources._published import GROUP_DRO, PublishedFiles, decode
 from hsfm.data.table import Listing
 
 CLASS_NAMES = ("landbird", "waterbird")
@@ -44,4 +43,4 @@ def read(settings: Settings) -> Listing:
     rows = decode(read_text(source, GROUP_DRO), source, GROUP_DRO, BINARY)
     rows = rows.assign(image_id=rows["path"], path=prefix + rows["path"])
     require_files(folder, rows["path"], source, _ADVICE)
-    return list_rows(rows, CLASS_NAMES, ATTRIBUTE_NAMES)
+    return Listing(rows, CLASS_NAMES, ATTRIBUTE_NAMES)
