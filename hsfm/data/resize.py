@@ -1,9 +1,9 @@
 """Resizing with antialiasing, as torchvision does it: image by image on the CPU, a batch at once elsewhere.
 
 Output pixel i of n, made from an input of length m, averages the input around (i + 1/2) m/n - 1/2 with weights that
-fall off linearly to 0 at a distance of max(m/n, 1), or, bicubic, as Keys' cubic (a = -1/2) at twice that. Both
-directions are independent, so a batch is two products of matrices, W_y image W_x^T, whatever the box that each of its
-images is cut to.
+fall off linearly to 0 at a distance of max(m/n, 1), or, bicubic, as Keys' cubic at twice that ("Cubic convolution
+interpolation", 1981, with a = -1/2). Both directions are independent, so a batch is two products of matrices,
+W_y image W_x^T, whatever the box that each of its images is cut to.
 """
 
 import torch
@@ -20,19 +20,6 @@ def resize(
         return images
     batch = images if images.ndim == 4 else images[None]
     return interpolate(batch, (height, width), mode=mode, antialias=True).view(*images.shape[:-2], height, width)
-
-
-def _triangle(x: Tensor) -> Tensor:
-    return (1 - x).clamp(min=0)
-
-
-def _cubic(x: Tensor) -> Tensor:
-    """Keys, "Cubic convolution interpolation", 1981, with a = -1/2."""
-    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
-
-
-_KERNELS = {"bilinear": _triangle, "bicubic": _cubic}
 
 
 def weights(
@@ -53,7 +40,12 @@ def weights(
     target = torch.arange(n, device=box.device) + window[:, None]  # [b n]
     center = first[:, None] + scale * (target + 0.5)
     source = torch.arange(length, device=box.device) + 0.5
-    weight = _KERNELS[mode]((source - center[:, :, None]).abs() / scale.clamp(min=1)[:, :, None])
+    x = (source - center[:, :, None]).abs() / scale.clamp(min=1)[:, :, None]
+    if mode == "bilinear":
+        weight = (1 - x).clamp(min=0)
+    else:
+        near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+        weight = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
     inside = (source > first[:, None]) & (source < (first + count)[:, None])  # [b length]
     shown = (target >= 0) & (target < full[:, None])
     weight = weight * inside[:, None, :] * shown[:, :, None]

@@ -158,26 +158,23 @@ def prepare(
     """
     views = views or Views()
     if views.box is not None:
-        shown = _resize_boxes(images, views.box, augmentation.random_resized_crop.size)
+        size = tuple(augmentation.random_resized_crop.size)
+        shown = _resize(images, views.box, [size] * len(images), size)
     else:
         shown = _resize_whole(images, transform)
     if views.corner is not None:
-        shown = random_crop(shown, views.corner, augmentation.random_crop.padding)
+        shown = _random_crop(shown, views.corner, augmentation.random_crop.padding)
     if views.mirrored is not None:
-        shown = mirror(shown, views.mirrored)
+        shown = torch.where(views.mirrored.view(-1, 1, 1, 1), shown.flip(-1), shown)
     return normalize(shown, transform.mean, transform.std)
 
 
 def apply(
-    network: Callable[[Tensor], Tensor],
-    images: Images,
-    transform: TransformSettings,
-    compute: Compute,
+    network: Callable[[Tensor], Tensor], images: Images, transform: TransformSettings, compute: Compute
 ) -> Float[Tensor, "b k"]:
     """A network's output for a batch on its device, as in evaluation; its rows must not depend on one another."""
-    parts = compute.parts(len(images), *shape_after(images, transform.resize, transform.crop))
     outputs = []
-    for part in parts:
+    for part in compute.parts(len(images), *shape_after(images, transform)):
         shown = prepare(images[part], transform)  # outside of autocast, whose precision gray levels do not bear
         with compute.autocast():
             outputs.append(network(shown))
@@ -201,40 +198,41 @@ def hide_masks(kept: Bool[Tensor, "h w"], size: tuple[int, int], transform: Tran
     return interpolate(canvas[None, None].float(), size, mode="nearest-exact")[0, 0] > 0
 
 
-def _resize_boxes(images: Images, boxes: Int[Tensor, "b 4"], size: tuple[int, int]) -> UInt8[Tensor, "b 3 h w"]:
-    if not _one_by_one(images):
-        full = _on_device(size, like=boxes)
-        return resample(images.stacked(), boxes, full, torch.zeros_like(full), size)
-    cut = (
-        image[:, top : top + height, left : left + width]
-        for image, (top, left, height, width) in zip(images.each(), boxes.tolist(), strict=True)
-    )
-    return _stack([resize(image, *size) for image in cut])
-
-
 def _resize_whole(images: Images, transform: TransformSettings) -> UInt8[Tensor, "b 3 h w"]:
-    """Resize and center crop."""
-    to, mode = transform.resize, transform.interpolation
-    shape = shape_after(images, to, transform.crop)
-    after = None if images.shape is None else resized(*images.shape, to)
-    if after is not None and (after == images.shape or _one_by_one(images)):
-        return center_crop(resize(images.stacked(), *after, mode), *shape)
+    full = [resized(*size, transform.resize) for size in images.size_on_cpu.tolist()]
+    return _resize(images, None, full, shape_after(images, transform), transform.interpolation)
+
+
+def _resize(
+    images: Images,
+    box: Int[Tensor, "b 4"] | None,
+    full: Sequence[tuple[int, int]],
+    shape: tuple[int, int],
+    mode: str = "bilinear",
+) -> UInt8[Tensor, "b 3 h w"]:
+    """Resize a box of each image, or all of it, to its `full` height and width, and crop the center to `shape`."""
+    if box is None and images.shape is not None and (full[0] == images.shape or _one_by_one(images)):
+        return center_crop(resize(images.stacked(), *full[0], mode), *shape)
+    if box is None:
+        box = torch.cat([torch.zeros_like(images.size), images.size], 1)
     if _one_by_one(images):
-        sized = (resize(image, *resized(*image.shape[1:], to), mode) for image in images.each())
-        return _stack([center_crop(image, *shape) for image in sized])
-    box = torch.cat([torch.zeros_like(images.size), images.size], 1)
-    full = torch.tensor([resized(*size, to) for size in images.size_on_cpu.tolist()]).to(box.device, non_blocking=True)
-    over = full - _on_device(shape, like=full)
+        shown = [
+            center_crop(resize(image[:, top : top + height, left : left + width], *to, mode), *shape).permute(1, 2, 0)
+            for image, (top, left, height, width), to in zip(images.each(), box.tolist(), full, strict=True)
+        ]
+        return torch.stack(shown).permute(0, 3, 1, 2)  # channels last in memory
+    size = torch.tensor(full)
+    over = size - torch.tensor(shape)
     window = torch.where(over < 0, -(-over // 2), (over / 2).round().long())  # as in center_crop
-    return resample(images.stacked(), box, full, window, shape, mode)
+    size, window = (tensor.to(box.device, non_blocking=True) for tensor in (size, window))
+    return resample(images.stacked(), box, size, window, shape, mode)
 
 
-def shape_after(images: Images, to: Sequence[int] | None, crop: Sequence[int] | None) -> tuple[int, int]:
+def shape_after(images: Images, transform: TransformSettings) -> tuple[int, int]:
     """Height and width of all images after resize and crop; ValueError where they differ."""
-    if crop is not None:
-        return tuple(crop)
-    sizes = [images.shape] if images.shape is not None else set(map(tuple, images.size_on_cpu.tolist()))
-    shapes = sorted({resized(*size, to) for size in sizes})
+    if transform.crop is not None:
+        return transform.crop
+    shapes = sorted({resized(*size, transform.resize) for size in images.size_on_cpu.tolist()})
     if len(shapes) > 1:
         raise ValueError(
             f"transform: the images differ in size, {list(shapes[0])} and {list(shapes[-1])} (height, width); "
@@ -243,26 +241,28 @@ def shape_after(images: Images, to: Sequence[int] | None, crop: Sequence[int] | 
     return shapes[0]
 
 
-def _on_device(size: Sequence[int], *, like: Int[Tensor, "b k"]) -> Int[Tensor, "b 2"]:
-    """A size per image, made where `like` is: to copy it there would wait for the device."""
-    return torch.cat([like.new_full((len(like), 1), length) for length in size], 1)
-
-
 def _one_by_one(images: Images) -> bool:
     """The CPU has a kernel that resizes uint8 images in a thirtieth of the time of matrix products; a GPU has none."""
     return images.pixels.device.type == "cpu"
-
-
-def _stack(images: Sequence[UInt8[Tensor, "3 h w"]]) -> UInt8[Tensor, "b 3 h w"]:
-    """One tensor, channels last in memory."""
-    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 def center_crop(images: Shaped[Tensor, "*b 3 h w"], height: int, width: int) -> Shaped[Tensor, "*b 3 h2 w2"]:
     """The middle of each image; black around it where the image is smaller."""
     from torchvision.transforms.v2.functional import center_crop  # reading a configuration does not pay for torchvision
 
-    return center_crop(images, [height, width])
+    return images if images.shape[-2:] == (height, width) else center_crop(images, [height, width])
+
+
+def _random_crop(
+    images: Shaped[Tensor, "b 3 h w"], corner: Int[Tensor, "b 2"], padding: int
+) -> Shaped[Tensor, "b 3 h w"]:
+    """Pad with black on all sides, and cut each image back to its size from its corner (top, left) on."""
+    b, _, height, width = images.shape
+    each, device = torch.arange(b, device=images.device)[:, None, None], images.device
+    y = corner[:, :1] + torch.arange(height, device=device)
+    x = corner[:, 1:] + torch.arange(width, device=device)
+    padded = pad(images, [padding] * 4).permute(0, 2, 3, 1)
+    return padded[each, y[:, :, None], x[:, None]].permute(0, 3, 1, 2)
 
 
 def normalize(
@@ -275,22 +275,3 @@ def normalize(
     shift, factor = (torch.tensor([255.0 * v for v in values]).repeat(w) for values in (mean, std))
     rows.sub_(shift.to(rows.device, non_blocking=True)).div_(factor.to(rows.device, non_blocking=True))
     return rows.view(b, h, w, 3).permute(0, 3, 1, 2)
-
-
-def mirror(images: Shaped[Tensor, "b 3 h w"], chosen: Bool[Tensor, " b"]) -> Shaped[Tensor, "b 3 h w"]:
-    """Mirror the chosen images left to right."""
-    return torch.where(chosen.view(-1, 1, 1, 1), images.flip(-1), images)
-
-
-def random_crop(
-    images: Shaped[Tensor, "b 3 h w"], corner: Int[Tensor, "b 2"], padding: int
-) -> Shaped[Tensor, "b 3 h w"]:
-    """Pad with black on all sides, and cut each image back to its size from its corner (top, left) on."""
-    b, _, height, width = images.shape
-    padded = pad(images, [padding] * 4)
-    device = images.device
-    y = corner[:, :1] + torch.arange(height, device=device)
-    x = corner[:, 1:] + torch.arange(width, device=device)
-    return padded.permute(0, 2, 3, 1)[torch.arange(b, device=device)[:, None, None], y[:, :, None], x[:, None]].permute(
-        0, 3, 1, 2
-    )

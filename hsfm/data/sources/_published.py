@@ -49,6 +49,6 @@ def decode(text: pd.DataFrame, source: Path, columns: Mapping[str, str], codes: 
     """
     require_filled(text["path"], f"{source}: column {columns['path']!r}")
     for key, meaning in {"y": codes, "attribute": codes, "split": SPLIT_CODES}.items():
-        if key in columns:
+        if key in text:
             text[key] = look_up(text[key], meaning, f"{source}: column {columns[key]!r}")
     return text

@@ -7,7 +7,7 @@ list_eval_partition.txt d32c9cbf5e040fd4025c592c306e6668. License: the authors' 
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
@@ -18,7 +18,7 @@ from hsfm.data.table import Listing
 CLASS_NAMES = ("dark", "blond")
 ATTRIBUTE_NAMES = ("female", "male")
 
-_NAMES = {"y": "Blond_Hair", "attribute": "Male"}
+_COLUMNS = {"path": "image_id", "y": "Blond_Hair", "attribute": "Male", "split": "partition"}
 _ADVICE = (
     "CelebA cannot be fetched without an account. From https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html or Kaggle "
     "put its 202,599 images into img_align_celeba/ (Kaggle: img_align_celeba/img_align_celeba/) and beside it one of: "
@@ -55,10 +55,16 @@ def read(settings: Settings) -> Listing:
 
 def _read_labels(folder: Path) -> tuple[Path, pd.DataFrame]:
     """The table that lists the images; path as listed there, y, attribute and split."""
-    for suffix, read_pair in ((".txt", _read_original), (".csv", _read_kaggle)):
-        pair = [folder / f"{name}{suffix}" for name in ("list_attr_celeba", "list_eval_partition")]
-        if all(table.is_file() for table in pair):
-            return pair[0], _join(*pair, *read_pair(*pair))
+    for suffix in (".txt", ".csv"):
+        attributes, partition = (folder / f"{name}{suffix}" for name in ("list_attr_celeba", "list_eval_partition"))
+        if attributes.is_file() and partition.is_file():
+            labels, splits = (_read_original if suffix == ".txt" else _read_kaggle)(attributes, partition)
+            alone = set(labels["path"]) ^ set(splits["path"])
+            if alone:
+                found = f"{len(alone):,} images are in it or in {partition.name} alone, such as {min(alone)!r}"
+                raise ValueError(f"{attributes}: {found}")
+            labels = decode(labels, attributes, _COLUMNS, {"-1": 0, "1": 1})
+            return attributes, labels.merge(decode(splits, partition, _COLUMNS, {}), on="path")
     table = folder / "metadata.csv"
     if not table.is_file():
         raise ValueError(f"{folder}: holds no whole set of CelebA's tables. {_ADVICE}")
@@ -66,34 +72,15 @@ def _read_labels(folder: Path) -> tuple[Path, pd.DataFrame]:
 
 
 def _read_original(attributes: Path, partition: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    # the number of images; the 40 names; then rows of an image, which has no name and becomes the index, and 40 numbers
-    table = _read_blanks(attributes, skiprows=1)
-    for name in _NAMES.values():
-        if name not in table:
-            raise ValueError(f"{attributes}: names no attribute {name!r}; it names {', '.join(table)}")
-    labels = table[list(_NAMES.values())].astype(str).set_axis(list(_NAMES), axis=1)
-    return labels.rename_axis("path").reset_index(), _read_blanks(partition, names=["path", "split"]).astype(str)
-
-
-def _read_blanks(path: Path, **how: Any) -> pd.DataFrame:
-    """A table whose cells are separated by blanks."""
     try:
-        return pd.read_csv(path, sep=r"\s+", **how)
-    except ValueError as error:
-        raise ValueError(f"{path}: not a readable table ({error})") from error
+        # the number of images; the 40 names; then an image, which has no name and becomes the index, and 40 numbers
+        labels = pd.read_csv(attributes, sep=r"\s+", skiprows=1)[["Blond_Hair", "Male"]]
+        splits = pd.read_csv(partition, sep=r"\s+", names=["path", "split"])
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{attributes}, {partition.name}: not readable tables ({error})") from error
+    return labels.astype(str).set_axis(["y", "attribute"], axis=1).rename_axis("path").reset_index(), splits.astype(str)
 
 
 def _read_kaggle(attributes: Path, partition: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    labels = read_text(attributes, {"path": "image_id", **_NAMES})
-    return labels, read_text(partition, {"path": "image_id", "split": "partition"})
-
-
-def _join(attributes: Path, partition: Path, labels: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
-    """The rows of both tables, decoded."""
-    alone = set(labels["path"]) ^ set(splits["path"])
-    if alone:
-        raise ValueError(
-            f"{attributes}: {len(alone):,} images are in it or in {partition.name} alone, such as {min(alone)!r}"
-        )
-    labels = decode(labels, attributes, {"path": "image_id", **_NAMES}, {"-1": 0, "1": 1})
-    return labels.merge(decode(splits, partition, {"path": "image_id", "split": "partition"}, {}), on="path")
+    labels = {key: _COLUMNS[key] for key in ("path", "y", "attribute")}
+    return read_text(attributes, labels), read_text(partition, {key: _COLUMNS[key] for key in ("path", "split")})

@@ -14,7 +14,7 @@ import pandas as pd
 
 from hsfm.data.labels import names_in
 from hsfm.data.sources._published import PublishedFiles
-from hsfm.data.table import Listing
+from hsfm.data.table import SPLITS, Listing
 
 CLASS_NAMES = ("cat", "dog")
 ATTRIBUTE_NAMES = ("sofa", "bed", "bench", "bike", "shelf")
@@ -48,21 +48,18 @@ def read(settings: Settings) -> Listing:
     whereas the original took files in directory order. Other contexts in the archive, and hidden files, are left out.
     Raises ValueError naming the folders that are missing or empty.
     """
-    rows = _list_images(Path(settings.folder))
-    is_train = rows["path"].str.startswith("train/")
-    train, held_out = rows[is_train].assign(split="train"), rows[~is_train]
-    is_val = _is_val(len(held_out))
-    rows = pd.concat([train, held_out[is_val].assign(split="val"), held_out[~is_val].assign(split="test")])
-    return Listing(rows.assign(image_id=rows["path"]).reset_index(drop=True), CLASS_NAMES, ATTRIBUTE_NAMES)
-
-
-def _list_images(folder: Path) -> pd.DataFrame:
+    folder = Path(settings.folder)
     found = {place: sorted(n for n in names_in(folder / place) if not n.startswith(".")) for place in _GROUPS}
     empty = [place for place, names in found.items() if not names]
     if empty:
         raise ValueError(f"{folder}: no images in {', '.join(empty)}. {_ADVICE}")
-    rows = [(f"{place}/{name}", *_GROUPS[place]) for place, names in found.items() for name in names]
-    return pd.DataFrame(rows, columns=["path", "y", "attribute"])
+    listed = [(f"{place}/{name}", *_GROUPS[place]) for place, names in found.items() for name in names]
+    rows = pd.DataFrame(listed, columns=["path", "y", "attribute"])
+    n_train = int(rows["path"].str.startswith("train/").sum())  # they come first
+    held_out = np.where(_is_val(len(rows) - n_train), "val", "test")
+    rows = rows.assign(image_id=rows["path"], split=[*["train"] * n_train, *held_out])
+    rows = rows.sort_values("split", key=lambda split: split.map(SPLITS.index), kind="stable", ignore_index=True)
+    return Listing(rows, CLASS_NAMES, ATTRIBUTE_NAMES)
 
 
 def _is_val(n: int) -> np.ndarray:

@@ -9,7 +9,6 @@ from the middle of the body, facing right.
 """
 
 import colorsys
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from multiprocessing import get_context
@@ -30,6 +29,7 @@ CLASS_NAMES = ("land bird", "water bird")
 ATTRIBUTE_NAMES = ("land", "water")
 
 _OVERSAMPLING = 3  # birds are drawn this much larger and box-reduced, which smooths their edges
+_NEAREST = Image.Resampling.NEAREST
 _STREAMS = {"train": 0, "val": 1, "test": 2}
 Task = tuple[int, int, int, int]  # stream, number, y, attribute
 Outline = Float[np.ndarray, "_ 2"]
@@ -67,7 +67,7 @@ def pack(settings: Settings, workers: int = 1) -> Listing:
     workers: processes; the pixels do not depend on it, since every image has a generator of its own.
     """
     rows = pd.concat([_rows_of(split, settings) for split in _STREAMS], ignore_index=True)
-    pixels = _draw_rows(partial(_draw_image, settings=settings), rows, workers)
+    pixels = _draw_rows(rows, settings, workers)
     rows.insert(1, "index", np.arange(len(rows)))
     return Listing(rows.drop(columns="number"), CLASS_NAMES, ATTRIBUTE_NAMES, pixels)
 
@@ -78,7 +78,7 @@ def draw_masks(split: str, settings: Settings, workers: int = 1) -> tuple[list[s
     workers: as in `pack`.
     """
     rows = _rows_of(split, settings)
-    return rows["image_id"].to_list(), _draw_rows(partial(_draw_mask, settings=settings), rows, workers)
+    return rows["image_id"].to_list(), _draw_rows(rows, settings, workers, mask=True) >= 128
 
 
 def _rows_of(split: str, settings: Settings) -> pd.DataFrame:
@@ -95,43 +95,29 @@ def _rows_of(split: str, settings: Settings) -> pd.DataFrame:
     return pd.DataFrame({"image_id": ids, "number": number, "y": y, "attribute": attribute, "split": split})
 
 
-def _draw_rows(draw_one: Callable[[Task], np.ndarray], rows: pd.DataFrame, workers: int) -> np.ndarray:
-    """Draw each row by `draw_one`, one after the other or in several processes."""
+def _draw_rows(rows: pd.DataFrame, settings: Settings, workers: int, *, mask: bool = False) -> np.ndarray:
+    """Draw each row, one after the other or in several processes."""
     tasks = list(zip(rows["split"].map(_STREAMS), rows["number"], rows["y"], rows["attribute"], strict=True))
+    draw = partial(_draw, settings=settings, mask=mask)
     # spawn: forking a process that may hold threads is unsafe
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        images = pool.map(draw_one, tasks, chunksize=100) if workers > 1 else map(draw_one, tasks)
+        images = pool.map(draw, tasks, chunksize=100) if workers > 1 else map(draw, tasks)
         return np.stack(list(track(images, "drawing minibirds", "image", len(tasks))))
 
 
-def _draw_image(task: Task, *, settings: Settings) -> np.ndarray:
-    scene, bird = _draw_parts(task, settings)
-    side = settings.image_size * _OVERSAMPLING
-    pixels = np.clip(np.rint(scene * 255), 0, 255).astype(np.uint8)
-    canvas = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
-    return _paint(canvas, [(outline, tuple(round(255 * channel) for channel in color)) for outline, color in bird])
-
-
-def _draw_mask(task: Task, *, settings: Settings) -> np.ndarray:
-    """Where the bird of an image is, bool [h w]."""
-    _, bird = _draw_parts(task, settings)
-    side = settings.image_size * _OVERSAMPLING
-    return _paint(Image.new("L", (side, side)), [(outline, 255) for outline, _ in bird]) >= 128
-
-
-def _paint(canvas: Image.Image, parts: list[tuple[Outline, int | tuple[int, ...]]]) -> np.ndarray:
-    brush = ImageDraw.Draw(canvas)
-    for outline, fill in parts:
-        brush.polygon([tuple(point) for point in outline * canvas.width], fill=fill)
-    return np.asarray(canvas.reduce(_OVERSAMPLING))
-
-
-def _draw_parts(task: Task, settings: Settings) -> tuple[np.ndarray, list[Part]]:
-    """The scene of an image and its bird: they come from one generator, the scene first."""
+def _draw(task: Task, *, settings: Settings, mask: bool) -> np.ndarray:
+    """An image, uint8 [h w 3]; or the share of each pixel that its bird covers, uint8 [h w]."""
     stream, number, y, attribute = task
     rng = np.random.default_rng([settings.seed, stream, number])
     scene = (_water if attribute else _land)(rng, settings.image_size) * rng.uniform(0.8, 1.1)
-    return scene, _bird(rng, y, settings.hardness)
+    pixels = np.clip(np.rint(scene * 255), 0, 255).astype(np.uint8)
+    side = settings.image_size * _OVERSAMPLING
+    canvas = Image.new("L", (side, side)) if mask else Image.fromarray(pixels).resize((side, side), _NEAREST)
+    brush = ImageDraw.Draw(canvas)
+    for outline, color in _bird(rng, y, settings.hardness):
+        fill = 255 if mask else tuple(round(255 * channel) for channel in color)
+        brush.polygon([tuple(point) for point in outline * side], fill=fill)
+    return np.asarray(canvas.reduce(_OVERSAMPLING))
 
 
 # Scenes ---------------------------------------------------------------------------------------------------------------
@@ -195,7 +181,6 @@ def _color(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def _mix(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """a + (b - a) share, with the color axis last."""
     return a + (b - a) * share[..., None]
 
 
@@ -220,8 +205,7 @@ def _interpolation(cells: int, side: int) -> np.ndarray:
     fraction = position - left
     share = 3 * fraction**2 - 2 * fraction**3
     weights = np.zeros((side, cells + 1))
-    weights[np.arange(side), left] = 1 - share
-    weights[np.arange(side), left + 1] = share
+    weights[np.arange(side), left], weights[np.arange(side), left + 1] = 1 - share, share
     return weights
 
 
@@ -238,10 +222,8 @@ def _bird(rng: np.random.Generator, y: int, hardness: float) -> list[Part]:
         for x in (-0.03, 0.05)
         for outline in _leg(x + rng.uniform(-0.01, 0.01), 0.7 * pose.body_y, pose.body_y + (0.10 + 0.14 * leg), leg)
     ]
-    wing_angle = rng.uniform(-0.1, 0.25)
     upper = [
-        (_tail(0.20 - 0.12 * tail, pose), colors.wing),
-        *_trunk(pose, colors, wing_angle),
+        *_body(0.20 - 0.12 * tail, rng.uniform(-0.1, 0.25), pose, colors),
         *_neck_and_head(0.05 + 0.17 * neck, bill, pose, colors),
     ]
     upper = [(_turn(outline, pose.tilt), color) for outline, color in upper]
@@ -276,18 +258,13 @@ def _colors(rng: np.random.Generator) -> SimpleNamespace:
     )
 
 
-def _tail(length: float, pose: SimpleNamespace) -> Outline:
-    end, rise = -pose.body_x - length, -1.5 * pose.lift * length
-    return np.array(
-        [[-0.75 * pose.body_x, -0.05], [-0.75 * pose.body_x, 0.05], [end, rise + 0.045], [end, rise - 0.02]]
-    )
-
-
-def _trunk(pose: SimpleNamespace, colors: SimpleNamespace, wing_angle: float) -> list[Part]:
-    """Body, belly and wing."""
+def _body(tail: float, wing_angle: float, pose: SimpleNamespace, colors: SimpleNamespace) -> list[Part]:
+    """Tail, of this length, trunk, belly and wing."""
     body_x, body_y = pose.body_x, pose.body_y
+    start, end, rise = -0.75 * body_x, -body_x - tail, -1.5 * pose.lift * tail
     wing = _turn(_ellipse(0.0, 0.0, 0.62 * body_x, 0.5 * body_y), wing_angle)
     return [
+        (np.array([[start, -0.05], [start, 0.05], [end, rise + 0.045], [end, rise - 0.02]]), colors.wing),
         (_ellipse(0.0, 0.0, body_x, body_y), colors.body),
         (_ellipse(0.03, 0.35 * body_y, 0.75 * body_x, 0.6 * body_y), colors.belly),
         (wing + np.array([-0.2 * body_x, -0.1 * body_y]), colors.wing),

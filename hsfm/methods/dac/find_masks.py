@@ -50,7 +50,7 @@ def mask_images(
     packed, loss, cuts = [], [], []
     with compute.repeatable():
         for images, y in zip(batches, labels, strict=True):
-            for part in compute.parts(len(images), *shape_after(images, transform.resize, transform.crop)):
+            for part in compute.parts(len(images), *shape_after(images, transform)):
                 kept, losses, chosen = _cut(network, prepare(images[part], transform), y[part], settings, compute)
                 packed.append(pack(kept))
                 loss.append(losses)
