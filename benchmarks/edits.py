@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 
 from hsfm.analysis.edits import EditSettings, measure, write_edits
+from hsfm.core.files import write_parquet
 from hsfm.features.embeddings import Embeddings, read_embeddings, write_embeddings
-from hsfm.methods.hsfm.support import Support, read_support, write_support
+from hsfm.methods.hsfm.support import Support, read_support, support_table
 
 SHA = "0" * 64
 
@@ -52,7 +53,7 @@ def write(folder: Path, arguments: argparse.Namespace) -> None:
         after=before + torch.randn(before.shape, generator=generator),
         checkpoint_sha256=SHA,
     )
-    write_support(folder / "support.parquet", support, dataset="random", class_names=("a", "b"))
+    write_parquet(folder / "support.parquet", support_table(support, dataset="random", class_names=("a", "b")), {})
 
 
 def run_stage(folder: Path) -> None:

@@ -310,7 +310,7 @@ def test_mistakes_are_said_before_anything_runs(finished, models):
     del config["settings"]["minibirds"]["ddb"]["token"]
     (finished / "tiny.yaml").write_text(yaml.safe_dump(config))
     out = snakemake(finished, *arguments[:-1], "--dry-run", check=False).stdout
-    assert "settings/minibirds/ddb: missing key 'token', which the generator diffusion needs" in out
+    assert "settings/minibirds/ddb: missing 'token', which the generator diffusion needs" in out
 
 
 def test_a_model_that_is_not_there_is_one_line(copied, models):

@@ -33,7 +33,7 @@ data = TrainingData(
     TransformSettings(**params.transform),
     AugmentationSettings(**params.augmentation),
 )
-generated = kept_images(read_table(files.generated, GENERATED)[0], pruned, train.class_names)
+generated = kept_images(read_table(files.generated, GENERATED)[0], pruned, train.n_classes)
 compute, settings = Compute.on(params.device, **params.compute), Settings(**params.ddb)
 scorer, seen = scorer_of(settings, val), hidden(settings, train, val)
 read = [files[name] for name in ("checkpoint", "heads", "standardization", "images", "generated", "pruned")]

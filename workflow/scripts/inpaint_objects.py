@@ -18,7 +18,7 @@ from hsfm.methods.ddb.diffusion_models import LoadingSettings, ModelSettings, li
 from hsfm.methods.ddb.generated import GENERATED, OBJECTS, as_table, plan, read_table
 from hsfm.methods.ddb.inpaint import InpaintSettings, inpaint_parts
 from hsfm.methods.ddb.objects import masks_of
-from hsfm.methods.ddb.tokens import add_tokens
+from hsfm.methods.ddb.textual_inversion import add_tokens
 
 BATCHES = 8  # of a part; what a killed job loses at most
 

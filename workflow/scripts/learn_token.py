@@ -16,8 +16,7 @@ from hsfm.data.open_images import open_pictures
 from hsfm.data.resize import resize
 from hsfm.data.table import read_images
 from hsfm.methods.ddb.diffusion_models import LoadingSettings, ModelSettings, library_versions, read_pipeline, to_device
-from hsfm.methods.ddb.textual_inversion import TokenSettings, learn_token
-from hsfm.methods.ddb.tokens import token_of
+from hsfm.methods.ddb.textual_inversion import TokenSettings, learn_token, token_of
 
 path, label = snakemake.input.images, int(snakemake.wildcards.label)
 outputs, params = snakemake.output, snakemake.params

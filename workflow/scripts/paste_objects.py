@@ -3,9 +3,8 @@
 from hsfm.core import job
 from hsfm.core.shards import Shard, write_rows_in_parts
 from hsfm.data.open_images import open_pictures
-from hsfm.methods.ddb.cut_paste import CutPasteSettings
+from hsfm.methods.ddb.cut_paste import CutPasteSettings, Paster
 from hsfm.methods.ddb.generated import GENERATED, OBJECTS, as_table, plan, read_table
-from hsfm.methods.ddb.paste import Paster
 
 PART = 64  # images; what a killed job loses at most
 

@@ -26,7 +26,7 @@ class Pathway:
 
 
 class Extractor:
-    """Features of what a network sees, with BatchNorm as it is, or with one that follows the batches.
+    """Features of what a network sees, with BatchNorm as it is, or following the batches.
 
     Raises ValueError for drift without BatchNorm, or of features that are standardized.
     """
@@ -49,7 +49,6 @@ class Extractor:
         compute, standardization = self._pathway.compute, self._pathway.standardization
         for norm in self._drifting:
             norm.train()
-        # whole where rows depend on one another
         parts = [slice(None)] if self.drifts else compute.parts(len(shown), *shown.shape[-2:])
         with torch.inference_mode(), compute.autocast():
             features = torch.cat([self._forward(shown[part]).float() for part in parts])

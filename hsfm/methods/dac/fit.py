@@ -45,27 +45,19 @@ log = logging.getLogger(__name__)
 class Settings(MethodSettings):
     alpha: float = Field(6.0, ge=0, description="Weight of the masked and of the composed images in the loss.")
     quantile: float = Field(
-        0.8,
-        ge=0,
-        le=1,
-        description="q: share of the training images, those of the lowest loss under ERM, that may be masked and "
-        "composed.",
+        0.8, ge=0, le=1, description="q: share of the training images, of the lowest loss under ERM, to be composed."
     )
     batch_size: PositiveInt = Field(64, description="Training images per step.")
     epochs: PositiveInt = Field(6, description="Passes over the training split.")
     lr: float = Field(0.005, gt=0, description="Adam's learning rate on the head.")
     lr_halved_every: PositiveInt = Field(5, description="Epochs after which it is halved.")
-    invert: bool = Field(
-        False, description="Take for the object what the masks leave out, where ERM looks at the scenery."
-    )
+    invert: bool = Field(False, description="The masks leave out the object, where ERM looks at the scenery.")
     batchnorm: Literal["frozen", "drift"] = Field(
         "frozen",
         description="frozen leaves the features as they are; drift normalizes by each batch and lets the running "
         "statistics follow, as the authors' code does, so that each seed has features of its own.",
     )
-    balance_classes: bool = Field(
-        False, description="Train on as many images of each class as the smallest has, drawn by the seed."
-    )
+    balance_classes: bool = Field(False, description="As many images of each class as the smallest has, drawn.")
 
 
 @dataclass(frozen=True)
@@ -78,15 +70,9 @@ class DaCInputs:
 
 
 def fit(
-    train: Embeddings,
-    val: Embeddings,
-    erm: Head,
-    *,
-    settings: Settings,
-    seeds: Sequence[int],
-    scorer: Scorer,
-    inputs: DaCInputs,
-) -> Fit:
+    train: Embeddings, val: Embeddings, erm: Head,
+    *, settings: Settings, seeds: Sequence[int], scorer: Scorer, inputs: DaCInputs,
+) -> Fit:  # fmt: skip
     """Heads fitted by DaC on the features of a network, one per seed.
 
     erm: the head `[c d]` that says which images are easy. Where BatchNorm is frozen, features of whole images come from
@@ -101,7 +87,7 @@ def fit(
     """
     for part in (train, val):
         part.refuse_test("DaC")
-    found = [_fit_seed(train, val, erm, inputs, settings=settings, seed=seed, scorer=scorer) for seed in seeds]
+    found = [_fit_seed(val, scorer, _Training(train, erm, inputs, settings, seed), inputs, seed) for seed in seeds]
     heads, histories, networks = zip(*found, strict=True)
     drifts, history = settings.batchnorm == "drift", pd.concat(histories, ignore_index=True)
     return Fit(
@@ -117,18 +103,10 @@ def fit(
 
 
 def _fit_seed(
-    train: Embeddings,
-    val: Embeddings,
-    erm: Head,
-    inputs: DaCInputs,
-    *,
-    settings: Settings,
-    seed: int,
-    scorer: Scorer,
+    val: Embeddings, scorer: Scorer, training: "_Training", inputs: DaCInputs, seed: int
 ) -> tuple[Head, pd.DataFrame, Network | None]:
     """The kept head, the history and, where BatchNorm drifts, the network of one seed."""
-    training = _Training(train, erm, inputs, settings, seed)
-    extractor, compute = training.extractor, inputs.pathway.compute
+    extractor, compute, settings = training.extractor, inputs.pathway.compute, training.settings
     held_out = inputs.pixels("val") if extractor.drifts else None
     features, history, best = val.features.to(compute.device), [], None
     with compute.repeatable(), Progress("DaC", settings.epochs * training.n, "image") as bar:
@@ -155,9 +133,6 @@ def _fit_seed(
     return head, frame.assign(seed=seed, kept=frame["epoch"] == kept), network
 
 
-# Compositions ---------------------------------------------------------------------------------------------------------
-
-
 def draw_partners(y: Int[Tensor, " k"], generator: Generator) -> Int[Tensor, " k"]:
     """For each image one of another class, uniformly with replacement; a permutation where there is one class only."""
     counts = torch.bincount(y)
@@ -179,9 +154,6 @@ def compose(
     return torch.where(m, x, mean), torch.where(m, x, elsewhere)
 
 
-# Training -------------------------------------------------------------------------------------------------------------
-
-
 def easy_rows(erm: Head, train: Embeddings, quantile: float) -> Bool[Tensor, " n"]:
     """Images that DaC may mask and compose: the share `quantile` of those with the lowest loss under ERM's head."""
     loss = cross_entropy(erm.logits(train.features), train.y, reduction="none")
@@ -200,7 +172,7 @@ class _Training:
     """DaC's training with one seed; all that is random is drawn from it, in one order."""
 
     def __init__(self, train: Embeddings, erm: Head, inputs: DaCInputs, settings: Settings, seed: int):
-        self._generator, self._settings = Generator().manual_seed(seed), settings
+        self._generator, self.settings, self.n = Generator().manual_seed(seed), settings, len(train.y)
         pathway, drifts = inputs.pathway, settings.batchnorm == "drift"
         if drifts:  # what drifts is this seed's alone
             pathway = replace(pathway, network=copy.deepcopy(pathway.network))
@@ -209,7 +181,7 @@ class _Training:
         images, packed, self._places = inputs.pixels("train"), inputs.masks.packed, torch.arange(len(train.y))
         if settings.balance_classes:
             rows = _balanced_rows(train.y, train.n_classes, self._generator)
-            train, packed = train.take(rows), packed[rows]
+            train, packed, self.n = train.take(rows), packed[rows], len(rows)
             in_memory = isinstance(images, Images)
             images, self._places = (images.take(rows), self._places[: len(rows)]) if in_memory else (images, rows)
         (self._images,) = keep_on_device([images], self._compute)
@@ -222,21 +194,13 @@ class _Training:
         self._schedule = torch.optim.lr_scheduler.StepLR(self._optimizer, settings.lr_halved_every, 0.5)
 
     @property
-    def n(self) -> int:
-        """Number of images in an epoch."""
-        return len(self._y)
-
-    @property
     def head(self) -> Head:
-        """The head as it is now, on the device."""
+        """A copy of the head as it is now, on the device."""
         return Head(self._head.weight.detach().clone(), self._head.bias.detach().clone())
 
     def epoch(self, report: Callable[[int], None]) -> dict[str, float]:
-        """One pass over the images: mean losses, and the share of images that were selected.
-
-        report: is told how many images each step has used.
-        """
-        size, device = self._settings.batch_size, self._compute.device
+        """One pass over the images: mean losses, and the share of images that were selected."""
+        size, device = self.settings.batch_size, self._compute.device
         order = torch.randperm(self.n, generator=self._generator)
         if self.extractor.drifts and len(order) % size == 1 and len(order) > 1:
             order = order[:-1]  # BatchNorm cannot learn from a batch of a single image
@@ -250,14 +214,18 @@ class _Training:
             report(len(batch))
         report(self.n - len(order))  # those left out
         self._schedule.step()
-        return {**_means(torch.stack(losses)), "selected": float(self._easy[order].double().mean())}
+        measured = torch.stack(losses).double()
+        # of masked and composed images over the steps that had any
+        means = [*measured[:, :2].mean(0).tolist(), *measured[:, 2:].nanmean(0).tolist()]
+        names = ("loss", "batch_loss", "masked_loss", "composed_loss")
+        return {**dict(zip(names, means, strict=True)), "selected": float(self._easy[order].double().mean())}
 
     def _plan(self, order: Int[Tensor, " m"]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Of each step the rows of its batch, the places of the selected ones in it, and their partners among these.
 
-        Drawn and moved to the device at once, so that within a step nothing waits for it.
+        All are moved to the device at once, so that within a step nothing waits for it.
         """
-        rows = order.split(self._settings.batch_size)
+        rows = order.split(self.settings.batch_size)
         place = [self._easy[part].nonzero()[:, 0] for part in rows]
         partner = [draw_partners(self._y[part[at]], self._generator) for part, at in zip(rows, place, strict=True)]
 
@@ -267,34 +235,19 @@ class _Training:
         return zip(*map(moved, (rows, place, partner)), strict=True)
 
     def _losses(
-        self,
-        shown: Float[Tensor, "b 3 h w"],
-        rows: Int[Tensor, " b"],
-        place: Int[Tensor, " k"],
+        self, shown: Float[Tensor, "b 3 h w"], rows: Int[Tensor, " b"], place: Int[Tensor, " k"],
         partner: Int[Tensor, " k"],
-    ) -> tuple[Float[Tensor, ""], list[Float[Tensor, ""]]]:
-        """The loss of a step, and its parts: batch, masked, composed; NaN where there was no such image.
-
-        shown: what the network sees of the batch.
-        """
+    ) -> tuple[Float[Tensor, ""], list[Float[Tensor, ""]]]:  # fmt: skip
+        """The loss of a step, and its parts: batch, masked, composed; NaN where there was no such image."""
         parts = [shown] if self.extractor.drifts else []
         if len(place):
-            kept = unpack(self._packed[rows[place]], self._size) ^ self._settings.invert
+            kept = unpack(self._packed[rows[place]], self._size) ^ self.settings.invert
             parts += compose(shown[place], kept, partner, shown.mean((0, 2, 3)))
         # those of whole images are known where BatchNorm is frozen
         features = [] if self.extractor.drifts else [self._features[rows]]
         features += [self.extractor(torch.cat(parts))] if parts else []
-        y = self._labels[rows]
-        loss = cross_entropy(
-            self._head.logits(torch.cat(features)), torch.cat([y, y[place], y[place]]), reduction="none"
-        )
+        y, logits = self._labels[rows], self._head.logits(torch.cat(features))
+        loss = cross_entropy(logits, torch.cat([y, y[place], y[place]]), reduction="none")
         batch, masked, composed = (part.mean() for part in loss.split([len(y), len(place), len(place)]))
-        total = batch + self._settings.alpha * (masked + composed) if len(place) else batch
+        total = batch + self.settings.alpha * (masked + composed) if len(place) else batch
         return total, [batch, masked, composed]
-
-
-def _means(losses: Float[Tensor, "steps 4"]) -> dict[str, float]:
-    """Means over the steps; of masked and composed images over those that had any."""
-    losses = losses.double()
-    means = [*losses[:, :2].mean(0).tolist(), *losses[:, 2:].nanmean(0).tolist()]
-    return dict(zip(("loss", "batch_loss", "masked_loss", "composed_loss"), means, strict=True))

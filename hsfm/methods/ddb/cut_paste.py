@@ -4,14 +4,22 @@ This replaces DDB's diffusion model: the object is real, and so is the scene. Er
 (Telea, "An image inpainting technique based on the fast marching method", 2004).
 """
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, UInt8
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from hsfm.core.settings import FrozenSettings
+from hsfm.methods.ddb.generated import NOTHING_FOUND, drawn
+from hsfm.methods.ddb.objects import Pictures, masks_of
+
+NO_DONOR = "no object was found in any source of the class"
+NO_SCENE = "the object covers the whole source"
 
 
 class CutPasteSettings(FrozenSettings):
@@ -26,6 +34,40 @@ class CutPasteSettings(FrozenSettings):
     radius: PositiveInt = Field(3, description="Pixels around a place that erasing looks at.")
 
 
+class Paster:
+    """Pastes the object of one source of a class into a source of another.
+
+    objects: their table. pictures: gives the pixels of sources by their ids.
+    """
+
+    def __init__(self, objects: pd.DataFrame, pictures: Pictures, settings: CutPasteSettings):
+        self._pictures, self._settings, self._masks = pictures, settings, masks_of(objects)
+        there = objects[objects["image_id"].isin(self._masks)]
+        self._donors = there.groupby("y")["image_id"].agg(list).to_dict()
+
+    def __call__(self, rows: pd.DataFrame, *, threads: int, done: Callable[[int], None]) -> Iterator[dict[str, Any]]:
+        """Rows of a generated table for those of a plan, in order. done: is told how many more there are."""
+        with ThreadPoolExecutor(threads) as pool:
+            for row in pool.map(self._paste, rows.to_dict("records")):
+                yield row
+                done(1)
+
+    def _paste(self, row: dict[str, Any]) -> dict[str, Any]:
+        scene, donors, margin = row["source_id"], self._donors.get(row["y"]), self._settings.margin
+        if scene not in self._masks:
+            return {**row, "mask_area": 0.0, "why_not": NOTHING_FOUND}
+        if not donors:
+            return {**row, "mask_area": 0.0, "why_not": NO_DONOR}
+        if _with_margin(self._masks[scene], margin).all():
+            return {**row, "mask_area": 0.0, "why_not": NO_SCENE}
+        # of the image's own seed, so that it does not depend on the others
+        donor = donors[np.random.default_rng(row["seed"]).integers(len(donors))]
+        picture, giver = self._pictures([scene, donor])
+        masks, radius = (self._masks[scene], self._masks[donor]), self._settings.radius
+        pasted = cut_paste(picture, masks[0], giver, masks[1], margin=margin, radius=radius)
+        return {**row, "donor_id": donor, **drawn(*pasted)}
+
+
 def cut_paste(
     scene: UInt8[np.ndarray, "h w 3"],
     scene_mask: Bool[np.ndarray, "h w"],
@@ -38,8 +80,7 @@ def cut_paste(
     """The donor's object in place of the scene's, and where it is.
 
     The two objects' boxes have one center, as far as the new one then fits into the image; where the images differ in
-    size, the object keeps its share of the image's shorter side. margin: pixels around the old object that are erased
-    with it, since masks are never exact. radius: in pixels, of what erasing looks at. Neither mask may be empty.
+    size, the object keeps its share of the image's shorter side. Neither mask may be empty.
     """
     erased = erase(scene, scene_mask, margin=margin, radius=radius)
     (top, left, bottom, right), place = box(donor_mask), box(scene_mask)
@@ -64,11 +105,6 @@ def erase(
     """The image with what a mask covers, and `margin` pixels around it, filled from its surroundings."""
     hole = _with_margin(mask, margin).astype(np.uint8)
     return _opencv().inpaint(np.ascontiguousarray(image), hole, radius, _opencv().INPAINT_TELEA)
-
-
-def leaves_surroundings(mask: Bool[np.ndarray, "h w"], *, margin: int) -> bool:
-    """Whether anything is left to fill an object's place from, once it and its margin are gone."""
-    return not _with_margin(mask, margin).all()
 
 
 def _opencv() -> ModuleType:

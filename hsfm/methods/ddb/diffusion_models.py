@@ -29,9 +29,7 @@ class ModelSettings(FrozenSettings):
 
     name: str = Field(min_length=1, description="Its name on the hub, which downloads it once, or a local folder.")
     revision: Annotated[str, Field(min_length=1)] | None = Field(
-        None,
-        description="Branch, tag or commit on the hub; null for the newest. The commit that was loaded is written "
-        "beside the results.",
+        None, description="Branch, tag or commit on the hub; null for the newest."
     )
 
 
@@ -40,14 +38,10 @@ class LoadingSettings(FrozenSettings):
 
     local_files_only: bool = Field(False, description="Download nothing; what is missing is an error.")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto",
-        description="Of the diffusion models; auto is that of compute/precision: bfloat16 on CUDA (float16 on GPUs "
-        "without it), float32 on the CPU.",
+        "auto", description="Of the diffusion models; auto is that of compute/precision, float32 on the CPU."
     )
     attention_slicing: bool = Field(False, description="Attention in parts: less memory, slower.")
-    cpu_offload: bool = Field(
-        False, description="Parts of the pipeline wait in the CPU's memory: less GPU memory, slower."
-    )
+    cpu_offload: bool = Field(False, description="Parts wait in the CPU's memory: less GPU memory, slower.")
 
     @staticmethod
     def among(settings: Mapping[str, Any]) -> "LoadingSettings":
@@ -70,9 +64,7 @@ def libraries() -> tuple[ModuleType, ModuleType]:
         import diffusers
         import transformers
     except ImportError as error:
-        raise ImportError(
-            f'diffusion models need the extra [diffusion]: pip install -e ".[diffusion]" ({error})'
-        ) from error
+        raise ImportError(f'diffusion models need: pip install -e ".[diffusion]" ({error})') from error
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
@@ -95,9 +87,8 @@ class Model:
 def find_model(name: str, *, revision: str | None = None, local_files_only: bool = False, pipeline: bool) -> Model:
     """The files of a model: of a local folder, or of the hub, from where what is missing is downloaded.
 
-    revision: branch, tag or commit on the hub. local_files_only: take what was downloaded before, or raise. pipeline:
-    whether it is one of diffusers, which downloads only those files that its parts need. Raises ValueError that names
-    the model where it cannot be had.
+    revision, local_files_only: as in `ModelSettings` and `LoadingSettings`. pipeline: whether it is one of diffusers.
+    Raises ValueError that names the model where it cannot be had.
     """
     if Path(name).is_dir():
         if revision is not None:
@@ -106,7 +97,11 @@ def find_model(name: str, *, revision: str | None = None, local_files_only: bool
     else:
         folder = Path(_download(name, revision, local_files_only, pipeline))
     of_hub = folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name)
-    return Model(folder, {"name": name, "commit": folder.name if of_hub else _hash(folder)})
+    if of_hub:
+        return Model(folder, {"name": name, "commit": folder.name})
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".txt"))
+    hashed = fingerprint({str(path.relative_to(folder)): sha256(path) for path in files})
+    return Model(folder, {"name": name, "commit": f"folder {hashed}"})
 
 
 def _download(name: str, revision: str | None, local_files_only: bool, pipeline: bool) -> str:
@@ -128,28 +123,16 @@ def _download(name: str, revision: str | None, local_files_only: bool, pipeline:
         ) from error
 
 
-def _hash(folder: Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".txt"))
-    return "folder " + fingerprint({str(path.relative_to(folder)): sha256(path) for path in files})
-
-
 def choose_dtype(precision: str, compute: Compute) -> torch.dtype:
-    """The dtype of a diffusion model. auto: as `compute` does, bfloat16 or float16 on CUDA, float32 on the CPU.
-
-    precision: as in `LoadingSettings`. Raises ValueError for float16 on the CPU, where half of its operations are
-    missing.
-    """
+    """The dtype of a diffusion model by `LoadingSettings`. Raises ValueError for float16 on the CPU."""
     if precision == "float16" and compute.on_cpu:
         raise ValueError("precision: float16 was asked for, which the CPU has not; auto takes float32 there")
     return compute.dtype if precision == "auto" else getattr(torch, precision)
 
 
 def load_pipeline(kind: type, model: Model, dtype: torch.dtype) -> Any:
-    """A pipeline of diffusers, of the class `kind`, on the CPU; errors as in `load_part`.
-
-    A safety checker is left out: it would replace pictures by black ones.
-    """
-    unchecked = {"safety_checker": None, "requires_safety_checker": False}
+    """A pipeline of diffusers, of the class `kind`, on the CPU; errors as in `load_part`."""
+    unchecked = {"safety_checker": None, "requires_safety_checker": False}  # it would replace pictures by black ones
     pipeline = load_part(kind, model, dtype=dtype, use_safetensors=True, **unchecked)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -36,11 +36,8 @@ from hsfm.models.erm import AdamSettings, AuxiliaryData, LabeledImages, Training
 
 NEEDED = {"diffusion": ("models", "token", "segment", "inpaint"), "cut_paste": ("cut_paste",)}  # by generator
 CHECKPOINTS = {"average": "best_val", "worst_group": "best_worst_group", "worst_class": "best_worst_class"}  # by rule
-# of a seed for which nothing was kept that could be trained on
-HISTORY_WITHOUT_IMAGES = pd.DataFrame(
-    {"epoch": [0], **dict.fromkeys(("train_loss", "val_average", "val_worst_group", "val_worst_class"), 0.0),
-     "seed": 0, "kept": False}
-)[:0]  # fmt: skip
+_MEASURES = dict.fromkeys(("train_loss", "val_average", "val_worst_group", "val_worst_class"), 0.0)
+HISTORY_WITHOUT_IMAGES = pd.DataFrame({"epoch": [0], **_MEASURES, "seed": 0, "kept": False})[:0]
 
 
 class RetrainSettings(FrozenSettings):
@@ -59,12 +56,9 @@ class Settings(MethodSettings):
     """DDB's settings; the generator needs its own parts, and those of the other one may stand beside."""
 
     generator: Literal["diffusion", "cut_paste"] = Field(
-        description="diffusion replaces the object of an image by one of another class through an inpainting model; "
-        "cut_paste, without one, by the object of another image."
+        description="diffusion draws the new object by an inpainting model; cut_paste takes that of another image."
     )
-    sources_per_class: PositiveInt = Field(
-        300, description="Images of each class to make others of, those of the lowest loss under ERM."
-    )
+    sources_per_class: PositiveInt = Field(300, description="Images of each class, of the lowest loss under ERM.")
     images_per_source: PositiveInt = Field(4, description="Images to make of each; the other classes take turns.")
     seed: NonNegativeInt = Field(0, description="Of what is generated.")
     cut_paste: CutPasteSettings | None = Field(None, description="For cut_paste alone.")
@@ -79,8 +73,7 @@ class Settings(MethodSettings):
     def _check_parts(self) -> "Settings":
         missing = [repr(key) for key in NEEDED[self.generator] if getattr(self, key) is None]
         if missing:
-            keys = f"key{'s' * (len(missing) > 1)} {', '.join(missing)}"
-            raise ValueError(f"missing {keys}, which the generator {self.generator} needs")
+            raise ValueError(f"missing {', '.join(missing)}, which the generator {self.generator} needs")
         return self
 
 
@@ -96,59 +89,41 @@ class DDBInputs:
 
 
 def fit(
-    train: Embeddings,
-    val: Embeddings,
-    erm: Head,
-    *,
-    settings: Settings,
-    seeds: Sequence[int],
-    scorer: Scorer,
-    inputs: DDBInputs,
-) -> Fit:
+    train: Embeddings, val: Embeddings, erm: Head,
+    *, settings: Settings, seeds: Sequence[int], scorer: Scorer, inputs: DDBInputs,
+) -> Fit:  # fmt: skip
     """ERM's network retrained beside generated images by each seed, and its heads.
 
     train and val stand for the classes; the images are those of `inputs`, and ERM's head is that of its network.
-    History columns are those of `hsfm.models.erm.train` and seed.
-
-    Without any generated image the network stays ERM's, and the history is empty: retrained on the old images alone it
-    would be another ERM under DDB's name. Raises ValueError where train or val is the test split, and as
-    `hsfm.models.erm.train` does.
+    History columns are those of `hsfm.models.erm.train` and seed. Without any generated image the network stays ERM's:
+    retrained on the old images alone it would be another ERM under DDB's name. Raises ValueError where train or val is
+    the test split, and as `hsfm.models.erm.train` does.
     """
     for part in (train, val):
         part.refuse_test("DDB")
-    remarks = ("; ".join(missing_images(inputs.generated, train.class_names)),) * len(seeds)
-    if not any(inputs.generated):
-        networks, history = [inputs.network] * len(seeds), HISTORY_WITHOUT_IMAGES
-        chosen_by, summary = "ERM's own", "no generated image was kept: ERM's own network"
-    else:
+    if any(inputs.generated):
         found = [retrain(inputs, settings.retrain, scorer, seed) for seed in seeds]
         networks, history = [network for network, _ in found], pd.concat([one for _, one in found], ignore_index=True)
         chosen_by, summary = f"the epoch with the best validation {scorer.in_words}", kept_epochs(history)
+        both = zip(train.class_names, inputs.generated, strict=True)
+        remark = "; ".join(f"no generated image of {name} was kept" for name, images in both if images is None)
+    else:
+        networks, history = [inputs.network] * len(seeds), HISTORY_WITHOUT_IMAGES
+        chosen_by, summary = "ERM's own", "no generated image was kept: ERM's own network"
+        remark = "no generated image was kept, so that this is ERM's own network and head"
     heads, tables = stack([Head.of(network.fc) for network in networks]), {"history": history}
+    remarks = (remark,) * len(seeds)
     return Fit(heads, tuple(seeds), chosen_by, summary, remarks, tables=tables, networks=tuple(networks))
 
 
-def kept_images(
-    generated: pd.DataFrame, pruned: pd.DataFrame, class_names: Sequence[str]
-) -> list[LabeledImages | None]:
-    """Of each class the generated images that were kept, None where there is none.
-
-    The two tables, as `read_table` reads them, are of the same images.
-    """
+def kept_images(generated: pd.DataFrame, pruned: pd.DataFrame, n_classes: int) -> list[LabeledImages | None]:
+    """Of each class the generated images that were kept, None where there is none; the two tables are row by row."""
     kept, parts = generated[pruned["kept"].astype(bool)], []
-    for y in range(len(class_names)):
+    for y in range(n_classes):
         pixels = [read_png(image) for image in kept.loc[kept["y"] == y, "image"]]
         labels = torch.full((len(pixels),), y)
         parts.append(LabeledImages(pack(pixels), labels, torch.full_like(labels, -1)) if pixels else None)
     return parts
-
-
-def missing_images(generated: Sequence[LabeledImages | None], class_names: Sequence[str]) -> list[str]:
-    """Remarks on the classes of which no generated image was kept."""
-    if not any(generated):
-        return ["no generated image was kept, so that this is ERM's own network and head"]
-    both = zip(class_names, generated, strict=True)
-    return [f"no generated image of {name} was kept" for name, images in both if images is None]
 
 
 def retrain(inputs: DDBInputs, settings: RetrainSettings, scorer: Scorer, seed: int) -> tuple[Network, pd.DataFrame]:
@@ -156,7 +131,7 @@ def retrain(inputs: DDBInputs, settings: RetrainSettings, scorer: Scorer, seed: 
 
     The loss of a step is the mean cross-entropy of a batch of training images, plus that of as many generated images of
     each class times the class's weight (the method's three-part loss, for any number of classes). The epoch that is
-    best by the scorer's rule is kept, the higher average on a tie. seed: of the head and of everything drawn.
+    best by the scorer's rule is kept, the higher average on a tie.
     """
     auxiliary = [
         AuxiliaryData(f"generated_{y}", images, float(weight))

@@ -19,18 +19,17 @@ from PIL import Image
 from hsfm import __version__
 from hsfm.core.files import encode, read_parquet
 
+_IMAGE = [("image_id", pa.string()), ("y", pa.int32())]
 SOURCES = pa.schema(
     [
-        ("image_id", pa.string()),
-        ("y", pa.int32()),
+        *_IMAGE,
         ("loss", pa.float32()),  # under ERM
         ("rank", pa.int32()),  # within the class, from 1, the lowest loss
     ]
 )
 OBJECTS = pa.schema(
     [
-        ("image_id", pa.string()),
-        ("y", pa.int32()),
+        *_IMAGE,
         ("boxes", pa.int32()),  # found by a detector; null where masks come from elsewhere
         ("score", pa.float32()),  # of the best of them
         ("area", pa.float32()),  # share of the image that the mask covers
@@ -67,9 +66,8 @@ def plan(
 ) -> pd.DataFrame:
     """Plan the images to generate: the columns of a generated table up to the token.
 
-    sources: image_id and y. tokens: one per class. The images of a source take the other classes in turn. The seed of
-    an image is made of `seed`, its source, its class and its number alone, so that neither order nor sharding changes
-    what is generated.
+    sources: image_id and y. tokens: one per class. An image's seed is made of `seed`, its source, its class and its
+    number alone, so that neither order nor sharding changes what is generated.
     """
     classes, rows = len(class_names), []
     for source in sources.itertuples():
@@ -83,8 +81,7 @@ def plan(
 
 def seed_of(seed: int, name: str) -> int:
     """A seed of 63 bits for one image."""
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "little") >> 1
 
 
 def as_png(pixels: UInt8[np.ndarray, "h w 3"] | Bool[np.ndarray, "h w"]) -> bytes:

@@ -48,9 +48,8 @@ def inpaint_parts(
     """Rows of a generated table for each part of a plan, one part after the other.
 
     pictures: gives the pixels of sources by their ids. masks: of the sources in which an object was found; the rows of
-    others say that there was none. One stream of batches goes through all parts, so that what is read, encoded and
-    written lies beside what the pipeline computes; no batch reaches from one part into another, so that a part comes
-    out the same whichever others there are.
+    others say that there was none. Reading, encoding and writing lie beside what the pipeline computes; no batch
+    reaches from one part into another, so that a part comes out the same whichever others there are.
     """
 
     def batches() -> Iterator[Batch]:
@@ -61,8 +60,7 @@ def inpaint_parts(
                 images = pictures(batch["source_id"].to_list())
                 yield at_size(images, found, prompts, batch["seed"].to_list(), settings.size)
 
-    made = prefetch(inpaint(pipeline, prefetch(batches()), settings=settings, compute=compute))
-    new = chain.from_iterable(made)
+    new = chain.from_iterable(prefetch(inpaint(pipeline, prefetch(batches()), settings=settings, compute=compute)))
     with ThreadPoolExecutor(2) as pool:
         for part in parts:
             rows = [
@@ -95,11 +93,10 @@ def at_size(
 ) -> Batch:
     """Bring images and masks to one height and width; proportions may change, and are brought back afterwards."""
     pixels = [torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 for image in images]
-    covered = [_resize(torch.from_numpy(mask)[None, None].float(), size) for mask in masks]
-    # what the mask touches counts as the object
-    touched = (torch.cat(covered) > 0.25).float()
     resized = torch.cat([_resize(image, size) for image in pixels])
-    return Batch(resized, touched, prompts, seeds, [image.shape[:2] for image in images])
+    covered = torch.cat([_resize(torch.from_numpy(mask)[None, None].float(), size) for mask in masks])
+    # what the mask touches counts as the object
+    return Batch(resized, (covered > 0.25).float(), prompts, seeds, [image.shape[:2] for image in images])
 
 
 def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -114,11 +111,8 @@ def inpaint(
     """Inpaint each batch by a pipeline of diffusers; every image keeps its size.
 
     The noise of an image comes from its own seed, drawn on the CPU, so that neither the other images of a batch nor the
-    device change it. Pictures of one batch are copied from the device while the next one is made. Raises ValueError for
-    a picture that is not finite.
-
-    The whole picture is the pipeline's: the source's own pixels are not put back around the mask. That would leave no
-    difference there, and all attribution would lie inside the mask whatever was drawn.
+    device change it. The source's own pixels are not put back around the mask: all attribution would lie inside it
+    then, whatever was drawn. Raises ValueError for a picture that is not finite.
     """
     sizes: list[Sequence[tuple[int, int]]] = []
 
@@ -138,9 +132,7 @@ def inpaint(
                 output_type="pt",
             ).images
             if not pictures.isfinite().all():
-                raise ValueError(
-                    "inpainting: a picture holds a NaN; a precision of longer range helps: bfloat16, float32"
-                )
+                raise ValueError("inpainting: a picture holds a NaN; take a precision of longer range, as bfloat16")
             yield (pictures.float() * 255).round().clamp(0, 255).to(torch.uint8)
 
     with compute.repeatable():

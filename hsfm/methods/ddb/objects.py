@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Bool
 from torch import Tensor
 
+from hsfm.core.shards import cut
 from hsfm.data.transforms import TransformSettings, hide_masks
 from hsfm.methods.ddb.generated import as_png, read_png
 
@@ -41,18 +42,13 @@ def take_objects(
 
 
 def find_objects(
-    sources: pd.DataFrame,
-    pictures: Pictures,
-    segment: Callable[[Sequence[np.ndarray]], Sequence[Any]],
-    batch_size: int,
-    done: Callable[[int], None],
+    sources: pd.DataFrame, pictures: Pictures, segment: Callable, batch_size: int, done: Callable[[int], None]
 ) -> Iterator[dict[str, Any]]:
     """Objects that a detector finds.
 
     segment: from pictures to `hsfm.methods.ddb.segment.Found`. done: is told how many more were looked at.
     """
-    for first in range(0, len(sources), batch_size):
-        batch = sources.iloc[first : first + batch_size]
+    for batch in cut(sources, batch_size):
         for source, one in zip(batch.itertuples(), segment(pictures(batch["image_id"])), strict=True):
             score = float(one.scores[0]) if len(one.scores) else None
             yield object_row(source, one.mask, boxes=len(one.boxes), score=score)

@@ -1,6 +1,7 @@
 """DDB's pruning: keep the generated images that show the object and are hard for ERM.
 
-Letters: b images of a batch, c classes.
+Whether an image shows the object is told by integrated gradients (Sundararajan, Taly and Yan, "Axiomatic attribution
+for deep networks", ICML 2017), by captum. Letters: b images of a batch, c classes.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,6 @@ from hsfm.data.pixels import Images, pack
 from hsfm.data.transforms import TransformSettings, prepare, show_masks
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.head import Head
-from hsfm.methods.ddb.attribution import integrated_gradients, share_inside
 from hsfm.methods.ddb.generated import PRUNED, read_png
 from hsfm.models.backbone import Network
 
@@ -49,25 +49,26 @@ def prune(
 ) -> Iterator[dict[str, Any]]:
     """Rows of a pruned table for those of a generated one; those without an image say already why not.
 
-    An image is kept where more than `settings.attribution` of the attribution lies on the new object, and where ERM
-    gives its class a lower probability than `confidence`, the mean that it gives the class's own images. network:
-    ERM's, with its head. pictures: gives the pixels of sources by their ids.
+    network: ERM's, with its head. pictures: gives the pixels of sources by their ids. confidence: the limit that ERM's
+    probability of the class has to stay below.
     """
     compute.prepare(network).eval()
+    reasons = (
+        f"attribution on the object not above {settings.attribution:g}", "ERM as sure as of the class's own images"
+    )  # fmt: skip
     for first in range(0, len(rows), settings.batch_size):
         batch = [dict(row) for row in rows[first : first + settings.batch_size]]
         made = [row for row in batch if row["image"] is not None]
         if made:
             images = pack([read_png(row["image"]) for row in made]), pack(pictures([row["source_id"] for row in made]))
             masks, y = [read_png(row["mask"]) for row in made], torch.tensor([row["y"] for row in made])
-            attribution, probability = score(
-                network, *images, masks, y, transform, steps=settings.steps, compute=compute
-            )
+            share, probability = score(network, *images, masks, y, transform, steps=settings.steps, compute=compute)
             limit = confidence[y]
-            columns = attribution, probability, limit, attribution > settings.attribution, probability < limit
-            for row, share, p, most, *rules in zip(made, *(column.tolist() for column in columns), strict=True):
-                row |= {"attribution": share, "probability": p, "limit": most}
-                row["why_not"] = why_not(*rules, settings.attribution)
+            columns = (share, probability, limit, share > settings.attribution, probability < limit)
+            for row, *numbers, on_object, hard in zip(made, *(column.tolist() for column in columns), strict=True):
+                row |= dict(zip(("attribution", "probability", "limit"), numbers, strict=True))
+                against = [reason for reason, holds in zip(reasons, (on_object, hard), strict=True) if not holds]
+                row["why_not"] = " and ".join(against) or None
         for row in batch:
             yield {**{name: row.get(name) for name in PRUNED.names}, "kept": row["why_not"] is None}
 
@@ -92,21 +93,44 @@ def score(
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """The share of the attribution that lies on the object, and the probability of the class under ERM, on the CPU.
 
-    The attribution are integrated gradients of the new class's logit from the source image on, absolute values. Source,
-    image and mask (where the new object is) go through the same transform, so that they lie on one another.
+    The attribution is that of the class's logit, from the source image on, in absolute values; the share is 0 where
+    there is none. Source, image and mask go through the same transform, so that they lie on one another.
     """
     with compute.repeatable():
         shown, baseline = (prepare(images.to(compute.device), transform) for images in (generated, sources))
         mask, y = show_masks(masks, transform).to(compute.device), y.to(compute.device)
-        attribution = integrated_gradients(network, shown, baseline, y, steps=steps, compute=compute)
+        size = integrated_gradients(network, shown, baseline, y, steps=steps, compute=compute).abs().sum(1)
         with torch.inference_mode(), compute.autocast():
             logits = torch.cat([network(shown[part]) for part in compute.parts(len(shown), *shown.shape[-2:])])
-        probability = logits.float().softmax(-1).gather(1, y[:, None])[:, 0]
-        return share_inside(attribution, mask).cpu(), probability.cpu()
+        probability, whole = logits.float().softmax(-1).gather(1, y[:, None])[:, 0], size.sum((1, 2))
+        return torch.where(whole > 0, (size * mask).sum((1, 2)) / whole, 0.0).cpu(), probability.cpu()
 
 
-def why_not(on_object: bool, hard: bool, min_attribution: float | int) -> str | None:
-    """Reasons against an image, for readers; None where it is kept."""
-    against = [] if on_object else [f"attribution on the object not above {min_attribution:g}"]
-    against += [] if hard else ["ERM as sure as of the class's own images"]
-    return " and ".join(against) or None
+def integrated_gradients(
+    network: Network,
+    shown: Float[Tensor, "b 3 h w"],
+    baseline: Float[Tensor, "b 3 h w"],
+    target: Int[Tensor, " b"],
+    *,
+    steps: int,
+    compute: Compute,
+) -> Float[Tensor, "b 3 h w"]:
+    """Attributions of what the network sees to the logit of a class, along the line from a baseline.
+
+    steps: of the Gauss-Legendre quadrature; an image's attributions sum up to the difference of the logits but for its
+    error. Raises ValueError where captum is not installed.
+    """
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError as error:
+        raise ValueError('integrated gradients need captum; pip install -e ".[diffusion]"') from error
+
+    def logits(images: Tensor) -> Tensor:
+        with compute.autocast():
+            return network(images).float()
+
+    def attribute(part: slice) -> Tensor:  # one step of the quadrature at a time
+        how = {"target": target[part], "n_steps": steps, "internal_batch_size": len(shown[part])}
+        return IntegratedGradients(logits).attribute(shown[part], baseline[part], **how).detach()
+
+    return torch.cat([attribute(part) for part in compute.parts(len(shown), *shown.shape[-2:])])

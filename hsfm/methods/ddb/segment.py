@@ -24,12 +24,8 @@ class SegmentSettings(FrozenSettings):
         pattern="^[a-z][a-z .-]*[.]$",
         description="Name of the objects, in small letters, with a full stop: animal., bird., hair.",
     )
-    box_threshold: float = Field(
-        0.35, ge=0, le=1, description="Lowest score of a box; all boxes above it count. GroundingDINO's own."
-    )
-    text_threshold: float = Field(
-        0.25, ge=0, le=1, description="Lowest score of a word that a box is called by. GroundingDINO's own."
-    )
+    box_threshold: float = Field(0.35, ge=0, le=1, description="Lowest score of a box; GroundingDINO's own.")
+    text_threshold: float = Field(0.25, ge=0, le=1, description="Lowest score of a box's word; GroundingDINO's own.")
     batch_size: PositiveInt = Field(8, description="Images at once.")
 
 
@@ -43,7 +39,7 @@ class Found:
 
 
 class Segmenter:
-    """Both models, on the device, in float32: a box's score near the threshold must not depend on the precision."""
+    """Both models, on the device, in float32, so that a box's score does not depend on the precision."""
 
     def __init__(self, detector: Model, segmenter: Model, compute: Compute):
         _, parts = libraries()
@@ -70,8 +66,7 @@ class Segmenter:
     def _find(self, images: Sequence[np.ndarray], settings: SegmentSettings) -> list[tuple[Tensor, Tensor]]:
         """Boxes and scores of each image.
 
-        Images of one size go together: others would be padded to a common one, which the detector's backbone sees, and
-        what is found in an image would depend on its neighbors.
+        Images of one size go together: padded ones would depend on their neighbors.
         """
         found: dict[int, tuple[Tensor, Tensor]] = {}
         for size in dict.fromkeys(image.shape[:2] for image in images):
@@ -93,12 +88,7 @@ class Segmenter:
     def _segment(self, image: np.ndarray, boxes: Float[Tensor, "k 4"], embedding: Tensor) -> Bool[np.ndarray, "h w"]:
         """The union of the masks of some boxes."""
         inputs = self._sam_input(images=[image], input_boxes=[boxes.tolist()], return_tensors="pt")
-        masks = self._sam(
-            image_embeddings=embedding,
-            input_boxes=inputs["input_boxes"].to(self._device, torch.float32),
-            multimask_output=False,
-        ).pred_masks
-        whole = self._sam_input.image_processor.post_process_masks(
-            masks.cpu(), inputs["original_sizes"], inputs["reshaped_input_sizes"]
-        )
-        return whole[0].any(0)[0].numpy()
+        prompts = inputs["input_boxes"].to(self._device, torch.float32)
+        masks = self._sam(image_embeddings=embedding, input_boxes=prompts, multimask_output=False).pred_masks.cpu()
+        sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
+        return self._sam_input.image_processor.post_process_masks(masks, *sizes)[0].any(0)[0].numpy()

@@ -4,8 +4,12 @@ Gal et al., "An image is worth one word", ICLR 2023: the embedding of one new to
 Stable Diffusion to tell the noise in these images.
 """
 
+import json
 import logging
 import math
+import re
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import mse_loss
 
 from hsfm.core.device import Compute
+from hsfm.core.files import read_safetensors
 from hsfm.core.progress import Progress
 from hsfm.core.settings import FrozenSettings
 from hsfm.methods.ddb.diffusion_models import PictureSize, libraries
@@ -45,21 +50,13 @@ PROMPTS = (
 class TokenSettings(FrozenSettings):
     """Textual inversion: a word learned for the objects of each class."""
 
-    images: PositiveInt = Field(
-        30, description="Training images of the class, drawn by seed; all where there are fewer."
-    )
-    size: PictureSize = Field(
-        (512, 512), description="Height and width in pixels, multiples of 8; images are resized to it."
-    )
-    initial_word: str = Field(
-        min_length=1, description="The object in one word that the model knows; the learned word starts from it."
-    )
+    images: PositiveInt = Field(30, description="Training images of the class, drawn by seed, or all there are.")
+    size: PictureSize = Field((512, 512), description="Height and width in pixels, multiples of 8, of the images.")
+    initial_word: str = Field(min_length=1, description="The object in one word of the model's, to start from.")
     steps: PositiveInt = Field(3000, description="Of AdamW.")
     batch_size: PositiveInt = Field(1, description="Images at once.")
     accumulation: PositiveInt = Field(4, description="Batches per step.")
-    lr: PositiveFloat = Field(
-        0.002, description="Constant learning rate: public code's 5e-4, scaled by an accumulation of 4."
-    )
+    lr: PositiveFloat = Field(0.002, description="Constant: public code's 5e-4, scaled by an accumulation of 4.")
     seed: NonNegativeInt = Field(0, description="Of the drawn images and of the training.")
 
 
@@ -75,12 +72,9 @@ def learn_token(
     """The embedding of `token` for what `images` show, by AdamW at a constant learning rate; and the loss by step.
 
     pipeline: a text-to-image pipeline, on the device; it gets the new token, and is not changed otherwise. images: of
-    the size that it makes. Images and their mirror images are equally likely, and so are `PROMPTS`. resume: a file that
-    holds the state after every `SAVE_EVERY` steps; a run that finds it goes on from there. The caller names it after
-    everything the result depends on, and removes it when done.
-
-    Raises ValueError for a token that is known already, an initial word of several tokens, and a loss that is no longer
-    finite.
+    the size that it makes; their mirror images are as likely. resume: a file that holds the state after every
+    `SAVE_EVERY` steps; a run that finds it goes on from there. Raises ValueError for a token that is known already, an
+    initial word of several tokens, and a loss that is no longer finite.
     """
     place, steps = _add_token(pipeline, token, settings.initial_word), settings.steps
     training = _Training(pipeline, images, place, settings, compute)
@@ -112,7 +106,7 @@ def learn_token(
 
 
 def _add_token(pipeline: Any, token: str, initial_word: str) -> int:
-    """Make room for a new token, and start it from a word; returns its number."""
+    """The number of a new token, which starts from a word."""
     tokenizer = pipeline.tokenizer
     first = tokenizer(initial_word, add_special_tokens=False).input_ids
     if len(first) != 1:
@@ -129,10 +123,7 @@ def _add_token(pipeline: Any, token: str, initial_word: str) -> int:
 
 
 class _Training:
-    """The row of the embedding table that learns, and all that its steps take.
-
-    The VAE encodes the images and their mirror images once: a normal distribution of latents for each.
-    """
+    """The row of the embedding table that learns, and all that its steps take."""
 
     def __init__(
         self, pipeline: Any, images: UInt8[Tensor, "n 3 h w"], place: int, settings: TokenSettings, compute: Compute
@@ -152,7 +143,7 @@ class _Training:
         texts = [prompt.format(tokenizer.convert_ids_to_tokens(place)) for prompt in PROMPTS]
         padded = {"padding": "max_length", "max_length": tokenizer.model_max_length, "truncation": True}
         self._prompts = tokenizer(texts, **padded, return_tensors="pt").input_ids
-        with torch.no_grad():
+        with torch.no_grad():  # a normal distribution of latents for each image and its mirror image
             found = [
                 pipeline.vae.encode((image.to(self._device) / 127.5 - 1).to(pipeline.vae.dtype)).latent_dist
                 for image in torch.cat([images, images.flip(-1)]).split(1)
@@ -173,10 +164,7 @@ class _Training:
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A batch: clean latents, token ids, noise and how far along it is, all from the generator."""
-
-        def choose(n: int) -> Int[Tensor, " b"]:
-            return torch.randint(n, (self._settings.batch_size,), generator=self.generator)
-
+        choose = partial(torch.randint, size=(self._settings.batch_size,), generator=self.generator)
         rows = choose(len(self.mean)).to(self._device)
         spread = torch.randn(len(rows), *self.mean.shape[1:], generator=self.generator).to(self.mean)
         clean = (self.mean[rows] + self.deviation[rows] * spread) * self._pipeline.vae.config.scaling_factor
@@ -220,3 +208,28 @@ class _Training:
         self._scaler.load_state_dict(found["scaler"])
         self.generator.set_state(found["generator"])
         return found["losses"]
+
+
+def token_of(label: int, class_names: Sequence[str]) -> str:
+    """A word for a class, after its name: <water-bird>; with its number where that says too little."""
+    plain = [re.sub("[^a-z0-9]+", "-", name.lower()).strip("-") for name in class_names]
+    return f"<{plain[label]}>" if plain[label] and plain.count(plain[label]) == 1 else f"<{plain[label]}-class{label}>"
+
+
+def add_tokens(pipeline: Any, files: Sequence[str | Path]) -> tuple[list[str], dict[str, str]]:
+    """Teach a pipeline the learned words of some files; these, and the model they were learned on.
+
+    Raises ValueError where the pipeline's text encoder is of another width.
+    """
+    names, width = [], pipeline.text_encoder.get_input_embeddings().weight.shape[1]
+    for path in files:
+        tensors, metadata = read_safetensors(path)
+        embedding, token, model = tensors["embedding"], metadata["token"], json.loads(metadata["model"])
+        if embedding.shape != (width,):
+            raise ValueError(
+                f"{path}: has {len(embedding)} numbers, but the inpainting model's text encoder has {width}; it was "
+                f"learned on {model['name']}, which has to share its text encoder"
+            )
+        pipeline.load_textual_inversion({token: embedding}, token=token)
+        names.append(token)
+    return names, model

@@ -2,7 +2,7 @@
 
 Letters: r trials, n support rows, d features, c classes, m hard samples, e epochs. Everything that an epoch changes
 lies in tensors that it edits in place, and nothing inside waits for the device: on CUDA one epoch is recorded as a
-graph and replayed. tests/methods/hsfm/autograd_loop.py is the same procedure one trial at a time, in autograd.
+graph and replayed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,9 +37,7 @@ def _swept(default: int | float, values: list, description: str) -> Any:
 class Settings(MethodSettings):
     """HSFM's settings; the paper's symbols stand in the descriptions."""
 
-    support_per_class: PositiveInt = _swept(
-        64, [8, 16, 32, 64, 128], "Support rows drawn per class; a smaller class gives all it has."
-    )
+    support_per_class: PositiveInt = _swept(64, [8, 16, 32, 64, 128], "Support rows drawn per class, or all it has.")
     inner_steps: PositiveInt = _swept(
         10, [5, 10, 20], "T: gradient steps of the head on the support, in each meta-gradient and each epoch."
     )
@@ -52,7 +50,7 @@ class Settings(MethodSettings):
     support_steps: NonNegativeInt = _swept(
         10, [2, 5, 10], "K_H: meta-gradient steps on the support per epoch; 0 leaves the support as drawn."
     )
-    epochs: PositiveInt = Field(40, description="Rounds of editing the support, adapting the head, choosing hard rows.")
+    epochs: PositiveInt = Field(40, description="Rounds of editing the support and adapting the head.")
     refresh: Literal["epoch", "never"] = Field(
         "epoch", description="Choose the outer set anew each epoch (the paper), or once, at the start."
     )
@@ -67,14 +65,13 @@ class Settings(MethodSettings):
     )
     select_by: Rule | Literal["hard_loss"] | None = Field(
         None,
-        description="Rule that picks the epoch: the accuracy of validation's worst_group (the paper) or worst_class or "
-        "its average, or the lowest mean loss on the head's own hard set (hard_loss); the later epoch wins a tie. null "
-        "takes the configuration's select_by.",
+        description="Rule that picks the epoch, the later one on a tie: validation's worst_group (the paper), "
+        "worst_class, average, or the lowest mean loss on the head's own hard set. null takes the configuration's.",
     )
 
     @property
     def work(self) -> int:
-        """Meta-gradients of an epoch times their steps: what one trial takes, to compare settings by."""
+        """Meta-gradients of an epoch times their steps, to compare settings by."""
         return (1 + self.support_steps) * self.inner_steps
 
 
@@ -160,16 +157,9 @@ class Loop:
         whole = {"dtype": torch.int64, "device": self.support.device}
         self._epoch = torch.zeros(1, **whole)  # finished ones
         average = measures["val_average"]
-        self.best = {
-            name: BestState(
-                torch.full_like(average, -torch.inf),
-                torch.zeros(len(trials), **whole),
-                self.weight.clone(),
-                self.bias.clone(),
-                self.support.clone(),
-            )
-            for name in scorers
-        }
+        state = (torch.full_like(average, -torch.inf), torch.zeros(len(trials), **whole), self.weight, self.bias,
+                 self.support)  # fmt: skip
+        self.best = {name: BestState(*(tensor.clone() for tensor in state)) for name in scorers}
         epochs = self._settings.epochs
         self.history = {name: average.new_empty(epochs, len(trials)) for name in ("outer_loss", *measures)}
         self.hard_rows = self._hard_rows.new_empty(epochs, *self._hard_rows.shape, dtype=torch.int32)
@@ -183,12 +173,21 @@ class Loop:
         for _ in range(self._settings.inner_steps):
             self._adapt.step(*head_gradient(self.weight, self.bias, self.support, self.support_y))
         hard_rows, measures = self._evaluate()
-        self._record(measures, outer_losses)
+        unknown = torch.full_like(self._inner_lr, torch.nan)
+        measures["outer_loss"] = torch.stack(outer_losses).mean(0) if outer_losses else unknown
+        for name, values in measures.items():
+            self.history[name].index_copy_(0, self._epoch, values.to(self.history[name]).unsqueeze(0))
+        self.hard_rows.index_copy_(0, self._epoch, self._hard_rows.to(torch.int32).unsqueeze(0))
         self._epoch += 1
         for name, best in self.best.items():
             self._update_best(best, self._scorers[name].choose(measures))
         if self._settings.refresh == "epoch":
-            self._choose_outer_set(hard_rows)
+            if self._settings.outer_set == "random":
+                following = self._epoch.clamp(max=self._settings.epochs - 1)
+                hard_rows = self._outer_rows.index_select(0, following).squeeze(0)
+            self._hard_rows.copy_(hard_rows)
+            flat = self._hard.view(-1, self._hard.shape[-1])
+            torch.index_select(self._val.features, 0, self._hard_rows.flatten(), out=flat)
 
     def _edit_support(self) -> Float[Tensor, " r"]:
         outer = meta_gradient(
@@ -209,30 +208,11 @@ class Loop:
         sound = loss.isfinite().all(1)
         return rows, {name: values.where(sound, torch.nan) for name, values in measures.items()}
 
-    def _record(self, measures: dict[str, Float[Tensor, " r"]], outer_losses: Sequence[Tensor]) -> None:
-        unknown = torch.full_like(self._inner_lr, torch.nan)
-        record = {"outer_loss": torch.stack(outer_losses).mean(0) if outer_losses else unknown, **measures}
-        for name, values in record.items():
-            self.history[name].index_copy_(0, self._epoch, values.to(self.history[name]).unsqueeze(0))
-        self.hard_rows.index_copy_(0, self._epoch, self._hard_rows.to(torch.int32).unsqueeze(0))
-
     def _update_best(self, best: BestState, value: Float[Tensor, " r"]) -> None:
         better = value >= best.value  # a later tie wins; NaN never does
         state = (value, self._epoch.expand_as(best.epoch), self.weight, self.bias, self.support)
-        targets = (best.value, best.epoch, best.weight, best.bias, best.support)
-        for new, target in zip(state, targets, strict=True):
+        for new, target in zip(state, vars(best).values(), strict=True):
             torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, target, out=target)
-
-    def _choose_outer_set(self, hard_rows: Int[Tensor, "r m"]) -> None:
-        """Set the rows of the next epoch's outer loss."""
-        if self._settings.outer_set == "hard":
-            self._hard_rows.copy_(hard_rows)
-        else:
-            following = self._epoch.clamp(max=self._settings.epochs - 1)
-            self._hard_rows.copy_(self._outer_rows.index_select(0, following).squeeze(0))
-        torch.index_select(
-            self._val.features, 0, self._hard_rows.flatten(), out=self._hard.view(-1, self._hard.shape[-1])
-        )
 
 
 class HardLoss:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hsfm.core.files import encode, read_parquet, require, write_parquet
+from hsfm.core.files import encode, read_parquet, require
 
 SCHEMA = pa.schema(
     [
@@ -46,28 +46,17 @@ class Support:
 def support_table(support: Support, *, dataset: str, class_names: Sequence[str]) -> pa.Table:
     """All rows, features as `fixed_size_list[d]`, with metadata."""
     d = support.before.shape[1]
-    table = pa.table(
-        {
-            "seed": pa.array(support.seed, pa.int64()),
-            "image_id": pa.array(support.image_id, pa.string()),
-            "y": pa.array(support.y.numpy(), pa.int32()),
-            **{
-                name: pa.FixedSizeListArray.from_arrays(pa.array(values.flatten().numpy()), d)
-                for name, values in (("before", support.before), ("after", support.after))
-            },
-        }
-    )
+    columns = {"seed": pa.array(support.seed, pa.int64()), "image_id": pa.array(support.image_id, pa.string())}
+    columns["y"] = pa.array(support.y.numpy(), pa.int32())
+    for name in ("before", "after"):
+        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(getattr(support, name).flatten().numpy()), d)
+    table = pa.table(columns)
     metadata = {"dataset": dataset, "d": d, "class_names": class_names, "checkpoint_sha256": support.checkpoint_sha256}
     return table.replace_schema_metadata(encode(metadata, table.schema))
 
 
-def write_support(path: str | Path, support: Support, *, dataset: str, class_names: Sequence[str]) -> None:
-    """Write all rows."""
-    write_parquet(path, support_table(support, dataset=dataset, class_names=class_names), {})
-
-
 def read_support(path: str | Path) -> Support:
-    """Read what `write_support` wrote. Raises ValueError naming the file and what is wrong."""
+    """Read `support_table`'s file. Raises ValueError naming the file and what is wrong."""
     table, metadata = read_parquet(path, SCHEMA)
     require(metadata, ["d", "checkpoint_sha256"], path)
 

@@ -1,16 +1,16 @@
 """HSFM: learn edits of a few support features so that a head adapted on them does well on hard samples.
 
 Source: arXiv 2603.29313. Letters: r trials, n support rows, d features, c classes, m hard samples, e epochs.
-hsfm/methods/hsfm/outer_loop.py has the settings and the loop itself.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from hsfm.core.progress import Progress
@@ -43,14 +43,9 @@ class MetaResult:
     moved: Float[Tensor, " r"]  # share of validation predictions that differ from the ERM head's
 
     @property
-    def dead(self) -> Bool[Tensor, " r"]:
-        """Trials whose kept head hardly moved."""
-        return self.moved < DEAD_SHARE
-
-    @property
     def remarks(self) -> tuple[str, ...]:
         """Warnings for readers about each trial's head; empty where there are none."""
-        return tuple(DEAD if dead else "" for dead in self.dead.tolist())
+        return tuple(DEAD if share < DEAD_SHARE else "" for share in self.moved.tolist())
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -58,16 +53,9 @@ class MetaResult:
 
 
 def train(
-    train: Embeddings,
-    val: Embeddings,
-    head: Head,
-    settings: Settings,
-    *,
-    seeds: Sequence[int],
-    hard_per_class: int,
-    scorer: Scorer,
-    first_hard_set: HardSet | None = None,
-) -> MetaResult:
+    train: Embeddings, val: Embeddings, head: Head, settings: Settings,
+    *, seeds: Sequence[int], hard_per_class: int, scorer: Scorer, first_hard_set: HardSet | None = None,
+) -> MetaResult:  # fmt: skip
     """Meta-train the support of each seed and return the heads adapted on it.
 
     train, val: embeddings of one checkpoint. Features and classes of both are trained on, val being the pool of hard
@@ -82,42 +70,45 @@ def train(
     Raises ValueError for embeddings or a head that do not belong together, and where every epoch of a seed diverged.
     """
     trials = [Trial(seed, settings, hard_per_class) for seed in seeds]
-    chooser = HardLoss(scorer) if settings.select_by == "hard_loss" else scorer
-    (result,) = train_trials(
-        train, val, head, trials, scorers={"kept": chooser}, first_hard_set=first_hard_set
-    ).values()  # fmt: skip
-    for trial, epoch in zip(trials, result.kept_epoch.tolist(), strict=True):
+    scorers = {"kept": HardLoss(scorer) if settings.select_by == "hard_loss" else scorer}
+    result = train_trials(train, val, head, trials, scorers=scorers, first_hard_set=first_hard_set)["kept"]
+    for seed, epoch in zip(seeds, result.kept_epoch.tolist(), strict=True):
         if epoch == 0:
             raise ValueError(
-                f"inner_lr {settings.inner_lr}, outer_lr {settings.outer_lr}: seed {trial.seed} diverged, no epoch has "
+                f"inner_lr {settings.inner_lr}, outer_lr {settings.outer_lr}: seed {seed} diverged, no epoch has "
                 "a finite loss; lower one of them"
             )
-    _report(result)
+    of_seeds = zip(result.history.query("kept").itertuples(), result.moved, result.head_change, strict=True)
+    for row, moved, change in of_seeds:
+        log.info(
+            "seed %d: kept epoch %d, validation average %.1f, worst group %.1f",
+            row.seed, row.epoch, 100 * row.val_average, 100 * row.val_worst_group,
+        )  # fmt: skip
+        if moved < DEAD_SHARE:
+            log.warning(
+                "seed %d: the head hardly moved (%.1f %% of the validation predictions differ from ERM's, the weights "
+                "changed by %.1f %%). The support may be dead: it holds no minority image, or ERM fits it already. "
+                "Raise support_per_class or inner_lr.",
+                row.seed, 100 * moved, 100 * change,
+            )  # fmt: skip
     return result
 
 
 def train_trials(
-    train: Embeddings,
-    val: Embeddings,
-    head: Head,
-    trials: Sequence[Trial],
-    *,
-    scorers: Mapping[str, Scorer | HardLoss],
-    first_hard_set: HardSet | None = None,
+    train: Embeddings, val: Embeddings, head: Head, trials: Sequence[Trial],
+    *, scorers: Mapping[str, Scorer | HardLoss], first_hard_set: HardSet | None = None,
     memory_budget: int = MEMORY_BUDGET,
-) -> dict[str, MetaResult]:
+) -> dict[str, MetaResult]:  # fmt: skip
     """Meta-train many trials of one shape side by side; history and errors as in `train`, whose `seed` may repeat here.
 
     The training is the same whichever scorer chooses the epoch, so that the results of several, by their names, cost
     one. The history's column `number` counts the trials. Each trial is what it would be alone, up to rounding. A trial
     whose every epoch diverged is no error here: its kept_epoch is 0 and its head NaN. memory_budget: bytes that trials
-    side by side may take; more trials go one batch after the other. The results, which are not part of it, are gathered
-    on the CPU.
+    side by side may take, results not counted; more trials go one batch after the other.
     """
     head = Head(head.weight.detach(), head.bias.detach())
     _check(train, val, head, trials)
     shared = trials[0].settings  # but for what may differ
-    _warn_of_small_classes(train, shared)
     generators = [Generator().manual_seed(trial.seed) for trial in trials]
     rows = torch.stack([_draw(train, shared, generator) for generator in generators])
     outer_rows = _outer_rows(val, trials[0], first_hard_set, generators)
@@ -135,14 +126,17 @@ def train_trials(
             hard_rows.append(loop.hard_rows.transpose(0, 1).cpu())
             for name, best in loop.best.items():
                 kept[name].append(_kept(best, head, val))
-    history = {name: torch.cat([h[name] for h in histories], dim=1).T.cpu() for name in histories[0]}  # [r e]
-    results = {}
+    number = np.repeat(np.arange(len(trials)), shared.epochs)
+    index = {"number": number, "seed": np.array([trial.seed for trial in trials])[number],
+             "epoch": np.tile(np.arange(1, shared.epochs + 1), len(trials))}  # fmt: skip
+    measures = {name: torch.cat([h[name] for h in histories], dim=1).T.flatten().cpu().numpy() for name in histories[0]}
+    history, results = pd.DataFrame({**index, **measures}), {}
     for name, parts in kept.items():
         found = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         results[name] = MetaResult(
             head=Head(found.pop("weight"), found.pop("bias")),
             trials=tuple(trials),
-            history=_history(history, trials, found["kept_epoch"]),
+            history=history.assign(kept=index["epoch"] == found["kept_epoch"].numpy()[number]),
             hard_rows=torch.cat(hard_rows),
             support_rows=rows.cpu(),
             **found,
@@ -153,10 +147,8 @@ def train_trials(
 def _kept(best: BestState, erm: Head, val: Embeddings) -> dict[str, Tensor]:
     """Fields of a result from one batch of trials, on the CPU."""
     diverged = best.epoch == 0
-    head = Head(
-        best.weight.masked_fill(diverged.view(-1, 1, 1), torch.nan),
-        best.bias.masked_fill(diverged.view(-1, 1), torch.nan),
-    )
+    weight = best.weight.masked_fill(diverged.view(-1, 1, 1), torch.nan)
+    head = Head(weight, best.bias.masked_fill(diverged.view(-1, 1), torch.nan))
     moved = (head.predict(val.features) != erm.predict(val.features)).float().mean(dim=1)
     found = {
         "weight": head.weight,
@@ -188,11 +180,8 @@ def _outer_rows(
         chosen = first_hard_set.chosen.to(val.y.device).nonzero().squeeze(1)
         return chosen[val.y[chosen].argsort(stable=True)].expand(1, len(generators), -1)  # class by class
     epochs = trial.settings.epochs if trial.settings.refresh == "epoch" else 1
-    drawn = [
-        torch.stack([draw_per_class(val.y, trial.hard_per_class, val.n_classes, g) for _ in range(epochs)])
-        for g in generators
-    ]
-    return torch.stack(drawn, dim=1)
+    drawn = [[draw_per_class(val.y, trial.hard_per_class, val.n_classes, g) for _ in range(epochs)] for g in generators]
+    return torch.stack([torch.stack(of_trial) for of_trial in drawn], dim=1)
 
 
 def draw_per_class(y: Int[Tensor, " n"], per_class: int, n_classes: int, generator: Generator) -> Int[Tensor, " k"]:
@@ -226,59 +215,15 @@ def trials_that_fit(
 ) -> int:
     """Number of trials like this that fit side by side into so many bytes, at least one; by an upper estimate.
 
-    Of the support: itself, gradient, Adam's moments, its first state, temporaries, and `kept` best states; its products
-    with itself; the hard features and their rows by epoch; the logits of val and what follows from them.
+    kept: best states that each keeps.
     """
     d, item = train.features.shape[1], train.features.element_size()
     n = min(trial.settings.support_per_class * train.n_classes, len(train.y))
     m = min(trial.hard_per_class * val.n_classes, len(val.y))
     rows = 2 * 4 * trial.settings.epochs * m
+    # support, gradient, Adam's moments, temporaries, best states; hard features; logits of val; products of the support
     each = rows + item * ((8 + kept) * n * d + 2 * m * d + 6 * len(val.y) * val.n_classes + 2 * n * n)
     return max(1, memory_budget // each)
-
-
-def _warn_of_small_classes(train: Embeddings, shared: Settings) -> None:
-    counts = torch.bincount(train.y, minlength=train.n_classes).tolist()
-    for name, count in zip(train.class_names, counts, strict=True):
-        if shared.support_draw == "per_class" and count < shared.support_per_class:
-            log.warning(
-                "support_per_class is %d; class %s has %d images: taking all", shared.support_per_class, name, count
-            )
-
-
-def _history(
-    measures: dict[str, Float[Tensor, "r e"]], trials: Sequence[Trial], kept: Int[Tensor, " r"]
-) -> pd.DataFrame:
-    """A row per trial and epoch, trial after trial."""
-    n_trials, epochs = measures["val_average"].shape
-    epoch = torch.arange(1, epochs + 1).expand(n_trials, -1)
-    return pd.DataFrame(
-        {
-            "number": torch.arange(n_trials).repeat_interleave(epochs).numpy(),
-            "seed": [trial.seed for trial in trials for _ in range(epochs)],
-            "epoch": epoch.flatten().numpy(),
-            **{name: values.flatten().numpy() for name, values in measures.items()},
-            "kept": (epoch == kept.unsqueeze(1)).flatten().numpy(),
-        }
-    )
-
-
-def _report(result: MetaResult) -> None:
-    """Log a line per seed, and a warning for a head that hardly moved."""
-    kept = result.history[result.history["kept"]]
-    kept = kept.assign(dead=result.dead.numpy(), moved=result.moved.numpy(), change=result.head_change.numpy())
-    for row in kept.itertuples():
-        log.info(
-            "seed %d: kept epoch %d, validation average %.1f, worst group %.1f",
-            row.seed, row.epoch, 100 * row.val_average, 100 * row.val_worst_group,
-        )  # fmt: skip
-        if row.dead:
-            log.warning(
-                "seed %d: the head hardly moved (%.1f %% of the validation predictions differ from ERM's, the weights "
-                "changed by %.1f %%). The support may be dead: it holds no minority image, or ERM fits it already. "
-                "Raise support_per_class or inner_lr.",
-                row.seed, 100 * row.moved, 100 * row.change,
-            )  # fmt: skip
 
 
 def _check(train: Embeddings, val: Embeddings, head: Head, trials: Sequence[Trial]) -> None:
@@ -293,3 +238,8 @@ def _check(train: Embeddings, val: Embeddings, head: Head, trials: Sequence[Tria
         raise ValueError(f"head: weight is {list(head.weight.shape)}, expected {list(expected)} (classes, features)")
     if len({trial.shape for trial in trials}) != 1:
         raise ValueError(f"trials: none, or they differ in more than {', '.join(OF_TRIAL)}; cannot go side by side")
+    counts = torch.bincount(train.y, minlength=train.n_classes).tolist()
+    per_class, draw = trials[0].settings.support_per_class, trials[0].settings.support_draw
+    for name, count in zip(train.class_names, counts, strict=True):
+        if draw == "per_class" and count < per_class:
+            log.warning("support_per_class is %d; class %s has %d images: taking all", per_class, name, count)

@@ -1,9 +1,13 @@
 import numpy as np
+import pandas as pd
 import pytest
 
-from hsfm.methods.ddb.cut_paste import box, cut_paste, erase, leaves_surroundings
+from hsfm.methods.ddb.cut_paste import NO_DONOR, NO_SCENE, CutPasteSettings, Paster, box, cut_paste, erase
+from hsfm.methods.ddb.generated import NOTHING_FOUND, as_png, plan, read_png
 
 HOW = {"margin": 1, "radius": 3}
+GENERATOR = np.random.default_rng(0)
+PIXELS = {name: GENERATOR.integers(0, 256, (12, 12, 3), dtype=np.uint8) for name in "abcdef"}
 
 
 def scene(height: int, width: int, color: int) -> np.ndarray:
@@ -27,7 +31,6 @@ def test_the_new_object_lies_where_the_old_one_was_and_nothing_else_changes():
     np.testing.assert_allclose(pasted[~where], 100, atol=3, err_msg="the scene, and its object is gone")
     kept = ~rectangle((40, 30), 9, 7, 10, 8) & ~where
     np.testing.assert_array_equal(pasted[kept], image[kept])
-    assert (image[old] == 200).all(), "what was given stays as it is"
 
 
 def test_erasing_takes_the_margin_along_and_leaves_the_rest():
@@ -66,9 +69,38 @@ def test_an_object_keeps_its_share_of_the_image():
     assert (pasted[where] == 20).all()
 
 
-def test_whether_anything_is_left_of_the_scene():
-    whole, nearly = np.ones((8, 8), bool), np.ones((8, 8), bool)
-    nearly[0, 0] = False
-    assert not leaves_surroundings(whole, margin=0)
-    assert leaves_surroundings(nearly, margin=0)
-    assert not leaves_surroundings(nearly, margin=1)
+MASKS = {name: rectangle((12, 12), 3, 2, size, size) for name, size in (("a", 4), ("b", 5), ("d", 3))}
+MASKS["e"] = rectangle((12, 12), 0, 0, 12, 11)  # covers the whole image with its margin
+
+
+def pasted(y: list[int]) -> list[dict]:
+    masks = [as_png(MASKS[name]) if name in MASKS else None for name in PIXELS]
+    objects = pd.DataFrame({"image_id": list(PIXELS), "y": y, "mask": masks})
+    rows, counted = plan(objects, ["x", "y"], images_per_source=3, seed=5), []
+    paster = Paster(objects, lambda ids: [PIXELS[one] for one in ids], CutPasteSettings(**HOW))
+    made = list(paster(rows, threads=3, done=counted.append))
+    assert sum(counted) == len(rows) == 18
+    assert [row["image_id"] for row in made] == rows["image_id"].tolist()
+    return made
+
+
+def test_donors_have_an_object_and_are_of_the_other_class():
+    made = pasted([0, 0, 0, 1, 1, 1])
+    for row in made:
+        if "why_not" in row:
+            assert row["mask_area"] == 0.0
+            assert row["why_not"] == {"c": NOTHING_FOUND, "f": NOTHING_FOUND, "e": NO_SCENE}[row["source_id"]]
+            continue
+        assert row["donor_id"] in {"a": "de", "b": "de", "d": "ab"}[row["source_id"]]
+        source, donor = row["source_id"], row["donor_id"]
+        image, where = cut_paste(PIXELS[source], MASKS[source], PIXELS[donor], MASKS[donor], **HOW)
+        np.testing.assert_array_equal(read_png(row["image"]), image)
+        np.testing.assert_array_equal(read_png(row["mask"]), where)
+        assert row["mask_area"] == pytest.approx(where.mean())
+    assert len({(row["source_id"], row["donor_id"]) for row in made if "donor_id" in row}) > 3, "drawn anew each time"
+
+
+def test_a_class_without_any_object_gives_none():
+    made = pasted([0, 0, 1, 0, 0, 1])
+    reasons = {row["source_id"]: row["why_not"] for row in made if "why_not" in row}
+    assert reasons == {**dict.fromkeys("abde", NO_DONOR), **dict.fromkeys("cf", NOTHING_FOUND)}

@@ -12,12 +12,12 @@ from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head
 from hsfm.heads.scorer import Scorer
 from hsfm.methods.ddb import Settings, fit
-from hsfm.methods.ddb.fit import DDBInputs, kept_images, missing_images
+from hsfm.methods.ddb.fit import DDBInputs, kept_images
 from hsfm.methods.ddb.generated import as_png
 from hsfm.models.backbone import build_network
 from hsfm.models.erm import LabeledImages, TrainingData
 from tests.conftest import planted
-from tests.methods.ddb.test_attribution import CPU
+from tests.methods.ddb.test_prune import CPU
 from tests.models.test_erm import bright_and_dark
 
 TRANSFORM = TransformSettings(resize=None, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -65,7 +65,6 @@ def test_retraining_starts_from_erms_body_and_a_fresh_head(data, tmp_path, monke
         assert torch.equal(value, before[key]) == (not key.startswith("fc."))
     assert torch.equal(first["fc.weight"], again["fc.weight"])
     assert not torch.equal(first["fc.weight"], other["fc.weight"])
-    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items()), "ERM's stays"
     assert (settings.checkpoint, settings.lr, settings.epochs) == ("best_worst_group", 1e-3, 3)
     assert [(part.name, part.weight) for part in auxiliary] == [("generated_1", 10.0)]
 
@@ -118,9 +117,9 @@ def test_without_a_generated_image_the_network_stays(data):
 
 
 def test_a_generator_needs_its_own_parts():
-    with pytest.raises(ValidationError, match="missing key 'cut_paste', which the generator cut_paste needs"):
+    with pytest.raises(ValidationError, match="missing 'cut_paste', which the generator cut_paste needs"):
         Settings(generator="cut_paste", retrain=RETRAINING)
-    with pytest.raises(ValidationError, match="missing keys 'models', 'token', 'segment', 'inpaint', which the gener"):
+    with pytest.raises(ValidationError, match="missing 'models', 'token', 'segment', 'inpaint', which the gener"):
         Settings(generator="diffusion", cut_paste={}, retrain=RETRAINING)
     both = {"segment": {"prompt": "bird."}, "cut_paste": {"margin": 2}}
     assert Settings(generator="cut_paste", retrain=RETRAINING, **both).cut_paste.margin == 2
@@ -130,9 +129,8 @@ def test_the_images_that_were_kept_of_each_class():
     pixels = np.arange(4 * 27, dtype=np.uint8).reshape(4, 3, 3, 3)
     generated = pd.DataFrame({"image_id": list("abcd"), "y": [1, 0, 1, 1], "image": [as_png(one) for one in pixels]})
     pruned = generated[["image_id"]].assign(kept=[True, False, False, True])
-    first, second = kept_images(generated, pruned, ["x", "y"])
+    first, second = kept_images(generated, pruned, 2)
     assert first is None
     np.testing.assert_array_equal(second.pixels.stacked().permute(0, 2, 3, 1), pixels[[0, 3]])
     assert second.y.tolist() == [1, 1]
     assert second.group.tolist() == [-1, -1]
-    assert missing_images([first, second], ["x", "y"]) == ["no generated image of x was kept"]

@@ -58,15 +58,6 @@ def test_trials_may_have_support_labels_of_their_own(classes, sizes, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("classes", [2, 3])
-def test_first_order_is_the_whole_with_one_step_and_not_with_more(form, classes):
-    *tensors, lr = problem(classes, [3] * classes)
-    for steps, same in ((1, True), (2, False)):
-        full, first = (meta_gradient(*tensors, steps=steps, lr=lr, form=form, first_order=f) for f in (False, True))
-        assert torch.allclose(full.support, first.support, rtol=1e-12, atol=1e-14) is same
-
-
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("classes", "sizes"), [CASES[1], CASES[3]])
 def test_against_finite_differences(classes, sizes, form):
     """The oracle adapts with torch's own SGD, so that nothing of the package is in it."""
@@ -95,22 +86,6 @@ def test_against_finite_differences(classes, sizes, form):
             numeric[i, j] = (outer(up) - outer(down)) / (2 * step)
     assert result.support.abs().max() > 1e-3
     torch.testing.assert_close(result.support[0], numeric, rtol=1e-6, atol=1e-9)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 15])
-def test_the_oracle_adapts_as_torchs_sgd(steps):
-    weight, bias, support, support_y, *_ = problem(3, [4, 2, 3], trials=1)
-    layer = torch.nn.Linear(6, 3).double()
-    layer.load_state_dict({"weight": weight[0], "bias": bias[0]})
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.2)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        cross_entropy(layer(support[0]), support_y).backward()
-        optimizer.step()
-    start = Head(weight[0].requires_grad_(), bias[0].requires_grad_())
-    adapted = autograd_loop.adapt(start, support[0], support_y, steps=steps, lr=0.2)
-    torch.testing.assert_close(adapted.weight, layer.weight, rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(adapted.bias, layer.bias, rtol=1e-12, atol=1e-14)
 
 
 def test_the_form_with_fewer_operations_is_taken(monkeypatch):

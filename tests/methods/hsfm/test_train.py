@@ -1,20 +1,19 @@
 import logging
 from dataclasses import replace
 from functools import partial
-from statistics import mean
 
 import pytest
 import torch
 
 from hsfm.core.metrics import accuracy_by, worst
-from hsfm.heads.hard_set import build, losses, rank_in_class
+from hsfm.heads.hard_set import build
 from hsfm.heads.head import Head
 from hsfm.heads.scorer import Scorer
 from hsfm.heads.supervision import scorer_of
 from hsfm.methods.hsfm import outer_loop
 from hsfm.methods.hsfm import train as meta
 from hsfm.methods.hsfm.outer_loop import CLIP_NORM, OF_TRIAL, HardLoss, Settings, Trial, symbols
-from hsfm.methods.hsfm.train import draw_per_class, support_of
+from hsfm.methods.hsfm.train import draw_per_class
 from tests.conftest import planted
 from tests.methods.hsfm import autograd_loop
 
@@ -80,19 +79,6 @@ def test_trajectories_are_those_of_plain_autograd(splits, erm_head, trials, step
         assert history.loc[history["kept"], "epoch"].tolist() == [oracle.kept_epoch]
 
 
-def test_full_trainings_score_as_plain_autograd_does(splits, erm_head):
-    """The loop amplifies rounding; over ten seeds the mean worst groups agree within one point."""
-    tr, val, test = splits["train"], splits["val"], splits["test"]
-    trials = [trial(seed, outer_lr=1.0, epochs=8) for seed in range(10)]
-
-    def worst_group(head):
-        return float(worst(accuracy_by(head.predict(test.features) == test.y, test.group, 4)).mean())
-
-    ours = worst_group(train_trials(tr, val, erm_head, trials).head)
-    theirs = mean(worst_group(autograd_loop.train(tr, val, erm_head, each).head) for each in trials)
-    assert ours == pytest.approx(theirs, abs=0.01)
-
-
 def test_trials_beyond_the_memory_budget_go_one_after_the_other(splits, erm_head, monkeypatch):
     """And each is what it would be beside others."""
     sizes, original = [], meta.Loop
@@ -132,22 +118,6 @@ def test_an_epoch_edits_in_place_what_it_keeps(splits, erm_head):
     assert epochs == [1, 2, 3]
 
 
-@pytest.mark.parametrize("rates", [[0.1, 0.01, 0.1], [0.1, 0.1, 0.1]])
-def test_adam_is_torchs(rates):
-    g = torch.Generator().manual_seed(0)
-    start = torch.randn(3, 4, 5, generator=g)
-    ours, theirs = start.clone(), [torch.nn.Parameter(t.clone()) for t in start]
-    optimizer = outer_loop.Adam([ours], rates)
-    others = [torch.optim.Adam([p], lr=rate) for p, rate in zip(theirs, rates, strict=True)]
-    for _ in range(5):
-        gradient = torch.randn(3, 4, 5, generator=g)
-        optimizer.step(gradient)
-        for p, piece, other in zip(theirs, gradient, others, strict=True):
-            p.grad = piece.clone()
-            other.step()
-    torch.testing.assert_close(ours, torch.stack([p.detach() for p in theirs]))
-
-
 def test_it_raises_the_worst_group(splits, erm_head):
     test = splits["test"]
     result = train(splits["train"], splits["val"], erm_head)
@@ -158,18 +128,6 @@ def test_it_raises_the_worst_group(splits, erm_head):
     minority = (val.y != val.attribute)[result.hard_rows].double().mean(dim=(0, 2))
     assert minority[0] > 0.9
     assert minority[-1] < minority[0]
-
-
-def test_the_result_says_what_was_edited(splits, erm_head):
-    tr = splits["train"]
-    result = train(tr, splits["val"], erm_head, epochs=3)
-    support = support_of(result, tr)
-    assert support.seed == (0,) * 48 + (1,) * 48
-    assert support.image_id[48 + 7] == tr.image_id[int(result.support_rows[1, 7])]
-    assert torch.equal(support.y, tr.y[result.support_rows].flatten())
-    assert torch.equal(support.before, tr.features[result.support_rows].flatten(0, 1))
-    assert not torch.equal(support.after, support.before)
-    assert (result.head_change > 0).all()
 
 
 def test_groups_only_choose_the_epoch(splits, erm_head):
@@ -212,17 +170,6 @@ def test_the_first_order_gradient_is_taken_when_asked_for(splits, erm_head):
     how = {"epochs": 1, "support_steps": 1}
     full, first = (train(splits["train"], splits["val"], erm_head, **how, gradient=g) for g in ("full", "first_order"))
     assert not torch.equal(full.support_after, first.support_after)
-
-
-@pytest.mark.parametrize("norm", [0.5, torch.tensor([0.5, 100.0, 2.0])])
-def test_clipping_is_torchs(norm):
-    gradient = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
-    clipped = outer_loop.clip(gradient, norm)
-    for i, ours in enumerate(clipped):
-        parameter = torch.nn.Parameter(torch.zeros(4, 5))
-        parameter.grad = gradient[i].clone()
-        torch.nn.utils.clip_grad_norm_([parameter], float(norm if isinstance(norm, float) else norm[i]))
-        torch.testing.assert_close(ours, parameter.grad)
 
 
 def test_the_published_constants():
@@ -291,24 +238,12 @@ def test_the_first_epoch_uses_exactly_the_hard_set_given(splits, erm_head, recor
     val, hard_set = splits["val"], build(erm_head, splits["val"], per_class=30)
     other = replace(hard_set, chosen=hard_set.rank > 90)
     expected = torch.cat([val.features[other.chosen & (val.y == label)] for label in (0, 1)])
+    how = {"epochs": 3, "support_steps": 1, "first_hard_set": other}
     for refresh in ("epoch", "never"):
         recorded.clear()
-        train(
-            splits["train"], val, erm_head, epochs=3, support_steps=1, refresh=refresh, first_hard_set=other
-        )  # fmt: skip
+        train(splits["train"], val, erm_head, refresh=refresh, **how)
         assert torch.equal(recorded[0][1][0], expected)
         assert (as_a_set(recorded[2][1][0]) == as_a_set(expected)) is (refresh == "never")
-
-
-def test_epochs_choose_under_the_current_head(splits, erm_head, recorded):
-    """And the result says which rows."""
-    val = splits["val"]
-    result = train(splits["train"], val, erm_head, epochs=4, support_steps=1)
-    for epoch, (head, hard) in enumerate(recorded):
-        assert torch.equal(val.features[result.hard_rows[:, epoch]], hard)
-        for r in range(2):
-            chosen = rank_in_class(losses(head[r], val.features, val.y), val.y) <= 30
-            assert as_a_set(hard[r]) == as_a_set(val.features[chosen])
 
 
 @pytest.mark.parametrize("refresh", ["epoch", "never"])
@@ -335,13 +270,10 @@ def test_a_dead_support_says_so(splits, erm_head, caplog):
     fitted = (sharp.predict(tr.features) == tr.y) & (tr.group % 3 == 0)  # majority images on which ERM is right
     with caplog.at_level(logging.WARNING, "hsfm"):
         result = train(tr.take(fitted.nonzero()[:, 0]), splits["val"], sharp, seeds=[0], epochs=3)
-        assert result.dead.tolist() == [True]
-        assert result.remarks == (meta.DEAD,)
-        assert "seed 0: the head hardly moved (0.0 % of the validation predictions" in caplog.text
-        caplog.clear()
-        result = train(tr, splits["val"], erm_head)
-        assert "hardly moved" not in caplog.text
-    assert replace(result, moved=torch.tensor([0.0049, 0.0051])).dead.tolist() == [True, False]
+    assert "seed 0: the head hardly moved (0.0 % of the validation predictions" in caplog.text
+    assert result.remarks == (meta.DEAD,)
+    for moved, remark in ((0.0049, meta.DEAD), (0.0051, "")):
+        assert replace(result, moved=torch.tensor([moved])).remarks == (remark,)
 
 
 @pytest.mark.parametrize("rule", ["worst_group", "hard_loss"])
@@ -354,7 +286,7 @@ def test_a_trial_that_diverges_throughout_is_an_error(splits, erm_head, rule):
     assert (result.kept_epoch > 0).tolist() == [True, False]
     assert result.head.weight.isfinite().all(2).all(1).tolist() == [True, False]
     assert result.moved.isnan().tolist() == [False, True]
-    assert result.dead.tolist() == [False, False]
+    assert result.remarks == ("", "")
 
 
 def test_an_epoch_that_diverged_is_never_kept(splits, erm_head):
