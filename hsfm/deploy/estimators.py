@@ -218,10 +218,8 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
             held_out[rng.permutation(members)[:size]] = True
         return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
-    def _check_validation(
-        self, X_val: Any, y_val: Any, groups_val: Any, dtype: np.dtype
-    ) -> tuple[Float[np.ndarray, "m d"], Int[np.ndarray, " m"], Int[np.ndarray, " m"] | None]:
-        """Features, class codes and attribute codes of the validation rows."""
+    def _check_validation(self, X_val: Any, y_val: Any, groups_val: Any, dtype: np.dtype) -> tuple:
+        """Features `[m d]`, class codes `[m]`, and attribute codes `[m]` or None, of the validation rows."""
         try:
             X_val = validate_data(self, X_val, dtype=dtype, order="C", reset=False)
         except ValueError as error:  # scikit-learn calls it X
@@ -239,31 +237,16 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"groups_val: row {attribute.argmin()} is missing; expected a label in every row")
         return X_val, codes, attribute
 
-    def _start(
-        self,
-        X: Float[np.ndarray, "n d"],
-        y: Int[np.ndarray, " n"],
-        shift: Float[np.ndarray, " d"],
-        scale: Float[np.ndarray, " d"],
-    ) -> Head:
+    def _start(self, X: np.ndarray, y: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> Head:
         """The starting head on standardized features."""
         if self.head is None:
             model = LogisticRegression(C=self.C, max_iter=1000).fit(X, y)
-            weight, bias = model.coef_, model.intercept_
-        else:
-            weight, bias = self._check_head(X.shape[1])
-            # w . x + b = (w * scale) . (x - shift) / scale + (b + w . shift)
-            # row by row: a matrix product sums in another order for one row than for two, by processor
-            weight, bias = weight * scale, bias + (weight * shift).sum(axis=1)
-        return _rows(weight, bias, X.dtype)
-
-    def _check_head(self, d: int) -> tuple[Float[np.ndarray, "_ d"], Float[np.ndarray, " _"]]:
-        """Weight and bias of the given head, in float64."""
+            return _rows(model.coef_, model.intercept_, X.dtype)
         parts = (self.head.weight, self.head.bias) if isinstance(self.head, Head) else self.head
         if not isinstance(parts, tuple | list) or len(parts) != 2:
             raise ValueError(f"head: {type(self.head).__name__} is not an hsfm.Head or a pair (weight, bias)")
         weight, bias = (torch.as_tensor(part).detach().cpu().double().numpy() for part in parts)
-        c = len(self.classes_)
+        c, d = len(self.classes_), X.shape[1]
         if weight.shape not in ((c, d), (1, d) if c == 2 else ()) or bias.shape != weight.shape[:1]:
             raise ValueError(
                 f"head: shapes {weight.shape} and {bias.shape} do not fit {c} classes and {d} columns of X; expected "
@@ -271,11 +254,11 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
             )
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
             raise ValueError("head: holds a NaN or an infinity")
-        return weight, bias
+        # w . x + b = (w * scale) . (x - shift) / scale + (b + w . shift)
+        # row by row: a matrix product sums in another order for one row than for two, by processor
+        return _rows(weight * scale, bias + (weight * shift).sum(axis=1), X.dtype)
 
-    def _embeddings(
-        self, split: str, X: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], attribute: np.ndarray | None = None
-    ) -> Embeddings:
+    def _embeddings(self, split: str, X: np.ndarray, y: np.ndarray, attribute: np.ndarray | None = None) -> Embeddings:
         attribute = np.full(len(y), -1) if attribute is None else attribute
         return Embeddings(
             features=torch.from_numpy(X),
@@ -300,28 +283,21 @@ def _rows(weight: np.ndarray, bias: np.ndarray, dtype: Any = np.float32) -> Head
     return Head(*(torch.from_numpy(part.astype(dtype)) for part in two_rows(weight, bias)))
 
 
-def _described() -> str:
-    """The settings for the docstring, a line or more each."""
-    fields = {name: field for name, field in Settings.model_fields.items() if name in SETTINGS}
-    texts = [f"{name} : {field.description} Default: {field.default!r}." for name, field in fields.items()]
-    wrapped = (textwrap.wrap(text, 115, subsequent_indent=" " * 4) for text in texts)
-    return "\n".join(f"    {line}" for lines in wrapped for line in lines).strip()
-
-
-HSFMClassifier.__doc__ = HSFMClassifier.__doc__.replace("{settings}", _described())
-# as scikit-learn, help() and editors read them
-HSFMClassifier.__init__.__signature__ = inspect.Signature(
-    [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)]
-    + [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in PARAMETERS.items()]
-)
-
-
-def _binary(
-    head: Head, shift: Float[np.ndarray, " d"], scale: Float[np.ndarray, " d"]
-) -> tuple[np.ndarray, np.ndarray]:
+def _binary(head: Head, shift: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """coef_ and intercept_ on X as given, of two classes the difference of their rows."""
     weight, bias = head.weight.cpu().numpy(), head.bias.cpu().numpy()
     if len(weight) == 2:
         weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
     coef, intercept = fold(weight.astype(np.float64), bias, shift, scale)
     return coef.astype(weight.dtype), intercept.astype(weight.dtype)
+
+
+_FIELDS = {name: field for name, field in Settings.model_fields.items() if name in SETTINGS}
+_TEXTS = (f"{name} : {field.description} Default: {field.default!r}." for name, field in _FIELDS.items())
+_FILLED = "\n".join(textwrap.fill(text, 119, initial_indent=" " * 4, subsequent_indent=" " * 8) for text in _TEXTS)
+HSFMClassifier.__doc__ = HSFMClassifier.__doc__.replace("{settings}", _FILLED.strip())
+# as scikit-learn, help() and editors read them
+HSFMClassifier.__init__.__signature__ = inspect.Signature(
+    [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)]
+    + [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in PARAMETERS.items()]
+)

@@ -34,7 +34,7 @@ def export_model(
     require(trained.metadata, ["transform"], checkpoint)
     described = {
         "method": saved.method,
-        "seed": str(saved.seeds[model.position]),
+        "seed": str(model.seed),
         "group_labels": saved.group_labels,
         "chosen_by": saved.chosen_by,
         "checkpoint_sha256": model.checkpoint_sha256,

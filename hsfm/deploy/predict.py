@@ -54,8 +54,6 @@ def predict_folder(
 
 def read_model(path: str | Path) -> Checkpoint:
     """Read an exported model; raise ValueError where another file is given."""
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file")
     try:
         trained = read_checkpoint(path)
         require(trained.metadata, ("transform", "method"), path)
@@ -107,36 +105,27 @@ def _transformed(
         raise ValueError(f"{folder}: cannot read {len(unreadable)} of {len(names)} images: {listed}")
 
 
-def write_predictions(path: str | Path, frame: pd.DataFrame) -> None:
-    """Write the table as CSV or Parquet, by the suffix of `path`."""
-    if Path(path).suffix == ".parquet":
-        write_frame(path, frame)
-    else:
-        with write_atomically(path) as temporary:
-            frame.to_csv(temporary, index=False)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser("python -m hsfm.predict", description=__doc__.split("\n")[0])
     parser.add_argument("folder", metavar="FOLDER", help=f"searched with its subfolders for {', '.join(SUFFIXES)}")
     parser.add_argument("--model", metavar="FILE", required=True, help="what export_model wrote")
-    parser.add_argument("--out", type=_table, default="predictions.csv", help=".csv or .parquet file (%(default)s)")
+    parser.add_argument("--out", type=Path, default="predictions.csv", help=".csv or .parquet file (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="images at once in the network (%(default)s)")
     parser.add_argument("--device", default="auto", help="cpu, a device as torch names it, or auto (%(default)s)")
     options = parser.parse_args(arguments)
+    if options.out.suffix not in (".csv", ".parquet"):
+        parser.error(f"{str(options.out)!r} ends neither in .csv nor in .parquet")
     try:
         frame = predict_folder(options.folder, options.model, batch_size=options.batch_size, device=options.device)
-        write_predictions(options.out, frame)
+        if options.out.suffix == ".parquet":
+            write_frame(options.out, frame)
+        else:
+            with write_atomically(options.out) as temporary:
+                frame.to_csv(temporary, index=False)
     except (ValueError, OSError) as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 1
     counts = ", ".join(f"{count} {name}" for name, count in frame["class"].value_counts().items())
     print(f"{options.out}: {len(frame)} images ({counts})")
     return 0
-
-
-def _table(path: str) -> str:
-    if Path(path).suffix not in (".csv", ".parquet"):
-        raise argparse.ArgumentTypeError(f"{path!r} ends neither in .csv nor in .parquet")
-    return path

@@ -1,8 +1,7 @@
 """Bootstrap resampling of test images within their groups, for confidence intervals of accuracies.
 
 Images are drawn within their group: how many a test split has of each is a choice of whoever made it, not chance. All
-heads are scored on the same resamples, so that differences between them are paired. Intervals are of these very heads;
-the deviations over seeds and runs show what another training would change.
+heads are scored on the same resamples, so that differences between them are paired.
 
 Letters: n images, g groups, h heads, b resamples. Knows no torch.
 """

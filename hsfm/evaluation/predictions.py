@@ -73,13 +73,10 @@ def gather(parts: Sequence[Predictions]) -> Predictions:
 
 def check_same_images(one: Predictions, other: Predictions, source: str | Path) -> None:
     """Raise ValueError naming `source` unless two are of the same images in the same order, with the same labels."""
-    labels = ("y", "attribute", "group")
-    same = one.image_id == other.image_id
-    if not (same and all(np.array_equal(getattr(one, name), getattr(other, name)) for name in labels)):
-        raise ValueError(
-            f"{source}: images or labels of {other.method}, run {other.run}, are not those of {one.method}, run "
-            f"{one.run}; {len(other.image_id)} and {len(one.image_id)} of them"
-        )
+    for name in ("image_id", "y", "attribute", "group"):
+        if not np.array_equal(getattr(one, name), getattr(other, name)):
+            theirs = f"those of {one.method}, run {one.run}"
+            raise ValueError(f"{source}: images or labels of {other.method}, run {other.run}, are not {theirs}")
 
 
 def write_predictions(path: str | Path, predictions: Predictions) -> None:

@@ -46,9 +46,8 @@ def score(
 ) -> pd.DataFrame:
     """One row per seed and group: seed, y, attribute, group, group_name, n, correct, accuracy (a fraction).
 
-    attribute: -1 where unknown. A group without images has n = 0 and a null accuracy. Images whose attribute is unknown
-    are counted by class alone, in rows with a null attribute and group; there are such rows only where there are such
-    images.
+    attribute: -1 where unknown. A group without images has n = 0 and a null accuracy. Images of unknown attribute, if
+    there are any, are counted by class alone, in rows with a null attribute and group.
     """
     # one part more per class than there are attributes: the unknown ones
     n_attributes = len(attribute_names)

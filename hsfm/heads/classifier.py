@@ -14,7 +14,7 @@ from hsfm.models.backbone import Checkpoint, read_checkpoint
 class Classifier:
     trained: Checkpoint  # its network's `fc` is the head, on raw features
     saved: SavedHeads  # where that comes from
-    position: int  # which of these
+    seed: int  # which of these
     checkpoint_sha256: str
     standardization: Standardization | None  # of the features that the head was fitted on
 
@@ -28,9 +28,8 @@ def read_classifier(
     on, folded into the head. Raises ValueError where heads or standardization belong to another checkpoint, or for an
     unknown seed.
     """
-    trained, saved = read_checkpoint(checkpoint), read_heads(heads)
-    fc, digest = trained.network.fc, sha256(checkpoint)
-    # the weight [c d] of the head they replace has the features' d
+    trained, saved, digest = read_checkpoint(checkpoint), read_heads(heads), sha256(checkpoint)
+    fc = trained.network.fc  # its weight [c d] has the features' d
     origin = SimpleNamespace(features=fc.weight, class_names=trained.class_names, checkpoint_sha256=digest)
     saved.check_fits(origin, checkpoint)
     if seed is None and len(saved.seeds) == 1:
@@ -38,15 +37,14 @@ def read_classifier(
     if seed not in saved.seeds:
         given = "several heads, name one by its seed" if seed is None else f"no {saved.method} head of seed {seed}"
         raise ValueError(f"{heads}: {given}; the seeds are {', '.join(map(str, saved.seeds))}")
-    position = saved.seeds.index(seed)
-    head, fitting = saved.head[position], None
+    head, fitting = saved.head[saved.seeds.index(seed)], None
     if standardization is not None:
         fitting, metadata = read_standardization(standardization)
         if metadata["checkpoint_sha256"] != digest:
+            theirs = metadata["checkpoint_sha256"]
             raise ValueError(
-                f"{standardization}: is for the features of checkpoint {metadata['checkpoint_sha256']}, but "
-                f"{checkpoint} is {digest}"
+                f"{standardization}: is for the features of checkpoint {theirs}, but {checkpoint} is {digest}"
             )
         head = Head(*fitting.fold(head.weight, head.bias))
     fc.load_state_dict({"weight": head.weight, "bias": head.bias})
-    return Classifier(trained, saved, position, digest, fitting)
+    return Classifier(trained, saved, seed, digest, fitting)

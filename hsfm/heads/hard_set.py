@@ -85,17 +85,11 @@ def build(head: Head, pool: Embeddings, *, per_class: int) -> HardSet:
 def write_hard_set(path: str | Path, hard_set: HardSet, pool: Embeddings) -> None:
     """Write the hard set; `group` is written for diagnosis only and `read_hard_set` leaves it out."""
     group = pool.group.numpy()
-    columns = [hard_set.image_id, *(getattr(hard_set, name).numpy() for name in ("y", "loss", "rank", "chosen"))]
-    columns = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=False)]
-    table = pa.table([*columns, pa.array(group, pa.int32(), mask=group < 0)], SCHEMA)
-    metadata = {
-        "dataset": pool.dataset,
-        "pool": pool.split,
-        "class_names": pool.class_names,
-        "attribute_names": pool.attribute_names,
-        "checkpoint_sha256": pool.checkpoint_sha256,
-    }
-    write_parquet(path, table, metadata)
+    columns = {name: getattr(hard_set, name).numpy() for name in ("y", "loss", "rank", "chosen")}
+    columns |= {"image_id": hard_set.image_id, "group": pa.array(group, pa.int32(), mask=group < 0)}
+    described = ("dataset", "class_names", "attribute_names", "checkpoint_sha256")
+    metadata = {"pool": pool.split, **{key: getattr(pool, key) for key in described}}
+    write_parquet(path, pa.table(columns, SCHEMA), metadata)
 
 
 def read_need(path: str | Path, val: Embeddings, settings: Mapping[str, Any]) -> HardSet:
@@ -108,14 +102,12 @@ def read_hard_set(path: str | Path, pool: Embeddings, *, per_class: int) -> Hard
 
     Raises ValueError where it was built on another checkpoint or other images.
     """
-    columns = pa.schema([field for field in SCHEMA if field.name != "group"])  # nothing that trains may read it
-    table, metadata = read_parquet(path, columns)
+    # nothing that trains may read the group
+    table, metadata = read_parquet(path, SCHEMA.remove(SCHEMA.get_field_index("group")))
     require(metadata, ("checkpoint_sha256",), path)
     if metadata["checkpoint_sha256"] != pool.checkpoint_sha256:
-        raise ValueError(
-            f"{path}: built on checkpoint {metadata['checkpoint_sha256']}, "
-            f"but the embeddings are of {pool.checkpoint_sha256}"
-        )
+        built = metadata["checkpoint_sha256"]
+        raise ValueError(f"{path}: built on checkpoint {built}, but the embeddings are of {pool.checkpoint_sha256}")
     if tuple(table["image_id"].to_pylist()) != pool.image_id:
         raise ValueError(f"{path}: lists {len(table)} images that are not the {len(pool.image_id)} of the pool")
     y, loss, rank = (torch.tensor(table[name].to_numpy()) for name in ("y", "loss", "rank"))

@@ -90,7 +90,7 @@ class SavedHeads:
 def gather(parts: Sequence[SavedHeads]) -> SavedHeads:
     """The heads of several files of one method as one.
 
-    Heads on features of their own name all their checkpoints, so that they fit no embeddings but, one by one, these.
+    Heads on features of their own name all their checkpoints, so that together they fit no embeddings.
     """
     remarks = [remark for part in parts for remark in part.remarks or [""] * len(part.seeds)]
     return replace(
@@ -108,12 +108,10 @@ def write_heads(path: str | Path, saved: SavedHeads) -> None:
     Raises ValueError naming `path` for a NaN, or where the shapes are not those of the seeds and classes.
     """
     weight, bias = saved.head.weight, saved.head.bias
-    expected = (len(saved.seeds), len(saved.class_names))
-    if weight.ndim != 3 or weight.shape[:2] != expected or bias.shape != expected:
-        raise ValueError(
-            f"{path}: weight {list(weight.shape)} and bias {list(bias.shape)} do not fit {expected[0]} seeds and "
-            f"{expected[1]} classes"
-        )
+    s, c = len(saved.seeds), len(saved.class_names)
+    if weight.shape[:-1] != (s, c) or bias.shape != (s, c):
+        found = f"weight {list(weight.shape)} and bias {list(bias.shape)}"
+        raise ValueError(f"{path}: {found} do not fit {s} seeds and {c} classes")
     for seed, w, b in zip(saved.seeds, weight, bias, strict=True):
         if not (w.isfinite().all() and b.isfinite().all()):
             raise ValueError(f"{path}: the {saved.method} head of seed {seed} holds a NaN or an infinity")

@@ -8,7 +8,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[1] / "methods"
 ROOT = FOLDER.parents[1]  # of the repository
 REQUIRED = ("LABEL", "Settings", "fit")
-ALLOWED = {"FEATURES": ("erm", "own", "own_per_seed")}
+FEATURES = ("erm", "own", "own_per_seed")
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,15 @@ CONSTANTS = {field.name.upper(): field.name for field in fields(Method) if field
 def found(folder: Path = FOLDER) -> dict[str, Method]:
     """Methods by name, in alphabetical order.
 
-    A method is a module of `folder`, or a package, that does not start with an underscore. Raises ValueError that
-    names the file where one lacks LABEL, Settings or fit, or has a constant that is not written out.
+    They are modules and packages whose names start with no underscore. Raises ValueError naming the file where one
+    lacks LABEL, Settings or fit, or has a constant that is not written out.
     """
-    modules = [path for path in folder.glob("*.py") if not path.name.startswith("_")]
-    packages = [path for path in folder.glob("*/__init__.py") if not path.parent.name.startswith("_")]
-    by_name = {**{path.stem: path for path in modules}, **{path.parent.name: path for path in packages}}
-    return {name: _read(name, by_name[name]) for name in sorted(by_name)}
+    by_name = {path.stem: path for path in folder.glob("*.py")}
+    by_name |= {path.parent.name: path for path in folder.glob("*/__init__.py")}
+    return {name: _read(name, path) for name, path in sorted(by_name.items()) if not name.startswith("_")}
 
 
 def _read(name: str, path: Path) -> Method:
-    """The constants of one module; lists become tuples."""
     shown = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
     try:
         body = ast.parse(path.read_text(), path).body
@@ -63,15 +61,13 @@ def _read(name: str, path: Path) -> Method:
             value = ast.literal_eval(node.value)
         except ValueError as error:
             raise ValueError(f"{shown}:{node.lineno}: {constant} is not written out as a literal") from error
-        if value not in ALLOWED.get(constant, (value,)):
-            allowed = ", ".join(ALLOWED[constant])
-            raise ValueError(f"{shown}:{node.lineno}: {constant} is {value!r}; allowed are {allowed}")
+        if constant == "FEATURES" and value not in FEATURES:
+            raise ValueError(f"{shown}:{node.lineno}: FEATURES is {value!r}; allowed are {', '.join(FEATURES)}")
         constants[CONSTANTS[constant]] = tuple(value) if isinstance(value, list) else value
     return Method(name, shown, **constants)
 
 
-def _names(node: ast.stmt) -> list[str]:
-    """Names that a statement of a module defines, assigns or imports."""
+def _names(node: ast.stmt) -> list[str]:  # which it defines, assigns or imports
     if isinstance(node, ast.ClassDef | ast.FunctionDef):
         return [node.name]
     if isinstance(node, ast.Import | ast.ImportFrom):

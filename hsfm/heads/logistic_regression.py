@@ -1,7 +1,6 @@
 """L1 logistic regression on standardized features, and the choice of its penalty; DFR and LLR share it.
 
-Letters: n images, d features, c classes. scikit-learn is imported where it is used: it takes a second, and every plan
-of the workflow reads the settings.
+scikit-learn is imported where it is used: it takes a second, and every plan of the workflow reads the settings.
 """
 
 import logging
@@ -45,10 +44,9 @@ def tune(
     balance: bool,
     report: Callable[[int], None] = lambda n: None,
 ) -> float:
-    """The C of the grid whose regression on half of the rows scores best on the other half; the first of equals wins.
+    """The first C of the grid whose regression on half of the rows scores best on the other half.
 
-    part: groups, or classes, which both halves hold. balance: cut the training half to its smallest part. report: is
-    told of every regression.
+    part: groups, or classes, which both halves hold. balance: cut the training half to its smallest part.
     """
     fit_rows, evaluation_rows = halves(part, rng)
     if balance:
@@ -74,18 +72,16 @@ def halves(part: Int[np.ndarray, " n"], rng: np.random.Generator) -> tuple[np.nd
     ASSUME: where that leaves a part out of either half, the halves are stratified by part.
     """
     parts, counts = np.unique(part, return_counts=True)
-    for p, count in zip(parts, counts, strict=True):
-        if count < 2:
-            raise ValueError(f"group or class {p} has {count} validation image; tuning C needs at least 2")
+    if counts.min() < 2:
+        raise ValueError(f"group or class {parts[counts.argmin()]} has 1 validation image; tuning C needs at least 2")
     order = rng.permutation(len(part))
     evaluation, fit = order[: len(part) // 2], order[len(part) // 2 :]
     if all(len(np.unique(part[rows])) == len(parts) for rows in (evaluation, fit)):
         return fit, evaluation
     from sklearn.model_selection import train_test_split
 
-    evaluation, fit = train_test_split(
-        order, test_size=0.5, stratify=part[order], random_state=int(rng.integers(2**31))
-    )
+    state = int(rng.integers(2**31))
+    evaluation, fit = train_test_split(order, test_size=0.5, stratify=part[order], random_state=state)
     return fit, evaluation
 
 
@@ -98,8 +94,7 @@ def balanced_rows(part: Int[np.ndarray, " n"], rng: np.random.Generator) -> np.n
 def regress(x: np.ndarray, y: np.ndarray, c: float) -> tuple[np.ndarray, np.ndarray]:
     """L1 logistic regression by liblinear: coefficients and intercepts, one row for two classes, else one per class.
 
-    liblinear penalizes the intercept too. Its coordinate order is random; a fixed state makes equal rows give equal
-    heads.
+    liblinear penalizes the intercept too. Its coordinate order is random, and drawn from a fixed state here.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
