@@ -17,7 +17,7 @@ from hsfm_workflow.code import code_of
 from hsfm_workflow.config import check_writable, config_file, read_config
 from hsfm_workflow.files import downloads, folder_stamp
 from hsfm_workflow.plan import IMAGES, Plan, in_shard, one_of
-from hsfm_workflow.report import PAGE, SAVED_CONFIG, STAGES, STUDIES, STYLE
+from hsfm_workflow.report import PAGE, SAVED_CONFIG, STAGES, STYLE
 from hsfm_workflow.report import Results, figure_files, reported, table_files
 from hsfm_workflow.resources import gpus, memory
 

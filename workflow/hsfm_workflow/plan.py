@@ -15,7 +15,7 @@ from hsfm.heads import known_methods as methods
 from hsfm.report.published import PUBLISHED
 from hsfm_workflow import SOURCES_IN_ARRAYS, SPLITS, extras
 from hsfm_workflow.checks import is_trained
-from hsfm_workflow.code import hash_of
+from hsfm_workflow.code import code_of, hash_of
 from hsfm_workflow.config import in_order
 from hsfm_workflow.files import folder_stamp, raw_files, stamp
 
@@ -160,15 +160,6 @@ class Plan:
         augmentation = settings["augmentation"] if augmented else None
         return in_order(decode_rule(settings["decode_size"], settings["transform"], augmentation))
 
-    def sources_of_ddb(self, wildcards: object) -> dict:
-        """How DDB chooses the images that others are generated from."""
-        ddb = self.settings[wildcards.dataset]["ddb"]
-        return {
-            "classes": len(ddb["retrain"]["weights"]),
-            "select_by": ddb["select_by"],
-            "sources_per_class": ddb["sources_per_class"],
-        }
-
     def models(self, *names: str) -> Callable:
         """Which models a stage of DDB loads and how, with what tells the files of a local folder from others."""
 
@@ -199,12 +190,13 @@ class Plan:
         """What tells those files from others of these names: one that was moved or copied may be of an older date."""
         return lambda wildcards: {file: stamp(file) for file in self.files_in(section, *keys)(wildcards)}
 
-    def code_of_source(self, script: str) -> Callable:
-        """Hash of a script and the one module that reads the job's dataset: others may change."""
-        sources = "hsfm/data/sources"
-        return lambda wildcards: hash_of(
-            f"workflow/scripts/{script}.py", f"{sources}/{self.source(wildcards.dataset)}.py"
-        )
+    def code_of_source(self, script: str) -> dict:
+        """As `code_of`, but of the one module that reads the job's dataset: others may change."""
+
+        def code(wildcards: object) -> str:
+            return code_of(script, f"hsfm/data/sources/{self.source(wildcards.dataset)}.py")["code"]
+
+        return {"script": script, "code": code}
 
     # Inputs by wildcards
 
@@ -253,10 +245,6 @@ class Plan:
             return [f"{folder}/{wildcards.method}/seed{seed}" for seed in seeds]
         return [f"{folder}/{method.name if method.features == 'own' else 'erm'}"]
 
-    def network_file(self, file: str) -> Callable:
-        """A file of the network whose features a method's heads are for."""
-        return lambda wildcards: f"{self.networks(wildcards)[0]}/{file}"
-
     def heads_to_score(self, wildcards: object) -> list[str]:
         """Files of heads, each with embeddings of its own in `features_to_score`."""
         networks, shared = self.networks(wildcards), f"results/{wildcards.dataset}/run{wildcards.run}/erm"
@@ -284,15 +272,14 @@ class Plan:
             f"results/{wildcards.dataset}/run{run}/{method}/scores.parquet" for run in self.runs for method in methods
         ]
 
+    @property
+    def edits(self) -> list[str]:
+        """What HSFM's edits mean, of all datasets."""
+        return expand(f"{OF_RUN}/hsfm/edits.parquet", dataset=self.with_edits, run=self.runs)
+
     def of_study(self, study: str) -> list[str]:
         """Results of one study, of all datasets."""
         return expand(f"{OF_RUN}/studies/{study}.parquet", dataset=self.datasets, run=self.runs)
-
-    def sweep_parts(self, wildcards: object) -> list[str]:
-        """The files that hold a dataset's sweep, part by part."""
-        parts = self.settings[wildcards.dataset]["sweep"]["parts"]
-        folder = f"results/{wildcards.dataset}/run{wildcards.run}/studies"
-        return [f"{folder}/sweep_part{part}.parquet" for part in range(parts)]
 
     # Shards
 

@@ -1,7 +1,6 @@
 """Tables and figures of a plan: their files, what figures are drawn from, and their places in Snakemake's report."""
 
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from snakemake.io import expand, report
 
 from hsfm.report import contents
 from hsfm_workflow import ROOT, extras
-from hsfm_workflow.plan import IMAGES, OF_DATASET, OF_RUN, Plan
+from hsfm_workflow.plan import IMAGES, OF_RUN, Plan
 
 STYLE = "hsfm/report/hsfm.mplstyle"  # of all figures
 PAGE = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("hsfm/report/templates/*"))  # what the page is made of
@@ -33,7 +32,6 @@ STAGES = {
     ],
     "of_results": ["draw_", "write_card", "export_model", "decode_edits"],
 }
-DRAWN = ("examples", "training", "hard_set")  # figures that are drawn from tables and one image table alone
 STUDIES = ("sweep", "ablations", "validation_bias")
 STUDY_FIGURES = ("sweep", "validation_bias")
 
@@ -123,52 +121,71 @@ class Results:
         }
         return [name for name, wanted in asked.items() if wanted] + [s for s in plan.studies if s in STUDY_FIGURES]
 
-    # Inputs of figures
+    @property
+    def tabulated(self) -> dict[str, tuple[str, list[str]]]:
+        """Script and inputs of the tables that one rule each makes."""
+        studies = {study: ("tabulate_study", self.plan.of_study(study)) for study in STUDIES}
+        return {**studies, "edits": ("tabulate_edits", self.plan.edits)}
 
     @property
-    def drawn(self) -> dict[str, tuple[str, Callable]]:
-        """Script and inputs of the figures that one rule each draws, without further settings."""
-        figures = {name: ("draw_figure", getattr(self, f"of_{name}")) for name in DRAWN}
-        return figures | {name: ("draw_study", partial(self.of_study, name)) for name in STUDY_FIGURES}
-
-    def of_study(self, study: str, wildcards: object) -> dict:
-        of_run = OF_RUN.replace("{dataset}", wildcards.dataset)
-        return {"results": expand(f"{of_run}/studies/{study}.parquet", run=self.plan.runs)}
-
-    def of_examples(self, wildcards: object) -> dict:
-        return {"images": IMAGES.format(dataset=wildcards.dataset), "pixels": self.plan.pixels(wildcards)}
-
-    def of_training(self, wildcards: object) -> dict:
-        """Histories of all runs, and of all seeds where each has one; the scores of ERM."""
-        plan, dataset = self.plan, wildcards.dataset
-        of_run = OF_RUN.replace("{dataset}", dataset)
-        trained = {"erm": f"{of_run}/erm/history.parquet"} if dataset in plan.trained else {}
-        trained |= {row: f"{of_run}/{row}/{self._history(row)}" for row in plan.with_history(dataset)}
-        scores = expand(f"{of_run}/erm/scores.parquet", run=plan.runs)
-        of_rows = {row: expand(path, run=plan.runs, seed=plan.seeds) for row, path in trained.items()}
-        return {"scores": scores, **of_rows}
-
-    def _history(self, row: str) -> str:
-        """A method that reads images has a history per seed."""
-        return "seed{seed}/history.parquet" if self.plan.method(row).images else "history.parquet"
-
-    def of_hard_set(self, wildcards: object) -> dict:
-        of_run, runs = OF_RUN.replace("{dataset}", wildcards.dataset), self.plan.runs
+    def drawn(self) -> dict[str, tuple[str, dict, dict]]:
+        """Script, inputs and params of the figures that one rule each draws."""
+        plan, of_first = self.plan, self._of_first_run
+        shown = {"transform": plan.section("transform"), "shown": plan.sections("invert", "quantile", of="dac")}
+        masks = {
+            **{name: of_first(f"erm/{name}.safetensors") for name in ("heads", "standardization")},
+            **{"checkpoint": of_first("erm/backbone.safetensors"), "train": of_first("erm/embeddings/train.parquet")},
+            "masks": plan.masks_for("masks", "source", run=plan.runs[0]),
+        }
+        generated = {name: of_first(f"ddb/{name}.parquet") for name in ("generated", "pruned")}
+        decoded = {"decoded": of_first("hsfm/decoded.parquet")}
+        hard = {"scores": self._of_runs("erm/scores"), "hard_groups": self._of_runs("hsfm/hard_groups")}
+        studies = {study: {"results": self._of_runs(f"studies/{study}")} for study in STUDY_FIGURES}
         return {
-            "scores": expand(f"{of_run}/erm/scores.parquet", run=runs),
-            "hard_groups": expand(f"{of_run}/hsfm/hard_groups.parquet", run=runs),
+            "examples": ("draw_figure", {"images": IMAGES, "pixels": plan.pixels}, {}),
+            "training": ("draw_figure", self.of_training, {}),
+            "hard_set": ("draw_figure", hard, {}),
+            **{study: ("draw_study", inputs, {}) for study, inputs in studies.items()},
+            "masks": ("draw_masks", {**masks, **plan.images}, shown),
+            "generated": ("draw_generated", {**generated, **plan.images}, {}),
+            "unclip": ("draw_unclip", {**decoded, **plan.images}, {}),
+            "method": ("draw_method", self.of_method, {"run": plan.runs[0]}),
         }
 
-    def of_method(self, wildcards: object) -> dict:
+    def _of_first_run(self, file: str) -> str:
+        return f"{OF_RUN}/{file}".replace("{run}", str(self.plan.runs[0]))
+
+    def _of_runs(self, file: str) -> list[str]:
+        return expand(f"{OF_RUN}/{file}.parquet", run=self.plan.runs, allow_missing=True)
+
+    @property
+    def of_training(self) -> dict:
+        """Histories of all runs, and of all seeds where each has one; the scores of ERM."""
+        rows = [
+            "erm",
+            *(row for row in self.plan.methods if row != "erm" and "history" in self.plan.method(row).tables),
+        ]
+        return {"scores": self._of_runs("erm/scores"), **{row: partial(self._histories, row) for row in rows}}
+
+    def _histories(self, row: str, wildcards: object) -> list[str]:
+        """Of a row of a dataset, none where it was not trained; a method that reads images has one per seed."""
+        plan, dataset = self.plan, wildcards.dataset
+        if dataset not in plan.trained if row == "erm" else row not in plan.with_history(dataset):
+            return []
+        each = "seed{seed}/" if row != "erm" and plan.method(row).images else ""
+        path = f"{OF_RUN}/{row}/{each}history.parquet"
+        return expand(path, dataset=dataset, run=plan.runs, seed=plan.seeds)
+
+    @property
+    def of_method(self) -> dict:
         """Inputs of the figure of HSFM's method: the first run, and images where there are some."""
-        dataset = OF_DATASET.format(dataset=wildcards.dataset)
-        erm, hsfm = (f"{dataset}/run{self.plan.runs[0]}/{method}" for method in ("erm", "hsfm"))
-        images = {} if wildcards.dataset in self.plan.given else self.of_examples(wildcards)
+        first, given = self._of_first_run, self.plan.given
         return {
-            **{name: f"{hsfm}/{name}.parquet" for name in ("support", "history", "hard_groups")},
-            "heads": f"{hsfm}/heads.safetensors",
-            "erm": f"{erm}/heads.safetensors",
-            "hard_set": f"{erm}/hard_set.parquet",
-            **{split: f"{erm}/embeddings/{split}.parquet" for split in ("train", "val")},
-            **images,
+            **{name: first(f"hsfm/{name}.parquet") for name in ("support", "history", "hard_groups")},
+            "heads": first("hsfm/heads.safetensors"),
+            "erm": first("erm/heads.safetensors"),
+            "hard_set": first("erm/hard_set.parquet"),
+            **{split: first(f"erm/embeddings/{split}.parquet") for split in ("train", "val")},
+            **self.plan.images,
+            "images": lambda wildcards: [] if wildcards.dataset in given else IMAGES.format(dataset=wildcards.dataset),
         }

@@ -15,7 +15,6 @@ use rule stage_on_device as make_masks with:
         f"logs/{{dataset}}/run{{run}}/make_masks_{{split}}{plan.log_suffix('masks')}.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_images),
-        split=one_of(SPLITS),
     params:
         **code_of("make_masks"),
         transform=plan.section("transform"),
@@ -35,8 +34,6 @@ if plan.shards["masks"] > 1:
             "logs/{dataset}/run{run}/gather_masks_{split}.log",
         benchmark:
             "logs/{dataset}/run{run}/gather_masks_{split}.tsv"
-        wildcard_constraints:
-            split=one_of(SPLITS),
         params:
             **code_of("gather_shards"),
         message:
@@ -55,7 +52,6 @@ use rule stage as take_masks with:
         "logs/{dataset}/run{run}/take_masks_{split}.tsv"
     wildcard_constraints:
         dataset=one_of([name for name in plan.packed if plan.source(name) == "minibirds"]),
-        split=one_of(SPLITS),
     threads: 2
     params:
         **code_of("take_masks"),
@@ -120,23 +116,3 @@ use rule stage as gather_heads with:
         **code_of("gather_heads"),
     message:
         "Gathering the {wildcards.method} heads of {wildcards.dataset}, run {wildcards.run}"
-
-
-use rule stage as draw_masks with:
-    input:
-        **{name: path.replace("{run}", str(plan.runs[0])) for name, path in ERM_NETWORK.items()},
-        **plan.images,
-        train=f"{EMBEDDINGS}/train.parquet".replace("{run}", str(plan.runs[0])),
-        masks=plan.masks_for("masks", "source", run=plan.runs[0]),
-    output:
-        reported(figure_files("masks")),
-    log:
-        "logs/{dataset}/draw_masks.log",
-    benchmark:
-        "logs/{dataset}/draw_masks.tsv"
-    params:
-        **code_of("draw_masks", STYLE),
-        transform=plan.section("transform"),
-        shown=plan.sections("invert", "quantile", of="dac"),
-    message:
-        "Drawing masks of {wildcards.dataset}"

@@ -12,8 +12,7 @@ use rule stage as pack_images with:
         dataset=one_of(plan.packed),
     threads: 2
     params:
-        script="pack_images",
-        code=plan.code_of_source("pack_images"),
+        **plan.code_of_source("pack_images"),
         settings=plan.section("images"),
     message:
         "Packing the images of {wildcards.dataset}"
@@ -31,8 +30,7 @@ use rule stage as list_images with:
     wildcard_constraints:
         dataset=one_of(plan.in_files),
     params:
-        script="list_images",
-        code=plan.code_of_source("list_images"),
+        **plan.code_of_source("list_images"),
         settings=plan.section("images", without=("on_bad_image",)),
         files=plan.stamps_of("images", "metadata"),
     message:
@@ -62,9 +60,7 @@ use rule stage as decode_images with:
         "Decoding every image of {wildcards.dataset} once"
 
 
-use rule stage as check_images with:
-    input:
-        listed="results/{dataset}/listed.parquet",
+use rule decode_images as check_images with:
     output:
         images="results/{dataset}/images.parquet",
         unreadable="results/{dataset}/unreadable_images.csv",
@@ -74,10 +70,6 @@ use rule stage as check_images with:
         "logs/{dataset}/check_images.tsv"
     wildcard_constraints:
         dataset=one_of([name for name in plan.in_files if name not in plan.cached]),
-    threads: 8
-    params:
-        **code_of("check_images"),
-        on_bad_image=plan.section("images/on_bad_image"),
     message:
         "Opening every image of {wildcards.dataset} once"
 

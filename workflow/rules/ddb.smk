@@ -20,7 +20,8 @@ use rule stage as choose_sources with:
         dataset=one_of(plan.with_ddb),
     params:
         **code_of("choose_sources"),
-        ddb=plan.sources_of_ddb,
+        ddb=plan.sections("select_by", "sources_per_class", of="ddb"),
+        classes=lambda wildcards: len(plan.tokens(wildcards)),
     message:
         "Choosing the images that ERM finds easiest: {wildcards.dataset}, run {wildcards.run}"
 
@@ -39,7 +40,6 @@ use rule stage_on_device as learn_token with:
         "logs/{dataset}/learn_token_{label}.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_ddb_by("diffusion")),
-        label="[0-9]+",
     params:
         **code_of("learn_token"),
         models=plan.models("text_to_image"),
@@ -139,8 +139,6 @@ if plan.shards["generation"] > 1:
             "logs/{dataset}/run{run}/gather_generated.log",
         benchmark:
             "logs/{dataset}/run{run}/gather_generated.tsv"
-        wildcard_constraints:
-            dataset=one_of(plan.with_ddb),
         params:
             **code_of("gather_shards"),
         message:
@@ -159,33 +157,12 @@ use rule stage_on_device as prune_generated with:
         "logs/{dataset}/run{run}/prune_generated.log",
     benchmark:
         "logs/{dataset}/run{run}/prune_generated.tsv"
-    wildcard_constraints:
-        dataset=one_of(plan.with_ddb),
     params:
         **code_of("prune_generated"),
         prune=plan.section("ddb/prune"),
         transform=plan.section("transform"),
     message:
         "Pruning the generated images of {wildcards.dataset}, run {wildcards.run}"
-
-
-use rule stage as draw_generated with:
-    input:
-        **plan.images,
-        generated=GENERATED.replace("{run}", str(plan.runs[0])),
-        pruned=f"{DDB}/pruned.parquet".replace("{run}", str(plan.runs[0])),
-    output:
-        reported(figure_files("generated")),
-    log:
-        "logs/{dataset}/draw_generated.log",
-    benchmark:
-        "logs/{dataset}/draw_generated.tsv"
-    wildcard_constraints:
-        dataset=one_of(plan.with_ddb),
-    params:
-        **code_of("draw_generated", STYLE),
-    message:
-        "Drawing generated images of {wildcards.dataset}"
 
 
 use rule stage_on_device as fit_ddb with:
@@ -204,8 +181,6 @@ use rule stage_on_device as fit_ddb with:
         "logs/{dataset}/run{run}/fit_ddb_seed{seed}.log",
     benchmark:
         "logs/{dataset}/run{run}/fit_ddb_seed{seed}.tsv"
-    wildcard_constraints:
-        dataset=one_of(plan.with_ddb),
     params:
         **code_of("fit_ddb"),
         ddb=plan.section("ddb"),

@@ -37,22 +37,6 @@ use rule stage as measure_edits with:
         "Measuring what HSFM's edits mean on {wildcards.dataset}, run {wildcards.run}"
 
 
-use rule stage as tabulate_edits with:
-    input:
-        edits=expand(EDITS, dataset=plan.with_edits, run=plan.runs),
-    output:
-        reported(table_files("edits")),
-    log:
-        "logs/tabulate_edits.log",
-    benchmark:
-        "logs/tabulate_edits.tsv"
-    localrule: True
-    params:
-        **code_of("tabulate_edits"),
-    message:
-        "Making the table of HSFM's edits"
-
-
 use rule stage as draw_edits with:
     input:
         **OF_FIRST_RUN,
@@ -109,21 +93,3 @@ use rule stage_on_device as decode_edits with:
         transform=plan.section("transform"),
     message:
         "Decoding HSFM's edits of {wildcards.dataset} into pictures"
-
-
-use rule stage as draw_unclip with:
-    input:
-        **plan.images,
-        decoded=DECODED,
-    output:
-        reported(figure_files("unclip")),
-    log:
-        "logs/{dataset}/draw_unclip.log",
-    benchmark:
-        "logs/{dataset}/draw_unclip.tsv"
-    wildcard_constraints:
-        dataset=one_of(plan.with_unclip),
-    params:
-        **code_of("draw_unclip", STYLE),
-    message:
-        "Drawing the pictures of HSFM's edits of {wildcards.dataset}"

@@ -1,9 +1,9 @@
 # Nothing asks for these files but the user: snakemake results/minibirds/run0/hsfm/model_seed0.safetensors --cores 2
 use rule stage as export_model with:
     input:
-        checkpoint=plan.network_file("backbone.safetensors"),
+        checkpoint=lambda wildcards: f"{plan.networks(wildcards)[0]}/backbone.safetensors",
         heads=plan.heads_to_score,
-        standardization=plan.network_file("standardization.safetensors"),
+        standardization=lambda wildcards: f"{plan.networks(wildcards)[0]}/standardization.safetensors",
     output:
         model="results/{dataset}/run{run}/{method}/model_seed{seed}.safetensors",
     log:

@@ -1,21 +1,26 @@
-for FIGURE, (SCRIPT, INPUTS) in results.drawn.items():
+# Figures of one dataset that one rule each draws; on this machine those that need no images out of the store.
+for FIGURE, (SCRIPT, INPUTS, PARAMS) in results.drawn.items():
 
     rule:
         name:
             f"draw_{FIGURE}"
         input:
-            unpack(INPUTS),
+            **INPUTS,
         output:
             reported(figure_files(FIGURE)),
         log:
             f"logs/{{dataset}}/draw_{FIGURE}.log",
         benchmark:
             f"logs/{{dataset}}/draw_{FIGURE}.tsv"
-        localrule: True
+        localrule: "cache" not in INPUTS
         conda:
             "../../environment.yml"
+        resources:
+            mem_mb=memory(4000),
+            runtime=240,
         params:
             **code_of(SCRIPT, STYLE),
+            **PARAMS,
             figure=FIGURE,
         message:
             f"Drawing {FIGURE} of {{wildcards.dataset}}"
@@ -40,20 +45,3 @@ use rule stage as draw_scores with:
         stages=STAGES,
     message:
         "Drawing the scores of {wildcards.dataset}"
-
-
-use rule stage as draw_method with:
-    input:
-        unpack(results.of_method),
-        cache=plan.store,
-    output:
-        reported(figure_files("method")),
-    log:
-        "logs/{dataset}/draw_method.log",
-    benchmark:
-        "logs/{dataset}/draw_method.tsv"
-    params:
-        **code_of("draw_method", STYLE),
-        run=plan.runs[0],
-    message:
-        "Drawing HSFM on {wildcards.dataset} as its method goes"

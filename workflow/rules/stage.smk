@@ -38,6 +38,8 @@ wildcard_constraints:
     seed="[0-9]+",
     network="[a-z][a-z0-9_]*(/seed[0-9]+)?",
     part="[0-9]+",
+    label="[0-9]+",
+    split=one_of(SPLITS),
 
 
 # Of the stages that are cut into shards; a stage of one shard leaves its files where they belong.

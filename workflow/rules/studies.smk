@@ -22,7 +22,11 @@ use rule stage as sweep_hsfm with:
 
 use rule stage as gather_sweep with:
     input:
-        parts=plan.sweep_parts,
+        parts=lambda wildcards: expand(
+            "results/{dataset}/run{run}/studies/sweep_part{part}.parquet",
+            **wildcards,
+            part=range(plan.settings[wildcards.dataset]["sweep"]["parts"]),
+        ),
     output:
         "results/{dataset}/run{run}/studies/sweep.parquet",
     log:
@@ -36,26 +40,18 @@ use rule stage as gather_sweep with:
         "Gathering the sweep of {wildcards.dataset}, run {wildcards.run}"
 
 
-use rule stage as ablate_hsfm with:
-    input:
-        **ERM_FEATURES,
+use rule sweep_hsfm as ablate_hsfm with:
     output:
         "results/{dataset}/run{run}/studies/ablations.parquet",
     log:
         "logs/{dataset}/run{run}/ablate_hsfm.log",
     benchmark:
         "logs/{dataset}/run{run}/ablate_hsfm.tsv"
-    priority: 50
-    resources:
-        gpu=gpu,
-        mem_mb=memory(4000),
-        runtime=720,
     params:
         **code_of("ablate_hsfm"),
         settings=plan.section("hsfm"),
         hard_set=plan.section("hard_set"),
         seeds=plan.seeds,
-        device=plan.config["device"],
     message:
         "Taking parts of HSFM away on {wildcards.dataset}, run {wildcards.run}"
 
@@ -74,27 +70,3 @@ use rule stage as bias_validation with:
         settings=plan.sections("validation_bias", "hsfm", "hard_set", "dfr", "llr"),
     message:
         "Fitting on biased validation splits of {wildcards.dataset}, run {wildcards.run}"
-
-
-for STUDY in STUDIES:
-
-    rule:
-        name:
-            f"tabulate_{STUDY}"
-        input:
-            results=plan.of_study(STUDY),
-        output:
-            reported(table_files(STUDY)),
-        log:
-            f"logs/tabulate_{STUDY}.log",
-        benchmark:
-            f"logs/tabulate_{STUDY}.tsv"
-        localrule: True
-        conda:
-            "../../environment.yml"
-        params:
-            **code_of("tabulate_study"),
-        message:
-            f"Making the table of {STUDY}"
-        script:
-            "../scripts/tabulate_study.py"

@@ -17,11 +17,35 @@ use rule stage as make_tables with:
         "Making the tables"
 
 
+for TABLE, (SCRIPT, FILES) in results.tabulated.items():
+
+    rule:
+        name:
+            f"tabulate_{TABLE}"
+        input:
+            results=FILES,
+        output:
+            reported(table_files(TABLE)),
+        log:
+            f"logs/tabulate_{TABLE}.log",
+        benchmark:
+            f"logs/tabulate_{TABLE}.tsv"
+        localrule: True
+        conda:
+            "../../environment.yml"
+        params:
+            **code_of(SCRIPT),
+        message:
+            f"Making the table of {TABLE}"
+        script:
+            "../scripts/{params.script}.py"
+
+
 # What jobs have left in logs/ is no input: deleting it makes nothing stale. Results are, so that it comes after them.
 use rule stage as describe_results with:
     input:
         scores=plan.results_of_heads("scores"),
-        edits=expand(EDITS, dataset=plan.with_edits, run=plan.runs),
+        edits=plan.edits,
         studies=[file for study in plan.studies for file in plan.of_study(study)],
     output:
         reported(results.of_jobs),

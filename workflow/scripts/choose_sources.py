@@ -10,11 +10,11 @@ from hsfm.methods.ddb.generated import SOURCES
 from hsfm.methods.ddb.sources import choose_sources
 
 job.start(snakemake.log[0])
-files, settings = snakemake.input, snakemake.params.ddb
+files, settings, classes = snakemake.input, snakemake.params.ddb, snakemake.params.classes
 erm, (train,) = read_erm_features(files.heads, train=files.train)
-if settings["classes"] != train.n_classes:
+if classes != train.n_classes:
     raise ValueError(
-        f"ddb/retrain/weights: {settings['classes']} numbers, but {train.dataset} has {train.n_classes} classes "
+        f"ddb/retrain/weights: {classes} numbers, but {train.dataset} has {train.n_classes} classes "
         f"({', '.join(train.class_names)}); give one for each"
     )
 if settings["select_by"] in (None, "worst_group"):

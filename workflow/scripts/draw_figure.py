@@ -21,7 +21,9 @@ def draw_figure(name: str, inputs: dict, dataset: str) -> Figure:
         counts = read_hard_groups(inputs["hard_groups"], groups)
         shares = minority_shares(counts, groups)
         return figures.draw_hard_set(counts, groups, shares, f"{dataset}: what HSFM's hard set holds")
-    histories = {method: read_training(method, paths) for method, paths in inputs.items() if method != "scores"}
+    histories = {
+        method: read_training(method, paths) for method, paths in inputs.items() if paths and method != "scores"
+    }
     erm = histories.pop("erm", None)
     return figures.draw_training(erm, histories, worst_by_run(scores, "erm"), f"{dataset}: training")
 

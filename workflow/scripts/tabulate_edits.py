@@ -10,7 +10,7 @@ from hsfm.core.text_tables import write_tables
 from hsfm.report.edit_tables import direction_notes, edits_table, summarize
 
 job.start(snakemake.log[0])
-files = snakemake.input.edits
+files = snakemake.input.results
 frames, metadata = zip(*map(read_edits, files), strict=True)
 runs: dict[str, list] = {}
 for frame, of_run in zip(frames, metadata, strict=True):
