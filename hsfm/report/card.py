@@ -29,44 +29,37 @@ def agreement(table: ImageTable) -> dict[str, float | None]:
     if train["attribute"].isna().any():
         return dict.fromkeys(SPLITS)
     count = pd.crosstab(train["y"], train["attribute"])
-    count = count.reindex(columns=range(len(table.attribute_names)), fill_value=0)
-    rarer = is_minority(count.to_numpy())
-    shares: dict[str, float | None] = {}
+    rarer = is_minority(count.reindex(columns=range(len(table.attribute_names)), fill_value=0).to_numpy())
+    shares: dict[str, float | None] = dict.fromkeys(SPLITS)
     for split in SPLITS:
         rows = table.split(split)
-        known = rows["attribute"].notna().all()
-        shares[split] = float((~rarer[rows["y"].astype(int), rows["attribute"].astype(int)]).mean()) if known else None
+        if rows["attribute"].notna().all():
+            shares[split] = float((~rarer[rows["y"].astype(int), rows["attribute"].astype(int)]).mean())
     return shares
 
 
 def write_text(table: ImageTable, counts: pd.DataFrame) -> str:
     """The card as Markdown."""
-    rows, totals = table.rows, counts[[*SPLITS, "all"]].sum().to_dict()
-    everything = pd.DataFrame([{"class": "all", "attribute": "", **totals}])
-    shown = pd.concat([counts, everything]).assign(
-        share=lambda f: (100 * f["train"] / totals["train"]).map("{:.1f}".format)
-    )
-    notes = []
-    shares = {split: share for split, share in agreement(table).items() if share is not None}
-    if shares:
+    rows, totals = table.rows, counts[[*SPLITS, "all"]].sum()
+    shown = pd.concat([counts, pd.DataFrame([{"class": "all", "attribute": "", **totals}])])
+    shown["share of train (%)"] = (100 * shown["train"] / totals["train"]).map("{:.1f}".format)
+    notes = ["How strong the spurious correlation is cannot be said: attributes of train are unknown."]
+    if shares := {split: share for split, share in agreement(table).items() if share is not None}:
         text = ", ".join(f"{split} {100 * share:.1f} %" for split, share in shares.items())
-        notes.append(
-            f"Agreement, the share of images whose attribute is not rarer in their class than in all of train: {text}."
-        )
-        notes += [f"The attribute of some {split} images is unknown." for split in SPLITS if split not in shares]
-    else:
-        notes.append("How strong the spurious correlation is cannot be said: attributes of train are unknown.")
+        notes = [
+            f"Agreement, the share of images whose attribute is not rarer in their class than in all of train: {text}.",
+            *(f"The attribute of some {split} images is unknown." for split in SPLITS if split not in shares),
+        ]
     sizes = rows.groupby(["height", "width"]).size()
     height, width = sizes.idxmax()
-    notes.append(
+    notes += [
         f"Image size (height x width): {height} x {width} in {100 * sizes.max() / len(rows):.0f} % of the images, "
         f"{len(sizes)} different sizes, heights {rows['height'].min()} to {rows['height'].max()}, widths "
-        f"{rows['width'].min()} to {rows['width'].max()}."
-    )
-    notes.append(f"Examples: ../figures/{table.dataset}/examples.png")
-    attributes = ", ".join(table.attribute_names) or "none known"
+        f"{rows['width'].min()} to {rows['width'].max()}.",
+        f"Examples: ../figures/{table.dataset}/examples.png",
+    ]
     return (
         f"# {table.dataset}\n\n{len(rows)} images, {len(table.class_names)} classes ({', '.join(table.class_names)}), "
-        f"{len(table.attribute_names)} attributes ({attributes}).\n\n"
-        + TextTable.of(shown.rename(columns={"share": "share of train (%)"}), notes=tuple(notes)).markdown()
+        f"{len(table.attribute_names)} attributes ({', '.join(table.attribute_names) or 'none known'}).\n\n"
+        + TextTable.of(shown, notes=tuple(notes)).markdown()
     )

@@ -43,21 +43,24 @@ TOPICS: dict[str, dict[str, dict[str, str]]] = {
     "Versions": {"tables": {"versions": "Versions and devices"}},
 }
 OTHERS = "More"  # the topic of results that are not listed above
-_LISTED = [(topic, kind, name) for topic, kinds in TOPICS.items() for kind, names in kinds.items() for name in names]
+_LISTED = {
+    (kind, name): (topic, title)
+    for topic, kinds in TOPICS.items()
+    for kind, titles in kinds.items()
+    for name, title in titles.items()
+}
 
 
 def topic(kind: str, name: str) -> str:
     """The topic of a result. kind: `tables` or `figures`."""
-    return next((topic for topic, *listed in _LISTED if listed == [kind, name]), OTHERS)
+    return _LISTED.get((kind, name), (OTHERS, ""))[0]
 
 
 def title(kind: str, name: str) -> str:
     """The title of a result as listed, or its name in words."""
-    listed = TOPICS.get(topic(kind, name), {}).get(kind, {})
-    return listed.get(name, name.replace("_", " ").capitalize())
+    return _LISTED.get((kind, name), ("", name.replace("_", " ").capitalize()))[1]
 
 
 def position(kind: str, name: str) -> int:
     """The place of a result among all; those that are not listed come last."""
-    places = [place for place, (_, *listed) in enumerate(_LISTED) if listed == [kind, name]]
-    return places[0] if places else len(_LISTED)
+    return [*_LISTED, (kind, name)].index((kind, name))

@@ -17,8 +17,7 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
     """
     summaries = []
     for dataset, part in rows.groupby("dataset", sort=False):
-        summaries.append({"dataset": dataset, "class_name": "", **_means(part)})
-        for name, own in part.groupby("class_name", sort=False):
+        for name, own in [("", part), *part.groupby("class_name", sort=False)]:
             summaries.append({"dataset": dataset, "class_name": name, **_means(own)})
     return pd.DataFrame(summaries)
 
@@ -26,20 +25,19 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
 def _means(rows: pd.DataFrame) -> dict[str, Any]:
     edited = rows[rows["length"] > 0]
     away = edited["cos_away"].dropna() > 0
+    flips = edited[["attribute_flips", "class_flips"]].astype("Float64").mean()
+    names = ["own_before", "own_after", "probe_before", "probe_after"]
     return {
-        "runs": rows["run"].nunique(),
-        "rows": len(rows),
-        "edited": len(edited),
+        **{"runs": rows["run"].nunique(), "rows": len(rows), "edited": len(edited)},
         "relative_length": edited["relative_length"].mean(),
         "cos_spurious_size": edited["cos_spurious"].abs().mean(),
         "cos_class_size": edited["cos_class"].abs().mean(),
         # mean size of a normal variable of that deviation
         "random_size": np.sqrt(2 / np.pi) * edited["random_spread"].mean(),
         "pairs_spread": edited["pairs_spread"].mean(),
-        "cos_away": edited["cos_away"].mean(),
-        "away": away.mean() if len(away) else np.nan,
-        **{name: edited[name].astype("Float64").mean() for name in ("attribute_flips", "class_flips")},
-        **{name: edited[name].mean() for name in ("own_before", "own_after", "probe_before", "probe_after")},
+        **{"cos_away": edited["cos_away"].mean(), "away": away.mean() if len(away) else np.nan},
+        **flips,
+        **edited[names].mean(),
     }
 
 

@@ -43,17 +43,21 @@ def write_page(
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
-    datasets = in_words(list(dict.fromkeys(main["dataset"])))
-    methods = in_words([method_label(m) for m in dict.fromkeys(main["method"])])
-    parts = _table_parts(tables, captions) + _figure_parts(figures, captions)
-    sections = [(topic, [p for p in parts if p["topic"] == topic]) for topic in (*contents.TOPICS, contents.OTHERS)]
+    datasets = in_words(list(main["dataset"].unique()))
+    parts = [_table_part(file, table, captions) for file, table in _in_order(tables, "tables")]
+    names = list(dict.fromkeys(PurePath(file).parent.name for file in figures))
+    for name in names:
+        own = {file: picture for file, picture in figures.items() if PurePath(file).parent.name == name}
+        parts += [_figure_part(file, png, captions, name, len(names) > 1) for file, png in _in_order(own, "figures")]
+    sections = {topic: [p for p in parts if p["topic"] == topic] for topic in (*contents.TOPICS, contents.OTHERS)}
     return environment.get_template("report.html.jinja").render(
         title=f"Worst-group robustness on {datasets}",
-        lead=f"{methods} compared on {datasets}, on the test images of every group.",
+        lead=f"{in_words(list(map(method_label, main['method'].unique())))} compared on {datasets}, on the test images "
+        "of every group.",
         summary=summarize(main, provenance),
         sections=[
             {"title": topic, "anchor": topic.lower().replace(" ", "-"), "parts": own}
-            for topic, own in sections
+            for topic, own in sections.items()
             if own or (topic == "Settings" and settings)
         ],
         settings=settings,
@@ -64,47 +68,38 @@ def write_page(
     )
 
 
-def _table_parts(tables: Mapping[str, str], captions: Mapping[tuple[str, str], str]) -> list[dict[str, Any]]:
-    files = sorted(tables, key=lambda file: contents.position("tables", PurePath(file).stem))
-    return [
-        {
-            "topic": contents.topic("tables", name),
-            "title": contents.title("tables", name),
-            "anchor": f"about-{name.replace('_', '-')}",
-            "caption": caption_html(captions["tables", name]),
-            "file": file,
-            "table": Markup(tables[file]),
-        }
-        for file in files
-        for name in [PurePath(file).stem]
-    ]
+def _in_order(files: Mapping[str, Any], kind: str) -> list[tuple[str, Any]]:
+    return sorted(files.items(), key=lambda item: contents.position(kind, PurePath(item[0]).stem))
 
 
-def _figure_parts(figures: Mapping[str, bytes], captions: Mapping[tuple[str, str], str]) -> list[dict[str, Any]]:
-    """Figures dataset by dataset."""
-    datasets = list(dict.fromkeys(PurePath(file).parent.name for file in figures))
-    parts = []
-    for dataset in datasets:
-        own = [file for file in figures if PurePath(file).parent.name == dataset]
-        for file in sorted(own, key=lambda file: contents.position("figures", PurePath(file).stem)):
-            name = PurePath(file).stem
-            title, caption = contents.title("figures", name), captions["figures", name]
-            first = re.split(r"(?<=[.])\s", " ".join(caption.split()).replace("``", ""))[0]
-            width, height = Image.open(io.BytesIO(figures[file])).size
-            parts.append(
-                {
-                    "topic": contents.topic("figures", name),
-                    "title": f"{title}: {dataset}" if len(datasets) > 1 else title,
-                    "anchor": f"figure-{dataset}-{name}".replace("_", "-"),
-                    "caption": caption_html(caption),
-                    "alt": f"{title}, {dataset}. {first}",
-                    "table": None,
-                    "figure": _data_uri(figures[file], "image/png"),
-                    "width": round(width * 0.6),  # drawn at 160 pixels an inch, and a page has 96
-                    "height": round(height * 0.6),
-                }
-            )
-    return parts
+def _part(kind: str, file: str, captions: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    name = PurePath(file).stem
+    title, caption = contents.title(kind, name), caption_html(captions[kind, name])
+    return {"topic": contents.topic(kind, name), "title": title, "caption": caption}
+
+
+def _table_part(file: str, table: str, captions: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    anchor = f"about-{PurePath(file).stem}".replace("_", "-")
+    return {**_part("tables", file, captions), "anchor": anchor, "file": file, "table": Markup(table)}
+
+
+def _figure_part(
+    file: str, png: bytes, captions: Mapping[tuple[str, str], str], dataset: str, several: bool
+) -> dict[str, Any]:
+    """several: whether figures of other datasets have the same title."""
+    part = _part("figures", file, captions)
+    first = re.split(r"(?<=[.])\s", part["caption"].striptags())[0]
+    width, height = Image.open(io.BytesIO(png)).size
+    return {
+        **part,
+        "title": f"{part['title']}: {dataset}" if several else part["title"],
+        "anchor": f"figure-{dataset}-{PurePath(file).stem}".replace("_", "-"),
+        "alt": f"{part['title']}, {dataset}. {first}",
+        "table": None,
+        "figure": _data_uri(png, "image/png"),
+        "width": round(width * 0.6),  # drawn at 160 pixels an inch, and a page has 96
+        "height": round(height * 0.6),
+    }
 
 
 def caption_html(text: str) -> Markup:

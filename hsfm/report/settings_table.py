@@ -33,23 +33,21 @@ def list_settings(settings: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> pd
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value))
-    named = {None: "none", True: "yes", False: "no"}
     if value is None or isinstance(value, bool):
-        return named[value]
+        return {None: "none", True: "yes", False: "no"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def settings_table(settings: pd.DataFrame) -> TextTable:
     """A row per method and setting, a column per dataset."""
-    datasets = list(dict.fromkeys(settings["dataset"]))
     wide = settings.set_index([*KEYS, "dataset"])["value"].unstack("dataset").fillna("-")
     # methods in the order of the first dataset that has them
-    order = pd.concat([part[KEYS] for _, part in settings.groupby("method", sort=False)]).drop_duplicates()
-    wide = wide.reindex(pd.MultiIndex.from_frame(order)).reset_index()
+    order = settings.sort_values("method", key=lambda names: pd.factorize(names)[0], kind="stable")[KEYS]
+    wide = wide.reindex(pd.MultiIndex.from_frame(order.drop_duplicates())).reset_index()
     columns = [
         ("Method", lambda row: method_label(row["method"]) if row["method"] else "all"),
         ("Setting", lambda row: f"{row['section']}/{row['setting']}"),
-        *((dataset, dataset) for dataset in datasets),
+        *((dataset, dataset) for dataset in settings["dataset"].unique()),
     ]
     notes = (
         "Settings as they were used, by where config/schema.json explains them (settings/{dataset}/...). - where a "

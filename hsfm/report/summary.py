@@ -39,14 +39,9 @@ def provenance(made: date, stages: pd.DataFrame, versions: pd.DataFrame) -> Prov
     """Provenance by the tables of stages and versions; where versions differ, that of most jobs. Null: not known."""
     most = versions.sort_values("jobs", ascending=False, kind="stable")
     version, commit = (next(iter(most[name].dropna().astype(str)), None) for name in ("hsfm", "commit"))
-    return Provenance(
-        made=made,
-        seconds=float(stages["seconds"].sum()) if stages["seconds"].notna().any() else None,
-        version=version,
-        commit=commit,
-        dirty=bool((versions["dirty"] == True).any()),  # noqa: E712  (null where not known)
-        mixed=len(set(versions["commit"].dropna())) > 1,
-    )
+    seconds = float(stages["seconds"].sum()) if stages["seconds"].notna().any() else None
+    dirty = bool((versions["dirty"] == True).any())  # noqa: E712  (null where not known)
+    return Provenance(made, seconds, version, commit, dirty=dirty, mixed=len(set(versions["commit"].dropna())) > 1)
 
 
 def summarize(main: pd.DataFrame, provenance: Provenance) -> list[tuple[str, list[str]]]:
@@ -79,14 +74,13 @@ def best_method(main: pd.DataFrame) -> list[str]:
     class where no group is known; what is shown equal is called equal.
     """
     measure = "worst_group" if main["worst_group_percent"].notna().any() else "worst_class"
-    rows = main.assign(value=main[f"{measure}_percent"].astype(float), spread=main[f"{measure}_deviation"])
-    rows = rows.dropna(subset="value").sort_values("value", ascending=False, kind="stable").set_index("method")
-    rows["value"] = rows["value"].round(1)
+    columns = {f"{measure}_percent": "value", f"{measure}_deviation": "spread", f"{measure}_best": "tied"}
+    rows = main.rename(columns=columns).dropna(subset="value").astype({"value": float})
+    rows = rows.sort_values("value", ascending=False, kind="stable").set_index("method").round({"value": 1})
     first = list(rows.index[rows["value"] == rows["value"].iloc[0]])
     best, others = first[0], [method for method in rows.index if method not in first]
     sentences = [f"On {main['dataset'].iloc[0]} {_lead(rows, first, others, MEASURES[measure])}."]
-    tied = [method for method in others if rows.loc[method, f"{measure}_best"]]
-    if tied:
+    if tied := [method for method in others if rows.loc[method, "tied"]]:
         sentences.append(
             f"{_names(tied)} cannot be told apart from {method_label(best)} on these test images (95 % interval of a "
             "bootstrap over them): which of them is best is not known."
@@ -107,22 +101,24 @@ def best_method(main: pd.DataFrame) -> list[str]:
 def _lead(rows: pd.DataFrame, first: Sequence[str], others: Sequence[str], measure: str) -> str:
     """The best method of rows sorted by `value`, and by how much. first: those with the highest value."""
     best = rows.loc[first[0]]
+
+    def above(method: str) -> str:
+        points = f"{best['value'] - rows.loc[method, 'value']:.1f}"
+        return f"{points} point{'' if points == '1.0' else 's'} above"
+
     found = f"{method_label(first[0])} has the highest {measure}, {_with_spread(best)}"
     if len(first) > 1:
         found = f"{_names(first)} share the highest {measure}, {best['value']:.1f}{SPACE}%"
-    above = []
+    leads = []
     if "erm" in others:
-        interval = ""
-        if pd.notna(low := best["worst_group_to_erm_low"]):
-            high = best["worst_group_to_erm_high"]
-            interval = f"; 95{SPACE}% interval of the difference {low:.1f} to {high:.1f}"
-        above.append(f"{_points(best, rows.loc['erm'])} above ERM ({_with_spread(rows.loc['erm'])}{interval})")
-    rivals = [method for method in others if method != "erm"]
-    if rivals and len(first) == 1:
-        rival = rows.loc[rivals[0]]
-        named = f"{method_label(rivals[0])} ({_with_spread(rival)})"
-        above.append(f"{_points(best, rival)} above the best other, {named}")
-    return f"{found}{': ' if above else ''}{in_words(above)}"
+        low, high = best["worst_group_to_erm_low"], best["worst_group_to_erm_high"]
+        interval = f"; 95{SPACE}% interval of the difference {low:.1f} to {high:.1f}" if pd.notna(low) else ""
+        leads.append(f"{above('erm')} ERM ({_with_spread(rows.loc['erm'])}{interval})")
+    if len(first) == 1 and (rivals := [method for method in others if method != "erm"]):
+        leads.append(
+            f"{above(rivals[0])} the best other, {method_label(rivals[0])} ({_with_spread(rows.loc[rivals[0]])})"
+        )
+    return f"{found}{': ' if leads else ''}{in_words(leads)}"
 
 
 def group_labels(main: pd.DataFrame) -> list[str]:
@@ -152,11 +148,6 @@ def repetitions(main: pd.DataFrame) -> str:
         of = f"{seeds} seeds of each method{exception}, all on one trained network"
         return f"Numbers are means over {of}; {spread} seeds, and says nothing about another network."
     return "One seed on one trained network: there is no deviation, and small differences cannot be read."
-
-
-def _points(row: pd.Series, other: pd.Series) -> str:
-    points = f"{row['value'] - other['value']:.1f}"
-    return f"{points} point{'' if points == '1.0' else 's'}"
 
 
 def _with_spread(row: pd.Series) -> str:
