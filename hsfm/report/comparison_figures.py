@@ -3,19 +3,13 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from hsfm.core.text import duration
 from hsfm.report.figures import WIDTH
 from hsfm.report.names import method_label
 from hsfm.report.style import of_method, styled
 from hsfm.report.tables import METRICS
-
-ROUND_TIMES = [
-    *(0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0),
-    *(60.0 * minutes for minutes in (1, 2, 5, 10, 20, 30)),
-    *(3600.0 * hours for hours in (1, 2, 5, 10)),
-    *(86400.0 * days for days in (1, 2, 5, 10, 20, 50)),
-]  # seconds
 
 
 def draw_tradeoff(summary: pd.DataFrame, aggregated: pd.DataFrame, title: str) -> Figure:
@@ -48,27 +42,21 @@ def draw_time(aggregated: pd.DataFrame, seconds: pd.DataFrame, title: str) -> Fi
     aggregated: of one dataset, as `tables` makes it. seconds: of the same, columns run, method and seconds, a mean
     over whose runs is drawn; methods without a time are named below the axes.
     """
-    rows = aggregated.set_index("method")
-    rows["seconds"] = seconds.groupby("method")["seconds"].mean()
-    timed = rows[rows["seconds"] > 0]
+    rows = aggregated.set_index("method").assign(seconds=seconds.groupby("method")["seconds"].mean())
+    timed = rows[rows["seconds"] > 0].assign(took=lambda timed: timed["seconds"].map(duration))
     measure = worst_of(aggregated)
-    text = f"{{{measure}_percent:.1f}}, {{took}}"
-    figure = _scatter(timed.assign(took=timed["seconds"].map(duration)), measure, timed["seconds"], None, text)
+    figure = _scatter(timed, measure, timed["seconds"], None, f"{{{measure}_percent:.1f}}, {{took}}")
     (axis,) = figure.axes
     with styled():
-        axis.set_xscale("log")
-        axis.set_xticks([], minor=True)
-        if len(timed):
-            # the round times around all, so that there are two at least
-            low, high = timed["seconds"].min() / 1.2, timed["seconds"].max() * 1.2
-            first = max((time for time in ROUND_TIMES if time <= low), default=low)
-            last = min((time for time in ROUND_TIMES if time >= high), default=high)
-            ticks = [time for time in ROUND_TIMES if first <= time <= last]
-            axis.set_xticks(ticks, [duration(time) for time in ticks])
-            axis.set_xlim(first / 1.05, last * 1.05)
-        else:
+        if timed.empty:
             axis.text(0.5, 0.5, "the logs hold no times", ha="center", va="center", transform=axis.transAxes)
             axis.set_xticks([])
+        else:
+            axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(60, subs=(1, 2, 5, 10, 20, 30)))
+            axis.xaxis.set_major_formatter(lambda time, _: duration(time))
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.set_xlim(timed["seconds"].min() / 2, timed["seconds"].max() * 2)
         missing = ", ".join(method_label(method) for method in rows.index.difference(timed.index, sort=False))
         axis.set_xlabel("time from the images to a head" + (f"\nwithout a time: {missing}" if missing else ""))
         figure.suptitle(title)
@@ -87,15 +75,15 @@ def _scatter(rows: pd.DataFrame, measure: str, x: pd.Series, x_deviation: pd.Ser
         axis = figure.subplots()
         for method, row in rows.sort_values(f"{measure}_percent", kind="stable").iterrows():
             look, y = of_method(method), row[f"{measure}_percent"]
-            up, across = row[f"{measure}_deviation"], np.nan if x_deviation is None else x_deviation[method]
-            axis.errorbar(x[method], y, up, across, fmt="none", ecolor=look.color, elinewidth=1)
-            axis.plot(
-                x[method], y, look.marker, color=look.color, markersize=8, markeredgecolor="black",
-                markeredgewidth=0.6, label=f"{method_label(method)}  {text.format(**row)}",
-            )  # fmt: skip
+            across = np.nan if x_deviation is None else x_deviation[method]
+            axis.errorbar(
+                x[method], y, row[f"{measure}_deviation"], across, fmt="none", ecolor=look.color, elinewidth=1
+            )
+            style = {"color": look.color, "markersize": 8, "markeredgecolor": "black", "markeredgewidth": 0.6}
+            axis.plot(x[method], y, look.marker, label=f"{method_label(method)}  {text.format(**row)}", **style)
         axis.margins(y=0.08)
         axis.set_ylabel(f"test {METRICS[measure]} (%)")
-        handles = axis.get_legend_handles_labels()
         if len(rows):
-            figure.legend(*(part[::-1] for part in handles), loc="outside right upper", labelspacing=1.0)
+            handles, labels = axis.get_legend_handles_labels()
+            figure.legend(handles[::-1], labels[::-1], loc="outside right upper", labelspacing=1.0)
         return figure

@@ -1,7 +1,7 @@
 """Figures of training, groups and hard sets, and what all figures share: data frames in, matplotlib figures out."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def legend_below(figure: Figure, **options: Any) -> None:
     """One legend below all axes, with each label once."""
     handles: dict[str, Any] = {}
     for axis in figure.axes:
-        handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        handles |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
     if handles:
         figure.legend(list(handles.values()), list(handles), loc="outside lower center", **options)
 
@@ -41,9 +41,8 @@ def legend_below(figure: Figure, **options: Any) -> None:
 def frame_around(axis: Axes, points: np.ndarray) -> None:
     """Limit the axes to points [n 2] and some room around them."""
     low, high = points.min(0), points.max(0)
-    room = 0.15 * (high - low)
-    axis.set_xlim(low[0] - room[0], high[0] + room[0])
-    axis.set_ylim(low[1] - room[1], high[1] + room[1])
+    low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
+    axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
 
 
 def draw_training(
@@ -85,7 +84,7 @@ def _draw_erm(axis: Axes, erm: pd.DataFrame) -> None:
         for _, part in erm.groupby("run"):
             axis.plot(part["epoch"], 100 * part[column], linewidth=1.2, label=label, **line)
     _mark_kept(axis, "erm", erm, "val_worst_group")
-    _dress(axis, "ERM, a line per run" if len(set(erm["run"])) > 1 else "ERM", "accuracy (%)")
+    _over_epochs(axis, "ERM, a line per run" if len(set(erm["run"])) > 1 else "ERM", "accuracy (%)")
 
 
 def _draw_method(axis: Axes, method: str, history: pd.DataFrame, erm_val_worst: Mapping[int, float]) -> None:
@@ -96,7 +95,7 @@ def _draw_method(axis: Axes, method: str, history: pd.DataFrame, erm_val_worst: 
     for _, part in history.groupby(["run", "seed"]):
         axis.plot(part["epoch"], 100 * part[worst], color=of_method(method).color, alpha=0.7, linewidth=1)
     _mark_kept(axis, method, history, worst)
-    _dress(axis, f"{method_label(method)}{'' if grouped else ', worst class'}, a line per seed", "")
+    _over_epochs(axis, f"{method_label(method)}{'' if grouped else ', worst class'}, a line per seed", "")
 
 
 def _mark_kept(axis: Axes, method: str, history: pd.DataFrame, worst: str) -> None:
@@ -105,7 +104,7 @@ def _mark_kept(axis: Axes, method: str, history: pd.DataFrame, worst: str) -> No
     axis.plot(kept["epoch"], 100 * kept[worst], look.marker, label=f"{method_label(method)}: kept epoch", **style)
 
 
-def _dress(axis: Axes, title: str, y_label: str) -> None:
+def _over_epochs(axis: Axes, title: str, y_label: str) -> None:
     axis.set(title=title, xlabel="epoch", ylabel=y_label)
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
 
@@ -135,7 +134,8 @@ def draw_groups(scores: pd.DataFrame, title: str) -> Figure:
             places = np.arange(len(groups)) + (number - (len(methods) - 1) / 2) * width
             for place, group in zip(places, groups, strict=True):
                 right, n = round(mean.loc[group, method] * sizes[group]), int(sizes[group])
-                axis.vlines(place, *_percent(binomtest(right, n).proportion_ci(method="wilson")), color=look.color)
+                low, high = binomtest(right, n).proportion_ci(method="wilson")
+                axis.vlines(place, 100 * low, 100 * high, color=look.color)
                 heads = 100 * test.loc[(test["method"] == method) & (test["group_name"] == group), "accuracy"]
                 if len(heads) > 1:
                     axis.plot(np.full(len(heads), place + 0.36 * width), heads, ".", color="black", markersize=2)
@@ -150,10 +150,6 @@ def draw_groups(scores: pd.DataFrame, title: str) -> Figure:
         legend_below(figure, ncols=min(len(methods), 6))
         figure.suptitle(title)
         return figure
-
-
-def _percent(shares: Sequence[float]) -> list[float]:
-    return [100 * share for share in shares]
 
 
 def _wrapped(group: str, letters: int) -> str:
@@ -188,14 +184,14 @@ def draw_hard_set(counts: pd.DataFrame, groups: pd.DataFrame, minority: pd.DataF
     figure.legend(handles[::-1], texts[::-1], loc="outside right center", labelspacing=1.0)
     axis.set_xlim(share.index.min() - 0.5, share.index.max() + 0.5)
     axis.set_ylim(0, 100)
-    _dress(axis, title, "share of the hard set (%)")
+    _over_epochs(axis, title, "share of the hard set (%)")
     whole.set_title("all of\nvalidation")
     whole.set_xticks([])
     for one in (axis, whole):
         one.grid(visible=False)
-    lines = axis.get_legend_handles_labels()
-    if lines[0]:
-        axis.legend(lines[0][:1], lines[1][:1], loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    lines, texts = axis.get_legend_handles_labels()
+    if lines:
+        axis.legend(lines[:1], texts[:1], loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return figure
 
 

@@ -23,17 +23,8 @@ PANEL = (3.22, 3.1)  # inches
 EDGE, LEGEND = 0.04, 0.42
 SMALL = 7  # points
 COLUMNS = 4  # of pictures in the hard set's panel
+Stack = Sequence[tuple[list[str], str, Look]]  # of `figures.stacking`
 HISTORY = ["seed", "epoch", "outer_loss", "val_worst_group", "val_worst_class", "kept"]  # of HSFM's history
-
-
-@dataclass(frozen=True)
-class Loop:
-    """An inner loop: a value before each step and after the last."""
-
-    name: str
-    support_loss: Sequence[float]
-    change: Sequence[float]  # of the head, |W_t - W_0| / |W_0|
-    outer_loss: float  # of the head after the last step
 
 
 @dataclass(frozen=True)
@@ -53,7 +44,9 @@ class MethodData:
     names: Sequence[str]  # the groups of the support rows
     labels: tuple[str, str]  # of the plane's axes
     # inner loop
-    loops: Sequence[Loop]  # the first of the training, and the one that follows the kept epoch
+    # the first of the training, and the one that follows the kept epoch: name; support_loss and change of the head,
+    # |W_t - W_0| / |W_0|, before each step and after the last; outer_loss after the last
+    loops: Sequence[Mapping[str, Any]]
     # hard set
     hardest: Sequence[tuple[np.ndarray | None, float, str]]  # picture, loss and group; empty of a random outer set
     losses: Sequence[float]  # of the hard set under ERM's head, falling; likewise
@@ -74,17 +67,17 @@ def draw_method(data: MethodData) -> Figure:
     # layout="none" would give way to the style's at the second save
     figure = Figure(figsize=(WIDTH, HEIGHT), layout=PlaceHolderLayoutEngine(True, True))
     right, upper = WIDTH - EDGE - PANEL[0], HEIGHT - 0.34 - PANEL[1]
-    _support(_Panel(figure, EDGE, upper), data, looks)
-    _inner_loop(_Panel(figure, right, upper), data)
-    _hard_set(_Panel(figure, right, LEGEND), data, stack, looks)
-    _outer_loss(_Panel(figure, EDGE, LEGEND), data)
+    _support(figure, (EDGE, upper), data, looks)
+    _inner_loop(figure, (right, upper), data)
+    _hard_set(figure, (right, LEGEND), data, stack, looks)
+    _outer_loss(figure, (EDGE, LEGEND), data)
     _arrows(figure, data)
     handles = [Patch(facecolor=look.color, hatch=look.hatch, edgecolor="white", label=name) for _, name, look in stack]
-    columns = 4 if max(len(name) for _, name, _ in stack) < 26 else 3
-    spacing = {"borderaxespad": 0.2, "handlelength": 1.6, "labelspacing": 0.25, "columnspacing": 1.4}
     figure.legend(
-        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.0), ncols=columns, fontsize=SMALL, **spacing
-    )
+        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.0), fontsize=SMALL, borderaxespad=0.2,
+        ncols=4 if max(len(name) for _, name, _ in stack) < 26 else 3, handlelength=1.6, labelspacing=0.25,
+        columnspacing=1.4,
+    )  # fmt: skip
     figure.text(0.5, 1 - 0.07 / HEIGHT, data.title, ha="center", va="top")
     return figure
 
@@ -92,15 +85,13 @@ def draw_method(data: MethodData) -> Figure:
 class _Panel:
     """A box on the figure with a heading; its axes are placed in inches from its lower left corner."""
 
-    def __init__(self, figure: Figure, x: float, y: float):
+    def __init__(self, figure: Figure, x: float, y: float, heading: str, *lines: str):
         self.figure, self.x, self.y = figure, x, y
         look = {"linewidth": 0.8, "edgecolor": "#999999", "facecolor": "#fafafa", "zorder": -1}
         corner, size = (x + 0.06, y + 0.06), (PANEL[0] - 0.12, PANEL[1] - 0.12)
         box = FancyBboxPatch(corner, *size, boxstyle="round,pad=0.06", transform=figure.dpi_scale_trans, **look)
         figure.add_artist(box)
-
-    def heading(self, number: int, name: str, *lines: str) -> None:
-        self.text(0.12, PANEL[1] - 0.11, f"{number}  {name}", fontsize=10, fontweight="bold", va="top")
+        self.text(0.12, PANEL[1] - 0.11, heading, fontsize=10, fontweight="bold", va="top")
         self.text(0.12, PANEL[1] - 0.32, "\n".join(lines), fontsize=SMALL, va="top")
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
@@ -131,11 +122,11 @@ class _Panel:
         axis.spines[:].set(visible=True, color=look.color, linewidth=1.5)
 
 
-def _support(panel: _Panel, data: MethodData, looks: Mapping[str, Look]) -> None:
+def _support(figure: Figure, place: tuple[float, float], data: MethodData, looks: Mapping[str, Look]) -> None:
     per_class = data.settings["support_draw"] == "per_class"
     drawn = f"{data.settings['support_per_class']} of each class" if per_class else "drawn over all classes"
     size = f"{data.support_size} training images, {drawn}:"
-    panel.heading(1, "Support", size, "their features H are learnt, their labels stay")
+    panel = _Panel(figure, *place, "1  Support", size, "their features H are learnt, their labels stay")
     side, step, top = 0.4, 1.5, PANEL[1] - 0.72
     for number, (name, pictures) in enumerate(data.pictures.items()):
         down, across = divmod(number, 2)
@@ -152,17 +143,18 @@ def _support(panel: _Panel, data: MethodData, looks: Mapping[str, Look]) -> None
     axis.set_xlabel(f"{data.labels[0]} (circles: as drawn, lines: edits)", fontsize=SMALL - 0.5)
 
 
-def _inner_loop(panel: _Panel, data: MethodData) -> None:
-    steps, lr = data.symbols["T"], data.symbols["alpha"]
-    trial = f"T = {steps} trial steps of $\\alpha$ = {lr:g} on the support's loss;"
-    panel.heading(2, "Inner loop", trial, "once an epoch T steps of Adam move the head itself")
+def _inner_loop(figure: Figure, place: tuple[float, float], data: MethodData) -> None:
+    steps = data.symbols["T"]
+    trial = f"T = {steps} trial steps of $\\alpha$ = {data.symbols['alpha']:g} on the support's loss;"
+    moves = "once an epoch T steps of Adam move the head itself"
+    panel = _Panel(figure, *place, "2  Inner loop", trial, moves)
     loss, change = panel.two_axes()
     for loop, marker, dash, method in zip(data.loops, ("s", "o"), ("--", "-"), ("erm", "hsfm"), strict=False):
         style = {"color": of_method(method).color, "marker": marker, "linestyle": dash, "markersize": 3}
         style |= {"linewidth": 1.2, "markevery": max(1, steps // 10)}
-        loss.plot(range(steps + 1), loop.support_loss, label=loop.name, **style)
-        change.plot(range(steps + 1), 100 * np.asarray(loop.change), **style)
-    values = np.concatenate([loop.support_loss for loop in data.loops])
+        loss.plot(range(steps + 1), loop["support_loss"], label=loop["name"], **style)
+        change.plot(range(steps + 1), 100 * np.asarray(loop["change"]), **style)
+    values = np.concatenate([loop["support_loss"] for loop in data.loops])
     if values.min() > 0 and values.max() > 20 * values.min():
         loss.set_yscale("log")
     spacing = {"borderaxespad": 0.1, "handlelength": 1.8, "columnspacing": 1.0}
@@ -172,15 +164,13 @@ def _inner_loop(panel: _Panel, data: MethodData) -> None:
     change.set_ylim(bottom=0)
 
 
-def _hard_set(
-    panel: _Panel, data: MethodData, stack: Sequence[tuple[list[str], str, Look]], looks: Mapping[str, Look]
-) -> None:
+def _hard_set(figure: Figure, place: tuple[float, float], data: MethodData, stack: Stack, looks: Mapping) -> None:
     when = "each epoch anew" if data.settings["refresh"] == "epoch" else "once, at the start"
     name, kind, how = "Hard", " with the highest loss", "under the current head"
     if data.settings["outer_set"] == "random":
         name, kind, how = "Random", "", "drawn at random"
     each = f"{data.settings['hard_per_class']} validation images of each class{kind}"
-    panel.heading(3, f"{name} set", each, f"{how}, {when}")
+    panel = _Panel(figure, *place, f"3  {name} set", each, f"{how}, {when}")
     if data.hardest and data.hardest[0][0] is not None:
         panel.text(0.14, PANEL[1] - 0.76, "the hardest of epoch 1 and their loss", va="bottom")
         for number, (picture, value, group) in enumerate(data.hardest[: 2 * COLUMNS]):
@@ -196,7 +186,7 @@ def _hard_set(
     _held(panel.axes(0.14, 0.2, PANEL[0] - 0.28, 0.62), data, stack)
 
 
-def _held(bars: Axes, data: MethodData, stack: Sequence[tuple[list[str], str, Look]]) -> None:
+def _held(bars: Axes, data: MethodData, stack: Stack) -> None:
     """A bar of the groups in the hard set of the first, and one of the kept epoch."""
     box = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
     for place, (column, name) in enumerate((("first", "epoch 1"), ("kept", f"epoch {data.kept_epoch}, kept"))):
@@ -213,10 +203,10 @@ def _held(bars: Axes, data: MethodData, stack: Sequence[tuple[list[str], str, Lo
     bars.set_axis_off()
 
 
-def _outer_loss(panel: _Panel, data: MethodData) -> None:
+def _outer_loss(figure: Figure, place: tuple[float, float], data: MethodData) -> None:
     kind = "random" if data.settings["outer_set"] == "random" else "hard"
     mean = f"the adapted heads' mean loss on the {kind} set;"
-    panel.heading(4, "Outer loss", mean, "the best epoch on validation is kept")
+    panel = _Panel(figure, *place, "4  Outer loss", mean, "the best epoch on validation is kept")
     history, look = data.history, of_method("hsfm")
     worst = "val_worst_group" if history["val_worst_group"].notna().any() else "val_worst_class"
     words = worst.removeprefix("val_").replace("_", " ")
@@ -242,7 +232,7 @@ def _arrows(figure: Figure, data: MethodData) -> None:
     low, high = LEGEND + PANEL[1], HEIGHT - 0.34 - PANEL[1]
     upper, lower = high + PANEL[1] / 2, LEGEND + PANEL[1] / 2
     across_left, across_right, middle = EDGE + 0.5, right + 0.5, (low + high) / 2
-    first, later = (f"{loop.outer_loss:.2f}" for loop in data.loops)
+    first, later = (f"{loop['outer_loss']:.2f}" for loop in data.loops)
     adapted = f"the adapted head: outer loss\n{first} in epoch 1, {later} after epoch {data.kept_epoch}"
     gradient = f"gradient through all steps, by Adam with $\\eta$ = {data.symbols['eta']:g}\nto H; "
     gradient += f"$K_H$ = {data.symbols['K_H']} times an epoch"

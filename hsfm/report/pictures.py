@@ -22,19 +22,18 @@ def thumbnail(picture: np.ndarray, side: int = 96) -> np.ndarray:
     return np.asarray(image)
 
 
-def bare(axis: Axes) -> None:
-    """Leave nothing of an axis but what is drawn on it."""
-    axis.set(xticks=[], yticks=[])
-    axis.grid(visible=False)
-    axis.spines[:].set_visible(False)
-
-
-def _grid(rows: int, widths: Sequence[float | int], height: float, title: str) -> tuple[Figure, np.ndarray]:
-    """Bare axes [rows, columns] of a figure as wide as a page. widths: of the columns; height: of a row, in inches."""
+def _grid(
+    rows: int, widths: Sequence[float | int], height: float, title: str, heads: Sequence[str] = ()
+) -> tuple[Figure, np.ndarray]:
+    """Bare axes [rows, columns] on a page's width. widths, heads: of columns; height: of a row, in inches."""
     figure = Figure(figsize=(WIDTH, height * rows + 0.6))
     axes = figure.subplots(rows, len(widths), squeeze=False, width_ratios=widths)
     for axis in axes.flat:
-        bare(axis)
+        axis.set(xticks=[], yticks=[])
+        axis.grid(visible=False)
+        axis.spines[:].set_visible(False)
+    for axis, head in zip(axes[0], heads, strict=False):
+        axis.set_title(head, fontsize=8)
     figure.suptitle(title)
     return figure, axes
 
@@ -43,8 +42,9 @@ def _name(axis: Axes, name: str) -> None:
     axis.set_ylabel(name.replace(", ", ",\n"), rotation=0, ha="right", va="center", fontsize=7)
 
 
-def _caption(axis: Axes, text: str, stressed: bool = False) -> None:
-    """stressed: in orange and, for print without colors, bold."""
+def _show(axis: Axes, picture: np.ndarray, text: str = "", stressed: bool = False, side: int = 96) -> None:
+    """An image with a text below it. stressed: in orange and, for print without colors, bold."""
+    axis.imshow(thumbnail(picture, side))
     axis.set_xlabel(text, fontsize=6, **({"color": MARKED, "fontweight": "bold"} if stressed else {"color": "black"}))
 
 
@@ -70,9 +70,7 @@ def draw_masks(pictures: Sequence[Mapping[str, Any]], cuts: Sequence[float], tit
     """
     columns = ["image", "heat map", "mask keeps", "loss at each cut\n(hollow: no knee)"]
     columns += ["composed"] * len(pictures[0]["composed"])
-    figure, axes = _grid(len(pictures), [1] * len(columns), 0.86, title)
-    for axis, name in zip(axes[0], columns, strict=True):
-        axis.set_title(name)
+    figure, axes = _grid(len(pictures), [1] * len(columns), 0.86, title, columns)
     for row, picture in zip(axes, pictures, strict=True):
         _name(row[0], picture["name"])
         image, heat, mask = (thumbnail(picture[name]) for name in ("image", "heat", "mask"))
@@ -83,7 +81,7 @@ def draw_masks(pictures: Sequence[Mapping[str, Any]], cuts: Sequence[float], tit
         row[2].imshow(np.where(mask[..., None], image, 200).astype(np.uint8))
         _loss_curve(row[3], picture, cuts)
         for axis, composed in zip(row[4:], picture["composed"], strict=True):
-            axis.imshow(thumbnail(composed))
+            _show(axis, composed)
     return figure
 
 
@@ -110,18 +108,16 @@ def draw_generated(pictures: Sequence[Mapping[str, Any]], title: str) -> Figure:
     generated; kept; caption.
     """
     rows = -(-len(pictures) // 2)
-    figure, axes = _grid(rows, [1, 1, 1, 1.35] * 2, 0.66, title)
-    for axis, name in zip(axes[0], ("source", "mask", "generated", "") * 2, strict=True):
-        axis.set_title(name, fontsize=8)
+    figure, axes = _grid(rows, [1, 1, 1, 1.35] * 2, 0.66, title, ("source", "mask", "generated", "") * 2)
     for number, picture in enumerate(pictures):
         column, row = divmod(number, rows)  # down the first column, then the second
         source, mask, generated, text = axes[row, 4 * column : 4 * column + 4]
-        source.imshow(thumbnail(picture["source"]))
+        _show(source, picture["source"])
         _name(source, picture["name"])
         text.text(0, 0.5, picture["caption"], va="center", fontsize=6, transform=text.transAxes)
         if picture["generated"] is not None:
             mask.imshow(thumbnail(picture["mask"]), cmap="gray", vmin=0, vmax=1)
-            generated.imshow(thumbnail(picture["generated"]))
+            _show(generated, picture["generated"])
             generated.spines[:].set(visible=True, linewidth=2, **(KEPT if picture["kept"] else DROPPED))
     return figure
 
@@ -138,14 +134,12 @@ def draw_neighbors(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     figure, axes = _grid(len(rows), [1, 0.12, *[1] * k, 0.12, *[1] * k], 0.86, title)
     axes[0, 0].set_title("support")
     for line, row in zip(axes, rows, strict=True):
-        line[0].imshow(thumbnail(row["image"]))
+        _show(line[0], row["image"], row["caption"])
         _name(line[0], row["name"])
-        _caption(line[0], row["caption"])
         for part, place in (("before", 2), ("after", k + 3)):
             axes[0, place].set_title(f"nearest {part}", loc="left")
-            for axis, (picture, text, differs) in zip(line[place : place + k], row[part], strict=True):
-                axis.imshow(thumbnail(picture))
-                _caption(axis, text, differs)
+            for axis, neighbor in zip(line[place : place + k], row[part], strict=True):
+                _show(axis, *neighbor)
     return figure
 
 
@@ -157,16 +151,13 @@ def draw_decoded(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     different attributes.
     """
     lines = -(-len(rows) // 2)
-    figure, axes = _grid(lines, [1, 1, 1, 0.35, 1, 1, 1], 1.2, title)
-    for axis, name in zip(axes[0], ("original", "before", "after", "", "original", "before", "after"), strict=True):
-        axis.set_title(name, fontsize=8)
+    heads = ("original", "before", "after", "", "original", "before", "after")
+    figure, axes = _grid(lines, [1, 1, 1, 0.35, 1, 1, 1], 1.2, title, heads)
     for number, row in enumerate(rows):
         column, line = divmod(number, lines)
-        original, *edited = axes[line, 4 * column : 4 * column + 3]
-        original.imshow(thumbnail(row["original"], DECODED_SIDE))
+        original, before, after = axes[line, 4 * column : 4 * column + 3]
+        _show(original, row["original"], side=DECODED_SIDE)
         _name(original, row["name"])
-        for axis, part in zip(edited, ("before", "after"), strict=True):
-            picture, text = row[part]
-            axis.imshow(thumbnail(picture, DECODED_SIDE))
-            _caption(axis, text, part == "after" and row["moved"])
+        _show(before, *row["before"], side=DECODED_SIDE)
+        _show(after, *row["after"], row["moved"], side=DECODED_SIDE)
     return figure

@@ -23,11 +23,7 @@ class Look:
 
 # Of rows that are no method of hsfm/methods. Methods have colors of Okabe and Ito's palette, which color-blind readers
 # tell apart.
-_ROWS = {
-    "erm": Look("#595959", "s"),
-    "ddb_cut_paste": Look("#661100", "X"),
-    "hsfm_capped": Look("#8B3E00", "*"),
-}
+_ROWS = {"erm": Look("#595959", "s"), "ddb_cut_paste": Look("#661100", "X"), "hsfm_capped": Look("#8B3E00", "*")}
 # Of methods that give no color, and of variants, by position.
 PALETTE = (Look("#000000", ">"), Look("#0000EE", "p"), Look("#4466EE", "h"), Look("#EEAA66", "d"), Look("#222288", "8"))
 # Tol's muted palette; none of its colors is a method's.

@@ -69,9 +69,10 @@ def test_points_lie_at_the_mean_time_of_the_runs(summary):
     assert axis.get_xscale() == "log"
     assert labels(axis) == ["DDB, cut and paste  90.0, 2 h", "ERM  50.0, 2 min"]
     assert axis.get_xlabel().endswith("without a time: HSFM")
-    ticks = [label.get_text() for label in axis.get_xticklabels()]
-    assert ticks[0] == "1 min"
-    assert ticks[-1] == "5 h"
+    axis.figure.canvas.draw()
+    low, high = axis.get_xlim()
+    shown = [label.get_text() for label in axis.get_xticklabels() if low <= label.get_position()[0] <= high]
+    assert [shown[0], shown[1], shown[-1]] == ["1 min", "2 min", "2 h"]
 
 
 def test_deleted_logs_leave_a_figure_that_says_so(summary):

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from hsfm.report import style
-from hsfm.report.method_figure import Loop, MethodData, draw_method
+from hsfm.report.method_figure import MethodData, draw_method
 
 SETTINGS = {"support_per_class": 3, "support_draw": "per_class", "hard_per_class": 4, "outer_set": "hard",
             "refresh": "epoch"}  # fmt: skip
@@ -30,8 +30,8 @@ def method_data(groups: int = 4) -> MethodData:
         names=[names[k % groups] for k in range(6)],
         labels=("along the spurious direction", "along the class direction"),
         loops=[
-            Loop("epoch 1", [0.5, 0.4, 0.3], [0.0, 0.1, 0.2], 1.234),
-            Loop("after epoch 2", [0.9, 0.8, 0.7], [0.0, 0.2, 0.3], 0.6),
+            {"name": "1", "support_loss": [0.5, 0.4, 0.3], "change": [0.0, 0.1, 0.2], "outer_loss": 1.234},
+            {"name": "2", "support_loss": [0.9, 0.8, 0.7], "change": [0.0, 0.2, 0.3], "outer_loss": 0.6},
         ],
         hardest=[(image, 5.0 - 0.5 * k, names[k % groups]) for k in range(8)],
         losses=[5.0 - 0.5 * k for k in range(8)],

@@ -11,7 +11,7 @@ from hsfm.methods.hsfm.outer_loop import Settings, symbols
 from hsfm.methods.hsfm.support import read_support
 from hsfm.report.figures import save
 from hsfm.report.histories import HARD_GROUPS
-from hsfm.report.method_figure import HISTORY, Loop, MethodData, draw_method
+from hsfm.report.method_figure import HISTORY, MethodData, draw_method
 
 job.start(snakemake.log[0])
 inputs, dataset, run = snakemake.input, snakemake.wildcards.dataset, snakemake.params.run
@@ -28,14 +28,13 @@ first = read_hard_set(inputs.hard_set, val, per_class=settings["hard_per_class"]
 pictures = None
 if inputs.get("images"):
     pictures = open_pictures(inputs.images, inputs.cache)
-loops = inner_loops(erm, saved.head[0], support, val, first.chosen, kept, settings)
 figure = draw_method(
     MethodData(
         title=f"{dataset}: HSFM, run {run}, seed {seed}; {len(history)} epochs, epoch {kept} is kept",
         settings=settings,
         symbols=symbols(Settings(**{name: settings[name] for name in Settings.model_fields})),
         **support_panel(support, train, val, pictures),
-        loops=[Loop(**loop) for loop in loops],
+        loops=inner_loops(erm, saved.head[0], support, val, first.chosen, kept, settings),
         **hard_set_panel(first, val, pictures) if settings["outer_set"] == "hard" else {"hardest": [], "losses": []},
         held=held_by(counts, val, kept),
         history=history,
