@@ -36,23 +36,13 @@ def read_text(path: str | Path, columns: Mapping[str, str]) -> pd.DataFrame:
     try:
         # pyarrow, because it refuses rows of the wrong length, where pandas shifts or drops cells
         if path.suffix == ".csv":
-            with csv.open_csv(path, parse_options=_PARSE) as file:
-                _require_columns(path, file.schema.names, wanted)
             convert = csv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()))
             table = csv.read_csv(path, parse_options=_PARSE, convert_options=convert)
         else:
-            _require_columns(path, parquet.read_schema(path).names, wanted)
             table = parquet.read_table(path, columns=wanted)
         return pa.table({key: _text(table[name]) for key, name in columns.items()}).to_pandas()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise ValueError(f"{path}: not a readable table ({error})") from error
-
-
-def _require_columns(path: Path, found: list[str], wanted: list[str]) -> None:
-    for name in wanted:
-        if found.count(name) != 1:
-            problem = "no column" if name not in found else "more than one column"
-            raise ValueError(f"{path}: {problem} {name!r}; the columns are {', '.join(found)}")
 
 
 def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -8,6 +8,7 @@ from PIL import Image
 from hsfm.data.decode import read_rgb
 
 RED, GREEN, BLUE, WHITE, GRAY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (7, 7, 7)
+LOSSLESS = {"webp": {"lossless": True}}
 
 
 @pytest.fixture
@@ -15,14 +16,14 @@ def pixels():
     return np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
 
 
-def write_png(path, pixels16, color_type):
-    """A PNG of 16 bits per channel, which Pillow cannot write in color."""
+def write_png(path, pixels16):
+    """A PNG of 16 bits per color channel, which Pillow cannot write."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     height, width = pixels16.shape[:2]
-    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels16)
     content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
@@ -31,7 +32,7 @@ def write_png(path, pixels16, color_type):
 @pytest.mark.parametrize("suffix", ["bmp", "png", "ppm", "tif", "tiff", "webp"])
 def test_lossless_files_give_their_pixels(tmp_path, pixels, suffix):
     path = tmp_path / f"image.{suffix}"
-    Image.fromarray(pixels).save(path, **({"lossless": True} if suffix == "webp" else {}))
+    Image.fromarray(pixels).save(path, **LOSSLESS.get(suffix, {}))
     read = read_rgb(path)
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, pixels)
@@ -81,16 +82,12 @@ def test_a_transparent_palette_color_is_white(tmp_path):
 def test_of_16_bits_the_upper_8_remain(tmp_path, kind):
     values = np.random.default_rng(0).integers(0, 2**16, (5, 4, 3), dtype=np.uint16)
     path = tmp_path / kind
-    if kind != "rgb.png":
-        values[...] = values[..., :1]
     if kind == "rgb.png":
-        write_png(path, values, color_type=2)
-    elif kind == "gray.png":
-        write_png(path, values[..., 0], color_type=0)
-    elif kind == "gray.pgm":
-        path.write_bytes(b"P5 4 5 65535\n" + values[..., 0].astype(">u2").tobytes())
+        write_png(path, values)
     else:
-        Image.fromarray(values[..., 0].astype(">u2" if kind == "big-endian.tif" else "<u2")).save(path)
+        values[...] = values[..., :1]
+        gray = values[..., 0].astype(">u2" if kind == "big-endian.tif" else "<u2")
+        Image.fromarray(gray).save(path)
     np.testing.assert_array_equal(read_rgb(path), values // 256)
 
 
@@ -101,7 +98,6 @@ def test_32_bits_are_refused(tmp_path, dtype):
         read_rgb(tmp_path / "image.tif")
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
 @pytest.mark.parametrize(
     ("orientation", "stored"),
     [
@@ -115,14 +111,11 @@ def test_32_bits_are_refused(tmp_path, dtype):
         (8, lambda upright: np.rot90(upright, 3)),
     ],
 )
-def test_the_exif_orientation_is_applied(tmp_path, pixels, suffix, orientation, stored):
-    path = tmp_path / f"image.{suffix}"
+def test_the_exif_orientation_is_applied(tmp_path, pixels, orientation, stored):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(np.ascontiguousarray(stored(pixels))).save(
-        path, exif=exif, **({"lossless": True} if suffix == "webp" else {})
-    )
-    np.testing.assert_array_equal(read_rgb(path), pixels)
+    Image.fromarray(np.ascontiguousarray(stored(pixels))).save(tmp_path / "image.png", exif=exif)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "image.png"), pixels)
 
 
 def test_an_exif_block_of_rubbish_does_not_matter(tmp_path):
@@ -135,9 +128,7 @@ def test_an_exif_block_of_rubbish_does_not_matter(tmp_path):
 def test_an_animation_shows_its_first_frame(tmp_path, suffix):
     path = tmp_path / f"image.{suffix}"
     first, *others = (Image.new("RGB", (4, 5), color) for color in (RED, GREEN, BLUE))
-    first.save(path, save_all=True, append_images=others, **({"lossless": True} if suffix == "webp" else {}))
-    with Image.open(path) as image:
-        assert image.n_frames == 3
+    first.save(path, save_all=True, append_images=others, **LOSSLESS.get(suffix, {}))
     np.testing.assert_array_equal(read_rgb(path), np.full((5, 4, 3), RED))
 
 

@@ -57,13 +57,6 @@ def test_the_store_holds_every_image_at_the_size_of_the_rule(photos, tmp_path, r
     np.testing.assert_array_equal(np.load(files[0]), images.pinned().pixels)
 
 
-def test_images_of_one_size_are_known_to_be(photos, tmp_path):
-    rows, folder = photos
-    same = rows[rows.index % 5 == 2].reset_index(drop=True)
-    decode_images(same, folder, *cache_files(tmp_path), {}, workers=1)
-    assert open_cache(*cache_files(tmp_path))(same).shape == (16, 16)
-
-
 def test_the_same_images_give_the_same_bytes_whatever_the_threads(photos, tmp_path):
     contents = []
     for workers in (1, 3):

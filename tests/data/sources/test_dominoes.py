@@ -1,5 +1,6 @@
 """Dominoes made of raw data and read from the authors' arrays, both against slow or foreign readers."""
 
+import itertools
 import pickle
 import shutil
 from pathlib import Path
@@ -33,11 +34,6 @@ def raw(originals, tmp_path) -> Path:
     return Path(shutil.copytree(originals / "raw", tmp_path / "raw"))
 
 
-@pytest.fixture
-def arrays(originals, tmp_path) -> Path:
-    return Path(shutil.copytree(originals / "arrays", tmp_path / "arrays"))
-
-
 # Raw data -------------------------------------------------------------------------------------------------------------
 
 
@@ -59,12 +55,10 @@ def foreign_reading(folder: Path) -> dict:
 def domino(vehicle: np.ndarray, digit: np.ndarray) -> np.ndarray:
     """Pixel by pixel."""
     image = np.zeros((64, 32, 3), np.uint8)
-    for y in range(32):
-        for x in range(32):
-            image[y, x] = [vehicle[1024 * channel + 32 * y + x] for channel in range(3)]
-    for y in range(28):
-        for x in range(28):
-            image[34 + y, 2 + x] = digit[y, x]
+    for y, x in itertools.product(range(32), range(32)):
+        image[y, x] = [vehicle[1024 * channel + 32 * y + x] for channel in range(3)]
+    for y, x in itertools.product(range(28), range(28)):
+        image[34 + y, 2 + x] = digit[y, x]
     return image
 
 
@@ -86,11 +80,10 @@ def cut_slowly(folder: Path) -> list[tuple[str, int, int, np.ndarray]]:
             pools.append([pool[i] for i in torch.randperm(len(pool), generator=generator).tolist()])
         n = min(len(pool) for pool in pools)
         agree = len(random_split(range(n), [SHARES[split], 1 - SHARES[split]])[0])
-        zeros, ones, automobiles, trucks = (pool[:n] for pool in pools)
-        out += [(split, 0, 0, domino(v, d)) for v, d in zip(automobiles[:agree], zeros[:agree], strict=True)]
-        out += [(split, 0, 1, domino(v, d)) for v, d in zip(automobiles[agree:], ones[agree:], strict=True)]
-        out += [(split, 1, 0, domino(v, d)) for v, d in zip(trucks[agree:], zeros[agree:], strict=True)]
-        out += [(split, 1, 1, domino(v, d)) for v, d in zip(trucks[:agree], ones[:agree], strict=True)]
+        pairs = ((0, 0), slice(agree)), ((0, 1), slice(agree, n)), ((1, 0), slice(agree, n)), ((1, 1), slice(agree))
+        for (y, digit), part in pairs:
+            vehicles, digits = pools[2 + y][:n][part], pools[digit][:n][part]
+            out += [(split, y, digit, domino(v, d)) for v, d in zip(vehicles, digits, strict=True)]
     return out
 
 
@@ -145,29 +138,21 @@ def test_a_batch_that_asks_for_more_than_arrays_is_refused(raw):
 )
 def test_missing_and_truncated_files_are_named(raw, name):
     path = raw / name
-    data = path.read_bytes()
-    for length in (0, 9, len(data) - 1):
-        path.write_bytes(data[:length])
-        with pytest.raises(ValueError, match=f"{path}: not a readable file, perhaps truncated"):
-            pack(raw)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=f"{path}: not a readable file, perhaps truncated"):
+        pack(raw)
     path.unlink()
     with pytest.raises(ValueError, match=f"{path}: no such file. Give a folder with MNIST/raw/ and cifar-10-b"):
         pack(raw)
 
 
-def test_files_that_do_not_belong_together_are_named(raw):
-    replicas.write_batch(raw / "cifar-10-batches-py/test_batch", np.zeros((2, 3072), np.uint8), [1])
-    with pytest.raises(ValueError, match="test_batch: not a readable file"):
-        pack(raw)
+def test_labels_without_their_images_or_without_a_digit_are_named(raw):
     path = raw / "MNIST/raw/t10k-labels-idx1-ubyte"
+    replicas.write_idx(path, np.zeros(44, np.uint8))
+    with pytest.raises(ValueError, match="test: 44, 0, 20, 20 images of digit 0, digit 1, automobile, truck"):
+        pack(raw)
     replicas.write_idx(path, np.zeros(7, np.uint8))
     with pytest.raises(ValueError, match=r"t10k-\*: 7 labels, but images \[44, 28, 28\]"):
-        pack(raw)
-
-
-def test_a_split_without_a_digit_is_named(raw):
-    replicas.write_idx(raw / "MNIST/raw/t10k-labels-idx1-ubyte", np.zeros(44, np.uint8))
-    with pytest.raises(ValueError, match="test: 44, 0, 20, 20 images of digit 0, digit 1, automobile, truck"):
         pack(raw)
 
 
@@ -193,6 +178,11 @@ def test_arrays_are_preferred_to_raw_data_and_must_be_whole(raw, originals):
         pack(raw)
 
 
+@pytest.fixture
+def arrays(originals, tmp_path) -> Path:
+    return Path(shutil.copytree(originals / "arrays", tmp_path / "arrays"))
+
+
 def test_channels_may_come_last_and_fractions_are_rounded(arrays):
     expected = pack(arrays).pixels
     for split, dtype in zip(SPLITS, (np.float16, np.float32, np.float64), strict=True):
@@ -210,9 +200,7 @@ def test_channels_may_come_last_and_fractions_are_rounded(arrays):
         ("X", lambda x: (x * 255).astype(np.uint8), "X_val.npy: holds uint8 .* expected fractions"),
         ("X", lambda x: x.transpose(0, 1, 3, 2), r"holds float32 \[32, 3, 32, 64\], expected .*\[n 3 64 32\]"),
         ("X", lambda x: x.astype(object), "X_val.npy: not a readable file, .*[Oo]bject"),
-        ("y", lambda y: y[1:], "env_val.npy: expected 32 groups, 0 .automobile and 0"),
         ("y", lambda y: 1 - y, "env_val.npy: expected 32 groups, .* where y_ holds 0, 0, 1 and 1"),
-        ("env", lambda env: env + 1, "env_val.npy: expected 32 groups"),
     ],
 )
 def test_other_arrays_are_refused(arrays, name, change, message):

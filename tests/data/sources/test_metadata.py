@@ -13,11 +13,8 @@ COLUMNS = replicas.METADATA_COLUMNS
 
 
 def read(folder: Path, table: str = "metadata.csv", columns: dict = COLUMNS) -> Listing:
-    return metadata.read(settings(folder, folder / table, columns))
-
-
-def settings(folder: Path, table: Path, columns: dict = COLUMNS) -> metadata.Settings:
-    return metadata.Settings(source="metadata", folder=str(folder), metadata=str(table), columns=columns)
+    settings = {"source": "metadata", "folder": str(folder), "metadata": str(folder / table), "columns": columns}
+    return metadata.read(metadata.Settings(**settings))
 
 
 def names(listing: Listing) -> tuple[list, list]:
@@ -41,8 +38,9 @@ def test_names_are_numbered_alphabetically(tmp_path, table):
     assert listing.rows["split"].tolist() == frame["split"].tolist()
 
 
-@pytest.mark.parametrize("table", ["metadata.csv", "metadata.parquet"])
-@pytest.mark.parametrize("unknown", [(), (0, 2), (0, 1, 2)])
+@pytest.mark.parametrize(
+    ("table", "unknown"), [("metadata.csv", ()), ("metadata.csv", (0, 1, 2)), ("metadata.parquet", (0, 2))]
+)
 def test_integers_are_numbered_numerically_and_empty_attributes_are_unknown(tmp_path, table, unknown):
     frame = replicas.write_metadata(
         tmp_path, table=table, classes=(10, 9, -2), attributes=(100, 20, 3), splits=(0, 1, 2), unknown=unknown
@@ -56,24 +54,16 @@ def test_integers_are_numbered_numerically_and_empty_attributes_are_unknown(tmp_
     assert (listing.rows["attribute"].isna() == frame["split"].isin(unknown)).all()
 
 
-@pytest.mark.parametrize("nameless", [{"attribute": None}, {}])
-def test_there_may_be_no_attribute(tmp_path, nameless):
-    columns = {key: name for key, name in COLUMNS.items() if key != "attribute"} | nameless
+def test_attributes_and_ids_may_be_absent(tmp_path):
+    columns = {**COLUMNS, "attribute": None, "id": None}
     replicas.write_metadata(tmp_path, columns=columns)
     listing = read(tmp_path, columns=columns)
     assert listing.attribute_names == ()
     assert listing.rows["attribute"].isna().all()
-    assert listing.rows["attribute"].dtype == "Int32"
+    assert (listing.rows["image_id"] == listing.rows["path"]).all()
 
 
-def test_without_ids_the_path_is_the_id(tmp_path):
-    columns = {**COLUMNS, "id": None}
-    replicas.write_metadata(tmp_path, columns=columns)
-    rows = read(tmp_path, columns=columns).rows
-    assert (rows["image_id"] == rows["path"]).all()
-
-
-@pytest.mark.parametrize("splits", [("train", "valid", "test"), ("Train", "VALIDATION", " test"), ("0", "1.0", "2")])
+@pytest.mark.parametrize("splits", [("Train", "VALIDATION", " test"), ("0", "1.0", "2")])
 def test_splits_have_several_names(tmp_path, splits):
     expected = replicas.write_metadata(tmp_path / "plain")
     replicas.write_metadata(tmp_path / "other", splits=splits)
@@ -105,35 +95,18 @@ def test_blanks_a_byte_order_mark_captions_and_categories_are_harmless(tmp_path)
 # What is refused ------------------------------------------------------------------------------------------------------
 
 
-def refused(folder: Path, change, message: str, columns: dict = COLUMNS) -> None:
-    """The replica's table, changed, is refused with a message that names it."""
-    frame = replicas.write_metadata(folder, columns=COLUMNS)
-    change(frame).to_csv(folder / "metadata.csv", index=False)
-    with pytest.raises(ValueError, match=message) as caught:
-        read(folder, columns=columns)
-    assert str(folder / "metadata.csv") in str(caught.value)
-
-
 def put(column: str, row: int, value):
     """A change: another value in a row, counted from 1."""
-
-    def change(frame: pd.DataFrame) -> pd.DataFrame:
-        frame = frame.copy()
-        frame.loc[row - 1, column] = value
-        return frame
-
-    return change
+    return lambda frame: frame.assign(**{column: frame[column].where(frame.index != row - 1, value)})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f.drop(columns="label"), "no column 'label'; the columns are id, file, split, place"),
-        (lambda f: f.set_axis(["id", "file", "split", "label", "label"], axis=1), "more than one column 'label'; the"),
+        (lambda f: f.drop(columns="place"), "not a readable table .*'place'"),
         (put("split", 7, "dev"), "column 'split' holds 'dev' in row 7; allowed are 0, 1, 2, train, val, valid"),
         (put("split", 7, None), "column 'split' is empty in row 7"),
         (put("label", 9, "  "), "column 'label' is empty in row 9"),
-        (put("file", 2, None), "column 'file' is empty in row 2"),
         (put("id", 5, "image 0"), "column 'id' holds 'image 0' twice, in rows 1 and 5"),
         (put("file", 5, "./images/a/000.png"), "column 'file' holds 'images/a/000.png' twice, in rows 1 and 5"),
         (put("file", 5, "/images/a/000.png"), "'file' holds '/images/a/000.png' in row 5; allowed are paths relat"),
@@ -143,11 +116,10 @@ def put(column: str, row: int, value):
     ],
 )
 def test_a_table_that_is_wrong_is_named_with_row_and_value(tmp_path, change, message):
-    refused(tmp_path, change, message)
-
-
-def test_a_misspelled_attribute_column_is_no_missing_attribute(tmp_path):
-    refused(tmp_path, lambda f: f, "no column 'palce'; the columns are", columns={**COLUMNS, "attribute": "palce"})
+    path = tmp_path / "metadata.csv"
+    change(replicas.write_metadata(tmp_path)).to_csv(path, index=False)
+    with pytest.raises(ValueError, match=f"{path}.*{message}"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(
