@@ -25,7 +25,6 @@ from tabulate import tabulate
 from benchmarks.edits import random_embeddings
 from benchmarks.memory import watched
 from benchmarks.paper import settings_of
-from hsfm.core.files import in_bytes
 from hsfm.core.progress import quiet
 from hsfm.data.table import SPLITS, ImageTable, complete, read_images, write_images
 from hsfm.features.embeddings import read_embeddings, write_embeddings
@@ -153,7 +152,7 @@ def stages(case: Case, forward: float, inpainting: float, hours: float) -> list[
     rows = []
     for name, (size, time_on_gpu) in gpu.items():
         jobs = str(max(1, -(-int(time_on_gpu * 60) // int(hours * 60)))) if name in shared else "not cut"
-        rows.append([name, in_bytes(size) if size else "", f"{time_on_gpu:,.1f}" if time_on_gpu else "", jobs])
+        rows.append([name, f"{size / 1e9:,.1f} GB" if size else "", f"{time_on_gpu:,.1f}" if time_on_gpu else "", jobs])
     rows[0][2] = f"({case.n / DECODED / 3600:,.1f} core hours)"
     return rows
 

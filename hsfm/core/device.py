@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -16,8 +17,7 @@ from hsfm.core.settings import FrozenSettings
 
 log = logging.getLogger(__name__)
 
-# On the CPU: 5 images of 224 x 224, which two cores take through ResNet-50 faster each than 64; measured in
-# docs/explanation/performance.md.
+# on the CPU: 5 images of 224 x 224; measured in docs/explanation/performance.md
 PIXELS_AT_ONCE = 2**18
 
 
@@ -30,10 +30,7 @@ def choose_device(name: str = "auto") -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         if os.environ.get("CUDA_VISIBLE_DEVICES"):
-            log.warning(
-                "CUDA_VISIBLE_DEVICES is %s, but torch %s finds no CUDA device: computing on the CPU",
-                os.environ["CUDA_VISIBLE_DEVICES"], torch.__version__,
-            )  # fmt: skip
+            log.warning("CUDA_VISIBLE_DEVICES is set, but torch finds no CUDA device: computing on the CPU")
         return torch.device("cpu")
     try:
         device = torch.device(name)
@@ -82,10 +79,8 @@ class Compute:
 
     def __post_init__(self):
         if self.settings.precision == "bfloat16" and not self._has_bfloat16():
-            raise ValueError(
-                f"precision: bfloat16 was asked for, but this {'processor' if self.on_cpu else 'GPU'} has no "
-                "instructions for it; auto and float32 work everywhere"
-            )
+            what = "processor" if self.on_cpu else "GPU"
+            raise ValueError(f"precision: this {what} has no instructions for bfloat16; take auto or float32")
 
     @property
     def on_cpu(self) -> bool:
@@ -94,17 +89,15 @@ class Compute:
     def _has_bfloat16(self) -> bool:
         if not self.on_cpu:
             return torch.cuda.is_bf16_supported(including_emulation=False)
-        # named with an underscore, but what torch's own compiler asks; without it the CPU's features cannot be known
+        # private, but what torch's own compiler asks
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of forward passes. Under `auto` a GPU without bfloat16 takes float16."""
-        if self.settings.precision == "bfloat16":
-            return torch.bfloat16
-        if self.settings.precision == "float32" or self.on_cpu:
-            return torch.float32
-        return torch.bfloat16 if self._has_bfloat16() else torch.float16
+        if self.settings.precision == "auto" and not self.on_cpu:
+            return torch.bfloat16 if self._has_bfloat16() else torch.float16
+        return torch.bfloat16 if self.settings.precision == "bfloat16" else torch.float32
 
     def autocast(self) -> AbstractContextManager:
         """A context for forward passes; does nothing in float32."""
@@ -120,10 +113,9 @@ class Compute:
         return network.to(self.device, memory_format=torch.channels_last)
 
     def parts(self, n: int, height: int, width: int) -> list[slice]:
-        """How n images of this size go through a network whose rows do not depend on one another: on a GPU all at once.
+        """How n images of this size go through a network: all at once on a GPU, a few at a time on the CPU.
 
-        On the CPU a few at a time: what lies between two layers then stays in the caches, and in memory that is there
-        already instead of fresh pages.
+        There what lies between two layers then stays in the caches. The network's rows do not depend on one another.
         """
         size = max(PIXELS_AT_ONCE // (height * width), 1) if self.on_cpu else n
         return [slice(first, first + size) for first in range(0, n, size)]
@@ -134,10 +126,9 @@ class Compute:
 
     def keeps(self, n_bytes: int) -> bool:
         """Whether so many bytes may stay on the GPU: within the budget and half of what is free there."""
-        if self.on_cpu:
-            return False
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return n_bytes <= min(self.settings.images_on_gpu_gb * 1e9, free / 2)
+        return not self.on_cpu and n_bytes <= min(
+            self.settings.images_on_gpu_gb * 1e9, torch.cuda.mem_get_info(self.device)[0] / 2
+        )
 
     @contextmanager
     def repeatable(self) -> Iterator[None]:
@@ -158,10 +149,8 @@ class Compute:
         except RuntimeError as error:
             if "does not have a deterministic implementation" not in str(error):
                 raise
-            raise ValueError(
-                f"deterministic: this network cannot be computed with it ({str(error).split(',')[0]}); set "
-                "deterministic: false"
-            ) from error
+            layer = str(error).split(",")[0]
+            raise ValueError(f"deterministic: the network has no such kernels ({layer}); set it to false") from error
         finally:
             torch.use_deterministic_algorithms(before[0])
             torch.backends.cudnn.benchmark = before[1]
@@ -175,64 +164,40 @@ def out_of_memory(error: Exception) -> bool:
 _END = object()
 
 
-def prefetch(items: Iterable[Any], depth: int = 2) -> Iterator[Any]:
-    """The same items, of which a thread makes up to `depth` while earlier ones are in use."""
+def prefetch(items: Iterable[Any]) -> Iterator[Any]:
+    """The same items, of which a thread makes up to two while earlier ones are in use."""
     items = iter(items)
     with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(next, items, _END) for _ in range(depth))
+        waiting = deque(pool.submit(next, items, _END) for _ in range(2))
         while (item := waiting.popleft().result()) is not _END:
             waiting.append(pool.submit(next, items, _END))
             yield item
 
 
 def upload(items: Iterable[Any], device: torch.device) -> Iterator[Any]:
-    """Items on `device`; to a GPU they are copied by a thread, beside what it computes.
+    """Items on `device`; for a GPU a thread brings them ahead of use into memory from which it copies without waiting.
 
-    An item has `pinned()`, itself in memory that a GPU can read by itself; `to(device)`, which may return before it has
-    copied; and `tensors()`, all that it consists of.
+    An item has `pinned()`, itself in such memory, and `to(device)`, which may return before it has copied.
     """
     if device.type == "cpu":
         yield from items
-        return
-    side = torch.cuda.Stream(device)
-
-    def moved() -> Iterator[tuple[Any, torch.cuda.Event]]:
-        for item in items:
-            with torch.cuda.stream(side):
-                copied, ready = item.pinned().to(device), side.record_event()
-            yield copied, ready
-
-    for item, ready in prefetch(moved()):
-        stream = torch.cuda.current_stream(device)
-        stream.wait_event(ready)
-        for tensor in item.tensors():
-            # or its memory would be given to the side stream's next copy as soon as Python lets go of it
-            tensor.record_stream(stream)
-        yield item
+    else:
+        for item in prefetch(item.pinned() for item in items):
+            yield item.to(device)
 
 
 def fetch(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Tensors on the CPU; from a GPU each is copied while the next is being computed."""
-    previous: Callable[[], torch.Tensor] | None = None
-    for tensor in tensors:
-        if tensor.device.type == "cpu":
-            yield tensor
-            continue
-        current = _start_copy(tensor)
+    """Tensors on the CPU, each while the next is being computed."""
+    previous = None
+    for current in chain(map(_start_copy, tensors), [None]):
         if previous is not None:
-            yield previous()
+            copy, done = previous
+            if done is not None:
+                done.synchronize()
+            yield copy
         previous = current
-    if previous is not None:
-        yield previous()
 
 
-def _start_copy(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    copy.copy_(tensor, non_blocking=True)
-    done = torch.cuda.current_stream(tensor.device).record_event()
-
-    def finish() -> torch.Tensor:
-        done.synchronize()
-        return copy
-
-    return finish
+def _start_copy(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+    copy = tensor.to("cpu", non_blocking=True)  # into memory that a GPU writes to without waiting
+    return copy, torch.cuda.current_stream(tensor.device).record_event() if tensor.is_cuda else None

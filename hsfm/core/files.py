@@ -16,9 +16,6 @@ if TYPE_CHECKING:  # stages that draw images or tables do not pay for importing 
     import pyarrow.parquet as pq
     from torch import Tensor
 
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_FOREIGN = ("pandas", "ARROW:schema", "crc32")  # metadata of libraries, and the checksum of older versions
-
 
 @contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:
@@ -37,7 +34,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.errno not in _UNWRITABLE:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         raise OSError(error.errno, f"cannot be written ({os.strerror(error.errno).lower()})", str(path)) from error
     finally:
@@ -56,36 +53,16 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def in_bytes(n: int) -> str:
-    """A number of bytes as people write it: 23.6 GB."""
-    power = next(power for power in range(5) if n < 1000 ** (power + 1) or power == 4)
-    return f"{n} B" if power == 0 else f"{n / 1000**power:.1f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
-
-
 # Parquet --------------------------------------------------------------------------------------------------------------
 
 
-def write_parquet(
-    path: str | Path,
-    table: "pa.Table",
-    metadata: Mapping[str, Any],
-    *,
-    row_group_size: int | None = None,
-    compression: str = "snappy",
-    use_dictionary: bool | list = True,
-) -> None:
-    """Write a table with `metadata` in its schema, each value as JSON. The other arguments are pyarrow's."""
+def write_parquet(path: str | Path, table: "pa.Table", metadata: Mapping[str, Any], **options: Any) -> None:
+    """Write a table with `metadata` in its schema, each value as JSON. options: of `pyarrow.parquet.write_table`."""
     import pyarrow.parquet as pq
 
+    table = table.replace_schema_metadata(encode(metadata, table.schema))
     with write_atomically(path) as temporary:
-        pq.write_table(
-            table.replace_schema_metadata(encode(metadata, table.schema)),
-            temporary,
-            row_group_size=row_group_size,
-            compression=compression,
-            use_dictionary=use_dictionary,
-            write_page_checksum=True,
-        )
+        pq.write_table(table, temporary, write_page_checksum=True, **options)
 
 
 def encode(metadata: Mapping[str, Any], schema: "pa.Schema") -> dict[bytes, bytes]:
@@ -94,47 +71,38 @@ def encode(metadata: Mapping[str, Any], schema: "pa.Schema") -> dict[bytes, byte
 
 
 def read_parquet(path: str | Path, schema: "pa.Schema") -> tuple["pa.Table", dict[str, Any]]:
-    """Read the columns of `schema` and the metadata that `write_parquet` wrote.
-
-    Raises ValueError where the file cannot be read (truncated or damaged, say), lacks a column, or holds another type;
-    FileNotFoundError where there is none. A fixed-size list of length -1 in `schema` stands for any length.
-    """
+    """Read the columns of `schema` and the metadata that `write_parquet` wrote; errors as `open_parquet`."""
     with open_parquet(path, schema) as file:
-        return file.read(schema.names).select(schema.names), _metadata(file, path)
+        ours = {key: value for key, value in (file.schema_arrow.metadata or {}).items() if key != b"pandas"}
+        table = file.read(schema.names).select(schema.names)
+    return table, {key.decode(): json.loads(value) for key, value in ours.items()}
 
 
-def read_parquet_in_pieces(
-    path: str | Path, schema: "pa.Schema", rows: int
-) -> tuple[Iterator["pa.RecordBatch"], dict[str, Any]]:
-    """The same, at most so many rows at a time; errors of a piece come when it is asked for."""
-
-    def pieces() -> Iterator["pa.RecordBatch"]:
-        with open_parquet(path, schema) as file:
-            # a group at a time: the reader that goes through all of them holds on to what it has read
-            for group in range(file.num_row_groups):
-                for batch in file.iter_batches(rows, row_groups=[group], columns=schema.names):
-                    yield batch.select(schema.names)
-
-    return pieces(), read_metadata(path, schema)
-
-
-def read_metadata(path: str | Path, schema: "pa.Schema") -> dict[str, Any]:
-    """The metadata alone of a file that has the columns of `schema`; errors as `read_parquet`."""
+def read_pieces(path: str | Path, schema: "pa.Schema", rows: int) -> Iterator["pa.RecordBatch"]:
+    """Read the columns of `schema`, at most so many rows at a time; errors as `open_parquet`."""
     with open_parquet(path, schema) as file:
-        return _metadata(file, path)
+        # a group at a time: the reader that goes through all of them holds on to what it has read
+        for group in range(file.num_row_groups):
+            yield from file.iter_batches(rows, row_groups=[group], columns=schema.names)
 
 
 @contextmanager
 def open_parquet(path: str | Path, schema: "pa.Schema | None" = None) -> Iterator["pq.ParquetFile"]:
-    """The file, found to have the columns of `schema`; what pyarrow cannot read within the block is a ValueError."""
+    """Open a Parquet file that has the columns of `schema`.
+
+    Raises ValueError where pyarrow cannot read it, here or within the block (truncated or damaged, say), where it lacks
+    a column or holds another type; FileNotFoundError where there is none. A list of a fixed size is of its list type.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
+            columns = file.schema_arrow
             for field in schema or ():
-                _require_column(file, field.name, path)
-                found = file.schema_arrow.field(field.name).type
+                if field.name not in columns.names:
+                    raise ValueError(f"{path}: no column {field.name!r}; the columns are {', '.join(columns.names)}")
+                found = columns.field(field.name).type
                 any_length = pa.types.is_fixed_size_list(found) and pa.types.is_list(field.type)
                 if found != field.type and not (any_length and found.value_type == field.type.value_type):
                     raise ValueError(f"{path}: column {field.name!r} holds {found}, expected {field.type}")
@@ -143,19 +111,6 @@ def open_parquet(path: str | Path, schema: "pa.Schema | None" = None) -> Iterato
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a readable Parquet file, perhaps truncated or damaged ({error})") from error
-
-
-def _require_column(file: "pq.ParquetFile", name: str, path: str | Path) -> None:
-    if name not in file.schema_arrow.names:
-        raise ValueError(f"{path}: no column {name!r}; the columns are {', '.join(file.schema_arrow.names)}")
-
-
-def _metadata(file: "pq.ParquetFile", path: str | Path) -> dict[str, Any]:
-    texts = {key.decode(): value for key, value in (file.schema_arrow.metadata or {}).items()}
-    try:
-        return {key: json.loads(value) for key, value in texts.items() if key not in _FOREIGN}
-    except ValueError as error:
-        raise ValueError(f"{path}: its metadata are not JSON ({error}); it is another program's") from error
 
 
 def require(metadata: Mapping[str, Any], keys: Iterable[str], path: str | Path) -> None:
@@ -173,10 +128,8 @@ def write_frame(path: str | Path, frame: "pd.DataFrame", metadata: Mapping[str, 
 
 
 def read_frame(path: str | Path, columns: Sequence[str]) -> "pd.DataFrame":
-    """Read these columns of a data frame; errors as `read_parquet`."""
+    """Read these columns of a data frame."""
     with open_parquet(path) as file:
-        for name in columns:
-            _require_column(file, name, path)
         return file.read(list(columns)).select(columns).to_pandas()
 
 
@@ -227,7 +180,6 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, "Tensor"], dict[str, s
 
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = {key: value for key, value in (file.metadata() or {}).items() if key not in _FOREIGN}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path}: not a readable safetensors file, perhaps truncated ({error})") from error

@@ -9,7 +9,7 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:  # the Snakefile, which asks `accelerator_present`, imports no
 log = logging.getLogger(__name__)
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-_held: list["FileLock"] = []  # until the process ends
+# on the machine itself, and not in TMPDIR, which may differ from job to job
+LOCKS = Path(f"/tmp/hsfm-gpus-{os.getuid()}")
+_held: dict[str, "FileLock"] = {}  # by the GPU's name, until the process ends
 
 
 def accelerator_present() -> bool:
@@ -40,6 +42,8 @@ def claim(n: int, *, seconds: float | int = 0.5) -> list[str]:
     has none. CUDA reads that variable once, when the process first asks it for anything: not before this function has
     returned. Raises ValueError where the machine has fewer than n.
     """
+    from filelock import FileLock, Timeout
+
     given = [name for name in os.environ.get(VISIBLE, "").split(",") if name]
     if n < 1 or (VISIBLE in os.environ and len(given) <= n):
         return []
@@ -50,7 +54,21 @@ def claim(n: int, *, seconds: float | int = 0.5) -> list[str]:
         raise ValueError(
             f"gpu: a job asks for {n} GPUs, but this machine has {len(known)}; lower training_gpus or --resources gpu"
         )
-    names = _wait(n, known, seconds)
+    log.info("asking for %d of %d GPUs; waits while other jobs have them", n, len(known))
+    LOCKS.mkdir(mode=0o700, exist_ok=True)
+    # One job at a time gathers what gets free: two that want several GPUs each cannot wait for one another, and one
+    # that wants many is not overtaken for ever.
+    with FileLock(LOCKS / "queue.lock").acquire(poll_interval=seconds):
+        while len(_held) < n:
+            for name in known:
+                lock = FileLock(LOCKS / f"{name.replace('/', '_')}.lock")  # MIG devices may have a slash
+                with suppress(Timeout):
+                    if len(_held) < n and name not in _held:
+                        lock.acquire(timeout=0)
+                        _held[name] = lock
+            if len(_held) < n:
+                time.sleep(seconds)
+    names = [name for name in known if name in _held]
     os.environ[VISIBLE] = ",".join(names)
     log.info("on %s", ", ".join(names))
     return names
@@ -63,44 +81,7 @@ def list_gpus() -> list[str]:
     """
     command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, check=False)
+        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     except FileNotFoundError:
         return []
-    if asked.returncode and "No devices were found" not in asked.stdout:
-        said = " ".join((asked.stdout + asked.stderr).split())
-        log.warning("nvidia-smi fails (%s): jobs on this machine may meet on one GPU", said)
-        return []
-    return [line for line in asked.stdout.split() if line.startswith("GPU-")]
-
-
-def _folder() -> Path:
-    """Where the locks lie: on the machine itself, and not in TMPDIR, which may differ from job to job."""
-    folder = Path(f"/tmp/hsfm-gpus-{os.getuid()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
-
-
-def _wait(n: int, known: Sequence[str], seconds: float | int) -> list[str]:
-    """Lock n GPUs, and return their names.
-
-    One job at a time stands at the head of the queue and gathers what gets free: two that want several GPUs each cannot
-    wait for one another, and one that wants many is not overtaken for ever.
-    """
-    from filelock import FileLock, Timeout
-
-    log.info("asking for %d of %d GPUs; waits while other jobs have them", n, len(known))
-    folder, found = _folder(), {}
-    with FileLock(folder / "queue.lock").acquire(poll_interval=seconds):
-        while len(found) < n:
-            for name in known:
-                lock = FileLock(folder / f"{name.replace('/', '_')}.lock")  # MIG devices may have a slash
-                if len(found) < n and name not in found:
-                    try:
-                        lock.acquire(timeout=0)
-                    except Timeout:
-                        continue
-                    found[name] = lock
-            if len(found) < n:
-                time.sleep(seconds)
-    _held.extend(found.values())
-    return [name for name in known if name in found]
+    return [line for line in said.split() if line.startswith("GPU-")]

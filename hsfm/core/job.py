@@ -1,19 +1,16 @@
 """Job lifecycle: logging, errors, run record, and the key by which a stage that was killed resumes."""
 
-import importlib.metadata
 import json
 import logging
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +25,9 @@ log = logging.getLogger("hsfm.core.job")  # for what a script itself has to say
 CODE = ("hsfm", "workflow", "Snakefile")  # what makes a commit dirty; a changed configuration is recorded by itself
 DRIVER = Path("/proc/driver/nvidia/version")
 
-
-@dataclass
-class _Job:
-    """State of this process's job, from `start` to `finish`."""
-
-    log: Path
-    began: float = field(default_factory=time.monotonic)
-    used: dict[str, Any] = field(default_factory=dict)  # of the record, where another process computed
-
-
-_job: _Job | None = None
+_began = time.monotonic()
+_log = Path()  # of this process's job
+_used: dict[str, Any] = {}  # for its record, where other processes computed
 
 
 def start(log: str | Path, *, gpus: int = 0, device: str = "auto") -> None:
@@ -49,11 +38,11 @@ def start(log: str | Path, *, gpus: int = 0, device: str = "auto") -> None:
     many the job was given. device: the setting; one that names its GPU (`cuda:1`) is left with that. To be called
     before anything asks CUDA for its devices.
     """
-    global _job
-    for file in (Path(log), Path(log).with_suffix(".traceback"), Path(log).with_suffix(".json")):  # of the last time
+    global _log
+    _log = Path(log)
+    for file in (_log, _log.with_suffix(".traceback"), _log.with_suffix(".json")):  # of the last time
         file.unlink(missing_ok=True)
-    _log_to(log, [_Terminal()])
-    _job = _Job(Path(log))
+    _log_to(log)
     progress.announce()
 
     def report(kind: type[BaseException], error: BaseException, trace: object) -> None:
@@ -76,60 +65,50 @@ def join(log: str | Path, *, speaks: bool) -> None:
     speaks: for one of several processes that would all say the same; the others only say what went wrong.
     """
     progress.announce(silent=not speaks)
-    _log_to(log, [_Terminal()] if speaks else [], logging.NOTSET if speaks else logging.CRITICAL)
+    _log_to(log, logging.NOTSET if speaks else logging.CRITICAL)
     sys.excepthook = lambda kind, error, trace: _write_error(log, error)
 
 
 def _write_error(log: str | Path, error: BaseException) -> str | None:
     """Write an error into the log: as one line, which is returned, where that says all that a user needs."""
-    said = None
     if isinstance(error, ValueError | FileNotFoundError):
         said = str(error)
     elif isinstance(error, OSError) and error.filename is not None:
         said = f"{error.filename}: {error.strerror}"
-    file = Path(log) if said is None else Path(log).with_suffix(".traceback")
-    with suppress(OSError):  # the disk may be full
-        with open(file, "a") as handle:
+    else:
+        with open(log, "a") as handle:
             traceback.print_exception(error, file=handle)
-        if said is not None:
-            with open(log, "a") as handle:
-                handle.write(f"{time.strftime(DATE)} ERROR: {said} (traceback: {file})\n")
+        return None
+    file = Path(log).with_suffix(".traceback")
+    with open(file, "a") as handle:
+        traceback.print_exception(error, file=handle)
+    with open(log, "a") as handle:
+        handle.write(f"{time.strftime(DATE)} ERROR: {said} (traceback: {file})\n")
     return said
 
 
-class _Terminal(logging.Handler):
-    """Shows warnings above the bar."""
+class _Log(logging.FileHandler):
+    """A job's log. A warning appears on the terminal too, and once: every fit of a study may give the same."""
 
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    def __init__(self, file: str | Path, level: int) -> None:
+        super().__init__(file)  # appends, beside other processes
+        self.setLevel(level)
+        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", DATE))
+        self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        progress.say(self.format(record))
+        if record.levelno >= logging.WARNING:
+            text = f"{record.levelname}: {record.getMessage()}"
+            if text in self._said:
+                return
+            self._said.add(text)
+            progress.say(text)
+        super().emit(record)
 
 
-def _once() -> Callable[[logging.LogRecord], bool]:
-    """A filter that lets each warning through once: what holds for a class is said by every fit of a study."""
-    said: set[str] = set()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        new = record.levelno < logging.WARNING or text not in said
-        said.add(text)
-        return new
-
-    return is_new
-
-
-def _log_to(log: str | Path, others: Iterable[logging.Handler], level: int = logging.NOTSET) -> None:
+def _log_to(log: str | Path, level: int = logging.NOTSET) -> None:
     Path(log).parent.mkdir(parents=True, exist_ok=True)  # Snakemake has made it, but somebody may tidy up meanwhile
-    handler = logging.FileHandler(log)  # appends, beside other processes
-    handler.setLevel(level)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", DATE))
-    handlers = [handler, *others]
-    for each in handlers:
-        each.addFilter(_once())
-    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[_Log(log, level)], force=True)
     logging.getLogger("hsfm").setLevel(logging.INFO)
     logging.captureWarnings(True)
 
@@ -153,13 +132,13 @@ def finish(what: str, result: str) -> None:
     process which took most), threads; cpu_seconds of this process and those it has waited for; versions. What the job
     did not load is null.
     """
-    if _job is None:
-        raise RuntimeError("finish: the job has not been started")
-    where = place(_job.log).replace(",", "")
+    where = place(_log).replace(",", "")
     summary = f"{what} {where}: {result}" if where else f"{what}: {result}"
-    log.info("%s (%s)", summary, duration(time.monotonic() - _job.began))
-    record = {"summary": summary, **resources(), **_job.used, "cpu_seconds": cpu_seconds(), "versions": versions()}
-    with write_atomically(_job.log.with_suffix(".json")) as temporary:
+    log.info("%s (%s)", summary, duration(time.monotonic() - _began))
+    # Snakemake looks every half minute only, and misses what comes after
+    cpu_seconds = round(sum(os.times()[:4]), 2)
+    record = {"summary": summary, **resources(), **_used, "cpu_seconds": cpu_seconds, "versions": versions()}
+    with write_atomically(_log.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if not os.environ.get(progress.QUIET):
         # further in than what Snakemake says of a start
@@ -168,41 +147,32 @@ def finish(what: str, result: str) -> None:
 
 def used(**resources: Any) -> None:
     """Add the devices of this job's other processes to its record: device, gpu_memory_mb."""
-    if _job is not None:
-        _job.used.update(resources)
+    _used.update(resources)
 
 
 def resources() -> dict[str, Any]:
     """Devices of this process: device, gpu_memory_mb, threads."""
     torch = sys.modules.get("torch")
     device, memory = "cpu", None
-    threads = int(os.environ.get("OMP_NUM_THREADS", "1")) if torch is None else torch.get_num_threads()
     if torch is not None and torch.cuda.is_initialized():
         memory = max(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count()))) / 1e6
         device = torch.cuda.get_device_name(torch.cuda.current_device())
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1")) if torch is None else torch.get_num_threads()
     return {"device": device, "gpu_memory_mb": memory, "threads": threads}
 
 
-def cpu_seconds() -> float:
-    """Processor time of this process and of those it has started and waited for; Snakemake looks every half minute
-    only, and misses what comes after."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return round(sum(each.ru_utime + each.ru_stime for each in used), 2)
-
-
 def versions() -> dict[str, str | bool | None]:
-    """Versions of hsfm, python, torch, torchvision, cuda, NVIDIA's driver, and the code's commit, dirty where it
-    differs."""
+    """Versions of hsfm, python, torch, torchvision, cuda, NVIDIA's driver, and the commit and state of the code."""
     torch = sys.modules.get("torch")
     driver = re.search(r"Kernel Module .*?(\d+\.\d+(?:\.\d+)?)", DRIVER.read_text() if DRIVER.exists() else "")
     commit, dirty = code_state(Path(__file__).parents[2])
     return {
         "hsfm": __version__,
         "python": platform.python_version(),
-        "torch": None if torch is None else str(torch.__version__),
-        "torchvision": importlib.metadata.version("torchvision") if "torchvision" in sys.modules else None,
+        "torch": getattr(torch, "__version__", None),
+        "torchvision": getattr(sys.modules.get("torchvision"), "__version__", None),
         "cuda": None if torch is None else torch.version.cuda,
-        "driver": driver[1] if driver else None,
+        "driver": driver and driver[1],
         "commit": commit,
         "dirty": dirty,
     }
@@ -233,8 +203,8 @@ def code_state(folder: Path) -> tuple[str | None, bool | None]:
 def resuming(output: str | Path, depends_on: Mapping[str, Any], name: str = "") -> Iterator[Path]:
     """A file beside `output` for the state of unfinished work, called after all that the work depends on.
 
-    At the end, unless there is an error, it is removed, and so are those of other settings. name: of the work, where
-    others keep their states in the same folder.
+    Without an error it is removed at the end, and so are those of other settings. name: of the work, where other work
+    keeps its state in the same folder.
     """
     path = Path(output).with_name(f".resume-{name}{fingerprint(depends_on)}.pt")
     yield path
@@ -243,10 +213,7 @@ def resuming(output: str | Path, depends_on: Mapping[str, Any], name: str = "") 
 
 
 def depends_on(settings: Mapping[str, Any], files: Iterable[str | Path], device: str) -> dict[str, Any]:
-    """All that the work of a stage depends on, as a JSON-like value: what a killed one left serves only if it is equal.
-
-    files: what it reads, and its code. device: where it computes.
-    """
+    """All that a stage's work depends on: what a killed one left serves only if it is equal. files: what it reads."""
     import torch
 
     return {

@@ -9,8 +9,8 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, TypeVar
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -20,8 +20,7 @@ QUIET = "HSFM_QUIET"  # set where a user wants to see less
 CLEAR = "\r\x1b[K"  # the line that holds the bar
 EVERY = 60  # seconds between two lines in a log; shorter work has none
 
-_role = "library"  # of this process: library, job, or silent, which leaves speaking to another process
-_quiet = False
+_role: Literal["library", "job", "silent"] = "library"  # of this process
 
 
 def announce(*, silent: bool = False) -> None:
@@ -43,48 +42,43 @@ def say(text: str, color: int | None = None) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Show no progress within: of work that is a part of other work, which shows its own."""
-    global _quiet
-    before, _quiet = _quiet, True
+    global _role
+    before, _role = _role, "silent"
     try:
         yield
     finally:
-        _quiet = before
+        _role = before
 
 
-class Progress:
+class Progress(ExitStack):
     """So many units of work: `with Progress("embedding train", 4800, "image") as progress: progress.update(64)`.
 
-    total: None where it is not known. unit: in the singular; `B` is shown as bytes. done: of an earlier run. shown:
-    whether there is a bar, or lines, at all.
+    total: None where it is not known. unit: in the singular; `B` is shown as bytes. done: of an earlier run.
     """
 
-    def __init__(self, what: str, total: int | None, unit: str, *, done: int = 0, shown: bool = True) -> None:
+    def __init__(self, what: str, total: int | None, unit: str, *, done: int = 0) -> None:
         from tqdm import tqdm  # a job that shows no progress does not pay for it
 
-        self._lock = None
-        kinds = self._kinds() if shown and not _quiet else []
+        super().__init__()
         common = {"desc": what, "total": total, "unit": unit, "initial": done, "unit_scale": unit == "B"}
-        self._bars = [tqdm(**common, **kind) for kind in kinds]
+        self._bars = [self.enter_context(tqdm(**common, **kind)) for kind in self._kinds()]
 
     def _kinds(self) -> list[dict[str, Any]]:
-        if _role == "library":
-            return [{"disable": None}]  # but on a terminal
+        """Options of tqdm for each bar."""
         if _role == "silent":
             return []
+        if _role == "library":
+            return [{"disable": None}]  # but on a terminal
         lines = {"file": _Log(), "ncols": 0, "mininterval": EVERY, "delay": EVERY, "miniters": 1}
-        return [lines, {"leave": False}] if self._has_terminal() else [lines]
-
-    def _has_terminal(self) -> bool:
         if not os.environ.get(BAR) or not sys.stderr.isatty():
-            return False
+            return [lines]
         from filelock import FileLock, Timeout
 
-        self._lock = FileLock(os.environ[BAR])
         try:
-            self._lock.acquire(timeout=0)
+            self.enter_context(FileLock(os.environ[BAR]).acquire(timeout=0))
         except Timeout:
-            return False
-        return True
+            return [lines]
+        return [lines, {"leave": False}]
 
     def update(self, n: int = 1) -> None:
         """So much more is done."""
@@ -95,19 +89,6 @@ class Progress:
         """Set the description of the current work."""
         for bar in self._bars:
             bar.set_description(what, refresh=False)
-
-    def close(self) -> None:
-        """No more will be done; a second call does nothing."""
-        for bar in self._bars:
-            bar.close()
-        if self._lock is not None:
-            self._lock.release()
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class _Log:

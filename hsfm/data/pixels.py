@@ -13,7 +13,6 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from hsfm.core.device import Compute, prefetch, upload
-from hsfm.core.files import in_bytes
 from hsfm.data.decode import read_rgb
 
 log = logging.getLogger(__name__)
@@ -83,7 +82,7 @@ class Images:
             done += len(part)
         return Images.of(pixels, self.size).to(device)
 
-    # pinned, to and tensors are what hsfm.core.device.upload asks of an item
+    # pinned and to are what hsfm.core.device.upload asks of an item
 
     def pinned(self) -> "Images":
         """A copy that holds these images alone, in memory that a GPU can read by itself."""
@@ -96,9 +95,6 @@ class Images:
         """The same on another device, copied without waiting."""
         pixels, start, size = (t.to(device, non_blocking=True) for t in (self.pixels, self.start, self.size))
         return Images(pixels, start, size, self.size_on_cpu, self.shape)
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        return self.pixels, self.start, self.size
 
 
 def pack(images: Sequence[UInt8[np.ndarray, "_h _w 3"]]) -> Images:
@@ -181,5 +177,5 @@ def keep_on_device(parts: Sequence[Images | ImageFiles], compute: Compute) -> li
     n_bytes = sum(part.n_bytes for part in parts if isinstance(part, Images))
     if not all(isinstance(part, Images) for part in parts) or not compute.keeps(n_bytes):
         return list(parts)
-    log.info("%s of images are kept on the device", in_bytes(n_bytes))
+    log.info("%.0f MB of images are kept on the device", n_bytes / 1e6)
     return [part.kept_on(compute.device) for part in parts]

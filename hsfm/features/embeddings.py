@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from hsfm import __version__
-from hsfm.core.files import read_parquet, read_parquet_in_pieces, require, write_parquet
+from hsfm.core.files import read_parquet, read_pieces, require, write_parquet
 from hsfm.core.minority import is_minority
 from hsfm.core.settings import FrozenSettings
 from hsfm.features.standardize import StandardizationSettings
@@ -177,7 +177,7 @@ def read_embeddings(path: str | Path, *, split: str | None = None, whole: bool =
         raise ValueError(f"{path}: holds the {metadata['split']} split, expected {split}")
     features, first = torch.empty(len(table), metadata["d"]), 0
     # a row group at a time: read as one column the features would lie in memory three times
-    for piece in read_parquet_in_pieces(path, pa.schema([SCHEMA.field("feature")]), ROWS_AT_ONCE)[0]:
+    for piece in read_pieces(path, pa.schema([SCHEMA.field("feature")]), ROWS_AT_ONCE):
         features[first : first + len(piece)] = torch.from_dlpack(piece["feature"].flatten()).view(len(piece), -1)
         first += len(piece)
     labels = {name: torch.tensor(table[name].fill_null(-1).to_numpy()).long() for name in ("y", "attribute")}

@@ -198,7 +198,7 @@ def train(
     data = data.kept_on_device(compute)
     forward = compute.compiled(network)
     training_forward = data_parallel(network, forward)
-    progress = Progress(called, epochs * batches.used, "image", done=done * batches.used, shown=rank() == 0)
+    progress = Progress(called, epochs * batches.used, "image", done=done * batches.used)
     with compute.repeatable(), progress as bar:
         for epoch in range(done + 1, epochs + 1):
             bar.now(f"{called}, epoch {epoch} of {epochs}")

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from hsfm.core import job
-from hsfm.core.files import in_bytes
 from hsfm.data.store import decode_images, inspect
 from hsfm.data.table import read_images, write_readable
 
@@ -12,7 +11,7 @@ outputs, params, table = snakemake.output, snakemake.params, read_images(snakema
 if outputs.get("pixels"):
     store = outputs.pixels, outputs.index
     found = decode_images(table.rows, table.folder, *store, params.decode_size, workers=snakemake.threads)
-    done = f"decoded, {in_bytes(Path(outputs.pixels).stat().st_size)}"
+    done = f"decoded, {Path(outputs.pixels).stat().st_size / 1e6:,.0f} MB"
 else:
     found, done = inspect(table.rows, table.folder, workers=snakemake.threads), "readable"
 unreadable = write_readable(outputs.images, table, found, outputs.unreadable, on_bad_image=params.on_bad_image)
