@@ -62,19 +62,15 @@ def decoded_pictures(
     table: pa.Table, names: ImageTable, originals: Callable[[Sequence[str]], list[np.ndarray]]
 ) -> list[dict[str, Any]]:
     """A row per edit: name, original, moved; before and after, each a picture and what CLIP takes it for."""
-    return [
-        {
-            "name": group_name(names, row["y"], row["attribute"], ",\n"),
-            "original": originals([row["image_id"]])[0],
-            **{
-                when: (
-                    read_png(row[f"picture_{when}"]),
-                    f"{names.attribute_names[row[f'attribute_{when}']]}, "
-                    f"{100 * max(row[f'probabilities_{when}']):.0f} %",
-                )
-                for when in TIMES
-            },
-            "moved": row["moved"],
+    rows = []
+    for row in table.to_pylist():
+        shown = {
+            when: (
+                read_png(row[f"picture_{when}"]),
+                f"{names.attribute_names[row[f'attribute_{when}']]}, {100 * max(row[f'probabilities_{when}']):.0f} %",
+            )
+            for when in TIMES
         }
-        for row in table.to_pylist()
-    ]
+        name, original = group_name(names, row["y"], row["attribute"], ",\n"), originals([row["image_id"]])[0]
+        rows.append({"name": name, "original": original, **shown, "moved": row["moved"]})
+    return rows

@@ -42,13 +42,9 @@ def generated_pictures(
 
 def some_of_each_fate(pruned: pd.DataFrame) -> pd.DataFrame:
     """The first few images of each class and fate, from different sources where there are."""
-    several = pruned.assign(fate=pruned["why_not"].fillna(""))
-    several = several.sort_values("number", kind="stable")  # one of each source before a second of any
-    parts = [
-        part.head(DROPPED if fate else KEPT).sort_index()
-        for (_, fate), part in several.groupby(["y", "fate"], sort=True)
-    ]
-    return pd.concat(parts)
+    several = pruned.assign(fate=pruned["why_not"].fillna("")).sort_values("number", kind="stable")
+    fates = several.groupby(["y", "fate"], sort=True)
+    return pd.concat([part.head(DROPPED if fate else KEPT).sort_index() for (_, fate), part in fates])
 
 
 def caption(row: Any, min_attribution: float) -> str:
@@ -60,7 +56,7 @@ def caption(row: Any, min_attribution: float) -> str:
 
 
 def count_kept(pruned: pd.DataFrame, class_names: Sequence[str]) -> str:
-    """In words, class by class."""
+    """How many images of each class are kept, in words."""
     return "; ".join(
         f"{int(part['kept'].sum())} of {len(part)} generated images of {class_names[y]} kept"
         for y, part in pruned.groupby("y")

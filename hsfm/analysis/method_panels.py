@@ -59,7 +59,7 @@ def inner_loops(
     kept: int,
     settings: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """The first inner loop of the run, and the one that the kept state leads to; both exactly as the run has them.
+    """The first inner loop of the run, and the one that the kept state leads to.
 
     chosen: the outer set of the first epoch. kept: the epoch.
     """

@@ -33,8 +33,8 @@ def nearest(
 
 
 def _nearest(queries: Tensor, rows: Tensor, k: int, own: Tensor) -> Tensor:
-    """Candidates by matrix products in float64, |q - r|^2 / 2 = |q|^2 / 2 + |r|^2 / 2 - q r; the k nearest of these by
-    the differences themselves, and by row where these are equal."""
+    """Candidates by |q - r|^2 / 2 = |q|^2 / 2 + |r|^2 / 2 - q r in float64; of these the k nearest by the differences
+    themselves, and by row where these are equal."""
     center = rows.mean(0)  # distances do not change with the origin, but roundings do
     queries = queries - center
     blocks = ((block - center).double() for block in rows.split(ROWS_AT_ONCE))

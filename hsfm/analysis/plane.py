@@ -1,6 +1,5 @@
 """Projection of features onto the plane of the spurious and the class direction."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,24 +47,22 @@ def in_plane(support: Support, train: Embeddings, val: Embeddings) -> Plane:
 
 def _axes(train: Embeddings, val: Embeddings) -> tuple[Tensor, tuple[str, str]]:
     """The two directions as columns, and their labels."""
-    _, across = spurious_direction(train, val)
-    up = class_direction(val)
-    labels = (SPURIOUS, CLASS)
+    (_, across), up, across_label, up_label = spurious_direction(train, val), class_direction(val), SPURIOUS, CLASS
     if across is None:  # the next best: where features vary most
         across = torch.linalg.svd(val.features - val.features.mean(0), full_matrices=False).Vh[0]
-        labels = ("along the first principal component", labels[1])
+        across_label = "along the first principal component"
     if up is None:  # a single class
-        up, labels = torch.zeros_like(across), (labels[0], "")
-    return torch.stack([across, up]).T, labels
+        up, up_label = torch.zeros_like(across), ""
+    return torch.stack([across, up]).T, (across_label, up_label)
 
 
-def names_of(embeddings: Embeddings, rows: Sequence[int] | None = None) -> list[str]:
+def names_of(embeddings: Embeddings) -> list[str]:
     """Class and attribute of each row in words."""
-    pairs = list(zip(embeddings.y.tolist(), embeddings.attribute.tolist(), strict=True))
-    return [group_name(embeddings, *pairs[row]) for row in (range(len(pairs)) if rows is None else rows)]
+    pairs = zip(embeddings.y.tolist(), embeddings.attribute.tolist(), strict=True)
+    return [group_name(embeddings, y, attribute) for y, attribute in pairs]
 
 
 def names_of_support(support: Support, train: Embeddings) -> list[str]:
     """Class and attribute of each support row in words."""
-    place = {image_id: row for row, image_id in enumerate(train.image_id)}
-    return names_of(train, [place[image_id] for image_id in support.image_id])
+    names = dict(zip(train.image_id, names_of(train), strict=True))
+    return [names[image_id] for image_id in support.image_id]

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -24,10 +23,10 @@ from hsfm.methods.hsfm.train import MEMORY_BUDGET, MetaResult, train_trials, tri
 
 MEASURES = ("average", "worst_group", "worst_class")
 
-
 # the settings with values worth trying, by name
 FIELDS = Settings.model_fields | HardSetSettings.model_fields
 SWEPT = {name: field for name, field in sorted(FIELDS.items()) if "sweep" in (field.json_schema_extra or {})}
+Group = list[tuple[int, Trial]]  # number of the setting, and a trial of it; trials of one shape
 COLUMNS = [
     "setting", *SWEPT, "seed", "rule", "kept_epoch", "moved",
     *(f"{split}_{measure}" for split in ("val", "test") for measure in MEASURES),
@@ -59,25 +58,13 @@ class SweepSettings(FrozenSettings):
     values: Values = Field(Values(), description=Values.__doc__)
 
 
-@dataclass(frozen=True)
-class SweepTrial:
-    """One setting with one seed."""
-
-    number: int  # of the setting
-    trial: Trial
-
-    def value(self, name: str) -> int | float:
-        """One of SWEPT."""
-        return self.trial.hard_per_class if name == "hard_per_class" else getattr(self.trial.settings, name)
-
-
 def combinations(
     base: Mapping[str, int | float], values: Mapping[str, Sequence[int | float] | None], *, draws: int | None, seed: int
 ) -> list[dict[str, int | float]]:
-    """Settings to try: `base` first, then every combination of `values`, or `draws` different random ones.
+    """Settings to try: `base` first, then every other combination of `values`, or `draws` different random ones.
 
-    base: all of SWEPT; values: lists for some of them; the others, and those with None, stay at base. A combination
-    that is base itself is not tried twice. draws: None, or a number at or above that of the combinations, means all.
+    base: all of SWEPT; values: lists for some of them; the others, and those with None, stay at base. draws: None, or a
+    number at or above that of the combinations, means all.
     """
     values = {name: listed for name, listed in values.items() if listed is not None}
     picks = list(itertools.product(*values.values()))
@@ -87,29 +74,29 @@ def combinations(
     return [dict(base), *(setting for setting in tried if setting != base)]
 
 
-def plan_sweep(settings: Settings, hard_per_class: int, sweep: SweepSettings) -> list[list[SweepTrial]]:
+def plan_sweep(settings: Settings, hard_per_class: int, sweep: SweepSettings) -> list[Group]:
     """The trials of a sweep around some settings, in groups that can go side by side."""
     base = {name: getattr(settings, name, hard_per_class) for name in SWEPT}
-    groups: dict[tuple, list[SweepTrial]] = {}
+    groups: dict[tuple, Group] = {}
     for number, setting in enumerate(combinations(base, dict(sweep.values), draws=sweep.draws, seed=sweep.seed)):
         k_hard = setting.pop("hard_per_class")
         tried = Settings(**{**dict(settings), **setting})
         for seed in sweep.seeds:
             trial = Trial(seed, tried, k_hard)
-            groups.setdefault(trial.shape, []).append(SweepTrial(number, trial))
+            groups.setdefault(trial.shape, []).append((number, trial))
     return list(groups.values())
 
 
-def share_out(groups: Sequence[Sequence[SweepTrial]], parts: int) -> list[list[list[SweepTrial]]]:
+def share_out(groups: Sequence[Group], parts: int) -> list[list[Group]]:
     """Groups for each of some jobs that then take about as long; a group too long for one job is cut."""
 
-    def work(group: Sequence[SweepTrial]) -> int:
+    def work(group: Group) -> int:
         # in meta-gradients times their steps; the first trial counts for three: most of its time is the same for more
-        return (2 + len(group)) * group[0].trial.settings.work
+        return (2 + len(group)) * group[0][1].settings.work
 
     fair = -(-sum(map(len, groups)) // parts)
-    pieces = [list(group[i : i + fair]) for group in groups for i in range(0, len(group), fair)]
-    jobs: list[list[list[SweepTrial]]] = [[] for _ in range(parts)]
+    pieces = [group[i : i + fair] for group in groups for i in range(0, len(group), fair)]
+    jobs: list[list[Group]] = [[] for _ in range(parts)]
     for piece in sorted(pieces, key=work, reverse=True):
         min(jobs, key=lambda job: sum(map(work, job))).append(piece)
     return jobs
@@ -120,24 +107,24 @@ def sweep_settings(
     val: Embeddings,
     test: Embeddings,
     head: Head,
-    groups: Sequence[Sequence[SweepTrial]],
+    groups: Sequence[Group],
     *,
     memory_budget: int = MEMORY_BUDGET,
 ) -> pd.DataFrame:
-    """One row per trial and rule that picks the epoch: COLUMNS, with the accuracies on val and test.
+    """One row per trial and rule that picks the epoch on val: COLUMNS, with the accuracies on val and test.
 
     The rules are worst_class and, where all attributes of val and test are known, worst_group; without groups
-    worst_group is NaN. groups: lists of trials of one shape, which go side by side as far as they fit into
-    `memory_budget` bytes. Nothing is chosen on test. A trial of which every epoch diverged has kept_epoch 0 and NaN.
+    worst_group is NaN. groups go side by side as far as they fit into `memory_budget` bytes. A trial of which every
+    epoch diverged has kept_epoch 0 and NaN.
     """
     grouped = all(bool((split.attribute >= 0).all()) for split in (val, test))
     scorers = {rule: Scorer(val, rule) for rule in (("worst_group", "worst_class") if grouped else ("worst_class",))}
     rows = []
     with Progress("sweep", sum(map(len, groups)), "trial") as bar:
         for group in groups:
-            size = trials_that_fit(train, val, group[0].trial, kept=len(scorers), memory_budget=memory_budget)
+            size = trials_that_fit(train, val, group[0][1], kept=len(scorers), memory_budget=memory_budget)
             for batch in (group[i : i + size] for i in range(0, len(group), size)):
-                trials = [entry.trial for entry in batch]
+                trials = [trial for _, trial in batch]
                 with quiet():
                     results = train_trials(train, val, head, trials, scorers=scorers, memory_budget=memory_budget)
                 for rule, result in results.items():
@@ -147,18 +134,18 @@ def sweep_settings(
     return frame.sort_values(["setting", "seed", "rule"], kind="stable", ignore_index=True)
 
 
-def _rows(batch: Sequence[SweepTrial], rule: str, result: MetaResult, val: Embeddings, test: Embeddings) -> list[dict]:
+def _rows(batch: Group, rule: str, result: MetaResult, val: Embeddings, test: Embeddings) -> list[dict]:
     measures = {"kept_epoch": result.kept_epoch.tolist(), "moved": result.moved.tolist()}
     for split, embeddings in (("val", val), ("test", test)):
         found = accuracies(result.head.to(embeddings.y.device), embeddings)
         measures |= {f"{split}_{name}": values.tolist() for name, values in found.items()}
     return [
         {
-            **{"setting": entry.number, "seed": entry.trial.seed, "rule": rule},
-            **{name: entry.value(name) for name in SWEPT},
+            **{"setting": number, "seed": trial.seed, "rule": rule},
+            **{name: getattr(trial.settings, name, trial.hard_per_class) for name in SWEPT},
             **{name: values[i] for name, values in measures.items()},
         }
-        for i, entry in enumerate(batch)
+        for i, (number, trial) in enumerate(batch)
     ]
 
 

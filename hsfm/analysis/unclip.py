@@ -40,18 +40,12 @@ class UnclipSettings(LoadingSettings):
 
 
 def decode(
-    pipeline: Any,
-    embeddings: Float[Tensor, "n d"],
-    seeds: Sequence[int],
-    *,
-    settings: UnclipSettings,
-    compute: Compute,
+    pipeline: Any, embeddings: Float[Tensor, "n d"], seeds: Sequence[int], settings: UnclipSettings, compute: Compute
 ) -> list[UInt8[np.ndarray, "h w 3"]]:
-    """A picture of each embedding.
+    """A picture of each embedding, under an empty prompt.
 
     embeddings: CLIP's raw projections, of the model that the pipeline was trained with. seeds: of each picture's noise,
-    drawn on the CPU; equal embeddings with equal seeds give equal pictures. The prompt is empty. Raises ValueError for
-    embeddings of another width than the pipeline's, and for a picture that is not finite.
+    drawn on the CPU. Raises ValueError for embeddings of another width, and for a picture that is not finite.
     """
     width = pipeline.image_normalizer.mean.shape[-1]
     if embeddings.shape[1] != width:
@@ -87,8 +81,7 @@ def decode_pairs(
 ) -> dict[str, list[UInt8[np.ndarray, "h w 3"]]]:
     """Pictures of CLIP's raw projections `before` and `after` their edits, each pair with the same noise."""
     seeds, n = [seed_of(settings.seed, one) for one in image_id], len(image_id)
-    both = torch.cat([raw["before"], raw["after"]])
-    pictures = decode(pipeline, both, 2 * seeds, settings=settings, compute=compute)
+    pictures = decode(pipeline, torch.cat([raw["before"], raw["after"]]), 2 * seeds, settings, compute)
     return {"before": pictures[:n], "after": pictures[n:]}
 
 
@@ -104,7 +97,7 @@ def classify(
 
 
 def check_prompts(prompts: Sequence[str], names: ImageTable) -> None:
-    """Raise ValueError unless there is one for each attribute."""
+    """Raise ValueError unless there is one prompt for each attribute."""
     if len(prompts) != len(names.attribute_names):
         raise ValueError(
             f"unclip/prompts: {len(prompts)}, but {names.dataset} has {len(names.attribute_names)} attributes "

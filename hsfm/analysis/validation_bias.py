@@ -51,9 +51,9 @@ def measure_validation_bias(
 ) -> pd.DataFrame:
     """One row per method, agreement and draw: test accuracies after fitting on a subsample of val.
 
-    The number of a draw is also the method's seed. head: ERM's, which sees no validation image and gives the same row
-    everywhere. settings: of `hsfm`, `dfr` and `llr`. `hsfm_capped` is HSFM with hard_per_class at most the number of
-    minority images per class, so that the hard set need not fill up with others.
+    The number of a draw is also the method's seed. head: ERM's, which sees no validation image. settings: of `hsfm`,
+    `dfr` and `llr`. `hsfm_capped` is HSFM with hard_per_class at most the number of minority images per class, so that
+    the hard set need not fill up with others.
 
     Columns: method, sees (what of validation), agreement, draw, n (images of the subsample), n_minority (of them),
     test_average, test_worst_group, test_worst_class. Raises ValueError before any fit for an agreement that cannot be
@@ -63,15 +63,15 @@ def measure_validation_bias(
         split.require_attributes("validation_bias")
     minority = minority_rows(train, val)
     sizes = class_sizes(val, minority, bias.agreement)
-    parts = {
-        (share, draw): subsample(val, minority, sizes, share, Generator().manual_seed(draw))
+    parts = [
+        (share, draw, subsample(val, minority, sizes, share, Generator().manual_seed(draw)))
         for share in bias.agreement
         for draw in range(bias.draws)
-    }
-    for (share, _), part in parts.items():
+    ]
+    for share, _, part in parts:
         _check_groups(part, val, share)
     rows = []
-    for (share, draw), part in track(parts.items(), "validation bias", "subsample"):
+    for share, draw, part in track(parts, "validation bias", "subsample"):
         n_minority = int(minority_rows(train, part).sum())
         with quiet():
             heads, sees = _fit(train, part, head, draw, settings, (hard_per_class, n_minority // part.n_classes))
@@ -118,18 +118,17 @@ def _check_groups(part: Embeddings, val: Embeddings, agreement: float) -> None:
 
 
 def class_sizes(val: Embeddings, minority: Bool[Tensor, " n"], agreement: Sequence[float]) -> list[int]:
-    """How many images of each class a subsample holds, so that every agreement can be had at this size.
+    """How many images of each class a subsample holds: the largest share of val at which every agreement can be had.
 
-    The classes keep their proportions: the largest share of val at which no class runs out of majority or minority
-    images. Raises ValueError where a class has too few of either.
+    Raises ValueError where a class has too few majority or minority images for that.
     """
     whole = torch.bincount(val.y, minlength=val.n_classes).tolist()
     few = torch.bincount(val.y[minority], minlength=val.n_classes).tolist()
-    kinds = [(share, False) for share in agreement if share > 0] + [
-        (1 - share, True) for share in agreement if share < 1
-    ]
     scales = [
-        min((rare if of_few else n - rare) / (wanted * n) for wanted, of_few in kinds)
+        min(
+            *((n - rare) / (share * n) for share in agreement if share > 0),
+            *(rare / ((1 - share) * n) for share in agreement if share < 1),
+        )
         for n, rare in zip(whole, few, strict=True)
     ]
     sizes = [int(min(scales) * n + 1e-9) for n in whole]
@@ -145,10 +144,7 @@ def class_sizes(val: Embeddings, minority: Bool[Tensor, " n"], agreement: Sequen
 def subsample(
     val: Embeddings, minority: Bool[Tensor, " n"], sizes: Sequence[int], agreement: float, generator: Generator
 ) -> Embeddings:
-    """Random images of each class, `agreement` of which are of the majority, those whose attribute is not rare.
-
-    An attribute is rare in a class where it is rarer than in all of train (`minority_rows`).
-    """
+    """Random images of each class, a share of `agreement` of which are not of the minority."""
     chosen = []
     for label, size in enumerate(sizes):
         common = round(agreement * size)

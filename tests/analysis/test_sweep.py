@@ -65,11 +65,11 @@ def test_what_may_be_swept_is_said_where_the_settings_are():
 
 def test_trials_go_together_where_they_share_their_shapes():
     groups = planned()
-    assert sorted(group[0].trial.settings.inner_steps for group in groups) == [2, 5]
+    assert sorted(group[0][1].settings.inner_steps for group in groups) == [2, 5]
     for group in groups:
         assert len(group) == 8
-        assert len({entry.trial.shape for entry in group}) == 1
-        assert {(entry.value("inner_lr"), entry.value("outer_lr"), entry.trial.seed) for entry in group} == {
+        assert len({trial.shape for _, trial in group}) == 1
+        assert {(trial.settings.inner_lr, trial.settings.outer_lr, trial.seed) for _, trial in group} == {
             (a, e, s) for a in (1e-2, 3e-2) for e in (0.1, 0.5) for s in (0, 1)
         }
 
@@ -77,10 +77,11 @@ def test_trials_go_together_where_they_share_their_shapes():
 @pytest.mark.parametrize("draws", [None, 5])
 def test_a_plan_is_the_combinations_around_the_settings(draws):
     """In alphabetical order of the settings, on which the random ones depend."""
-    entries = sorted((entry for group in planned(draws=draws) for entry in group), key=lambda entry: entry.number)
+    entries = sorted((entry for group in planned(draws=draws) for entry in group), key=lambda entry: entry[0])
     expected = combinations(BASE, dict(sorted(VALUES.items())), draws=draws, seed=0)
-    assert [{name: entry.value(name) for name in BASE} for entry in entries] == [s for s in expected for _ in (0, 1)]
-    assert {entry.trial.settings.epochs for entry in entries} == {4}
+    found = [{name: getattr(trial.settings, name, trial.hard_per_class) for name in BASE} for _, trial in entries]
+    assert found == [s for s in expected for _ in (0, 1)]
+    assert {trial.settings.epochs for _, trial in entries} == {4}
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def test_a_sweep_that_does_not_fit_is_cut(splits, erm_head, swept, monkeypatch):
     groups = planned()
     budget = next(
         b for b in range(1000, 10**8, 1000)
-        if meta.trials_that_fit(splits["train"], splits["val"], groups[0][0].trial, kept=2, memory_budget=b) == 3
+        if meta.trials_that_fit(splits["train"], splits["val"], groups[0][0][1], kept=2, memory_budget=b) == 3
     )  # fmt: skip
     cut = sweep_settings(splits["train"], splits["val"], splits["test"], erm_head, groups, memory_budget=budget)
     assert sizes == [3, 3, 2] * 2
@@ -132,12 +133,12 @@ def test_accuracies_without_groups(splits, erm_head):
 
 def test_jobs_get_equal_work_and_every_trial_once():
     groups = planned(seeds=range(5))
-    everything = sorted((t.number, t.trial.seed) for group in groups for t in group)
+    everything = sorted((number, trial.seed) for group in groups for number, trial in group)
     for parts in (1, 2, 3, 7):
         jobs = share_out(groups, parts)
         assert len(jobs) == parts
-        assert sorted((t.number, t.trial.seed) for job in jobs for piece in job for t in piece) == everything
-        assert all(len({t.trial.shape for t in piece}) == 1 for job in jobs for piece in job)
+        assert sorted((number, t.seed) for job in jobs for piece in job for number, t in piece) == everything
+        assert all(len({t.shape for _, t in piece}) == 1 for job in jobs for piece in job)
     alone = planned({"inner_lr": [0.5]}, seeds=[0])
     assert [sum(map(len, job)) for job in share_out(alone, 2)] == [1, 1], "one shape for two jobs is cut"
     assert [sum(map(len, job)) for job in share_out(alone, 3)] == [1, 1, 0]

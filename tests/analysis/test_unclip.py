@@ -28,7 +28,7 @@ def embeddings(n: int) -> torch.Tensor:
 
 
 def pictures(pipeline, rows, seeds, **change) -> np.ndarray:
-    return np.stack(decode(pipeline, rows, seeds, settings=DRAWING.model_copy(update=change), compute=CPU)).astype(int)
+    return np.stack(decode(pipeline, rows, seeds, DRAWING.model_copy(update=change), CPU)).astype(int)
 
 
 def test_pairs_share_their_noise(pipeline):
@@ -59,4 +59,4 @@ def test_a_picture_is_the_pipelines_own(pipeline):
 
 def test_another_width_is_named(pipeline):
     with pytest.raises(ValueError, match="unclip: the embeddings have 8 numbers, but the pipeline decodes 16"):
-        decode(pipeline, torch.zeros(1, 8), [0], settings=DRAWING, compute=CPU)
+        decode(pipeline, torch.zeros(1, 8), [0], DRAWING, CPU)
