@@ -6,7 +6,7 @@ beside what random directions would give.
 Letters: n support rows, d features, v a unit direction, k neighbors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,14 +61,10 @@ PROBED = 5000  # rows that the probe learns from at most
 
 
 class EditSettings(FrozenSettings):
-    """What HSFM's edits mean: along which direction they go, and what the support comes to lie near."""
+    """Directions of HSFM's edits, and what the support comes to lie near."""
 
-    neighbors: PositiveInt = Field(
-        5, description="Nearest training images of each support row before and after its edit."
-    )
-    seed: NonNegativeInt = Field(
-        0, description="Of the drawn directions, and of the halves that the probe learns from and is judged by."
-    )
+    neighbors: PositiveInt = Field(5, description="Nearest training images of each support row, before and after.")
+    seed: NonNegativeInt = Field(0, description="Of the drawn directions, and of the probe's halves.")
 
 
 # Directions -----------------------------------------------------------------------------------------------------------
@@ -116,9 +112,9 @@ def spurious_direction(train: Embeddings, val: Embeddings) -> tuple[Embeddings, 
 
 
 def class_direction(val: Embeddings) -> Float[Tensor, " d"] | None:
-    """The contrast of the classes within attributes, those that are not known being one.
+    """The contrast of the classes within attributes, or of all images where no attribute shows two classes.
 
-    Where no attribute shows two classes, that of all images. None for a single class.
+    Unknown attributes count as one. None for a single class.
     """
     direction = contrast(val.features, val.y, torch.where(val.attribute >= 0, val.attribute, val.n_attributes))
     return direction if direction is not None else contrast(val.features, val.y, torch.zeros_like(val.y))
@@ -135,7 +131,7 @@ def within_group_directions(
 ) -> Float[Tensor, "k d"] | None:
     """Unit differences of random pairs of images of one class and attribute: how features vary by themselves.
 
-    Of one class alone where no attribute is known. None where no group has two images that differ.
+    None where no group has two images that differ.
     """
     group = torch.where(embeddings.group >= 0, embeddings.group, embeddings.n_groups + embeddings.y)
     first = torch.randint(len(group), (4 * count,), generator=generator)
@@ -190,15 +186,23 @@ def measure(support: Support, train: Embeddings, val: Embeddings, *, settings: E
     train: where the support comes from, and where neighbors are looked for. val: where directions and the probe come
     from; train takes its place, which the metadata says, where val does not show two attributes within a class.
 
-    Raises ValueError where support, train and val are not of one checkpoint, or a support row is not in train.
+    Raises ValueError where support, train and val are not of one checkpoint.
     """
-    own = _places(support, train, val)
+    for part in (train, val):
+        if support.checkpoint_sha256 != part.checkpoint_sha256:
+            raise ValueError(
+                f"{support.path}: is of checkpoint {support.checkpoint_sha256}, but the {part.split} embeddings are of "
+                f"{part.checkpoint_sha256}"
+            )
+    place = {image_id: row for row, image_id in enumerate(train.image_id)}
+    own = torch.tensor([place[image_id] for image_id in support.image_id])
     attribute, generator = train.attribute[own], Generator().manual_seed(settings.seed)
     pairs = within_group_directions(val, generator)
     (reference, spurious), between = spurious_direction(train, val), class_direction(val)
-    probe = ratio = None
+    probability, accuracy, ratio = _unknown, None, None
     if spurious is not None:
-        probe, ratio = _probe(reference, generator), contrast_ratio(reference, generator)
+        probability, accuracy = _probe(reference, generator)
+        ratio = contrast_ratio(reference, generator)
     known = reference.attribute[reference.attribute >= 0].unique()
     frame = pd.DataFrame(
         {
@@ -208,37 +212,21 @@ def measure(support: Support, train: Embeddings, val: Embeddings, *, settings: E
             "attribute": _nullable(attribute),
             **_directions(support, attribute, known, spurious, between, pairs),
             **_neighbors(support, train, own, settings.neighbors),
-            "probe_before": _probabilities(probe, support.before, attribute),
-            "probe_after": _probabilities(probe, support.after, attribute),
+            "probe_before": probability(support.before, attribute),
+            "probe_after": probability(support.after, attribute),
         }
     )
-    both = spurious is not None and between is not None
     metadata = {
         "class_names": train.class_names,
         "directions_of": reference.split,
-        "directions_cosine": float(spurious @ between) if both else None,
+        "directions_cosine": None if spurious is None or between is None else float(spurious @ between),
         "spurious": spurious is not None,
         "contrast_ratio": ratio,
         "two_attributes": spurious is not None and len(known) == 2,
-        "probe_accuracy": None if probe is None else probe[2],
+        "probe_accuracy": accuracy,
         "neighbors": settings.neighbors,
     }
     return Measured(frame, metadata)
-
-
-def _places(support: Support, train: Embeddings, val: Embeddings) -> Int[Tensor, " n"]:
-    """Where in train the support rows are. Raises ValueError for what does not belong together."""
-    for part in (train, val):
-        if support.checkpoint_sha256 != part.checkpoint_sha256:
-            raise ValueError(
-                f"{support.path}: is of checkpoint {support.checkpoint_sha256}, but the {part.split} embeddings are of "
-                f"{part.checkpoint_sha256}"
-            )
-    place = {image_id: row for row, image_id in enumerate(train.image_id)}
-    missing = next((image_id for image_id in support.image_id if image_id not in place), None)
-    if missing is not None:
-        raise ValueError(f"{support.path}: support image {missing!r} is not among the training embeddings")
-    return torch.tensor([place[image_id] for image_id in support.image_id])
 
 
 def _directions(
@@ -297,36 +285,34 @@ def _neighbors(support: Support, train: Embeddings, own: Int[Tensor, " n"], k: i
     return columns
 
 
-def _probe(reference: Embeddings, generator: Generator) -> tuple[Any, float, float] | None:
-    """Logistic regression of the attribute, the scale of its features, and its accuracy.
+def _unknown(features: Float[Tensor, "n d"], attribute: Int[Tensor, " n"]) -> float:
+    return np.nan
 
-    It learns from one half of each attribute's rows and is judged by the other. None where an attribute that is there
-    has a single row.
+
+def _probe(reference: Embeddings, generator: Generator) -> tuple[Callable, float | None]:
+    """A linear probe, which gives the probability of each row's own attribute, and its accuracy.
+
+    It learns from one half of each attribute's rows and is judged by the other. `_unknown` where an attribute that is
+    there has a single row.
     """
     rows = (reference.attribute >= 0).nonzero()[:, 0]
     rows = rows[torch.randperm(len(rows), generator=generator)][: 2 * PROBED]
     by_attribute = [rows[reference.attribute[rows] == label] for label in reference.attribute[rows].unique()]
     if len(by_attribute) < 2 or min(map(len, by_attribute)) < 2:
-        return None
+        return _unknown, None
     halves = [torch.cat([part[side::2] for part in by_attribute]) for side in (0, 1)]
     (features, attribute), unseen = ((reference.features[h].numpy(), reference.attribute[h].numpy()) for h in halves)
     scale = float(features.std()) or 1.0
     from sklearn.linear_model import LogisticRegression  # slow to import
 
     model = LogisticRegression(C=0.1, max_iter=2000).fit(features / scale, attribute)
-    return model, scale, float(model.score(unseen[0] / scale, unseen[1]))
 
+    def probability(features: Float[Tensor, "n d"], attribute: Int[Tensor, " n"]) -> Float[np.ndarray, " n"]:
+        own = attribute.numpy()[:, None] == model.classes_
+        found = model.predict_proba(features.numpy() / scale).astype("float64")
+        return np.where(own.any(1), (found * own).sum(1), np.nan)
 
-def _probabilities(
-    probe: tuple[Any, float, float] | None, features: Float[Tensor, "n d"], attribute: Int[Tensor, " n"]
-) -> Float[np.ndarray, " n"] | float:
-    """Of each row's own attribute; NaN for one that the probe does not know."""
-    if probe is None:
-        return np.nan
-    model, scale, _ = probe
-    own = attribute.numpy()[:, None] == model.classes_
-    probability = model.predict_proba(features.numpy() / scale).astype("float64")
-    return np.where(own.any(1), (probability * own).sum(1), np.nan)
+    return probability, float(model.score(unseen[0] / scale, unseen[1]))
 
 
 def largest_of_each_group(rows: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -347,10 +333,7 @@ def write_edits(path: str | Path, measured: Measured, *, dataset: str, run: int,
 
 
 def read_edits(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read what `write_edits` wrote: its rows with the column class_name, and the metadata.
-
-    Raises ValueError naming the file and what is wrong.
-    """
+    """Read what `write_edits` wrote: its rows with the column class_name, and the metadata."""
     table, metadata = read_parquet(path, SCHEMA)
     types = {pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
     frame = table.to_pandas(types_mapper=types.get)

@@ -28,7 +28,7 @@ TIMM = "timm:"
 
 
 class BackboneSettings(FrozenSettings):
-    """The network whose pooled output are the features: its last layer, which has to be linear, is the head."""
+    """The network whose pooled output are the features; its last layer has to be linear."""
 
     name: str = Field(
         pattern=r"^((timm:)?[A-Za-z0-9_.]+|open_clip:.+)$",
@@ -60,7 +60,7 @@ class BackboneSettings(FrozenSettings):
 
 
 class SmallResNet(nn.Module):
-    """A ResNet for 64 x 64 images: 3 x 3 stem of stride 2, four basic blocks of 16 to 128 channels, d = 128."""
+    """A ResNet for 64 x 64 images: 3 x 3 stem of stride 2, four basic blocks of 16 to 128 channels."""
 
     def __init__(self):
         super().__init__()
@@ -102,10 +102,9 @@ class _Block(nn.Module):
 
 
 class Network(nn.Module):
-    """A backbone and a linear head; `features` is what the head sees.
+    """A backbone and a linear head, `fc`, of its features.
 
-    body: the architecture's own model. Its linear layer called `head_name` is taken out, and a fresh one of `n_classes`
-    rows lies beside the body as `fc`.
+    body: the architecture's own model, whose linear layer `head_name` is taken out for a fresh one of `n_classes` rows.
     """
 
     def __init__(self, body: nn.Module, head_name: str, n_classes: int):
@@ -167,7 +166,8 @@ def build_network(
         elif name.startswith(TIMM):
             body = _timm(name.removeprefix(TIMM), n_classes, pretrained)
         elif name.startswith(clip.PREFIX):
-            body = clip.image_tower(name.removeprefix(clip.PREFIX), n_classes, pretrained=pretrained)
+            model = clip.load_model(name.removeprefix(clip.PREFIX), pretrained=pretrained)
+            body = clip.ImageTower(model.visual, n_classes)
         else:
             body = _torchvision(name, pretrained)
         network = Network(body, find_head(body, name), n_classes)

@@ -36,16 +36,11 @@ class ImageTower(nn.Module):
         return self.fc(self.visual(images))
 
 
-def image_tower(name: str, n_classes: int, *, pretrained: bool) -> ImageTower:
-    """The image tower of a model. Raises ValueError as `load_model` does."""
-    return ImageTower(load_model(name, pretrained=pretrained).visual, n_classes)
-
-
 def load_model(name: str, *, pretrained: bool) -> Any:
     """A model of open_clip on the CPU, with its weights or fresh ones; ValueError where it cannot be had."""
     open_clip, where = _library(), f"backbone: {PREFIX}{name}"
     if Path(name).is_dir():
-        with _quiet(), _as_value_error(where):
+        with _loading(where):
             how = {"load_weights": pretrained, "require_pretrained": pretrained}
             return open_clip.create_model(f"local-dir:{Path(name)}", **how)
     architecture, tag = _checked(name)
@@ -53,12 +48,12 @@ def load_model(name: str, *, pretrained: bool) -> Any:
         tags = open_clip.list_pretrained_tags_by_model(architecture)
         raise ValueError(f"{where}: its weights need a tag behind a slash; allowed are {', '.join(tags) or 'none'}")
     weights = tag if pretrained else None
-    with _quiet(), _as_value_error(where):
+    with _loading(where):
         return open_clip.create_model(architecture, pretrained=weights, require_pretrained=pretrained)
 
 
 def _checked(name: str) -> tuple[str, str]:
-    """Architecture and tag of a name; ValueError where either is unknown, or they do not go together."""
+    """Architecture and tag of a name; ValueError where they are unknown, or do not go together."""
     open_clip, where = _library(), f"backbone: {PREFIX}{name}"
     architecture, _, tag = name.partition("/")
     if architecture not in open_clip.list_models():
@@ -115,9 +110,9 @@ class ZeroShot:
 
     def __init__(self, name: str, prompts: Sequence[str], device: torch.device):
         model = load_model(name, pretrained=True).eval().to(device)
-        folder = Path(name).is_dir()
-        with _quiet():
-            tokenizer = _library().get_tokenizer(f"local-dir:{Path(name)}" if folder else name.partition("/")[0])
+        known = f"local-dir:{Path(name)}" if Path(name).is_dir() else name.partition("/")[0]
+        with _loading(f"the tokenizer of {name}"):
+            tokenizer = _library().get_tokenizer(known)
         with torch.inference_mode():
             text = model.encode_text(tokenizer(list(prompts)).to(device))
             self._text = text / text.norm(dim=-1, keepdim=True)
@@ -145,22 +140,16 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """open_clip warns, through the root logger, of weights that are to come out of a checkpoint of ours."""
+def _loading(where: str) -> Iterator[None]:
+    """Errors as ValueError, and no warnings through the root logger of weights that a checkpoint of ours brings."""
     logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-@contextmanager
-def _as_value_error(where: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # no network, a broken folder: open_clip fails in any way
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{where}: cannot be loaded ({lines[0]})") from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 if __name__ == "__main__":  # what the workflow asks while it reads its configuration

@@ -1,4 +1,4 @@
-"""Choice of the training images that are held out from training a network."""
+"""Choice of training images that are held out from a network."""
 
 import torch
 from jaxtyping import Int
@@ -10,8 +10,6 @@ def hold_out(y: Int[Tensor, " n"], share: float, seed: int) -> Int[Tensor, " k"]
 
     Raises ValueError where a class has too few images for that.
     """
-    if not 0 < share < 1:
-        raise ValueError(f"holdout: {share} is not a share between 0 and 1")
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
     rows, _ = order[: round(share * len(y))].sort()
     for label in y.unique().tolist():

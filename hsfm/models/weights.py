@@ -32,14 +32,16 @@ def read_weights(source: str | Path, keys: Sequence[str]) -> dict[str, Tensor]:
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """The state dict in a safetensors file, by its suffix, or in what torch.save wrote, on the CPU in bare keys.
 
-    A torch file holds the state dict itself, or a dict with one under `model_state_dict` or `state_dict`. A prefix
-    `module.` or `model.` that all keys share is taken off. Raises ValueError for a file that is missing, not whole,
-    holds Python objects (it is never unpickled) or anything but finite tensors.
+    A torch file holds the state dict itself, or a dict with one under `model_state_dict` or `state_dict`. Prefixes like
+    `module.` that all keys share are taken off. Raises ValueError for a file that is missing, not whole, holds Python
+    objects (it is never unpickled) or anything but finite tensors.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file")
     content = read_safetensors(path)[0] if Path(path).suffix == ".safetensors" else _load(path)
-    state = _bare(_unwrap(content, path))
+    state = dict(_unwrap(content, path))
+    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None):
+        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
     for key, tensor in state.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{path}: tensor {key!r} holds a NaN or an infinity")
@@ -52,39 +54,27 @@ def _load(path: str | Path) -> Any:
     except Exception as error:  # a broken file fails torch's parser in any way: UnpicklingError, KeyError, ...
         # only in the wording of the error does code differ from garbage; the wording itself advises to run the code
         name = re.search(r"\bGLOBAL (\S+)", str(error))
-        if name or "TorchScript" in str(error):
-            code = f"a Python object ({name[1]})" if name else "a TorchScript program"
-            raise ValueError(
-                f"{path}: holds {code}, and loading one can run any code; it is not loaded. Save the weights alone: "
-                "torch.save(model.state_dict(), path)"
-            ) from error
+        fault = f"holds a Python object ({name[1]}), which can run any code" if name else "is truncated or foreign"
         raise ValueError(
-            f"{path}: torch cannot read it; perhaps it is truncated, or not what torch.save writes (a safetensors file "
-            "has to end in .safetensors)"
+            f"{path}: is not loaded, since it {fault}. Save the weights alone by torch.save(model.state_dict(), path), "
+            "or as .safetensors"
         ) from error
 
 
 def _unwrap(content: Any, path: str | Path) -> Mapping[str, Tensor]:
-    expected = f"expected a state dict, or a dict with one under {' or '.join(map(repr, _WRAPPERS))}"
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    fault = None
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, {expected}")
-    for wrapper in _WRAPPERS:
-        if isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
-    if not content:
-        raise ValueError(f"{path}: holds nothing, {expected}")
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{path}: entry {key!r} is a {type(value).__name__}, {expected}")
+        fault = f"holds a {type(content).__name__}"
+    elif not content:
+        fault = "holds nothing"
+    elif wrong := [key for key in content if not isinstance(key, str) or not isinstance(content[key], Tensor)]:
+        fault = f"entry {wrong[0]!r} is a {type(content[wrong[0]]).__name__}"
+    if fault:
+        expected = f"a state dict, or a dict with one under {' or '.join(map(repr, _WRAPPERS))}"
+        raise ValueError(f"{path}: {fault}, expected {expected}")
     return content
-
-
-def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    state = dict(state)
-    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None):
-        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-    return state
 
 
 def find_in_package(name: str) -> Path:
