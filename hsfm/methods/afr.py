@@ -44,12 +44,8 @@ Numbers = Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)]
 
 
 class Settings(MethodSettings):
-    gammas: Numbers = Field(
-        (4, 8, 12, 16, 20), description="gamma: how much images that ERM fits badly count for more."
-    )
-    penalties: Numbers = Field(
-        (0.0, 0.1, 0.2, 0.3), description="lambda: pull towards ERM's head; every pair is tried."
-    )
+    gammas: Numbers = Field((4, 8, 12, 16, 20), description="gamma: how much more images that ERM fits badly count.")
+    penalties: Numbers = Field((0.0, 0.1, 0.2, 0.3), description="lambda: pull to ERM's head; every pair is tried.")
     steps: PositiveInt = Field(500, description="Full-batch gradient steps.")
     lr: PositiveFloat = Field(0.01, description="Of plain gradient descent.")
     clip_norm: PositiveFloat = Field(1.0, description="Longest gradient of a head.")
@@ -77,19 +73,24 @@ def fit(
     start = torch.cat([erm.weight, erm.bias[:, None]], 1)
     w = start.expand(len(pairs), -1, -1).clone()
     target = one_hot(train.y, train.n_classes).to(x)
+    gammas, penalties = np.array(pairs, dtype=float).T
+    of_pairs = {"trial": np.arange(len(pairs)), "gamma": gammas, "penalty": penalties}
     best, kept, measured = (-1.0, -1.0), (start, 0, 0), []
     for step in track(range(1, settings.steps + 1), "AFR", "step"):
-        w = w - settings.lr * _clipped(_gradient(w, start, x, target, weights, penalty), settings.clip_norm)
+        gradient, longest = _gradient(w, start, x, target, weights, penalty), settings.clip_norm
+        norm = gradient.flatten(1).norm(dim=1)[:, None, None]
+        w = w - settings.lr * (gradient * (longest / norm.clamp(min=longest)))
         if not w.isfinite().all():
             raise ValueError(f"AFR: a head is no longer finite after step {step}; lower lr (now {settings.lr})")
         measures = scorer.measures(_logits(w, x_val))
-        measured.append({name: values.cpu().numpy() for name, values in measures.items()})
+        of_step = {name: values.cpu().numpy() for name, values in measures.items()}
+        measured.append(pd.DataFrame({**of_step, "seed": seeds[0], "epoch": step, **of_pairs}))
         scores = torch.stack([scorer.choose(measures), measures["val_average"]]).T.tolist()
         for number, score in enumerate(map(tuple, scores)):
             if score > best:
                 best, kept = score, (w[number].clone(), number, step)
     head, number, step = kept
-    (gamma, value), history = map(float, pairs[number]), _history(measured, pairs, seeds[0])
+    (gamma, value), history = map(float, pairs[number]), pd.concat(measured, ignore_index=True)
     history["kept"] = (history["epoch"] == step) & (history["trial"] == number)
     return Fit(
         head=Head(head[None, :, :-1].cpu(), head[None, :, -1].cpu()),
@@ -108,32 +109,14 @@ def weigh(erm: Head, held_out: Embeddings, gamma: float | int) -> Float[Tensor, 
     return weight / weight.sum()
 
 
-def _history(
-    measured: Sequence[dict[str, np.ndarray]], pairs: Sequence[tuple[float, float]], seed: int
-) -> pd.DataFrame:
-    gammas, penalties = np.array(pairs, dtype=float).T
-    of_pairs = {"trial": np.arange(len(pairs)), "gamma": gammas, "penalty": penalties}
-    steps = [pd.DataFrame({**one, "seed": seed, "epoch": step, **of_pairs}) for step, one in enumerate(measured, 1)]
-    return pd.concat(steps, ignore_index=True)
-
-
 def _logits(w: Float[Tensor, "k c d1"], x: Float[Tensor, "n d1"]) -> Float[Tensor, "k n c"]:
     return (x @ w.flatten(0, 1).T).unflatten(1, w.shape[:2]).movedim(1, 0)
 
 
 def _gradient(
-    w: Float[Tensor, "k c d1"],
-    start: Float[Tensor, "c d1"],
-    x: Float[Tensor, "n d1"],
-    target: Float[Tensor, "n c"],
-    weights: Float[Tensor, "k n"],
-    penalty: Float[Tensor, " k"],
-) -> Float[Tensor, "k c d1"]:
+    w: Float[Tensor, "k c d1"], start: Float[Tensor, "c d1"], x: Float[Tensor, "n d1"],
+    target: Float[Tensor, "n c"], weights: Float[Tensor, "k n"], penalty: Float[Tensor, " k"],
+) -> Float[Tensor, "k c d1"]:  # fmt: skip
     """sum_i w_i (softmax(z_i) - e_y) x_i + 2 lambda (W - W_0)"""
     slope = weights[:, :, None] * (_logits(w, x).softmax(-1) - target)
     return (slope.movedim(0, 1).flatten(1).T @ x).unflatten(0, w.shape[:2]) + 2 * penalty[:, None, None] * (w - start)
-
-
-def _clipped(gradient: Float[Tensor, "k c d1"], longest: float | int) -> Float[Tensor, "k c d1"]:
-    norm = gradient.flatten(1).norm(dim=1)[:, None, None]
-    return gradient * (longest / norm.clamp(min=longest))

@@ -25,9 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Settings(L1Settings):
-    fits: PositiveInt = Field(
-        20, description="Regressions on fresh group-balanced subsamples whose coefficients are averaged."
-    )
+    fits: PositiveInt = Field(20, description="Regressions on group-balanced subsamples, which are averaged.")
 
     @property
     def groups(self) -> Groups:
@@ -62,14 +60,12 @@ def _fit(
     # ASSUME: the scaler is fitted on validation features; the original repository fits it on train
     scaler = scaler_of(x)
     scaled = scaler.transform(x)
-    coefficients, intercepts = [], []
+    fits = []
     for _ in range(settings.fits):
         rows = balanced_rows(group, rng)
-        coefficient, intercept = regress(scaled[rows], y[rows], c)
-        coefficients.append(coefficient)
-        intercepts.append(intercept)
+        fits.append(regress(scaled[rows], y[rows], c))
         report(1)
-    return c, raw_head(np.mean(coefficients, axis=0), np.mean(intercepts, axis=0), scaler)
+    return c, raw_head(*(np.mean(part, axis=0) for part in zip(*fits, strict=True)), scaler)
 
 
 def _check_groups(val: Embeddings) -> None:

@@ -9,9 +9,7 @@ from torch.nn.functional import cross_entropy
 from hsfm.core.metrics import accuracy_by, worst
 from hsfm.heads.supervision import fit_supervised
 from hsfm.methods import afr
-from hsfm.methods.afr import weigh
 from hsfm.models.holdout import hold_out
-from tests.conftest import planted
 
 SETTINGS = {"gammas": (4.0, 10.0), "penalties": (0.0, 0.2), "steps": 40, "lr": 0.5}
 
@@ -83,23 +81,6 @@ def test_it_raises_the_worst_group_above_erm(splits, erm_head):
         return float(worst(accuracy_by(head.predict(test.features) == test.y, test.group, 4)))
 
     assert worst_group(result.head[0]) > worst_group(erm_head) + 0.1
-
-
-def test_weights_are_those_of_the_paper(splits, erm_head):
-    train, unequal = splits["train"], planted("train", [90, 10, 5, 25], seed=4)
-    flat = weigh(erm_head, unequal, 0)
-    for label in range(2):  # gamma 0 balances the classes
-        assert float(flat[unequal.y == label].sum()) == pytest.approx(0.5, abs=1e-5)
-    steep = weigh(erm_head, train, 10)
-    assert float(steep.sum()) == pytest.approx(1, abs=1e-5)
-    wrong = erm_head.predict(train.features) != train.y
-    assert steep[wrong].mean() > 10 * steep[~wrong].mean()
-
-
-def test_a_strong_penalty_stays_at_erm(splits, erm_head):
-    settings = {"gammas": (4.0,), "penalties": (1e4,), "steps": 20, "lr": 1e-5}
-    result = fit(splits["train"], splits["val"], erm_head, **settings)
-    assert (result.head.weight[0] - erm_head.weight).norm() < 1e-3
 
 
 def test_what_is_held_out_is_a_share_that_has_every_class():

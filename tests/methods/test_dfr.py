@@ -2,7 +2,6 @@ import logging
 
 import numpy as np
 import pytest
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -30,22 +29,6 @@ def rows_of_a_fit(val, rng, grid):
     settings = dfr.Settings(grid=grid)
     c = tune(x, y, group, rng, settings=settings, scorer=Scorer(val, "worst_group"), balance=True)
     return c, balanced_rows(group, rng)
-
-
-def test_one_fit_is_scikit_learns_pipeline_on_the_same_rows(erm_head):
-    """With one C, one fit and balanced groups DFR is a standardized L1 regression on all of val."""
-    val = planted("val", [40] * 4, seed=3)
-    x, y = val.features.numpy(), val.y.numpy()
-    head = fit(val, erm_head, grid=(0.1,), fits=1).head
-    assert head.weight.shape == (1, 2, 12)
-    # balancing equal groups only shuffles the rows within each; liblinear is told the same rows in DFR's order
-    _, rows = rows_of_a_fit(val, np.random.default_rng(0), (0.1,))
-    assert sorted(rows) == list(range(160))
-    scaler = StandardScaler().fit(x)
-    theirs = scikit_learns(0.1).fit(scaler.transform(x)[rows], y[rows])
-    probability = torch.softmax(head[0].logits(val.features), dim=1)[:, 1].numpy()
-    np.testing.assert_allclose(probability, theirs.predict_proba(scaler.transform(x))[:, 1], rtol=1e-4, atol=1e-6)
-    assert (head[0].predict(val.features).numpy() == theirs.predict(scaler.transform(x))).all()
 
 
 def test_the_head_is_the_mean_over_fits(erm_head):

@@ -40,8 +40,7 @@ def mask_images(
     """Masks of the images of some rows of an image table; masked-out pixels are 0 in what the network sees.
 
     source: gives the images of rows. metadata: of the masks; its transform is the one that is used. done: is told how
-    many images more have a mask. One forward pass serves each cut of a whole batch (on the CPU, of a part of one that
-    its caches hold), one more and a backward pass of the head the heat map.
+    many images more have a mask.
     """
     transform, batch_size = TransformSettings(**metadata["transform"]), settings.batch_size
     compute.prepare(network).eval()
@@ -70,7 +69,6 @@ def mask_images(
 def _cut(
     network: Network, shown: Float[Tensor, "b 3 h w"], y: Int[Tensor, " b"], settings: MaskSettings, compute: Compute
 ) -> tuple[Bool[Tensor, "b h w"], Float[Tensor, "b q"], list[Cut]]:
-    """The kept pixels, the loss at each cut, and the cut that was chosen."""
     heat = heat_maps(network, shown, compute)
     kept = torch.stack([heat >= level[:, None, None] for level in quantiles(heat, settings.cuts)])  # [q b h w]
     with torch.inference_mode(), compute.autocast():
@@ -95,9 +93,8 @@ def quantiles(heat: Float[Tensor, "b h w"], cuts: Sequence[float]) -> Float[Tens
 def choose_cut(cuts: Sequence[float], loss: Sequence[float], fallback: float) -> Cut:
     """The cut to take for an image, by the losses of what is left at each, and whether their curve has a knee.
 
-    The knee is kneed's (Satopaa et al., "Finding a kneedle in a haystack", 2011) of an increasing convex curve with
-    sensitivity 1, of which the last one counts; without any, it is `fallback`, one of the cuts. Raises ValueError for a
-    loss that is not finite.
+    The last knee of an increasing convex curve with sensitivity 1 (Satopaa et al., "Finding a kneedle in a haystack",
+    2011), or else `fallback`. Raises ValueError for a loss that is not finite.
     """
     from kneed import KneeLocator  # imports scipy's signal processing
 

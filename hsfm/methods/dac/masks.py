@@ -37,13 +37,12 @@ class MaskSettings(FrozenSettings):
 
     source: Literal["heat_map", "dataset"] = Field(
         "heat_map",
-        description="heat_map cuts them out of where ERM's network sees its prediction; dataset takes those that the "
-        "dataset knows (minibirds its birds), to see what a method would do with good ones.",
+        description="heat_map: where ERM's network sees its prediction; dataset: those it knows (minibirds its birds).",
     )
     cuts: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
         min_length=3,
-        description="Quantiles of the heat map to cut at, rising; the loss of what is left picks one for each image.",
+        description="Quantiles of the heat map, rising; the loss of what is left picks one for each image.",
     )
     fallback: float = Field(0.8, description="The cut of an image whose losses show no knee, one of cuts.")
     batch_size: PositiveInt = Field(256, description="Images per forward pass.")
@@ -76,10 +75,9 @@ class Masks:
     def of(self, image_id: Sequence[str]) -> "Masks":
         """The masks of these images, in this order; ValueError naming an image without."""
         place = {name: row for row, name in enumerate(self.image_id)}
-        missing = [name for name in image_id if name not in place]
-        if missing:
-            count = f"{len(missing)} of {len(image_id)} images lack one"
-            raise ValueError(f"{self.path}: no mask of image {missing[0]!r}; {count}")
+        for name in image_id:
+            if name not in place:
+                raise ValueError(f"{self.path}: no mask of image {name!r}")
         rows = np.array([place[name] for name in image_id], int)
         found = {name: getattr(self, name) for name in ("cut", "knee", "loss")}
         picked = {name: None if values is None else values[rows] for name, values in found.items()}
@@ -93,15 +91,15 @@ class Masks:
 
 
 def pack(kept: Bool[Tensor, "n h w"]) -> UInt8[Tensor, "n k"]:
-    """Bits of masks, row by row, on the CPU; the last byte of a mask is filled up with zeros."""
+    """Bits of masks, row by row, on the CPU."""
     return torch.from_numpy(np.packbits(kept.cpu().numpy().reshape(len(kept), -1), axis=1))
 
 
 def unpack(packed: UInt8[Tensor, "n k"], size: tuple[int, int]) -> Bool[Tensor, "n h w"]:
     """Masks from their bits, on the device of these."""
     shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=packed.device)
-    bits = (packed[:, :, None] >> shifts) & 1
-    return bits.flatten(1)[:, : size[0] * size[1]].reshape(-1, *size).bool()
+    bits = ((packed[:, :, None] >> shifts) & 1).flatten(1)
+    return bits[:, : size[0] * size[1]].reshape(-1, *size).bool()
 
 
 def as_table(masks: Masks) -> pa.Table:

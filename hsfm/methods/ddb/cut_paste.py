@@ -27,8 +27,7 @@ class CutPasteSettings(FrozenSettings):
 
     masks: Literal["heat_map", "dataset"] = Field(
         "heat_map",
-        description="Masks of the objects: heat_map takes DaC's (section masks), dataset those that the dataset knows "
-        "(minibirds its birds).",
+        description="Of the objects: heat_map takes DaC's (section masks), dataset those it knows.",
     )
     margin: NonNegativeInt = Field(1, description="Pixels around an object that are erased with it.")
     radius: PositiveInt = Field(3, description="Pixels around a place that erasing looks at.")

@@ -38,7 +38,6 @@ two rows of the head move by opposite amounts, z moves as above with 2 alpha in 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -46,11 +45,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
-
-@dataclass(frozen=True)
-class MetaGradient:
-    loss: Float[Tensor, " r"]  # mean cross-entropy on the hard samples, natural log
-    support: Float[Tensor, "r n d"]  # its gradient in the support features
+Weight, Bias, Rows = Float[Tensor, "r k d"], Float[Tensor, "r k"], Float[Tensor, "r n d"]
+Labels, Step = Float[Tensor, "*r n k"], Float[Tensor, "r 1 1"]
+Outer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]  # L, dL/dW_T and dL/db_T of W_T and b_T
+LossAndGradient = tuple[Float[Tensor, " r"], Rows]
 
 
 def meta_gradient(
@@ -65,12 +63,12 @@ def meta_gradient(
     lr: Float[Tensor, " r"],
     first_order: bool = False,
     form: str = "auto",
-) -> MetaGradient:
-    """Loss and gradient of r trials whose hard rows have the same labels, row for row.
+) -> LossAndGradient:
+    """Outer loss (natural log) of r trials, and its gradient in their support features.
 
-    support_y: of each trial, or the same for all. steps: T, at least 1. lr: alpha of each trial. first_order: leave out
-    how a step's head depends on the support through the steps before. form: `dual`, `primal`, or `auto`, the one with
-    fewer operations.
+    support_y: of each trial, or the same for all, as hard_y is. steps: T, at least 1. lr: alpha of each trial.
+    first_order: leave out how a step's head depends on the support through the steps before. form: `dual`, `primal`, or
+    `auto`, the one with fewer operations.
     """
     n_classes, d = weight.shape[1:]
     n = support.shape[1]
@@ -91,15 +89,8 @@ def meta_gradient(
 
 
 def _dual(
-    weight: Float[Tensor, "r k d"],
-    bias: Float[Tensor, "r k"],
-    support: Float[Tensor, "r n d"],
-    labels: Float[Tensor, "*r n k"],
-    outer: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
-    steps: int,
-    step: Float[Tensor, "r 1 1"],
-    first_order: bool,
-) -> MetaGradient:
+    weight: Weight, bias: Bias, support: Rows, labels: Labels, outer: Outer, steps: int, step: Step, first_order: bool
+) -> LossAndGradient:
     kernel = (support @ support.mT + 1) * step  # s K
     logits = torch.baddbmm(bias.unsqueeze(1), support, weight.mT)
     probabilities = []
@@ -132,19 +123,12 @@ def _dual(
         by_kernel = by_kernel + by_kernel.mT
     left = torch.cat([by_kernel, sensitivity, -total], dim=-1)
     right = torch.cat([support, weight, by_weight], dim=1)
-    return MetaGradient(loss=loss, support=left @ right)
+    return loss, left @ right
 
 
 def _primal(
-    weight: Float[Tensor, "r k d"],
-    bias: Float[Tensor, "r k"],
-    support: Float[Tensor, "r n d"],
-    labels: Float[Tensor, "*r n k"],
-    outer: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
-    steps: int,
-    step: Float[Tensor, "r 1 1"],
-    first_order: bool,
-) -> MetaGradient:
+    weight: Weight, bias: Bias, support: Rows, labels: Labels, outer: Outer, steps: int, step: Step, first_order: bool
+) -> LossAndGradient:
     weights, probabilities, residuals = [], [], []
     for _ in range(steps):
         weights.append(weight)
@@ -165,17 +149,12 @@ def _primal(
         if not first_order:
             by_weight = torch.baddbmm(by_weight, sensitivity.mT, support)
             by_bias = by_bias + sensitivity.sum(1)
-    return MetaGradient(loss=loss, support=torch.cat(left, dim=-1) @ torch.cat(right, dim=1))
+    return loss, torch.cat(left, dim=-1) @ torch.cat(right, dim=1)
 
 
 def _outer(
-    weight: Float[Tensor, "r k d"],
-    bias: Float[Tensor, "r k"],
-    *,
-    hard: Float[Tensor, "r m d"],
-    labels: Float[Tensor, "m k"],
-) -> tuple[Float[Tensor, " r"], Float[Tensor, "r k d"], Float[Tensor, "r k"]]:
-    """L, dL/dW_T and dL/db_T."""
+    weight: Weight, bias: Bias, *, hard: Float[Tensor, "r m d"], labels: Float[Tensor, "m k"]
+) -> tuple[Float[Tensor, " r"], Weight, Bias]:
     logits = torch.baddbmm(bias.unsqueeze(1), hard, weight.mT)
     if logits.shape[-1] == 1:
         loss = binary_cross_entropy_with_logits(logits, labels.expand_as(logits), reduction="none").mean((1, 2))

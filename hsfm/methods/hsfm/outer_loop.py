@@ -120,25 +120,16 @@ class BestState:
 class Loop:
     """The paper's Algorithm 1, many trials at once.
 
-    trials: of one shape. rows [r n]: the support of each trial among the rows of train. outer_rows: the rows of val in
-    the outer loss, by epoch, or None to take those that are hardest under the current head, class by class; the first
-    entry serves the first epoch in either case. scorers: for each, by its name, the state of its best epoch is kept.
-
-    After `train`: `best` by scorer, `history` by measure, one value per epoch and trial, and `hard_rows` [e r m], the
-    rows of val that the outer loss of each epoch was over.
+    trials: of one shape. rows: the support of each trial among the rows of train. outer_rows: the rows of val in the
+    outer loss, by epoch, or None to take those that are hardest under the current head; the first entry serves the
+    first epoch in either case. After `train`: `best` by scorer, `history` `[e r]` by measure, and `hard_rows`
+    `[e r m]`, the rows of val that the outer loss of each epoch was over.
     """
 
     def __init__(
-        self,
-        train: Embeddings,
-        val: Embeddings,
-        erm: Head,
-        trials: Sequence[Trial],
-        *,
-        rows: Int[Tensor, "r n"],
-        outer_rows: Int[Tensor, "_ r m"] | None,
-        scorers: Mapping[str, "Scorer | HardLoss"],
-    ):
+        self, train: Embeddings, val: Embeddings, erm: Head, trials: Sequence[Trial],
+        *, rows: Int[Tensor, "r n"], outer_rows: Int[Tensor, "_ r m"] | None, scorers: Mapping[str, Any],
+    ):  # fmt: skip
         self._val, self._outer_rows, self._scorers = val, outer_rows, scorers
         self._settings = trials[0].settings  # but for OF_TRIAL
         self.support = train.features[rows]
@@ -190,12 +181,12 @@ class Loop:
             torch.index_select(self._val.features, 0, self._hard_rows.flatten(), out=flat)
 
     def _edit_support(self) -> Float[Tensor, " r"]:
-        outer = meta_gradient(
+        loss, gradient = meta_gradient(
             self.weight, self.bias, self.support, self.support_y, self._hard, self._hard_y,
             steps=self._settings.inner_steps, lr=self._inner_lr, first_order=self._settings.gradient == "first_order",
         )  # fmt: skip
-        self._edit.step(clip(outer.support, CLIP_NORM))
-        return outer.loss
+        self._edit.step(clip(gradient, CLIP_NORM))
+        return loss
 
     def _evaluate(self) -> tuple[Int[Tensor, "r m"], dict[str, Float[Tensor, " r"]]]:
         """The heads' hard sets on val, and their measures."""
@@ -226,10 +217,7 @@ class HardLoss:
 
 
 class Adam:
-    """torch's Adam on tensors `[r ...]` whose trials have learning rates of their own; edits the tensors in place.
-
-    Through torch's functional form: `Optimizer.step` spends as long on bookkeeping as a small step takes.
-    """
+    """torch's Adam on tensors `[r ...]` whose trials have learning rates of their own; edits the tensors in place."""
 
     def __init__(self, tensors: Sequence[Tensor], rates: Sequence[float]):
         self._together = len(set(rates)) == 1  # trials with one rate are one tensor: fewer, larger operations
@@ -240,6 +228,7 @@ class Adam:
         self._steps = [[torch.zeros((), device=t.device) for t in tensors] for _ in self._rates]
 
     def step(self, *gradients: Tensor) -> None:
+        # torch's functional form: `Optimizer.step` spends as long on bookkeeping as a small step takes
         for rate, *lists in zip(
             self._rates, self._tensors, self._by_rate(gradients), self._first, self._second, self._steps, strict=True
         ):

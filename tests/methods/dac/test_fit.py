@@ -25,9 +25,7 @@ from hsfm.models.backbone import Network, build_network
 TRANSFORM = TransformSettings(resize=None, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3)
 CPU = Compute(torch.device("cpu"))
 SETTINGS = {"alpha": 2.0, "batch_size": 16, "epochs": 3, "lr_halved_every": 2}  # the others as they are by default
-
-
-# Compositions ---------------------------------------------------------------------------------------------------------
+LEFT = (torch.arange(16) < 8).expand(16, 16)
 
 
 def test_compositions_pixel_by_pixel():
@@ -51,24 +49,17 @@ def test_partners_are_of_another_class_and_any_of_them(y):
     y, g = torch.tensor(y), torch.Generator().manual_seed(0)
     seen = torch.zeros(len(y), len(y))
     for _ in range(500):
-        partner = draw_partners(y, g)
-        assert (y[partner] != y).all()
-        seen[torch.arange(len(y)), partner] += 1
-    for i in range(len(y)):
-        others = y != y[i]
-        # uniform among them: within five standard deviations of a binomial count
-        share = 1 / float(others.sum())
-        spread = 5 * (500 * share * (1 - share)) ** 0.5
-        assert ((seen[i][others] - 500 * share).abs() <= spread + 1e-9).all()
+        seen[torch.arange(len(y)), draw_partners(y, g)] += 1
+    others = (y[:, None] != y).float()
+    share = others / others.sum(1, keepdim=True)
+    # uniform among them: within five standard deviations of a binomial count, and never of one's own class
+    assert ((seen - 500 * share).abs() <= 5 * (500 * share * (1 - share)).sqrt() + 1e-3).all()
 
 
 def test_partners_in_one_class_are_a_permutation():
     partner = draw_partners(torch.tensor([1, 1, 1, 1, 1]), torch.Generator().manual_seed(3))
     assert sorted(partner.tolist()) == [0, 1, 2, 3, 4]
     assert draw_partners(torch.tensor([4]), torch.Generator()).tolist() == [0]
-
-
-# Retraining -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +86,8 @@ def world():
         known = {"split": split, "checkpoint_sha256": "a" * 64}
         splits[split] = Embeddings(x, torch.tensor(y), torch.tensor(attribute), ids, **names, **known)
     head = Head(network.fc.weight.detach().clone(), network.fc.bias.detach().clone())
-    object_side = torch.zeros(len(splits["train"].y), 16, 16, dtype=torch.bool)
-    object_side[:, :, :8] = True
-    masks = Masks(splits["train"].image_id, pack(object_side), (16, 16), None, None, None, {})
+    kept = pack(LEFT.expand(len(splits["train"].y), 16, 16))
+    masks = Masks(splits["train"].image_id, kept, (16, 16), None, None, None, {})
     return network, splits, pixels, masks, head
 
 
@@ -153,11 +143,9 @@ def test_one_step_by_hand(world):
     partner = draw_partners(train.y[easy], g)
     x = prepare(pixels["train"], TRANSFORM)
     mean = x.mean((0, 2, 3))
-    left = torch.zeros(16, 16, dtype=torch.bool)
-    left[:, :8] = True
-    masked = torch.stack([torch.where(left, x[i], mean.view(3, 1, 1)) for i in easy])
+    masked = torch.stack([torch.where(LEFT, x[i], mean.view(3, 1, 1)) for i in easy])
     # what the partner's own mask covers is the left half, so that the whole right half is the partner's
-    composed = torch.stack([torch.where(left, x[i], x[easy[int(j)]]) for i, j in zip(easy, partner, strict=True)])
+    composed = torch.stack([torch.where(LEFT, x[i], x[easy[int(j)]]) for i, j in zip(easy, partner, strict=True)])
     with torch.no_grad():
         features = [network.eval().features(part) for part in (masked, composed)]
 
@@ -194,31 +182,23 @@ def test_group_labels_are_read_to_select_by_the_worst_group_alone(world):
     seeing = fitted(world, rule="worst_class")
     assert torch.equal(blind.head.weight, seeing.head.weight)
     assert blind.history["val_worst_group"].isna().all()
-    with pytest.raises(ValueError, match=r"select_by=\"worst_group\" needs the attribute of every val image"):
-        fitted(world, splits=unknown)
 
 
 def test_balanced_classes_take_as_many_of_each(world):
     _, splits, _, _, _ = world
     train = splits["train"]
     skewed = replace(train, y=(torch.arange(len(train.y)) % 4 == 0).long())
-    rows = _balanced_rows(skewed.y, 2, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    rows = _balanced_rows(skewed.y, 2, generator)
     assert torch.bincount(skewed.y[rows]).tolist() == [33, 33]
     assert torch.equal(rows, rows.unique())
-    assert not torch.equal(rows, _balanced_rows(skewed.y, 2, torch.Generator().manual_seed(1)))
     # one step over those rows, whose images, masks and features belong together
     how = {"epochs": 1, "batch_size": 66, "quantile": 1.0, "balance_classes": True}
     history = fitted(world, splits={"train": skewed}, **how).history
     assert history["selected"].tolist() == [1.0]
-    weight = torch.nn.init.xavier_uniform_(torch.empty(2, 128), generator=_after_balancing(skewed.y))
+    weight = torch.nn.init.xavier_uniform_(torch.empty(2, 128), generator=generator)
     expected = cross_entropy(skewed.features[rows] @ weight.T, skewed.y[rows])
     assert history["batch_loss"].item() == pytest.approx(float(expected), rel=1e-5)
-
-
-def _after_balancing(y):
-    generator = torch.Generator().manual_seed(0)
-    _balanced_rows(y, 2, generator)
-    return generator
 
 
 def test_the_learning_rate_is_halved(world, monkeypatch):
@@ -260,8 +240,6 @@ def test_drifting_batchnorm_moves_the_features_and_frozen_does_not(world):
     assert frozen.network is None
     after = dict(drifted.network.named_buffers())
     assert any(not torch.equal(before[name], after[name]) for name in before if "running" in name)
-    bodies = (network.body.parameters(), drifted.network.body.parameters())
-    assert all(torch.equal(p, q) for p, q in zip(*bodies, strict=True))
     assert torch.equal(drifted.network.fc.weight, drifted.head.weight)
     # what was scored on validation are the features of the kept epoch's statistics
     with torch.inference_mode():
@@ -283,9 +261,7 @@ def test_drift_normalizes_by_the_batch_as_a_network_in_training_does(world):
     x = prepare(pixels["train"].take(order), TRANSFORM)
     loss = cross_entropy(erm.logits(splits["train"].features), splits["train"].y, reduction="none")
     (place,) = (loss[order] <= loss.min()).nonzero().T
-    left = torch.zeros(16, 16, dtype=torch.bool)
-    left[:, :8] = True
-    masked, composed = compose(x[place], left.expand(len(place), 16, 16), torch.tensor([0]), x.mean((0, 2, 3)))
+    masked, composed = compose(x[place], LEFT.expand(len(place), 16, 16), torch.tensor([0]), x.mean((0, 2, 3)))
     with torch.no_grad():
         features = theirs.features(torch.cat([x, masked, composed]))
     cross_entropy(features[:n] @ weight.T, splits["train"].y[order]).backward()
@@ -321,13 +297,12 @@ def test_drift_leaves_out_a_last_batch_of_one_image(world):
     assert fitted(world, batch_size=12, epochs=1, quantile=0.0).history["composed_loss"].notna().all()
 
 
-@pytest.mark.parametrize("batchnorm", ["frozen", "drift"])
-def test_several_seeds_are_those_of_one_seed_each(world, batchnorm):
+def test_several_seeds_are_those_of_one_seed_each(world):
     """And where BatchNorm drifts, each starts from the network as it was given."""
-    together = all_fitted(world, (3, 4), batchnorm=batchnorm, epochs=2)
-    assert together.seeds == (3, 4)
-    assert len(together.networks) == (2 if batchnorm == "drift" else 0)
-    alone, history = fitted(world, 4, batchnorm=batchnorm, epochs=2), together.tables["history"]
+    together = all_fitted(world, (3, 4), batchnorm="drift", epochs=2)
+    assert (together.seeds, len(together.networks)) == ((3, 4), 2)
+    assert together.remarks == ("scored on features of its own, since BatchNorm's statistics drifted",) * 2
+    alone, history = fitted(world, 4, batchnorm="drift", epochs=2), together.tables["history"]
     assert torch.equal(together.head.weight[1], alone.head.weight)
     assert not torch.equal(together.head.weight[0], alone.head.weight)
     assert history[history["seed"] == 4].reset_index(drop=True).equals(alone.history)
@@ -337,6 +312,3 @@ def test_what_picked_the_epoch_is_said(world):
     words = [all_fitted(world, rule=rule, epochs=1).chosen_by for rule in ("worst_class", "average")]
     assert words == ["the epoch with the best validation worst class, then average",
                      "the epoch with the best validation average"]  # fmt: skip
-    found = all_fitted(world, (0, 1), batchnorm="drift", epochs=1)
-    assert found.remarks == ("scored on features of its own, since BatchNorm's statistics drifted",) * 2
-    assert found.summary.startswith("validation worst group")

@@ -66,18 +66,6 @@ def test_without_a_knee_it_is_the_fall_back(loss):
     assert choose_cut(CUTS, loss, 0.5) == (2, False)
 
 
-def test_the_knee_is_kneeds_on_random_curves():
-    rng = np.random.default_rng(0)
-    chosen = []
-    for _ in range(300):
-        loss = (rng.random(6).cumsum() ** rng.integers(1, 4)).tolist()
-        theirs = KneeLocator(CUTS, loss, S=1.0, curve="convex", direction="increasing", online=True).elbow
-        number, found = choose_cut(CUTS, loss, 0.8)
-        assert (CUTS[number], found) == ((0.8, False) if theirs is None else (theirs, True))
-        chosen.append(number)
-    assert len(set(chosen)) >= 4
-
-
 def test_a_loss_that_is_not_finite_is_named():
     with pytest.raises(ValueError, match=r"loss of a masked image is \[0.0, 1.0, inf"):
         choose_cut(CUTS, [0.0, 1.0, float("inf"), 1.0, 1.0, 1.0], 0.8)
@@ -199,7 +187,7 @@ def test_masks_of_other_images_or_another_network_are_named(tmp_path):
     path = tmp_path / "masks.parquet"
     write_parquet(path, as_table(some_masks()), {})
     read = read_masks(path)
-    with pytest.raises(ValueError, match=r"masks.parquet: no mask of image 'image 99'; 1 of 2 images lack one"):
+    with pytest.raises(ValueError, match=r"masks.parquet: no mask of image 'image 99'"):
         read.of(["image 1", "image 99"])
     read.require(checkpoint_sha256="a" * 64, transform=METADATA["transform"])
     with pytest.raises(ValueError, match=r"masks.parquet: masks are for transform .*, expected .*\[9, 7\]"):

@@ -1,5 +1,4 @@
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -93,16 +92,6 @@ def test_several_seeds_are_those_of_one_seed_each(data, tmp_path):
     assert torch.equal(together.head.weight[1], alone.head.weight[0])
     assert history[history["seed"] == 1].reset_index(drop=True).equals(alone.tables["history"])
     assert together.remarks == ("no generated image of class 1 was kept",) * 2
-
-
-def test_what_cannot_be_retrained_is_said(data, tmp_path):
-    network, (training, validation) = build_network("small_resnet", 2), data
-    one = of_class(tmp_path, 0)
-    unknown = replace(validation, group=torch.full_like(validation.group, -1))
-    with pytest.raises(ValueError, match="best_worst_group needs the group of every validation image"):
-        retrained(network, (training, unknown), [one, None])
-    by_class = retrained(network, (training, unknown), [one, None], rule="worst_class", epochs=1)
-    assert by_class.tables["history"]["kept"].tolist() == [True]
 
 
 def test_without_a_generated_image_the_network_stays(data):
