@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from hsfm import __version__
 from hsfm.core.files import read_safetensors, sha256
 from hsfm.deploy.export import export_model
+from hsfm.features.standardize import Standardization, write_standardization
 from hsfm.heads.head import Head, SavedHeads, write_heads
 from hsfm.models.backbone import build_network, read_checkpoint, write_checkpoint
 
@@ -89,3 +90,20 @@ def test_a_seed_that_is_not_there_or_not_told_lists_those_there_are(tmp_path):
 def test_a_checkpoint_that_does_not_tell_its_transform_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"backbone\.safetensors: metadata lacks 'transform'"):
         export(tmp_path, seed=3, transform=None)
+
+
+def test_a_head_for_standardized_features_is_folded_to_take_raw_ones(tmp_path):
+    checkpoint, saved, path = export(tmp_path, seed=8)
+    generator = torch.Generator().manual_seed(1)
+    standardization = Standardization(torch.rand(128, generator=generator), torch.rand(128, generator=generator))
+    files = {"checkpoint": checkpoint, "heads": tmp_path / "heads.safetensors", "standardization": tmp_path / "s"}
+    write_standardization(files["standardization"], standardization, {"checkpoint_sha256": sha256(checkpoint)})
+    export_model(path, **files, seed=8)
+    images = torch.randn(5, 3, 32, 32, generator=generator)
+    with torch.no_grad():
+        features = standardization.apply(read_checkpoint(checkpoint).network.eval().features(images))
+        logits = read_checkpoint(path).network.eval()(images)
+    torch.testing.assert_close(logits, saved.head[1].logits(features), atol=1e-4, rtol=1e-4)
+    write_standardization(files["standardization"], standardization, {"checkpoint_sha256": "b" * 64})
+    with pytest.raises(ValueError, match=f"s: is for the features of checkpoint {'b' * 64}"):
+        export_model(path, **files, seed=8)

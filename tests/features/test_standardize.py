@@ -1,15 +1,10 @@
 import pytest
 import torch
-from safetensors.torch import load_file
 from sklearn.preprocessing import StandardScaler
-from torchvision.models import mobilenet_v3_small
 
-from hsfm.core.files import sha256
-from hsfm.deploy.export import export_model
 from hsfm.features import standardize
-from hsfm.features.standardize import Standardization, fit, write_standardization
-from hsfm.heads.head import Head, SavedHeads, write_heads
-from hsfm.models.backbone import build_network, write_checkpoint
+from hsfm.features.standardize import Standardization, fit
+from hsfm.heads.head import Head
 
 
 @pytest.fixture
@@ -78,28 +73,3 @@ def test_blocks_have_the_moments_of_the_whole(monkeypatch, features, rows):
     found = fit(shifted, 0.5)
     torch.testing.assert_close(found.mean, mean.float())
     torch.testing.assert_close(found.factor, (0.5 / deviation).float())
-
-
-def test_an_exported_model_takes_raw_features(tmp_path):
-    """The head is folded on the way out; a standardization of another checkpoint is refused."""
-    checkpoint, heads, path = (tmp_path / f"{name}.safetensors" for name in ("backbone", "heads", "standardization"))
-    network = build_network("mobilenet_v3_small", 2).eval()
-    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        raw = network.features(images)
-    standardization = fit(raw, 0.5)
-    names = ("a", "b")
-    write_checkpoint(checkpoint, network, name="mobilenet_v3_small", class_names=names, metadata={"transform": "{}"})
-    head = Head(torch.randn(1, 2, raw.shape[1], generator=torch.Generator().manual_seed(1)), torch.tensor([[0.2, 0.1]]))
-    digest = sha256(checkpoint)
-    write_heads(heads, SavedHeads(head, "erm", (0,), names, digest, group_labels="none", chosen_by="nothing"))
-    write_standardization(path, standardization, {"checkpoint_sha256": digest})
-    export_model(tmp_path / "model.safetensors", checkpoint=checkpoint, heads=heads, standardization=path)
-    theirs = mobilenet_v3_small(num_classes=2).eval()
-    theirs.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
-    with torch.no_grad():
-        torch.testing.assert_close(theirs(images), head[0].logits(standardization.apply(raw)), atol=1e-3, rtol=1e-3)
-    write_standardization(path, standardization, {"checkpoint_sha256": "b" * 64})
-    with pytest.raises(ValueError, match=f"standardization.safetensors: is for the features of checkpoint {'b' * 64}"):
-        export_model(tmp_path / "other.safetensors", checkpoint=checkpoint, heads=heads, standardization=path)
-    assert not (tmp_path / "other.safetensors").exists()
