@@ -121,6 +121,9 @@ def test_what_is_not_known_is_null(tmp_path):
     nothing = read(tmp_path / "deleted")
     assert len(nothing) == len(method_costs(nothing, KNOWN)) == 0
     assert list(nothing) == costs.COLUMNS
+    table = costs.costs_table(mean_costs(method_costs(nothing, KNOWN), {"birds": ["erm"]}))
+    assert [[cell.text for cell in row[2:]] for row in table.rows] == [["-"] * 5]
+    assert versions_table(collect_versions(nothing)).rows == costs.stages_table(costs.stage_costs(nothing)).rows == ()
 
 
 def test_stages_are_named_as_their_rules(tmp_path):
@@ -162,14 +165,6 @@ def test_tables_of_costs(logs):
     check_latex(table.latex("tab:costs"))
 
 
-def test_without_logs_there_are_dashes(tmp_path):
-    jobs = read(tmp_path)
-    table = costs.costs_table(mean_costs(method_costs(jobs, KNOWN), {"birds": ["erm", "hsfm"]}))
-    assert [[cell.text for cell in row[2:]] for row in table.rows] == [["-"] * 5] * 2
-    assert costs.stages_table(costs.stage_costs(jobs)).rows == ()
-    assert versions_table(collect_versions(jobs)).rows == ()
-
-
 def test_means_over_runs(tmp_path):
     for run, seconds in ((0, 10), (1, 30)):
         job(tmp_path, f"birds/run{run}/train_erm", seconds, memory=seconds, gpu=float(seconds))
@@ -178,16 +173,10 @@ def test_means_over_runs(tmp_path):
     assert "the mean over 2 backbone runs" in costs.costs_table(summary).markdown()
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(8.44, "8.4 s"), (720.0, "12 min"), (-90.0, "-1 min 30 s"), (np.nan, "-")]
-)
-def test_times_are_ordered_by_their_seconds(seconds, text):
-    assert costs.measured(seconds).text == text
-    assert costs.measured(seconds).order == (None if text == "-" else seconds)
-
-
-def test_memory_is_in_megabytes_and_gigabytes():
-    assert [costs.megabytes(n) for n in (806.4, 1234.0)] == ["806 MB", "1.2 GB"]
+def test_numbers_are_shown_in_words_and_sorted_by_their_size():
+    assert [costs.measured(n).text for n in (8.44, 720.0, -90.0, np.nan)] == ["8.4 s", "12 min", "-1 min 30 s", "-"]
+    assert [costs.measured(n, costs.megabytes).text for n in (806.4, 1234.0)] == ["806 MB", "1.2 GB"]
+    assert costs.measured(720.0).order == 720.0
 
 
 TORCH = {"torch": "2.12", "torchvision": "0.27", "cuda": "12.8", "driver": "570.1"}

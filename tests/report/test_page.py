@@ -1,5 +1,7 @@
 """The page's HTML: everything is in it once, and nothing in it can break it."""
 
+import itertools
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
@@ -9,7 +11,7 @@ from PIL import Image
 
 from hsfm.core.text_tables import Cell, TextTable
 from hsfm.report import contents
-from hsfm.report.page import caption_html, write_page
+from hsfm.report.page import write_page
 from tests.report.test_summary import MADE, measured
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +92,7 @@ def test_texts_cannot_break_out_of_the_page():
     text = page(main=odd, settings="key: </pre><script>alert(2)</script>\n")
     assert text.count("<script>") == 1
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    assert "A caption with <code>code &lt;x&gt;</code>." in text
+    assert "<p>A caption with <code>code &lt;x&gt;</code>.</p>\n<p>A second paragraph.</p>" in text
     assert "Bars: &lt;what&gt; they are." in text
     assert "default-src 'none'" in text
     assert "http://" not in text
@@ -112,12 +114,6 @@ def test_commands_name_the_commit():
     assert f'data-command="{COMMAND}"' in page()
 
 
-def test_paragraphs_and_literals_of_a_caption():
-    assert str(caption_html("One\ntwo ``a < b``.\n\nThree & four.\n")) == (
-        "<p>One two <code>a &lt; b</code>.</p>\n<p>Three &amp; four.</p>"
-    )
-
-
 def test_every_listed_result_has_a_caption_in_plain_text():
     names = {(kind, name) for kinds in contents.TOPICS.values() for kind, listed in kinds.items() for name in listed}
     files = {(path.parent.name, path.stem): path for path in (ROOT / "workflow/report").glob("*/*.rst")}
@@ -132,3 +128,20 @@ def test_names_that_are_not_listed_are_words():
     assert contents.title("tables", "of_mine") == "Of mine"
     assert contents.topic("figures", "of_mine") == contents.OTHERS
     assert contents.title("figures", "sweep") != contents.title("tables", "sweep")
+
+
+def test_texts_stand_out_from_what_is_behind_them():
+    """Contrast by WCAG, of the light colors and of the dark ones."""
+    css = (ROOT / "hsfm/report/templates/report.css").read_text()
+    for part in re.findall(r":root \{(.*?)\}", css, re.S):
+        light = {
+            name: sum(
+                weight
+                * (v / 12.92 if (v := int(color[k : k + 2], 16) / 255) <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4)
+                for k, weight in ((0, 0.2126), (2, 0.7152), (4, 0.0722))
+            )
+            for name, color in re.findall(r"--([\w-]+): #(\w{6});", part)
+        }
+        for text, behind in itertools.product(("ink", "soft", "accent"), ("paper", "shade")):
+            low, high = sorted([light[text], light[behind]])
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (text, behind)

@@ -22,14 +22,10 @@ def sweep_frame(runs=(0,), seeds=(0,)) -> pd.DataFrame:
     rows = []
     for run, seed, setting, rule in itertools.product(runs, seeds, range(3), ("worst_class", "worst_group")):
         noise = 0.01 * seed + 0.02 * run
-        rows.append(
-            {
-                "dataset": "birds", "run": run, "setting": setting, **SETTINGS, "inner_lr": 0.01 * (setting + 1),
-                "seed": seed, "rule": rule, "val_average": 0.9, "val_worst_group": val_group[setting] + noise,
-                "val_worst_class": val_class[setting] + noise, "test_average": 0.95 + noise / 2,
-                "test_worst_group": test[setting] - noise, "test_worst_class": test[setting],
-            }
-        )  # fmt: skip
+        row = {"dataset": "birds", "run": run, "setting": setting, **SETTINGS, "inner_lr": 0.01 * (setting + 1)}
+        row |= {"seed": seed, "rule": rule, "val_average": 0.9, "val_worst_group": val_group[setting] + noise}
+        row |= {"val_worst_class": val_class[setting] + noise, "test_average": 0.95 + noise / 2}
+        rows.append({**row, "test_worst_group": test[setting] - noise, "test_worst_class": test[setting]})
     return pd.DataFrame(rows)
 
 
@@ -68,19 +64,6 @@ def test_a_tie_goes_to_the_higher_average_then_to_the_lower_number():
 
     assert chosen(frame) == 0
     assert chosen(frame.assign(val_average=0.9 + 0.01 * frame["setting"])) == 2
-
-
-def test_other_test_scores_choose_no_other_setting():
-    frame = sweep_frame()
-    turned = frame.assign(test_worst_group=1 - frame["test_worst_group"], test_average=0.1)
-    chosen = [report.summarize_sweep(f)["setting"].tolist() for f in (frame, turned)]
-    assert chosen[0] == chosen[1]
-
-
-def test_over_several_runs_the_deviation_is_of_runs():
-    summary = report.summarize_sweep(sweep_frame(runs=(0, 1), seeds=(0, 1)))
-    assert summary["test_worst_group_deviation"].tolist() == pytest.approx([100 * np.std([0, 0.02], ddof=1)] * 4)
-    assert "over 2 backbone runs, each the mean of its head seeds" in report.sweep_table(summary).markdown()
 
 
 def test_without_groups_only_the_worst_class_picks():
@@ -133,14 +116,9 @@ def bias_frame(lead: float = 0.1) -> pd.DataFrame:
     for agreement, draw, method in itertools.product((0.5, 0.9), range(4), METHODS):
         start = {"erm": 0.5, "llr": 0.7, "dfr": 0.9, "hsfm": 0.7 + lead, "hsfm_capped": 0.75}[method]
         wobble = 0.0 if method == "erm" else 0.01 * draw + (0.001 * draw if method == "hsfm" else 0)
-        rows.append(
-            {
-                "dataset": "birds", "run": 0, "method": method, "sees": f"what {method} sees", "agreement": agreement,
-                "draw": draw, "n": 100, "n_minority": round(100 * (1 - agreement)), "test_average": 0.95,
-                "test_worst_group": start + wobble,
-            }
-        )  # fmt: skip
-    return pd.DataFrame(rows)
+        row = {"method": method, "sees": f"what {method} sees", "agreement": agreement, "draw": draw}
+        rows.append({**row, "n_minority": round(100 * (1 - agreement)), "test_worst_group": start + wobble})
+    return pd.DataFrame(rows).assign(dataset="birds", run=0, n=100, test_average=0.95)
 
 
 def test_bias_differences_are_paired_by_draw():
@@ -167,16 +145,6 @@ def test_the_bias_figure():
     figure.canvas.draw()
 
 
-def test_the_legend_of_the_bias_figure_fits():
-    """With the longest words that it can hold."""
-    frame = bias_frame().assign(sees="classes; groups choose the epoch")
-    capped = frame[frame["method"] == "hsfm"].assign(method="hsfm_capped")
-    figure = figures.draw_bias(report.summarize_bias(pd.concat([frame, capped])), "a title")
-    figure.canvas.draw()
-    legend, page = figure.legends[0].get_window_extent(), figure.bbox
-    assert page.x0 <= legend.x0 < legend.x1 <= page.x1
-
-
 def test_a_setting_that_diverged_is_said_and_never_best():
     frame = sweep_frame(seeds=(0, 1))
     worst = (frame["setting"] == 1) & (frame["seed"] == 1)
@@ -187,14 +155,7 @@ def test_a_setting_that_diverged_is_said_and_never_best():
     assert "median 87.5. 1 settings diverged." in report.sweep_table(summary.reset_index()).markdown()
 
 
-@pytest.mark.parametrize("study", ["sweep", "ablations", "validation_bias"])
-def test_each_row_of_a_study_is_made_from_its_dataset(study):
-    frame = {
-        "sweep": sweep_frame,
-        "ablations": lambda: scores_of("hsfm", "selection", [0], test=[(9, 18, 27, 36)]),
-        "validation_bias": lambda: bias_frame(),
-    }[study]()
-    both = [frame.assign(dataset=name, file=f"{name}.parquet") for name in ("birds", "fish")]
-    _, text = report.tabulate(study, pd.concat(both, ignore_index=True))
-    assert {row[0].text for row in text.rows} == {"birds", "fish"}
+def test_each_row_of_a_study_is_made_from_its_dataset():
+    both = [bias_frame().assign(dataset=name, file=f"{name}.parquet") for name in ("birds", "fish")]
+    _, text = report.tabulate("validation_bias", pd.concat(both, ignore_index=True))
     assert text.made_from == tuple((f"{row[0].text}.parquet",) for row in text.rows)
