@@ -78,18 +78,12 @@ class Results:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        self.main = table_files(
-            *("main", "metrics", "groups", "uncertainty"), *(["published"] if plan.published else [])
-        )
+        published = ["published"] if plan.published else []
+        self.main = table_files("main", "metrics", "groups", "uncertainty", *published)
         self.of_jobs = table_files("costs", "stages", "settings", "versions")
         self.of_edits = table_files("edits") if plan.with_edits else []
         self.tables = [*self.main, *self.of_jobs, *table_files(*plan.studies), *self.of_edits]
-        self.figures = [
-            file
-            for dataset in plan.datasets
-            for name in self.figures_of(dataset)
-            for file in figure_files(name, dataset)
-        ]
+        self.figures = [file for d in plan.datasets for name in self.figures_of(d) for file in figure_files(name, d)]
         self.page = "results/report.html"
         self.on_page = {
             "tables": [file for file in self.tables if file.endswith(".html")],
@@ -102,21 +96,15 @@ class Results:
 
     def figures_of(self, dataset: str) -> list[str]:
         """The names of a dataset's figures."""
-        plan, methods = self.plan, self.plan.methods_of(dataset)
-        given = dataset in plan.given
+        plan, given = self.plan, dataset in self.plan.given
+        edited = dataset in plan.with_edits
         asked = {
-            "groups": True,
-            "tradeoff": True,
-            "time": True,
+            **dict.fromkeys(["groups", "tradeoff", "time"], True),
             "examples": not given,
             "training": dataset in plan.trained or plan.with_history(dataset),
-            "hard_set": "hsfm" in plan.methods,
-            "method": "hsfm" in plan.methods,
-            "masks": "dac" in plan.methods,
-            "generated": "ddb" in methods,
-            "edits": dataset in plan.with_edits,
-            "edit_cosines": dataset in plan.with_edits,
-            "edit_neighbors": dataset in plan.with_edits and not given,
+            **dict.fromkeys(["hard_set", "method"], "hsfm" in plan.methods),
+            **{"masks": "dac" in plan.methods, "generated": "ddb" in plan.methods_of(dataset)},
+            **{"edits": edited, "edit_cosines": edited, "edit_neighbors": edited and not given},
             "unclip": dataset in plan.with_unclip and not extras.MISSING_FOR_UNCLIP,
         }
         return [name for name, wanted in asked.items() if wanted] + [s for s in plan.studies if s in STUDY_FIGURES]
@@ -161,11 +149,9 @@ class Results:
     @property
     def of_training(self) -> dict:
         """Histories of all runs, and of all seeds where each has one; the scores of ERM."""
-        rows = [
-            "erm",
-            *(row for row in self.plan.methods if row != "erm" and "history" in self.plan.method(row).tables),
-        ]
-        return {"scores": self._of_runs("erm/scores"), **{row: partial(self._histories, row) for row in rows}}
+        others = [row for row in self.plan.methods if row != "erm" and "history" in self.plan.method(row).tables]
+        histories = {row: partial(self._histories, row) for row in ("erm", *others)}
+        return {"scores": self._of_runs("erm/scores"), **histories}
 
     def _histories(self, row: str, wildcards: object) -> list[str]:
         """Of a row of a dataset, none where it was not trained; a method that reads images has one per seed."""
