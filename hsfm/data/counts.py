@@ -30,43 +30,26 @@ PUBLISHED: dict[str, Counts] = {
         "val": dict(zip(_HELD_OUT, (34, 47), strict=True)),
         "test": dict(zip(_HELD_OUT, (201, 259), strict=True)),
     },
+    "dominoes": {"test": dict.fromkeys(_DOMINOES, 490)},  # train and val are what a random split leaves
 }
-
-# Dominoes' train and val are what random splits leave: by split, the least and the most images per class (4000 and 1000
-# automobiles, give or take six standard deviations of the draw), and the share whose digit agrees.
-_DOMINOES_RULE = {"train": (3830, 4170, 0.9), "val": (830, 1170, 0.5)}
 
 
 def check_counts(name: str, listing: Listing) -> None:
     """Raise ValueError with the published and the found numbers side by side if they differ.
 
-    name: waterbirds, celeba, metashift or dominoes. Of Dominoes test is published; train and val must have as many
-    images as their cut allows, grouped as its rule says, give or take one image.
+    name: waterbirds, celeba, metashift or dominoes.
     """
     found = {split: Counter() for split in SPLITS}
     for (split, y, a), n in listing.rows.groupby(["split", "y", "attribute"], dropna=False).size().items():
         found[split][listing.class_names[y], "unknown" if pd.isna(a) else listing.attribute_names[a]] += n
-    expected = _expect_dominoes(found) if name == "dominoes" else PUBLISHED[name]
     lines, differs = [f"{'split':<6} {'group':<20} {'expected':>9} | {'found':>9}"], False
-    for split in SPLITS:
-        tolerance = 1 if name == "dominoes" and split != "test" else 0
-        for group in dict.fromkeys([*expected[split], *found[split]]):
-            wanted, got = expected[split].get(group, 0), found[split][group]
-            off = group not in expected[split] or abs(wanted - got) > tolerance
-            differs = differs or off
-            lines.append(f"{split:<6} {', '.join(group):<20} {wanted:>9} | {got:>9}{'  <' if off else ''}")
-        lines.append(f"{split:<6} {'all':<20} {sum(expected[split].values()):>9} | {found[split].total():>9}")
+    for split, expected in PUBLISHED[name].items():
+        for group in dict.fromkeys([*expected, *found[split]]):
+            wanted, got = expected.get(group, 0), found[split][group]
+            differs = differs or wanted != got
+            lines.append(f"{split:<6} {', '.join(group):<20} {wanted:>9} | {got:>9}{'  <' if wanted != got else ''}")
+        lines.append(f"{split:<6} {'all':<20} {sum(expected.values()):>9} | {found[split].total():>9}")
     if differs:
         title = f"{name}: the images are not those that were published, by their numbers per split and group"
         advice = "If that is meant, allow_other_counts: true in the dataset's settings accepts it."
         raise ValueError("\n".join([title, *lines, advice]))
-
-
-def _expect_dominoes(found: dict[str, Counter]) -> Counts:
-    """The counts that the rule gives for the found number of images, or for the nearest that the cut can leave."""
-    expected = {"test": dict.fromkeys(_DOMINOES, 490)}
-    for split, (least, most, share) in _DOMINOES_RULE.items():
-        per_class = min(max(found[split].total() // 2, least), most)
-        agree = round(share * per_class)
-        expected[split] = dict(zip(_DOMINOES, (agree, per_class - agree, per_class - agree, agree), strict=True))
-    return expected

@@ -4,7 +4,6 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import PIL
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -12,14 +11,6 @@ SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".
 
 # Pillow goes by content: without this list a file called .png could hold PostScript, which Pillow hands to Ghostscript.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-
-
-def decoder() -> str:
-    """Name and version of the decoders; another version may round otherwise."""
-    import torchvision
-
-    jpeg = f"torchvision {torchvision.__version__}" if hasattr(torchvision.io, "decode_jpeg") else "Pillow"
-    return f"JPEG {jpeg}, else Pillow {PIL.__version__}"
 
 
 def read_rgb(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:

@@ -26,20 +26,21 @@ class Archive:
     md5: str | None = None  # as published
 
 
-def _mnist(name: str, md5: str) -> Archive:
-    return Archive(f"https://ossci-datasets.s3.amazonaws.com/mnist/{name}.gz", f"MNIST/raw/{name}", md5=md5)
-
-
 # MNIST and CIFAR-10: addresses, digests and layout are torchvision's, whose loaders then find the files.
 SOURCES = {
     "waterbirds": (
         Archive("https://nlp.stanford.edu/data/dro/waterbird_complete95_forest2water2.tar.gz", ".", "metadata.csv"),
     ),
     "dominoes": (
-        _mnist("train-images-idx3-ubyte", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
-        _mnist("train-labels-idx1-ubyte", "d53e105ee54ea40749a09fcbcd1e9432"),
-        _mnist("t10k-images-idx3-ubyte", "9fb629c4189551a2d022fa330f9573f3"),
-        _mnist("t10k-labels-idx1-ubyte", "ec29112dd5afa0611ce80d1b7f02629c"),
+        *(
+            Archive(f"https://ossci-datasets.s3.amazonaws.com/mnist/{name}.gz", f"MNIST/raw/{name}", md5=md5)
+            for name, md5 in (
+                ("train-images-idx3-ubyte", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+                ("train-labels-idx1-ubyte", "d53e105ee54ea40749a09fcbcd1e9432"),
+                ("t10k-images-idx3-ubyte", "9fb629c4189551a2d022fa330f9573f3"),
+                ("t10k-labels-idx1-ubyte", "ec29112dd5afa0611ce80d1b7f02629c"),
+            )
+        ),
         Archive(
             "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
             "cifar-10-batches-py",
@@ -104,12 +105,11 @@ def _unpack(archive: Path, target: Path, content: Path, *, folder: bool) -> None
     content.parent.mkdir(parents=True, exist_ok=True)
     try:
         if folder:
-            with tarfile.open(archive) as tar:
-                tar.extractall(content, filter="data")
+            shutil.unpack_archive(archive, content, filter="data")
         else:
             with gzip.open(archive) as source, open(content, "wb") as sink:
                 shutil.copyfileobj(source, sink)
-    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (tarfile.TarError, shutil.ReadError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{archive}: cannot be unpacked ({reason}); delete it to download it again") from error
     inside = list(content.iterdir()) if folder else []

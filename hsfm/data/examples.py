@@ -23,14 +23,14 @@ def read_examples(
     """
     table = read_images(path)
     rows, folder = table.split("train"), Path(table.folder or Path(path).parent)
+
+    def read(file: str, index: Any) -> UInt8[np.ndarray, "h w 3"]:
+        if pd.isna(index):
+            return shrink(read_rgb(folder / file))
+        return np.load(folder / file, mmap_mode="r", allow_pickle=False)[index]
+
     pictures = {}
     for (y, attribute), part in rows.fillna({"attribute": -1}).groupby(["y", "attribute"]):
         name = f"{group_name(table, y, attribute)}, {100 * len(part) / len(rows):.1f} %"
-        pictures[name] = [_read(folder, row, shrink) for row in part.iloc[:SHOWN].to_dict("records")]
+        pictures[name] = list(map(read, part["path"][:SHOWN], part["index"][:SHOWN]))
     return pictures
-
-
-def _read(folder: Path, row: dict[str, Any], shrink: Callable[[np.ndarray], np.ndarray]) -> UInt8[np.ndarray, "h w 3"]:
-    if not pd.isna(row["index"]):
-        return np.load(folder / row["path"], mmap_mode="r", allow_pickle=False)[row["index"]]
-    return shrink(read_rgb(folder / row["path"]))

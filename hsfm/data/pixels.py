@@ -150,10 +150,8 @@ class ImageFiles:
             wrong = (images.size != self.size_on_cpu[rows]).any(1)
             if wrong.any():
                 row = int(rows[wrong][0])
-                raise ValueError(
-                    f"{self._paths[row]}: is not {self.size_on_cpu[row].tolist()} pixels (height, width) large, as the "
-                    "image table says; run again with --forcerun list_images"
-                )
+                size = f"{self.size_on_cpu[row].tolist()} pixels (height, width) large, as the image table says"
+                raise ValueError(f"{self._paths[row]}: is not {size}; run again with --forcerun list_images")
         return images
 
 

@@ -1,8 +1,7 @@
 """The store of decoded images: one memory-mapped array that all stages and runs share.
 
 Two files: the pixels, a numpy array `uint8 [p 3]` in which the images lie one behind the other; and their index, a
-Parquet table with a row per image in the order of the image table. The index's metadata name the rule for the decode
-size and the decoder.
+Parquet table with a row per image in the order of the image table, whose metadata name the rule for the decode size.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ import torch
 
 from hsfm.core.files import read_parquet, write_atomically, write_parquet
 from hsfm.core.progress import track
-from hsfm.data.decode import decoder, read_rgb
+from hsfm.data.decode import read_rgb
 from hsfm.data.decode_size import stored_size
 from hsfm.data.pixels import Images, map_array
 from hsfm.data.resize import resize
@@ -69,7 +68,7 @@ def decode_images(
         target.seek(0)
         write_header()
     table = pa.Table.from_pandas(pd.DataFrame(stored, columns=SCHEMA.names), SCHEMA, preserve_index=False)
-    write_parquet(index, table, {"decode_size": dict(rule), "decoder": decoder()})
+    write_parquet(index, table, {"decode_size": dict(rule)})
     return _as_frame(entries, rows.index)
 
 

@@ -7,7 +7,7 @@ nothing, and does not depend on where or in which batches the images are compute
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -90,10 +90,9 @@ class Views:
         return self._each(lambda tensor: tensor[part])
 
     def to(self, device: torch.device) -> "Views":
-        """The same on another device."""
         return self._each(lambda tensor: tensor.to(device))
 
-    def _each(self, change: Any) -> "Views":
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Views":
         return Views(*(None if t is None else change(t) for t in (self.box, self.corner, self.mirrored)))
 
 
@@ -190,12 +189,12 @@ def show_masks(kept: Sequence[Bool[np.ndarray, "_h _w"]], transform: TransformSe
 def hide_masks(kept: Bool[Tensor, "h w"], size: tuple[int, int], transform: TransformSettings) -> Bool[Tensor, "h2 w2"]:
     """A mask on what the network sees, as it lies on an image of this size; nothing beyond the crop is kept."""
     full = resized(*size, transform.resize)
-    canvas = torch.zeros(full, dtype=torch.bool)
     # the center crop of a picture that counts its pixels says which of them the network sees, -1 for black around it
     number = torch.arange(1, full[0] * full[1] + 1).view(1, *full).expand(3, -1, -1)
     seen = center_crop(number, *kept.shape)[0] - 1
-    canvas.view(-1)[seen[kept & (seen >= 0)]] = True
-    return interpolate(canvas[None, None].float(), size, mode="nearest-exact")[0, 0] > 0
+    canvas = torch.zeros(full[0] * full[1])
+    canvas[seen[kept & (seen >= 0)]] = 1.0
+    return interpolate(canvas.view(1, 1, *full), size, mode="nearest-exact")[0, 0] > 0
 
 
 def _resize_whole(images: Images, transform: TransformSettings) -> UInt8[Tensor, "b 3 h w"]:

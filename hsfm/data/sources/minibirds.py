@@ -216,22 +216,23 @@ def _bird(rng: np.random.Generator, y: int, hardness: float) -> list[Part]:
     """Outlines in image sides, back to front, each with its color."""
     # each part that shows the class has a latent of its own, from 0 for land-like to 1 for water-like
     neck, bill, leg, tail = y * (1 - hardness) + hardness * rng.random(4)
-    pose, colors = _pose(rng), _colors(rng)
+    traits = _traits(rng)
     legs = [
-        (outline, colors.leg)
+        outline
         for x in (-0.03, 0.05)
-        for outline in _leg(x + rng.uniform(-0.01, 0.01), 0.7 * pose.body_y, pose.body_y + (0.10 + 0.14 * leg), leg)
+        for outline in _leg(x + rng.uniform(-0.01, 0.01), 0.7 * traits.body_y, traits.body_y + (0.10 + 0.14 * leg), leg)
     ]
     upper = [
-        *_body(0.20 - 0.12 * tail, rng.uniform(-0.1, 0.25), pose, colors),
-        *_neck_and_head(0.05 + 0.17 * neck, bill, pose, colors),
+        *_body(0.20 - 0.12 * tail, rng.uniform(-0.1, 0.25), traits),
+        *_neck_and_head(0.05 + 0.17 * neck, bill, traits),
     ]
-    upper = [(_turn(outline, pose.tilt), color) for outline, color in upper]
-    return [(pose.center + pose.unit * pose.mirror * outline, color) for outline, color in (*legs, *upper)]
+    upper = [(_turn(outline, traits.tilt), color) for outline, color in upper]
+    parts = [*((outline, traits.leg_color) for outline in legs), *upper]
+    return [(traits.center + traits.unit * traits.mirror * outline, color) for outline, color in parts]
 
 
-def _pose(rng: np.random.Generator) -> SimpleNamespace:
-    """Everything about a bird's outline that says nothing of its class, drawn in the order of the fields."""
+def _traits(rng: np.random.Generator) -> SimpleNamespace:
+    """Everything about a bird that says nothing of its class, drawn in the order of the fields."""
     return SimpleNamespace(
         unit=rng.uniform(0.72, 0.95),
         center=np.array([rng.uniform(0.42, 0.58), rng.uniform(0.46, 0.60)]),
@@ -243,46 +244,40 @@ def _pose(rng: np.random.Generator) -> SimpleNamespace:
         lift=rng.uniform(-0.1, 0.35),  # of the tail
         lean=rng.uniform(0.15, 0.75),  # of the neck
         bill_angle=rng.uniform(-0.12, 0.25),
+        hue=(hue := rng.uniform(0, 1)),
+        body_color=(body := _color(hue, rng.uniform(0.05, 0.75), rng.uniform(0.3, 0.95))),
+        wing_color=_color(hue + rng.uniform(-0.08, 0.08), rng.uniform(0.1, 0.8), rng.uniform(0.2, 0.8)),
+        belly_color=body + (1 - body) * rng.uniform(0.1, 0.7),
+        bill_color=_color(rng.uniform(0.04, 0.15), rng.uniform(0.5, 1), rng.uniform(0.5, 1)),
+        leg_color=_color(rng.uniform(0.02, 0.14), rng.uniform(0.4, 0.9), rng.uniform(0.3, 0.8)),
     )
 
 
-def _colors(rng: np.random.Generator) -> SimpleNamespace:
-    """Colors of a bird's parts, drawn in the order of the fields."""
-    hue = rng.uniform(0, 1)
-    return SimpleNamespace(
-        body=(body := _color(hue, rng.uniform(0.05, 0.75), rng.uniform(0.3, 0.95))),
-        wing=_color(hue + rng.uniform(-0.08, 0.08), rng.uniform(0.1, 0.8), rng.uniform(0.2, 0.8)),
-        belly=body + (1 - body) * rng.uniform(0.1, 0.7),
-        bill=_color(rng.uniform(0.04, 0.15), rng.uniform(0.5, 1), rng.uniform(0.5, 1)),
-        leg=_color(rng.uniform(0.02, 0.14), rng.uniform(0.4, 0.9), rng.uniform(0.3, 0.8)),
-    )
-
-
-def _body(tail: float, wing_angle: float, pose: SimpleNamespace, colors: SimpleNamespace) -> list[Part]:
+def _body(tail: float, wing_angle: float, traits: SimpleNamespace) -> list[Part]:
     """Tail, of this length, trunk, belly and wing."""
-    body_x, body_y = pose.body_x, pose.body_y
-    start, end, rise = -0.75 * body_x, -body_x - tail, -1.5 * pose.lift * tail
+    body_x, body_y = traits.body_x, traits.body_y
+    start, end, rise = -0.75 * body_x, -body_x - tail, -1.5 * traits.lift * tail
     wing = _turn(_ellipse(0.0, 0.0, 0.62 * body_x, 0.5 * body_y), wing_angle)
     return [
-        (np.array([[start, -0.05], [start, 0.05], [end, rise + 0.045], [end, rise - 0.02]]), colors.wing),
-        (_ellipse(0.0, 0.0, body_x, body_y), colors.body),
-        (_ellipse(0.03, 0.35 * body_y, 0.75 * body_x, 0.6 * body_y), colors.belly),
-        (wing + np.array([-0.2 * body_x, -0.1 * body_y]), colors.wing),
+        (np.array([[start, -0.05], [start, 0.05], [end, rise + 0.045], [end, rise - 0.02]]), traits.wing_color),
+        (_ellipse(0.0, 0.0, body_x, body_y), traits.body_color),
+        (_ellipse(0.03, 0.35 * body_y, 0.75 * body_x, 0.6 * body_y), traits.belly_color),
+        (wing + np.array([-0.2 * body_x, -0.1 * body_y]), traits.wing_color),
     ]
 
 
-def _neck_and_head(neck: float, bill: float, pose: SimpleNamespace, colors: SimpleNamespace) -> list[Part]:
+def _neck_and_head(neck: float, bill: float, traits: SimpleNamespace) -> list[Part]:
     """Neck, head, bill and eye. neck: its length; bill: its latent, from short and wide to long and narrow."""
-    head, width, length = pose.head, 0.034 - 0.016 * bill, 0.07 + 0.10 * bill
-    neck_x, neck_y = 0.72 * pose.body_x, -0.35 * pose.body_y
-    head_x, head_y = neck_x + neck * pose.lean + 0.03, neck_y - neck - 0.04
+    head, width, length = traits.head, 0.034 - 0.016 * bill, 0.07 + 0.10 * bill
+    neck_x, neck_y = 0.72 * traits.body_x, -0.35 * traits.body_y
+    head_x, head_y = neck_x + neck * traits.lean + 0.03, neck_y - neck - 0.04
     curve = [[neck_x - 0.05, neck_y + 0.06], [neck_x + 0.8 * neck, neck_y - 0.1 * neck], [head_x, head_y]]
     outline = np.array([[0, -width], [0, width], [length, width / 4], [length, -width / 4]])
-    outline = _turn(outline, pose.bill_angle) + np.array([head_x + 0.8 * head, head_y + 0.01])
+    outline = _turn(outline, traits.bill_angle) + np.array([head_x + 0.8 * head, head_y + 0.01])
     return [
-        (_ribbon(np.array(curve), 0.075, 0.045), colors.body),
-        (_ellipse(head_x, head_y, head, 0.88 * head), colors.body),
-        (outline, colors.bill),
+        (_ribbon(np.array(curve), 0.075, 0.045), traits.body_color),
+        (_ellipse(head_x, head_y, head, 0.88 * head), traits.body_color),
+        (outline, traits.bill_color),
         (_ellipse(head_x + 0.25 * head, head_y - 0.015, 0.016, 0.016), np.full(3, 0.05)),
     ]
 
