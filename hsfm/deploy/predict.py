@@ -81,7 +81,7 @@ def find_images(folder: str | Path) -> list[str]:
 def _transformed(
     folder: Path, names: Sequence[str], metadata: Mapping[str, str], device: torch.device
 ) -> Iterator[Float[Tensor, "1 3 h w"]]:
-    """Each image as the network's input, one by one; after an unreadable one, only a list of all those at the end."""
+    """Each image as the network's input; once one was unreadable, an error at the end that lists all those."""
     settings = TransformSettings(**json.loads(metadata["transform"]))
     size = json.loads(metadata.get("image_size", "null"))
     unreadable = []

@@ -73,11 +73,11 @@ def _read_table(path: str | Path, split: str) -> dict[str, Any]:
     if Path(path).suffix not in (".npz", ".parquet"):
         raise ValueError(f"{path}: is neither .parquet nor .npz")
     try:
-        columns = (_read_npz if Path(path).suffix == ".npz" else _read_parquet)(path)
+        columns = _read_columns(path)
         features, n = columns["features"], len(columns["y"])
-        if features.ndim != 2 or features.dtype.kind not in "fiu" or len(features) != n or n == 0:
+        if features.ndim != 2 or features.dtype.kind not in "fiu" or len(features) != n:
             found = f"{features.dtype} {list(features.shape)}"
-            raise ValueError(f"features are {found}, expected numbers [n d] for the {n} rows of y, n at least 1")
+            raise ValueError(f"features are {found}, expected numbers [n d] for the {n} rows of y")
         columns = {"attribute": np.full(n, -1), "image_id": [f"{split}-{i:07d}" for i in range(n)], **columns}
         for name in ("y", "attribute", "image_id"):
             if np.shape(columns[name]) != (n,):
@@ -90,33 +90,24 @@ def _read_table(path: str | Path, split: str) -> dict[str, Any]:
     except Exception as error:  # of numpy, pandas and pyarrow on whatever the file holds
         raise ValueError(f"{path}: {error}") from error
     attribute = [None if label in ("", -1) else label for label in attribute]
-    image_id = tuple(map(str, columns["image_id"]))
-    return {
-        "features": torch.from_numpy(features.astype(np.float32)),
-        "y": y,
-        "attribute": attribute,
-        "image_id": image_id,
-    }
+    image_id, features = tuple(map(str, columns["image_id"])), torch.from_numpy(features.astype(np.float32))
+    return {"features": features, "y": y, "attribute": attribute, "image_id": image_id}
 
 
-def _read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        arrays = dict(file)
-    for name in ("x", "y"):
-        if name not in arrays:
-            raise ValueError(f"no array {name!r}; the arrays are {', '.join(arrays)}")
-    return {"features": arrays.pop("x"), **arrays}
-
-
-def _read_parquet(path: str | Path) -> dict[str, np.ndarray]:
-    frame = pd.read_parquet(path)
-    for name in ("feature", "y"):
-        if name not in frame:
-            raise ValueError(f"no column {name!r}; the columns are {', '.join(frame)}")
-    if frame.empty:
+def _read_columns(path: str | Path) -> dict[str, np.ndarray]:
+    if Path(path).suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            key, columns = "x", dict(file)
+    else:
+        frame = pd.read_parquet(path)
+        key, columns = "feature", {name: frame[name].to_numpy(object) for name in frame}
+    for name in (key, "y"):
+        if name not in columns:
+            raise ValueError(f"no {name!r}; there are {', '.join(columns)}")
+    if not len(columns["y"]):
         raise ValueError("holds no row")
-    columns = {name: frame[name].to_numpy(object) for name in ("y", "attribute", "image_id") if name in frame}
-    return {"features": np.stack(frame["feature"].to_list()), **columns}
+    features = columns.pop(key)
+    return {**columns, "features": features if key == "x" else np.stack(features)}
 
 
 def _label(value: Any) -> str | int | float | None:

@@ -74,10 +74,7 @@ class SavedHeads:
     remarks: tuple[str, ...] = ()  # caveats about each seed's head; empty, or one text per seed
 
     def check_fits(self, embeddings: Any, source: str | Path) -> None:
-        """Raise ValueError naming `source`, their file, unless the heads belong to these embeddings.
-
-        embeddings: anything with features [n d], class_names and checkpoint_sha256.
-        """
+        """Raise ValueError naming `source`, their file, unless the heads belong to these embeddings."""
         for what, mine, theirs in (
             ("features per image", self.head.weight.shape[-1], embeddings.features.shape[1]),
             ("classes", self.class_names, embeddings.class_names),

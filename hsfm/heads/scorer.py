@@ -53,8 +53,3 @@ class Scorer:
     def in_words(self) -> str:
         """The rule for readers: `worst group`."""
         return self.rule.replace("_", " ")
-
-    @property
-    def group_labels(self) -> str:
-        """Use of validation's group labels by the choices so far: `selection` or `none`."""
-        return "selection" if self.asked and self.rule == "worst_group" else "none"

@@ -47,4 +47,6 @@ def hidden(settings: MethodSettings, train: Embeddings, val: Embeddings) -> tupl
 
 def labels_used(settings: MethodSettings, scorer: Scorer) -> str:
     """Use of group labels: `training`, `selection` or `none`."""
-    return "training" if settings.groups != "none" else scorer.group_labels
+    if settings.groups != "none":
+        return "training"
+    return "selection" if scorer.asked and scorer.rule == "worst_group" else "none"

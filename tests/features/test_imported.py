@@ -105,7 +105,7 @@ def test_arrays_that_do_not_fit_are_named(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"y": [1]}, "no column 'feature'; the columns are y"),
+        ({"y": [1]}, "no 'feature'; there are y"),
         ({"y": [1, 0], "feature": [[1.0], [1.0, 2.0]]}, "all input arrays must have the same shape"),
         ({"y": [], "feature": []}, "holds no row"),
         (
@@ -126,7 +126,7 @@ def test_files_of_another_kind_are_named(tmp_path):
     (tmp_path / "text.csv").write_text("y\n")
     (tmp_path / "torn.npz").write_bytes(paths["val"].read_bytes()[:100])
     for name, message in (
-        ("bare.npz", "no array 'x'; the arrays are features"),
+        ("bare.npz", "no 'x'; there are features"),
         ("text.csv", "is neither .parquet nor .npz"),
         ("torn.npz", ""),
     ):

@@ -46,24 +46,13 @@ def test_every_rule_is_plain_counting(splits, logits, rule, rows):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_measures_are_those_that_it_chooses_among(splits, logits, rule):
+def test_it_knows_whether_it_was_asked(splits, logits, rule):
     scorer = Scorer(splits["val"], rule)
     measures = scorer.measures(logits)
-    assert set(measures) == {f"val_{name}" for name in RULES} == {f"val_{name}" for name in PARTS}
-    assert torch.equal(scorer.choose(measures), scorer(logits))
-    assert scorer.in_words in ("worst group", "worst class", "average")
-
-
-@pytest.mark.parametrize(
-    ("rule", "labels"), [("worst_group", "selection"), ("worst_class", "none"), ("average", "none")]
-)
-def test_group_labels_are_used_once_worst_group_is_asked(splits, logits, rule, labels):
-    scorer = Scorer(splits["val"], rule)
-    scorer.measures(logits)
     scorer.average(logits)
-    assert (scorer.asked, scorer.group_labels) == (False, "none")
-    scorer(logits)
-    assert (scorer.asked, scorer.group_labels) == (True, labels)
+    assert not scorer.asked
+    assert torch.equal(scorer(logits), measures[f"val_{rule}"])
+    assert scorer.asked
 
 
 def test_without_attributes_there_is_no_worst_group(splits, logits):

@@ -114,3 +114,14 @@ def test_the_scorer_goes_by_the_settings(splits):
     own = scorer_of(settings_of("hsfm", select_by="hard_loss"), val.without_attributes())
     assert own.rule == "average"
     assert labels_used(settings_of("hsfm", select_by="hard_loss"), own) == "none"
+
+
+@pytest.mark.parametrize(
+    ("rule", "labels"), [("worst_group", "selection"), ("worst_class", "none"), ("average", "none")]
+)
+def test_group_labels_are_used_once_worst_group_is_asked(splits, erm_head, rule, labels):
+    settings, val = settings_of("hsfm", select_by=rule), splits["val"]
+    scorer = scorer_of(settings, val)
+    assert labels_used(settings, scorer) == "none"
+    scorer(erm_head.logits(val.features))
+    assert labels_used(settings, scorer) == labels
