@@ -52,13 +52,10 @@ def test_hsfms_first_hard_set_is_counted_from_the_rows_of_its_fit(splits, erm_he
     fit, _ = fit_supervised(
         hsfm, splits["train"], known, erm_head, settings=settings, seeds=(4, 1), hard_set=hard_set
     )  # fmt: skip
+    assert tables_of({}, fit.seeds, known) == {}
     frame = tables_of(fit.arrays, fit.seeds, known)["hard_groups"]
     assert frame.groupby(["seed", "epoch", "y"])["n"].sum().tolist() == [30] * 16
     first = frame[(frame["seed"] == 4) & (frame["epoch"] == 1)]
     chosen = hard_set.chosen
     pairs = list(zip(known.y[chosen].tolist(), known.attribute[chosen].tolist(), strict=True))
     assert first["n"].tolist() == [pairs.count((y, a)) for y in (0, 1) for a in (0, 1, -1)]
-
-
-def test_a_fit_without_rows_has_no_such_table(splits):
-    assert tables_of({}, (0,), splits["val"]) == {}

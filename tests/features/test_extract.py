@@ -75,23 +75,16 @@ def cache(path: Path, table: ImageTable, rule: dict) -> tuple[Path, Path]:
     return files
 
 
-def test_files_and_a_cache_of_their_own_size_give_the_same_embeddings(photos, network):
+@pytest.mark.parametrize("rule", [{}, {"exactly": [20, 20]}])
+def test_files_and_caches_of_their_pixels_give_the_same_embeddings(photos, network, rule):
+    """Of their own size, or of what the transform squashes to; no image is smaller than that."""
     table, path = photos
-    from_files = open_source(path)
-    from_cache = open_source(path, cache(path, table, {}))
+    from_files, from_cache = open_source(path), open_source(path, cache(path, table, rule))
     assert isinstance(from_files(table.split("test")), ImageFiles)
     assert isinstance(from_cache(table.split("test")), Images)
     for split in SPLITS:
-        torch.testing.assert_close(
-            features(network, path, from_cache, split), features(network, path, from_files, split), rtol=0, atol=1e-5
-        )
-
-
-def test_a_cache_of_what_the_transform_squashes_to_gives_them_too(photos, network):
-    """No image is smaller than 20 pixels on a side here but for those that stay as they are."""
-    table, path = photos
-    squashed = features(network, path, open_source(path, cache(path, table, {"exactly": [20, 20]})))
-    torch.testing.assert_close(squashed, features(network, path, open_source(path)), rtol=0, atol=1e-5)
+        of_cache, of_files = (features(network, path, source, split) for source in (from_cache, from_files))
+        torch.testing.assert_close(of_cache, of_files, rtol=0, atol=1e-5)
 
 
 def test_embeddings_are_in_table_order_with_their_labels(photos, network):
