@@ -5,7 +5,7 @@ import yaml
 from hsfm_workflow import ROOT, extras
 from hsfm_workflow.config import merged, read_config
 from hsfm_workflow.files import downloads, raw_files, stamp
-from hsfm_workflow.plan import Plan, in_shard, one_of
+from hsfm_workflow.plan import Plan, in_shard
 from hsfm_workflow.report import Results, caption
 
 
@@ -32,15 +32,11 @@ def test_datasets_are_told_by_kind(paper):
     assert paper.given == paper.without_head == []
 
 
-def test_clips_embeddings_are_frozen_and_decoded():
-    plan = plan_of("clip.yaml", "paper.yaml")
-    assert (plan.trained, plan.with_unclip) == ([], ["waterbirds_clip"])
-
-
-def test_a_frozen_backbone_has_no_head_of_its_own():
-    frozen = plan_of("frozen.yaml")
-    assert frozen.trained == []
+def test_a_frozen_backbone_has_no_head_of_its_own_and_clips_embeddings_are_decoded():
+    frozen, clip = plan_of("frozen.yaml"), plan_of("clip.yaml", "paper.yaml")
+    assert frozen.trained == clip.trained == []
     assert frozen.without_head == frozen.datasets
+    assert clip.with_unclip == ["waterbirds_clip"]
 
 
 def test_null_leaves_a_method_out():
@@ -88,11 +84,6 @@ def test_every_table_and_figure_has_a_caption(paper):
         assert shown.on_page["tables"]
         for file in [*shown.on_page["tables"], *shown.on_page["figures"]]:
             assert caption(file).exists(), file
-
-
-def test_no_names_match_no_dataset():
-    assert one_of([]) == "(?!)"
-    assert one_of(["a", "b"]) == "a|b"
 
 
 def test_only_what_is_missing_is_downloaded(paper, tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import pytest
 import yaml
 
 from tests.repository import MINIMAL, RUN, copy_repository, jobs_of_last_run, snakemake
@@ -29,17 +28,10 @@ def arguments(folder: Path, **shards: int) -> list[str]:
     return [*MINIMAL, "config/ddb.yaml", "shards.yaml", "--"]
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """A copy in which one job did each stage."""
-    folder = copy_repository(tmp_path_factory.mktemp("whole") / "hsfm")
-    snakemake(folder, *arguments(folder), *TARGETS)
-    return folder
-
-
-def test_each_stage_cut_into_shards_ends_in_the_same_bytes(whole, tmp_path):
-    folder = tmp_path / "hsfm"
-    shutil.copytree(whole, folder)
+def test_each_stage_cut_into_shards_ends_in_the_same_bytes(tmp_path):
+    whole = copy_repository(tmp_path / "whole")  # in which one job does each stage
+    snakemake(whole, *arguments(whole), *TARGETS)
+    folder = shutil.copytree(whole, tmp_path / "hsfm")
     command = [*arguments(folder, **SHARDS), *TARGETS]
     snakemake(folder, *command)
     ran = jobs_of_last_run(folder)

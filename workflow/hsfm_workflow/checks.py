@@ -20,8 +20,7 @@ def cross_check(config: dict, groups: dict[str, dict[str, str]]) -> Iterator[str
     if config["training_gpus"] > 1 and ":" in config["device"]:
         yield f"training_gpus: {config['training_gpus']}, but device: {config['device']} names one; set it to auto"
     if config["training_gpus"] > 1 and config["compute"]["compile"]:
-        said = "and compute/compile exclude one another; set compile to false"
-        yield f"training_gpus: {config['training_gpus']} {said}"
+        yield f"training_gpus: {config['training_gpus']} and compute/compile exclude one another; set compile to false"
     for dataset in config["datasets"]:
         settings = config["settings"].get(dataset)
         if settings is None:
@@ -77,15 +76,14 @@ def _of_network(settings: dict) -> Iterator[tuple[str, str]]:
         return
     backbone = settings["backbone"]
     if embeddings["standardize"] and (backbone["train"] or backbone["checkpoint"] is not None):
-        said = "is for a frozen backbone without a head (backbone/train false, no checkpoint)"
-        yield "embeddings/standardize", said
-    files = {"images/metadata": images.get("metadata")}
-    files |= {f"backbone/{key}": backbone[key] for key in ("weights", "checkpoint")}
-    for where, file in files.items():
+        yield "embeddings/standardize", "is for a frozen backbone without a head (backbone/train false, no checkpoint)"
+    named = {f"backbone/{key}": backbone[key] for key in ("weights", "checkpoint")}
+    for where, file in {"images/metadata": images.get("metadata"), **named}.items():
         if file is not None and not file.startswith("package:") and not Path(file).is_file():
             yield where, f"no file {file}"
-    given = [split for split in SPLITS if embeddings[split] is not None]
-    yield from ((f"embeddings/{split}", "is for a dataset without images") for split in given)
+    for split in SPLITS:
+        if embeddings[split] is not None:
+            yield f"embeddings/{split}", "is for a dataset without images"
     shrunk = in_files and settings["pixels"] == "cached" and settings["decode_size"] == "needed"
     if shrunk and settings["transform"]["interpolation"] == "bicubic":
         said = "needed makes images smaller bilinearly, but transform/interpolation is bicubic; set it to original"
@@ -115,8 +113,7 @@ def _of_afr(settings: dict, config: dict) -> Iterator[tuple[str, str]]:
 
 def _of_dac(settings: dict, config: dict) -> Iterator[tuple[str, str]]:
     if settings["dac"]["batchnorm"] == "drift" and settings["embeddings"]["standardize"]:
-        said = "drift moves the features, which embeddings/standardize cannot follow; set it to frozen"
-        yield "dac/batchnorm", said
+        yield "dac/batchnorm", "drift moves the features, which embeddings/standardize cannot follow; set it to frozen"
 
 
 def _of_ddb(settings: dict, config: dict) -> Iterator[tuple[str, str]]:

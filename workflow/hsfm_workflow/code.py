@@ -8,7 +8,7 @@ import ast
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from hsfm.core.files import sha256, write_atomically
 from hsfm_workflow import ROOT
 
 KEPT = Path(".snakemake", "hsfm", "code.json")  # of every source text its digest and imports, by its hash
-PACKAGE = "hsfm"
 
 
 def code_of(name: str, *others: str) -> dict[str, str]:
@@ -26,30 +25,26 @@ def code_of(name: str, *others: str) -> dict[str, str]:
     return {"script": name, "code": hash_of(f"workflow/scripts/{name}.py", *others)}
 
 
+@functools.cache
 def hash_of(*files: str) -> str:
     """Digest of scripts or modules by path below the repository, all modules they import, and other files as they are.
 
     Raises WorkflowError for an import by which the module behind a name cannot be known.
     """
-    return _hash_of(ROOT, files)
-
-
-@functools.cache
-def _hash_of(root: Path, files: tuple[str, ...]) -> str:
-    modules = sorted(closure(root, [root / file for file in files if file.endswith(".py")]))
-    lines = [f"{path.relative_to(root)} {source(path)['digest']}" for path in modules]
-    lines += [f"{file} {sha256(root / file)}" for file in files if not file.endswith(".py")]
+    modules = sorted(closure(*(file for file in files if file.endswith(".py"))))
+    lines = [f"{path.relative_to(ROOT)} {source(path)['digest']}" for path in modules]
+    lines += [f"{file} {sha256(ROOT / file)}" for file in files if not file.endswith(".py")]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def closure(root: Path, files: Iterable[Path]) -> set[Path]:
+def closure(*files: str) -> set[Path]:
     """These files and all modules of the package that they import, directly or not."""
-    found, waiting = set(), list(files)
+    found, waiting = set(), [ROOT / file for file in files]
     while waiting:
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            waiting += [file for module, names in source(path)["imports"] for file in _found(root, path, module, names)]
+            waiting += [file for module, names in source(path)["imports"] for file in _found(path, module, names)]
     return found
 
 
@@ -102,34 +97,33 @@ def imports_of(tree: ast.Module) -> Iterator[tuple[str, list[str]]]:
     """Imports from the package: a module and, of `from ... import`, the names."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, []) for alias in node.names if alias.name.startswith(f"{PACKAGE}."))
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == PACKAGE:
+            yield from ((alias.name, []) for alias in node.names if alias.name.startswith("hsfm."))
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "hsfm":
             yield node.module, [alias.name for alias in node.names]
 
 
-def _found(root: Path, path: Path, module: str, names: Iterable[str]) -> Iterator[Path]:
+def _found(path: Path, module: str, names: list[str]) -> Iterator[Path]:
     """The modules that an import in `path` loads."""
-    if _module(root, module).exists():
-        yield _module(root, module)
+    if _module(module).exists():
+        yield _module(module)
         return
     for name in names:  # of a package: its modules and packages, or names that its __init__ takes from one
-        found = _module(root, f"{module}.{name}")
+        found = _module(f"{module}.{name}")
         package = found.with_suffix("") / "__init__.py"
         if found.exists() or package.exists():
             yield found if found.exists() else package
-        elif name in _reexported(root, module):
-            yield _reexported(root, module)[name]
+        elif name in _reexported(module):
+            yield _reexported(module)[name]
         elif name != "__version__":
             raise WorkflowError(f"{path}: import {name} from its module, so that jobs depend on that")
 
 
 @functools.cache
-def _reexported(root: Path, package: str) -> dict[str, Path]:
+def _reexported(package: str) -> dict[str, Path]:
     """Names that a package's __init__ imports, with the module that each comes from."""
-    path = root.joinpath(*package.split("."), "__init__.py")
-    found = ((_module(root, module), names) for module, names in source(path)["imports"])
+    found = ((_module(module), names) for module, names in source(_module(f"{package}.__init__"))["imports"])
     return {name: module for module, names in found for name in names if module.exists()}
 
 
-def _module(root: Path, name: str) -> Path:
-    return root.joinpath(*name.split(".")).with_suffix(".py")
+def _module(name: str) -> Path:
+    return ROOT.joinpath(*name.split(".")).with_suffix(".py")

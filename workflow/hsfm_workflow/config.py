@@ -34,7 +34,7 @@ GONE = {  # keys, or their values, of earlier versions
 
 def config_file() -> str:
     """config/config.yaml of this repository, as a path from the working directory."""
-    return os.path.relpath(ROOT / "config" / "config.yaml")
+    return os.path.relpath(ROOT / "config/config.yaml")
 
 
 def read_config(own: dict, files: Sequence[object] = ()) -> dict:
@@ -45,8 +45,14 @@ def read_config(own: dict, files: Sequence[object] = ()) -> dict:
     erm, and a dataset has a section for each of them, or None where it leaves the method out. Ends the program with one
     line per mistake, which names `files`.
     """
-    check_methods()
-    raw = _with_null(merged(read_yaml("config.yaml"), own))
+    try:
+        methods.found()
+    except ValueError as error:  # a file in hsfm/methods that is no method
+        logger.error(f"ERROR: {error}")
+        sys.exit(1)
+    # by libyaml where it is there, since Python's reader takes a quarter of a second; both are safe
+    defaults = yaml.load((ROOT / "config/config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    raw = _with_null(merged(defaults, own))
     mistakes = list(inherit(raw)) or list(gone(raw))
     if not mistakes:
         config, mistakes = validated(raw)
@@ -58,15 +64,6 @@ def read_config(own: dict, files: Sequence[object] = ()) -> dict:
     if mistakes:
         sys.exit(1)  # not a WorkflowError, which adds a traceback through the Snakefile
     return config
-
-
-def check_methods() -> None:
-    """Stop with one line where a file in hsfm/methods is no method."""
-    try:
-        methods.found()
-    except ValueError as error:
-        logger.error(f"ERROR: {error}")
-        sys.exit(1)
 
 
 def validated(raw: dict) -> tuple[dict, list[str]]:
@@ -95,12 +92,6 @@ def _with_null(values: object) -> object:
     if isinstance(values, list):
         return [_with_null(value) for value in values]
     return None if values == "null" else values
-
-
-def read_yaml(name: str) -> dict:
-    """A file of config/, by libyaml where it is there, since Python's reader takes a quarter of a second."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load((ROOT / "config" / name).read_text(), loader)  # both are safe
 
 
 def gone(config: dict) -> Iterator[str]:
@@ -132,8 +123,7 @@ def check_writable(*folders: str) -> None:
 def inherit(config: dict) -> Iterator[str]:
     """Give each dataset the settings of its `base` that it does not have itself; yields mistakes.
 
-    `images` are never inherited, and `ddb` only by a dataset that has such a section of its own: what it is to look for
-    and to draw is another's object otherwise.
+    `images` are never inherited, and `ddb`, which names the objects, only beside a section of the dataset's own.
     """
     settings = config.get("settings")
     for name in settings if isinstance(settings, dict) else ():
@@ -162,7 +152,7 @@ def merged(base: object, own: object) -> object:
     """`own`, and what only `base` has, all the way down."""
     if not (isinstance(base, dict) and isinstance(own, dict)):
         return copy.deepcopy(own)
-    both = {key: merged(base[key], own[key]) if key in base else copy.deepcopy(own[key]) for key in own}
+    both = {key: merged(base.get(key), own[key]) for key in own}
     return {**copy.deepcopy({key: value for key, value in base.items() if key not in own}), **both}
 
 

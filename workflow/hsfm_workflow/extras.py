@@ -21,7 +21,7 @@ HOW_TO_INSTALL = f'pip install -e ".[diffusion]" (missing: {", ".join(MISSING)})
 
 
 def needs_extra(what: str, missing: Sequence[str]) -> Callable:
-    """No input files, of a rule that runs only where the extra is installed; the function raises where it is not."""
+    """An input function without files, which raises WorkflowError where packages are missing."""
 
     def checked(wildcards: object) -> list[str]:
         if missing:

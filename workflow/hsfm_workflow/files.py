@@ -19,12 +19,8 @@ ELSEWHERE = {
     "waterbirds": ["waterbird_complete95_forest2water2/metadata.csv"],
     "dominoes": [f"{array}_{split}.npy" for array in ("X", "y", "env") for split in SPLITS],
 }
-TABLES = {  # labels that a user puts there
-    "celeba": [
-        *(f"list_{kind}.{end}" for end in ("txt", "csv") for kind in ("attr_celeba", "eval_partition")),
-        "metadata.csv",
-    ],
-}
+LISTS = [f"list_{kind}.{end}" for end in ("txt", "csv") for kind in ("attr_celeba", "eval_partition")]
+TABLES = {"celeba": [*LISTS, "metadata.csv"]}  # labels that a user puts there
 
 
 def raw_files(images: dict) -> list[str]:
@@ -57,12 +53,10 @@ def downloads(settings: dict[str, dict]) -> list[tuple[str, str, str, list[str]]
 
 def stamp(file: str) -> str | None:
     """SHA-256 of a small file, size and modification time of a large one."""
-    path = Path(file)
-    if not path.exists():
+    if not Path(file).exists():
         return None
-    if path.stat().st_size <= 2**24:
-        return sha256(path)
-    return f"{path.stat().st_size} bytes of {path.stat().st_mtime_ns}"
+    found = Path(file).stat()
+    return sha256(file) if found.st_size <= 2**24 else f"{found.st_size} bytes of {found.st_mtime_ns}"
 
 
 def folder_stamp(name: str) -> list[str]:

@@ -15,7 +15,7 @@ from hsfm.heads import known_methods as methods
 from hsfm.report.published import PUBLISHED
 from hsfm_workflow import SOURCES_IN_ARRAYS, SPLITS, extras
 from hsfm_workflow.checks import is_trained
-from hsfm_workflow.code import code_of, hash_of
+from hsfm_workflow.code import code_of
 from hsfm_workflow.config import in_order
 from hsfm_workflow.files import folder_stamp, raw_files, stamp
 
@@ -41,7 +41,6 @@ class Plan:
         self._sort_datasets()
 
     def _sort_datasets(self) -> None:
-        """Names of the datasets of each kind."""
         images = self.with_images = self.where(lambda s: "images" in s)
         self.given = [name for name in self.datasets if name not in images]  # as embeddings that the user has
         self.packed = [name for name in images if self.source(name) in SOURCES_IN_ARRAYS]  # images in one array
@@ -96,23 +95,6 @@ class Plan:
             **{split: f"{network}/embeddings/{split}.parquet" for split in ("train", "val")},
             **{name: f"{network}/{file}.safetensors" for name, file in head.items()},
             **{need: f"{OF_RUN}/erm/{need}.parquet" for need in method.needs},
-        }
-
-    def outputs_of_fit(self, row: str) -> dict[str, str]:
-        """Files that the fit of a row leaves, by name."""
-        tables = {name: f"{OF_RUN}/{row}/{name}.parquet" for name in self.method(row).tables}
-        return {"heads": f"{OF_RUN}/{row}/heads.safetensors", **tables}
-
-    def params_of_fit(self, row: str) -> dict:
-        """Method, code and settings of a row's fit; functions of wildcards where datasets differ."""
-        method = self.method(row)
-        return {
-            "code": hash_of(
-                "workflow/scripts/fit_method.py", method.path, *(f"hsfm/heads/{need}.py" for need in method.needs)
-            ),
-            "module": method.name,
-            "settings": self.section(row),
-            **{need: self.section(need) for need in method.needs},
         }
 
     def method(self, row: str) -> methods.Method:
@@ -181,8 +163,7 @@ class Plan:
 
         def files(wildcards: object) -> list[str]:
             settings = self.settings[wildcards.dataset].get(section, {})
-            values = [settings.get(key) for key in keys]
-            return [value for value in values if value is not None and not value.startswith("package:")]
+            return [own for own in map(settings.get, keys) if own is not None and not own.startswith("package:")]
 
         return files
 
@@ -230,26 +211,24 @@ class Plan:
 
     def tokens(self, wildcards: object) -> list[str]:
         """The learnt token of every class; there are as many as weights of the classes' losses."""
-        classes = len(self.settings[wildcards.dataset]["ddb"]["retrain"]["weights"])
-        return [f"results/{wildcards.dataset}/tokens/class{label}.safetensors" for label in range(classes)]
+        weights = self.settings[wildcards.dataset]["ddb"]["retrain"]["weights"]
+        return [f"results/{wildcards.dataset}/tokens/class{label}.safetensors" for label in range(len(weights))]
 
     def networks(self, wildcards: object) -> list[str]:
         """Folders of the networks whose features a method's heads are for: its own, one per seed, or ERM's."""
         folder = f"results/{wildcards.dataset}/run{wildcards.run}"
-        method = self.method(wildcards.method) if wildcards.method != "erm" else None
-        if method is None:
-            return [f"{folder}/erm"]
-        drifts = method.name == "dac" and wildcards.dataset in self.drifting
-        if method.features == "own_per_seed" or drifts:
+        method = None if wildcards.method == "erm" else self.method(wildcards.method)
+        drifts = wildcards.method == "dac" and wildcards.dataset in self.drifting
+        if drifts or (method and method.features == "own_per_seed"):
             seeds = [wildcards.seed] if hasattr(wildcards, "seed") else self.seeds
             return [f"{folder}/{wildcards.method}/seed{seed}" for seed in seeds]
-        return [f"{folder}/{method.name if method.features == 'own' else 'erm'}"]
+        return [f"{folder}/{method.name if method and method.features == 'own' else 'erm'}"]
 
     def heads_to_score(self, wildcards: object) -> list[str]:
         """Files of heads, each with embeddings of its own in `features_to_score`."""
-        networks, shared = self.networks(wildcards), f"results/{wildcards.dataset}/run{wildcards.run}/erm"
-        folders = [f"results/{wildcards.dataset}/run{wildcards.run}/{wildcards.method}"]
-        return [f"{folder}/heads.safetensors" for folder in (folders if networks == [shared] else networks)]
+        networks, folder = self.networks(wildcards), f"results/{wildcards.dataset}/run{wildcards.run}"
+        own = [f"{folder}/{wildcards.method}"] if networks == [f"{folder}/erm"] else networks
+        return [f"{folder}/heads.safetensors" for folder in own]
 
     def features_to_score(self, wildcards: object) -> list[str]:
         """Embeddings of all splits, for one file of heads after the other."""
@@ -267,10 +246,8 @@ class Plan:
 
     def scores_of_methods(self, wildcards: object) -> list[str]:
         """The scores of ERM and all methods, run by run."""
-        methods = dict.fromkeys(["erm", *self.methods_of(wildcards.dataset)])
-        return [
-            f"results/{wildcards.dataset}/run{run}/{method}/scores.parquet" for run in self.runs for method in methods
-        ]
+        methods, folder = dict.fromkeys(["erm", *self.methods_of(wildcards.dataset)]), f"results/{wildcards.dataset}"
+        return [f"{folder}/run{run}/{method}/scores.parquet" for run in self.runs for method in methods]
 
     @property
     def edits(self) -> list[str]:
@@ -308,11 +285,9 @@ class Plan:
         settings = self.settings[dataset]
         own = ["embeddings", *(["augmentation", "erm"] if dataset in self.trained else [])]
         own += ["erm_head"] if dataset in self.without_head else []
-        shared = ["images", "pixels", "decode_size", "backbone", "transform"] if dataset in self.with_images else []
-        sections = {"": shared, "erm": own}
-        for row in self.methods_of(dataset):
-            if row != "erm":
-                sections[row] = [row, *self.method(row).needs]
+        rows = {row: [row, *self.method(row).needs] for row in self.methods_of(dataset) if row != "erm"}
+        shared = ["images", "backbone", "transform"] if dataset in self.with_images else []
+        sections = {"": shared, "erm": own, **rows}
         return {
             method: {name: settings[name] for name in names if isinstance(settings.get(name), dict)}
             for method, names in sections.items()
@@ -321,19 +296,15 @@ class Plan:
     @functools.cached_property
     def saved_config(self) -> dict:
         """All that results are made with, as a configuration: of datasets that were not chosen there is nothing."""
-        top = {
-            key: value for key, value in self.config.items() if key not in ("settings", "methods", "rows", "variants")
+        first = {"datasets": self.datasets, "runs": self.runs, "seeds": self.seeds, "studies": self.studies}
+        others = self.config.keys() - {*first, "settings", "methods", "rows", "variants"}
+        variants = self.config["variants"].keys() - methods.found().keys()
+        settings = {
+            name: {section: own for section, own in self.settings[name].items() if section not in variants}
+            for name in self.datasets
         }
-        variants = {row for row in self.config["variants"] if row not in methods.found()}
-        return {
-            **{key: self.config[key] for key in ("datasets", "runs", "seeds", "studies")},
-            "methods": self.config["rows"],
-            **in_order(top),
-            "settings": {
-                name: {section: own[section] for section in own if section not in variants}
-                for name, own in ((name, self.settings[name]) for name in self.datasets)
-            },
-        }
+        top = in_order({key: self.config[key] for key in others})
+        return {**first, "methods": self.config["rows"], **top, "settings": settings}
 
 
 def in_shard(path: str) -> str:

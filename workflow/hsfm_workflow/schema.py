@@ -41,9 +41,6 @@ FILE = ROOT / "config" / "schema.json"
 COMMAND = "PYTHONPATH=.:workflow python -m hsfm_workflow.schema"
 
 
-# Parts of the top level -----------------------------------------------------------------------------------------------
-
-
 def dataset_name(name: str) -> str:
     if not re.fullmatch(NAME, name) or name in ("tables", "figures"):
         said = "lower case, digits and underscores; results/tables and results/figures are taken"
@@ -75,7 +72,7 @@ Images = Annotated[
 
 
 def absent(description: str | None = None) -> Any:
-    """Of a section that a dataset may lack, which is not the same as null."""
+    """A section that a dataset may lack, which is not the same as null."""
     return Field(None, description=description, json_schema_extra=lambda schema: schema.pop("default", None))
 
 
@@ -160,9 +157,6 @@ class Configuration(FrozenSettings):
     )
 
 
-# The whole ------------------------------------------------------------------------------------------------------------
-
-
 @functools.cache
 def settings_classes() -> dict[str, type[MethodSettings]]:
     """The settings of every method in hsfm/methods, by its name."""
@@ -177,12 +171,9 @@ def configuration() -> type[Configuration]:
         for name, kind in settings_classes().items()
     }
     dataset = create_model("Dataset", __base__=Dataset, __doc__=Dataset.__doc__, **sections)
-    own = create_model(
-        "Variant",
-        __config__=ConfigDict(extra="allow"),
-        __doc__="Settings that differ from the dataset's section of the method.",
-        method=(Literal[*settings_classes()], Field(description="Whose settings they are.")),
-    )
+    method = (Literal[*settings_classes()], Field(description="Whose settings they are."))
+    said = "Settings that differ from the dataset's section of the method."
+    own = create_model("Variant", __config__=ConfigDict(extra="allow"), __doc__=said, method=method)
     name = Annotated[Literal["erm", *settings_classes()], Tag("method")]
     variants = Annotated[dict[str, own], AfterValidator(variant), Tag("variant")]
     row = Annotated[name | variants, Discriminator(lambda row: "variant" if isinstance(row, dict) else "method")]
@@ -193,13 +184,10 @@ def configuration() -> type[Configuration]:
         "own: that method with other settings than the dataset has for it.",
     )
     datasets = Field(min_length=1, description="Everything about each dataset, by its name.")
-    return create_model(
-        "Configuration",
-        __base__=Configuration,
-        __doc__=Configuration.__doc__,
-        methods=(Annotated[tuple[row, ...], Unlike], rows),
-        settings=(dict[Annotated[str, AfterValidator(dataset_name)], dataset], datasets),
-    )
+    methods_of = (Annotated[tuple[row, ...], Unlike], rows)
+    settings = (dict[Annotated[str, AfterValidator(dataset_name)], dataset], datasets)
+    parts = {"methods": methods_of, "settings": settings}
+    return create_model("Configuration", __base__=Configuration, __doc__=Configuration.__doc__, **parts)
 
 
 def summary(method: str) -> str:
@@ -209,13 +197,10 @@ def summary(method: str) -> str:
 
 
 def validated(raw: dict, studied: dict[str, list[str]]) -> tuple[dict, list[str]]:
-    """A configuration with all defaults as plain values, or its mistakes, one line each.
+    """A configuration with all defaults, as `read_config` returns it, or its mistakes, one line each.
 
-    raw: whole, as files and command line have it. studied: sections of a dataset that a study needs, by its name.
-
-    `methods` are the names of the rows then, `rows` these as they were asked for, `variants` has the method of each but
-    erm. A dataset's settings have a section for each row, and for every other method that runs with its defaults;
-    `groups` says which group labels these are trained on.
+    raw: whole, as files and command line have it. studied: sections of a dataset that a study needs, by its name. A
+    dataset's `groups` say which group labels each row, and every other method with defaults, is trained on.
     """
     model, mistakes = checked(configuration(), raw)
     if mistakes:
@@ -226,7 +211,9 @@ def validated(raw: dict, studied: dict[str, list[str]]) -> tuple[dict, list[str]
     config |= {"rows": config["methods"], "methods": list(rows), "variants": variants, "settings": {}, "groups": {}}
     needed = {*rows, *(name for study in model.studies for name in studied[study])}
     for dataset, sections in model.settings.items():
-        own = config["settings"][dataset] = _plain(sections)
+        left = type(sections).model_fields.keys() - sections.model_fields_set
+        lacking = {name for name in left if getattr(sections, name) is None}
+        own = config["settings"][dataset] = sections.model_dump(mode="json", exclude=lacking)
         asked = {name: (name, {}, ("settings", dataset, name)) for name in settings_classes()}
         asked |= {name: row for name, row in rows.items() if name not in asked and name != "erm"}
         fitted = {name: _row(own, *row, model.select_by) for name, row in asked.items()}
@@ -263,15 +250,6 @@ def _row(own: dict, method: str, other: dict, where: tuple, select_by: str) -> t
     return found, lines
 
 
-def _plain(dataset: Dataset) -> dict:
-    """A dataset's sections as plain values, without those that it lacks."""
-    lacking = {name for name in type(dataset).model_fields if name not in dataset.model_fields_set}
-    return dataset.model_dump(mode="json", exclude={name for name in lacking if getattr(dataset, name) is None})
-
-
-# Its file -------------------------------------------------------------------------------------------------------------
-
-
 class JsonSchema(GenerateJsonSchema):
     """A JSON schema without titles, which repeat the keys."""
 
@@ -286,10 +264,7 @@ class JsonSchema(GenerateJsonSchema):
 
 
 def as_json() -> str:
-    """The schema of a configuration file, which may hold a part of a configuration: no key is required in it.
-
-    What is missing in the whole is found when it is read.
-    """
+    """The schema of a configuration file, which may hold a part of a configuration: no key is required in it."""
     schema = configuration().model_json_schema(schema_generator=JsonSchema)
     schema = {"$schema": JsonSchema.schema_dialect, "title": "hsfm configuration", **_for_parts(schema)}
     base = "Another dataset, whose settings are taken where this one has none; but for images, and for ddb where this "

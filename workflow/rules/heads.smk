@@ -56,6 +56,7 @@ use rule stage as build_hard_set with:
 
 # One rule for every row of the tables whose heads are fitted on embeddings, and for every such method.
 for ROW in plan.fitted:
+    METHOD = plan.method(ROW)
 
     rule:
         name:
@@ -63,26 +64,30 @@ for ROW in plan.fitted:
         input:
             **plan.inputs_of_fit(ROW),
         output:
-            **plan.outputs_of_fit(ROW),
+            **{name: f"results/{{dataset}}/run{{run}}/{ROW}/{name}.parquet" for name in METHOD.tables},
+            heads=f"results/{{dataset}}/run{{run}}/{ROW}/heads.safetensors",
         log:
             f"logs/{{dataset}}/run{{run}}/fit_{ROW}.log",
         benchmark:
             f"logs/{{dataset}}/run{{run}}/fit_{ROW}.tsv"
         wildcard_constraints:
             dataset=one_of(plan.where(lambda settings: settings.get(ROW))),
-        priority: 50 if plan.method(ROW).device else 0
+        priority: 50 if METHOD.device else 0
         conda:
             "../../environment.yml"
-        threads: plan.config["training_threads"] if plan.method(ROW).device else 1
+        threads: plan.config["training_threads"] if METHOD.device else 1
         resources:
-            gpu=gpu if plan.method(ROW).device else 0,
+            gpu=gpu if METHOD.device else 0,
             mem_mb=memory(4000),
             runtime=240,
         params:
-            **plan.params_of_fit(ROW),
+            **code_of("fit_method", METHOD.path, *(f"hsfm/heads/{need}.py" for need in METHOD.needs)),
+            **{need: plan.section(need) for need in METHOD.needs},
+            module=METHOD.name,
+            settings=plan.section(ROW),
             row=ROW,
             seeds=plan.seeds,
-            device=plan.config["device"] if plan.method(ROW).device else "cpu",
+            device=plan.config["device"] if METHOD.device else "cpu",
         message:
             f"Fitting {method_label(ROW)} on {{wildcards.dataset}}, run {{wildcards.run}}"
         script:
