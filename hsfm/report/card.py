@@ -9,10 +9,7 @@ from hsfm.data.table import SPLITS, ImageTable
 
 def count_groups(table: ImageTable) -> pd.DataFrame:
     """Images per group and split: columns class, attribute (`unknown` where it is), train, val, test, all."""
-    unknown = "unknown"
-    while unknown in table.attribute_names:  # a label of that name
-        unknown = f"({unknown})"
-    rows, attributes = table.rows, [*table.attribute_names, unknown]
+    rows, attributes = table.rows, [*table.attribute_names, "unknown"]
     counts = pd.crosstab([rows["y"], rows["attribute"].fillna(len(attributes) - 1)], rows["split"])
     counts = counts.reindex(columns=list(SPLITS), fill_value=0).rename_axis(columns=None).reset_index()
     counts.insert(0, "class", [table.class_names[int(y)] for y in counts.pop("y")])

@@ -12,10 +12,7 @@ from tests.report.test_tables import scores
 @pytest.fixture
 def hsfm() -> pd.DataFrame:
     frame = pd.DataFrame([(0, s, e) for s in (0, 1) for e in range(1, 6)], columns=["run", "seed", "epoch"])
-    return frame.assign(
-        val_worst_group=0.5 + 0.05 * frame["epoch"],
-        kept=frame["epoch"] == 4,
-    )
+    return frame.assign(val_worst_group=0.5 + 0.05 * frame["epoch"], kept=frame["epoch"] == 4)
 
 
 @pytest.fixture
@@ -29,13 +26,10 @@ def erm() -> pd.DataFrame:
 @pytest.fixture
 def held() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Contents of two seeds' hard sets of 10 images over two epochs, and the groups."""
+    rows = [(seed, epoch, k) for seed in (0, 1) for epoch in (1, 2) for k in (0, 1)]
     counts = pd.DataFrame(
-        [
-            {"run": 0, "seed": seed, "epoch": epoch, "group_name": name, "n": n}
-            for seed in (0, 1)
-            for epoch in (1, 2)
-            for name, n in (("a, x", 6 - seed * epoch), ("a, y", 4 + seed * epoch))
-        ]
+        [(0, s, e, ("a, x", "a, y")[k], (6 - s * e, 4 + s * e)[k]) for s, e, k in rows],
+        columns=["run", "seed", "epoch", "group_name", "n"],
     )
     groups = pd.DataFrame({"group_name": ["a, x", "a, y"], "n": [30, 10], "minority": [False, True]})
     return counts, groups
@@ -81,9 +75,8 @@ def test_training_curves_show_every_training(erm, hsfm):
 
 def test_a_training_without_groups_and_one_of_a_variant(hsfm):
     blind = hsfm.assign(val_worst_class=0.9, val_worst_group=np.nan)
-    left, right, last = figures.draw_training(
-        None, {"mine": hsfm, "hsfm": blind, "yours": hsfm}, {0: 0.35}, "toy"
-    ).axes  # fmt: skip
+    figure = figures.draw_training(None, {"mine": hsfm, "hsfm": blind, "yours": hsfm}, {0: 0.35}, "toy")
+    left, right, last = figure.axes
     assert left.get_xlabel() == "epoch"
     assert curves(left)["mine: kept epoch"] == pytest.approx([70, 70])
     colors = [axis.lines[-1].get_color() for axis in (left, right, last)]
@@ -94,12 +87,8 @@ def test_a_training_without_groups_and_one_of_a_variant(hsfm):
 
 
 def several_methods() -> pd.DataFrame:
-    return pd.concat(
-        [
-            scores("erm", "none", [0], test=[(10, 10, 15, 40)]),
-            scores("hsfm", "selection", [0, 1], test=[(8, 18, 27, 38), (8, 18, 27, 36)]),
-        ]
-    )
+    erm = scores("erm", "none", [0], test=[(10, 10, 15, 40)])
+    return pd.concat([erm, scores("hsfm", "selection", [0, 1], test=[(8, 18, 27, 38), (8, 18, 27, 36)])])
 
 
 def test_markers_are_mean_accuracies_with_intervals_from_erms_worst_group_on():
@@ -124,9 +113,7 @@ def test_markers_are_mean_accuracies_with_intervals_from_erms_worst_group_on():
 
 def test_of_many_groups_the_lowest_are_shown():
     few = several_methods()
-    many = pd.concat(
-        [few.assign(group_name=f"class {k}, " + few["group_name"].str[-1] + few["group_name"].str[0]) for k in range(5)]
-    )
+    many = pd.concat([few.assign(group_name=f"class {k}, " + few["group_name"]) for k in range(5)])
     figure = figures.draw_groups(many, "toy")
     assert figure.get_suptitle() == "toy; the 8 lowest of 20 groups"
     assert len(figure.axes[0].get_xticks()) == 8
