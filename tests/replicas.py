@@ -15,16 +15,8 @@ from PIL import Image, ImageDraw
 TRAIN, VAL, TEST = (12, 3), 8, 4  # images per group; in train those that agree and those that do not
 BACKGROUNDS = ((60, 140, 60), (60, 90, 190), (190, 150, 70), (140, 70, 150), (110, 110, 110))
 FIGURES = ((30, 30, 30), (235, 235, 235), (240, 220, 60))
-# fmt: off
-CELEBA_ATTRIBUTES = (
-    "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips",
-    "Big_Nose", "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows", "Chubby", "Double_Chin",
-    "Eyeglasses", "Goatee", "Gray_Hair", "Heavy_Makeup", "High_Cheekbones", "Male", "Mouth_Slightly_Open",
-    "Mustache", "Narrow_Eyes", "No_Beard", "Oval_Face", "Pale_Skin", "Pointy_Nose", "Receding_Hairline",
-    "Rosy_Cheeks", "Sideburns", "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat",
-    "Wearing_Lipstick", "Wearing_Necklace", "Wearing_Necktie", "Young",
-)
-# fmt: on
+CELEBA_ATTRIBUTES = [f"Attribute_{number}" for number in range(40)]
+CELEBA_ATTRIBUTES[9], CELEBA_ATTRIBUTES[20] = "Blond_Hair", "Male"  # their places in the original
 METADATA_COLUMNS = {"path": "file", "y": "label", "attribute": "place", "split": "split", "id": "id"}
 
 
@@ -51,9 +43,9 @@ def labels(rng: np.random.Generator, classes: int = 2, attributes: int = 2) -> p
     return pd.DataFrame(rng.permutation(rows), columns=["y", "attribute", "split"])
 
 
-def write_waterbirds(folder: str | Path, seed: int = 0) -> None:
+def write_waterbirds(folder: str | Path) -> None:
     """metadata.csv and JPEGs of 40 to 80 pixels in folders of species."""
-    folder, rng = Path(folder), np.random.default_rng(seed)
+    folder, rng = Path(folder), np.random.default_rng(0)
     rows = labels(rng)
     names = []
     for i, row in enumerate(rows.itertuples()):
@@ -65,32 +57,24 @@ def write_waterbirds(folder: str | Path, seed: int = 0) -> None:
     pd.DataFrame(table).to_csv(folder / "metadata.csv", index=False)
 
 
-def write_celeba(folder: str | Path, layout: str = "torchvision", seed: int = 0) -> None:
+def write_celeba(folder: str | Path, layout: str = "torchvision") -> None:
     """JPEGs of 44 x 44 and the tables of one layout: torchvision, kaggle or dfr; the images are the same in all."""
-    folder, rng = Path(folder), np.random.default_rng(seed)
+    folder, rng = Path(folder), np.random.default_rng(0)
     rows = labels(rng)
     names = [f"{i:06d}.jpg" for i in range(1, len(rows) + 1)]
     images = folder / ("img_align_celeba/img_align_celeba" if layout == "kaggle" else "img_align_celeba")
     for name, row in zip(names, rows.itertuples(), strict=True):
         save_picture(images / name, rng, row.y, row.attribute, (44, 45))
-    write_celeba_tables(folder, layout, names, rows)
-
-
-def write_celeba_tables(folder: Path, layout: str, names: Sequence[str], rows: pd.DataFrame) -> None:
-    """The tables alone. rows: y, attribute, split."""
-    signed = pd.DataFrame(dict.fromkeys(CELEBA_ATTRIBUTES, -1), index=rows.index)
-    signed = signed.assign(Blond_Hair=2 * rows["y"] - 1, Male=2 * rows["attribute"] - 1)
+    signed = pd.DataFrame(dict.fromkeys(CELEBA_ATTRIBUTES, -1), index=pd.Index(names, name="image_id"))
+    signed["Blond_Hair"], signed["Male"] = 2 * rows["y"].to_numpy() - 1, 2 * rows["attribute"].to_numpy() - 1
     if layout == "torchvision":
-        with open(folder / "list_attr_celeba.txt", "w") as file:
-            file.write(f"{len(names)}\n{' '.join(CELEBA_ATTRIBUTES)} \n")
-            # the original aligns its numbers, so that two blanks stand before a 1
-            for name, values in zip(names, signed.to_numpy().tolist(), strict=True):
-                file.write(name + "".join(" -1" if value < 0 else "  1" for value in values) + "\n")
-        with open(folder / "list_eval_partition.txt", "w") as file:
-            file.writelines(f"{name} {split}\n" for name, split in zip(names, rows["split"], strict=True))
+        # the original aligns its numbers, so that two blanks stand before a 1
+        cells = signed.to_string(header=False, index_names=False)
+        (folder / "list_attr_celeba.txt").write_text(f"{len(names)}\n{' '.join(CELEBA_ATTRIBUTES)} \n{cells}\n")
+        splits = "".join(f"{name} {split}\n" for name, split in zip(names, rows["split"], strict=True))
+        (folder / "list_eval_partition.txt").write_text(splits)
     elif layout == "kaggle":
-        signed.insert(0, "image_id", names)
-        signed.to_csv(folder / "list_attr_celeba.csv", index=False)
+        signed.to_csv(folder / "list_attr_celeba.csv")
         partition = pd.DataFrame({"image_id": names, "partition": rows["split"]})
         partition.to_csv(folder / "list_eval_partition.csv", index=False)
     else:
@@ -98,12 +82,12 @@ def write_celeba_tables(folder: Path, layout: str, names: Sequence[str], rows: p
         pd.DataFrame({**table, "place": rows["attribute"]}).to_csv(folder / "metadata.csv", index=False)
 
 
-def write_metashift(folder: str | Path, seed: int = 0) -> None:
+def write_metashift(folder: str | Path) -> None:
     """JPEGs named by number in the folders of animals and contexts, and a context that the task leaves out.
 
     Held out are more images than elsewhere, or too few of them would be validation.
     """
-    folder, rng = Path(folder), np.random.default_rng(seed)
+    folder, rng = Path(folder), np.random.default_rng(0)
     contexts = ("sofa", "bed", "bench", "bike", "shelf", "boat")
     for place, n in {
         "train/cat/cat(sofa)": 8,
@@ -120,10 +104,9 @@ def write_metashift(folder: str | Path, seed: int = 0) -> None:
             save_picture(path, rng, int(animal == "dog"), contexts.index(context) % 5, (32, 49))
 
 
-def write_dominoes(folder: str | Path, layout: str = "raw", seed: int = 0) -> None:
+def write_dominoes(folder: str | Path, layout: str = "raw") -> None:
     """MNIST and CIFAR-10 as torchvision leaves them (raw), or the authors' nine arrays (arrays)."""
-    folder, rng = Path(folder), np.random.default_rng(seed)
-    (_write_arrays if layout == "arrays" else _write_raw)(folder, rng)
+    (_write_arrays if layout == "arrays" else _write_raw)(Path(folder), np.random.default_rng(0))
 
 
 def _write_raw(folder: Path, rng: np.random.Generator) -> None:
@@ -199,14 +182,13 @@ def write_metadata(
     attributes: Sequence[str | int] = ("night", "day"),
     splits: Sequence[str | int] = ("train", "val", "test"),
     unknown: Sequence[str | int] = (),
-    seed: int = 0,
 ) -> pd.DataFrame:
     """PNGs of 40 to 60 pixels and a table (.csv or .parquet) of them, which is returned.
 
     columns: what they are called, as `metadata.read` takes them; without a name the column is left out. classes,
     attributes, splits: what the table calls them. unknown: the splits whose attributes are empty.
     """
-    folder, rng = Path(folder), np.random.default_rng(seed)
+    folder, rng = Path(folder), np.random.default_rng(0)
     rows = labels(rng, len(classes), len(attributes))
     names = []
     for i, row in enumerate(rows.itertuples()):

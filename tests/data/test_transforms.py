@@ -35,20 +35,10 @@ def changed(settings, **changes):
 BOX = {"size": [8, 10], "scale": [0.3, 1.0], "ratio": [3 / 4, 4 / 3]}
 
 
-@pytest.mark.parametrize(
-    ("settings", "change", "message"),
-    [(PLAIN, {"resize": [1, 2, 3]}, "resize"),
-     (PLAIN, {"crop": [8]}, "crop"),
-     (PLAIN, {"std": [0.5, 0.0, 0.5]}, "std"),
-     (PLAIN, {"interpolation": "nearest"}, "interpolation"),
-     (NOTHING, {"random_crop": {"padding": 0}}, "padding"),
-     (NOTHING, {"random_resized_crop": {**BOX, "scale": [0.5, 1.1]}}, "scale"),
-     (NOTHING, {"random_resized_crop": {**BOX, "scale": [1.0, 0.5]}}, "scale: .* is not the lowest, then the highest"),
-     (NOTHING, {"random_resized_crop": {**BOX, "ratio": [2.0, 1.0]}}, "ratio: .* is not the lowest, then the highest")],
-)  # fmt: skip
-def test_settings_out_of_bounds_are_refused(settings, change, message):
-    with pytest.raises(ValidationError, match=message):
-        changed(settings, **change)
+@pytest.mark.parametrize("change", [{"scale": [1.0, 0.5]}, {"ratio": [2.0, 1.0]}])
+def test_bounds_the_wrong_way_round_are_refused(change):
+    with pytest.raises(ValidationError, match=f"{next(iter(change))}: .* is not the lowest, then the highest"):
+        changed(NOTHING, random_resized_crop={**BOX, **change})
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -153,24 +143,15 @@ ALL = AugmentationSettings(
 )
 
 
-def test_augmentation_comes_from_its_generator_alone():
-    images = pack(arrays(SIZES))
-    first = draw_views(images.size, ALL, generator(3))
-    torch.manual_seed(12345)
-    second = draw_views(images.size, ALL, generator(3))
-    assert torch.equal(prepare(images, PLAIN, ALL, second), prepare(images, PLAIN, ALL, first))
-    other = draw_views(images.size, ALL, generator(4))
-    assert not torch.equal(prepare(images, PLAIN, ALL, other), prepare(images, PLAIN, ALL, first))
-    same = pack(arrays(((9, 9),) * 2))
-    assert torch.equal(prepare(same, PLAIN, NOTHING, draw_views(same.size, NOTHING, generator())), prepare(same, PLAIN))
-
-
-def test_a_batch_may_be_cut_anywhere():
+def test_augmentation_comes_from_its_generator_alone_and_a_batch_may_be_cut_anywhere():
     images = pack(arrays(SIZES * 4))
-    views = draw_views(images.size, ALL, generator(3)).to(torch.device("cpu"))
+    views = draw_views(images.size, ALL, generator(3))
     whole = prepare(images, PLAIN, ALL, views)
-    parts = [prepare(images[i : i + 5], PLAIN, ALL, views[i : i + 5]) for i in range(0, 12, 5)]
+    torch.manual_seed(12345)
+    again, other = (draw_views(images.size, ALL, generator(seed)) for seed in (3, 4))
+    parts = [prepare(images[i : i + 5], PLAIN, ALL, again[i : i + 5]) for i in range(0, 12, 5)]
     assert torch.equal(torch.cat(parts), whole)
+    assert not torch.equal(prepare(images, PLAIN, ALL, other), whole)
 
 
 def test_crop_and_mirror_come_after_the_resize():
@@ -231,10 +212,3 @@ def test_a_mask_on_what_the_network_sees_comes_back_to_its_image(size, resize, c
     assert not (back.numpy() & ~inside).any()
     seen_again = show_masks([back.numpy()], transform)[0]
     assert (seen_again != seen).sum() <= (0 if resize is None else 10)
-
-
-def test_what_lies_beyond_the_crop_is_no_part_of_a_mask():
-    transform = changed(PLAIN, crop=[10, 20])
-    back = hide_masks(torch.ones(10, 20, dtype=torch.bool), (30, 40), transform)
-    assert back.sum() == 200
-    assert back[10:20, 10:30].all()
