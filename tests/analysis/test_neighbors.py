@@ -46,5 +46,3 @@ def test_small_differences_far_from_the_origin_are_told_apart():
 def test_more_neighbors_than_rows_is_an_error():
     with pytest.raises(ValueError, match="neighbors: 5 were asked for, but there are 4 rows to choose from"):
         nearest(rows(2, 3), rows(4, 3), 5)
-    with pytest.raises(ValueError, match="5 were asked for, but there are 4"):
-        nearest(rows(2, 3), rows(5, 3), 5, own=torch.tensor([0, 1]))

@@ -33,11 +33,9 @@ def pictures(pipeline, rows, seeds, **change) -> np.ndarray:
 
 def test_pairs_share_their_noise(pipeline):
     rows = embeddings(3)
-    found = decode_pairs(pipeline, {"before": rows, "after": rows}, ["a", "b", "c"], DRAWING, CPU)
-    np.testing.assert_array_equal(found["before"], found["after"])
-    moved = decode_pairs(pipeline, {"before": rows, "after": rows + 3}, ["a", "b", "c"], DRAWING, CPU)
-    np.testing.assert_array_equal(moved["before"], found["before"])
-    assert all((a != b).any() for a, b in zip(moved["before"], moved["after"], strict=True))
+    found = decode_pairs(pipeline, {"before": rows, "after": torch.cat([rows[:2], rows[2:] + 3])}, "abc", DRAWING, CPU)
+    same = [(a == b).all() for a, b in zip(found["before"], found["after"], strict=True)]
+    assert same == [True, True, False]
 
 
 def test_embedding_and_noise_make_a_picture_whatever_the_batches_are(pipeline):
