@@ -53,20 +53,18 @@ def mask_pictures(
     heat_map = torch.cat([heat_maps(network, one, compute) for one in shown.split(1)]).numpy()
     kept = unpack(masks.packed, masks.size) ^ invert
     composed = compositions(shown, kept, y)
-    found = [
+    return [
         {
             "image": as_picture(shown[i], transform),
             "heat": heat_map[i],
             "mask": kept[i].numpy(),
+            "loss": None if masks.cut is None else masks.loss[i],
+            "cut": None if masks.cut is None else float(masks.cut[i]),
+            "knee": None if masks.cut is None else bool(masks.knee[i]),
             "composed": [as_picture(one[i], transform) for one in composed],
-            **dict.fromkeys(("loss", "cut", "knee")),
         }
         for i in range(len(y))
     ]
-    if masks.cut is not None:
-        for i, row in enumerate(found):
-            row.update(loss=masks.loss[i], cut=float(masks.cut[i]), knee=bool(masks.knee[i]))
-    return found
 
 
 def compositions(
