@@ -92,7 +92,8 @@ def share_out(groups: Sequence[Group], parts: int) -> list[list[Group]]:
 
     def work(group: Group) -> int:
         # in meta-gradients times their steps; the first trial counts for three: most of its time is the same for more
-        return (2 + len(group)) * group[0][1].settings.work
+        shared = group[0][1].settings
+        return (2 + len(group)) * (1 + shared.support_steps) * shared.inner_steps
 
     fair = -(-sum(map(len, groups)) // parts)
     pieces = [group[i : i + fair] for group in groups for i in range(0, len(group), fair)]

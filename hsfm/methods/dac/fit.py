@@ -75,15 +75,12 @@ def fit(
 ) -> Fit:  # fmt: skip
     """Heads fitted by DaC on the features of a network, one per seed.
 
-    erm: the head `[c d]` that says which images are easy. Where BatchNorm is frozen, features of whole images come from
-    the embeddings; where it drifts, they move, and each seed has a network of its own.
+    erm: the head `[c d]` that says which images are easy. Where BatchNorm drifts, each seed has a network of its own.
 
     History columns: epoch (from 1), loss, batch_loss, masked_loss, composed_loss (means over the steps that had such
     images), selected (share of the images), val_average, val_worst_group (NaN where no group is known),
-    val_worst_class, seed, kept.
-
-    Raises ValueError for drift without BatchNorm, where train or val is the test split, and for a loss that is no
-    longer finite.
+    val_worst_class, seed, kept. Raises ValueError for drift without BatchNorm, where train or val is the test split,
+    and for a loss that is no longer finite.
     """
     for part in (train, val):
         part.refuse_test("DaC")

@@ -1,7 +1,7 @@
 """Class activation maps (XGradCAM) of the predicted class.
 
-Fu et al., "Axiom-based Grad-CAM", BMVC 2020, on the last feature map that has a place for each part of the image. The
-numbers are those of the grad-cam package, which takes activations and gradients to the CPU for them.
+Fu et al., "Axiom-based Grad-CAM", BMVC 2020, on the last feature map that has a place for each part of the image, as
+the grad-cam package has it.
 """
 
 from collections.abc import Callable
@@ -45,8 +45,11 @@ def heat_maps(network: Network, shown: Float[Tensor, "b 3 h w"], compute: Comput
         handle.remove()
     (gradient,) = torch.autograd.grad(score, found[0])
     size = tuple(shown.shape[-2:])
-    maps = xgradcam(*(_channels_first(part, network.n_features, size) for part in (found[0].detach(), gradient)))
-    return resize_maps(maps, size)
+    activation, gradient = (_channels_first(one, network.n_features, size) for one in (found[0].detach(), gradient))
+    # each channel is weighted by its gradient averaged over its own activation
+    weights = (gradient * activation).sum((2, 3)) / (activation.sum((2, 3)) + EPSILON)
+    maps = torch.einsum("bk,bkhw->bhw", weights, activation).relu()
+    return _stretched(interpolate(_stretched(maps)[:, None], size, mode="bilinear")[:, 0])
 
 
 def _hook(body: nn.Module, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
@@ -74,22 +77,8 @@ def _channels_first(output: Float[Tensor, "b ..."], channels: int, image: tuple[
     elif output.shape[-1] == channels != output.shape[1]:
         output = output.movedim(-1, 1)
     if output.shape[-2:].numel() == 1:
-        raise ValueError(
-            f"heat maps: images of {image[0]} x {image[1]} pixels (height x width) have a feature map of one place; "
-            "resize them, or take another backbone"
-        )
+        raise ValueError(f"heat maps: images of {image[0]} x {image[1]} pixels have a feature map of one place; resize")
     return output.float()
-
-
-def xgradcam(activations: Float[Tensor, "b k h w"], gradients: Float[Tensor, "b k h w"]) -> Float[Tensor, "b h w"]:
-    """The positive part of the sum of channels, each weighted by its gradient averaged over its own activation."""
-    weights = (gradients * activations).sum((2, 3)) / (activations.sum((2, 3)) + EPSILON)
-    return torch.einsum("bk,bkhw->bhw", weights, activations).relu()
-
-
-def resize_maps(maps: Float[Tensor, "b h w"], size: tuple[int, int]) -> Float[Tensor, "b h2 w2"]:
-    """Maps from 0 to 1 at an image's height and width, bilinearly."""
-    return _stretched(interpolate(_stretched(maps)[:, None], size, mode="bilinear")[:, 0])
 
 
 def _stretched(maps: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:

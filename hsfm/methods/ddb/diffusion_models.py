@@ -72,7 +72,7 @@ def libraries() -> tuple[ModuleType, ModuleType]:
 
 
 def library_versions() -> list[str]:
-    """Versions of the libraries, on which depends what is made."""
+    """Versions of the libraries, on which the results depend."""
     return [library.__version__ for library in libraries()]
 
 
@@ -96,8 +96,7 @@ def find_model(name: str, *, revision: str | None = None, local_files_only: bool
         folder = Path(name).resolve()
     else:
         folder = Path(_download(name, revision, local_files_only, pipeline))
-    of_hub = folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name)
-    if of_hub:
+    if folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name):  # the hub's cache
         return Model(folder, {"name": name, "commit": folder.name})
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".txt"))
     hashed = fingerprint({str(path.relative_to(folder)): sha256(path) for path in files})
@@ -117,10 +116,8 @@ def _download(name: str, revision: str | None, local_files_only: bool, pipeline:
     except Exception as error:  # of whichever client the hub's library uses: no network, time-outs, no such model
         wanted, cause = name if revision is None else f"{name}, revision {revision}", error.__cause__ or error
         where = "among what was downloaded before (local_files_only)" if local_files_only else "on the hub"
-        raise ValueError(
-            f"model {wanted}: neither a folder nor found {where} ({_first_line(cause)}); run once on a machine "
-            "with a network, or name a folder that holds the model"
-        ) from error
+        found = f"neither a folder nor found {where} ({_first_line(cause)})"
+        raise ValueError(f"model {wanted}: {found}; run once on a machine with a network, or name a folder") from error
 
 
 def choose_dtype(precision: str, compute: Compute) -> torch.dtype:

@@ -69,11 +69,6 @@ class Settings(MethodSettings):
         "worst_class, average, or the lowest mean loss on the head's own hard set. null takes the configuration's.",
     )
 
-    @property
-    def work(self) -> int:
-        """Meta-gradients of an epoch times their steps, to compare settings by."""
-        return (1 + self.support_steps) * self.inner_steps
-
 
 # changes of the settings that take away one part of the method each
 ABLATIONS: dict[str, dict[str, Any]] = {

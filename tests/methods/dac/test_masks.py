@@ -36,9 +36,6 @@ def some_masks(n: int = 10, size: tuple[int, int] = (9, 7), seed: int = 0) -> Ma
     )
 
 
-# The knee -------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("loss", "cut"),
     [
@@ -69,9 +66,6 @@ def test_without_a_knee_it_is_the_fall_back(loss):
 def test_a_loss_that_is_not_finite_is_named():
     with pytest.raises(ValueError, match=r"loss of a masked image is \[0.0, 1.0, inf"):
         choose_cut(CUTS, [0.0, 1.0, float("inf"), 1.0, 1.0, 1.0], 0.8)
-
-
-# Masks ----------------------------------------------------------------------------------------------------------------
 
 
 def test_quantiles_are_numpys():
@@ -161,9 +155,6 @@ def test_masks_do_not_depend_on_the_batches(network, images):
 def test_cuts_rise_and_the_fallback_is_one_of_them(change, message):
     with pytest.raises(ValidationError, match=message):
         MaskSettings(**change)
-
-
-# Files ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cut_out", [True, False])

@@ -52,9 +52,6 @@ def pictures(n: int, height: int, width: int, seed: int = 0) -> list[np.ndarray]
     return list(np.random.default_rng(seed).integers(0, 256, (n, height, width, 3), dtype=np.uint8))
 
 
-# Models ---------------------------------------------------------------------------------------------------------------
-
-
 def test_a_folder_is_told_by_what_it_holds(folder, tmp_path):
     first, copy = local(folder, "segmenter").origin, tmp_path / "copy"
     assert first["commit"].startswith("folder ")
@@ -110,8 +107,6 @@ def test_offload_is_for_gpus_and_slicing_for_all():
         sliced = [("enable_attention_slicing", (), {})] if offload else []
         assert pipeline.mock_calls == [*sliced, expected]
 
-
-# Textual inversion ----------------------------------------------------------------------------------------------------
 
 LEARNING = {"initial_word": "bird", "steps": 6, "batch_size": 2, "accumulation": 2, "lr": 0.01}
 
@@ -254,9 +249,6 @@ def test_a_pipeline_learns_words_of_its_own_width(tmp_path):
         add_tokens(pipeline, files)
 
 
-# Segmentation ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def segmenter(folder) -> Segmenter:
     return Segmenter(local(folder, "detector"), local(folder, "segmenter"), CPU)
@@ -282,9 +274,6 @@ def test_nothing_found_is_no_mask(segmenter):
     for found in segmenter(images, SegmentSettings(prompt="bird.", box_threshold=1.0)):
         assert found.mask is None
         assert found.boxes.shape == (0, 4)
-
-
-# Inpainting -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,17 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch.nn.functional import cross_entropy
 
 from hsfm.core.files import write_parquet
+from hsfm.data.transforms import TransformSettings
 from hsfm.methods.ddb.generated import OBJECTS, PRUNED, as_png, as_table, plan, read_png, read_table, seed_of
+from hsfm.methods.ddb.objects import find_objects, masks_of, take_objects
+from hsfm.methods.ddb.sources import choose_sources
+from tests.conftest import planted
 
 SOURCES = pd.DataFrame({"image_id": ["a", "b", "c"], "y": [0, 1, 2]})
 
@@ -48,3 +56,66 @@ def test_tables_come_back_and_what_is_missing_is_none(tmp_path):
     assert metadata["classes"] == ["x", "y"]
     with pytest.raises(ValueError, match=r"objects.parquet: no column 'source_id'"):
         read_table(path, PRUNED)
+
+
+def test_sources_are_the_images_of_lowest_loss_of_each_class(splits, erm_head):
+    train = splits["train"]
+    sources = choose_sources(erm_head, train, 7)
+    loss = cross_entropy(erm_head.logits(train.features), train.y, reduction="none")
+    for y in (0, 1):
+        expected = sorted((float(loss[i]), train.image_id[i]) for i in range(len(train.y)) if train.y[i] == y)[:7]
+        part = sources[sources["y"] == y]
+        assert part["image_id"].tolist() == [name for _, name in expected]
+        assert part["rank"].tolist() == list(range(1, 8))
+        np.testing.assert_allclose(part["loss"], [value for value, _ in expected])
+
+
+def test_a_class_with_few_images_gives_all_and_says_so(erm_head, caplog):
+    train = planted("train", [3, 1, 5, 5], seed=3)
+    sources = choose_sources(erm_head, train, 6)
+    assert sources.groupby("y").size().tolist() == [4, 6]
+    assert "class 0 has 4 training images, fewer than 6 sources" in caplog.text
+    with pytest.raises(ValueError, match="DDB was given the test split"):
+        choose_sources(erm_head, planted("test", [1] * 4, seed=0), 1)
+
+
+PLAIN = TransformSettings(resize=None, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3)
+PIXELS = {name: np.zeros((4, 6, 3), np.uint8) for name in "abc"}
+
+
+def pictures(ids):
+    return [PIXELS[one] for one in ids]
+
+
+def test_objects_out_of_masks_and_none_where_a_mask_is_empty():
+    seen = torch.zeros(3, 4, 6, dtype=torch.bool)
+    seen[0, 1:3, 2:5] = True
+    seen[2] = True
+    rows = list(take_objects(SOURCES, seen, pictures, PLAIN))
+    assert [row["area"] for row in rows] == [0.25, 0.0, 1.0]
+    assert rows[1]["mask"] is None
+    np.testing.assert_array_equal(read_png(rows[0]["mask"]), seen[0])
+    table = as_table(rows, OBJECTS, {"dataset": "toy", "run": 0, "classes": ["x", "y"]})
+    assert table["boxes"].null_count == 3, "no detector looked for them"
+    masks = masks_of(pd.DataFrame(rows))
+    assert list(masks) == ["a", "c"]
+    assert masks["c"].all()
+
+
+def test_objects_that_a_detector_finds_batch_by_batch():
+    sizes, counted = [], []
+    found = SimpleNamespace(boxes=torch.zeros(2, 4), scores=torch.tensor([0.75, 0.5]), mask=np.eye(4, 6, dtype=bool))
+    nothing = SimpleNamespace(boxes=torch.zeros(0, 4), scores=torch.zeros(0), mask=None)
+
+    def segment(images):
+        sizes.append(len(images))
+        return [found] * (len(images) - 1) + [nothing]
+
+    rows = list(find_objects(SOURCES, pictures, segment, 2, counted.append))
+    assert sizes == counted == [2, 1]
+    assert [row["image_id"] for row in rows] == ["a", "b", "c"]
+    assert [(row["boxes"], row["score"], row["area"]) for row in rows] == [
+        (2, 0.75, 4 / 24),
+        (0, None, 0.0),
+        (0, None, 0.0),
+    ]

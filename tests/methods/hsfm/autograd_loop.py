@@ -26,7 +26,6 @@ class Trained:
     kept_epoch: int
     outer_loss: list[float]  # mean per epoch
     worst_group: list[float]  # on validation, per epoch
-    heads: list[Head]  # after each epoch
 
 
 def train(train: Embeddings, val: Embeddings, erm: Head, trial: Trial) -> Trained:
@@ -36,7 +35,7 @@ def train(train: Embeddings, val: Embeddings, erm: Head, trial: Trial) -> Traine
     head = Head(erm.weight.clone().requires_grad_(), erm.bias.clone().requires_grad_())
     edit = torch.optim.Adam([support], lr=settings.outer_lr)
     adapt_head = torch.optim.Adam([head.weight, head.bias], lr=settings.inner_lr)
-    best, best_state, outer_loss, worst_group, heads = -1.0, None, [], [], []
+    best, best_state, outer_loss, worst_group = -1.0, None, [], []
     for epoch in range(1, settings.epochs + 1):
         with torch.no_grad():
             loss = cross_entropy(head.logits(val.features), val.y, reduction="none")
@@ -58,12 +57,12 @@ def train(train: Embeddings, val: Embeddings, erm: Head, trial: Trial) -> Traine
         with torch.no_grad():
             correct = head.predict(val.features) == val.y
             score = float(worst(accuracy_by(correct, val.group, val.n_groups)))
-        heads.append(Head(head.weight.detach().clone(), head.bias.detach().clone()))
         if score >= best:
-            best, best_state = score, (heads[-1], fixed.clone(), epoch)
+            kept = Head(head.weight.detach().clone(), head.bias.detach().clone())
+            best, best_state = score, (kept, fixed.clone(), epoch)
         outer_loss.append(float(torch.stack(losses).mean()) if losses else float("nan"))
         worst_group.append(score)
-    return Trained(*best_state, outer_loss, worst_group, heads)
+    return Trained(*best_state, outer_loss, worst_group)
 
 
 def adapt(head: Head, features: Tensor, y: Tensor, *, steps: int, lr: float, first_order: bool = False) -> Head:

@@ -52,9 +52,6 @@ def in_double(embeddings):
 TRIALS = [trial(0), trial(1), trial(1, inner_lr=3e-2, outer_lr=0.5), trial(2, outer_lr=1.0)]
 
 
-# The training ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("form", ["dual", "primal"])
 @pytest.mark.parametrize(
     ("trials", "steps", "clip_norm"), [(TRIALS, 5, CLIP_NORM), (TRIALS[:2], 12, 1e-3), (TRIALS[2:3], 1, CLIP_NORM)]
@@ -178,9 +175,6 @@ def test_the_published_constants():
     assert symbols(SETTINGS) == {"T": 5, "alpha": 1e-2, "eta": 0.1, "K_H": 5}
 
 
-# The support ----------------------------------------------------------------------------------------------------------
-
-
 def test_support_is_drawn_class_by_class_in_table_order(splits):
     y = splits["train"].y
     rows = draw_per_class(y, 5, 2, torch.Generator().manual_seed(60))
@@ -211,9 +205,6 @@ def test_a_uniform_support_takes_classes_as_they_come(splits, erm_head):
     assert uniform.support_rows.shape == by_class.support_rows.shape == (2, 29)
     assert tr.y[uniform.support_rows].sum() < tr.y[by_class.support_rows].sum() == 10
     assert not torch.equal(uniform.support_rows[0], uniform.support_rows[1])
-
-
-# The outer set --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -259,9 +250,6 @@ def test_a_random_outer_set_is_drawn_class_by_class(splits, erm_head, recorded, 
     assert not torch.equal(result.hard_rows[0], result.hard_rows[1]), "every seed draws its own"
     assert torch.equal(result.hard_rows[:, 0], result.hard_rows[:, 1]) is (refresh == "never")
     assert torch.equal(train(splits["train"], val, erm_head, **how).hard_rows, result.hard_rows)
-
-
-# What goes wrong ------------------------------------------------------------------------------------------------------
 
 
 def test_a_dead_support_says_so(splits, erm_head, caplog):
