@@ -71,7 +71,7 @@ def find_images(folder: str | Path) -> list[str]:
     if not Path(folder).is_dir():
         raise ValueError(f"{folder}: no such folder")
     files = [path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
-    paths = [path.relative_to(folder) for path in files]
+    paths = (path.relative_to(folder) for path in files)
     names = sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
     if not names:
         raise ValueError(f"{folder}: no image in it or its subfolders; looked for {', '.join(SUFFIXES)}")

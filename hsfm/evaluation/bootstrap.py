@@ -53,11 +53,10 @@ def lowest_interval(
 ) -> Float[np.ndarray, " 2"]:
     """An interval for the mean over heads of their lowest group accuracy.
 
-    It goes from the lowest of the lower ends of the groups' own intervals to the lowest of their upper ends. The lowest
-    of several draws lies below the observed one, which lies below the truth in turn: where groups are level the
-    percentile interval of that minimum held the truth in 50 of 100 simulations, its bias-corrected one in 79, this one
-    in 91; where one group is clearly lowest all three are its own interval (test_bootstrap.py). Groups are each one for
-    all heads, and for each head its own lowest. weights: of the heads, with sum 1.
+    It goes from the lowest of the lower ends of the groups' own intervals to the lowest of their upper ends; a group is
+    each one for all heads, or for each head its own lowest. The lowest of several draws lies below the observed one:
+    where groups are level the percentile interval of the minimum held the truth in 50 of 100 simulations, this one in
+    91 (test_bootstrap.py). weights: of the heads, with sum 1.
     """
     own = np.take_along_axis(draws, observed.argmin(0)[None, None, :], axis=1)  # [b 1 h]
     candidates = np.concatenate([draws, own], axis=1) @ weights
@@ -70,8 +69,7 @@ def difference_interval(
     """The percentile interval of a difference's draws, joined with the same interval moved by their bias.
 
     Each of two lowest accuracies is lower in a resample than in the sample, the one with more groups near it by more;
-    the move, which makes the draws' mean the observed difference, takes that out. Joined they are a little long where
-    groups are level, rather than short where few images differ.
+    the move takes that out. Joined they are a little long where groups are level, not short where few images differ.
     """
     ends = interval(draws, level)
     moved = ends + (observed - draws.mean())

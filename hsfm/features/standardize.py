@@ -1,8 +1,4 @@
-"""Standardization of features, and folding it into a head on raw features.
-
-The features of a frozen, pretrained backbone have scales of their own; methods whose step sizes are given for the
-features of a fine-tuned one need them brought to one scale.
-"""
+"""Standardization of features, which step sizes for fine-tuned networks ask of frozen ones; folding it into a head."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
