@@ -84,9 +84,8 @@ def refuse(wrong: pd.Series, text: pd.Series, what: str, allowed: str) -> None:
 
 def require_filled(text: pd.Series, what: str) -> None:
     """Raise ValueError naming `what` and the row of the first empty cell."""
-    empty = text.isna().to_numpy()
-    if empty.any():
-        raise ValueError(f"{what} is empty in row {int(empty.argmax()) + 1}")
+    if text.isna().any():
+        raise ValueError(f"{what} is empty in row {int(text.isna().to_numpy().argmax()) + 1}")
 
 
 def require_unique(text: pd.Series, what: str) -> None:

@@ -23,12 +23,7 @@ def resize(
 
 
 def weights(
-    length: int,
-    box: Float[Tensor, "b 2"],
-    full: Float[Tensor, " b"],
-    window: Float[Tensor, " b"],
-    n: int,
-    mode: str = "bilinear",
+    length: int, box: Float[Tensor, "b 2"], full: Float[Tensor, " b"], window: Float[Tensor, " b"], n: int, mode: str
 ) -> Float[Tensor, "b n length"]:
     """Weights of the input pixels in each of n output pixels, along one direction; rows sum to 1.
 

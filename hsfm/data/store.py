@@ -52,14 +52,13 @@ def decode_images(
     with write_atomically(pixels) as temporary, open(temporary, "wb") as target:
 
         def write_header() -> None:
-            """Numpy leaves room for the longest number, so that the header's length is always the same."""
-            shape = {"descr": "|u1", "fortran_order": False, "shape": (start, 3)}
-            np.lib.format.write_array_header_1_0(target, shape)
+            # numpy leaves room for the longest number, so that the header's length is always the same
+            header = {"descr": "|u1", "fortran_order": False, "shape": (start, 3)}
+            np.lib.format.write_array_header_1_0(target, header)
 
         write_header()
-        for image_id, (image, entry) in zip(
-            rows["image_id"], _decode_each(rows["path"], folder, rule, workers), strict=True
-        ):
+        decoded = _decode_each(rows["path"], folder, rule, workers)
+        for image_id, (image, entry) in zip(rows["image_id"], decoded, strict=True):
             entries.append(entry)
             if image is not None:
                 target.write(image)

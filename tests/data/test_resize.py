@@ -55,7 +55,7 @@ def test_a_window_is_a_part_of_the_whole():
 
 def test_weights_sum_to_one_and_keep_straight_lines():
     """An image that grows linearly is resized to one that does, away from the edges."""
-    weight = weights(50, torch.tensor([[10.0, 36.0]]), torch.tensor([12.0]), torch.tensor([0.0]), 12)[0]
+    weight = weights(50, torch.tensor([[10.0, 36.0]]), torch.tensor([12.0]), torch.tensor([0.0]), 12, "bilinear")[0]
     torch.testing.assert_close(weight.sum(1), torch.ones(12))
     assert (weight[:, :10] == 0).all()
     assert (weight[:, 46:] == 0).all()

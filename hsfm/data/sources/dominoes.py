@@ -123,15 +123,14 @@ def _read_digits(folder: Path, name: str) -> Images:
 
 
 def _read_vehicles(folder: Path, name: str) -> Images:
-    batches = [_read(_read_batch, folder / "cifar-10-batches-py" / batch) for batch in _BATCHES[name]]
+    def read(path: Path) -> Images:
+        with open(path, "rb") as file:
+            batch = _ArrayUnpickler(file, encoding="latin1").load()  # written by Python 2
+        return batch["data"].reshape(len(batch["labels"]), 3072), np.array(batch["labels"])
+
+    batches = [_read(read, folder / "cifar-10-batches-py" / batch) for batch in _BATCHES[name]]
     images, labels = zip(*batches, strict=True)
     return np.concatenate(images), np.concatenate(labels)
-
-
-def _read_batch(path: Path) -> Images:
-    with open(path, "rb") as file:
-        batch = _ArrayUnpickler(file, encoding="latin1").load()  # written by Python 2
-    return batch["data"].reshape(len(batch["labels"]), 3072), np.array(batch["labels"])
 
 
 class _ArrayUnpickler(pickle.Unpickler):
