@@ -19,9 +19,8 @@ from hsfm_workflow.code import code_of
 from hsfm_workflow.config import in_order
 from hsfm_workflow.files import folder_stamp, raw_files, stamp
 
-OF_DATASET = "results/{dataset}"
-OF_RUN = f"{OF_DATASET}/run{{run}}"
-IMAGES = f"{OF_DATASET}/images.parquet"
+OF_RUN = "results/{dataset}/run{run}"
+IMAGES = "results/{dataset}/images.parquet"
 
 
 class Plan:
@@ -39,6 +38,8 @@ class Plan:
         # Rows of the tables. DDB's is left out where what it needs is not installed; asking for its files says so.
         self.methods: list[str] = [m for m in config["methods"] if m != "ddb" or not extras.MISSING_FOR_DDB]
         self._sort_datasets()
+        self.images = {"images": IMAGES, "pixels": self.pixels, "cache": self.store}  # inputs of rules that read images
+        self.edits = expand(f"{OF_RUN}/hsfm/edits.parquet", dataset=self.with_edits, run=self.runs)
 
     def _sort_datasets(self) -> None:
         images = self.with_images = self.where(lambda s: "images" in s)
@@ -194,11 +195,6 @@ class Plan:
         folder = f"results/{wildcards.dataset}"
         return [f"{folder}/decoded.npy", f"{folder}/decoded.parquet"] if wildcards.dataset in self.cached else []
 
-    @functools.cached_property
-    def images(self) -> dict:
-        """Inputs of rules that read images."""
-        return {"images": IMAGES, "pixels": self.pixels, "cache": self.store}
-
     def masks_for(self, *keys: str, run: int | None = None) -> Callable:
         """Masks of training images from the source, heat_map or dataset, that a dataset's settings choose at `keys`."""
 
@@ -248,11 +244,6 @@ class Plan:
         """The scores of ERM and all methods, run by run."""
         methods, folder = dict.fromkeys(["erm", *self.methods_of(wildcards.dataset)]), f"results/{wildcards.dataset}"
         return [f"{folder}/run{run}/{method}/scores.parquet" for run in self.runs for method in methods]
-
-    @property
-    def edits(self) -> list[str]:
-        """What HSFM's edits mean, of all datasets."""
-        return expand(f"{OF_RUN}/hsfm/edits.parquet", dataset=self.with_edits, run=self.runs)
 
     def of_study(self, study: str) -> list[str]:
         """Results of one study, of all datasets."""

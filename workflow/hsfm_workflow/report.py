@@ -81,8 +81,8 @@ class Results:
         published = ["published"] if plan.published else []
         self.main = table_files("main", "metrics", "groups", "uncertainty", *published)
         self.of_jobs = table_files("costs", "stages", "settings", "versions")
-        self.of_edits = table_files("edits") if plan.with_edits else []
-        self.tables = [*self.main, *self.of_jobs, *table_files(*plan.studies), *self.of_edits]
+        others = [*plan.studies, *(["edits"] if plan.with_edits else [])]
+        self.tables = [*self.main, *self.of_jobs, *table_files(*others)]
         self.figures = [file for d in plan.datasets for name in self.figures_of(d) for file in figure_files(name, d)]
         self.page = "results/report.html"
         self.on_page = {

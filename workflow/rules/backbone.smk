@@ -6,16 +6,6 @@ ERM_NETWORK = {
 # A network: ERM's, or of a method that has features of its own, one or one per seed.
 NETWORK = "results/{dataset}/run{run}/{network}"
 EMBEDDED = {split: f"{NETWORK}/embeddings/{split}.parquet" for split in SPLITS}
-# How networks are trained, but for what the rules differ in.
-TRAINING = {
-    "backbone": plan.section("backbone"),
-    "transform": plan.section("transform"),
-    "augmentation": plan.section("augmentation"),
-    "files": plan.stamps_of("backbone", "weights"),
-    "decode_size": plan.decode_size,
-    "device": plan.config["device"],
-    "compute": plan.compute,
-}
 STANDARDIZATION = {"standardization": f"{NETWORK}/standardization.safetensors"}
 EMBEDDINGS_OF_SPLITS = {split: f"{EMBEDDINGS}/{split}.parquet" for split in SPLITS}
 
@@ -41,7 +31,13 @@ use rule stage as train_erm with:
         runtime=1440,
     params:
         **code_of("train_erm"),
-        **TRAINING,
+        backbone=plan.section("backbone"),
+        transform=plan.section("transform"),
+        augmentation=plan.section("augmentation"),
+        files=plan.stamps_of("backbone", "weights"),
+        decode_size=plan.decode_size,
+        device=plan.config["device"],
+        compute=plan.compute,
         training=plan.section("erm", without=("holdout",)),
     message:
         "Training {wildcards.dataset}, run {wildcards.run}, by ERM"

@@ -19,7 +19,7 @@ method = import_module(f"hsfm.methods.{params.module}")
 settings = method.Settings(**params.settings)
 train, val = (read_embeddings(files[split], split=split) for split in ("train", "val"))
 found = {}
-if "checkpoint" in files.keys():  # noqa: SIM118, a network of the method's own
+if files.get("checkpoint"):  # of a network of the method's own
     from hsfm.models.backbone import read_checkpoint
     from hsfm.models.holdout import hold_out
 

@@ -3,7 +3,7 @@
 import json
 
 from hsfm.core import job
-from hsfm.core.files import require, sha256
+from hsfm.core.files import sha256
 from hsfm.heads.head import Head, SavedHeads, stack, write_heads
 from hsfm.models.backbone import read_checkpoint
 
@@ -12,7 +12,6 @@ CHOSEN_BY = {None: "its own, as given", "last": "the last epoch", "best_val": "t
 job.start(snakemake.log[0])
 path = snakemake.input.checkpoint
 trained = read_checkpoint(path)
-require(trained.metadata, ["settings"], path)
 settings = json.loads(trained.metadata["settings"])
 saved = SavedHeads(
     head=stack([Head.of(trained.network.fc)]),
