@@ -1,8 +1,7 @@
 """Snakemake logger plugin `hsfm`: a line for each job that starts, and the end of the log of each that fails.
 
-`logger: [hsfm]` in a profile switches it on. What the Snakefile calls, `start`, `log_results` and `log_failures`, works
-with any logger. Every start of Snakemake imports this module, for other workflows as well: it imports nothing slow, and
-hsfm itself only when it is used.
+`logger: [hsfm]` in a profile switches it on. Every start of Snakemake imports this module, for other workflows as well:
+it imports nothing slow, and hsfm itself only when it is used.
 """
 
 import logging
@@ -11,14 +10,11 @@ import re
 import textwrap
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.settings import OutputSettingsLoggerInterface
-
-if TYPE_CHECKING:
-    from snakemake.workflow import Workflow
 
 CHATTER = (
     *("Building DAG of jobs...", "Using shell: ", "Conda environments: ignored", "Singularity containers: ignored"),
@@ -61,27 +57,26 @@ class LogHandler(LogHandlerBase):
         if event == LogEvent.RUN_INFO:
             self.total = sum(n for rule, n in record.stats.items() if rule not in ("total", "all", "describe"))
             return f"{self.total} jobs; what each says lies in logs/" if self.total else ""
-        if event == LogEvent.JOB_INFO:
-            return f"{clock}  {self.start_of(record)}" if record.rule_msg else ""
+        if event == LogEvent.JOB_INFO and record.rule_msg:
+            number, message = self.jobs.setdefault(record.jobid, (len(self.jobs) + 1, record.rule_msg))
+            reasons = [reason for reason in record.reason.split("; ") if reason and not reason.startswith(OBVIOUS)]
+            why = f": {textwrap.shorten(reasons[0], 100, placeholder='...')}" if reasons else ""
+            return f"{clock}  {message} ({number} of {self.total}){why}"
         if event == LogEvent.JOB_ERROR:
-            return f"{clock}  {self.failure_of(record)}"
+            message = f" ({self.jobs[record.jobid][1]})" if record.jobid in self.jobs else ""
+            return "\n".join([f"{clock}  Error in rule {record.rule_name}{message}", *ends_of_logs(record)])
         message = record.getMessage()
         minor = record.levelno < logging.WARNING and (event is not None or message.startswith(CHATTER))
         return "" if minor or "CalledProcessError in file" in message else message
 
-    def start_of(self, record: logging.LogRecord) -> str:
-        number, message = self.jobs.setdefault(record.jobid, (len(self.jobs) + 1, record.rule_msg))
-        reasons = [reason for reason in record.reason.split("; ") if reason and not reason.startswith(OBVIOUS)]
-        why = f": {textwrap.shorten(reasons[0], 100, placeholder='...')}" if reasons else ""
-        return f"{message} ({number} of {self.total}){why}"
 
-    def failure_of(self, record: logging.LogRecord) -> str:
-        message = f" ({self.jobs[record.jobid][1]})" if record.jobid in self.jobs else ""
-        lines = [f"    {line}" for line in (record.rule_msg or "").splitlines()]  # of the scheduler
-        for log in map(Path, record.log):
-            end = log.read_text(errors="replace").splitlines()[-END_OF_LOG:] if log.exists() else []
-            lines += [f"    {log} ends:" if end else f"    {log} is empty", *(f"      {line}" for line in end)]
-        return "\n".join([f"Error in rule {record.rule_name}{message}", *lines])
+def ends_of_logs(record: logging.LogRecord) -> list[str]:
+    """What the scheduler said about a job that failed, and the last lines of its logs."""
+    lines = [f"    {line}" for line in (record.rule_msg or "").splitlines()]
+    for log in map(Path, record.log):
+        end = log.read_text(errors="replace").splitlines()[-END_OF_LOG:] if log.exists() else []
+        lines += [f"    {log} ends:" if end else f"    {log} is empty", *(f"      {line}" for line in end)]
+    return lines
 
 
 def is_usual(settings: OutputSettingsLoggerInterface) -> bool:
@@ -89,16 +84,16 @@ def is_usual(settings: OutputSettingsLoggerInterface) -> bool:
     return not (settings.verbose or settings.quiet or settings.debug_dag or settings.printshellcmds or settings.dryrun)
 
 
-# What the Snakefile calls ---------------------------------------------------------------------------------------------
+# What the Snakefile calls, with any logger ----------------------------------------------------------------------------
 
 
-def start(workflow: "Workflow") -> None:
+def start(workflow: Any) -> None:
     """Watch for failures, and tell jobs through the environment whether one may draw a bar, and whether to be quiet."""
     from hsfm.core.progress import BAR, QUIET
 
     LOGGER.addFilter(watch)
     settings = workflow.output_settings
-    os.environ.update({name: "yes" for name, on in ((QUIET, settings.quiet), ("NO_COLOR", settings.nocolor)) if on})
+    os.environ |= {name: "yes" for name, on in ((QUIET, settings.quiet), ("NO_COLOR", settings.nocolor)) if on}
     if "hsfm" in settings.log_handler_settings and is_usual(settings) and workflow.local_exec:
         os.environ[BAR] = str(Path(".snakemake/bar.lock").resolve())
 
@@ -113,7 +108,7 @@ def watch(record: logging.LogRecord) -> bool:
     return True
 
 
-def log_results(workflow: "Workflow") -> None:
+def log_results(workflow: Any) -> None:
     """Log the main table where it was asked for, otherwise the files that were, and the duration."""
     made = {str(file) for job in workflow.dag.jobs for file in job.output}
     lines = first(sorted(str(Path(file).resolve()) for file in workflow.dag.targetfiles))
@@ -150,4 +145,4 @@ def aligned(table: str) -> list[str]:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
     del rows[1:2]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

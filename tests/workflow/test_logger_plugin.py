@@ -103,11 +103,20 @@ def test_a_record_that_cannot_be_read_does_not_end_the_thread_of_handlers(handle
 
 def test_the_plugin_loads_nothing_slow():
     program = "import sys, snakemake_logger_plugin_hsfm; print(*sys.modules)"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    loaded = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    loaded = subprocess.check_output(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True
     )
-    assert not {"torch", "numpy", "pandas", "tqdm", "snakemake"} & set(loaded.stdout.split())
+    assert not {"torch", "numpy", "pandas", "tqdm", "snakemake"} & set(loaded.split())
+
+
+@pytest.mark.parametrize(
+    "option", [{"verbose": True}, {"quiet": {"rules"}}, {"printshellcmds": True}, {"dryrun": True}]
+)
+def test_snakemakes_own_output_is_shown_where_an_option_asks_for_it(capsys, option):
+    handler = plugin.LogHandler(OutputSettings(log_handler_settings=CHOSEN, **option), None)
+    handler.emit(record(message="Nothing to be done"))
+    assert not handler.writes_to_stream
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

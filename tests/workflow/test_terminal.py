@@ -50,19 +50,13 @@ def test_a_run_is_a_line_per_start_and_end_and_says_what_was_asked_for(folder):
     assert "Finished jobid" in next((folder / ".snakemake/log").glob("*.log")).read_text()
 
 
-@pytest.mark.parametrize("options", [["--verbose"], ["--quiet"], ["--workflow-profile", "none"]])
-def test_options_about_output_are_obeyed(folder, options):
-    """Without the plugin, too, the last lines are ours."""
+def test_snakemakes_own_output_has_our_last_lines_but_in_a_dry_run(folder):
     images = "results/minibirds/images.parquet"
-    done = snakemake(folder, *options, *MINIMAL, "--forcerun", "pack_images", "--", images)
-    shown = r"\S" if options != ["--quiet"] else ""  # ends of jobs are further in
-    assert not re.search(rf"^{TIME}  {shown}", done.stdout, re.MULTILINE)
-    if options != ["--quiet"]:
-        assert "Finished jobid: 0 (Rule: pack_images)" in done.stdout
-        assert re.search(rf"^{re.escape(str(folder / images))}\nDone in ", done.stdout, re.MULTILINE)
-
-
-def test_a_dry_run_has_its_plan_and_no_ending(folder):
+    options = ("--workflow-profile", "none", *MINIMAL, "--forcerun", "pack_images")
+    out = snakemake(folder, *options, "--", images).stdout
+    assert not re.search(rf"^{TIME}  \S", out, re.MULTILINE)
+    assert "Finished jobid: 0 (Rule: pack_images)" in out
+    assert re.search(rf"^{re.escape(str(folder / images))}\nDone in ", out, re.MULTILINE)
     out = snakemake(folder, *MINIMAL, "--dry-run").stdout
     assert "Job stats:" in out
     assert "Done in" not in out
