@@ -1,7 +1,6 @@
 """Resumable, sharded writes: parts that outlive a killed job, and shards, which are jobs of their own.
 
-The parts of a stage's work, and the order in which they come, do not depend on how many jobs share them, so that what
-these leave can be joined to the very file that one job writes.
+Parts do not depend on how many jobs share them: shards are joined to the very file that one job writes.
 """
 
 import shutil

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hsfm.core.shards import WHOLE, Shard, cut, join, write_rows_in_parts
+from hsfm.core.shards import WHOLE, Shard, join, write_rows_in_parts
 
 ROWS = pd.DataFrame({"row": range(20), "word": ["a", None] * 10})
 
@@ -21,10 +21,6 @@ def test_shards_take_all_parts_in_order_and_none_twice(n, of):
 
 def test_without_a_name_a_shard_is_the_whole():
     assert Shard.named(None) == WHOLE == Shard.named("1-of-1")
-
-
-def test_a_table_is_cut_into_parts():
-    assert [part.index.tolist() for part in cut(pd.DataFrame({"a": range(5)}), 2)] == [[0, 1], [2, 3], [4]]
 
 
 def tables(parts, done):

@@ -53,19 +53,12 @@ def test_erm_without_groups_has_its_worst_class():
 
 def scores() -> pd.DataFrame:
     rows = [
-        {
-            "seed": seed,
-            "split": split,
-            "group": group,
-            "n": n,
-            "correct": correct,
-            "accuracy": correct / n if n else None,
-        }
+        (seed, split, group, n, correct, correct / n if n else None)
         for seed in (0, 1)
         for split in ("val", "test")
         for group, n, correct in ((0, 100, 90), (1, 10, 5 + seed), (2, 0, 0))
     ]
-    return pd.DataFrame(rows).astype({"group": "Int32"})
+    return pd.DataFrame(rows, columns=["seed", "split", "group", "n", "correct", "accuracy"]).astype({"group": "Int32"})
 
 
 def test_test_scores_are_over_seeds_and_all_images():
