@@ -1,13 +1,7 @@
-EDITS = "results/{dataset}/run{run}/hsfm/edits.parquet"
-SUPPORT = "results/{dataset}/run{run}/hsfm/support.parquet"
+FIRST_RUN = f"results/{{dataset}}/run{plan.runs[0]}"
 OF_FIRST_RUN = {
-    name: path.replace("{run}", str(plan.runs[0]))
-    for name, path in {
-        "edits": EDITS,
-        "support": SUPPORT,
-        "train": f"{EMBEDDINGS}/train.parquet",
-        "val": f"{EMBEDDINGS}/val.parquet",
-    }.items()
+    **{name: f"{FIRST_RUN}/hsfm/{name}.parquet" for name in ("edits", "support")},
+    **{split: f"{FIRST_RUN}/erm/embeddings/{split}.parquet" for split in ("train", "val")},
 }
 EDIT_FIGURES = {
     f"{name}_{suffix}": f"results/figures/{{dataset}}/{figure}.{suffix}"
@@ -18,11 +12,11 @@ EDIT_FIGURES = {
 
 use rule stage as measure_edits with:
     input:
-        support=SUPPORT,
+        support="results/{dataset}/run{run}/hsfm/support.parquet",
         train=f"{EMBEDDINGS}/train.parquet",
         val=f"{EMBEDDINGS}/val.parquet",
     output:
-        edits=EDITS,
+        edits="results/{dataset}/run{run}/hsfm/edits.parquet",
     log:
         "logs/{dataset}/run{run}/measure_edits.log",
     benchmark:
@@ -66,18 +60,15 @@ use rule draw_edits as draw_edits_without_images with:
         dataset=one_of([name for name in plan.with_edits if name in plan.given]),
 
 
-DECODED = f"results/{{dataset}}/run{plan.runs[0]}/hsfm/decoded.parquet"
-
-
 use rule stage_on_device as decode_edits with:
     input:
         images="results/{dataset}/images.parquet",
         edits=OF_FIRST_RUN["edits"],
         support=OF_FIRST_RUN["support"],
-        standardization=ERM_NETWORK["standardization"].replace("{run}", str(plan.runs[0])),
+        standardization=f"{FIRST_RUN}/erm/standardization.safetensors",
         extra=extras.needs_extra("unCLIP", extras.MISSING_FOR_UNCLIP),
     output:
-        DECODED,
+        f"{FIRST_RUN}/hsfm/decoded.parquet",
     log:
         "logs/{dataset}/decode_edits.log",
     benchmark:
