@@ -64,7 +64,7 @@ def libraries() -> tuple[ModuleType, ModuleType]:
         import diffusers
         import transformers
     except ImportError as error:
-        raise ImportError(f'diffusion models need: pip install -e ".[diffusion]" ({error})') from error
+        raise ImportError(f'diffusion needs the extra: pip install -e ".[diffusion]" ({error})') from error
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
