@@ -61,7 +61,7 @@ class ComputeSettings(FrozenSettings):
         32.0,
         ge=0,
         description="Packed or cached images up to this size, and up to half of the free GPU memory, stay on the GPU "
-        "while training; larger ones are copied batch by batch, ahead of use.",
+        "while training; larger ones are copied batch by batch.",
     )
 
 

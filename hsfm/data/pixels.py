@@ -160,7 +160,7 @@ def image_batches(
 ) -> Iterator[Images]:
     """Batches on `device`, in this order: the one way in which images reach a network.
 
-    Images that lie on the device are chosen there. Others are read, decoded if need be, and copied ahead of use.
+    Images that lie on the device are chosen there. Others are read ahead of use, decoded if need be, and copied.
     """
     starts = range(0, len(order), batch_size)
     if isinstance(images, ImageFiles):
