@@ -30,16 +30,14 @@ def check_latex(text: str) -> None:
 
 
 def check_text(text: str, allowed: str = "") -> None:
-    """Commands are known, maths is closed, braces are balanced, letters are those LaTeX reads by itself."""
+    """Commands are known, math is closed, braces are balanced, letters are those LaTeX reads by itself."""
     left = re.sub(r"\\[#$&%_{}]", "", text)
     assert set(re.findall(r"\\([a-zA-Z]+)", left)) <= TEXT_COMMANDS, text
     left = re.sub(r"\\[a-zA-Z]+", "", left)
     left = re.sub(r"\$-?\$", "", left)
     assert "\\" not in left, text
     assert not set(left) & (set(SPECIAL) - set(allowed)), text
-    depth = 0
-    for letter in left:
-        depth += {"{": 1, "}": -1}.get(letter, 0)
-        assert depth >= 0, text
-        assert letter.isascii() or (letter.isalpha() and ord(letter) < 0x180), text
-    assert depth == 0, text
+    assert all(letter.isascii() or (letter.isalpha() and ord(letter) < 0x180) for letter in left), text
+    while re.search(r"\{[^{}]*\}", left):
+        left = re.sub(r"\{[^{}]*\}", "", left)
+    assert not set(left) & set("{}"), text

@@ -89,6 +89,10 @@ def python(
     return done
 
 
+def run_python(program: str, folder: Path) -> str:
+    return python(folder, "-c", program).stdout
+
+
 def snakemake(folder: Path, *arguments: str, check: bool = True, before: Path | None = None) -> CompletedProcess:
     return python(folder, "-m", "snakemake", "--cores", "2", *arguments, check=check, before=before)
 
@@ -99,12 +103,13 @@ def planned_by(folder: Path, *arguments: str) -> dict[str, int]:
     if "Nothing to be done" in out:
         return {}
     table = out[out.rindex("Job stats:") :].split("total")[0]
-    found = re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)
-    return dict(sum((Counter({family(rule): int(n)}) for rule, n in found if rule != "all"), Counter()))
+    jobs = Counter()
+    for rule, number in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE):
+        jobs[family(rule)] += int(number)
+    return {rule: number for rule, number in jobs.items() if rule != "all"}
 
 
 def rules_planned(folder: Path, *arguments: str) -> set[str]:
-    """The rules, or scripts where a loop makes rules of one, of which a dry run lists jobs."""
     return set(planned_by(folder, *arguments))
 
 
@@ -123,7 +128,3 @@ def results(folder: Path) -> dict[str, str]:
     """Hash of every file under results/."""
     files = sorted(p for p in (folder / "results").rglob("*") if p.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-def run_python(program: str, folder: Path) -> str:
-    return python(folder, "-c", program).stdout

@@ -8,37 +8,29 @@ import select
 import struct
 import subprocess
 import termios
-import time
 from collections.abc import Callable, Mapping, Sequence
-
-ROWS, COLUMNS = 60, 100
+from contextlib import suppress
 
 
 def run(
     *commands: Sequence[str],
     folder: str | os.PathLike,
     environment: Mapping[str, str],
-    columns: int = COLUMNS,
     look: Callable[[str], None] = lambda written: None,
-    seconds: float | int = 240,
 ) -> str:
     """The output of programs that run at the same time in one terminal. look: at what has been written so far."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, 100, 0, 0))
     started = [
         subprocess.Popen(command, cwd=folder, env={**environment, "TERM": "xterm"}, stdout=theirs, stderr=theirs)
         for command in commands
     ]
     os.close(theirs)
-    written, until = b"", time.monotonic() + seconds
+    written = b""
     try:
-        while time.monotonic() < until:
-            if select.select([ours], [], [], 0.2)[0]:
-                try:
-                    part = os.read(ours, 65536)
-                except OSError:  # the other end is closed
-                    break
-                written += part
+        with suppress(OSError):  # the other end is closed
+            while select.select([ours], [], [], 240)[0]:
+                written += os.read(ours, 65536)
                 look(written.decode(errors="replace"))
         codes = [process.wait(timeout=10) for process in started]
     finally:
@@ -46,9 +38,8 @@ def run(
             process.kill()
             process.wait()
         os.close(ours)
-    text = written.decode()
-    assert not any(codes) or "FAILS" in environment, text
-    return text
+    assert not any(codes), written.decode()
+    return written.decode()
 
 
 def screen(written: str) -> list[str]:
@@ -68,8 +59,7 @@ def screen(written: str) -> list[str]:
         elif part[-1] == "K":
             lines[row] = lines[row][:column]
         elif part[-1] == "J":
-            lines[row] = lines[row][:column]
-            del lines[row + 1 :]
+            lines[row:] = [lines[row][:column]]
         elif part[-1] != "m":
             raise AssertionError(f"{part!r} is not known")
         lines += [""] * (row + 1 - len(lines))

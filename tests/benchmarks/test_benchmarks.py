@@ -41,8 +41,8 @@ def test_settings_of_the_paper_are_read():
 
 
 def test_stages_are_timed_against_the_network_alone_and_a_loop_of_ones_own(monkeypatch, printed):
-    crop = {"random_resized_crop": {"size": [32, 32], "scale": [0.7, 1.0], "ratio": [0.75, 1.33]}, "random_crop": None,
-            "flip": True}  # fmt: skip
+    crop = {"random_resized_crop": {"size": [32, 32], "scale": [0.7, 1.0], "ratio": [0.75, 1.33]}}
+    crop |= {"random_crop": None, "flip": True}
     small = {"resize": [40, 40], "crop": [32, 32], **throughput.IMAGENET}
     tiny = {
         "embedding": throughput.Case("resnet18", small, crop, 8, True, False, 16, 8),
@@ -68,10 +68,7 @@ def test_masks_are_timed_against_embedding(monkeypatch, printed):
 def test_the_inpainting_stage_is_timed_against_the_pipeline(printed):
     small = ["--channels", "8", "--size", "16", "--steps", "2", "--images", "5", "--batch-size", "2", "--rounds", "1"]
     (line,) = printed(ddb, "--device", "cpu", *small)
-    found = re.fullmatch(
-        r"5 images of 16 x 16 in batches of 2, 2 steps: pipeline ([0-9.]+) s, stage ([0-9.]+) s, ratio ([0-9.]+)", line
-    )
-    assert all(float(number) > 0 for number in found.groups())
+    assert all(float(number) > 0 for number in re.search(r"pipeline (.+) s, stage (.+) s, ratio (.+)", line).groups())
 
 
 def test_measuring_edits_is_timed(printed):
@@ -128,6 +125,4 @@ def test_results_that_differ_in_one_bit_are_named(tmp_path):
     assert second == "m/scores.parquet: 2 rows of scores differ"
     (sides[1] / "m/scores.parquet").unlink()
     assert "m/scores.parquet: only before" in list(same_heads.differences(*sides))
-    assert [line.rsplit(": ")[1] for line in same_heads.differences(tmp_path / "none", tmp_path / "none")] == [
-        "no heads.safetensors", "no scores.parquet"
-    ]  # fmt: skip
+    assert len(list(same_heads.differences(tmp_path / "none", tmp_path / "none"))) == 2, "nothing is not equal"

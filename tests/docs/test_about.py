@@ -11,10 +11,12 @@ import hsfm
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_citation_is_of_the_citation_file_format():
+def test_the_citation_is_of_its_format_and_the_license_is_mit_everywhere():
     cff = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"message", "title", "authors"} <= set(cff)
     assert (cff["cff-version"], cff["version"], cff["license"]) == ("1.2.0", hsfm.__version__, "MIT")
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"] == "MIT"
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License\n")
     (paper,) = cff["references"]
     for author in cff["authors"] + paper["authors"]:
         assert set(author) <= {"name"} or {"family-names", "given-names"} <= set(author)
@@ -30,12 +32,6 @@ def test_the_changelog_keeps_its_form():
     kinds = set(re.findall(r"^### (.+)$", text, re.MULTILINE))
     assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
     assert f"[{hsfm.__version__}]" in text
-
-
-def test_the_license_is_mit_everywhere():
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"] == "MIT"
-    assert (ROOT / "LICENSE").read_text().startswith("MIT License\n")
-    assert "[MIT license](LICENSE)" in (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def test_contributing_names_every_check_that_decides():

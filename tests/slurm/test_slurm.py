@@ -13,8 +13,8 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -27,34 +27,23 @@ FEW = [*MINIMAL, "--config", "methods=[erm, hsfm]"]
 TABLE = "results/tables/main.csv"
 MINUTES = 15
 LLR = f"{RUN}/llr/heads.safetensors"
-# What a user would say here, of a partition's longest time and of jobs that take about ten seconds; the rest is the
-# profile as it is.
-PROFILE = ["--profile", "profiles/slurm", "--resources", "gpu=1", f"runtime={MINUTES}"]
-PROFILE += ["--slurm-init-seconds-before-status-checks", "6"]
+# a partition's longest time, and jobs that take about ten seconds; the rest is the profile as it is
+PROFILE = ["--profile", "profiles/slurm", "--resources", "gpu=1", f"runtime={MINUTES}",
+           "--slurm-init-seconds-before-status-checks", "6"]  # fmt: skip
 
 
 def slurm(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
-def no_slurm() -> str:
-    """Why no Slurm answers, or nothing."""
-    if shutil.which("sbatch") is None:
-        return "there is no sbatch"
-    try:  # without a controller sinfo waits for minutes
-        done = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True, timeout=10, check=False)
-    except subprocess.TimeoutExpired:
-        return "sinfo does not answer"
-    return "" if done.returncode == 0 else f"sinfo: {done.stderr.strip()}"
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _slurm_answers():
-    reason = no_slurm()
-    if reason and os.environ.get("HSFM_SLURM") == "required":
-        pytest.fail(f"HSFM_SLURM=required, but {reason}")
-    if reason:
-        pytest.skip(f"no Slurm here: {reason}; docs/how-to/cluster.md#tests says how to bring one up")
+    try:  # without a controller sinfo waits for minutes
+        subprocess.run(["sinfo", "--noheader"], capture_output=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        if os.environ.get("HSFM_SLURM") == "required":
+            pytest.fail(f"HSFM_SLURM=required, but {error}")
+        pytest.skip(f"no Slurm here: {error}; docs/how-to/cluster.md#tests says how to bring one up")
 
 
 def records(folder: Path) -> list[dict[str, str]]:
@@ -69,12 +58,7 @@ def of_rule(jobs: list[dict[str, str]], rule: str) -> list[dict[str, str]]:
     return [job for job in jobs if re.match(rf"rule_{rule}(_wildcards_|$)", job["Comment"])]
 
 
-def states(jobs: list[dict[str, str]]) -> list[str]:
-    return [job["JobState"] for job in jobs]
-
-
 def megabytes(job: dict[str, str]) -> int:
-    """Memory that a job asked for."""
     number, unit = re.search(r"mem=([\d.]+)([MG])", job["TRES"]).groups()
     return round(float(number) * {"M": 1, "G": 1024}[unit])
 
@@ -91,7 +75,7 @@ def wait_for(what: str, condition, output: Path, seconds: int = 150):
 
 @contextmanager
 def snakemake_under_slurm(folder: Path, output: Path, *arguments: str):
-    """A Snakemake that runs beside the test. Leaves nothing behind, whatever becomes of the test."""
+    """A Snakemake that runs beside the test and ends with it."""
     with output.open("w") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "snakemake", *PROFILE, *arguments], cwd=folder,
@@ -107,17 +91,11 @@ def snakemake_under_slurm(folder: Path, output: Path, *arguments: str):
 def finished(folder: Path, output: Path, *arguments: str) -> tuple[int, str]:
     """Snakemake's exit code and output."""
     with snakemake_under_slurm(folder, output, *arguments) as process:
-        try:
-            return process.wait(timeout=200), output.read_text()
-        except subprocess.TimeoutExpired:
-            pytest.fail(f"no end after 200 s:\n{output.read_text()}")
+        return process.wait(timeout=200), output.read_text()
 
 
 def clean_up(folder: Path) -> None:
-    """Cancel the jobs of a folder, and end what of them lives on this machine.
-
-    A Snakemake that `scancel` ends just as its own job ends may hang, and without cgroups Slurm forgets it.
-    """
+    """Cancel the jobs of a folder, and end what of them lives on here: one that ends meanwhile may hang."""
     jobs = [job["JobId"] for job in records(folder) if job["JobState"] in ("RUNNING", "PENDING", "COMPLETING")]
     if jobs:
         slurm("scancel", *jobs)
@@ -130,17 +108,15 @@ def clean_up(folder: Path) -> None:
 
 def recover(folder: Path) -> None:
     """Follow docs/how-to/cluster.md after Snakemake was killed, but for the last line, which runs it again."""
-    docs = (ROOT / "docs/how-to/cluster.md").read_text().split("## After Snakemake was killed")[1]
-    commands = re.search(r"```bash\n(.*?)```", docs, re.DOTALL).group(1)
-    *first, again = [line.strip() for line in commands.splitlines()]
+    docs = (ROOT / "docs/how-to/cluster.md").read_text().split("## Continue after Snakemake was killed")[1]
+    *first, again = re.search(r"```bash\n(.*?)```", docs, re.DOTALL)[1].splitlines()
     assert again == "snakemake --profile profiles/slurm"
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PYTHONPATH": str(folder), "PATH": path}
     subprocess.run(["bash", "-euc", "\n".join(first)], cwd=folder, env=environment, timeout=120, check=True)
 
 
-@dataclass(frozen=True)
-class Disturbed:
+class Disturbed(NamedTuple):
     """A run that was disturbed twice and finished, and one that was not."""
 
     folder: Path
@@ -204,7 +180,7 @@ def test_slurm_ran_the_jobs_with_the_gpu_and_memory_that_they_ask_for(run):
 def test_a_canceled_job_comes_back_and_is_reported(run):
     trainings = of_rule(records(run.folder), "train_erm")
     assert [job["JobId"] == run.canceled for job in trainings] == [True, False]
-    assert states(trainings) == ["CANCELLED", "COMPLETED"]
+    assert [job["JobState"] for job in trainings] == ["CANCELLED", "COMPLETED"]
     assert f"SLURM-job '{run.canceled}' failed, SLURM status is: 'CANCELLED'" in run.first
     assert "Trying to restart job" in run.first
 
@@ -213,7 +189,7 @@ def test_jobs_run_on_when_snakemake_is_killed_and_the_documented_commands_recove
     assert run.after_the_kill in ("RUNNING", "COMPLETING")
     embeddings = of_rule(records(run.folder), "extract_embeddings")
     assert [job["JobId"] == run.orphan for job in embeddings] == [True, False]
-    assert states(embeddings)[1] == "COMPLETED"
+    assert embeddings[1]["JobState"] == "COMPLETED"
     # its successor did not run beside it
     assert embeddings[0]["EndTime"] <= embeddings[1]["StartTime"]
 

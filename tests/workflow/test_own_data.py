@@ -77,11 +77,6 @@ def write_dataset(folder: Path, name: str, **settings) -> list[str]:
     return write(folder, name, {"datasets": [name], "seeds": [0], "methods": ["erm", "hsfm"], "settings": {name: own}})
 
 
-def of_photos(**embeddings) -> dict:
-    images = yaml.safe_load(blocks("yaml")[0])["settings"]["mine"]["images"]
-    return {"images": images, "transform": TRANSFORM, "embeddings": {"batch_size": 16, **embeddings}}
-
-
 @pytest.fixture(scope="module")
 def used(mine) -> Path:
     """The clone in which the workflow has run on the photos, with training attributes unknown."""
@@ -126,29 +121,14 @@ def test_images_in_and_a_robust_model_out(mine):
     assert set(pd.read_csv(mine / "labels.csv")["class"]) <= {"cat", "dog"}
 
 
-def test_a_checkpoint_of_ones_own(mine):
-    """A training script's: wrapped, prefixed, with one logit."""
-    torch.manual_seed(1)
-    model = torchvision.models.resnet18(num_classes=1)
-    state = {f"module.{key}": value for key, value in model.state_dict().items()}
-    torch.save({"model_state_dict": state, "epoch": 7}, mine / "trained.pth")
-    backbone = {"name": "resnet18", "checkpoint": "trained.pth"}
-    arguments = write_dataset(mine, "trained", backbone=backbone, **of_photos())
-    snakemake(mine, *arguments, "--", MAIN)
-    network = read_checkpoint(mine / "results/trained/run0/erm/backbone.safetensors").network.eval()
-    images = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        logit = model.eval()(images)
-        assert torch.allclose(network(images), torch.cat([torch.zeros_like(logit), logit], 1), atol=1e-5)
-    assert "ERM: its own, as given" in (mine / MAIN).read_text()
-    assert not (mine / "results/trained/run0/erm/history.parquet").exists()
-
-
 def test_a_frozen_backbone_and_its_export(mine):
     torch.manual_seed(2)
     torch.save(torchvision.models.resnet18().state_dict(), mine / "weights.pth")
     backbone = {"name": "resnet18", "weights": "weights.pth", "train": False}
-    arguments = write_dataset(mine, "frozen", backbone=backbone, **of_photos(standardize={"scale": 0.5}))
+    images = yaml.safe_load(blocks("yaml")[0])["settings"]["mine"]["images"]
+    embeddings = {"batch_size": 16, "standardize": {"scale": 0.5}}
+    own = {"images": images, "transform": TRANSFORM, "backbone": backbone, "embeddings": embeddings}
+    arguments = write_dataset(mine, "frozen", **own)
     run = mine / "results/frozen/run0"
     snakemake(mine, *arguments, "--", "results/frozen/run0/hsfm/model_seed0.safetensors")
     train, test = (read_embeddings(run / f"erm/embeddings/{split}.parquet") for split in ("train", "test"))
@@ -180,64 +160,49 @@ def test_features_that_are_there_already(used):
     assert "import_embeddings" in rules_planned(used, *arguments)
 
 
-MINE = {  # what is wrong with mine.yaml
-    "{images: {metadata: none.csv}}": "images/metadata: no file none.csv",
-    "{afr: null, backbone: {checkpoint: none.pth, pretrained: false}}": "backbone/checkpoint: no file none.pth",
-    "{afr: null, backbone: {train: false, pretrained: false}}": (
-        "backbone: train is false, but there are neither pretrained weights nor a checkpoint"
-    ),
-    "{backbone: {weights: mine.yaml}}": "backbone: pretrained and weights exclude one another",
-    "{embeddings: {standardize: {scale: 1}}}": "embeddings/standardize: is for a frozen backbone",
-    "{embeddings: {train: x.npz}}": "embeddings/train: is for a dataset without images",
-}
-GIVEN = {  # what is wrong with embeddings that are given
-    "{val: nowhere.npz}": "embeddings/val: no file nowhere.npz",
-    "{val: results/val.parquet}": "embeddings/val: results/val.parquet lies in results",
-    "{standardize: {scale: 1.0}}": "embeddings/standardize: is for a frozen backbone on images",
-}
+def wrong(**settings) -> dict:
+    """The README's configuration with mistakes."""
+    config = yaml.safe_load(blocks("yaml")[0])
+    for key, value in settings.items():
+        old = config["settings"]["mine"].get(key)
+        config["settings"]["mine"][key] = old | value if isinstance(old, dict) and isinstance(value, dict) else value
+    return config
 
 
-def refused(folder: Path, config: dict, caplog, monkeypatch) -> list[str]:
-    monkeypatch.chdir(folder)
+def given(method: str = "hsfm", **embeddings) -> dict:
+    """Of a dataset whose embeddings are given, with mistakes."""
+    own = {"base": "minibirds", "embeddings": dict.fromkeys(("train", "val", "test"), "val.npz") | embeddings}
+    return {"datasets": ["given"], "methods": ["erm", method], "settings": {"given": own}}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (wrong(images={"metadata": "none.csv"}), "mine/images/metadata: no file none.csv"),
+        (wrong(afr=None, backbone={"checkpoint": "none.pth", "pretrained": False}),
+         "mine/backbone/checkpoint: no file none.pth"),
+        (wrong(afr=None, backbone={"train": False, "pretrained": False}),
+         "mine/backbone: train is false, but there are neither pretrained weights nor a checkpoint"),
+        (wrong(backbone={"weights": "mine.yaml"}), "mine/backbone: pretrained and weights exclude one another"),
+        (wrong(embeddings={"standardize": {"scale": 1}}), "mine/embeddings/standardize: is for a frozen backbone"),
+        (wrong(embeddings={"train": "x.npz"}), "mine/embeddings/train: is for a dataset without images"),
+        (given(val="nowhere.npz"), "given/embeddings/val: no file nowhere.npz"),
+        (given(val="results/val.parquet"), "given/embeddings/val: results/val.parquet lies in results"),
+        (given(standardize={"scale": 1.0}), "given/embeddings/standardize: is for a frozen backbone on images"),
+        (given("dac"), "given: has no images, which DaC needs; set dac to null"),
+        (wrong(afr=None, backbone={"checkpoint": "val.npz", "pretrained": False}) | {"runs": [0, 1]},
+         "runs: mine is not trained here and has one run only, but runs lists [0, 1]"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line(mine, caplog, monkeypatch, config, message):
+    monkeypatch.chdir(mine)
+    (mine / "results").mkdir(exist_ok=True)
+    for name in ("val.npz", "results/val.parquet"):
+        (mine / name).touch()
     with caplog.at_level(logging.ERROR), pytest.raises(SystemExit):
         read_config(config)
-    return [record.message for record in caplog.records]
-
-
-@pytest.mark.parametrize(("setting", "message"), MINE.items())
-def test_a_mistake_about_ones_images_is_one_line(mine, caplog, monkeypatch, setting, message):
-    config = yaml.safe_load((mine / "mine.yaml").read_text())
-    own, wrong = config["settings"]["mine"], yaml.safe_load(setting)
-    for key, value in wrong.items():
-        own[key] = {**own.get(key, {}), **value} if isinstance(value, dict) else value
-    (line,) = refused(mine, config, caplog, monkeypatch)
-    assert f"settings/mine/{message}" in line
-
-
-@pytest.mark.parametrize(("setting", "message"), GIVEN.items())
-def test_a_mistake_about_given_features_is_one_line(mine, caplog, monkeypatch, setting, message):
-    (mine / "results").mkdir(exist_ok=True)
-    for name in ("train.npz", "val.npz", "test.npz", "results/val.parquet"):
-        (mine / name).touch()
-    given = {split: f"{split}.npz" for split in ("train", "val", "test")} | yaml.safe_load(setting)
-    config = {"datasets": ["given"], "methods": ["erm", "hsfm"], "settings": {"given": {"embeddings": given}}}
-    config["settings"]["given"]["base"] = "minibirds"
-    (line,) = refused(mine, config, caplog, monkeypatch)
-    assert f"settings/given/{message}" in line
-
-
-def test_a_network_that_is_not_trained_here_has_one_run_and_images_are_needed_for_dac(mine, caplog, monkeypatch):
-    (mine / "trained.pth").touch()
-    own = {"base": "minibirds", "afr": None, "backbone": {"name": "resnet18", "checkpoint": "trained.pth"}}
-    config = {"datasets": ["trained"], "methods": ["erm", "hsfm"], "settings": {"trained": own | of_photos()}}
-    (line,) = refused(mine, config | {"runs": [0, 1]}, caplog, monkeypatch)
-    assert "runs: trained is not trained here and has one run only, but runs lists [0, 1]" in line
-    caplog.clear()
-    given = {"base": "minibirds", "embeddings": dict.fromkeys(("train", "val", "test"), "val.npz")}
-    (mine / "val.npz").touch()
-    config = {"datasets": ["given"], "methods": ["erm", "dac"], "settings": {"given": given}}
-    (line,) = refused(mine, config, caplog, monkeypatch)
-    assert "settings/given: has no images, which DaC needs; set dac to null" in line
+    (line,) = (record.message for record in caplog.records)
+    assert message in line
 
 
 def test_the_frozen_overlay_on_few_images(tmp_path):

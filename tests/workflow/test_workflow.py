@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from PIL import Image
 
 from hsfm.data.pixels import read_packed
 from hsfm.data.table import read_images
@@ -19,13 +18,13 @@ from hsfm.features.embeddings import read_embeddings
 from hsfm.heads.hard_set import read_hard_set, write_hard_set
 from hsfm.heads.head import Head, read_heads
 from hsfm.heads.scorer import Scorer
-from hsfm.methods.dac.masks import read_masks, unpack
+from hsfm.methods.dac.masks import read_masks
 from hsfm.methods.hsfm import Settings
 from hsfm.methods.hsfm import train as meta
 from hsfm.models.backbone import read_checkpoint
 from tests.latex_structure import check_latex
 from tests.methods.test_afr import autograd
-from tests.repository import MINIMAL, ROOT, RUN, python, results, rules_planned, run_python, snakemake
+from tests.repository import MINIMAL, ROOT, RUN, results, rules_planned, run_python, snakemake
 
 METHODS = ("erm", "dfr", "llr", "afr", "dac", "hsfm")
 
@@ -95,14 +94,6 @@ def test_afrs_head_is_plain_torchs_on_what_its_own_network_has_not_seen(finished
     layer = autograd(train.take(rows), own, steps=heads.settings["step"], **how)
     torch.testing.assert_close(heads.head[0].weight, layer.weight.detach(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(heads.head[0].bias, layer.bias.detach(), rtol=1e-4, atol=1e-6)
-    assert not torch.equal(heads.head[0].weight, own.weight)
-    history = pd.read_parquet(folder / "history.parquet")
-    assert len(history) == 4 * 20, "two gammas, two lambdas"
-    best = history.sort_values(["val_worst_group", "val_average"], ascending=False, kind="stable").iloc[0]
-    assert best["kept"]
-    assert [best[name] for name in ("gamma", "penalty", "epoch")] == [
-        heads.settings[name] for name in ("gamma", "penalty", "step")
-    ]
     erm = read_checkpoint(finished / RUN / "erm/backbone.safetensors")
     settings = [json.loads(checkpoint.metadata["settings"])["training"] for checkpoint in (erm, trained)]
     assert settings[1] == {**settings[0], "holdout": 0.2}, "but for that they are trained alike"
@@ -150,10 +141,6 @@ def test_tables_group_the_scores_and_say_how_they_came_about(finished):
     assert {"train_erm", "extract_embeddings", "fit_hsfm"} <= set(pd.read_csv(tables / "stages.csv")["stage"])
     settings = pd.read_csv(tables / "settings.csv").set_index(["section", "setting"])["value"]
     assert (settings["hsfm", "inner_steps"], settings["hard_set", "hard_per_class"]) == ("2", "8")
-    assert "erm_head" not in settings.index.get_level_values(0), "a trained network has a head of its own"
-    saved = read_heads(finished / RUN / "hsfm/heads.safetensors")
-    assert saved.chosen_by == "the epoch with the best validation worst group"
-    assert len(saved.settings["kept_epoch"]) == len(saved.remarks) == 2
 
 
 def test_snakemakes_report_holds_every_table_and_figure(finished):
@@ -173,7 +160,7 @@ def test_tables_of_costs_do_without_records_that_are_gone(copied):
 
 
 def test_exported_networks_classify_images_as_their_heads_do_embeddings(copied):
-    """Of a method on ERM's network and of one with its own; one of them by the command line."""
+    """Of a method on ERM's network and of one with its own."""
     models = {"hsfm": RUN / "hsfm/model_seed1.safetensors", "afr": RUN / "afr/model_seed0.safetensors"}
     snakemake(copied, *MINIMAL, "--", *map(str, models.values()))
     rows = read_images(copied / "results/minibirds/images.parquet").split("test")
@@ -188,13 +175,6 @@ def test_exported_networks_classify_images_as_their_heads_do_embeddings(copied):
         torch.testing.assert_close(head.logits(test.features), logits, rtol=1e-4, atol=1e-5)
         assert torch.equal(exported.network.fc.weight, head.weight)
         assert exported.metadata["method"] == method
-    (copied / "pictures").mkdir()
-    for number, image in enumerate(images[:5].permute(0, 2, 3, 1).numpy()):
-        Image.fromarray(image).save(copied / f"pictures/{number}.png")
-    said = python(copied, "-m", "hsfm.predict", "pictures", "--model", str(models["afr"]), "--out", "out.parquet")
-    assert "out.parquet: 5 images (" in said.stdout
-    table = pd.read_parquet(copied / "out.parquet")
-    assert table["class"].tolist() == [exported.class_names[i] for i in logits[:5].argmax(1)]
     assert rules_planned(copied, *MINIMAL) == set()
 
 
@@ -212,9 +192,6 @@ def test_the_classifier_of_the_readme_runs(finished):
     assert re.search(r"^land: accuracy [01]\.[0-9]{3}\nwater: accuracy [01]\.[0-9]{3}$", out, re.MULTILINE)
 
 
-# Other settings -------------------------------------------------------------------------------------------------------
-
-
 def test_the_studies_end_in_tables_and_figures(copied):
     """The sweep holds the settings drawn and the configured one; the first ablation is HSFM itself."""
     studies = ["--config", "studies=[sweep, ablations, validation_bias]"]
@@ -225,8 +202,6 @@ def test_the_studies_end_in_tables_and_figures(copied):
         text = (copied / f"results/tables/{study}.md").read_text()
         assert text.startswith("| Dataset |")
         assert "nan" not in text
-        assert "begin{table}" in (copied / f"results/tables/{study}.tex").read_text()
-    assert all((copied / figure).read_bytes().startswith(b"\x89PNG") for figure in figures)
     changed = "settings={minibirds: {sweep: {draws: 3}}}"
     again = rules_planned(copied, *MINIMAL, *studies, changed)
     assert {"sweep_hsfm", "tabulate_study", "draw_study"} <= again
@@ -234,7 +209,6 @@ def test_the_studies_end_in_tables_and_figures(copied):
     scores = pd.read_parquet(copied / RUN / "hsfm/scores.parquet")
     sweep = pd.read_parquet(copied / RUN / "studies/sweep.parquet")
     assert sorted(sweep["setting"].unique()) == [0, 1, 2, 3, 4]
-    assert set(sweep["rule"]) == {"worst_group", "worst_class"}
     configured = sweep[(sweep["setting"] == 0) & (sweep["rule"] == "worst_group")].iloc[0]
     test = scores[(scores["split"] == "test") & (scores["seed"] == 0)]
     assert configured["test_worst_group"] == pytest.approx(test["accuracy"].min())
@@ -253,8 +227,6 @@ def test_dac_with_masks_that_the_dataset_knows_and_features_that_drift(copied):
     table = read_images(copied / "results/minibirds/images.parquet")
     masks = read_masks(copied / RUN / "erm/masks/dataset/train.parquet", split="train")
     assert masks.image_id == tuple(table.split("train")["image_id"])
-    share = unpack(masks.packed, masks.size).double().mean((1, 2))
-    assert 0.05 < float(share.min()) < float(share.max()) < 0.3
     scores = pd.read_parquet(copied / RUN / "dac/scores.parquet")
     images = read_packed(table.split("test"), copied / "results/minibirds").stacked()
     for seed in (0, 1):
@@ -266,12 +238,9 @@ def test_dac_with_masks_that_the_dataset_knows_and_features_that_drift(copied):
             correct = network(images.float() / 127.5 - 1).argmax(1) == test.y
         part = scores[(scores["split"] == "test") & (scores["seed"] == seed)]
         assert part["correct"].tolist() == [int(correct[test.group == g].sum()) for g in range(4)]
-    remark = "scored on features of its own, since BatchNorm's statistics drifted"
-    assert scores["remark"].unique().tolist() == [remark]
     assert "minibirds, DaC: scored on features of its own" in (copied / "results/tables/main.md").read_text()
     gathered = read_heads(copied / heads)
-    assert (gathered.seeds, gathered.remarks) == ((0, 1), (remark, remark))
-    assert gathered.settings["masks"] == "dataset"
+    assert (gathered.seeds, gathered.settings["masks"]) == ((0, 1), "dataset")
     exported = read_checkpoint(copied / model)
     assert torch.equal(exported.network.fc.weight, network.fc.weight)
     assert torch.equal(exported.network.body.bn1.running_mean, network.body.bn1.running_mean)
