@@ -71,7 +71,7 @@ class LogHandler(LogHandlerBase):
 
 
 def ends_of_logs(record: logging.LogRecord) -> list[str]:
-    """What the scheduler said about a job that failed, and the last lines of its logs."""
+    """Words of the scheduler about a job that failed, and the last lines of its logs."""
     lines = [f"    {line}" for line in (record.rule_msg or "").splitlines()]
     for log in map(Path, record.log):
         end = log.read_text(errors="replace").splitlines()[-END_OF_LOG:] if log.exists() else []

@@ -15,7 +15,7 @@ KINDS = {
 
 
 def allowed(part: Schema, whole: Schema, many: bool = False) -> str:
-    """What a part of a schema may be; one without a type is an error. many: in the plural."""
+    """Allowed values of a part of a schema, in words; one without a type is an error. many: in the plural."""
     forms = options(part, whole)
     words = [word for form in forms for word in words_of(form)]
     others = [_one(form, whole, many) for form in forms if not words_of(form)]

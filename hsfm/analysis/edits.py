@@ -147,7 +147,7 @@ def within_group_directions(
 
 
 def contrast_ratio(embeddings: Embeddings, generator: Generator) -> float | None:
-    """How much longer the contrast of two attributes is than by chance, with attributes shuffled within the classes.
+    """Length of the contrast of two attributes in units of that by chance, with attributes shuffled within the classes.
 
     About 1 where the features do not know the attribute, so that the spurious direction is noise. None unless there are
     two attributes within a class. The mean difference within a class is a weighted sum of its rows, so that all

@@ -56,7 +56,7 @@ def caption(row: Any, min_attribution: float) -> str:
 
 
 def count_kept(pruned: pd.DataFrame, class_names: Sequence[str]) -> str:
-    """How many images of each class are kept, in words."""
+    """Kept images of each class, in words."""
     return "; ".join(
         f"{int(part['kept'].sum())} of {len(part)} generated images of {class_names[y]} kept"
         for y, part in pruned.groupby("y")

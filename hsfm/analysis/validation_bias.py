@@ -118,7 +118,7 @@ def _check_groups(part: Embeddings, val: Embeddings, agreement: float) -> None:
 
 
 def class_sizes(val: Embeddings, minority: Bool[Tensor, " n"], agreement: Sequence[float]) -> list[int]:
-    """How many images of each class a subsample holds: the largest share of val at which every agreement can be had.
+    """Images of each class in a subsample: the largest share of val at which every agreement can be had.
 
     Raises ValueError where a class has too few majority or minority images for that.
     """

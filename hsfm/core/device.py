@@ -42,7 +42,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 class ComputeSettings(FrozenSettings):
-    """How networks are run; results differ in rounding alone."""
+    """Precision, determinism and memory of networks; results differ in rounding alone."""
 
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
@@ -113,7 +113,7 @@ class Compute:
         return network.to(self.device, memory_format=torch.channels_last)
 
     def parts(self, n: int, height: int, width: int) -> list[slice]:
-        """How n images of this size go through a network: all at once on a GPU, a few at a time on the CPU.
+        """Cuts of n images of this size for a network: all at once on a GPU, a few at a time on the CPU.
 
         There what lies between two layers then stays in the caches. The network's rows do not depend on one another.
         """

@@ -80,7 +80,7 @@ class AugmentationSettings(FrozenSettings):
 
 @dataclass(frozen=True)
 class Views:
-    """How n images are changed at random; null where they are not."""
+    """Random changes of n images; null where there are none."""
 
     box: Int[Tensor, "n 4"] | None = None  # top, left, height, width of what is cut out and resized
     corner: Int[Tensor, "n 2"] | None = None  # top, left of the window in the padded image

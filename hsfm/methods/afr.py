@@ -103,7 +103,7 @@ def fit(
 
 
 def weigh(erm: Head, held_out: Embeddings, gamma: float | int) -> Float[Tensor, " n"]:
-    """How much each image counts, in all 1."""
+    """Weights of the images, in all 1."""
     p = erm.logits(held_out.features).softmax(-1).gather(1, held_out.y[:, None])[:, 0]
     weight = (-gamma * p).exp() / torch.bincount(held_out.y, minlength=held_out.n_classes)[held_out.y]
     return weight / weight.sum()

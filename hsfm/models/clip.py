@@ -71,7 +71,7 @@ def _checked(name: str) -> tuple[str, str]:
 
 
 def transform_named(name: str) -> dict[str, Any]:
-    """How the model called `name` prepares images, as a transform of ours; ValueError where none of ours is the same.
+    """The transform of the model called `name`, as one of ours; ValueError where none of ours is the same.
 
     The model is not made.
     """

@@ -17,7 +17,7 @@ def rank() -> int:
 
 
 def process_count() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 

@@ -276,7 +276,7 @@ def _kept(rows: Sequence[dict[str, Any]], checkpoint: str) -> int:
 
 
 class _Batches(NamedTuple):
-    """How an epoch's images, in random order, are cut into batches."""
+    """Batches of an epoch's images, in random order."""
 
     drawn: int  # images of the order
     used: int  # of these, by all processes together

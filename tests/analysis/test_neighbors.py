@@ -19,7 +19,7 @@ def by_hand(queries, candidates, k, own=None):
 
 @pytest.mark.parametrize(("m", "n", "d", "k"), [(50, 300, 16, 5), (130, 5, 4, 5), (3, 200, 64, 1), (40, 6000, 512, 5)])
 def test_neighbors_are_those_of_all_distances(monkeypatch, m, n, d, k):
-    """Whatever the blocks are."""
+    """For blocks of any size."""
     monkeypatch.setattr(neighbors, "QUERIES_AT_ONCE", 20)
     monkeypatch.setattr(neighbors, "ROWS_AT_ONCE", 37)
     queries, candidates = rows(m, d, 1), rows(n, d)

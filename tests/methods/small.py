@@ -18,6 +18,6 @@ def settings_of(name, **changes):
 
 
 def needs_of(method, erm, val):
-    """What the module's NEEDS names."""
+    """Inputs that the module's NEEDS names."""
     needs = {"hard_set": lambda: build(erm, val, per_class=30)}
     return {name: needs[name]() for name in getattr(method, "NEEDS", ())}

@@ -1,4 +1,4 @@
-"""What every method on embeddings promises, a new one included."""
+"""Contract of every method on embeddings, a new one included."""
 
 from importlib import import_module
 

@@ -42,7 +42,7 @@ def tiny_ddb(models: Path) -> dict:
 
 
 def small(name: str, ddb: dict | None) -> dict:
-    """What it takes for a dataset's replica to be fast; Waterbirds has every method, the others those on embeddings."""
+    """Settings under which a dataset's replica is fast; Waterbirds has every method, the others those on embeddings."""
     settings = {
         "images": {"folder": f"data/{name}", "allow_other_counts": True},
         "backbone": {"name": "resnet18", "pretrained": False},

@@ -1,4 +1,4 @@
-"""What runs again after a change: the rules of a dry run on the finished minimal run."""
+"""Reruns after a change: the rules of a dry run on the finished minimal run."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What the minimal run leaves: which files, how they fit together, and what else can be made from them."""
+"""Files of the minimal run: which there are, how they fit together, and what else can be made from them."""
 
 import hashlib
 import json

@@ -125,7 +125,7 @@ class Plan:
         return found
 
     def embedding_settings(self, wildcards: object) -> dict:
-        """How a network's features are made; a shard leaves their spread to the job that gathers."""
+        """Settings of a network's features; a shard leaves their spread to the job that gathers."""
         settings = dict(self.settings[wildcards.dataset]["embeddings"])
         if wildcards.network.startswith("ddb/"):
             settings["standardize"] = None  # they are of the network's own head
@@ -134,7 +134,7 @@ class Plan:
         return settings
 
     def decode_size(self, wildcards: object) -> dict:
-        """How large the images of the store are, as hsfm.data.decode_size has it."""
+        """Rule for the size of stored images, as hsfm.data.decode_size has it."""
         if wildcards.dataset not in self.cached:
             return {}
         settings = self.settings[wildcards.dataset]
@@ -169,7 +169,7 @@ class Plan:
         return files
 
     def stamps_of(self, section: str, *keys: str) -> Callable:
-        """What tells those files from others of these names: one that was moved or copied may be of an older date."""
+        """Stamps that tell those files from others of these names: one that is moved may be of an older date."""
         return lambda wildcards: {file: stamp(file) for file in self.files_in(section, *keys)(wildcards)}
 
     def code_of_source(self, script: str) -> dict:
@@ -231,7 +231,7 @@ class Plan:
         return [f"{folder}/embeddings/{split}.parquet" for folder in self.networks(wildcards) for split in SPLITS]
 
     def results_of_heads(self, name: str) -> list[str]:
-        """What every head ends in, method by method, which is their order in the tables."""
+        """Scores, method by method, in the order of the tables."""
         return [
             f"results/{dataset}/run{run}/{method}/{name}.parquet"
             for method in self.methods
@@ -263,7 +263,7 @@ class Plan:
 
     @functools.cached_property
     def description(self) -> dict:
-        """What the tables of costs, settings and versions are about."""
+        """Subjects of the tables of costs, settings and versions."""
         return {
             "methods": {dataset: self.methods_of(dataset) for dataset in self.datasets},
             "runs": self.runs,

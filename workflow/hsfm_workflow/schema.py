@@ -77,7 +77,7 @@ def absent(description: str | None = None) -> Any:
 
 
 class Shards(FrozenSettings):
-    """How many jobs share a stage of one dataset and run; what they leave is gathered into the same file, byte for
+    """Number of jobs that share a stage of one dataset and run; their output is gathered into the same file, byte for
     byte, that one job writes. For a cluster, or several GPUs."""
 
     embedding: PositiveInt = Field(description="Jobs that embed the images, each a share of every split.")

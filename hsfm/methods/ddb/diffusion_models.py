@@ -34,7 +34,7 @@ class ModelSettings(FrozenSettings):
 
 
 class LoadingSettings(FrozenSettings):
-    """How models are found and loaded."""
+    """Sources and precision of models."""
 
     local_files_only: bool = Field(False, description="Download nothing; what is missing is an error.")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(

@@ -282,7 +282,7 @@ def inpainter(folder):
 
 
 def some_images(n: int, height: int = 24, width: int = 40) -> dict[str, list]:
-    """What `at_size` takes."""
+    """Arguments of `at_size`."""
     masks = [np.zeros((height, width), bool) for _ in range(n)]
     for number, mask in enumerate(masks):
         mask[4 + number : 16, 8:30] = True
