@@ -22,7 +22,7 @@ def process_count() -> int:
 
 
 def share(n: int) -> slice:
-    """This process's share of n rows, every so manyth."""
+    """The rows of n that this process computes: of k processes every k-th row."""
     return slice(rank(), n, process_count())
 
 
