@@ -128,8 +128,9 @@ def check_embeddings(embeddings: Embeddings, source: str | Path, *, whole: bool 
     faults = [(~(low.isfinite() & high.isfinite()), "holds a NaN or an infinity")]
     for name, least, names in (("y", 0, embeddings.class_names), ("attribute", -1, embeddings.attribute_names)):
         values = getattr(embeddings, name)
-        fault = f"has another {name} than the allowed 0 to {len(names) - 1} ({', '.join(names)})"
-        faults.append(((values < least) | (values >= len(names)), fault))
+        bad = (values < least) | (values >= len(names))
+        first = next(iter(values[bad].tolist()), None)
+        faults.append((bad, f"has {name} {first}; allowed are 0 to {len(names) - 1} ({', '.join(names)})"))
     for bad, fault in faults:
         if bad.any():
             row = int(bad.nonzero()[0])

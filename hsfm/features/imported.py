@@ -74,7 +74,7 @@ def _read_table(path: str | Path, split: str) -> dict[str, Any]:
         raise ValueError(f"{path}: is neither .parquet nor .npz")
     try:
         columns = _read_columns(path)
-        features, n = columns["features"], len(columns["y"])
+        features, n = columns["features"], columns["y"].size
         if features.ndim != 2 or features.dtype.kind not in "fiu" or len(features) != n:
             found = f"{features.dtype} {list(features.shape)}"
             raise ValueError(f"features are {found}, expected numbers [n d] for the {n} rows of y")
@@ -82,11 +82,12 @@ def _read_table(path: str | Path, split: str) -> dict[str, Any]:
         for name in ("y", "attribute", "image_id"):
             if np.shape(columns[name]) != (n,):
                 raise ValueError(f"{name} {list(np.shape(columns[name]))} is not [{n}]")
-        y, attribute = ([_label(value) for value in columns[name].astype(object)] for name in ("y", "attribute"))
+        y, attribute = (
+            [_label(value, row, name) for row, value in enumerate(columns[name].astype(object))]
+            for name in ("y", "attribute")
+        )
         if None in y:
             raise ValueError(f"row {y.index(None)} has no class")
-    except FileNotFoundError:
-        raise
     except Exception as error:  # of numpy, pandas and pyarrow on whatever the file holds
         raise ValueError(f"{path}: {error}") from error
     attribute = [None if label in ("", -1) else label for label in attribute]
@@ -96,26 +97,39 @@ def _read_table(path: str | Path, split: str) -> dict[str, Any]:
 
 def _read_columns(path: str | Path) -> dict[str, np.ndarray]:
     if Path(path).suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            key, columns = "x", dict(file)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                key, columns = "x", dict(file)
+        except Exception as error:  # numpy's and zipfile's are of five kinds
+            raise ValueError(f"not a readable npz file ({error})") from error
     else:
+        names = pq.read_schema(path).names
+        doubled = [name for name in names if names.count(name) > 1]
+        if doubled:
+            raise ValueError(f"more than one column {doubled[0]!r}; the columns are {', '.join(names)}")
         frame = pd.read_parquet(path)
         key, columns = "feature", {name: frame[name].to_numpy(object) for name in frame}
     for name in (key, "y"):
         if name not in columns:
             raise ValueError(f"no {name!r}; there are {', '.join(columns)}")
-    if not len(columns["y"]):
+    if not columns["y"].size:
         raise ValueError("holds no row")
     features = columns.pop(key)
-    return {**columns, "features": features if key == "x" else np.stack(features)}
+    if key == "feature":
+        lengths = np.array([np.size(row) for row in features])
+        if (lengths != lengths[0]).any():
+            row = int((lengths != lengths[0]).argmax())
+            raise ValueError(f"row {row} has {lengths[row]} features, the first row {lengths[0]}")
+        features = np.stack(features)
+    return {**columns, "features": features}
 
 
-def _label(value: Any) -> str | int | float | None:
-    """The text, the number (1.0 and numpy's 1 are 1), or None where it is missing."""
+def _label(value: Any, row: int, name: str) -> str | int | float | None:
+    """The text, the number (1.0 and numpy's 1 are 1), or None where it is missing. row, name: of the cell."""
     if isinstance(value, str):
         return value
-    if pd.isna(value):
+    if np.ndim(value) == 0 and pd.isna(value):
         return None
     if not isinstance(value, Real) or not np.isfinite(value):
-        raise ValueError(f"{value!r} labels an image, expected a text or a number")
+        raise ValueError(f"row {row} has {name} {value!r}, expected a text or a number")
     return int(value) if float(value).is_integer() else value

@@ -93,6 +93,8 @@ def write_standardization(path: str | Path, standardization: Standardization, me
 
 
 def read_standardization(path: str | Path) -> tuple[Standardization, dict[str, str]]:
-    """Read what `write_standardization` wrote."""
+    """Read what `write_standardization` wrote; ValueError for other tensors."""
     tensors, metadata = read_safetensors(path)
+    if tensors.keys() != {"mean", "factor"}:
+        raise ValueError(f"{path}: holds the tensors {', '.join(sorted(tensors))}; expected factor, mean")
     return Standardization(mean=tensors["mean"], factor=tensors["factor"]), metadata

@@ -2,8 +2,9 @@ import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
 
+from hsfm.core.files import write_safetensors
 from hsfm.features import standardize
-from hsfm.features.standardize import Standardization, fit
+from hsfm.features.standardize import Standardization, fit, read_standardization
 from hsfm.heads.head import Head
 
 
@@ -73,3 +74,9 @@ def test_blocks_have_the_moments_of_the_whole(monkeypatch, features, rows):
     found = fit(shifted, 0.5)
     torch.testing.assert_close(found.mean, mean.float())
     torch.testing.assert_close(found.factor, (0.5 / deviation).float())
+
+
+def test_a_file_of_other_tensors_is_named(tmp_path):
+    write_safetensors(tmp_path / "heads.safetensors", {"weight": torch.ones(2), "bias": torch.ones(2)}, {})
+    with pytest.raises(ValueError, match=r"heads.safetensors: holds the tensors bias, weight; expected factor, mean"):
+        read_standardization(tmp_path / "heads.safetensors")
