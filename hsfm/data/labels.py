@@ -5,7 +5,7 @@ Rows are counted from 1 below the header, in the order of the table.
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,24 @@ def read_text(path: str | Path, columns: Mapping[str, str]) -> pd.DataFrame:
     try:
         # pyarrow, because it refuses rows of the wrong length, where pandas shifts or drops cells
         if path.suffix == ".csv":
+            with csv.open_csv(path, parse_options=_PARSE) as file:
+                require_columns(path, file.schema.names, wanted)
             convert = csv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()))
             table = csv.read_csv(path, parse_options=_PARSE, convert_options=convert)
         else:
+            require_columns(path, parquet.read_schema(path).names, wanted)
             table = parquet.read_table(path, columns=wanted)
         return pa.table({key: _text(table[name]) for key, name in columns.items()}).to_pandas()
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a readable table ({error})") from error
+
+
+def require_columns(path: str | Path, there: Sequence[str], wanted: Iterable[str]) -> None:
+    """Raise ValueError naming the table and the first wanted column that it lacks or has more than once."""
+    for name in wanted:
+        if there.count(name) != 1:
+            problem = "more than one" if name in there else "no"
+            raise ValueError(f"{path}: {problem} column {name!r}; the columns are {', '.join(there)}")
 
 
 def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:

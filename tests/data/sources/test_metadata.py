@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hsfm.data.sources import metadata
@@ -103,7 +105,11 @@ def put(column: str, row: int, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f.drop(columns="place"), "not a readable table .*'place'"),
+        (lambda f: f.drop(columns="place"), "no column 'place'; the columns are id, file, "),
+        (
+            lambda f: pd.concat([f, f["label"]], axis=1),
+            "more than one column 'label'; the columns are .*, label",
+        ),
         (put("split", 7, "dev"), "column 'split' holds 'dev' in row 7; allowed are 0, 1, 2, train, val, valid"),
         (put("split", 7, None), "column 'split' is empty in row 7"),
         (put("label", 9, "  "), "column 'label' is empty in row 9"),
@@ -117,9 +123,14 @@ def put(column: str, row: int, value):
 )
 def test_a_table_that_is_wrong_is_named_with_row_and_value(tmp_path, change, message):
     path = tmp_path / "metadata.csv"
-    change(replicas.write_metadata(tmp_path)).to_csv(path, index=False)
+    frame = change(replicas.write_metadata(tmp_path))
+    frame.to_csv(path, index=False)
     with pytest.raises(ValueError, match=f"{path}.*{message}"):
         read(tmp_path)
+    path = path.with_suffix(".parquet")
+    pq.write_table(pa.table([pa.array(column) for _, column in frame.items()], list(frame)), path)
+    with pytest.raises(ValueError, match=f"{path}.*{message}"):
+        read(tmp_path, path.name)
 
 
 @pytest.mark.parametrize(
