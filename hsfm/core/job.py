@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +76,14 @@ def _write_error(log: str | Path, error: BaseException) -> str | None:
     elif isinstance(error, OSError) and error.filename is not None:
         said = f"{error.filename}: {error.strerror}"
     else:
-        with open(log, "a") as handle:
+        said = None
+    file = Path(log) if said is None else Path(log).with_suffix(".traceback")
+    with suppress(OSError):  # a full disk must not hide the error
+        with open(file, "a") as handle:
             traceback.print_exception(error, file=handle)
-        return None
-    file = Path(log).with_suffix(".traceback")
-    with open(file, "a") as handle:
-        traceback.print_exception(error, file=handle)
-    with open(log, "a") as handle:
-        handle.write(f"{time.strftime(DATE)} ERROR: {said} (traceback: {file})\n")
+        if said is not None:
+            with open(log, "a") as handle:
+                handle.write(f"{time.strftime(DATE)} ERROR: {said} (traceback: {file})\n")
     return said
 
 

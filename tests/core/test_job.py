@@ -105,6 +105,14 @@ def test_an_error_about_input_is_one_line_and_leaves_no_record_of_an_earlier_run
         assert "Traceback" in (tmp_path / "logs/a.traceback").read_text()
 
 
+@pytest.mark.parametrize("kind", ["ValueError", "RuntimeError"])
+def test_an_error_is_told_where_the_log_cannot_be_written(tmp_path, kind):
+    begin = "import shutil; from hsfm.core import job; job.start('logs/a.log'); shutil.rmtree('logs')"
+    lines = run(f"{begin}; raise {kind}('a mistake')", tmp_path).stderr.splitlines()
+    assert lines[-1] == f"{'ERROR' if kind == 'ValueError' else kind}: a mistake"
+    assert not any("FileNotFoundError" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("text", "version"),
     [
