@@ -4,7 +4,7 @@ Parts do not depend on how many jobs share them: shards are joined to the very f
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +90,16 @@ def join(path: str | Path, files: Sequence[str | Path]) -> None:
 
     writer = None
     with write_atomically(path) as temporary, ExitStack() as stack:
-        for name in files:
-            with open_parquet(name) as file:
-                for number in range(file.num_row_groups if file.metadata.num_rows else 0):
-                    group = file.read_row_group(number)
-                    writer = writer or stack.enter_context(pq.ParquetWriter(temporary, group.schema, **OPTIONS))
-                    writer.write_table(group)
+        for group in _row_groups(files):
+            writer = writer or stack.enter_context(pq.ParquetWriter(temporary, group.schema, **OPTIONS))
+            writer.write_table(group)
         if writer is None:
             pq.write_table(pa.table({}), temporary)
+
+
+def _row_groups(files: Iterable[str | Path]) -> Iterator["pa.Table"]:
+    # apart from the writes, whose errors are not those of the file that is read
+    for name in files:
+        with open_parquet(name) as file:
+            for number in range(file.num_row_groups if file.metadata.num_rows else 0):
+                yield file.read_row_group(number)

@@ -1,5 +1,6 @@
 """Parts of long work: made once, shared by shards, joined to the same bytes."""
 
+import errno
 from itertools import chain
 
 import pandas as pd
@@ -81,3 +82,14 @@ def test_a_file_that_cannot_be_read_is_named_and_nothing_is_written(tmp_path):
     with pytest.raises(ValueError, match=r"broken.parquet: not a readable Parquet file, perhaps truncated"):
         join(tmp_path / "out.parquet", [tmp_path / "a.parquet", broken])
     assert not list(tmp_path.glob("*out*"))
+
+
+def test_a_full_disk_is_not_blamed_on_a_part(tmp_path, monkeypatch):
+    def full(self, table):
+        raise OSError(errno.ENOSPC, "no room")
+
+    write(tmp_path / "a.parquet")
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    with pytest.raises(OSError, match="cannot be written") as found:
+        join(tmp_path / "out.parquet", [tmp_path / "a.parquet"])
+    assert found.value.filename == str(tmp_path / "out.parquet")
