@@ -53,7 +53,9 @@ def predict_folder(
 
 
 def read_model(path: str | Path) -> Checkpoint:
-    """Read an exported model; raise ValueError where another file is given."""
+    """Read an exported model; raise ValueError where another file, or none, is given."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file; make it with export_model")
     try:
         trained = read_checkpoint(path)
         require(trained.metadata, ("transform", "method"), path)

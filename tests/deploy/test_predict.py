@@ -165,6 +165,7 @@ def test_a_file_that_is_no_exported_model_is_named(tmp_path, folder, model):
     for name, reason in (
         ("cut", "not a readable safetensors file, perhaps truncated .*; make the file with export_model"),
         ("checkpoint", "metadata lacks 'method'; .*; make the file with export_model"),
+        ("missing", "no such file; make it with export_model"),
     ):
         with pytest.raises(ValueError, match=f"{name}.safetensors: {reason}"):
             predict_folder(folder, tmp_path / f"{name}.safetensors")
