@@ -73,10 +73,15 @@ class LogHandler(LogHandlerBase):
 def ends_of_logs(record: logging.LogRecord) -> list[str]:
     """Words of the scheduler about a job that failed, and the last lines of its logs."""
     lines = [f"    {line}" for line in (record.rule_msg or "").splitlines()]
-    for log in map(Path, record.log):
+    for log in map(Path, logs_of(record)):
         end = log.read_text(errors="replace").splitlines()[-END_OF_LOG:] if log.exists() else []
         lines += [f"    {log} ends:" if end else f"    {log} is empty", *(f"      {line}" for line in end)]
     return lines
+
+
+def logs_of(record: logging.LogRecord) -> list[str]:
+    """Names of a failed job's logs, without Snakemake's remark on where they are stored."""
+    return [str(file).removesuffix(" (send to storage)") for file in record.log]
 
 
 def is_usual(settings: OutputSettingsLoggerInterface) -> bool:
@@ -102,7 +107,7 @@ def watch(record: logging.LogRecord) -> bool:
     """Keep `FAILED` up to date; a filter of the logger, since plugins' handlers get records only later."""
     event = getattr(record, "event", None)
     if event == LogEvent.JOB_ERROR:
-        FAILED[record.jobid] = [str(file) for file in record.log]
+        FAILED[record.jobid] = logs_of(record)
     elif event == LogEvent.JOB_FINISHED:
         FAILED.pop(record.job_id, None)
     return True

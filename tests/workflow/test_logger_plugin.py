@@ -78,7 +78,7 @@ def test_a_failure_shows_the_ends_of_logs_and_what_the_scheduler_said(handler, t
     full, absent = tmp_path / "full.log", tmp_path / "absent.log"
     full.write_text("".join(f"line {n}\n" for n in range(20)))
     handler.text(job(7))
-    lines = handler.text(failure(7, full, absent, said="OUT_OF_MEMORY\non n1")).splitlines()
+    lines = handler.text(failure(7, f"{full} (send to storage)", absent, said="OUT_OF_MEMORY\non n1")).splitlines()
     assert lines[0].endswith("  Error in rule fit_dfr (Fitting DFR on minibirds)")
     assert lines[1:4] == ["    OUT_OF_MEMORY", "    on n1", f"    {full} ends:"]
     assert lines[4:] == [*(f"      line {n}" for n in range(8, 20)), f"    {absent} is empty"]
@@ -146,7 +146,7 @@ def test_failures_are_counted_by_job(monkeypatch, caplog, failed, said):
     monkeypatch.setattr(plugin, "elapsed", lambda: "0 s")
     plugin.start(SimpleNamespace(output_settings=USUAL, local_exec=False))
     for number in (*failed, 99):
-        plugin.LOGGER.handle(failure(number, f"{number}.log"))
+        plugin.LOGGER.handle(failure(number, f"{number}.log (send to storage)"))
     plugin.LOGGER.handle(record(LogEvent.JOB_FINISHED, job_id=99))
     plugin.log_failures(["own.log"])
     assert caplog.messages[-1].splitlines()[0] == said
