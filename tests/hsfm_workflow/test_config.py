@@ -43,6 +43,9 @@ STANDARDIZED = "dac: {batchnorm: drift}, embeddings: {standardize: {scale: 1}}"
 DRIFTING = f"settings={{minibirds: {{afr: null, {STANDARDIZED}, {FROZEN}}}}}"
 MISTAKES = {  # one of each kind: the classes' own bounds and rules are tested beside them
     "settings={minibirds: {hsfm: {inner_stpes: 3}}}": f"{BIRDS}/hsfm: unknown key 'inner_stpes'; did you mean 'inner_s",
+    "settings={minibirds: {hard_set: {epochs: 3}}}": f"{BIRDS}/hard_set: unknown key 'epochs'; allowed are hard_per_cl",
+    "settings={minibirds: {images: {folder: x}}}": f"{BIRDS}/images: unknown key 'folder'; allowed are source, sizes,",
+    "seed=3": "unknown key 'seed'; did you mean 'seeds'?",
     "settings={minibirds: {hfsm: {}}}": f"{BIRDS}: unknown key 'hfsm'; did you mean 'hsfm'?",
     "settings={minibirds: {hsfm: {epochs: 0}}}": f"{BIRDS}/hsfm/epochs: expected greater than 0, got 0",
     "select_by=mean": "select_by: unknown value 'mean'; allowed are 'worst_group', 'worst_class' or 'average'",

@@ -139,8 +139,9 @@ def _inherited(settings: dict, name: str, *above: str) -> object:
     if not isinstance(own, dict) or "base" not in own:
         return own
     base = own["base"]
-    if base not in list(settings):
-        raise ValueError(f"unknown dataset {base!r}; settings has {', '.join(settings)}")
+    known = [each for each, section in settings.items() if isinstance(section, dict)]
+    if base not in known:
+        raise ValueError(f"unknown dataset {base!r}; settings has {', '.join(known)}")
     if base in (name, *above):
         raise ValueError(f"{base!r} is based on itself")
     left = ["images", *(["ddb"] if own.get("ddb") is None else [])]
