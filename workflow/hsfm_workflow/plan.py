@@ -54,7 +54,7 @@ class Plan:
         # where DaC's BatchNorm drifts, so that each seed has a network of its own
         self.drifting = self.where(lambda s: "images" in s and s.get("dac") and s["dac"]["batchnorm"] == "drift")
         self.with_ddb = self.where(lambda s: "images" in s and s.get("ddb"))
-        self.with_edits = self.where(lambda s: s.get("edits")) if "hsfm" in self.methods else []
+        self.with_edits = self.where(lambda s: s.get("edits") and s["hsfm"]) if "hsfm" in self.methods else []
         self.with_unclip = [name for name in self.with_edits if self.settings[name].get("unclip")]
         # by dataset the source of its images, where the paper has numbers for it
         self.published = {name: self.source(name) for name in self.datasets if self.source(name) in PUBLISHED}

@@ -96,14 +96,14 @@ class Results:
 
     def figures_of(self, dataset: str) -> list[str]:
         """The names of a dataset's figures."""
-        plan, given = self.plan, dataset in self.plan.given
+        plan, methods, given = self.plan, self.plan.methods_of(dataset), dataset in self.plan.given
         edited = dataset in plan.with_edits
         asked = {
             **dict.fromkeys(["groups", "tradeoff", "time"], True),
             "examples": not given,
             "training": dataset in plan.trained or plan.with_history(dataset),
-            **dict.fromkeys(["hard_set", "method"], "hsfm" in plan.methods),
-            **{"masks": "dac" in plan.methods, "generated": "ddb" in plan.methods_of(dataset)},
+            **dict.fromkeys(["hard_set", "method"], "hsfm" in methods),
+            **{"masks": "dac" in methods, "generated": "ddb" in methods},
             **{"edits": edited, "edit_cosines": edited, "edit_neighbors": edited and not given},
             "unclip": dataset in plan.with_unclip and not extras.MISSING_FOR_UNCLIP,
         }
