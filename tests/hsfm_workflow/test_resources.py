@@ -14,6 +14,7 @@ def test_memory_grows_with_the_inputs_and_the_attempts(tmp_path):
     assert asked(None, {"train": train}, 3) == 3 * (100 + 12)
     assert asked(None, {"train": str(tmp_path / "not there")}, 1) == 100
     assert resources.memory(100, times=2)(None, {"train": train}, 1) == 2 * (100 + 12)
+    assert resources.memory(100, images=50)(None, {"train": train, "images": images}, 1) == 100 + 12 + 150
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,17 @@ from hsfm.core.gpus import accelerator_present
 IN_MEMORY = {"images": 30, "pixels": 0, "cache": 0, "predictions": 100}
 
 
-def memory(base: int, times: int = 1) -> Callable:
-    """Megabytes that a job asks for: `base`, and for its inputs as IN_MEMORY has it; of so many processes.
+def memory(base: int, times: int = 1, **factors: int) -> Callable:
+    """Megabytes that a job asks for: `base`, and for its inputs by `factors` or IN_MEMORY; of so many processes.
 
     Doubled at the second attempt and so on, since a job that was killed for memory fails like any other. Inputs that
     are not there yet count nothing in a dry run; they are there when the job is handed out.
     """
+    known = {**IN_MEMORY, **factors}
 
     def mem_mb(wildcards: object, input: object, attempt: int) -> int:
         named = [(name, [files] if isinstance(files, str) else files) for name, files in input.items()]
-        there = [(IN_MEMORY.get(name, 4), Path(file)) for name, files in named for file in files if Path(file).exists()]
+        there = [(known.get(name, 4), Path(file)) for name, files in named for file in files if Path(file).exists()]
         return int(attempt * times * (base + sum(factor * path.stat().st_size for factor, path in there) // 10**6))
 
     return mem_mb

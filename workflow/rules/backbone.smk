@@ -78,6 +78,11 @@ use rule stage_on_device as extract_embeddings with:
         f"logs/{{dataset}}/run{{run}}/{{network}}/extract_embeddings{plan.log_suffix('embedding')}.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_images),
+    resources:
+        gpu=gpu,
+        runtime=1440,
+        # features of a split twice: 16.8 kB an image at d = 2048, 1300 times its row in the file of the table
+        mem_mb=memory(16000, images=IN_MEMORY["images"] + 1300 // plan.shards["embedding"]),
     params:
         **code_of("extract_embeddings"),
         transform=plan.section("transform"),
