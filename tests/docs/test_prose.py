@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,29 +40,26 @@ def test_files_are_found():
     assert len(FILES) > 200
 
 
+def found(folder: str, texts: Callable, wrong: Callable) -> list[str]:
+    """Places of a folder's files where `texts` gives one that is wrong."""
+    return [
+        f"{path.relative_to(ROOT)}:{line}: {text.splitlines()[0]}"
+        for path in FILES
+        if path.is_relative_to(ROOT / folder)
+        for line, text in texts(path)
+        if wrong(text)
+    ]
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_docstrings_say_the_thing(folder):
     """A docstring begins with a verb or a noun, not with "What", "How", "Whatever" or "Such"."""
-    files = [path for path in FILES if path.is_relative_to(ROOT / folder)]
-    riddles = [
-        f"{path.relative_to(ROOT)}:{line}: {text.splitlines()[0]}"
-        for path in files
-        for line, text in docstrings(path)
-        if re.match(r"(?:What|How|Whatever|Such)\b", text)
-    ]
-    assert riddles == []
+    assert found(folder, docstrings, re.compile(r"(?:What|How|Whatever|Such)\b").match) == []
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_identifiers_are_american(folder):
-    files = [path for path in FILES if path.is_relative_to(ROOT / folder)]
-    british = [
-        f"{path.relative_to(ROOT)}:{line}: {name}"
-        for path in files
-        for line, name in names(path)
-        if BRITISH.search(name)
-    ]
-    assert british == []
+    assert found(folder, names, BRITISH.search) == []
 
 
 def test_messages_docstrings_and_pages_are_american():

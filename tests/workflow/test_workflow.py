@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from bs4 import BeautifulSoup
 
 from hsfm.data.pixels import read_packed
 from hsfm.data.table import read_images
@@ -149,6 +150,16 @@ def test_snakemakes_report_holds_every_table_and_figure(finished):
     shown = [*finished.glob("results/tables/*.html"), *finished.glob("results/figures/*/*.png")]
     assert len(shown) > 15
     assert [path for path in shown if f'"{path.relative_to(finished)}"' not in text] == []
+
+
+def test_commands_of_the_page_name_files_of_the_run_and_snakemake_takes_them(finished):
+    page = BeautifulSoup((finished / "results/report.html").read_text(), "html.parser")
+    made = [files for part in page.select("[data-made-from]") for files in part["data-made-from"].split()]
+    assert [file for file in made if not (finished / file).is_file()] == []
+    row = next(row for row in page.select("#table-main tbody tr") if row.td.text == "DFR")
+    command = f"{page.select_one('#command')['data-command']} {row['data-made-from']}".splitlines()[-1]
+    assert command.startswith("snakemake ")
+    assert rules_planned(finished, *command.split()[1:], "--force") == {"score_heads"}
 
 
 def test_tables_of_costs_do_without_records_that_are_gone(copied):
