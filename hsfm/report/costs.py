@@ -21,7 +21,10 @@ from hsfm.report.names import method_label
 
 TIMES, SIZES = ["seconds", "cpu_seconds"], ["memory_mb", "gpu_memory_mb"]
 COLUMNS = ["dataset", "run", "stage", "method", "seed", *TIMES, *SIZES, "device", "versions", "shards", "made", "job"]
-_NAME = re.compile(r"(?P<stage>.+?)(_(seed(?P<seed>\d+)|train|val|test|\d+))?(_\d+-of-(?P<shards>\d+))?")
+_NAME = re.compile(  # a row of the tables may end in a split or a number itself
+    r"(?P<stage>(?P<of_row>(?:fit|score)_)?.+?)"
+    r"(_(seed(?P<seed>\d+)|(?(of_row)(?!)|(?:train|val|test|\d+))))?(_\d+-of-(?P<shards>\d+))?"
+)
 ABSENT = (
     "Times are by the clock, as Snakemake's benchmarks have them, on a machine that may have done other things; memory "
     "is the largest resident set, GPU memory the peak of torch's allocator. - where a job has left no such record in "

@@ -222,6 +222,12 @@ def test_every_other_set_of_versions_is_a_row(tmp_path):
     assert by_stage["fish: fit_dfr"][5] == "2.11"
 
 
+def test_rows_may_end_in_a_number_or_a_split(tmp_path):
+    for name in ("fit_dfr", "fit_dfr_2", "score_dfr_val"):
+        job(tmp_path, f"birds/run0/{name}", 1)
+    assert set(read(tmp_path)["method"]) == {"dfr", "dfr_2", "dfr_val"}
+
+
 def test_jobs_of_the_plan_alone(tmp_path):
     for name in ("fish/run0/fit_hsfm", "birds/run0/fit_hsfm", "birds/run1/fit_hsfm", "birds/pack_images",
                  "birds/run0/fit_dac_seed0", "birds/run0/fit_dac_seed7", "birds/draw_groups", "birds/write_card",
