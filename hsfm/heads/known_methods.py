@@ -58,7 +58,7 @@ def _read(name: str, path: Path) -> Method:
     for constant in CONSTANTS.keys() & defined.keys():
         node = defined[constant]
         try:
-            value = ast.literal_eval(node.value)
+            value = ast.literal_eval(getattr(node, "value", node))  # an import has none
         except ValueError as error:
             raise ValueError(f"{shown}:{node.lineno}: {constant} is not written out as a literal") from error
         if constant == "FEATURES" and value not in FEATURES:

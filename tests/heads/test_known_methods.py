@@ -39,6 +39,10 @@ def test_a_folder_takes_its_settings_and_fit_from_its_modules(tmp_path):
         ('LABEL = "Mine"', "mine.py: a method needs LABEL, Settings and fit; missing: Settings, fit"),
         (COMPLETE.replace("LABEL", "label"), "missing: LABEL"),
         (COMPLETE + "TABLES = names()", "mine.py:6: TABLES is not written out as a literal"),
+        (
+            COMPLETE.replace('LABEL = "Mine"', "from mine.x import LABEL"),
+            "mine.py:1: LABEL is not written out as a literal",
+        ),
         (COMPLETE + 'FEATURES = "its"', "mine.py:6: FEATURES is 'its'; allowed are erm, own, own_per_seed"),
         ("LABEL =", "mine.py: invalid syntax"),
     ],
