@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
@@ -170,7 +171,7 @@ def read_embeddings(path: str | Path, *, split: str | None = None, whole: bool =
     """Read embeddings; the features are one `[n d]` tensor.
 
     split: which one it has to be. Raises ValueError naming the file for another split, a missing column, a wrong type,
-    a file that is not whole, and as `check_embeddings` does.
+    features of another length than its metadata say, a file that is not whole, and as `check_embeddings` does.
     """
     table, metadata = read_parquet(path, SCHEMA.remove(SCHEMA.get_field_index("feature")))
     require(metadata, METADATA, path)
@@ -179,6 +180,10 @@ def read_embeddings(path: str | Path, *, split: str | None = None, whole: bool =
     features, first = torch.empty(len(table), metadata["d"]), 0
     # a row group at a time: read as one column the features would lie in memory three times
     for piece in read_pieces(path, pa.schema([SCHEMA.field("feature")]), ROWS_AT_ONCE):
+        length = pc.list_value_length(piece["feature"]).fill_null(0).to_numpy()
+        if (length != metadata["d"]).any():
+            row = int((length != metadata["d"]).argmax())
+            raise ValueError(f"{path}: row {first + row} has {length[row]} features, but d is {metadata['d']}")
         features[first : first + len(piece)] = torch.from_dlpack(piece["feature"].flatten()).view(len(piece), -1)
         first += len(piece)
     labels = {name: torch.tensor(table[name].fill_null(-1).to_numpy()).long() for name in ("y", "attribute")}

@@ -93,6 +93,9 @@ def test_unsound_embeddings_are_not_written(tmp_path, embeddings, change, messag
     assert not list(tmp_path.iterdir())
 
 
+LIST = pa.list_(pa.float32())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -101,6 +104,10 @@ def test_unsound_embeddings_are_not_written(tmp_path, embeddings, change, messag
         (
             lambda t: t.set_column(1, "y", pa.array([0, 1, None, 0, 1], pa.int32())),
             r"row 2 .* has y -1; allowed are 0 to 1",
+        ),
+        (
+            lambda t: t.set_column(5, "feature", pa.array([[1, 2, 3, 4], [1], None] + [[0] * 7] * 2, LIST)),
+            "row 1 has 1 features, but d is 4",
         ),
         (lambda t: t.slice(0, 0), "holds no row"),
         (lambda t: t.set_column(0, "image_id", pa.array(list("abcda"))), "image id 'a' is not unique"),
