@@ -119,7 +119,9 @@ def launch(arguments: Mapping[str, Any], processes: int, log_file: str) -> None:
         except ChildFailedError as error:
             if (text := file.with_suffix(".error")).exists():
                 raise ValueError(text.read_text()) from None
-            raise RuntimeError("a training process was killed, or failed as its traceback in the log says") from error
+            raise RuntimeError(
+                "a training process was killed, by hand or for want of memory, or failed: its traceback is in the log"
+            ) from error
         used = json.loads(file.with_suffix(".used").read_text())
         job.used(device=f"{processes} x {used['device']}", gpu_memory_mb=used["gpu_memory_mb"])
 

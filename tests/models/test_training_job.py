@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -98,13 +99,26 @@ def wait_for(condition, what: str, seconds: int = 100) -> None:
         time.sleep(0.05)
 
 
-def test_processes_end_with_the_one_that_started_them_and_the_next_ones_go_on(start, tmp_path):
-    process = start()
-    wait_for((tmp_path / "resume.pt").exists, "no epoch ended")
+def children_after_an_epoch(process: subprocess.Popen, resume: Path) -> list[int]:
+    wait_for(resume.exists, "no epoch ended")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.kill()
     assert len(children) == 2
-    wait_for(lambda: not any(map(alive, map(int, children))), "a process survived the one that had started it", 20)
+    return list(map(int, children))
+
+
+def test_processes_end_together_and_the_next_ones_go_on(start, tmp_path):
+    process = start()
+    killed, other = children_after_an_epoch(process, tmp_path / "resume.pt")
+    os.kill(killed, signal.SIGKILL)
+    errors = process.communicate(timeout=100)[1]
+    assert errors.splitlines()[-1].startswith("RuntimeError: a training process was killed, by hand or for want of mem")
+    assert not alive(other)
+    (tmp_path / "resume.pt").unlink()
+
+    process = start()
+    children = children_after_an_epoch(process, tmp_path / "resume.pt")
+    process.kill()
+    wait_for(lambda: not any(map(alive, children)), "a process survived the one that had started it", 20)
     assert not (tmp_path / "backbone.safetensors").exists(), "the run was over before it could be killed"
 
     errors = start().communicate(timeout=200)[1]
