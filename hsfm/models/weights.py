@@ -51,6 +51,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 def _load(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:  # such as no permission
+        raise
     except Exception as error:  # a broken file fails torch's parser in any way: UnpicklingError, KeyError, ...
         # only in the wording of the error does code differ from garbage; the wording itself advises to run the code
         name = re.search(r"\bGLOBAL (\S+)", str(error))
