@@ -111,7 +111,7 @@ def print_pruned() -> None:
     print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
     for path in sorted(FOLDER.glob("run*/ddb/pruned.parquet")):
         rows, metadata = read_table(path, PRUNED)
-        for y, part in rows.groupby("y"):
+        for y, part in rows.dropna(subset="attribution").groupby("y"):  # without those that could not be generated
             minimum = metadata["rules"]["attribution"]
             off, easy = part["attribution"] <= minimum, part["probability"] >= part["limit"]
             counts = [len(part), (off & ~easy).sum(), (easy & ~off).sum(), (off & easy).sum(), part["kept"].sum()]

@@ -6,6 +6,7 @@ Per table, in a process of its own: seconds to list it (labels, splits, and whet
 and to read it back, and the highest memory.
 """
 
+import argparse
 import os
 import resource
 import subprocess
@@ -80,6 +81,7 @@ def measure(name: str, folder: str) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| table | rows | list, s | write, s | read back, s | memory, MB |", flush=True)
     print("| --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
     for name, make in (("celeba", make_celeba), ("own", make_own)):
