@@ -295,6 +295,8 @@ def test_drift_leaves_out_a_last_batch_of_one_image(world):
     # at q = 0 one image is easy, whose partner is itself, the only one of its class
     assert history["selected"].tolist() == pytest.approx([1 / 131], abs=1e-2)
     assert fitted(world, batch_size=12, epochs=1, quantile=0.0).history["composed_loss"].notna().all()
+    plain = fitted(world, batch_size=12, epochs=1, alpha=0.0).history
+    assert plain["loss"].equals(plain["batch_loss"])
 
 
 def test_several_seeds_are_those_of_one_seed_each(world):
