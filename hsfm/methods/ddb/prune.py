@@ -53,9 +53,8 @@ def prune(
     probability of the class has to stay below.
     """
     compute.prepare(network).eval()
-    reasons = (
-        f"attribution on the object not above {settings.attribution:g}", "ERM as sure as of the class's own images"
-    )  # fmt: skip
+    not_on_object = f"attribution on the object not above {settings.attribution:g}"
+    reasons = not_on_object, "ERM as sure as of the class's own images"
     for first in range(0, len(rows), settings.batch_size):
         batch = [dict(row) for row in rows[first : first + settings.batch_size]]
         made = [row for row in batch if row["image"] is not None]

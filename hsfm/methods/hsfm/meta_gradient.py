@@ -66,7 +66,7 @@ def meta_gradient(
 ) -> LossAndGradient:
     """Outer loss (natural log) of r trials, and its gradient in their support features.
 
-    support_y: of each trial, or the same for all, as hard_y is. steps: T, at least 1. lr: alpha of each trial.
+    support_y: of each trial, or shared by all; hard_y always is. steps: T, at least 1. lr: alpha of each trial.
     first_order: leave out how a step's head depends on the support through the steps before. form: `dual`, `primal`, or
     `auto`, the one with fewer operations.
     """

@@ -143,8 +143,8 @@ class Loop:
         whole = {"dtype": torch.int64, "device": self.support.device}
         self._epoch = torch.zeros(1, **whole)  # finished ones
         average = measures["val_average"]
-        state = (torch.full_like(average, -torch.inf), torch.zeros(len(trials), **whole), self.weight, self.bias,
-                 self.support)  # fmt: skip
+        value, epoch = torch.full_like(average, -torch.inf), torch.zeros(len(trials), **whole)
+        state = value, epoch, self.weight, self.bias, self.support
         self.best = {name: BestState(*(tensor.clone() for tensor in state)) for name in scorers}
         epochs = self._settings.epochs
         self.history = {name: average.new_empty(epochs, len(trials)) for name in ("outer_loss", *measures)}

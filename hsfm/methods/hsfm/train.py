@@ -127,16 +127,15 @@ def train_trials(
             for name, best in loop.best.items():
                 kept[name].append(_kept(best, head, val))
     number = np.repeat(np.arange(len(trials)), shared.epochs)
-    index = {"number": number, "seed": np.array([trial.seed for trial in trials])[number],
-             "epoch": np.tile(np.arange(1, shared.epochs + 1), len(trials))}  # fmt: skip
+    seed, epoch = np.array([trial.seed for trial in trials])[number], np.tile(range(1, shared.epochs + 1), len(trials))
     measures = {name: torch.cat([h[name] for h in histories], dim=1).T.flatten().cpu().numpy() for name in histories[0]}
-    history, results = pd.DataFrame({**index, **measures}), {}
+    history, results = pd.DataFrame({"number": number, "seed": seed, "epoch": epoch, **measures}), {}
     for name, parts in kept.items():
         found = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         results[name] = MetaResult(
             head=Head(found.pop("weight"), found.pop("bias")),
             trials=tuple(trials),
-            history=history.assign(kept=index["epoch"] == found["kept_epoch"].numpy()[number]),
+            history=history.assign(kept=epoch == found["kept_epoch"].numpy()[number]),
             hard_rows=torch.cat(hard_rows),
             support_rows=rows.cpu(),
             **found,
