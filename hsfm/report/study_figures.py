@@ -33,10 +33,10 @@ def draw_sweep(sweep: pd.DataFrame, title: str) -> Figure:
     columns = min(3, max(1, len(swept)))
     lines = -(-max(1, len(swept)) // columns)
     figure = Figure(figsize=(min(WIDTH, 2.7 * columns + 0.5), 2.1 * lines + 0.6))
-    axes = figure.subplots(lines, columns, squeeze=False, sharey=True).flat
+    axes = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
     for axis, name in zip(axes, swept, strict=False):
         _panel(axis, part, best, name, rule)
-    for axis in list(axes)[len(swept) :]:
+    for axis in axes[len(swept) :]:
         axis.set_axis_off()
     legend_below(figure, ncols=3)
     figure.suptitle(title)

@@ -97,6 +97,8 @@ def test_the_sweep_figure_has_a_panel_per_swept_setting():
     star = next(line for line in lines if line.get_label() == "best on validation")
     assert (star.get_xdata()[0], star.get_ydata()[0]) == (1, pytest.approx(88))
     figure.canvas.draw()
+    four = frame.assign(a=frame["setting"] % 2, b=frame["setting"] + 1)
+    assert sum(axis.axison for axis in figures.draw_sweep(four, "a title").axes) == 4, "of two rows of three"
 
 
 def test_ablations_are_compared_by_seed():
