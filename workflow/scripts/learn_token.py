@@ -21,6 +21,8 @@ from hsfm.methods.ddb.textual_inversion import TokenSettings, learn_token, token
 path, label = snakemake.input.images, int(snakemake.wildcards.label)
 outputs, params = snakemake.output, snakemake.params
 table = read_images(path)
+if label >= (known := len(table.class_names)):
+    raise ValueError(f"ddb/retrain/weights: asks for class {label}, but {table.dataset} has {known} classes, from 0")
 compute = Compute.on(params.device, **params.compute)
 # without offload: the whole model takes part in every step
 loading = LoadingSettings.among({**params.models, "cpu_offload": False})
