@@ -93,7 +93,7 @@ use rule stage_on_device as extract_embeddings with:
 
 if plan.shards["embedding"] > 1:
 
-    use rule stage as gather_embeddings with:
+    use rule long_stage as gather_embeddings with:
         input:
             **{split: gather.embedding(in_shard(path), allow_missing=True) for split, path in EMBEDDED.items()},
         output:

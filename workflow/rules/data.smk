@@ -37,7 +37,7 @@ use rule stage as list_images with:
         "Listing the images of {wildcards.dataset}"
 
 
-use rule stage as decode_images with:
+use rule long_stage as decode_images with:
     input:
         listed="results/{dataset}/listed.parquet",
     output:

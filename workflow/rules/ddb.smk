@@ -130,7 +130,7 @@ use rule stage as paste_objects with:
 
 if plan.shards["generation"] > 1:
 
-    use rule stage as gather_generated with:
+    use rule long_stage as gather_generated with:
         input:
             shards=gather.generation(in_shard(GENERATED), allow_missing=True),
         output:

@@ -18,6 +18,13 @@ rule stage:
         "../scripts/{params.script}.py"
 
 
+# Of those whose time on the CPU grows with the dataset, and that begin anew when they are cut off.
+use rule stage as long_stage with:
+    resources:
+        mem_mb=memory(4000),
+        runtime=1440,
+
+
 # Of those that send images through a network: before others, since much waits for them.
 use rule stage as stage_on_device with:
     priority: 50

@@ -56,7 +56,7 @@ use rule sweep_hsfm as ablate_hsfm with:
         "Taking parts of HSFM away on {wildcards.dataset}, run {wildcards.run}"
 
 
-use rule stage as bias_validation with:
+use rule long_stage as bias_validation with:
     input:
         **ERM_FEATURES,
     output:
