@@ -156,8 +156,11 @@ def build_network(
     pretrained: start the backbone from ImageNet-1k weights (torchvision's V1; timm's default for the name), which are
     downloaded once. weights: start it from a file instead, or from an installed package (`package:NAME`), as
     `read_weights` reads them; a head in there is left out. Raises ValueError for an unknown name, a model without a
-    linear head, pretrained weights that cannot be had, and naming a tensor of `weights` that does not fit.
+    linear head, pretrained weights that there are none of or beside `weights`, and naming a tensor of `weights` that
+    does not fit.
     """
+    if pretrained and (name == "small_resnet" or weights is not None):
+        raise ValueError(f"{name} with pretrained=True: expected a network with such weights, and no `weights`")
     # torch's initializers draw from the global generator only; fork_rng hands it back as it was
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -160,8 +160,8 @@ def groups_text(groups: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
 def accuracy_cells(rows: pd.DataFrame, metric: str) -> list[Cell]:
     """A cell per row; equal when shown is equal.
 
-    Bold: the best of a dataset, and what is not told apart from it. Underlined: the same of those without training
-    labels.
+    Bold: the best of a dataset, or an interval of the difference from it that includes 0. Underlined: the same among
+    those without training labels.
     """
     shown, free = rows[f"{metric}_percent"].round(1), rows["group_labels"] != "training"
     best, best_free = (values.groupby(rows["dataset"]).transform("max") for values in (shown, shown.where(free)))
@@ -186,9 +186,8 @@ def spread_note(summary: pd.DataFrame, repeated: str = "seeds", each: str = "hea
 
 def _notes(aggregated: pd.DataFrame) -> tuple[str, ...]:
     return (
-        "Test accuracy in percent. Bold: best, with all that the test images do not tell apart from it, the 95 % "
-        "interval of the difference holding 0 (table uncertainty). Underlined: the same without group labels in "
-        "training.",
+        "Test accuracy in percent. Bold: best, or the 95 % interval of the difference from the best includes 0 "
+        "(table uncertainty). Underlined: the same without group labels in training.",
         spread_note(aggregated),
         "Worst group: the lowest accuracy of a (class, attribute) group. Average: the plain mean over test images.",
         "Group labels: whether those of validation were used, and for what; none trains on or picks by those of train.",

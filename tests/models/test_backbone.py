@@ -95,6 +95,12 @@ def test_every_family_of_torchvision_has_a_head_or_is_refused():
     assert refused == {"maxvit_t", "squeezenet1_1"}
 
 
+@pytest.mark.parametrize(("name", "weights"), [("small_resnet", None), ("resnet18", "theirs.pt")])
+def test_pretrained_weights_that_there_are_none_of_are_refused(name, weights):
+    with pytest.raises(ValueError, match=f"{name} with pretrained=True"):
+        build_network(name, 2, pretrained=True, weights=weights)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
