@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -128,16 +129,17 @@ def finish(what: str, result: str) -> None:
     """Say in the log and on the terminal what came out, and write the job's record; the last that a stage does.
 
     what: `HSFM`, to which the job's place is added. result: its main number, `validation worst group 92.4 (epoch 38)`.
-    The record, logs/.../NAME.json beside the log: summary; device, gpu_memory_mb (peak of torch's allocator, of that
-    process which took most), threads; cpu_seconds of this process and those it has waited for; versions. What the job
-    did not load is null.
+    The record, logs/.../NAME.json beside the log: summary; seconds since this module was loaded; memory_mb (2^20 bytes,
+    peak resident set) and gpu_memory_mb (10^6 bytes, peak of torch's allocator), each of that process which took most;
+    cpu_seconds of this process and those it has waited for; device, threads, versions. What the job did not load is
+    null.
     """
     where = place(_log).replace(",", "")
     summary = f"{what} {where}: {result}" if where else f"{what}: {result}"
-    log.info("%s (%s)", summary, duration(time.monotonic() - _began))
-    # Snakemake looks every half minute only, and misses what comes after
-    cpu_seconds = round(sum(os.times()[:4]), 2)
-    record = {"summary": summary, **resources(), **_used, "cpu_seconds": cpu_seconds, "versions": versions()}
+    seconds = time.monotonic() - _began
+    log.info("%s (%s)", summary, duration(seconds))
+    times = {"seconds": round(seconds, 2), "cpu_seconds": round(sum(os.times()[:4]), 2)}
+    record = {"summary": summary, **times, **resources(), **_used, "versions": versions()}
     with write_atomically(_log.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if not os.environ.get(progress.QUIET):
@@ -151,14 +153,16 @@ def used(**resources: Any) -> None:
 
 
 def resources() -> dict[str, Any]:
-    """Devices of this process: device, gpu_memory_mb, threads."""
+    """Resources of this process and those it has waited for: memory_mb, device, gpu_memory_mb, threads."""
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    megabytes = max(peaks) / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, here 2^10 bytes
     torch = sys.modules.get("torch")
     device, memory = "cpu", None
     if torch is not None and torch.cuda.is_initialized():
         memory = max(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count()))) / 1e6
         device = torch.cuda.get_device_name(torch.cuda.current_device())
     threads = int(os.environ.get("OMP_NUM_THREADS", "1")) if torch is None else torch.get_num_threads()
-    return {"device": device, "gpu_memory_mb": memory, "threads": threads}
+    return {"memory_mb": round(megabytes, 2), "device": device, "gpu_memory_mb": memory, "threads": threads}
 
 
 def versions() -> dict[str, str | bool | None]:

@@ -1,7 +1,7 @@
-"""Time and memory of every job, stage and method, out of Snakemake's benchmarks and the records of the jobs.
+"""Time and memory of every job, stage and method, out of the records of the jobs.
 
-A job leaves `NAME.tsv` (Snakemake's benchmark) and `NAME.json` (its own record) in a folder of logs, sorted by dataset
-and run. Either may be missing: logs may be deleted at any time, and what is not known is null.
+A job leaves its record, `NAME.json`, in a folder of logs, sorted by dataset and run. Logs may be deleted at any time;
+what is not known is null.
 """
 
 import json
@@ -26,9 +26,9 @@ _NAME = re.compile(  # a row of the tables may end in a split or a number itself
     r"(_(seed(?P<seed>\d+)|(?(of_row)(?!)|(?:train|val|test|\d+))))?(_\d+-of-(?P<shards>\d+))?"
 )
 ABSENT = (
-    "Times are by the clock, as Snakemake's benchmarks have them, on a machine that may have done other things; memory "
-    "is the largest resident set, GPU memory the peak of torch's allocator. - where a job has left no such record in "
-    "logs/, which may be deleted; a job that went on after it was killed counts its last part."
+    "Times are by the clock, from when a job begins to load its code, on a machine that may have done other things; "
+    "memory is the largest resident set of a process, GPU memory the peak of torch's allocator. - where a job has left "
+    "no record in logs/, which may be deleted; a job that went on after it was killed counts its last part."
 )
 
 
@@ -45,34 +45,28 @@ class Stages:
 def read_costs(folder: str | Path, stages: Stages) -> pd.DataFrame:
     """One row per job of a dataset, with the columns COLUMNS, in the order in which they ended.
 
-    folder: where logs lie as `{dataset}/[run{run}/[{network}/]]NAME.tsv` and `.json`. run: null of stages that serve
-    all runs. stage: NAME without seed, split, shard and method. method: empty where a stage serves all. seed: null but
-    where each seed has a job of its own. seconds: by the clock; memory_mb: the largest resident set; gpu_memory_mb: the
-    peak of torch's allocator; cpu_seconds: by the job's record, else Snakemake's. job: the path without suffix. Where a
-    stage has run with several numbers of shards, the jobs of the latest count.
+    folder: where records lie as `{dataset}/[run{run}/[{network}/]]NAME.json`. run: null of stages that serve all runs.
+    stage: NAME without seed, split, shard and method. method: empty where a stage serves all. seed: null but where each
+    seed has a job of its own. TIMES, SIZES: as `hsfm.core.job.finish` records them. job: the path without suffix. Where
+    a stage has run with several numbers of shards, the jobs of the latest count.
     """
     folder = Path(folder)
-    jobs = sorted({path.with_suffix("") for suffix in ("tsv", "json") for path in folder.rglob(f"*/*.{suffix}")})
-    rows = [_read_job(job, *job.relative_to(folder).parts, stages=stages) for job in jobs if job.parent != folder]
+    records = sorted(folder.rglob("*/*.json"))
+    rows = [_read_job(path, *path.relative_to(folder).parts, stages=stages) for path in records]
     frame = pd.DataFrame(rows, columns=COLUMNS).sort_values(["dataset", "made"], kind="stable")
     latest = frame.groupby(["dataset", "run", "stage", "method"], dropna=False)["shards"].transform("last")
     types = {"run": "Int64", "seed": "Int64", **dict.fromkeys([*TIMES, *SIZES], float)}
     return frame[frame["shards"] == latest].astype(types).reset_index(drop=True)
 
 
-def _read_job(job: Path, dataset: str, *folders: str, stages: Stages) -> dict[str, Any]:
-    tsv, json_file = Path(f"{job}.tsv"), Path(f"{job}.json")
-    benchmark = pd.read_csv(tsv, sep="\t", na_values="-").iloc[0] if tsv.exists() else {}
-    record = json.loads(json_file.read_text()) if json_file.exists() else {}
+def _read_job(path: Path, dataset: str, *folders: str, stages: Stages) -> dict[str, Any]:
+    record = json.loads(path.read_text())
     run = int(folders[0][3:]) if re.fullmatch(r"run\d+", folders[0]) else None
     network = folders[:-1] if run is None else folders[1:-1]  # ("dac", "seed0")
     return {
-        **{"dataset": dataset, "run": run, "job": str(job), **_stage(job.name, network, stages)},
-        **{"seconds": benchmark.get("s"), "memory_mb": benchmark.get("max_rss")},
-        # the record counts to the end; Snakemake looks every half minute
-        "cpu_seconds": record.get("cpu_seconds", benchmark.get("cpu_time")),
-        **{key: record.get(key) for key in ("gpu_memory_mb", "device", "versions")},
-        "made": max(file.stat().st_mtime for file in (tsv, json_file) if file.exists()),
+        **{"dataset": dataset, "run": run, "job": str(path.with_suffix("")), **_stage(path.stem, network, stages)},
+        **{key: record.get(key) for key in (*TIMES, *SIZES, "device", "versions")},
+        "made": path.stat().st_mtime,
     }
 
 

@@ -70,6 +70,8 @@ def test_a_light_job_says_its_number_and_loads_nothing_for_its_record(tmp_path):
     found = record(log)
     versions = found.pop("versions")
     assert 0 < found.pop("cpu_seconds") < 60
+    assert 0 <= found.pop("seconds") < 60
+    assert 5 < found.pop("memory_mb") < 5000
     assert found == {"summary": summary, "device": "cpu", "gpu_memory_mb": None, "threads": 3}
     assert {"hsfm": __version__, "python": sys.version.split()[0], "torch": None}.items() <= versions.items()
     assert set(versions) == {"hsfm", "python", "torch", "torchvision", "cuda", "driver", "commit", "dirty"}

@@ -256,7 +256,7 @@ class Plan:
         return path if self.shards[stage] == 1 else temp(in_shard(path))
 
     def log_suffix(self, stage: str) -> str:
-        """Of logs and benchmarks: the shard's, where there are several."""
+        """Of logs: the shard's, where there are several."""
         return "" if self.shards[stage] == 1 else "_{scatteritem}"
 
     # Descriptions

@@ -8,8 +8,6 @@ use rule train_erm as train_on_share with:
         history=f"{AFR}/training.parquet",
     log:
         "logs/{dataset}/run{run}/train_on_share.log",
-    benchmark:
-        "logs/{dataset}/run{run}/train_on_share.tsv"
     params:
         training=plan.section("erm"),
     message:

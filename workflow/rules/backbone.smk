@@ -19,8 +19,6 @@ use rule stage as train_erm with:
         history="results/{dataset}/run{run}/erm/history.parquet",
     log:
         "logs/{dataset}/run{run}/train_erm.log",
-    benchmark:
-        "logs/{dataset}/run{run}/train_erm.tsv"
     wildcard_constraints:
         dataset=one_of(plan.trained),
     priority: 50
@@ -51,8 +49,6 @@ use rule stage as take_backbone with:
         checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
     log:
         "logs/{dataset}/run{run}/take_backbone.log",
-    benchmark:
-        "logs/{dataset}/run{run}/take_backbone.tsv"
     wildcard_constraints:
         dataset=one_of([name for name in plan.with_images if name not in plan.trained]),
     params:
@@ -74,8 +70,6 @@ use rule stage_on_device as extract_embeddings with:
         **(STANDARDIZATION if plan.shards["embedding"] == 1 else {}),
     log:
         f"logs/{{dataset}}/run{{run}}/{{network}}/extract_embeddings{plan.log_suffix('embedding')}.log",
-    benchmark:
-        f"logs/{{dataset}}/run{{run}}/{{network}}/extract_embeddings{plan.log_suffix('embedding')}.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_images),
     resources:
@@ -101,8 +95,6 @@ if plan.shards["embedding"] > 1:
             **STANDARDIZATION,
         log:
             "logs/{dataset}/run{run}/{network}/gather_embeddings.log",
-        benchmark:
-            "logs/{dataset}/run{run}/{network}/gather_embeddings.tsv"
         wildcard_constraints:
             dataset=one_of(plan.with_images),
         params:
@@ -119,8 +111,6 @@ use rule stage as import_embeddings with:
         **EMBEDDINGS_OF_SPLITS,
     log:
         "logs/{dataset}/run{run}/import_embeddings.log",
-    benchmark:
-        "logs/{dataset}/run{run}/import_embeddings.tsv"
     wildcard_constraints:
         dataset=one_of(plan.given),
     params:

@@ -6,8 +6,6 @@ use rule stage as write_card with:
         counts="results/{dataset}/counts.csv",
     log:
         "logs/{dataset}/write_card.log",
-    benchmark:
-        "logs/{dataset}/write_card.tsv"
     params:
         **code_of("write_card"),
     message:

@@ -11,8 +11,6 @@ use rule stage_on_device as make_masks with:
         masks=plan.sharded("masks", HEAT_MAP_MASKS),
     log:
         f"logs/{{dataset}}/run{{run}}/make_masks_{{split}}{plan.log_suffix('masks')}.log",
-    benchmark:
-        f"logs/{{dataset}}/run{{run}}/make_masks_{{split}}{plan.log_suffix('masks')}.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_images),
     params:
@@ -32,8 +30,6 @@ if plan.shards["masks"] > 1:
             masks=HEAT_MAP_MASKS,
         log:
             "logs/{dataset}/run{run}/gather_masks_{split}.log",
-        benchmark:
-            "logs/{dataset}/run{run}/gather_masks_{split}.tsv"
         params:
             **code_of("gather_shards"),
         message:
@@ -48,8 +44,6 @@ use rule stage as take_masks with:
         masks=MASKS.replace("{source}", "dataset"),
     log:
         "logs/{dataset}/run{run}/take_masks_{split}.log",
-    benchmark:
-        "logs/{dataset}/run{run}/take_masks_{split}.tsv"
     wildcard_constraints:
         dataset=one_of([name for name in plan.packed if plan.source(name) == "minibirds"]),
     threads: 2
@@ -73,8 +67,6 @@ use rule stage_on_device as fit_dac with:
         history=f"{DAC_SEED}/history.parquet",
     log:
         "logs/{dataset}/run{run}/fit_dac_seed{seed}.log",
-    benchmark:
-        "logs/{dataset}/run{run}/fit_dac_seed{seed}.tsv"
     wildcard_constraints:
         dataset=one_of([name for name in plan.with_images if name not in plan.drifting]),
     params:
@@ -107,8 +99,6 @@ use rule stage as gather_heads with:
         heads="results/{dataset}/run{run}/{method}/heads.safetensors",
     log:
         "logs/{dataset}/run{run}/gather_heads_{method}.log",
-    benchmark:
-        "logs/{dataset}/run{run}/gather_heads_{method}.tsv"
     wildcard_constraints:
         method="dac|ddb",
     localrule: True

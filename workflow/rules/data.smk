@@ -6,8 +6,6 @@ use rule stage as pack_images with:
         pixels="results/{dataset}/pixels.npy",
     log:
         "logs/{dataset}/pack_images.log",
-    benchmark:
-        "logs/{dataset}/pack_images.tsv"
     wildcard_constraints:
         dataset=one_of(plan.packed),
     threads: 2
@@ -25,8 +23,6 @@ use rule stage as list_images with:
         "results/{dataset}/listed.parquet",
     log:
         "logs/{dataset}/list_images.log",
-    benchmark:
-        "logs/{dataset}/list_images.tsv"
     wildcard_constraints:
         dataset=one_of(plan.in_files),
     params:
@@ -47,8 +43,6 @@ use rule long_stage as decode_images with:
         index="results/{dataset}/decoded.parquet",
     log:
         "logs/{dataset}/decode_images.log",
-    benchmark:
-        "logs/{dataset}/decode_images.tsv"
     wildcard_constraints:
         dataset=one_of(plan.cached),
     threads: 8
@@ -66,8 +60,6 @@ use rule decode_images as check_images with:
         unreadable="results/{dataset}/unreadable_images.csv",
     log:
         "logs/{dataset}/check_images.log",
-    benchmark:
-        "logs/{dataset}/check_images.tsv"
     wildcard_constraints:
         dataset=one_of([name for name in plan.in_files if name not in plan.cached]),
     message:

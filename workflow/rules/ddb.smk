@@ -14,8 +14,6 @@ use rule stage as choose_sources with:
         sources=f"{DDB}/sources.parquet",
     log:
         "logs/{dataset}/run{run}/choose_sources.log",
-    benchmark:
-        "logs/{dataset}/run{run}/choose_sources.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_ddb),
     params:
@@ -36,8 +34,6 @@ use rule stage_on_device as learn_token with:
         history=f"{TOKEN}.parquet",
     log:
         "logs/{dataset}/learn_token_{label}.log",
-    benchmark:
-        "logs/{dataset}/learn_token_{label}.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_ddb_by("diffusion")),
     params:
@@ -56,8 +52,6 @@ use rule stage_on_device as segment_objects with:
         objects=f"{DDB}/objects.parquet",
     log:
         "logs/{dataset}/run{run}/segment_objects.log",
-    benchmark:
-        "logs/{dataset}/run{run}/segment_objects.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_ddb_by("diffusion")),
     params:
@@ -77,8 +71,6 @@ use rule stage as take_objects with:
         objects=f"{DDB}/objects.parquet",
     log:
         "logs/{dataset}/run{run}/take_objects.log",
-    benchmark:
-        "logs/{dataset}/run{run}/take_objects.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_ddb_by("cut_paste")),
     params:
@@ -97,8 +89,6 @@ use rule stage_on_device as inpaint_objects with:
         generated=plan.sharded("generation", GENERATED),
     log:
         f"logs/{{dataset}}/run{{run}}/inpaint_objects{plan.log_suffix('generation')}.log",
-    benchmark:
-        f"logs/{{dataset}}/run{{run}}/inpaint_objects{plan.log_suffix('generation')}.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_ddb_by("diffusion")),
     params:
@@ -117,8 +107,6 @@ use rule stage as paste_objects with:
         generated=plan.sharded("generation", GENERATED),
     log:
         f"logs/{{dataset}}/run{{run}}/paste_objects{plan.log_suffix('generation')}.log",
-    benchmark:
-        f"logs/{{dataset}}/run{{run}}/paste_objects{plan.log_suffix('generation')}.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_ddb_by("cut_paste")),
     params:
@@ -137,8 +125,6 @@ if plan.shards["generation"] > 1:
             generated=GENERATED,
         log:
             "logs/{dataset}/run{run}/gather_generated.log",
-        benchmark:
-            "logs/{dataset}/run{run}/gather_generated.tsv"
         params:
             **code_of("gather_shards"),
         message:
@@ -155,8 +141,6 @@ use rule stage_on_device as prune_generated with:
         pruned=f"{DDB}/pruned.parquet",
     log:
         "logs/{dataset}/run{run}/prune_generated.log",
-    benchmark:
-        "logs/{dataset}/run{run}/prune_generated.tsv"
     params:
         **code_of("prune_generated"),
         prune=plan.section("ddb/prune"),
@@ -179,8 +163,6 @@ use rule stage_on_device as fit_ddb with:
         history=f"{DDB_SEED}/history.parquet",
     log:
         "logs/{dataset}/run{run}/fit_ddb_seed{seed}.log",
-    benchmark:
-        "logs/{dataset}/run{run}/fit_ddb_seed{seed}.tsv"
     params:
         **code_of("fit_ddb"),
         ddb=plan.section("ddb"),

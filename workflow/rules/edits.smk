@@ -19,8 +19,6 @@ use rule stage as measure_edits with:
         edits="results/{dataset}/run{run}/hsfm/edits.parquet",
     log:
         "logs/{dataset}/run{run}/measure_edits.log",
-    benchmark:
-        "logs/{dataset}/run{run}/measure_edits.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_edits),
     threads: plan.config["training_threads"]
@@ -39,8 +37,6 @@ use rule stage as draw_edits with:
         **reported(EDIT_FIGURES),
     log:
         "logs/{dataset}/draw_edits.log",
-    benchmark:
-        "logs/{dataset}/draw_edits.tsv"
     wildcard_constraints:
         dataset=one_of([name for name in plan.with_edits if name in plan.with_images]),
     params:
@@ -71,8 +67,6 @@ use rule stage_on_device as decode_edits with:
         f"{FIRST_RUN}/hsfm/decoded.parquet",
     log:
         "logs/{dataset}/decode_edits.log",
-    benchmark:
-        "logs/{dataset}/decode_edits.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_unclip),
     params:

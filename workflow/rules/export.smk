@@ -8,8 +8,6 @@ use rule stage as export_model with:
         model="results/{dataset}/run{run}/{method}/model_seed{seed}.safetensors",
     log:
         "logs/{dataset}/run{run}/export_{method}_seed{seed}.log",
-    benchmark:
-        "logs/{dataset}/run{run}/export_{method}_seed{seed}.tsv"
     params:
         **code_of("export_model"),
     message:

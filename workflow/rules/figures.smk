@@ -10,8 +10,6 @@ for FIGURE, (SCRIPT, INPUTS, PARAMS) in results.drawn.items():
             reported(figure_files(FIGURE)),
         log:
             f"logs/{{dataset}}/draw_{FIGURE}.log",
-        benchmark:
-            f"logs/{{dataset}}/draw_{FIGURE}.tsv"
         localrule: "cache" not in INPUTS
         conda:
             "../../environment.yml"
@@ -37,8 +35,6 @@ use rule stage as draw_scores with:
         time=reported(figure_files("time")),
     log:
         "logs/{dataset}/draw_scores.log",
-    benchmark:
-        "logs/{dataset}/draw_scores.tsv"
     localrule: True
     params:
         **code_of("draw_scores", STYLE),

@@ -8,8 +8,6 @@ use rule stage as read_erm_head with:
         heads="results/{dataset}/run{run}/erm/heads.safetensors",
     log:
         "logs/{dataset}/run{run}/read_erm_head.log",
-    benchmark:
-        "logs/{dataset}/run{run}/read_erm_head.tsv"
     wildcard_constraints:
         dataset=one_of(plan.with_head),
     localrule: True
@@ -26,8 +24,6 @@ use rule stage as fit_erm_head with:
         heads="results/{dataset}/run{run}/erm/heads.safetensors",
     log:
         "logs/{dataset}/run{run}/fit_erm_head.log",
-    benchmark:
-        "logs/{dataset}/run{run}/fit_erm_head.tsv"
     wildcard_constraints:
         dataset=one_of(plan.without_head),
     params:
@@ -45,8 +41,6 @@ use rule stage as build_hard_set with:
         hard_set="results/{dataset}/run{run}/erm/hard_set.parquet",
     log:
         "logs/{dataset}/run{run}/build_hard_set.log",
-    benchmark:
-        "logs/{dataset}/run{run}/build_hard_set.tsv"
     params:
         **code_of("build_hard_set"),
         settings=plan.section("hard_set"),
@@ -68,8 +62,6 @@ for ROW in plan.fitted:
             heads=f"results/{{dataset}}/run{{run}}/{ROW}/heads.safetensors",
         log:
             f"logs/{{dataset}}/run{{run}}/fit_{ROW}.log",
-        benchmark:
-            f"logs/{{dataset}}/run{{run}}/fit_{ROW}.tsv"
         wildcard_constraints:
             dataset=one_of(plan.where(lambda settings: settings.get(ROW))),
         priority: 50 if METHOD.device else 0
@@ -103,8 +95,6 @@ use rule stage as score_heads with:
         predictions="results/{dataset}/run{run}/{method}/predictions.parquet",
     log:
         "logs/{dataset}/run{run}/score_{method}.log",
-    benchmark:
-        "logs/{dataset}/run{run}/score_{method}.tsv"
     params:
         **code_of("score_heads"),
     message:

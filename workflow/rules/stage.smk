@@ -1,11 +1,9 @@
 # What all rules have in common: `use rule stage as NAME with:` adds the rest, and `**code_of(NAME)` in params names the
-# script and the hash of its code. By itself it makes nothing. Log and benchmark stand in every rule: Snakemake's path
-# variables of a rule (9.27) are lost on a default storage, as on Kubernetes.
+# script and the hash of its code. By itself it makes nothing. The log stands in every rule: Snakemake's path variables
+# of a rule (9.27) are lost on a default storage, as on Kubernetes.
 rule stage:
     log:
         "logs/stage.log",
-    benchmark:
-        "logs/stage.tsv"
     conda:
         "../../environment.yml"
     threads: 1

@@ -5,8 +5,6 @@ use rule stage as sweep_hsfm with:
         temp("results/{dataset}/run{run}/studies/sweep_part{part}.parquet"),
     log:
         "logs/{dataset}/run{run}/sweep_hsfm_{part}.log",
-    benchmark:
-        "logs/{dataset}/run{run}/sweep_hsfm_{part}.tsv"
     priority: 50
     resources:
         gpu=gpu,
@@ -31,8 +29,6 @@ use rule stage as gather_sweep with:
         "results/{dataset}/run{run}/studies/sweep.parquet",
     log:
         "logs/{dataset}/run{run}/gather_sweep.log",
-    benchmark:
-        "logs/{dataset}/run{run}/gather_sweep.tsv"
     localrule: True
     params:
         **code_of("gather_sweep"),
@@ -45,8 +41,6 @@ use rule sweep_hsfm as ablate_hsfm with:
         "results/{dataset}/run{run}/studies/ablations.parquet",
     log:
         "logs/{dataset}/run{run}/ablate_hsfm.log",
-    benchmark:
-        "logs/{dataset}/run{run}/ablate_hsfm.tsv"
     params:
         **code_of("ablate_hsfm"),
         settings=plan.section("hsfm"),
@@ -63,8 +57,6 @@ use rule long_stage as bias_validation with:
         "results/{dataset}/run{run}/studies/validation_bias.parquet",
     log:
         "logs/{dataset}/run{run}/bias_validation.log",
-    benchmark:
-        "logs/{dataset}/run{run}/bias_validation.tsv"
     params:
         **code_of("bias_validation"),
         settings=plan.sections("validation_bias", "hsfm", "hard_set", "dfr", "llr"),

@@ -7,8 +7,6 @@ use rule stage as make_tables with:
         reported(results.main),
     log:
         "logs/make_tables.log",
-    benchmark:
-        "logs/make_tables.tsv"
     localrule: True
     params:
         **code_of("make_tables"),
@@ -28,8 +26,6 @@ for TABLE, (SCRIPT, FILES) in results.tabulated.items():
             reported(table_files(TABLE)),
         log:
             f"logs/tabulate_{TABLE}.log",
-        benchmark:
-            f"logs/tabulate_{TABLE}.tsv"
         localrule: True
         conda:
             "../../environment.yml"
@@ -51,8 +47,6 @@ use rule stage as describe_results with:
         reported(results.of_jobs),
     log:
         "logs/describe_results.log",
-    benchmark:
-        "logs/describe_results.tsv"
     localrule: True
     params:
         **code_of("describe_results"),
@@ -67,8 +61,6 @@ use rule stage as save_config with:
         config=SAVED_CONFIG,
     log:
         "logs/save_config.log",
-    benchmark:
-        "logs/save_config.tsv"
     localrule: True
     params:
         **code_of("save_config"),
@@ -90,8 +82,6 @@ use rule stage as write_report with:
         results.page,
     log:
         "logs/write_report.log",
-    benchmark:
-        "logs/write_report.tsv"
     localrule: True
     params:
         **code_of("write_report", *PAGE, *results.caption_files),
