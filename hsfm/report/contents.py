@@ -39,7 +39,6 @@ TOPICS: dict[str, dict[str, dict[str, str]]] = {
         "tables": {"costs": "From the images to one head", "stages": "Time and memory of every stage"},
         "figures": {"time": "Worst group against training time"},
     },
-    "Settings": {"tables": {"settings": "Settings that were used"}},
     "Versions": {"tables": {"versions": "Versions and devices"}},
 }
 OTHERS = "More"  # the topic of results that are not listed above

@@ -32,7 +32,7 @@ def write_page(
 
     tables: fragments of `TextTable.html` by file, `.../{name}.html`. figures: PNG by file, `.../{dataset}/{name}.png`.
     captions: plain reST by kind (tables, figures) and name. main: as `summary.best_method` takes it. settings: the YAML
-    text of settings_file, empty where there is none. command: makes all results with these settings, and with files
+    text of settings_file. command: makes all results with these settings, and with files
     after it only those.
     """
     environment = Environment(
@@ -44,12 +44,9 @@ def write_page(
         undefined=StrictUndefined,
     )
     datasets = in_words(list(main["dataset"].unique()))
-    parts = [_table_part(file, table, captions) for file, table in _in_order(tables, "tables")]
-    names = list(dict.fromkeys(PurePath(file).parent.name for file in figures))
-    for name in names:
-        own = {file: picture for file, picture in figures.items() if PurePath(file).parent.name == name}
-        parts += [_figure_part(file, png, captions, name, len(names) > 1) for file, png in _in_order(own, "figures")]
-    sections = {topic: [p for p in parts if p["topic"] == topic] for topic in (*contents.TOPICS, contents.OTHERS)}
+    parts = [_part(file, content, captions) for file, content in {**tables, **figures}.items()]
+    parts.sort(key=lambda part: part["position"])
+    topics = {topic: [p for p in parts if p["topic"] == topic] for topic in (*contents.TOPICS, contents.OTHERS)}
     return environment.get_template("report.html.jinja").render(
         title=f"Worst-group robustness on {datasets}",
         lead=f"{in_words(list(map(method_label, main['method'].unique())))} compared on {datasets}, on the test images "
@@ -57,8 +54,8 @@ def write_page(
         summary=summarize(main, provenance),
         sections=[
             {"title": topic, "anchor": topic.lower().replace(" ", "-"), "parts": own}
-            for topic, own in sections.items()
-            if own or (topic == "Settings" and settings)
+            for topic, own in topics.items()
+            if own
         ],
         settings=settings,
         settings_file=settings_file,
@@ -68,35 +65,24 @@ def write_page(
     )
 
 
-def _in_order(files: Mapping[str, Any], kind: str) -> list[tuple[str, Any]]:
-    return sorted(files.items(), key=lambda item: contents.position(kind, PurePath(item[0]).stem))
-
-
-def _part(kind: str, file: str, captions: Mapping[tuple[str, str], str]) -> dict[str, Any]:
-    name = PurePath(file).stem
+def _part(file: str, content: str | bytes, captions: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    """A table (HTML) or a figure (PNG) with its title, its caption and its place."""
+    name, dataset = PurePath(file).stem, PurePath(file).parent.name
+    kind = "tables" if isinstance(content, str) else "figures"
     title, caption = contents.title(kind, name), caption_html(captions[kind, name])
-    return {"topic": contents.topic(kind, name), "title": title, "caption": caption}
-
-
-def _table_part(file: str, table: str, captions: Mapping[tuple[str, str], str]) -> dict[str, Any]:
-    anchor = f"about-{PurePath(file).stem}".replace("_", "-")
-    return {**_part("tables", file, captions), "anchor": anchor, "file": file, "table": Markup(table)}
-
-
-def _figure_part(
-    file: str, png: bytes, captions: Mapping[tuple[str, str], str], dataset: str, several: bool
-) -> dict[str, Any]:
-    """several: whether figures of other datasets have the same title."""
-    part = _part("figures", file, captions)
-    first = re.split(r"(?<=[.])\s", part["caption"].striptags())[0]
-    width, height = Image.open(io.BytesIO(png)).size
+    part = {"topic": contents.topic(kind, name), "position": contents.position(kind, name), "caption": caption}
+    if kind == "tables":
+        anchor = f"about-{name}".replace("_", "-")
+        return {**part, "title": title, "anchor": anchor, "file": file, "table": Markup(content)}
+    first = re.split(r"(?<=[.])\s", caption.striptags())[0]
+    width, height = Image.open(io.BytesIO(content)).size
     return {
         **part,
-        "title": f"{part['title']}: {dataset}" if several else part["title"],
-        "anchor": f"figure-{dataset}-{PurePath(file).stem}".replace("_", "-"),
-        "alt": f"{part['title']}, {dataset}. {first}",
+        "title": f"{title}: {dataset}",
+        "anchor": f"figure-{dataset}-{name}".replace("_", "-"),
+        "alt": f"{title}, {dataset}. {first}",
         "table": None,
-        "figure": _data_uri(png, "image/png"),
+        "figure": _data_uri(content, "image/png"),
         "width": round(width * 0.6),  # drawn at 160 pixels an inch, and a page has 96
         "height": round(height * 0.6),
     }

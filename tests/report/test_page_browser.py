@@ -93,7 +93,7 @@ def test_figures_enlarge_and_close(opened):
     ):
         first.click()
         assert dialog.locator("img").bounding_box()["width"] > small
-        assert dialog.locator("h2").inner_text() == "Accuracy by group"
+        assert dialog.locator("h2").inner_text() == "Accuracy by group: birds"
         close()
         assert not dialog.is_visible()
         assert first.evaluate("e => e === document.activeElement")

@@ -263,25 +263,11 @@ class Plan:
 
     @functools.cached_property
     def description(self) -> dict:
-        """Subjects of the tables of costs, settings and versions."""
+        """Subjects of the tables of costs and versions."""
         return {
             "methods": {dataset: self.methods_of(dataset) for dataset in self.datasets},
             "runs": self.runs,
             "seeds": sorted({*self.seeds, *self.runs}),
-            "settings": {dataset: self.used_settings(dataset) for dataset in self.datasets},
-        }
-
-    def used_settings(self, dataset: str) -> dict:
-        """A dataset's settings by method (empty: of all) and section, as far as they are used."""
-        settings = self.settings[dataset]
-        own = ["embeddings", *(["augmentation", "erm"] if dataset in self.trained else [])]
-        own += ["erm_head"] if dataset in self.without_head else []
-        rows = {row: [row, *self.method(row).needs] for row in self.methods_of(dataset) if row != "erm"}
-        shared = ["images", "backbone", "transform"] if dataset in self.with_images else []
-        sections = {"": shared, "erm": own, **rows}
-        return {
-            method: {name: settings[name] for name in names if isinstance(settings.get(name), dict)}
-            for method, names in sections.items()
         }
 
     @functools.cached_property

@@ -80,7 +80,7 @@ class Results:
         self.plan = plan
         published = ["published"] if plan.published else []
         self.main = table_files("main", "metrics", "groups", "uncertainty", *published)
-        self.of_jobs = table_files("costs", "stages", "settings", "versions")
+        self.of_jobs = table_files("costs", "stages", "versions")
         others = [*plan.studies, *(["edits"] if plan.with_edits else [])]
         self.tables = [*self.main, *self.of_jobs, *table_files(*others)]
         self.figures = [file for d in plan.datasets for name in self.figures_of(d) for file in figure_files(name, d)]

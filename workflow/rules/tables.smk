@@ -53,7 +53,7 @@ use rule stage as describe_results with:
         run=plan.description,
         stages=STAGES,
     message:
-        "Making the tables of costs, settings and versions"
+        "Making the tables of costs and versions"
 
 
 use rule stage as save_config with:
