@@ -59,8 +59,8 @@ def write(folder: Path, arguments: argparse.Namespace) -> None:
 def run_stage(folder: Path) -> None:
     start = time.perf_counter()
     train, val = (read_embeddings(folder / f"{split}.parquet", split=split) for split in ("train", "val"))
-    measured = measure(read_support(folder / "support.parquet"), train, val, settings=EditSettings())
-    write_edits(folder / "edits.parquet", measured, dataset="random", run=0, checkpoint_sha256=SHA)
+    edits, metadata = measure(read_support(folder / "support.parquet"), train, val, settings=EditSettings())
+    write_edits(folder / "edits.parquet", edits.assign(dataset="random", run=0), metadata)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"{time.perf_counter() - start:.2f} s, {peak:.2f} GB at most")
 

@@ -1,48 +1,86 @@
-"""Pictures of the longest edits: support images with their nearest training images before and after."""
+"""Support edits as figures show them: in the plane of the spurious and the class direction, and by nearest images."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
-from hsfm.analysis.edits import largest_of_each_group
+from hsfm.analysis.edits import class_direction, largest_of_each_group, spurious_direction
+from hsfm.analysis.evenly_spaced import evenly_spaced
 from hsfm.data.table import group_name
 from hsfm.features.embeddings import Embeddings
+from hsfm.methods.hsfm.support import Support
 
-SHOWN = 8  # edits
-NEAREST = 4  # images of each
+SPURIOUS, CLASS = "along the spurious direction", "along the class direction"
+SHOWN = 3000  # validation images that are drawn, at most
+ARROWS = 60  # support rows likewise
+EDITS, NEAREST = 8, 4  # edits whose neighbors are shown, and images of each
+
+
+def in_plane(support: Support, train: Embeddings, val: Embeddings) -> dict[str, Any]:
+    """Validation images and support rows, before and after their edits, in the plane of the two directions.
+
+    points: `[n 2]` by group name; before, after `[m 2]`; names: of the support rows' groups; labels: of the axes. Where
+    no attribute is known the first principal component of validation takes the place of the spurious direction.
+    """
+    axes, labels = _axes(train, val)
+    shown, rows = evenly_spaced(len(val.y), SHOWN), evenly_spaced(len(support.y), ARROWS)
+    places, names = (val.features[shown] @ axes).numpy(), np.array(names_of(val))
+    order = dict.fromkeys(names[np.lexsort((val.attribute.numpy(), val.y.numpy()))])
+    of_support = names_of_support(support, train)
+    return {
+        "points": {name: places[names[shown] == name] for name in order},
+        "before": (support.before[rows] @ axes).numpy(),
+        "after": (support.after[rows] @ axes).numpy(),
+        "names": [of_support[row] for row in rows],
+        "labels": labels,
+    }
+
+
+def _axes(train: Embeddings, val: Embeddings) -> tuple[Tensor, tuple[str, str]]:
+    """The two directions as columns, and their labels."""
+    (_, across), up, across_label, up_label = spurious_direction(train, val), class_direction(val), SPURIOUS, CLASS
+    if across is None:  # the next best: where features vary most
+        across = torch.linalg.svd(val.features - val.features.mean(0), full_matrices=False).Vh[0]
+        across_label = "along the first principal component"
+    if up is None:  # a single class
+        up, up_label = torch.zeros_like(across), ""
+    return torch.stack([across, up]).T, (across_label, up_label)
+
+
+def names_of(embeddings: Embeddings) -> list[str]:
+    """Class and attribute of each row in words."""
+    pairs = zip(embeddings.y.tolist(), embeddings.attribute.tolist(), strict=True)
+    return [group_name(embeddings, y, attribute) for y, attribute in pairs]
+
+
+def names_of_support(support: Support, train: Embeddings) -> list[str]:
+    """Class and attribute of each support row in words."""
+    names = dict(zip(train.image_id, names_of(train), strict=True))
+    return [names[image_id] for image_id in support.image_id]
 
 
 def neighbor_pictures(
     edits: pd.DataFrame, train: Embeddings, pictures: Callable[[Sequence[str]], list[np.ndarray]]
 ) -> list[dict[str, Any]]:
-    """A row per edit: name, caption, image; before and after, of each neighbor its image, name and whether it has
-    another attribute.
+    """A row for each of the longest edits of each group: name, caption, image; before and after, of each neighbor its
+    image, name and whether it has another attribute.
 
     edits: of one seed. pictures: a function from image ids to images.
     """
-    # as many of each group, as far as they go
-    groups = edits.groupby([edits["y"], edits["attribute"].fillna(-1)]).ngroups
-    largest = largest_of_each_group(edits, max(SHOWN // groups, 1)).head(SHOWN)
-    labels = dict(zip(train.image_id, zip(train.y.tolist(), train.attribute.tolist(), strict=True), strict=True))
-
-    def near(image_id: Sequence[str], own: int) -> list[tuple[np.ndarray, str, bool]]:
-        return [
-            (picture, group_name(train, *labels[one], ",\n"), labels[one][1] != own)
-            for one, picture in zip(image_id, pictures(image_id), strict=True)
-        ]
-
+    groups = edits.groupby(["y", "attribute"], dropna=False).ngroups
+    largest = largest_of_each_group(edits, max(EDITS // groups, 1)).head(EDITS)
+    attribute = dict(zip(train.image_id, train.attribute.tolist(), strict=True))
+    names = {one: name.replace(", ", ",\n") for one, name in zip(train.image_id, names_of(train), strict=True)}
     rows = []
     for edit in largest.itertuples():
-        y, own = labels[edit.image_id]
-        rows.append(
-            {
-                "name": group_name(train, y, own, ",\n"),
-                "caption": f"edit {edit.relative_length:.2f}",
-                "image": pictures([edit.image_id])[0],
-                "before": near(list(edit.nearest_before[:NEAREST]), own),
-                "after": near(list(edit.nearest_after[:NEAREST]), own),
-            }
-        )
+        near = {}
+        for when, ids in (("before", edit.nearest_before[:NEAREST]), ("after", edit.nearest_after[:NEAREST])):
+            differs = [attribute[one] != attribute[edit.image_id] for one in ids]
+            near[when] = list(zip(pictures(list(ids)), [names[one] for one in ids], differs, strict=True))
+        caption, (image,) = f"edit {edit.relative_length:.2f}", pictures([edit.image_id])
+        rows.append({"name": names[edit.image_id], "caption": caption, "image": image, **near})
     return rows

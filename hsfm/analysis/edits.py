@@ -6,8 +6,7 @@ beside what random directions would give.
 Letters: n support rows, d features, v a unit direction, k neighbors.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from jaxtyping import Float, Int
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Generator, Tensor
 
-from hsfm.analysis.neighbors import nearest
 from hsfm.core.files import read_parquet, write_parquet
 from hsfm.core.settings import FrozenSettings
 from hsfm.features.embeddings import Embeddings
@@ -43,11 +41,7 @@ SCHEMA = pa.schema(
         ("pairs_spread", pa.float64()),  # of those with differences of random pairs of images of one group
         ("nearest_before", pa.list_(pa.string())),  # ids of training images, without the row itself
         ("nearest_after", pa.list_(pa.string())),
-        ("attribute_before", pa.int32()),  # of the nearest one
-        ("attribute_after", pa.int32()),
-        ("y_before", pa.int32()),
-        ("y_after", pa.int32()),
-        ("attribute_flips", pa.bool_()),  # whether before and after differ
+        ("attribute_flips", pa.bool_()),  # whether those of the nearest one before and after differ
         ("class_flips", pa.bool_()),
         ("own_before", pa.float64()),  # share of the neighbors with the row's own attribute
         ("own_after", pa.float64()),
@@ -56,7 +50,6 @@ SCHEMA = pa.schema(
     ]
 )
 PAIRS = 1000  # directions that are drawn
-PERMUTED = 100  # times that attributes are shuffled
 PROBED = 5000  # rows that the probe learns from at most
 
 
@@ -146,63 +139,25 @@ def within_group_directions(
     return difference / difference.norm(dim=1, keepdim=True) if len(difference) else None
 
 
-def contrast_ratio(embeddings: Embeddings, generator: Generator) -> float | None:
-    """Length of the contrast of two attributes in units of that by chance, with attributes shuffled within the classes.
-
-    About 1 where the features do not know the attribute, so that the spurious direction is noise. None unless there are
-    two attributes within a class. The mean difference within a class is a weighted sum of its rows, so that all
-    contrasts are one product.
-    """
-    attribute, y = embeddings.attribute, embeddings.y
-    labels = attribute[attribute >= 0].unique()
-    if len(labels) != 2:
-        return None
-    weight = torch.zeros(1 + PERMUTED, len(y))  # the first is as it is
-    for value in y.unique():
-        low, high = (((y == value) & (attribute == label)).nonzero()[:, 0] for label in labels)
-        if len(low) and len(high):
-            rows = torch.cat([low, high])
-            shares = torch.cat([torch.full((len(low),), -1 / len(low)), torch.full((len(high),), 1 / len(high))])
-            weight[0, rows] = shares
-            for number in range(1, 1 + PERMUTED):
-                weight[number, rows] = shares[torch.randperm(len(rows), generator=generator)]
-    length = (weight @ embeddings.features).square().sum(1)
-    chance = length[1:].mean()
-    return float((length[0] / chance).sqrt()) if chance > 0 else None
-
-
 # Measurements ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Measured:
-    rows: pd.DataFrame  # one per support row; columns of SCHEMA but for dataset and run
-    metadata: Mapping[str, Any]  # which directions there are, of what they were taken, how good the probe is
-
-
-def measure(support: Support, train: Embeddings, val: Embeddings, *, settings: EditSettings) -> Measured:
-    """Measure every edit.
+def measure(
+    support: Support, train: Embeddings, val: Embeddings, *, settings: EditSettings
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Every edit measured, the columns of SCHEMA but for dataset and run; and which directions and probe there are.
 
     train: where the support comes from, and where neighbors are looked for. val: where directions and the probe come
     from; train takes its place, which the metadata says, where val does not show two attributes within a class.
-
-    Raises ValueError where support, train and val are not of one checkpoint.
     """
-    for part in (train, val):
-        if support.checkpoint_sha256 != part.checkpoint_sha256:
-            raise ValueError(
-                f"{support.path}: is of checkpoint {support.checkpoint_sha256}, but the {part.split} embeddings are of "
-                f"{part.checkpoint_sha256}"
-            )
     place = {image_id: row for row, image_id in enumerate(train.image_id)}
     own = torch.tensor([place[image_id] for image_id in support.image_id])
     attribute, generator = train.attribute[own], Generator().manual_seed(settings.seed)
     pairs = within_group_directions(val, generator)
     (reference, spurious), between = spurious_direction(train, val), class_direction(val)
-    probability, accuracy, ratio = _unknown, None, None
+    accuracy, before, after = None, np.nan, np.nan
     if spurious is not None:
-        probability, accuracy = _probe(reference, generator)
-        ratio = contrast_ratio(reference, generator)
+        accuracy, before, after = _probe(reference, generator, support, attribute)
     known = reference.attribute[reference.attribute >= 0].unique()
     frame = pd.DataFrame(
         {
@@ -212,8 +167,8 @@ def measure(support: Support, train: Embeddings, val: Embeddings, *, settings: E
             "attribute": _nullable(attribute),
             **_directions(support, attribute, known, spurious, between, pairs),
             **_neighbors(support, train, own, settings.neighbors),
-            "probe_before": probability(support.before, attribute),
-            "probe_after": probability(support.after, attribute),
+            "probe_before": before,
+            "probe_after": after,
         }
     )
     metadata = {
@@ -221,12 +176,10 @@ def measure(support: Support, train: Embeddings, val: Embeddings, *, settings: E
         "directions_of": reference.split,
         "directions_cosine": None if spurious is None or between is None else float(spurious @ between),
         "spurious": spurious is not None,
-        "contrast_ratio": ratio,
-        "two_attributes": spurious is not None and len(known) == 2,
         "probe_accuracy": accuracy,
         "neighbors": settings.neighbors,
     }
-    return Measured(frame, metadata)
+    return frame, metadata
 
 
 def _directions(
@@ -266,53 +219,58 @@ def _nullable(values: Int[Tensor, " n"]) -> pd.Series:
 
 
 def _neighbors(support: Support, train: Embeddings, own: Int[Tensor, " n"], k: int) -> dict[str, Any]:
-    rows, where = own.unique(return_inverse=True)  # the same image may be in the support of several seeds
-    found = {
-        "before": nearest(train.features[rows], train.features, k, own=rows)[where],
-        # without the row itself here too, or an edit that moves nothing would come to lie nearer to its own class
-        "after": nearest(support.after, train.features, k, own=own),
-    }
-    attribute, columns = train.attribute[own], {}
-    for when, row in found.items():
-        theirs = train.attribute[row]
+    attribute, columns, first = train.attribute[own], {}, {}
+    for when in ("before", "after"):
+        rows = nearest(getattr(support, when), train.features, k, own=own)
+        theirs, first[when] = train.attribute[rows], rows[:, 0]
         share = (theirs == attribute[:, None]).double().mean(1)
-        columns[f"nearest_{when}"] = [[train.image_id[i] for i in one] for one in row.tolist()]
-        columns[f"attribute_{when}"] = _nullable(theirs[:, 0])
-        columns[f"y_{when}"] = train.y[row[:, 0]].numpy()
+        columns[f"nearest_{when}"] = [[train.image_id[row] for row in of_one] for of_one in rows.tolist()]
         columns[f"own_{when}"] = torch.where((attribute >= 0) & (theirs >= 0).all(1), share, torch.nan).numpy()
-    columns["attribute_flips"] = (columns["attribute_before"] != columns["attribute_after"]).astype("boolean")
-    columns["class_flips"] = columns["y_before"] != columns["y_after"]
+    before, after = (_nullable(train.attribute[rows]) for rows in first.values())
+    columns["attribute_flips"] = (before != after).astype("boolean")
+    columns["class_flips"] = (train.y[first["before"]] != train.y[first["after"]]).numpy()
     return columns
 
 
-def _unknown(features: Float[Tensor, "n d"], attribute: Int[Tensor, " n"]) -> float:
-    return np.nan
+def nearest(
+    queries: Float[Tensor, "m d"], rows: Float[Tensor, "n d"], k: int, *, own: Int[Tensor, " m"]
+) -> Int[Tensor, "m k"]:
+    """The k nearest rows of each query, the nearest first, without the row `own` that the query comes from.
+
+    It is left out after an edit too, or one that moves nothing would come to lie nearer to its own class.
+    """
+    from sklearn.neighbors import NearestNeighbors  # slow to import
+
+    model = NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(rows.numpy())
+    found = torch.from_numpy(model.kneighbors(queries.numpy(), return_distance=False))
+    left_out = found == own[:, None]
+    left_out[:, -1] |= ~left_out.any(1)
+    return found[~left_out].view(-1, k)
 
 
-def _probe(reference: Embeddings, generator: Generator) -> tuple[Callable, float | None]:
-    """A linear probe, which gives the probability of each row's own attribute, and its accuracy.
+def _probe(
+    reference: Embeddings, generator: Generator, support: Support, attribute: Int[Tensor, " n"]
+) -> tuple[float | None, Any, Any]:
+    """A linear probe's accuracy, and its probability of each support row's own attribute before and after.
 
-    It learns from one half of each attribute's rows and is judged by the other. `_unknown` where an attribute that is
+    It learns from one half of each attribute's rows and is judged by the other. None and NaN where an attribute that is
     there has a single row.
     """
     rows = (reference.attribute >= 0).nonzero()[:, 0]
     rows = rows[torch.randperm(len(rows), generator=generator)][: 2 * PROBED]
     by_attribute = [rows[reference.attribute[rows] == label] for label in reference.attribute[rows].unique()]
     if len(by_attribute) < 2 or min(map(len, by_attribute)) < 2:
-        return _unknown, None
+        return None, np.nan, np.nan
     halves = [torch.cat([part[side::2] for part in by_attribute]) for side in (0, 1)]
-    (features, attribute), unseen = ((reference.features[h].numpy(), reference.attribute[h].numpy()) for h in halves)
+    (features, labels), unseen = ((reference.features[h].numpy(), reference.attribute[h].numpy()) for h in halves)
     scale = float(features.std()) or 1.0
     from sklearn.linear_model import LogisticRegression  # slow to import
 
-    model = LogisticRegression(C=0.1, max_iter=2000).fit(features / scale, attribute)
-
-    def probability(features: Float[Tensor, "n d"], attribute: Int[Tensor, " n"]) -> Float[np.ndarray, " n"]:
-        own = attribute.numpy()[:, None] == model.classes_
-        found = model.predict_proba(features.numpy() / scale).astype("float64")
-        return np.where(own.any(1), (found * own).sum(1), np.nan)
-
-    return probability, float(model.score(unseen[0] / scale, unseen[1]))
+    model = LogisticRegression(C=0.1, max_iter=2000).fit(features / scale, labels)
+    own = attribute.numpy()[:, None] == model.classes_
+    found = (model.predict_proba(part.numpy() / scale).astype("float64") for part in (support.before, support.after))
+    shares = (np.where(own.any(1), (one * own).sum(1), np.nan) for one in found)
+    return float(model.score(unseen[0] / scale, unseen[1])), *shares
 
 
 def largest_of_each_group(rows: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -325,11 +283,9 @@ def largest_of_each_group(rows: pd.DataFrame, count: int) -> pd.DataFrame:
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def write_edits(path: str | Path, measured: Measured, *, dataset: str, run: int, checkpoint_sha256: str) -> None:
-    """Write measurements; NaN becomes null."""
-    frame = measured.rows.assign(dataset=dataset, run=run)
-    table = pa.Table.from_pandas(frame[SCHEMA.names], SCHEMA, preserve_index=False)
-    write_parquet(path, table, {**measured.metadata, "checkpoint_sha256": checkpoint_sha256})
+def write_edits(path: str | Path, edits: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
+    """Write measurements, the columns of SCHEMA; NaN becomes null."""
+    write_parquet(path, pa.Table.from_pandas(edits[SCHEMA.names], SCHEMA, preserve_index=False), metadata)
 
 
 def read_edits(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:

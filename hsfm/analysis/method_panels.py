@@ -8,8 +8,8 @@ import pandas as pd
 from jaxtyping import Bool
 from torch import Tensor
 
+from hsfm.analysis.edit_pictures import in_plane, names_of, names_of_support
 from hsfm.analysis.evenly_spaced import evenly_spaced
-from hsfm.analysis.plane import in_plane, names_of, names_of_support
 from hsfm.data.table import group_name
 from hsfm.features.embeddings import Embeddings, minority_rows
 from hsfm.heads.hard_set import HardSet, losses, rank_in_class
@@ -30,7 +30,7 @@ def support_panel(support: Support, train: Embeddings, val: Embeddings, pictures
         "groups": groups,
         "pictures": {name: pictures([support.image_id[row] for row in rows]) for name, rows in shown.items()},
         "support_size": len(names),
-        **vars(in_plane(support, train, val)),
+        **in_plane(support, train, val),
     }
 
 

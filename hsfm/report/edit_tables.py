@@ -49,16 +49,14 @@ def direction_notes(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str
 def _on_directions(runs: Sequence[Mapping[str, Any]]) -> str:
     if not runs[0]["spurious"]:
         return "no two attributes are known within a class, so that there is no spurious direction"
-    means = pd.DataFrame(runs).reindex(columns=["directions_cosine", "probe_accuracy", "contrast_ratio"])
-    overlap, accuracy, ratio = means.astype(float).mean()
+    means = pd.DataFrame(runs).reindex(columns=["directions_cosine", "probe_accuracy"])
+    overlap, accuracy = means.astype(float).mean()
     split = "" if runs[0]["directions_of"] == "val" else " of train, since validation shows one attribute,"
     text = "there are too few images for a probe"
     if pd.notna(accuracy):
         text = f"the probe{split} tells the attribute of {100 * accuracy:.1f} % of images it has not seen"
     if pd.notna(overlap):
         text += f"; the two directions have a cosine of {overlap:.2f}"
-    if pd.notna(ratio):
-        text += f"; the attributes' means differ {ratio:.1f} times as much as shuffled ones' do"
     return text
 
 

@@ -5,10 +5,46 @@ import pandas as pd
 import pytest
 import torch
 
-from hsfm.analysis.edit_pictures import NEAREST, neighbor_pictures
-from hsfm.analysis.edits import EditSettings, measure
-from hsfm.methods.hsfm.support import Support
+from hsfm.analysis import edit_pictures
+from hsfm.analysis.edit_pictures import NEAREST, in_plane, neighbor_pictures
+from hsfm.analysis.edits import EditSettings, class_direction, measure, spurious_direction
+from tests.analysis.small import support_of
 from tests.conftest import planted
+
+
+def test_the_axes_are_the_spurious_and_the_class_direction(splits):
+    tr, val = splits["train"], splits["val"]
+    across, up = spurious_direction(tr, val)[1], class_direction(val)
+    found = in_plane(support_of(tr, [0, 1, 2], 2 * across), tr, val)
+    moved = found["after"] - found["before"]
+    np.testing.assert_allclose(moved[:, 0], 2, rtol=1e-4)
+    np.testing.assert_allclose(moved[:, 1], 2 * float(across @ up), atol=1e-4)
+    assert found["labels"] == (edit_pictures.SPURIOUS, edit_pictures.CLASS)
+    assert list(found["points"]) == ["class 0, left", "class 0, right", "class 1, left", "class 1, right"]
+    assert [len(points) for points in found["points"].values()] == [60] * 4
+    own = (val.y == 1) & (val.attribute == 0)
+    np.testing.assert_allclose(found["points"]["class 1, left"][:, 1], val.features[own] @ up, rtol=1e-4, atol=1e-4)
+
+
+def test_without_attributes_features_lie_along_their_first_component(splits):
+    blind = [replace(part, attribute=torch.full_like(part.attribute, -1)) for part in (splits["train"], splits["val"])]
+    found = in_plane(support_of(blind[0], [0, 1, 2]), *blind)
+    assert found["labels"][0] == "along the first principal component"
+    assert list(found["points"]) == ["class 0, unknown", "class 1, unknown"]
+    spread = np.concatenate(list(found["points"].values()))[:, 0].std()
+    assert spread == pytest.approx(float(torch.linalg.svdvals(
+        blind[1].features - blind[1].features.mean(0))[0]) / len(blind[1].y) ** 0.5, rel=0.05)  # fmt: skip
+
+
+def test_of_many_images_some_are_drawn(splits, monkeypatch):
+    monkeypatch.setattr(edit_pictures, "SHOWN", 40)
+    monkeypatch.setattr(edit_pictures, "ARROWS", 3)
+    tr, rows = splits["train"], [9, 4, 7, 2, 8]
+    found = in_plane(support_of(tr, rows), tr, splits["val"])
+    assert sum(map(len, found["points"].values())) == 40
+    assert len(found["before"]) == len(found["after"]) == 3
+    words = [f"class {tr.y[row]}, {tr.attribute_names[tr.attribute[row]]}" for row in (9, 7, 8)]
+    assert list(found["names"]) == words
 
 
 @pytest.fixture(scope="module")
@@ -16,12 +52,9 @@ def edits():
     """Two rows of each group; the second of each goes much further, along the attribute."""
     train, val = planted("train", [20] * 4, seed=0), planted("val", [10] * 4, seed=1)
     rows = [row for group in range(4) for row in (train.group == group).nonzero()[:2, 0].tolist()]
-    before = train.features[rows]
-    shift = torch.zeros_like(before)
+    shift = torch.zeros(8, 12)
     shift[:, 0] = torch.where(train.attribute[rows] == 0, 1.0, -1.0) * torch.tensor([0.1, 6.0] * 4)
-    ids = tuple(train.image_id[row] for row in rows)
-    support = Support((0,) * 8, ids, train.y[rows], before, before + shift, train.checkpoint_sha256)
-    return measure(support, train, val, settings=EditSettings()).rows, train
+    return measure(support_of(train, rows, shift), train, val, settings=EditSettings())[0], train
 
 
 def picture_of(train):
@@ -31,7 +64,7 @@ def picture_of(train):
 
 
 def test_longest_edits_of_each_group_with_their_neighbors(edits, monkeypatch):
-    monkeypatch.setattr("hsfm.analysis.edit_pictures.SHOWN", 4)
+    monkeypatch.setattr("hsfm.analysis.edit_pictures.EDITS", 4)
     measured, train = edits
     found = neighbor_pictures(measured, train, picture_of(train))
     assert [row["name"] for row in found] == [

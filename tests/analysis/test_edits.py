@@ -12,35 +12,25 @@ from hsfm.analysis.edits import (
     cosines,
     largest_of_each_group,
     measure,
+    nearest,
     read_edits,
     spurious_direction,
     within_group_directions,
     write_edits,
 )
-from hsfm.features.embeddings import Embeddings
-from hsfm.methods.hsfm.support import Support
+from tests.analysis.small import support_of
 from tests.conftest import planted
 
 D = 12
-DEFAULT = EditSettings()
 
 
-def support(train: Embeddings, edits: torch.Tensor, seeds: int = 1) -> Support:
-    """The first rows of train, with these edits; the same for every seed."""
-    n = len(edits)
-    before = train.features[:n]
-    return Support(
-        seed=tuple(seed for seed in range(seeds) for _ in range(n)),
-        image_id=train.image_id[:n] * seeds,
-        y=train.y[:n].repeat(seeds),
-        before=before.repeat(seeds, 1),
-        after=(before + edits).repeat(seeds, 1),
-        checkpoint_sha256=train.checkpoint_sha256,
-    )
+def random_edits(n: int) -> torch.Tensor:
+    return torch.randn(n, D, generator=torch.Generator().manual_seed(0))
 
 
-def random_edits(n: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(n, D, generator=torch.Generator().manual_seed(seed))
+def measured(train, val, edits, **settings):
+    """Rows and metadata of the first rows of train under these edits."""
+    return measure(support_of(train, list(range(len(edits))), edits), train, val, settings=EditSettings(**settings))
 
 
 # Directions -----------------------------------------------------------------------------------------------------------
@@ -107,10 +97,8 @@ def test_edits_along_the_planted_direction_are_found_and_random_ones_are_not(spl
     train, val = splits["train"], splits["val"]
     along = torch.zeros(200, D)
     along[:, 0] = torch.where(train.attribute[:200] == 0, 6.0, -6.0)
-    measured = measure(support(train, along + 0.2 * random_edits(200)), train, val, settings=DEFAULT)
-    assert measured.metadata["contrast_ratio"] > 5, "the direction is no noise"
-    found = measured.rows
-    random = measure(support(train, random_edits(200)), train, val, settings=DEFAULT).rows
+    found, _ = measured(train, val, along + 0.2 * random_edits(200))
+    random, _ = measured(train, val, random_edits(200))
     spread = D**-0.5
     assert (found["random_spread"] == spread).all()
     assert (found["cos_away"] > 3 * spread).all()
@@ -122,25 +110,24 @@ def test_edits_along_the_planted_direction_are_found_and_random_ones_are_not(spl
 
 
 def test_without_a_planted_direction_nothing_stands_out():
-    """The attribute changes no feature: its contrast is noise, and edits along the former direction do not meet it."""
-    plain = {}
+    """The attribute changes no feature: edits along the former direction meet none."""
+    plain = []
     for split, seed in (("train", 0), ("val", 1)):
         one = planted(split, [200, 200, 200, 200], seed=seed)
         noise = torch.randn(len(one.y), generator=torch.Generator().manual_seed(seed + 5))
-        plain[split] = replace(one, features=torch.cat([noise[:, None], one.features[:, 1:]], 1))
+        plain.append(replace(one, features=torch.cat([noise[:, None], one.features[:, 1:]], 1)))
     along = torch.zeros(100, D)
     along[:, 0] = 4.0
-    found = measure(support(plain["train"], along), *plain.values(), settings=DEFAULT)
-    assert found.metadata["contrast_ratio"] < 1.5, "the direction is what shuffled attributes give"
-    assert found.metadata["probe_accuracy"] < 0.65
-    assert (found.rows["probe_after"] - found.rows["probe_before"]).abs().mean() < 0.2
-    assert found.rows["own_after"].mean() == pytest.approx(0.5, abs=0.15)
+    rows, metadata = measured(*plain, along)
+    assert metadata["probe_accuracy"] < 0.65
+    assert (rows["probe_after"] - rows["probe_before"]).abs().mean() < 0.2
+    assert rows["own_after"].mean() == pytest.approx(0.5, abs=0.15)
 
 
 def test_an_edit_of_no_length_is_a_row_of_zeros_and_no_nan(splits):
     edits = random_edits(6)
     edits[2] = 0
-    found = measure(support(splits["train"], edits), splits["train"], splits["val"], settings=DEFAULT).rows
+    found, _ = measured(splits["train"], splits["val"], edits)
     row = found.iloc[2]
     lengths = ["length", "relative_length", "cos_spurious", "cos_away", "cos_class", "pairs_spread"]
     assert (row[lengths] == 0).all()
@@ -155,30 +142,40 @@ def test_an_edit_of_no_length_is_a_row_of_zeros_and_no_nan(splits):
 
 def test_neighbors_are_the_nearest_training_images(splits):
     train = splits["train"]
-    chosen = support(train, 2 * random_edits(20), seeds=2)
-    found = measure(chosen, train, splits["val"], settings=EditSettings(neighbors=3)).rows
+    chosen = support_of(train, list(range(20)), 2 * random_edits(20))
+    found, _ = measure(chosen, train, splits["val"], settings=EditSettings(neighbors=3))
+    first = {}
     for when, features in (("before", chosen.before), ("after", chosen.after)):
         distance = torch.cdist(features.double(), train.features.double())
-        distance[torch.arange(40), torch.arange(20).repeat(2)] = torch.inf
-        nearest = distance.argsort(1)[:, :3]
-        assert found[f"nearest_{when}"].tolist() == [[train.image_id[i] for i in row] for row in nearest.tolist()]
-        assert found[f"attribute_{when}"].tolist() == train.attribute[nearest[:, 0]].tolist()
-        own = (train.attribute[nearest] == train.attribute[:20].repeat(2)[:, None]).double().mean(1)
+        distance.fill_diagonal_(torch.inf)
+        rows = distance.argsort(1)[:, :3]
+        assert found[f"nearest_{when}"].tolist() == [[train.image_id[i] for i in row] for row in rows.tolist()]
+        own = (train.attribute[rows] == train.attribute[:20, None]).double().mean(1)
         np.testing.assert_allclose(found[f"own_{when}"], own)
-    flips = found["attribute_before"] != found["attribute_after"]
-    assert found["attribute_flips"].tolist() == flips.tolist()
-    assert found["class_flips"].tolist() == (found["y_before"] != found["y_after"]).tolist()
-    assert found["seed"].tolist() == [0] * 20 + [1] * 20
+        first[when] = rows[:, 0]
+    for name, labels in (("attribute_flips", train.attribute), ("class_flips", train.y)):
+        assert found[name].tolist() == (labels[first["before"]] != labels[first["after"]]).tolist()
+
+
+def test_small_distances_far_from_the_origin_are_told_apart_and_copies_of_a_row_are_not_it():
+    generator = torch.Generator().manual_seed(0)
+    rows = 100 + 0.01 * torch.randn(40, 6, generator=generator)
+    expected = torch.cdist(rows.double(), rows.double(), compute_mode="donot_use_mm_for_euclid_dist").argsort(1)
+    assert torch.equal(nearest(rows, rows, 5, own=torch.arange(40)), expected[:, 1:6])
+    copies = torch.cat([torch.zeros(5, 6), rows])
+    found = nearest(copies[:5], copies, 3, own=torch.arange(5))
+    assert (found < 5).all()
+    assert (found != torch.arange(5)[:, None]).all()
 
 
 def test_lengths_and_cosines_by_hand(splits):
-    chosen = support(splits["train"], random_edits(5))
-    found = measure(chosen, splits["train"], splits["val"], settings=DEFAULT).rows
-    edits = (chosen.after - chosen.before).double().numpy()
+    found, _ = measured(splits["train"], splits["val"], random_edits(5))
+    before = splits["train"].features[:5]
+    edits = (before + random_edits(5) - before).double().numpy()
     _, v = spurious_direction(splits["train"], splits["val"])
     length = np.linalg.norm(edits, axis=1)
     np.testing.assert_allclose(found["length"], length, rtol=1e-5)
-    np.testing.assert_allclose(found["relative_length"], length / chosen.before.norm(dim=1).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(found["relative_length"], length / before.norm(dim=1).numpy(), rtol=1e-5)
     np.testing.assert_allclose(found["cos_spurious"], edits @ v.double().numpy() / length, atol=1e-5)
     sign = np.where(splits["train"].attribute[:5] == 0, 1, -1)
     np.testing.assert_allclose(found["cos_away"], sign * found["cos_spurious"])
@@ -187,49 +184,35 @@ def test_lengths_and_cosines_by_hand(splits):
 
 def test_unknown_attributes_leave_their_measures_empty(splits):
     unknown = {name: replace(part, attribute=torch.full_like(part.attribute, -1)) for name, part in splits.items()}
-    found = measure(support(unknown["train"], random_edits(4)), unknown["train"], unknown["val"], settings=DEFAULT)
-    empty = [
-        "attribute",
-        "cos_spurious",
-        "cos_away",
-        "attribute_before",
-        "attribute_flips",
-        "own_before",
-        "probe_after",
-    ]
-    assert found.rows[empty].isna().all(axis=None)
-    assert found.rows[["cos_class", "pairs_spread", "class_flips", "length"]].notna().all(axis=None)
-    assert not found.metadata["spurious"]
-
-
-def test_embeddings_of_another_checkpoint_are_refused(splits):
-    other = replace(splits["val"], checkpoint_sha256="b" * 64)
-    with pytest.raises(ValueError, match=r"support: is of checkpoint a{64}, but the val embeddings are of b{64}"):
-        measure(support(splits["train"], random_edits(3)), splits["train"], other, settings=DEFAULT)
+    rows, metadata = measured(unknown["train"], unknown["val"], random_edits(4))
+    empty = ["attribute", "cos_spurious", "cos_away", "attribute_flips", "own_before", "probe_after"]
+    assert rows[empty].isna().all(axis=None)
+    assert rows[["cos_class", "pairs_spread", "class_flips", "length"]].notna().all(axis=None)
+    assert not metadata["spurious"]
 
 
 def test_classes_that_no_attribute_shows_together_are_compared_as_they_are(splits):
     """Validation in which the attribute is the class: directions within attributes come from nowhere."""
     same = splits["val"].take((splits["val"].attribute == splits["val"].y).nonzero()[:, 0])
-    found = measure(support(splits["train"], random_edits(4)), splits["train"], same, settings=DEFAULT)
-    assert found.metadata["directions_of"] == "train"
-    assert found.rows["cos_class"].notna().all()
-    assert isinstance(found.metadata["directions_cosine"], float)
+    rows, metadata = measured(splits["train"], same, random_edits(4))
+    assert metadata["directions_of"] == "train"
+    assert rows["cos_class"].notna().all()
+    assert isinstance(metadata["directions_cosine"], float)
 
 
 def test_an_attribute_of_a_single_image_has_no_probe(splits):
     val = splits["val"]
     one = torch.cat([(val.attribute == 0).nonzero()[:, 0], (val.attribute == 1).nonzero()[:1, 0]])
-    found = measure(support(splits["train"], random_edits(4)), splits["train"], val.take(one), settings=DEFAULT)
-    assert found.metadata["probe_accuracy"] is None
-    assert found.rows["probe_after"].isna().all()
-    assert found.rows["cos_spurious"].notna().all()
+    rows, metadata = measured(splits["train"], val.take(one), random_edits(4))
+    assert metadata["probe_accuracy"] is None
+    assert rows["probe_after"].isna().all()
+    assert rows["cos_spurious"].notna().all()
 
 
 def test_an_attribute_that_the_direction_does_not_know_has_no_away(splits):
     train = splits["train"]
     third = replace(train, attribute=torch.where(torch.arange(len(train.y)) < 2, 2, train.attribute))
-    found = measure(support(third, random_edits(4)), third, splits["val"], settings=DEFAULT).rows
+    found, _ = measured(third, splits["val"], random_edits(4))
     assert found["cos_away"].isna().tolist() == [True, True, False, False]
 
 
@@ -241,16 +224,16 @@ def test_the_longest_edits_of_each_group():
 
 
 def test_the_file_comes_back(splits, tmp_path):
-    found = measure(support(splits["train"], random_edits(4)), splits["train"], splits["val"], settings=DEFAULT)
+    found, described = measured(splits["train"], splits["val"], random_edits(4))
     path = tmp_path / "edits.parquet"
-    write_edits(path, found, dataset="planted", run=3, checkpoint_sha256="a" * 64)
+    write_edits(path, found.assign(dataset="planted", run=3), described)
     rows, metadata = read_edits(path)
-    assert metadata["directions_of"] == "val"
+    assert metadata == described | {"class_names": list(described["class_names"])}
     assert rows["run"].tolist() == [3] * 4
     assert rows["class_name"].tolist() == [f"class {y}" for y in splits["train"].y[:4]]
-    for name in ("cos_spurious", "probe_after", "attribute", "y_after"):
-        assert rows[name].tolist() == found.rows[name].tolist()
-    assert [list(one) for one in rows["nearest_after"]] == found.rows["nearest_after"].tolist()
+    for name in ("cos_spurious", "probe_after", "attribute", "attribute_flips"):
+        assert rows[name].tolist() == found[name].tolist()
+    assert [list(one) for one in rows["nearest_after"]] == found["nearest_after"].tolist()
     pd.DataFrame({"image_id": ["a"]}).to_parquet(path)
     with pytest.raises(ValueError, match=r"edits.parquet: no column 'dataset'"):
         read_edits(path)

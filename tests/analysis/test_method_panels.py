@@ -12,15 +12,9 @@ from hsfm.analysis.method_panels import (
     support_panel,
 )
 from hsfm.heads.hard_set import HardSet, losses, rank_in_class
-from hsfm.methods.hsfm.support import Support
+from tests.analysis.small import support_of
 
 SETTINGS = {"inner_steps": 3, "inner_lr": 0.1, "hard_per_class": 5, "refresh": "epoch", "outer_set": "hard"}
-
-
-def support_of(part, rows) -> Support:
-    ids = tuple(part.image_id[row] for row in rows)
-    before = part.features[rows]
-    return Support((0,) * len(rows), ids, part.y[rows], before, before + 1, part.checkpoint_sha256)
 
 
 @pytest.fixture
@@ -50,7 +44,7 @@ def test_the_support_panel(splits):
     rows = [int((train.group == group).nonzero()[0]) for group in (3, 0)]
     panel = support_panel(support_of(train, rows), train, val, lambda ids: [np.zeros((1, 1, 3))] * len(ids))
     assert panel["support_size"] == 2
-    assert panel["names"] == ("class 1, right", "class 0, left")
+    assert panel["names"] == ["class 1, right", "class 0, left"]
     assert {name: len(shown) for name, shown in panel["pictures"].items()} == {"class 0, left": 1, "class 1, right": 1}
     assert support_panel(support_of(train, rows), train, val, None)["pictures"] == {}
 

@@ -1,8 +1,7 @@
 """Draw what HSFM's edits mean: arrows in the plane of two directions, nearest images, cosines."""
 
-from hsfm.analysis.edit_pictures import neighbor_pictures
+from hsfm.analysis.edit_pictures import in_plane, neighbor_pictures
 from hsfm.analysis.edits import read_edits
-from hsfm.analysis.plane import in_plane
 from hsfm.core import job
 from hsfm.data.open_images import open_pictures
 from hsfm.features.embeddings import read_embeddings
@@ -19,9 +18,9 @@ seed = edits["seed"].iloc[0]
 
 support = read_support(inputs.support).of(seed)
 plane = in_plane(support, train, val)
-drawn, rows = len(plane.before), len(support.y)
+drawn, rows = len(plane["before"]), len(support.y)
 shown = "" if drawn == rows else f" ({drawn} of {rows} support rows)"
-figure = draw_plane(**vars(plane), title=f"{dataset}: HSFM's edits, seed {seed}{shown}")
+figure = draw_plane(**plane, title=f"{dataset}: HSFM's edits, seed {seed}{shown}")
 save(figure, outputs.edits_png, outputs.edits_pdf)
 
 figure = draw_cosines(edits, f"{dataset}: where HSFM's edits point")
