@@ -35,10 +35,7 @@ TOPICS: dict[str, dict[str, dict[str, str]]] = {
             "validation_bias": "Accuracy under biased validation splits",
         },
     },
-    "Costs": {
-        "tables": {"costs": "From the images to one head", "stages": "Time and memory of every stage"},
-        "figures": {"time": "Worst group against training time"},
-    },
+    "Costs": {"tables": {"costs": "From the images to one head", "stages": "Time and memory of every stage"}},
     "Versions": {"tables": {"versions": "Versions and devices"}},
 }
 OTHERS = "More"  # the topic of results that are not listed above

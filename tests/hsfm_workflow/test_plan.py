@@ -43,7 +43,7 @@ def test_null_leaves_a_method_out():
     assert plan_of().methods_of("minibirds") == ["erm", "dfr", "llr", "afr", "dac", "hsfm"]
     assert "afr" not in plan_of(settings={"minibirds": {"afr": None}}).methods_of("minibirds")
     left = Results(plan_of(settings={"minibirds": {"dac": None, "hsfm": None}}))
-    assert left.figures_of("minibirds") == ["groups", "tradeoff", "time", "examples", "training"]
+    assert left.figures_of("minibirds") == ["groups", "tradeoff", "examples", "training"]
     assert left.plan.edits == []
 
 

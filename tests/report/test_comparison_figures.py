@@ -51,29 +51,5 @@ def test_points_lie_at_average_and_worst_group(summary):
 
 def test_without_groups_the_worst_class_counts(summary):
     blind = summary.assign(worst_group=np.nan)
-    aggregated = tables.aggregate(blind)
-    (axis,) = comparison.draw_tradeoff(blind, aggregated, "toy").axes
+    (axis,) = comparison.draw_tradeoff(blind, tables.aggregate(blind), "toy").axes
     assert axis.get_ylabel() == "test worst class (%)"
-
-
-def test_points_lie_at_the_mean_time_of_the_runs(summary):
-    seconds = pd.DataFrame(
-        [(0, "erm", 100.0), (1, "erm", 140.0), (0, "ddb_cut_paste", 7200.0), (0, "dfr", 5.0)],
-        columns=["run", "method", "seconds"],
-    )
-    (axis,) = comparison.draw_time(tables.aggregate(summary), seconds, "toy").axes
-    assert markers(axis) == {"erm": pytest.approx((120, 50)), "ddb_cut_paste": pytest.approx((7200, 90))}
-    assert axis.get_xscale() == "log"
-    assert labels(axis) == ["DDB, cut and paste  90.0, 2 h", "ERM  50.0, 2 min"]
-    assert axis.get_xlabel().endswith("without a time: HSFM")
-    axis.figure.canvas.draw()
-    low, high = axis.get_xlim()
-    shown = [label.get_text() for label in axis.get_xticklabels() if low <= label.get_position()[0] <= high]
-    assert [shown[0], shown[1], shown[-1]] == ["1 min", "2 min", "2 h"]
-
-
-def test_deleted_logs_leave_a_figure_that_says_so(summary):
-    empty = pd.DataFrame({"run": [], "method": [], "seconds": []})
-    (axis,) = comparison.draw_time(tables.aggregate(summary), empty, "toy").axes
-    assert axis.texts[0].get_text() == "the logs hold no times"
-    assert markers(axis) == {}

@@ -11,7 +11,7 @@ from tests.repository import MINIMAL, RUN, jobs_of_last_run, results, rules_plan
 PAGE = {"write_report"}
 TABLES = {"make_tables", "describe_results", *PAGE}
 EDITS = {"measure_edits", "draw_edits", "tabulate_edits", "describe_results", *PAGE}
-SCORED = {"score_heads", "draw_scores", *TABLES}  # figures groups, tradeoff, time
+SCORED = {"score_heads", "draw_scores", *TABLES}  # figures groups, tradeoff
 LEARNED = {*SCORED, "draw_figure"}  # a figure of training too
 HSFM = {"fit_hsfm", *LEARNED, "draw_method", *EDITS}
 DAC = {"fit_dac", "gather_heads", *LEARNED}

@@ -99,7 +99,7 @@ class Results:
         plan, methods, given = self.plan, self.plan.methods_of(dataset), dataset in self.plan.given
         edited = dataset in plan.with_edits
         asked = {
-            **dict.fromkeys(["groups", "tradeoff", "time"], True),
+            **dict.fromkeys(["groups", "tradeoff"], True),
             "examples": not given,
             "training": dataset in plan.trained or plan.with_history(dataset),
             **dict.fromkeys(["hard_set", "method"], "hsfm" in methods),

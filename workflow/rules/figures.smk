@@ -32,12 +32,10 @@ use rule stage as draw_scores with:
     output:
         groups=reported(figure_files("groups")),
         tradeoff=reported(figure_files("tradeoff")),
-        time=reported(figure_files("time")),
     log:
         "logs/{dataset}/draw_scores.log",
     localrule: True
     params:
         **code_of("draw_scores", STYLE),
-        stages=STAGES,
     message:
         "Drawing the scores of {wildcards.dataset}"
