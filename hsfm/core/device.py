@@ -46,11 +46,13 @@ class ComputeSettings(FrozenSettings):
 
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="Of forward passes: auto is bfloat16 on CUDA and float32 on the CPU; bfloat16 on a processor "
-        "without its instructions is an error.",
+        description="Of forward passes: auto is bfloat16 on CUDA and float32 on the CPU; bfloat16 is slow on a "
+        "processor without its instructions.",
     )
     deterministic: bool = Field(
-        True, description="On CUDA: the same bits for the same seed, at some cost. The CPU repeats them anyway."
+        True,
+        description="On CUDA: the same bits for the same seed, at some cost; a layer that has no kernel for it is an "
+        "error. The CPU repeats them anyway.",
     )
     compile: bool = Field(
         False,
@@ -67,7 +69,7 @@ class ComputeSettings(FrozenSettings):
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and how networks are run on it. Raises ValueError for a precision that the device cannot compute in."""
+    """A device and how networks are run on it."""
 
     device: torch.device
     settings: ComputeSettings = field(default_factory=ComputeSettings)
@@ -77,26 +79,15 @@ class Compute:
         """Compute with these settings on the device called `name`, as `choose_device` finds it."""
         return Compute(choose_device(name), ComputeSettings(**settings))
 
-    def __post_init__(self):
-        if self.settings.precision == "bfloat16" and not self._has_bfloat16():
-            what = "processor" if self.on_cpu else "GPU"
-            raise ValueError(f"precision: this {what} has no instructions for bfloat16; take auto or float32")
-
     @property
     def on_cpu(self) -> bool:
         return self.device.type == "cpu"
-
-    def _has_bfloat16(self) -> bool:
-        if not self.on_cpu:
-            return torch.cuda.is_bf16_supported(including_emulation=False)
-        # private, but what torch's own compiler asks
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of forward passes. Under `auto` a GPU without bfloat16 takes float16."""
         if self.settings.precision == "auto" and not self.on_cpu:
-            return torch.bfloat16 if self._has_bfloat16() else torch.float16
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         return torch.bfloat16 if self.settings.precision == "bfloat16" else torch.float32
 
     def autocast(self) -> AbstractContextManager:
@@ -132,10 +123,7 @@ class Compute:
 
     @contextmanager
     def repeatable(self) -> Iterator[None]:
-        """Within it CUDA's kernels give the same bits for the same seed, or else are the fastest ones.
-
-        Raises ValueError for a layer that has no kernel that repeats itself, when `deterministic` asks for one.
-        """
+        """Within it CUDA's kernels give the same bits for the same seed, or else are the fastest ones."""
         if self.on_cpu:
             yield
             return
@@ -146,19 +134,9 @@ class Compute:
         torch.backends.cudnn.benchmark = not self.settings.deterministic
         try:
             yield
-        except RuntimeError as error:
-            if "does not have a deterministic implementation" not in str(error):
-                raise
-            layer = str(error).split(",")[0]
-            raise ValueError(f"deterministic: the network has no such kernels ({layer}); set it to false") from error
         finally:
             torch.use_deterministic_algorithms(before[0])
             torch.backends.cudnn.benchmark = before[1]
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that the device, or this machine, had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 _END = object()

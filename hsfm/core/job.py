@@ -24,7 +24,6 @@ DATE = "%Y-%m-%d %H:%M:%S"
 log = logging.getLogger("hsfm.core.job")  # for what a script itself has to say
 
 CODE = ("hsfm", "workflow", "Snakefile")  # what makes a commit dirty; a changed configuration is recorded by itself
-DRIVER = Path("/proc/driver/nvidia/version")
 
 _began = time.monotonic()
 _log = Path()  # of this process's job
@@ -166,9 +165,8 @@ def resources() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | bool | None]:
-    """Versions of hsfm, python, torch, torchvision, cuda, NVIDIA's driver, and the commit and state of the code."""
+    """Versions of hsfm, python, torch, torchvision, cuda, and the commit and state of the code."""
     torch = sys.modules.get("torch")
-    driver = re.search(r"Kernel Module .*?(\d+\.\d+(?:\.\d+)?)", DRIVER.read_text() if DRIVER.exists() else "")
     commit, dirty = code_state(Path(__file__).parents[2])
     return {
         "hsfm": __version__,
@@ -176,7 +174,6 @@ def versions() -> dict[str, str | bool | None]:
         "torch": getattr(torch, "__version__", None),
         "torchvision": getattr(sys.modules.get("torchvision"), "__version__", None),
         "cuda": None if torch is None else torch.version.cuda,
-        "driver": driver and driver[1],
         "commit": commit,
         "dirty": dirty,
     }

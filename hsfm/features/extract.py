@@ -1,6 +1,5 @@
 """Feature extraction from the rows of an image table, or from image files without the workflow."""
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from hsfm.core.device import Compute, fetch, out_of_memory
+from hsfm.core.device import Compute, fetch
 from hsfm.core.progress import Progress
 from hsfm.core.shards import WHOLE, Shard
 from hsfm.data.pixels import ImageFiles, Images, image_batches
@@ -19,8 +18,6 @@ from hsfm.data.table import ImageTable
 from hsfm.data.transforms import TransformSettings, apply
 from hsfm.features.embeddings import Embeddings
 from hsfm.models.backbone import Network
-
-log = logging.getLogger(__name__)
 
 
 def embed_images(
@@ -59,9 +56,9 @@ def embed_table(
 ) -> Embeddings:
     """Embeddings of one split, in table order.
 
-    features: those of a batch, as `feature_function` gives. source: gives the images of some rows. batch_size: images
-    at once; halved where memory does not suffice. metadata: further fields of the embeddings. shard: which of the
-    split's batches are to be embedded; they are the same batches however many shards there are.
+    features: those of a batch, as `feature_function` gives. source: gives the images of some rows. metadata: further
+    fields of the embeddings. shard: which of the split's batches are to be embedded; they are the same batches however
+    many shards there are.
     """
     rows = table.split(split)
     share = shard.take(-(-len(rows) // batch_size))
@@ -109,30 +106,13 @@ def stream(
 ) -> Iterator[Float[Tensor, "b d"]]:
     """Features of batches that lie on the device, in float32 on the CPU, while the next are computed.
 
-    A batch for which memory does not suffice is halved until it fits, and so are all that follow; what comes out then
-    has as many rows. The network behind `features` has to be in eval mode; then the rows do not depend on the batch
-    size, up to the order in which a matrix product sums (about 1e-6 relative).
+    The network behind `features` has to be in eval mode; then the rows do not depend on the batch size, up to the order
+    in which a matrix product sums (about 1e-6 relative).
     """
+
+    def one(batch: Any) -> Float[Tensor, "b d"]:
+        with torch.inference_mode():
+            return features(batch).float()
+
     with compute.repeatable():
-        yield from fetch(_as_it_fits(features, batches))
-
-
-def _as_it_fits(features: Callable[[Any], Tensor], batches: Iterable[Any]) -> Iterator[Tensor]:
-    largest = None
-    for batch in batches:
-        first = 0
-        while first < len(batch):
-            part = batch[first : first + (largest or len(batch))]
-            try:
-                with torch.inference_mode():
-                    computed = features(part).float()
-            except RuntimeError as error:
-                if not out_of_memory(error) or len(part) == 1:
-                    raise
-                computed = None
-            if computed is None:  # tried again out here, where the error no longer holds on to what did not fit
-                largest = (len(part) + 1) // 2
-                log.warning("no memory for a batch of %d images; going on with %d", len(part), largest)
-                continue
-            yield computed
-            first += len(part)
+        yield from fetch(map(one, batches))

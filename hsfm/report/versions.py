@@ -4,27 +4,23 @@ import pandas as pd
 
 from hsfm.core.text_tables import TextTable
 
-VERSIONS = {
-    **{"hsfm": "hsfm", "commit": "commit", "python": "Python", "torch": "torch", "torchvision": "torchvision"},
-    **{"cuda": "CUDA", "driver": "driver"},
-}
+_OF_TORCH = {"torch": "torch", "torchvision": "torchvision", "cuda": "CUDA"}
+VERSIONS = {"hsfm": "hsfm", "commit": "commit", "python": "Python", **_OF_TORCH}
 _KEYS = [*VERSIONS, "dirty"]
-_OF_ALL, _OF_TORCH = ["hsfm", "commit", "python", "dirty"], ["torch", "torchvision", "cuda"]
 
 
 def collect_versions(costs: pd.DataFrame) -> pd.DataFrame:
     """One row per distinct set of versions: columns VERSIONS, dirty, devices, stages, jobs, recorded.
 
-    costs: of `costs.read_costs`. A job that did not load torch knows nothing of it, and a job on the CPU nothing of a
-    driver: they count with the first that agrees in the rest. stages: in words "dataset: stage, stage". dirty: whether
-    the working tree had changes that were in no commit; null where not known. jobs: how many ran with the set;
-    recorded: out of how many jobs.
+    costs: of `costs.read_costs`. A job that did not load torch knows nothing of it: it counts with the first that
+    agrees in the rest. stages: in words "dataset: stage, stage". dirty: whether the working tree had changes that were
+    in no commit; null where not known. jobs: how many ran with the set; recorded: out of how many jobs.
     """
     jobs = costs[costs["versions"].notna()]
     known = pd.DataFrame(jobs["versions"].tolist(), jobs.index, columns=_KEYS, dtype=object)
-    for agreeing, missing in ((_OF_ALL, _OF_TORCH), (_OF_ALL + _OF_TORCH, ["driver"])):
-        first = known.groupby(agreeing, dropna=False)[missing].transform("first")
-        known[missing] = known[missing].where(known[missing].notna(), first)
+    missing = list(_OF_TORCH)
+    first = known.groupby([key for key in _KEYS if key not in missing], dropna=False)[missing].transform("first")
+    known[missing] = known[missing].where(known[missing].notna(), first)
     rows = []
     for versions, own in jobs.join(known).groupby(_KEYS, dropna=False, sort=False):
         stages = own.groupby("dataset", sort=False)["stage"].agg(lambda names: ", ".join(dict.fromkeys(names)))
