@@ -1,5 +1,3 @@
-import logging
-
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -60,18 +58,11 @@ def test_it_beats_erm_and_does_not_need_balanced_validation(splits, erm_head):
     assert worst_group(fit(biased, erm_head, fits=5, **how).head) > worst_group(blind.head) + 0.05
 
 
-def test_small_and_empty_groups_are_named(erm_head, caplog):
-    how = {"grid": (0.1,), "fits": 1}
-    with pytest.raises(ValueError, match="DFR: group 'class 0, right' has 1 image in planted val; tuning C needs"):
-        fit(planted("val", [30, 1, 30, 30], seed=0), erm_head, **how)
-    with caplog.at_level(logging.WARNING, "hsfm"):
-        fit(planted("val", [30, 0, 30, 30], seed=0), erm_head, **how)
-    assert "DFR: group 'class 0, right' has no image in planted val and is left out" in caplog.text
-
-
 def test_what_it_cannot_or_may_not_fit_on_is_refused(splits, erm_head):
     with pytest.raises(ValueError, match="DFR was given the test split"):
         fit(splits["test"], erm_head)
     blind = splits["val"].without_attributes()
     with pytest.raises(ValueError, match="DFR needs the attribute of every val image; 240 of 240 lack it"):
         fit(blind, erm_head, select_by="worst_class")
+    with pytest.raises(ValueError, match="group or class 1 has 1 validation image; tuning C needs at least 2"):
+        fit(planted("val", [30, 1, 30, 30], seed=0), erm_head)
