@@ -14,7 +14,7 @@ from hsfm.data.table import group_name
 from hsfm.features.embeddings import Embeddings, minority_rows
 from hsfm.heads.hard_set import HardSet, losses, rank_in_class
 from hsfm.heads.head import Head
-from hsfm.methods.hsfm.inner_loop import follow
+from hsfm.methods.hsfm.outer_loop import follow
 from hsfm.methods.hsfm.support import Support
 
 EXAMPLES, COLUMNS = 4, 3  # groups whose support images are shown, and how many of each
@@ -71,12 +71,8 @@ def inner_loops(
         ("epoch 1, ERM's head", erm, support.before, chosen),
         (f"after epoch {kept}, the kept head", head, support.after, later),
     ):
-        loop = follow(
-            start, features, support.y, val.features[rows], val.y[rows],
-            steps=settings["inner_steps"], lr=settings["inner_lr"],
-        )  # fmt: skip
-        traces = {"support_loss": loop.support_loss.tolist(), "change": loop.change.tolist()}
-        found.append({"name": name, **traces, "outer_loss": float(loop.hard_loss[-1])})
+        data, steps = (features, support.y, val.features[rows], val.y[rows]), settings["inner_steps"]
+        found.append({"name": name, **follow(start, *data, steps=steps, lr=settings["inner_lr"])})
     return found
 
 

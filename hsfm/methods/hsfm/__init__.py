@@ -1,7 +1,7 @@
 """HSFM: meta-learned edits of support features (arXiv 2603.29313).
 
-`fit` is the method as the workflow runs it; `train` the meta-training, with `outer_loop`, `meta_gradient` and
-`inner_loop` as its engine; `support` its result as a file.
+`fit` is the method as the workflow runs it; `train` the meta-training, with `outer_loop` and `meta_gradient` as its
+engine; `support` its result as a file.
 """
 
 from hsfm.methods.hsfm.fit import fit as fit

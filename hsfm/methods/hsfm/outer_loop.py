@@ -248,10 +248,33 @@ def head_gradient(
     return residual.mT @ support, residual.sum(1)
 
 
-def clip(gradient: Float[Tensor, "r n d"], norm: float | int | Float[Tensor, " r"]) -> Float[Tensor, "r n d"]:
+def clip(gradient: Float[Tensor, "r n d"], norm: float) -> Float[Tensor, "r n d"]:
     """Each trial's gradient scaled to at most a norm, as `torch.nn.utils.clip_grad_norm_` does."""
     factor = (norm / (gradient.flatten(1).norm(dim=1) + 1e-6)).clamp(max=1)
-    # On the CPU one may look, and save two passes over the gradient; elsewhere looking would wait for the device.
-    if gradient.device.type == "cpu" and bool((factor == 1).all()):
-        return gradient
     return gradient * factor.view(-1, 1, 1)
+
+
+def follow(
+    head: Head,
+    support: Float[Tensor, "n d"],
+    support_y: Int[Tensor, " n"],
+    hard: Float[Tensor, "m d"],
+    hard_y: Int[Tensor, " m"],
+    *,
+    steps: int,
+    lr: float,
+) -> dict[str, Any]:
+    """Trace of one inner loop, T plain gradient steps of size alpha from a head on, which `meta_gradient` goes through.
+
+    support_loss and change (|W_t - W_0| / |W_0|) are lists of T + 1 numbers; outer_loss is that of the last head.
+    Losses are mean cross-entropies, natural log.
+    """
+    now, support_loss, change = head, [], []
+    for step in range(steps + 1):
+        if step > 0:
+            by_weight, by_bias = head_gradient(now.weight[None], now.bias[None], support[None], support_y[None])
+            now = Head(now.weight - lr * by_weight[0], now.bias - lr * by_bias[0])
+        support_loss.append(float(cross_entropy(now.logits(support), support_y)))
+        change.append(float((now.weight - head.weight).norm() / head.weight.norm()))
+    outer_loss = float(cross_entropy(now.logits(hard), hard_y))
+    return {"support_loss": support_loss, "change": change, "outer_loss": outer_loss}

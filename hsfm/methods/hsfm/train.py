@@ -33,23 +33,18 @@ class MetaResult:
     """All tensors lie on the CPU."""
 
     head: Head  # the kept heads, weight [r c d], bias [r c]; NaN where kept_epoch is 0
-    trials: tuple[Trial, ...]
+    seeds: tuple[int, ...]
     kept_epoch: Int[Tensor, " r"]  # from 1; 0 where every epoch had a loss that is not finite
     history: pd.DataFrame  # one row per trial and epoch, see `train`
     hard_rows: Int[Tensor, "r e m"]  # rows of val that the outer loss of each epoch was over
     support_rows: Int[Tensor, "r n"]  # rows of the training embeddings
     support_after: Float[Tensor, "r n d"]  # those rows' features as edited at the kept epoch
-    head_change: Float[Tensor, " r"]  # |W - W0| / |W0| of the kept head
     moved: Float[Tensor, " r"]  # share of validation predictions that differ from the ERM head's
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """Warnings for readers about each trial's head; empty where there are none."""
         return tuple(DEAD if share < DEAD_SHARE else "" for share in self.moved.tolist())
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(trial.seed for trial in self.trials)
 
 
 def train(
@@ -72,25 +67,19 @@ def train(
     trials = [Trial(seed, settings, hard_per_class) for seed in seeds]
     scorers = {"kept": HardLoss(scorer) if settings.select_by == "hard_loss" else scorer}
     result = train_trials(train, val, head, trials, scorers=scorers, first_hard_set=first_hard_set)["kept"]
-    for seed, epoch in zip(seeds, result.kept_epoch.tolist(), strict=True):
+    for seed, epoch, moved in zip(seeds, result.kept_epoch.tolist(), result.moved.tolist(), strict=True):
         if epoch == 0:
             raise ValueError(
                 f"inner_lr {settings.inner_lr}, outer_lr {settings.outer_lr}: seed {seed} diverged, no epoch has "
                 "a finite loss; lower one of them"
             )
-    of_seeds = zip(result.history.query("kept").itertuples(), result.moved, result.head_change, strict=True)
-    for row, moved, change in of_seeds:
-        log.info(
-            "seed %d: kept epoch %d, validation average %.1f, worst group %.1f",
-            row.seed, row.epoch, 100 * row.val_average, 100 * row.val_worst_group,
-        )  # fmt: skip
         if moved < DEAD_SHARE:
             log.warning(
-                "seed %d: the head hardly moved (%.1f %% of the validation predictions differ from ERM's, the weights "
-                "changed by %.1f %%). The support may be dead: it holds no minority image, or ERM fits it already. "
-                "Raise support_per_class or inner_lr.",
-                row.seed, 100 * moved, 100 * change,
-            )  # fmt: skip
+                "seed %d: the head hardly moved (%.1f %% of the validation predictions differ from ERM's). The support "
+                "may be dead: it holds no minority image, or ERM fits it already. Raise support_per_class or inner_lr.",
+                seed,
+                100 * moved,
+            )
     return result
 
 
@@ -134,7 +123,7 @@ def train_trials(
         found = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         results[name] = MetaResult(
             head=Head(found.pop("weight"), found.pop("bias")),
-            trials=tuple(trials),
+            seeds=tuple(trial.seed for trial in trials),
             history=history.assign(kept=epoch == found["kept_epoch"].numpy()[number]),
             hard_rows=torch.cat(hard_rows),
             support_rows=rows.cpu(),
@@ -147,14 +136,14 @@ def _kept(best: BestState, erm: Head, val: Embeddings) -> dict[str, Tensor]:
     """Fields of a result from one batch of trials, on the CPU."""
     diverged = best.epoch == 0
     weight = best.weight.masked_fill(diverged.view(-1, 1, 1), torch.nan)
-    head = Head(weight, best.bias.masked_fill(diverged.view(-1, 1), torch.nan))
+    bias = best.bias.masked_fill(diverged.view(-1, 1), torch.nan)
+    head = Head(weight, bias)
     moved = (head.predict(val.features) != erm.predict(val.features)).float().mean(dim=1)
     found = {
-        "weight": head.weight,
-        "bias": head.bias,
+        "weight": weight,
+        "bias": bias,
         "kept_epoch": best.epoch,
         "support_after": best.support,
-        "head_change": (head.weight - erm.weight).flatten(1).norm(dim=1) / erm.weight.norm(),
         "moved": moved.masked_fill(diverged, torch.nan),
     }
     return {name: tensor.cpu() for name, tensor in found.items()}
