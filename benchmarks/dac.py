@@ -31,7 +31,6 @@ from hsfm.features.embeddings import read_embeddings
 from hsfm.features.extract import feature_function, stream
 from hsfm.heads.head import read_heads
 from hsfm.heads.scorer import Scorer
-from hsfm.methods.dac.extractor import Pathway
 from hsfm.methods.dac.find_masks import mask_images
 from hsfm.methods.dac.fit import DaCInputs, Settings, fit
 from hsfm.methods.dac.masks import Masks, MaskSettings, pack, read_masks, unpack
@@ -106,7 +105,10 @@ def worst_group(run: int, masks: Masks | None, settings: Settings, compute: Comp
     rows, source = read_images(FOLDER / "images.parquet").rows, open_source(FOLDER / "images.parquet")
     masks = masks_of(run) if masks is None else masks
     inputs = DaCInputs(
-        Pathway(network, TRANSFORM, None, compute),
+        network,
+        TRANSFORM,
+        None,
+        compute,
         masks.of(train.image_id),
         lambda split: source(rows[rows["split"] == split]),
     )

@@ -10,7 +10,6 @@ from hsfm.heads.classifier import read_classifier
 from hsfm.heads.erm_features import read_erm_features
 from hsfm.heads.head import SavedHeads, write_heads
 from hsfm.heads.supervision import hidden, labels_used, scorer_of
-from hsfm.methods.dac.extractor import Pathway
 from hsfm.methods.dac.fit import DaCInputs, Settings, fit
 from hsfm.methods.dac.masks import read_masks
 from hsfm.models.backbone import write_retrained
@@ -24,9 +23,9 @@ masks = read_masks(files.masks, split="train")
 masks.require(checkpoint_sha256=model.checkpoint_sha256, transform=params.transform)
 table, source = read_images(files.images), open_source(files.images, files.cache)
 standardization = model.standardization if params.standardized else None
-compute = Compute.on(params.device, **params.compute)
-pathway = Pathway(model.trained.network, TransformSettings(**params.transform), standardization, compute)
-inputs = DaCInputs(pathway, masks.of(train.image_id), lambda split: source(table.split(split)))
+compute, transform = Compute.on(params.device, **params.compute), TransformSettings(**params.transform)
+images = masks.of(train.image_id), lambda split: source(table.split(split))
+inputs = DaCInputs(model.trained.network, transform, standardization, compute, *images)
 settings = Settings(**params.dac)
 scorer = scorer_of(settings, val)
 fitted = fit(*hidden(settings, train, val), erm.head[0], settings=settings, seeds=(seed,), scorer=scorer, inputs=inputs)

@@ -1,7 +1,6 @@
 """DaC: a head retrained on images recomposed of causal and other parts.
 
-`fit` is the method, `extractor` the features it trains on; `heat_maps` and `find_masks` find the parts, and `masks` are
-their files.
+`fit` is the method; `heat_maps` and `find_masks` find the parts, and `masks` are their files.
 """
 
 from hsfm.methods.dac.fit import Settings as Settings

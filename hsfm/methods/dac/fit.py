@@ -15,7 +15,7 @@ both of the class of i. The loss is CE(batch) + alpha CE(masked) + alpha CE(comp
 import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -26,16 +26,18 @@ from pydantic import Field, PositiveInt
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from hsfm.core.device import Compute
 from hsfm.core.progress import Progress
 from hsfm.core.text import kept_epochs
 from hsfm.data.pixels import ImageFiles, Images, image_batches, keep_on_device
-from hsfm.data.transforms import prepare
+from hsfm.data.transforms import TransformSettings, apply, prepare
 from hsfm.features.embeddings import Embeddings
+from hsfm.features.standardize import Standardization
+from hsfm.heads.draw import draw_per_class
 from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head, stack
 from hsfm.heads.method_settings import MethodSettings
 from hsfm.heads.scorer import Scorer
-from hsfm.methods.dac.extractor import Extractor, Pathway
 from hsfm.methods.dac.masks import Masks, unpack
 from hsfm.models.backbone import Network
 
@@ -62,9 +64,12 @@ class Settings(MethodSettings):
 
 @dataclass(frozen=True)
 class DaCInputs:
-    """Inputs of DaC beside embeddings."""
+    """Inputs of DaC beside embeddings: what leads from images to their features, masks, and the images."""
 
-    pathway: Pathway  # that the embeddings came by
+    network: Network
+    transform: TransformSettings
+    standardization: Standardization | None  # of the features
+    compute: Compute
     masks: Masks  # of train, row by row
     pixels: Callable[[str], Images | ImageFiles]  # the images of a split, row by row as in its embeddings
 
@@ -103,7 +108,7 @@ def _fit_seed(
     val: Embeddings, scorer: Scorer, training: "_Training", inputs: DaCInputs, seed: int
 ) -> tuple[Head, pd.DataFrame, Network | None]:
     """The kept head, the history and, where BatchNorm drifts, the network of one seed."""
-    extractor, compute, settings = training.extractor, inputs.pathway.compute, training.settings
+    extractor, compute, settings = training.extractor, inputs.compute, training.settings
     held_out = inputs.pixels("val") if extractor.drifts else None
     features, history, best = val.features.to(compute.device), [], None
     with compute.repeatable(), Progress("DaC", settings.epochs * training.n, "image") as bar:
@@ -119,15 +124,20 @@ def _fit_seed(
             history.append(row)
             score = float(scorer.choose(measures)), row["val_average"]
             if best is None or score > best[0]:
-                best = score, epoch, training.head.to(torch.device("cpu")), extractor.statistics()
+                state = copy.deepcopy(extractor.network.state_dict()) if extractor.drifts else None
+                best = score, epoch, training.head.to(torch.device("cpu")), state
             log.info(
                 "seed %d, epoch %d of %d: loss %.4f, validation average %.1f %%, worst group %.1f %%",
                 seed, epoch, settings.epochs, row["loss"], 100 * row["val_average"], 100 * row["val_worst_group"],
             )  # fmt: skip
-    _, kept, head, statistics = best
+    _, kept, head, state = best
     frame = pd.DataFrame(history)
-    network = extractor.network_with(statistics, head) if extractor.drifts else None
-    return head, frame.assign(seed=seed, kept=frame["epoch"] == kept), network
+    frame = frame.assign(seed=seed, kept=frame["epoch"] == kept)
+    if not extractor.drifts:
+        return head, frame, None
+    extractor.network.load_state_dict(state)
+    extractor.network.fc.load_state_dict({"weight": head.weight, "bias": head.bias})
+    return head, frame, extractor.network
 
 
 def draw_partners(y: Int[Tensor, " k"], generator: Generator) -> Int[Tensor, " k"]:
@@ -157,12 +167,43 @@ def easy_rows(erm: Head, train: Embeddings, quantile: float) -> Bool[Tensor, " n
     return loss <= float(np.quantile(loss.numpy(), quantile))
 
 
-def _balanced_rows(y: Int[Tensor, " n"], n_classes: int, generator: Generator) -> Int[Tensor, " m"]:
-    """As many random rows of each class as the smallest has, ascending."""
-    smallest = int(torch.bincount(y, minlength=n_classes).min())
-    by_class = [(y == label).nonzero()[:, 0] for label in range(n_classes)]
-    drawn = [rows[torch.randperm(len(rows), generator=generator)[:smallest]] for rows in by_class]
-    return torch.sort(torch.cat(drawn))[0]
+class _Extractor:
+    """Features of what a network sees, with BatchNorm as it is, or following the batches, on a copy of the network.
+
+    Raises ValueError for drift without BatchNorm, or of features that are standardized.
+    """
+
+    def __init__(self, inputs: DaCInputs, *, drifts: bool):
+        self.drifts, self._inputs = drifts, inputs
+        self.network = copy.deepcopy(inputs.network) if drifts else inputs.network
+        inputs.compute.prepare(self.network).eval()
+        norms = [module for module in self.network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        if drifts and not norms:
+            raise ValueError("batchnorm: drift was asked for, but this backbone has no BatchNorm; set it to frozen")
+        if drifts and inputs.standardization is not None:
+            raise ValueError("batchnorm: drift moves the features, which standardized ones cannot follow; set frozen")
+        self._drifting = norms if drifts else []
+        self._forward = inputs.compute.compiled(self.network.features)
+
+    def __call__(self, shown: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Features for training a head, which no gradient passes."""
+        compute, standardization = self._inputs.compute, self._inputs.standardization
+        for norm in self._drifting:
+            norm.train()
+        parts = [slice(None)] if self.drifts else compute.parts(len(shown), *shown.shape[-2:])
+        with torch.inference_mode(), compute.autocast():
+            features = torch.cat([self._forward(shown[part]).float() for part in parts])
+        for norm in self._drifting:
+            norm.eval()
+        features = features.clone()  # out of inference mode, or autograd could not keep them for the head's gradient
+        return features if standardization is None else standardization.apply(features)
+
+    def of_images(self, images: Images | ImageFiles, batch_size: int) -> Float[Tensor, "n d"]:
+        """Features of whole images as in evaluation."""
+        transform, compute = self._inputs.transform, self._inputs.compute
+        with torch.inference_mode():
+            batches = image_batches(images, torch.arange(len(images)), batch_size, compute.device)
+            return torch.cat([apply(self._forward, batch, transform, compute).float() for batch in batches])
 
 
 class _Training:
@@ -170,14 +211,12 @@ class _Training:
 
     def __init__(self, train: Embeddings, erm: Head, inputs: DaCInputs, settings: Settings, seed: int):
         self._generator, self.settings, self.n = Generator().manual_seed(seed), settings, len(train.y)
-        pathway, drifts = inputs.pathway, settings.batchnorm == "drift"
-        if drifts:  # what drifts is this seed's alone
-            pathway = replace(pathway, network=copy.deepcopy(pathway.network))
-        self._transform, self._compute = pathway.transform, pathway.compute
-        self.extractor, device = Extractor(pathway, drifts=drifts), pathway.compute.device
+        self._transform, self._compute, device = inputs.transform, inputs.compute, inputs.compute.device
+        self.extractor = _Extractor(inputs, drifts=settings.batchnorm == "drift")
         images, packed, self._places = inputs.pixels("train"), inputs.masks.packed, torch.arange(len(train.y))
         if settings.balance_classes:
-            rows = _balanced_rows(train.y, train.n_classes, self._generator)
+            smallest = int(torch.bincount(train.y, minlength=train.n_classes).min())
+            rows = draw_per_class(train.y, smallest, train.n_classes, self._generator).sort()[0]
             train, packed, self.n = train.take(rows), packed[rows], len(rows)
             in_memory = isinstance(images, Images)
             images, self._places = (images.take(rows), self._places[: len(rows)]) if in_memory else (images, rows)

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 
 from hsfm.core.progress import Progress
 from hsfm.features.embeddings import Embeddings, check_embeddings, check_same_origin
+from hsfm.heads.draw import draw_per_class
 from hsfm.heads.hard_set import HardSet
 from hsfm.heads.head import Head
 from hsfm.heads.scorer import Scorer
@@ -170,19 +171,6 @@ def _outer_rows(
     epochs = trial.settings.epochs if trial.settings.refresh == "epoch" else 1
     drawn = [[draw_per_class(val.y, trial.hard_per_class, val.n_classes, g) for _ in range(epochs)] for g in generators]
     return torch.stack([torch.stack(of_trial) for of_trial in drawn], dim=1)
-
-
-def draw_per_class(y: Int[Tensor, " n"], per_class: int, n_classes: int, generator: Generator) -> Int[Tensor, " k"]:
-    """Rows of `per_class` random images of each class, or all of a smaller one; `generator` is on the CPU.
-
-    Classes ascend; within each, one permutation of its rows in table order is drawn and cut.
-    """
-    chosen = []
-    for label in range(n_classes):
-        members = (y == label).nonzero().squeeze(1)
-        order = torch.randperm(len(members), generator=generator)
-        chosen.append(members[order[:per_class].to(members.device)])
-    return torch.cat(chosen)
 
 
 def support_of(result: MetaResult, train: Embeddings) -> Support:

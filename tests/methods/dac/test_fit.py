@@ -14,11 +14,11 @@ from hsfm.data.transforms import TransformSettings, prepare
 from hsfm.features.embeddings import Embeddings
 from hsfm.features.extract import feature_function
 from hsfm.features.standardize import fit as fit_standardization
+from hsfm.heads.draw import draw_per_class
 from hsfm.heads.head import Head
 from hsfm.heads.scorer import Scorer
 from hsfm.methods.dac import Settings, fit
-from hsfm.methods.dac.extractor import Pathway
-from hsfm.methods.dac.fit import DaCInputs, _balanced_rows, compose, draw_partners
+from hsfm.methods.dac.fit import DaCInputs, compose, draw_partners
 from hsfm.methods.dac.masks import Masks, pack
 from hsfm.models.backbone import Network, build_network
 
@@ -97,7 +97,7 @@ def all_fitted(world, seeds=(0,), rule="worst_group", standardization=None, spli
     network, pixels, masks = (changed.pop(name, one) for name, one in
                               (("network", copy.deepcopy(network)), ("pixels", pixels), ("masks", masks)))  # fmt: skip
     data = {**own, **(splits or {})}
-    inputs = DaCInputs(Pathway(network, TRANSFORM, standardization, CPU), masks, pixels.__getitem__)
+    inputs = DaCInputs(network, TRANSFORM, standardization, CPU, masks, pixels.__getitem__)
     settings, scorer = Settings(**{**SETTINGS, **changed}), Scorer(data["val"], rule)
     return fit(data["train"], data["val"], head, settings=settings, seeds=seeds, scorer=scorer, inputs=inputs)
 
@@ -189,9 +189,8 @@ def test_balanced_classes_take_as_many_of_each(world):
     train = splits["train"]
     skewed = replace(train, y=(torch.arange(len(train.y)) % 4 == 0).long())
     generator = torch.Generator().manual_seed(0)
-    rows = _balanced_rows(skewed.y, 2, generator)
+    rows = draw_per_class(skewed.y, 33, 2, generator).sort()[0]
     assert torch.bincount(skewed.y[rows]).tolist() == [33, 33]
-    assert torch.equal(rows, rows.unique())
     # one step over those rows, whose images, masks and features belong together
     how = {"epochs": 1, "batch_size": 66, "quantile": 1.0, "balance_classes": True}
     history = fitted(world, splits={"train": skewed}, **how).history

@@ -12,11 +12,11 @@ from torch.nn.functional import cross_entropy
 
 from hsfm.core.metrics import accuracy_by, worst
 from hsfm.features.embeddings import Embeddings
+from hsfm.heads.draw import draw_per_class
 from hsfm.heads.hard_set import rank_in_class
 from hsfm.heads.head import Head
 from hsfm.methods.hsfm import outer_loop
 from hsfm.methods.hsfm.outer_loop import Trial
-from hsfm.methods.hsfm.train import draw_per_class
 
 
 @dataclass(frozen=True)

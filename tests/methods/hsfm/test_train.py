@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hsfm.core.metrics import accuracy_by, worst
+from hsfm.heads.draw import draw_per_class
 from hsfm.heads.hard_set import build
 from hsfm.heads.head import Head
 from hsfm.heads.scorer import Scorer
@@ -13,7 +14,6 @@ from hsfm.heads.supervision import scorer_of
 from hsfm.methods.hsfm import outer_loop
 from hsfm.methods.hsfm import train as meta
 from hsfm.methods.hsfm.outer_loop import CLIP_NORM, OF_TRIAL, HardLoss, Settings, Trial, symbols
-from hsfm.methods.hsfm.train import draw_per_class
 from tests.conftest import planted
 from tests.methods.hsfm import autograd_loop
 
@@ -173,17 +173,6 @@ def test_the_published_constants():
     """docs/reference/methods.md says the same."""
     assert CLIP_NORM == 10.0
     assert symbols(SETTINGS) == {"T": 5, "alpha": 1e-2, "eta": 0.1, "K_H": 5}
-
-
-def test_support_is_drawn_class_by_class_in_table_order(splits):
-    y = splits["train"].y
-    rows = draw_per_class(y, 5, 2, torch.Generator().manual_seed(60))
-    g = torch.Generator().manual_seed(60)
-    expected = []
-    for label in (0, 1):
-        members = [i for i, value in enumerate(y.tolist()) if value == label]
-        expected += [members[i] for i in torch.randperm(len(members), generator=g)[:5]]
-    assert rows.tolist() == expected
 
 
 def test_a_small_class_gives_all_it_has_and_it_is_logged_once(splits, erm_head, caplog):
