@@ -14,7 +14,7 @@ BAD = [
     (hsfm.Settings, {"outer_lr": float("inf")}, "finite number"),
     (hsfm.Settings, {"refresh": "step"}, "'epoch' or 'never'"),
     (hsfm.Settings, {"select_by": "luck"}, "'hard_loss'"),
-    (hsfm.Settings, {"inner_step": 5}, "Extra inputs are not permitted"),
+    (hsfm.Settings, {"inner_step": 5}, "unknown key 'inner_step'; did you mean 'inner_steps'"),
     (dfr.Settings, {"select_by": "hard_loss"}, "'worst_group', 'worst_class' or 'average'"),
     (llr.Settings, {"grid": ()}, "at least 1 item"),
     (afr.Settings, {"penalties": (-1.0,)}, "greater than or equal to 0"),

@@ -73,8 +73,6 @@ MISTAKES = {  # one of each kind: the classes' own bounds and rules are tested b
     DRIFTING: f"{BIRDS}/dac/batchnorm: drift moves the features, which",
     f"settings={{minibirds: {{{UNCLIP}}}}}": f"{BIRDS}/unclip: decodes embeddings of CLIP; set backbone/name to open",
     f"settings={{minibirds: {{{CLIP}, {UNCLIP}}}}}": f"{BIRDS}/unclip: decodes CLIP's own embeddings; set backbo",
-    "settings={mine: {transform: model, backbone: 3}}": "settings/mine/transform: model went; write what `python -m",
-    "settings={minibirds: {edits: {neighbours: 5}}}": f"{BIRDS}/edits/neighbours: is called neighbors now",
 }
 
 

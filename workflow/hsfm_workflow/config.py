@@ -20,16 +20,6 @@ from hsfm_workflow.code import hash_of
 
 KEPT = Path(".snakemake", "hsfm", "configuration.json")  # the one that was validated last
 CODE = [f"workflow/hsfm_workflow/{name}.py" for name in ("config", "checks", "schema", "mistakes")]
-GONE = {  # keys, or their values, of earlier versions
-    "settings/*/transform=model": "model went; write what `python -m hsfm.models.clip NAME` prints for your backbone",
-    "settings/*/embeddings/standardise": "is called standardize now",
-    "settings/*/edits/neighbours": "is called neighbors now",
-    "settings/*/erm_head/max_iter": "went: L-BFGS has 1000 iterations, and the log says where that is too few",
-    "settings/*/dfr/max_iter": "went: liblinear has 1000 iterations",
-    "settings/*/llr/max_iter": "went: liblinear has 1000 iterations",
-    "settings/*/erm/schedule=cosine": "cosine went; one_cycle ends near 0 as well",
-    "settings/*/ddb/retrain/select_by": "went to ddb/select_by, or to select_by of all methods",
-}
 
 
 def config_file() -> str:
@@ -53,7 +43,7 @@ def read_config(own: dict, files: Sequence[object] = ()) -> dict:
     # by libyaml where it is there, since Python's reader takes a quarter of a second; both are safe
     defaults = yaml.load((ROOT / "config/config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     raw = _with_null(merged(defaults, own))
-    mistakes = list(inherit(raw)) or list(gone(raw))
+    mistakes = list(inherit(raw))
     if not mistakes:
         config, mistakes = validated(raw)
     if not mistakes:
@@ -92,24 +82,6 @@ def _with_null(values: object) -> object:
     if isinstance(values, list):
         return [_with_null(value) for value in values]
     return None if values == "null" else values
-
-
-def gone(config: dict) -> Iterator[str]:
-    """Keys and values of earlier versions, with where they went."""
-    for pattern, said in GONE.items():
-        path, _, former = pattern.partition("=")
-        for where, value in _found(config, path.split("/")):
-            if not former or value == former:
-                yield f"{'/'.join(where)}: {said}"
-
-
-def _found(values: object, pattern: Sequence[str], where: tuple[str, ...] = ()) -> Iterator[tuple[tuple, object]]:
-    """Path and value of what lies at `pattern`, whose * stands for any key."""
-    if not pattern:
-        yield where, values
-    elif isinstance(values, dict):
-        for key in values if pattern[0] == "*" else values.keys() & {pattern[0]}:
-            yield from _found(values[key], pattern[1:], (*where, str(key)))
 
 
 def check_writable(*folders: str) -> None:
