@@ -1,6 +1,5 @@
 """Tables of the analysis of support edits: data frames in, text out."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,12 +7,14 @@ import pandas as pd
 
 from hsfm.core.text_tables import TextTable
 
+OF_RUNS = ["probe_accuracy", "directions_cosine"]  # in the metadata of each run's edits
+
 
 def summarize(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per dataset, and one per class of it: means over all edits of all runs and seeds; null where unknown.
 
-    rows: edits as `edits.measure` gives them, with columns dataset, run and class_name. Shares are fractions. Rows
-    that were not edited count for their number alone. In a dataset's own row class_name is empty.
+    rows: edits as `edits.measure` gives them, with columns dataset, run, class_name and OF_RUNS. Shares are fractions.
+    Rows that were not edited count for their number alone. In a dataset's own row class_name is empty.
     """
     summaries = []
     for dataset, part in rows.groupby("dataset", sort=False):
@@ -38,26 +39,8 @@ def _means(rows: pd.DataFrame) -> dict[str, Any]:
         **{"cos_away": edited["cos_away"].mean(), "away": away.mean() if len(away) else np.nan},
         **flips,
         **edited[names].mean(),
+        **rows.drop_duplicates("run")[OF_RUNS].mean(),
     }
-
-
-def direction_notes(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """A note on the directions and the probe of each dataset. runs: metadata of its edits, run by run."""
-    return [f"{dataset}: {_on_directions(of_runs)}." for dataset, of_runs in runs.items()]
-
-
-def _on_directions(runs: Sequence[Mapping[str, Any]]) -> str:
-    if not runs[0]["spurious"]:
-        return "no two attributes are known within a class, so that there is no spurious direction"
-    means = pd.DataFrame(runs).reindex(columns=["directions_cosine", "probe_accuracy"])
-    overlap, accuracy = means.astype(float).mean()
-    split = "" if runs[0]["directions_of"] == "val" else " of train, since validation shows one attribute,"
-    text = "there are too few images for a probe"
-    if pd.notna(accuracy):
-        text = f"the probe{split} tells the attribute of {100 * accuracy:.1f} % of images it has not seen"
-    if pd.notna(overlap):
-        text += f"; the two directions have a cosine of {overlap:.2f}"
-    return text
 
 
 MEASURES = {  # as (words, decimals, factor)
@@ -75,10 +58,12 @@ MEASURES = {  # as (words, decimals, factor)
     "own_after": ("and after (%)", 0, 100),
     "probe_before": ("probability of the row's attribute, before (%)", 0, 100),
     "probe_after": ("and after (%)", 0, 100),
+    "probe_accuracy": ("images whose attribute the probe tells (%)", 1, 100),
+    "directions_cosine": ("cosine of the spurious with the class direction", 2, 1),
 }
 
 
-def edits_table(summary: pd.DataFrame, notes: Sequence[str]) -> TextTable:
+def edits_table(summary: pd.DataFrame) -> TextTable:
     """A row per measure, a column per dataset and one per class of it."""
     columns = {"HSFM's edits": [words for words, _, _ in MEASURES.values()]}
     for row in summary.to_dict("records"):
@@ -86,10 +71,11 @@ def edits_table(summary: pd.DataFrame, notes: Sequence[str]) -> TextTable:
             "-" if pd.isna(row[measure]) else f"{factor * row[measure]:.{decimals}f}"
             for measure, (_, decimals, factor) in MEASURES.items()
         ]
-    general = (
+    notes = (
         "Means over the support rows that HSFM edited, of all runs and seeds, at the kept epoch.",
         "Spurious direction: the unit difference of the attributes' mean features within classes; class direction: of "
-        "the classes' within attributes.",
+        "the classes' within attributes. Both, and the probe of the attribute, are of validation, or of train where "
+        "validation shows one attribute.",
     )
     title = "What HSFM's edits mean."
-    return TextTable.of(pd.DataFrame(columns), notes=(*general, *notes), text_columns=1, title=title)
+    return TextTable.of(pd.DataFrame(columns), notes=notes, text_columns=1, title=title)

@@ -17,6 +17,7 @@ def rows() -> pd.DataFrame:
             "cos_class": [0.1, -0.1, 0.4, 0.0], "random_spread": 0.1, "pairs_spread": 0.2,
             "attribute_flips": pd.array([True, False, None, False], "boolean"),
             "class_flips": [False, False, True, False], "probe_before": 0.9, "probe_after": 0.3,
+            "probe_accuracy": [0.9, 0.9, None, None], "directions_cosine": [0.2, 0.2, 0.4, 0.4],
             "own_before": [1.0, 1.0, 0.7, 1.0], "own_after": [0.0, 1.0, 0.2, 1.0],
         }
     )  # fmt: skip
@@ -32,6 +33,7 @@ def test_summary_by_hand(rows):
     assert whole["away"] == pytest.approx(2 / 3)
     assert whole["attribute_flips"] == pytest.approx(0.5), "one is unknown"
     assert whole["random_size"] == pytest.approx(0.1 * (2 / np.pi) ** 0.5)
+    assert whole[edit_report.OF_RUNS].tolist() == pytest.approx([0.9, 0.3]), "over the runs that know it"
     assert found.loc["b", "edited"] == 1
     assert found.loc["b", "cos_away"] == 0.6
 
@@ -39,20 +41,12 @@ def test_summary_by_hand(rows):
 def test_the_table_says_what_is_unknown_by_a_dash(rows):
     unknown = rows.assign(dataset="plain", cos_spurious=np.nan, cos_away=np.nan, probe_before=np.nan)
     summary = edit_report.summarize(pd.concat([rows, unknown]))
-    lines = edit_report.edits_table(summary, ["toy: a note."]).markdown().splitlines()
+    lines = edit_report.edits_table(summary).markdown().splitlines()
     assert lines[0] == "| HSFM's edits | toy | toy: a | toy: b | plain | plain: a | plain: b |"
     (row,) = [line for line in lines if line.startswith(r"| \|cosine\| with the spurious")]
     assert row.endswith("| 0.60 | 0.60 | 0.60 | - | - | - |")
     (row,) = [line for line in lines if line.startswith("| edits away from it")]
     assert row == "| edits away from it (%) | 67 | 50 | 100 | - | - | - |"
-    assert lines[-1] == "toy: a note."
-
-
-def test_random_directions_have_the_size_that_the_table_says():
-    d = 50
-    drawn = np.random.default_rng(0).normal(size=(20000, d))
-    size = np.abs(drawn[:, 0] / np.linalg.norm(drawn, axis=1)).mean()
-    assert size == pytest.approx(np.sqrt(2 / np.pi) * d**-0.5, rel=0.03)
 
 
 def test_the_plane_shows_points_and_arrows():
@@ -77,24 +71,3 @@ def test_cosines_are_drawn_for_the_directions_that_are_known(rows):
     assert all(count >= 3 for count in counts)
     plain = edit_figures.draw_cosines(rows.assign(cos_spurious=np.nan), "toy")
     assert [axis.get_xlabel() for axis in plain.axes] == ["cosine of the edit with the class direction"]
-
-
-def test_notes_on_the_directions_of_each_dataset():
-    known = {"spurious": True, "directions_of": "val", "directions_cosine": 0.2, "probe_accuracy": 0.9}
-    of_train = {**known, "directions_of": "train", "directions_cosine": None}
-    notes = edit_report.direction_notes(
-        {
-            "both": [known, {**known, "directions_cosine": 0.4, "probe_accuracy": None}],
-            "train": [of_train],
-            "few": [{**of_train, "probe_accuracy": None}],
-            "none": [{"spurious": False}],
-        }
-    )
-    assert notes == [
-        "both: the probe tells the attribute of 90.0 % of images it has not seen; the two directions have a cosine of "
-        "0.30.",
-        "train: the probe of train, since validation shows one attribute, tells the attribute of 90.0 % of images it "
-        "has not seen.",
-        "few: there are too few images for a probe.",
-        "none: no two attributes are known within a class, so that there is no spurious direction.",
-    ]
