@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from hsfm.analysis import decoded_edits, edits
+from hsfm.analysis import edits, unclip
 from hsfm.data import store, table
 from hsfm.evaluation import scores
 from hsfm.features import embeddings
@@ -20,7 +20,7 @@ FILES = {
     "support.parquet": (support.SCHEMA, "HSFM's support rows before and after the edits"),
     "scores.parquet": (scores.SCHEMA, "correct predictions by seed, split and group"),
     "edits.parquet": (edits.SCHEMA, "what HSFM's edits mean, a row per support row and seed"),
-    "hsfm/decoded.parquet": (decoded_edits.SCHEMA, "edits as pictures"),
+    "hsfm/decoded.parquet": (unclip.SCHEMA, "edits as pictures"),
     "masks/{source}/train.parquet": (masks.SCHEMA, "masks; a last column `mask` holds the packed bits of each"),
     "decoded.parquet": (store.SCHEMA, "where each image lies in `decoded.npy`"),
     "ddb/sources.parquet": (generated.SOURCES, "DDB's source images"),

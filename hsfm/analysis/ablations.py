@@ -1,18 +1,17 @@
 """Ablations of HSFM, one part at a time."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
+import torch
 
 from hsfm.evaluation.scores import score_splits
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.head import Head
-from hsfm.heads.scorer import Scorer
 from hsfm.heads.supervision import labels_used, scorer_of
 from hsfm.methods.hsfm.fit import chosen_by
 from hsfm.methods.hsfm.outer_loop import ABLATIONS, Settings
-from hsfm.methods.hsfm.train import MetaResult
 from hsfm.methods.hsfm.train import train as meta_train
 
 log = logging.getLogger(__name__)
@@ -21,30 +20,28 @@ log = logging.getLogger(__name__)
 VARIANTS = {"hsfm": {}, **ABLATIONS}
 
 
-def fit_variants(
-    train: Embeddings, val: Embeddings, head: Head, settings: Settings, *, seeds: Sequence[int], hard_per_class: int
-) -> tuple[dict[str, MetaResult], Scorer]:
-    """HSFM under every one of VARIANTS that the settings are not already, by name; and the scorer of all."""
-    scorer, results = scorer_of(settings, val), {}
+def ablate(
+    train: Embeddings,
+    val: Embeddings,
+    test: Embeddings,
+    head: Head,
+    settings: Settings,
+    *,
+    seeds: Sequence[int],
+    hard_per_class: int,
+    device: torch.device,
+) -> pd.DataFrame:
+    """Scores of every one of VARIANTS that the settings are not already, its name as the method; without the run."""
+    tr, pool, start = train.to(device), val.to(device), head.to(device)
+    scorer, frames = scorer_of(settings, pool), []
     for name, changes in VARIANTS.items():
         if changes and all(getattr(settings, key) == value for key, value in changes.items()):
             continue
         log.info("variant %s", name)
         changed = Settings(**{**dict(settings), **changes})
-        results[name] = meta_train(
-            train, val, head, changed, seeds=seeds, hard_per_class=hard_per_class, scorer=scorer
-        )  # fmt: skip
-    return results, scorer
-
-
-def score_variants(
-    results: Mapping[str, MetaResult], splits: Sequence[Embeddings], settings: Settings, scorer: Scorer
-) -> pd.DataFrame:
-    """The scores of every variant, its name as the method; but for the run. scorer: which picked the epochs."""
-    frames = []
-    for name, result in results.items():
-        frame = score_splits(result.head, list(splits), seeds=result.seeds).assign(method=name)
-        frame["remark"] = frame["seed"].map(dict(zip(result.seeds, result.remarks, strict=True)))
-        frames.append(frame)
+        result = meta_train(tr, pool, start, changed, seeds=seeds, hard_per_class=hard_per_class, scorer=scorer)
+        frame = score_splits(result.head, [train, val, test], seeds=result.seeds).assign(method=name)
+        remarks = dict(zip(result.seeds, result.remarks, strict=True))
+        frames.append(frame.assign(remark=frame["seed"].map(remarks)))
     used = {"group_labels": labels_used(settings, scorer), "chosen_by": chosen_by(settings, scorer)}
     return pd.concat(frames, ignore_index=True).assign(**used)

@@ -97,10 +97,8 @@ def share_out(groups: Sequence[Group], parts: int) -> list[list[Group]]:
 
     fair = -(-sum(map(len, groups)) // parts)
     pieces = [group[i : i + fair] for group in groups for i in range(0, len(group), fair)]
-    jobs: list[list[Group]] = [[] for _ in range(parts)]
-    for piece in sorted(pieces, key=work, reverse=True):
-        min(jobs, key=lambda job: sum(map(work, job))).append(piece)
-    return jobs
+    pieces.sort(key=work, reverse=True)
+    return [pieces[part::parts] for part in range(parts)]
 
 
 def sweep_settings(

@@ -1,4 +1,4 @@
-"""Decode CLIP embeddings to pictures by Stable Diffusion unCLIP, to show edits.
+"""Edits of CLIP embeddings decoded to pictures by Stable Diffusion unCLIP, before and after, and their table.
 
 The pipeline of diffusers scales, noises and unscales `image_embeds` itself: it is handed CLIP's raw projections.
 """
@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import torch
 from jaxtyping import Float, UInt8
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -15,10 +17,28 @@ from torch import Generator, Tensor
 from hsfm.core.device import Compute
 from hsfm.core.progress import Progress
 from hsfm.data.pixels import pack
-from hsfm.data.table import ImageTable
+from hsfm.data.table import ImageTable, group_name
 from hsfm.data.transforms import TransformSettings, prepare
 from hsfm.methods.ddb.diffusion_models import LoadingSettings, ModelSettings, PictureSize
-from hsfm.methods.ddb.generated import seed_of
+from hsfm.methods.ddb.generated import as_png, read_png, seed_of
+
+SCHEMA = pa.schema(
+    [
+        ("seed", pa.int64()),
+        ("image_id", pa.string()),
+        ("y", pa.int32()),
+        ("attribute", pa.int32()),
+        ("length", pa.float64()),
+        ("picture_before", pa.binary()),  # PNG
+        ("picture_after", pa.binary()),
+        ("probabilities_before", pa.list_(pa.float64())),  # of the attributes' prompts, under CLIP
+        ("probabilities_after", pa.list_(pa.float64())),
+        ("attribute_before", pa.int32()),  # the most probable
+        ("attribute_after", pa.int32()),
+        ("moved", pa.bool_()),  # whether these differ
+    ]
+)
+TIMES = ("before", "after")
 
 
 class UnclipSettings(LoadingSettings):
@@ -40,28 +60,33 @@ class UnclipSettings(LoadingSettings):
 
 
 def decode(
-    pipeline: Any, embeddings: Float[Tensor, "n d"], seeds: Sequence[int], settings: UnclipSettings, compute: Compute
-) -> list[UInt8[np.ndarray, "h w 3"]]:
-    """A picture of each embedding, under an empty prompt.
+    pipeline: Any,
+    embeddings: Mapping[str, Float[Tensor, "n d"]],
+    image_id: Sequence[str],
+    settings: UnclipSettings,
+    compute: Compute,
+) -> dict[str, list[UInt8[np.ndarray, "h w 3"]]]:
+    """A picture of each embedding under an empty prompt, by time; those of one image from the same noise.
 
-    embeddings: CLIP's raw projections, of the model that the pipeline was trained with. seeds: of each picture's noise,
-    drawn on the CPU. Raises ValueError for embeddings of another width, and for a picture that is not finite.
+    embeddings: CLIP's raw projections by time, of the model that the pipeline was trained with. Noise is drawn on the
+    CPU. Raises ValueError for embeddings of another width, and for a picture that is not finite.
     """
+    every, seeds = torch.cat(list(embeddings.values())), [seed_of(settings.seed, one) for one in image_id]
     width = pipeline.image_normalizer.mean.shape[-1]
-    if embeddings.shape[1] != width:
-        raise ValueError(f"unclip: the embeddings have {embeddings.shape[1]} numbers, but the pipeline decodes {width}")
+    if every.shape[1] != width:
+        raise ValueError(f"unclip: the embeddings have {every.shape[1]} numbers, but the pipeline decodes {width}")
     pictures = []
-    with compute.repeatable(), Progress("decoding", len(seeds), "image") as progress:
-        for rows in torch.arange(len(seeds)).split(settings.batch_size):
+    with compute.repeatable(), Progress("decoding", len(every), "image") as progress:
+        for rows in torch.arange(len(every)).split(settings.batch_size):
             made = pipeline(
                 prompt=[""] * len(rows),
-                image_embeds=embeddings[rows].to(compute.device, pipeline.unet.dtype),
+                image_embeds=every[rows].to(compute.device, pipeline.unet.dtype),
                 height=settings.size[0],
                 width=settings.size[1],
                 num_inference_steps=settings.steps,
                 guidance_scale=settings.guidance,
                 noise_level=settings.noise_level,
-                generator=[Generator().manual_seed(seeds[row]) for row in rows.tolist()],
+                generator=[Generator().manual_seed(seeds[row % len(seeds)]) for row in rows.tolist()],
                 output_type="pt",
             ).images
             if not made.isfinite().all():
@@ -69,20 +94,7 @@ def decode(
             made = (made.float() * 255).round().clamp(0, 255).to(torch.uint8)
             pictures += list(made.permute(0, 2, 3, 1).contiguous().cpu().numpy())
             progress.update(len(rows))
-    return pictures
-
-
-def decode_pairs(
-    pipeline: Any,
-    raw: Mapping[str, Float[Tensor, "n d"]],
-    image_id: Sequence[str],
-    settings: UnclipSettings,
-    compute: Compute,
-) -> dict[str, list[UInt8[np.ndarray, "h w 3"]]]:
-    """Pictures of CLIP's raw projections `before` and `after` their edits, each pair with the same noise."""
-    seeds, n = [seed_of(settings.seed, one) for one in image_id], len(image_id)
-    pictures = decode(pipeline, torch.cat([raw["before"], raw["after"]]), 2 * seeds, settings, compute)
-    return {"before": pictures[:n], "after": pictures[n:]}
+    return {name: pictures[i * len(seeds) : (i + 1) * len(seeds)] for i, name in enumerate(embeddings)}
 
 
 def classify(
@@ -99,7 +111,37 @@ def classify(
 def check_prompts(prompts: Sequence[str], names: ImageTable) -> None:
     """Raise ValueError unless there is one prompt for each attribute."""
     if len(prompts) != len(names.attribute_names):
-        raise ValueError(
-            f"unclip/prompts: {len(prompts)}, but {names.dataset} has {len(names.attribute_names)} attributes "
-            f"({', '.join(names.attribute_names)}); give one for each"
-        )
+        raise ValueError(f"unclip/prompts: {len(prompts)}; give one for each of {', '.join(names.attribute_names)}")
+
+
+def as_table(
+    edits: pd.DataFrame,
+    pictures: Mapping[str, Sequence[np.ndarray]],
+    probabilities: Mapping[str, Float[Tensor, "n k"]],
+) -> pa.Table:
+    """A row of SCHEMA per edit. pictures, probabilities: by time, before and after."""
+    frame = edits[["seed", "image_id", "y", "attribute", "length"]].reset_index(drop=True)
+    for when in TIMES:
+        frame[f"picture_{when}"] = [as_png(picture) for picture in pictures[when]]
+        frame[f"probabilities_{when}"] = probabilities[when].tolist()
+        frame[f"attribute_{when}"] = probabilities[when].argmax(1).numpy()
+    frame["moved"] = frame["attribute_before"] != frame["attribute_after"]
+    return pa.Table.from_pandas(frame[SCHEMA.names], SCHEMA, preserve_index=False)
+
+
+def decoded_pictures(
+    table: pa.Table, names: ImageTable, originals: Callable[[Sequence[str]], list[np.ndarray]]
+) -> list[dict[str, Any]]:
+    """A row per edit: name, original, moved; before and after, each a picture and what CLIP takes it for."""
+    rows = []
+    for row in table.to_pylist():
+        shown = {
+            when: (
+                read_png(row[f"picture_{when}"]),
+                f"{names.attribute_names[row[f'attribute_{when}']]}, {100 * max(row[f'probabilities_{when}']):.0f} %",
+            )
+            for when in TIMES
+        }
+        name, original = group_name(names, row["y"], row["attribute"], ",\n"), originals([row["image_id"]])[0]
+        rows.append({"name": name, "original": original, **shown, "moved": row["moved"]})
+    return rows

@@ -4,6 +4,7 @@ All of LLR, DFR and HSFM learn from validation images. Where these are balanced 
 what to learn; here the split is made more and more like a biased training split, at constant size.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -16,7 +17,6 @@ from torch import Generator, Tensor
 from hsfm.analysis.sweep import accuracies
 from hsfm.core.progress import quiet, track
 from hsfm.core.settings import SOME, FrozenSettings, Unlike
-from hsfm.data.table import group_name
 from hsfm.features.embeddings import Embeddings, minority_rows
 from hsfm.heads.hard_set import build
 from hsfm.heads.head import Head, stack
@@ -35,7 +35,6 @@ class ValidationBiasSettings(FrozenSettings):
     draws: PositiveInt = Field(10, description="Subsamples of each; the number of a draw is the seed of methods, too.")
 
 
-METHODS = ("erm", "llr", "dfr", "hsfm", "hsfm_capped")
 SEES = {"none": "classes", "selection": "classes; groups choose the epoch", "training": "classes, groups"}
 
 
@@ -56,22 +55,17 @@ def measure_validation_bias(
     the hard set need not fill up with others.
 
     Columns: method, sees (what of validation), agreement, draw, n (images of the subsample), n_minority (of them),
-    test_average, test_worst_group, test_worst_class. Raises ValueError before any fit for an agreement that cannot be
-    had, a group that would keep a single image, and unknown attributes.
+    test_average, test_worst_group, test_worst_class. Raises ValueError for an agreement that cannot be had, a group
+    that would keep a single image, and unknown attributes.
     """
     for split in (train, val, test):
         split.require_attributes("validation_bias")
     minority = minority_rows(train, val)
     sizes = class_sizes(val, minority, bias.agreement)
-    parts = [
-        (share, draw, subsample(val, minority, sizes, share, Generator().manual_seed(draw)))
-        for share in bias.agreement
-        for draw in range(bias.draws)
-    ]
-    for share, _, part in parts:
-        _check_groups(part, val, share)
     rows = []
-    for share, draw, part in track(parts, "validation bias", "subsample"):
+    pairs = list(itertools.product(bias.agreement, range(bias.draws)))
+    for share, draw in track(pairs, "validation bias", "subsample"):
+        part = subsample(val, minority, sizes, share, Generator().manual_seed(draw))
         n_minority = int(minority_rows(train, part).sum())
         with quiet():
             heads, sees = _fit(train, part, head, draw, settings, (hard_per_class, n_minority // part.n_classes))
@@ -91,7 +85,7 @@ def _fit(
     settings: Mapping[str, MethodSettings],
     k: tuple[int, int],
 ) -> tuple[dict[str, Head], dict[str, str]]:
-    """The head of each of METHODS, and what it sees of validation. k: hard images per class, and their cap."""
+    """Heads by method, and what each sees of validation. k: hard images per class, and their cap."""
     heads, sees = {"erm": erm}, {"erm": "nothing"}
     for name, method, needs in (
         ("llr", llr, {}),
@@ -103,18 +97,6 @@ def _fit(
         fit, labels = fit_supervised(method, train, part, erm, settings=of, seeds=[seed], **needs)
         heads[name], sees[name] = fit.head[0], SEES[labels]
     return heads, sees
-
-
-def _check_groups(part: Embeddings, val: Embeddings, agreement: float) -> None:
-    """DFR tunes on halves, and needs two images of each group that it sees."""
-    before, after = (torch.bincount(e.group, minlength=e.n_groups).tolist() for e in (val, part))
-    for group, (n, left) in enumerate(zip(before, after, strict=True)):
-        if n and left < 2 and not (left == 0 and agreement in (0, 1)):
-            name = group_name(val, *divmod(group, val.n_attributes))
-            raise ValueError(
-                f"agreement: {agreement} leaves {left} of {n} images of group {name} in {val.dataset} {val.split}; at "
-                "least 2 are needed"
-            )
 
 
 def class_sizes(val: Embeddings, minority: Bool[Tensor, " n"], agreement: Sequence[float]) -> list[int]:

@@ -8,9 +8,8 @@ job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.param
 import torch
 from diffusers import StableUnCLIPImg2ImgPipeline
 
-from hsfm.analysis.decoded_edits import as_table
 from hsfm.analysis.edits import largest_of_each_group, read_edits
-from hsfm.analysis.unclip import UnclipSettings, check_prompts, classify, decode_pairs
+from hsfm.analysis.unclip import UnclipSettings, as_table, check_prompts, classify, decode
 from hsfm.core.device import Compute
 from hsfm.core.files import write_parquet
 from hsfm.data.table import read_images
@@ -34,11 +33,11 @@ compute = Compute.on(params.device, **params.compute)
 zero_shot = ZeroShot(params.backbone["name"].removeprefix(PREFIX), settings.prompts, compute.device)
 pipeline, origin = read_pipeline(StableUnCLIPImg2ImgPipeline, settings.model, settings, compute)
 to_device(pipeline, compute, settings)
-pictures = decode_pairs(pipeline, raw, list(rows["image_id"]), settings, compute)
+pictures = decode(pipeline, raw, list(rows["image_id"]), settings, compute)
 transform = TransformSettings(**params.transform)
 probabilities = {name: classify(zero_shot, part, transform, compute) for name, part in pictures.items()}
-described = {"dataset": names.dataset, "prompts": list(settings.prompts), "model": origin}
-table = as_table(rows, pictures, probabilities, {**described, "class_names": metadata["class_names"]})
-write_parquet(snakemake.output[0], table, {}, compression="none")
+table, described = as_table(rows, pictures, probabilities), {"prompts": list(settings.prompts), "model": origin}
+described |= {"dataset": names.dataset, "class_names": metadata["class_names"]}
+write_parquet(snakemake.output[0], table, described, compression="none")
 moved = table["moved"].to_pylist()
 job.finish("CLIP", f"another attribute seen after the edit in {sum(moved)} of {len(moved)} pairs")

@@ -1,6 +1,6 @@
 """Draw the pictures that unCLIP made of HSFM's edits, beside the images that they come from."""
 
-from hsfm.analysis.decoded_edits import SCHEMA, decoded_pictures
+from hsfm.analysis.unclip import SCHEMA, decoded_pictures
 from hsfm.core import job
 from hsfm.core.files import read_parquet
 from hsfm.data.open_images import open_pictures

@@ -33,7 +33,6 @@ class Support:
     before: Float[Tensor, "n d"]
     after: Float[Tensor, "n d"]
     checkpoint_sha256: str = ""  # of the network whose features they are
-    path: str = "support"  # the file they come from, for messages
 
     def of(self, seed: int) -> "Support":
         """The rows of one seed."""
@@ -71,5 +70,4 @@ def read_support(path: str | Path) -> Support:
         before=rows("before"),
         after=rows("after"),
         checkpoint_sha256=metadata["checkpoint_sha256"],
-        path=str(path),
     )
