@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hsfm import __version__
 from hsfm.core.files import require
 from hsfm.heads.classifier import read_classifier
 from hsfm.heads.head import Head
-from hsfm.models.backbone import Network, write_checkpoint
+from hsfm.models.backbone import Checkpoint, Network, write_checkpoint
 
 
 def export_model(
@@ -40,8 +41,7 @@ def export_model(
         "checkpoint_sha256": model.checkpoint_sha256,
         "package_version": __version__,
     }
-    metadata = trained.metadata | described
-    write_checkpoint(path, trained.network, name=trained.name, class_names=trained.class_names, metadata=metadata)
+    write_checkpoint(path, replace(trained, metadata=trained.metadata | described))
 
 
 def save_model(
@@ -69,4 +69,4 @@ def save_model(
     whole.fc = torch.nn.Linear(expected[1], expected[0])
     whole.fc.load_state_dict({"weight": head.weight, "bias": head.bias})
     metadata = {"transform": json.dumps(dict(transform)), "method": method, "seed": "0", "package_version": __version__}
-    write_checkpoint(path, whole, name=name, class_names=[str(c) for c in class_names], metadata=metadata)
+    write_checkpoint(path, Checkpoint(whole, name, tuple(map(str, class_names)), metadata))

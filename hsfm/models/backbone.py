@@ -5,11 +5,13 @@ model has with as many classes, the head under the architecture's own name (`fc`
 """
 
 import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any
 
 import torch
@@ -17,7 +19,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from hsfm.core.files import read_safetensors, sha256, write_safetensors
+from hsfm.core.files import read_safetensors, require, sha256, write_safetensors
 from hsfm.core.settings import FrozenSettings
 from hsfm.data.table import ImageTable
 from hsfm.data.transforms import TransformSettings
@@ -59,48 +61,6 @@ class BackboneSettings(FrozenSettings):
         return self
 
 
-class SmallResNet(nn.Module):
-    """A ResNet for 64 x 64 images: 3 x 3 stem of stride 2, four basic blocks of 16 to 128 channels."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = nn.Sequential(_Block(16, 16, 1))
-        self.layer2 = nn.Sequential(_Block(16, 32, 2))
-        self.layer3 = nn.Sequential(_Block(32, 64, 2))
-        self.layer4 = nn.Sequential(_Block(64, 128, 2))
-        self.fc = nn.Linear(128, 1000)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
-        x = self.layer2(self.layer1(self.bn1(self.conv1(images)).relu()))
-        return self.fc(self.layer4(self.layer3(x)).mean(dim=(-2, -1)))
-
-
-class _Block(nn.Module):
-    """torchvision's BasicBlock, tensor by tensor; importing torchvision takes every job two seconds."""
-
-    def __init__(self, before: int, width: int, stride: int):
-        super().__init__()
-        shortcut = None
-        if before != width or stride != 1:
-            shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-        self.conv1 = nn.Conv2d(before, width, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = shortcut
-
-    def forward(self, images: Float[Tensor, "b d h w"]) -> Float[Tensor, "b k h2 w2"]:
-        x = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(images)))))
-        x += images if self.downsample is None else self.downsample(images)
-        return self.relu(x)
-
-
 class Network(nn.Module):
     """A backbone and a linear head, `fc`, of its features.
 
@@ -110,11 +70,9 @@ class Network(nn.Module):
     def __init__(self, body: nn.Module, head_name: str, n_classes: int):
         super().__init__()
         self.head_name = head_name
-        self._keys = tuple(body.state_dict())
         self.n_features = body.get_submodule(head_name).in_features
         self.fc = nn.Linear(self.n_features, n_classes)
-        parent, _, name = head_name.rpartition(".")
-        setattr(body.get_submodule(parent), name, nn.Identity())
+        body.set_submodule(head_name, nn.Identity())
         self.body = body
 
     def features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
@@ -125,27 +83,28 @@ class Network(nn.Module):
         """Logits."""
         return self.fc(self.features(images))
 
+    @contextmanager
+    def _whole(self) -> Iterator[nn.Module]:
+        """The architecture's own model, its head back in its place."""
+        self.body.set_submodule(self.head_name, self.fc)
+        try:
+            yield self.body
+        finally:
+            self.body.set_submodule(self.head_name, nn.Identity())
+
     def own_state(self) -> dict[str, Tensor]:
         """The whole network's state dict in the architecture's own keys and order."""
-        own = self.body.state_dict() | {f"{self.head_name}.{key}": value for key, value in self.fc.state_dict().items()}
-        return {key: own[key] for key in self._keys}
+        with self._whole() as model:
+            return dict(model.state_dict())
 
     def load_own_state(self, state: Mapping[str, Tensor], source: str | Path) -> None:
-        """Load such a state; ValueError naming `source`, its file, and a tensor that does not fit."""
-        for key, tensor in self.own_state().items():
-            if key in state and state[key].shape != tensor.shape:
-                raise ValueError(f"{source}: tensor {key!r} is {list(state[key].shape)}, expected {list(tensor.shape)}")
-        head = f"{self.head_name}."
-        inner = {key: f"fc.{key.removeprefix(head)}" if key.startswith(head) else f"body.{key}" for key in state}
-        # not strict, since torch's own loader then says which keys are left once its layers have taken older forms of
-        # their states: BatchNorm without its counter, torchvision's ViT with the names it had before
-        left = self.load_state_dict({inner[key]: tensor for key, tensor in state.items()}, strict=False)
-        faults = {"is missing": left.missing_keys, "is not part of the network": left.unexpected_keys}
-        if any(faults.values()):
-            first = {
-                fault: re.sub("^fc[.]", head, keys[0]).removeprefix("body.") for fault, keys in faults.items() if keys
-            }
-            raise ValueError(f"{source}: {' and '.join(f'tensor {key!r} {fault}' for fault, key in first.items())}")
+        """Load such a state; ValueError naming `source`, its file, and tensors that do not fit."""
+        try:
+            with self._whole() as model:
+                model.load_state_dict(state)
+        except RuntimeError as error:  # a headline, then a line for each fault, perhaps with hundreds of names
+            faults = [shorten(line, 200) for line in str(error).splitlines()[1:]]
+            raise ValueError(f"{source}: does not fit the network. {' '.join(faults)}") from error
 
 
 def build_network(
@@ -165,7 +124,7 @@ def build_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "small_resnet":
-            body = SmallResNet()
+            body = _small_resnet()
         elif name.startswith(TIMM):
             body = _timm(name.removeprefix(TIMM), n_classes, pretrained)
         elif name.startswith(clip.PREFIX):
@@ -181,28 +140,43 @@ def build_network(
     return network
 
 
+def _small_resnet() -> nn.Module:
+    """A ResNet for 64 x 64 images: 3 x 3 stem of stride 2, four basic blocks of 16 to 128 channels."""
+    from torchvision.models.resnet import BasicBlock
+
+    def halving(before: int, width: int) -> nn.Module:
+        shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride=2, bias=False), nn.BatchNorm2d(width))
+        return nn.Sequential(BasicBlock(before, width, 2, shortcut))
+
+    layers = {
+        "conv1": nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False),
+        "bn1": nn.BatchNorm2d(16),
+        "relu": nn.ReLU(),
+        "layer1": nn.Sequential(BasicBlock(16, 16)),
+        "layer2": halving(16, 32),
+        "layer3": halving(32, 64),
+        "layer4": halving(64, 128),
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten(),
+        "fc": nn.Linear(128, 1000),
+    }
+    body = nn.Sequential(OrderedDict(layers))
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return body
+
+
 def find_head(model: nn.Module, name: str) -> str:
     """Path of the linear layer whose output are the logits of `model`; ValueError where anything else gives these.
 
     timm's models tell it; in torchvision's it is the last linear layer. name: of the model.
     """
     linear = {module: path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
-    head = next(reversed(linear), None)
-    if name.startswith(TIMM):
-        head = model.get_classifier() if hasattr(model, "get_classifier") else None
-        if getattr(model, "aux_head", None) is not None:  # volo, which adds up the logits of two heads
-            head = (head, model.aux_head)
+    head = model.get_classifier() if name.startswith(TIMM) else next(reversed(linear), None)
     if not isinstance(head, nn.Linear) or head.bias is None:
-        kinds = {type(None): "no linear layer", tuple: "several layers", nn.Linear: "a linear layer without a bias"}
-        kind = kinds.get(type(head), f"a {type(head).__name__}")
-        raise ValueError(f"backbone: {name} has {kind} as its head, expected one linear layer with a bias")
+        raise ValueError(f"backbone: the head of {name} is {head}, expected one linear layer with a bias")
     return linear[head]
-
-
-def _unknown(name: str, known: Sequence[str], allowed: str) -> ValueError:
-    near = get_close_matches(name, known)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return ValueError(f"backbone: unknown name {name!r}{hint} (allowed are {allowed})")
 
 
 def _torchvision(name: str, pretrained: bool) -> nn.Module:
@@ -210,21 +184,16 @@ def _torchvision(name: str, pretrained: bool) -> nn.Module:
 
     known = models.list_models(module=models)
     if name not in known:
-        allowed = "small_resnet, torchvision's classification models, timm:NAME, open_clip:NAME"
-        raise _unknown(name, ["small_resnet", *known], allowed)
+        near = " or ".join(get_close_matches(name, ["small_resnet", *known])) or "timm:NAME or open_clip:NAME"
+        raise ValueError(f"backbone: torchvision has no classification model {name!r}; did you mean {near}?")
     if name.startswith("mnasnet"):
         # it insists on a version number that safetensors cannot carry
         raise ValueError(f"backbone: {name} of torchvision loads no plain state dict; timm:mnasnet_100 does")
     inception = name in ("googlenet", "inception_v3")
     options = {"init_weights": False} if inception else {}  # its slow initializer, which is going away
-    weights = models.get_model_weights(name) if pretrained else None
-    if weights is not None:
-        if "IMAGENET1K_V1" not in weights.__members__:
-            raise ValueError(
-                f"backbone: torchvision has no IMAGENET1K_V1 weights of {name}, only {', '.join(weights.__members__)}, "
-                "which need images of another size; set pretrained: false or another name"
-            )
-        weights = weights["IMAGENET1K_V1"]
+    weights = models.get_model_weights(name).__members__.get("IMAGENET1K_V1") if pretrained else None
+    if pretrained and weights is None:
+        raise ValueError(f"backbone: torchvision has no IMAGENET1K_V1 weights of {name}; set pretrained: false")
     try:
         model = models.get_model(name, weights=weights, **options)
     except OSError as error:  # no network, no space, no permission
@@ -246,11 +215,9 @@ def _timm(name: str, n_classes: int, pretrained: bool) -> nn.Module:
         import timm  # optional, and slow to import
     except ImportError as error:
         raise ValueError(f"backbone: {TIMM}{name} needs the package timm; pip install timm") from error
-    if not timm.is_model(name):
-        raise _unknown(TIMM + name, [TIMM + known for known in timm.list_models()], "those of timm.list_models()")
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=n_classes)
-    except (OSError, RuntimeError) as error:  # no network, no weights, an unknown tag after the dot
+    except (OSError, RuntimeError) as error:  # no network, no weights, an unknown name or tag after the dot
         way_out = "; without a network, set pretrained: false and weights: FILE" if pretrained else ""
         raise ValueError(f"backbone: cannot make {TIMM}{name} ({error}){way_out}") from error
 
@@ -275,27 +242,23 @@ def describe(table: ImageTable, run: int | str, settings: Mapping[str, Any]) -> 
     }
 
 
-def write_checkpoint(
-    path: str | Path, network: Network, *, name: str, class_names: Sequence[str], metadata: Mapping[str, str]
-) -> None:
+def write_checkpoint(path: str | Path, trained: Checkpoint) -> None:
     """Write a network in its architecture's own keys."""
-    described = {"backbone": name, "classes": json.dumps(class_names), **metadata}
-    write_safetensors(path, network.own_state(), described)
+    described = {"backbone": trained.name, "classes": json.dumps(trained.class_names), **trained.metadata}
+    write_safetensors(path, trained.network.own_state(), described)
 
 
 def write_retrained(path: str | Path, network: Network, start: Checkpoint, settings: Mapping[str, Any]) -> str:
     """Write a network that was trained further from `start`, with the settings of that; the file's SHA-256."""
     metadata = {**start.metadata, "settings": json.dumps(settings)}
-    write_checkpoint(path, network.cpu(), name=start.name, class_names=start.class_names, metadata=metadata)
+    write_checkpoint(path, replace(start, network=network, metadata=metadata))
     return sha256(path)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read what `write_checkpoint` wrote. Raises ValueError naming a missing, extra or misshapen tensor."""
     state, metadata = read_safetensors(path)
-    for key in ("backbone", "classes"):
-        if key not in metadata:
-            raise ValueError(f"{path}: metadata lacks {key!r}")
+    require(metadata, ("backbone", "classes"), path)
     name, class_names = metadata["backbone"], tuple(json.loads(metadata["classes"]))
     network = build_network(name, len(class_names))
     network.load_own_state(state, path)
@@ -331,5 +294,5 @@ def take_network(settings: BackboneSettings, n_classes: int, transform: Transfor
     else:
         network = build_network(settings.name, n_classes, pretrained=settings.pretrained, weights=settings.weights)
     if settings.name.startswith(clip.PREFIX):
-        clip.check_transform(settings.name.removeprefix(clip.PREFIX), transform)
+        clip.check_transform(network.body.visual, transform)
     return network

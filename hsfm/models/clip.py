@@ -7,10 +7,11 @@ A name is an architecture of open_clip (`ViT-B-32`), with the tag of its weights
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -36,57 +37,29 @@ class ImageTower(nn.Module):
         return self.fc(self.visual(images))
 
 
-def load_model(name: str, *, pretrained: bool) -> Any:
-    """A model of open_clip on the CPU, with its weights or fresh ones; ValueError where it cannot be had."""
-    open_clip, where = _library(), f"backbone: {PREFIX}{name}"
-    if Path(name).is_dir():
-        with _loading(where):
-            how = {"load_weights": pretrained, "require_pretrained": pretrained}
-            return open_clip.create_model(f"local-dir:{Path(name)}", **how)
-    architecture, tag = _checked(name)
-    if pretrained and not tag:
-        tags = open_clip.list_pretrained_tags_by_model(architecture)
-        raise ValueError(f"{where}: its weights need a tag behind a slash; allowed are {', '.join(tags) or 'none'}")
-    weights = tag if pretrained else None
-    with _loading(where):
-        return open_clip.create_model(architecture, pretrained=weights, require_pretrained=pretrained)
+def load_model(name: str, *, pretrained: bool, device: str = "cpu") -> Any:
+    """A model of open_clip, with its weights or fresh ones; ValueError where it cannot be had.
 
-
-def _checked(name: str) -> tuple[str, str]:
-    """Architecture and tag of a name; ValueError where they are unknown, or do not go together."""
-    open_clip, where = _library(), f"backbone: {PREFIX}{name}"
-    architecture, _, tag = name.partition("/")
-    if architecture not in open_clip.list_models():
-        raise ValueError(f"{where}: neither a folder nor one of open_clip.list_models()")
-    if not tag:
-        return architecture, tag
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if tag not in tags:
-        raise ValueError(f"{where}: unknown tag {tag!r}; allowed are {', '.join(tags) or 'none'}")
-    own = open_clip.get_model_config(architecture).get("quick_gelu", False)
-    if open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu", False) != own:
-        other = architecture.removesuffix("-quickgelu") if own else f"{architecture}-quickgelu"
-        raise ValueError(f"{where}: weights {tag!r} are for another activation; name {other}/{tag}")
-    return architecture, tag
-
-
-def transform_named(name: str) -> dict[str, Any]:
-    """The transform of the model called `name`, as one of ours; ValueError where none of ours is the same.
-
-    The model is not made.
+    What `transform_of` says is that of the weights either way.
     """
-    open_clip = _library()
-    described = Path(name, "open_clip_config.json")
-    if described.is_file():
-        model = json.loads(described.read_text())
-        config, own = model["model_cfg"], model.get("preprocess_cfg", {})
-    else:
-        architecture, tag = _checked(name)
-        config = open_clip.get_model_config(architecture)
-        own = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
-    settings = {**asdict(open_clip.transform.PreprocessCfg()), **own}
-    mode, interpolation = settings["resize_mode"], settings["interpolation"]
-    size = _pair(own.get("size", config["vision_cfg"]["image_size"]))
+    open_clip, (architecture, _, tag) = _library(), name.partition("/")
+    if Path(name).is_dir():
+        architecture, tag = f"local-dir:{Path(name)}", ""
+    with _loading(f"backbone: {PREFIX}{name}"):
+        return open_clip.create_model(
+            architecture,
+            tag if pretrained else None,
+            load_weights=pretrained,
+            require_pretrained=pretrained,
+            force_preprocess_cfg=open_clip.get_pretrained_cfg(architecture, tag) if tag else None,
+            device=device,
+        )
+
+
+def transform_of(visual: nn.Module) -> dict[str, Any]:
+    """The transform of an image tower of `load_model`, as one of ours; ValueError where none of ours is the same."""
+    own = visual.preprocess_cfg
+    mode, interpolation, size = own["resize_mode"], own["interpolation"], _pair(own["size"])
     ways = {"shortest": ([min(size)], list(size)), "squash": (list(size), None)}
     if mode not in ways or interpolation not in ("bicubic", "bilinear"):
         raise ValueError(
@@ -94,13 +67,13 @@ def transform_named(name: str) -> dict[str, Any]:
             "bilinear"
         )
     resize, crop = ways[mode]
-    mean, std = list(settings["mean"]), list(settings["std"])
+    mean, std = list(own["mean"]), list(own["std"])
     return {"resize": resize, "crop": crop, "mean": mean, "std": std, "interpolation": interpolation}
 
 
-def check_transform(name: str, transform: TransformSettings) -> None:
-    """Raise ValueError unless a transform is that of the model called `name`."""
-    expected, found = transform_named(name), transform.model_dump(mode="json")
+def check_transform(visual: nn.Module, transform: TransformSettings) -> None:
+    """Raise ValueError unless a transform is that of an image tower."""
+    expected, found = transform_of(visual), transform.model_dump(mode="json")
     if found != expected:
         raise ValueError(f"transform: is {found}, but this CLIP model was trained on images after {expected}")
 
@@ -144,16 +117,18 @@ def _loading(where: str) -> Iterator[None]:
     """Errors as ValueError, and no warnings through the root logger of weights that a checkpoint of ours brings."""
     logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "QuickGELU mismatch")  # weights that are for another activation
+            yield
     except Exception as error:  # no network, a broken folder: open_clip fails in any way
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{where}: cannot be loaded ({lines[0]})") from error
+        raise ValueError(f"{where}: cannot be loaded ({shorten(str(error), 300)})") from error
     finally:
         logging.disable(logging.NOTSET)
 
 
-if __name__ == "__main__":  # what the workflow asks while it reads its configuration
+if __name__ == "__main__":
     try:
-        print(json.dumps(transform_named(sys.argv[1])))
+        with torch.device("meta"):  # without memory for its parameters
+            print(json.dumps(transform_of(load_model(sys.argv[1], pretrained=False, device="meta").visual)))
     except ValueError as problem:
         sys.exit(str(problem))

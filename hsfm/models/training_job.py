@@ -24,7 +24,7 @@ from hsfm.core.files import write_frame
 from hsfm.data.open_images import open_source
 from hsfm.data.table import read_images
 from hsfm.data.transforms import AugmentationSettings, TransformSettings
-from hsfm.models.backbone import BackboneSettings, build_network, describe, write_checkpoint
+from hsfm.models.backbone import BackboneSettings, Checkpoint, build_network, describe, write_checkpoint
 from hsfm.models.distributed import rank
 from hsfm.models.erm import LabeledImages, TrainingData, TrainingSettings, train
 from hsfm.models.holdout import hold_out
@@ -90,7 +90,7 @@ def train_erm(
     if rank() == 0:
         write_frame(history, frame)
         metadata = describe(table, run, settings)
-        write_checkpoint(checkpoint, network, name=backbone.name, class_names=table.class_names, metadata=metadata)
+        write_checkpoint(checkpoint, Checkpoint(network, backbone.name, table.class_names, metadata))
 
 
 def launch(arguments: Mapping[str, Any], processes: int, log_file: str) -> None:

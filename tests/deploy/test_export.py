@@ -11,7 +11,7 @@ from hsfm.core.files import read_safetensors, sha256
 from hsfm.deploy.export import export_model
 from hsfm.features.standardize import Standardization, write_standardization
 from hsfm.heads.head import Head, SavedHeads, write_heads
-from hsfm.models.backbone import build_network, read_checkpoint, write_checkpoint
+from hsfm.models.backbone import Checkpoint, build_network, read_checkpoint, write_checkpoint
 
 TRANSFORM = {"resize": None, "crop": None, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
@@ -24,7 +24,7 @@ def export(folder, *, name="small_resnet", d=128, seeds=(3, 8), seed=None, trans
     with torch.no_grad():
         network(torch.randn(8, 3, 32, 32, generator=generator))
     metadata = {"dataset": "toy", "run": "0"} | ({"transform": json.dumps(transform)} if transform else {})
-    write_checkpoint(checkpoint, network, name=name, class_names=("a", "b"), metadata=metadata)
+    write_checkpoint(checkpoint, Checkpoint(network, name, ("a", "b"), metadata))
     weight, bias = (torch.randn(len(seeds), 2, *shape, generator=generator) for shape in ((d,), ()))
     saved = SavedHeads(Head(weight, bias), "hsfm", seeds, ("a", "b"), sha256(checkpoint), "selection", "a rule")
     write_heads(heads, saved)

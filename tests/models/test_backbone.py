@@ -13,6 +13,7 @@ from hsfm.core.files import sha256, write_safetensors
 from hsfm.data.transforms import TransformSettings
 from hsfm.models.backbone import (
     BackboneSettings,
+    Checkpoint,
     build_network,
     find_head,
     read_checkpoint,
@@ -62,7 +63,7 @@ def test_a_checkpoint_is_the_architectures_own_with_its_own_head(tmp_path, name)
     network.train()(images)  # BatchNorm's statistics move
     network.eval()
     path = tmp_path / "backbone.safetensors"
-    write_checkpoint(path, network, name=name, class_names=("a", "b", "c"), metadata={})
+    write_checkpoint(path, Checkpoint(network, name, ("a", "b", "c"), {}))
     theirs = their_model(name, 3).eval()
     theirs.load_state_dict(load_file(path), strict=True)
     assert list(theirs.state_dict()) == list(network.own_state())
@@ -104,17 +105,15 @@ def test_pretrained_weights_that_there_are_none_of_are_refused(name, weights):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("squeezenet1_1", "squeezenet1_1 has no linear layer as its head, expected one linear layer with a bias"),
+        ("squeezenet1_1", "the head of squeezenet1_1 is None, expected one linear layer with a bias"),
         ("mnasnet0_5", "mnasnet0_5 of torchvision loads no plain state dict; timm:mnasnet_100 does"),
-        ("maxvit_t", "maxvit_t has a linear layer without a bias as its head"),
-        ("timm:dla34", "timm:dla34 has a Conv2d as its head"),
-        ("timm:deit_tiny_distilled_patch16_224", "timm:deit_tiny_distilled_patch16_224 has several layers as its head"),
-        ("timm:volo_d1_224", "timm:volo_d1_224 has several layers as its head"),
+        ("maxvit_t", r"the head of maxvit_t is Linear\(in_features=512, out_features=1000, bias=False\)"),
+        ("timm:dla34", r"the head of timm:dla34 is Conv2d\("),
+        ("timm:deit_tiny_distilled_patch16_224", r"the head of timm:deit_tiny_distilled_patch16_224 is \(Linear\("),
         ("timm:resnet18.nobody", r"cannot make timm:resnet18.nobody \(Invalid pretrained tag .*\)$"),
-        ("timm:resnet19", r"unknown name 'timm:resnet19'; did you mean timm:resnet1.* \(allowed are those of timm"),
-        ("resnet19", r"unknown name 'resnet19'; did you mean resnet1.*\? \(allowed are small_resnet, torchvision's"),
-        ("small_resent", "unknown name 'small_resent'; did you mean small_resnet"),
-        ("zzz", r"unknown name 'zzz' \(allowed are"),
+        ("timm:resnet19", r"cannot make timm:resnet19 \(Unknown model \(resnet19\)\)"),
+        ("small_resent", "torchvision has no classification model 'small_resent'; did you mean small_resnet"),
+        ("zzz", r"torchvision has no classification model 'zzz'; did you mean timm:NAME or open_clip:NAME\?$"),
     ],
 )
 def test_names_that_are_unknown_or_have_no_linear_head_are_refused(name, message):
@@ -148,8 +147,7 @@ def test_one_seed_gives_one_network_and_leaves_the_global_generator_alone():
 
 
 def test_pretrained_weights_that_do_not_exist_are_refused():
-    message = "no IMAGENET1K_V1 weights of vit_h_14, only IMAGENET1K_SWAG_E2E_V1, IMAGENET1K_SWAG_LINEAR_V1"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="no IMAGENET1K_V1 weights of vit_h_14; set pretrained: false"):
         build_network("vit_h_14", 2, pretrained=True)
 
 
@@ -203,18 +201,17 @@ def test_a_head_of_one_logit_becomes_two(tmp_path, images):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layer1.0.bn1.weight": None}, "tensor 'layer1.0.bn1.weight' is missing$"),
-        ({"fc.weight": None}, "tensor 'fc.weight' is missing$"),
-        ({"fc.scale": torch.ones(1)}, "tensor 'fc.scale' is not part of the network$"),
+        ({"fc.weight": None}, 'Missing key.* "fc.weight"'),
+        ({"fc.scale": torch.ones(1)}, 'Unexpected key.* "fc.scale"'),
+        ({"bn1.weight": None, "norm.weight": torch.ones(16)}, 'Missing.* "bn1.weight".* Unexpected.* "norm.weight"'),
         (
-            {"bn1.weight": None, "norm.weight": torch.ones(16)},
-            "'bn1.weight' is missing and tensor 'norm.weight' is not",
+            {"conv1.weight": torch.ones(16, 3, 5, 5)},
+            r"size mismatch for conv1.weight: .*\[16, 3, 5, 5\].*\[16, 3, 3, 3\]",
         ),
-        ({"conv1.weight": torch.ones(16, 3, 5, 5)}, r"'conv1.weight' is \[16, 3, 5, 5\], expected \[16, 3, 3, 3\]"),
-        ({"fc.bias": torch.ones(3)}, r"tensor 'fc.bias' is \[3\], expected \[2\]"),
+        ({"fc.bias": torch.ones(3)}, r"size mismatch for fc.bias: .*\[3\].*\[2\]"),
     ],
 )
-def test_a_file_that_does_not_fit_names_the_tensor(tmp_path, change, message):
+def test_a_file_that_does_not_fit_names_the_tensors(tmp_path, change, message):
     path, state = tmp_path / "theirs.safetensors", build_network("small_resnet", 2).own_state()
     changed = {key: value for key, value in {**state, **change}.items() if value is not None}
     write_safetensors(path, changed, {"backbone": "small_resnet", "classes": '["a", "b"]'})
@@ -251,14 +248,12 @@ def test_the_small_network_is_the_one_described(images):
 def test_a_network_that_was_trained_further_keeps_what_its_start_says(tmp_path):
     network = build_network("small_resnet", 2, seed=1)
     metadata = {"dataset": "toy", "transform": "{}", "settings": "those of ERM"}
-    how = {"name": "small_resnet", "class_names": ("a", "b"), "metadata": metadata}
-    write_checkpoint(tmp_path / "start.safetensors", network, **how)
-    start = read_checkpoint(tmp_path / "start.safetensors")
+    start = Checkpoint(network, "small_resnet", ("a", "b"), metadata)
     further = build_network("small_resnet", 2, seed=2)
     digest = write_retrained(tmp_path / "further.safetensors", further, start, {"dac": {"alpha": 6}})
     assert digest == sha256(tmp_path / "further.safetensors")
     read = read_checkpoint(tmp_path / "further.safetensors")
-    assert read.metadata == {**start.metadata, "settings": '{"dac": {"alpha": 6}}'}
+    assert read.metadata.items() >= {**metadata, "settings": '{"dac": {"alpha": 6}}'}.items()
     assert (read.name, read.class_names) == ("small_resnet", ("a", "b"))
     assert all(torch.equal(p, q) for p, q in zip(read.network.parameters(), further.parameters(), strict=True))
 

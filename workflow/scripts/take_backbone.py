@@ -3,7 +3,7 @@
 from hsfm.core import job
 from hsfm.data.table import read_images
 from hsfm.data.transforms import TransformSettings
-from hsfm.models.backbone import BackboneSettings, describe, take_network, write_checkpoint
+from hsfm.models.backbone import BackboneSettings, Checkpoint, describe, take_network, write_checkpoint
 
 job.start(snakemake.log[0])
 table = read_images(snakemake.input.images)
@@ -11,7 +11,5 @@ params = snakemake.params
 backbone, transform = BackboneSettings(**params.backbone), TransformSettings(**params.transform)
 network = take_network(backbone, len(table.class_names), transform)
 metadata = describe(table, snakemake.wildcards.run, {"backbone": params.backbone, "transform": params.transform})
-write_checkpoint(
-    snakemake.output.checkpoint, network, name=backbone.name, class_names=table.class_names, metadata=metadata
-)
+write_checkpoint(snakemake.output.checkpoint, Checkpoint(network, backbone.name, table.class_names, metadata))
 job.finish("Backbone", f"{backbone.name}, taken as it is")
