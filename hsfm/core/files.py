@@ -78,14 +78,6 @@ def read_parquet(path: str | Path, schema: "pa.Schema") -> tuple["pa.Table", dic
     return table, {key.decode(): json.loads(value) for key, value in ours.items()}
 
 
-def read_pieces(path: str | Path, schema: "pa.Schema", rows: int) -> Iterator["pa.RecordBatch"]:
-    """Read the columns of `schema`, at most so many rows at a time; errors as `open_parquet`."""
-    with open_parquet(path, schema) as file:
-        # a group at a time: the reader that goes through all of them holds on to what it has read
-        for group in range(file.num_row_groups):
-            yield from file.iter_batches(rows, row_groups=[group], columns=schema.names)
-
-
 @contextmanager
 def open_parquet(path: str | Path, schema: "pa.Schema | None" = None) -> Iterator["pq.ParquetFile"]:
     """Open a Parquet file that has the columns of `schema`.

@@ -15,27 +15,18 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from hsfm import __version__
-from hsfm.core.files import read_parquet, read_pieces, require, write_parquet
+from hsfm.core.files import open_parquet, read_parquet, require, write_parquet
 from hsfm.core.minority import is_minority
 from hsfm.core.settings import FrozenSettings
 from hsfm.features.standardize import StandardizationSettings
 
-SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("y", pa.int32()),
-        ("attribute", pa.int32()),
-        ("group", pa.int32()),
-        ("split", pa.string()),
-        ("feature", pa.list_(pa.float32(), -1)),  # fixed_size_list of any length
-    ]
-)
+ROWS = pa.schema({"image_id": "string", "y": "int32", "attribute": "int32", "group": "int32", "split": "string"})
+FEATURES = pa.schema({"feature": pa.list_(pa.float32(), -1)})  # fixed_size_list of any length
+SCHEMA = pa.unify_schemas([ROWS, FEATURES])
 ROWS_AT_ONCE = 1024  # of features that are read or written, beside the whole
+FIELDS = ("dataset", "split", "class_names", "attribute_names", "checkpoint_sha256")  # of Embeddings, in the metadata
 DETAILS = ("backbone", "transform", "precision")
-METADATA = (
-    "dataset", "split", "backbone", "transform", "d", "class_names", "attribute_names", "checkpoint_sha256",
-    "package_version",
-)  # fmt: skip
+METADATA = (*FIELDS, "backbone", "transform", "d", "package_version")
 
 GivenFile = Annotated[str, Field(min_length=1)]
 
@@ -159,8 +150,7 @@ def write_embeddings(path: str | Path, embeddings: Embeddings, *, whole: bool = 
         pa.array([embeddings.split] * n, pa.string()),
         pa.FixedSizeListArray.from_arrays(flat, d),
     ]
-    described = ("dataset", "split", "class_names", "attribute_names", "checkpoint_sha256")
-    metadata = {"d": d, "package_version": __version__, **{key: getattr(embeddings, key) for key in described}}
+    metadata = {"d": d, "package_version": __version__, **{key: getattr(embeddings, key) for key in FIELDS}}
     metadata |= {key: embeddings.details.get(key) for key in DETAILS}
     # features are as good as random: looking for repetitions in them takes time and finds none
     options = {"row_group_size": ROWS_AT_ONCE, "compression": "none", "use_dictionary": ["split"]}
@@ -173,28 +163,29 @@ def read_embeddings(path: str | Path, *, split: str | None = None, whole: bool =
     split: which one it has to be. Raises ValueError naming the file for another split, a missing column, a wrong type,
     features of another length than its metadata say, a file that is not whole, and as `check_embeddings` does.
     """
-    table, metadata = read_parquet(path, SCHEMA.remove(SCHEMA.get_field_index("feature")))
+    table, metadata = read_parquet(path, ROWS)
     require(metadata, METADATA, path)
     if split and metadata["split"] != split:
         raise ValueError(f"{path}: holds the {metadata['split']} split, expected {split}")
     features, first = torch.empty(len(table), metadata["d"]), 0
-    # a row group at a time: read as one column the features would lie in memory three times
-    for piece in read_pieces(path, pa.schema([SCHEMA.field("feature")]), ROWS_AT_ONCE):
-        length = pc.list_value_length(piece["feature"]).fill_null(0).to_numpy()
-        if (length != metadata["d"]).any():
-            row = int((length != metadata["d"]).argmax())
-            raise ValueError(f"{path}: row {first + row} has {length[row]} features, but d is {metadata['d']}")
-        features[first : first + len(piece)] = torch.from_dlpack(piece["feature"].flatten()).view(len(piece), -1)
-        first += len(piece)
+    with open_parquet(path, FEATURES) as file:
+        # a row group at a time: read as one column the features would lie in memory three times
+        for number in range(file.num_row_groups):
+            rows = file.read_row_group(number, FEATURES.names)["feature"]
+            length = pc.list_value_length(rows).fill_null(0).to_numpy()
+            if (length != metadata["d"]).any():
+                row = int((length != metadata["d"]).argmax())
+                raise ValueError(f"{path}: row {first + row} has {length[row]} features, but d is {metadata['d']}")
+            flat = rows.combine_chunks().flatten()
+            features[first : first + len(rows)] = torch.from_dlpack(flat).view(len(rows), metadata["d"])
+            first += len(rows)
     labels = {name: torch.tensor(table[name].fill_null(-1).to_numpy()).long() for name in ("y", "attribute")}
     embeddings = Embeddings(
         features=features,
         **labels,
         image_id=tuple(table["image_id"].to_pylist()),
-        class_names=tuple(metadata["class_names"]),
-        attribute_names=tuple(metadata["attribute_names"]),
         details={key: metadata[key] for key in DETAILS if metadata.get(key) is not None},
-        **{key: metadata[key] for key in ("dataset", "split", "checkpoint_sha256")},
+        **{key: tuple(metadata[key]) if key.endswith("names") else metadata[key] for key in FIELDS},
     )
     return check_embeddings(embeddings, path, whole=whole)
 

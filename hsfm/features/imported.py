@@ -97,31 +97,16 @@ def _read_table(path: str | Path, split: str) -> dict[str, Any]:
 
 def _read_columns(path: str | Path) -> dict[str, np.ndarray]:
     if Path(path).suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                key, columns = "x", dict(file)
-        except Exception as error:  # numpy's and zipfile's are of five kinds
-            raise ValueError(f"not a readable npz file ({error})") from error
+        with np.load(path, allow_pickle=False) as file:
+            key, columns = "x", dict(file)
     else:
-        names = pq.read_schema(path).names
-        doubled = [name for name in names if names.count(name) > 1]
-        if doubled:
-            raise ValueError(f"more than one column {doubled[0]!r}; the columns are {', '.join(names)}")
         frame = pd.read_parquet(path)
         key, columns = "feature", {name: frame[name].to_numpy(object) for name in frame}
     for name in (key, "y"):
         if name not in columns:
             raise ValueError(f"no {name!r}; there are {', '.join(columns)}")
-    if not columns["y"].size:
-        raise ValueError("holds no row")
     features = columns.pop(key)
-    if key == "feature":
-        lengths = np.array([np.size(row) for row in features])
-        if (lengths != lengths[0]).any():
-            row = int((lengths != lengths[0]).argmax())
-            raise ValueError(f"row {row} has {lengths[row]} features, the first row {lengths[0]}")
-        features = np.stack(features)
-    return {**columns, "features": features}
+    return {**columns, "features": np.stack(features) if key == "feature" else features}
 
 
 def _label(value: Any, row: int, name: str) -> str | int | float | None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,14 +20,7 @@ from hsfm.features.embeddings import Embeddings
 from hsfm.heads.head import Head
 
 SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("y", pa.int32()),
-        ("loss", pa.float32()),
-        ("rank", pa.int32()),
-        ("chosen", pa.bool_()),
-        ("group", pa.int32()),
-    ]
+    {"image_id": "string", "y": "int32", "loss": "float32", "rank": "int32", "chosen": "bool", "group": "int32"}
 )
 
 
@@ -55,14 +50,8 @@ def losses(head: Head, features: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> 
 
 def rank_in_class(loss: Float[Tensor, " n"], y: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     """1 for the highest loss of each class, 2 for the next; the earlier row comes first in a tie."""
-    by_loss = loss.argsort(descending=True, stable=True)
-    by_class = by_loss[y[by_loss].argsort(stable=True)]  # classes one after the other, each by falling loss
-    sizes = torch.bincount(y)
-    starts = sizes.cumsum(0) - sizes
-    position = torch.arange(len(y), device=y.device)
-    rank = torch.empty_like(position)
-    rank[by_class] = position - starts[y[by_class]] + 1
-    return rank
+    rank = pd.Series(loss.numpy()).groupby(y.numpy()).rank(method="first", ascending=False)
+    return torch.from_numpy(rank.to_numpy(np.int64))
 
 
 def hardest(loss: Float[Tensor, "r n"], class_rows: Sequence[Int[Tensor, " _"]], per_class: int) -> Int[Tensor, "r m"]:
@@ -86,7 +75,7 @@ def write_hard_set(path: str | Path, hard_set: HardSet, pool: Embeddings) -> Non
     """Write the hard set; `group` is written for diagnosis only and `read_hard_set` leaves it out."""
     group = pool.group.numpy()
     columns = {name: getattr(hard_set, name).numpy() for name in ("y", "loss", "rank", "chosen")}
-    columns |= {"image_id": hard_set.image_id, "group": pa.array(group, pa.int32(), mask=group < 0)}
+    columns |= {"image_id": hard_set.image_id, "group": pa.array(group, mask=group < 0)}
     described = ("dataset", "class_names", "attribute_names", "checkpoint_sha256")
     metadata = {"pool": pool.split, **{key: getattr(pool, key) for key in described}}
     write_parquet(path, pa.table(columns, SCHEMA), metadata)

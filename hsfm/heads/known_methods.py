@@ -7,7 +7,6 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "methods"
 ROOT = FOLDER.parents[1]  # of the repository
-REQUIRED = ("LABEL", "Settings", "fit")
 FEATURES = ("erm", "own", "own_per_seed")
 
 
@@ -36,7 +35,7 @@ def found(folder: Path = FOLDER) -> dict[str, Method]:
     """Methods by name, in alphabetical order.
 
     They are modules and packages whose names start with no underscore. Raises ValueError naming the file where one
-    lacks LABEL, Settings or fit, or has a constant that is not written out.
+    lacks LABEL, or has a constant that is not written out.
     """
     by_name = {path.stem: path for path in folder.glob("*.py")}
     by_name |= {path.parent.name: path for path in folder.glob("*/__init__.py")}
@@ -49,28 +48,19 @@ def _read(name: str, path: Path) -> Method:
         body = ast.parse(path.read_text(), path).body
     except SyntaxError as error:
         raise ValueError(f"{shown}: {error}") from error
-    defined = {found: node for node in body for found in _names(node)}
-    modules = {other.stem for other in path.parent.glob("*.py")} if path.name == "__init__.py" else set()
-    missing = [name for name in REQUIRED if name not in defined.keys() | modules]
-    if missing:
-        raise ValueError(f"{shown}: a method needs LABEL, Settings and fit; missing: {', '.join(missing)}")
     constants = {}
-    for constant in CONSTANTS.keys() & defined.keys():
-        node = defined[constant]
+    for node in body:
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+        constant = next((target.id for target in targets if isinstance(target, ast.Name)), None)
+        if constant not in CONSTANTS:
+            continue
         try:
-            value = ast.literal_eval(getattr(node, "value", node))  # an import has none
+            value = ast.literal_eval(node.value)
         except ValueError as error:
             raise ValueError(f"{shown}:{node.lineno}: {constant} is not written out as a literal") from error
         if constant == "FEATURES" and value not in FEATURES:
             raise ValueError(f"{shown}:{node.lineno}: FEATURES is {value!r}; allowed are {', '.join(FEATURES)}")
         constants[CONSTANTS[constant]] = tuple(value) if isinstance(value, list) else value
+    if "label" not in constants:
+        raise ValueError(f"{shown}: a method needs a LABEL, besides Settings and fit")
     return Method(name, shown, **constants)
-
-
-def _names(node: ast.stmt) -> list[str]:  # which it defines, assigns or imports
-    if isinstance(node, ast.ClassDef | ast.FunctionDef):
-        return [node.name]
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        return [alias.asname or alias.name for alias in node.names]
-    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    return [target.id for target in targets if isinstance(target, ast.Name)]

@@ -11,7 +11,6 @@ from hsfm.core.files import (
     read_frame,
     read_frames,
     read_parquet,
-    read_pieces,
     read_safetensors,
     write_atomically,
     write_frame,
@@ -106,12 +105,11 @@ def test_columns_are_checked(tmp_path):
         read_parquet(tmp_path / "absent.parquet", NUMBERS)
 
 
-def test_a_table_and_its_metadata_come_back_whole_and_in_pieces(tmp_path):
+def test_a_table_and_its_metadata_come_back(tmp_path):
     path = tmp_path / "x.parquet"
     write_parquet(path, pa.table({"b": list("abc"), "a": [1, 2, 3]}), {"names": ["ä"]})
     table, metadata = read_parquet(path, NUMBERS)
     assert (table.to_pydict(), metadata) == ({"a": [1, 2, 3]}, {"names": ["ä"]})
-    assert [piece.to_pydict() for piece in read_pieces(path, NUMBERS, 2)] == [{"a": [1, 2]}, {"a": [3]}]
     assert read_parquet(path, pa.schema([]))[1] == metadata
 
 

@@ -26,23 +26,11 @@ def test_constants_are_read_without_running_the_file(tmp_path):
     assert (method.features, method.device, method.tables, method.needs) == ("own", True, ("history",), ("hard_set",))
 
 
-def test_a_folder_takes_its_settings_and_fit_from_its_modules(tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/fit.py").touch()
-    text = 'from hsfm.methods.mine.settings import Settings\nLABEL = ("My" " own")\n'
-    assert one(tmp_path, text, "mine/__init__.py").label == "My own"
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('LABEL = "Mine"', "mine.py: a method needs LABEL, Settings and fit; missing: Settings, fit"),
-        (COMPLETE.replace("LABEL", "label"), "missing: LABEL"),
+        (COMPLETE.replace("LABEL", "label"), "mine.py: a method needs a LABEL, besides Settings and fit"),
         (COMPLETE + "TABLES = names()", "mine.py:6: TABLES is not written out as a literal"),
-        (
-            COMPLETE.replace('LABEL = "Mine"', "from mine.x import LABEL"),
-            "mine.py:1: LABEL is not written out as a literal",
-        ),
         (COMPLETE + 'FEATURES = "its"', "mine.py:6: FEATURES is 'its'; allowed are erm, own, own_per_seed"),
         ("LABEL =", "mine.py: invalid syntax"),
     ],

@@ -81,11 +81,11 @@ def test_a_name_alone_on_the_command_line_will_do(run):
 
 def test_a_file_that_is_no_method_is_named(run):
     wrong = run / "hsfm/methods/wrong.py"
-    wrong.write_text('LABEL = "Wrong"\n')
+    wrong.write_text('SOURCE = "Wrong"\n')
     try:
         done = snakemake(run, "--dry-run", *MINIMAL, check=False)
     finally:
         wrong.unlink()
     assert done.returncode != 0
-    assert "hsfm/methods/wrong.py: a method needs LABEL, Settings and fit; missing: Settings, fit" in done.stdout
+    assert "hsfm/methods/wrong.py: a method needs a LABEL, besides Settings and fit" in done.stdout
     assert "File " not in done.stdout, "one line, no traceback"
