@@ -4,6 +4,7 @@ The background's color shows the attribute, a disc's color the class. In train a
 attribute; val and test hold all groups alike, val at least eight images of each.
 """
 
+import pickle
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -119,7 +120,9 @@ def _write_raw(folder: Path, rng: np.random.Generator) -> None:
         kinds = rng.permutation(np.repeat([1, 9, 0, 5], (n, n, n // 10, n // 10)))
         images = np.stack([picture(rng, int(kind == 9), 4, 32, 32).transpose(2, 0, 1).reshape(-1) for kind in kinds])
         for name, rows in zip(batches, np.array_split(np.arange(len(kinds)), len(batches)), strict=True):
-            write_batch(folder / "cifar-10-batches-py" / name, images[rows], kinds[rows].tolist())
+            batch = folder / "cifar-10-batches-py" / name
+            batch.parent.mkdir(exist_ok=True)
+            batch.write_bytes(pickle.dumps({"data": images[rows], "labels": kinds[rows].tolist()}))
 
 
 def _write_arrays(folder: Path, rng: np.random.Generator) -> None:
@@ -152,25 +155,6 @@ def write_idx(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
     path.write_bytes(header + array.tobytes())
-
-
-def write_batch(path: Path, data: np.ndarray, labels: list[int]) -> None:
-    """A pickle opcode for opcode like those of CIFAR-10, which Python 2 wrote; today's pickle writes others."""
-
-    def text(value: bytes) -> bytes:
-        return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + struct.pack("<i", len(value)) + value
-
-    def number(value: int) -> bytes:
-        return b"J" + struct.pack("<i", value)
-
-    dtype = (
-        b"cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01\x87R(K\x03" + text(b"|") + b"NNN" + 2 * number(-1) + b"K\x00tb"
-    )
-    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R(K\x01"
-    array += b"".join(map(number, data.shape)) + b"\x86" + dtype + b"\x89" + text(data.tobytes()) + b"tb"
-    classes = b"](" + b"".join(map(number, labels)) + b"e"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"\x80\x02}(" + text(b"labels") + classes + text(b"data") + array + b"u.")
 
 
 def write_metadata(

@@ -6,11 +6,9 @@ here of MNIST and CIFAR-10, as torchvision downloads them and checks their MD5; 
 which alone are exactly theirs. License: unknown, of both.
 """
 
-import pickle
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -25,7 +23,6 @@ AGREEMENT = {"train": 0.9, "val": 0.5, "test": 0.5}
 
 _AUTOMOBILE, _TRUCK = 1, 9  # among CIFAR-10's labels
 _SEED = 42
-_BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "t10k": ["test_batch"]}  # by MNIST's name of the part
 _ADVICE = (
     "Give a folder with MNIST/raw/ and cifar-10-batches-py/ in it, as torchvision.datasets.MNIST and CIFAR10 download "
     "them, or with all nine arrays of the authors, X_, y_ and env_{train,val,test}.npy."
@@ -42,12 +39,12 @@ class Settings(Published):
     source: Literal["dominoes"]
 
 
-def pack(settings: Settings, workers: int = 1) -> Listing:
+def pack(settings: Settings) -> Listing:
     """Make the dataset from the files of the folder.
 
     The authors' arrays where the folder holds one of them; else MNIST/raw/ and cifar-10-batches-py/. Rows: train, val,
-    test; within each by group if from raw data, from arrays in their order. workers: unused, part of every source's
-    signature. Raises ValueError naming a file that is missing, truncated or of another form.
+    test; within each by group if from raw data, from arrays in their order. Raises ValueError naming the folder where
+    torchvision's files are missing or not whole, an array that is missing, truncated or of another form.
     """
     folder = Path(settings.folder)
     saved = any(folder.glob("[Xy]_*.npy")) or any(folder.glob("env_*.npy"))
@@ -62,9 +59,9 @@ def pack(settings: Settings, workers: int = 1) -> Listing:
 
 
 def _compose_splits(folder: Path) -> Iterator[Part]:
-    official = {name: (_read_digits(folder, name), _read_vehicles(folder, name)) for name in _BATCHES}
+    official = {train: _read_official(folder, train) for train in (True, False)}
     for split in SPLITS:
-        yield _compose(split, *official["t10k" if split == "test" else "train"])
+        yield _compose(split, *official[split != "test"])
 
 
 def _compose(split: str, digits: Images, vehicles: Images) -> Part:
@@ -81,18 +78,14 @@ def _compose(split: str, digits: Images, vehicles: Images) -> Part:
         pool = rows[labels[rows] == label]
         pools.append(pool[torch.randperm(len(pool), generator=generator).numpy()])
     n = min(len(pool) for pool in pools)
-    if n < 2:
-        found = ", ".join(str(len(pool)) for pool in pools)
-        raise ValueError(f"{split}: {found} images of digit 0, digit 1, automobile, truck; expected at least 2 of each")
     zeros, ones, automobiles, trucks = (pool[:n] for pool in pools)
     # ASSUME: the odd image agrees, and products are not corrected for rounding (0.1 of 4000 gives 399): so does
     # `random_split` with shares (AGREEMENT, 1 - AGREEMENT).
     m = n - int(n * (1 - AGREEMENT[split]))
     top = np.concatenate([automobiles[:m], automobiles[m:], trucks[m:], trucks[:m]])
     below = np.concatenate([zeros[:m], ones[m:], zeros[m:], ones[:m]])
-    above = vehicles[0][top].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     padded = np.pad(digits[0][below], ((0, 0), (2, 2), (2, 2)))
-    pixels = np.concatenate([above, np.repeat(padded[..., None], 3, axis=3)], axis=1)
+    pixels = np.concatenate([vehicles[0][top], np.repeat(padded[..., None], 3, axis=3)], axis=1)
     # numbers in the official sets, so that a domino can be traced
     ids = [f"{split}-cifar{c:05d}-mnist{d:05d}" for c, d in zip(top, below, strict=True)]
     return pixels, np.repeat(np.arange(4), (m, n - m, n - m, m)), ids
@@ -112,43 +105,20 @@ def _rows_of(split: str, n: int) -> Int[np.ndarray, " _"]:
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def _read_digits(folder: Path, name: str) -> Images:
-    from torchvision.datasets.mnist import read_image_file, read_label_file
+def _read_official(folder: Path, train: bool) -> tuple[Images, Images]:
+    """MNIST [n 28 28] and CIFAR-10 [n 32 32 3], of which torchvision checks the MD5 before it unpickles it."""
+    from torchvision.datasets import CIFAR10, MNIST
 
-    images = _read(read_image_file, folder / f"MNIST/raw/{name}-images-idx3-ubyte").numpy()
-    labels = _read(read_label_file, folder / f"MNIST/raw/{name}-labels-idx1-ubyte").numpy()
-    if images.shape != (len(labels), 28, 28):
-        raise ValueError(f"{folder}/MNIST/raw/{name}-*: {len(labels)} labels, but images {list(images.shape)}")
-    return images, labels
-
-
-def _read_vehicles(folder: Path, name: str) -> Images:
-    def read(path: Path) -> Images:
-        with open(path, "rb") as file:
-            batch = _ArrayUnpickler(file, encoding="latin1").load()  # written by Python 2
-        return batch["data"].reshape(len(batch["labels"]), 3072), np.array(batch["labels"])
-
-    batches = [_read(read, folder / "cifar-10-batches-py" / batch) for batch in _BATCHES[name]]
-    images, labels = zip(*batches, strict=True)
-    return np.concatenate(images), np.concatenate(labels)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads dicts, lists, strings, numbers and arrays of them, and refuses everything else.
-
-    A pickle may name any function to be called while it is read, and torchvision's CIFAR10 would call it.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        if f"{module}.{name}" not in ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype"):
-            raise ValueError(f"it asks for {module}.{name}, and only arrays are read")
-        return super().find_class(module, name)
+    try:
+        digits, vehicles = MNIST(folder, train), CIFAR10(folder, train)
+    except Exception as error:  # broken files meet a dozen kinds of errors
+        raise ValueError(f"{folder}: holds no whole MNIST and CIFAR-10 ({error}). {_ADVICE}") from error
+    return (digits.data.numpy(), digits.targets.numpy()), (vehicles.data, np.array(vehicles.targets))
 
 
 def _read_arrays(folder: Path) -> Iterator[Part]:
-    load = partial(np.load, mmap_mode="r", allow_pickle=False)
     for split in SPLITS:
-        images, y, group = (_read(load, folder / f"{name}_{split}.npy") for name in ("X", "y", "env"))
+        images, y, group = (_read_array(folder / f"{name}_{split}.npy") for name in ("X", "y", "env"))
         n = len(images)
         if not (group.shape == y.shape == (n,) and np.isin(group, range(4)).all() and (y == group // 2).all()):
             raise ValueError(
@@ -170,11 +140,10 @@ def _to_bytes(images: np.ndarray, path: Path) -> UInt8[np.ndarray, "n 64 32 3"]:
     return pixels.transpose(0, 2, 3, 1) if images.shape[1] == 3 else pixels
 
 
-def _read(reader: Callable[[Path], Any], path: Path) -> Any:
-    """A file's contents by `reader`; ValueError naming the file where it is missing or broken."""
+def _read_array(path: Path) -> np.ndarray:
     if not path.is_file():
         raise ValueError(f"{path}: no such file. {_ADVICE}")
     try:
-        return reader(path)
-    except Exception as error:  # broken files meet a dozen kinds of errors
-        raise ValueError(f"{path}: not a readable file, perhaps truncated ({error or type(error).__name__})") from error
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: not a readable file, perhaps truncated ({error})") from error
