@@ -105,7 +105,7 @@ def make_data(case: Case, folder: Path, cores: int) -> Data:
     settings = minibirds.Settings(
         source="minibirds", sizes=sizes, agreement=agreement, image_size=64, hardness=0.15, seed=0
     )
-    drawn = minibirds.pack(settings, cores)
+    drawn = minibirds.pack(settings)
     np.save(folder / "pixels.npy", drawn.pixels)
     rows = drawn.rows[drawn.rows["split"] != "test"].reset_index(drop=True)
     for file, index in zip(files, rows["index"], strict=True):

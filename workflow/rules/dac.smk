@@ -46,7 +46,6 @@ use rule stage as take_masks with:
         "logs/{dataset}/run{run}/take_masks_{split}.log",
     wildcard_constraints:
         dataset=one_of([name for name in plan.packed if plan.source(name) == "minibirds"]),
-    threads: 2
     params:
         **code_of("take_masks"),
         images=plan.section("images"),

@@ -8,19 +8,17 @@ from hsfm.core.text import by_split
 from hsfm.data import counts
 from hsfm.data.table import ImageTable, complete, write_images
 
-# the guard, because drawing starts worker processes that import this file
-if __name__ == "__main__":
-    job.start(snakemake.log[0])
-    outputs, params = snakemake.output, snakemake.params
-    source = import_module(f"hsfm.data.sources.{params.settings['source']}")
-    settings = source.Settings(**params.settings)
-    packed = source.pack(settings, snakemake.threads)
-    names = packed.class_names, packed.attribute_names
-    if not getattr(settings, "allow_other_counts", True):
-        counts.check_counts(settings.source, packed)
-    write_array(outputs.pixels, packed.pixels)
-    height, width = packed.pixels.shape[1:3]
-    rows = complete(packed.rows.assign(path="pixels.npy", height=height, width=width), packed.attribute_names)
-    write_images(outputs.images, ImageTable(rows, snakemake.wildcards.dataset, *names))
-    splits = by_split(rows["split"].value_counts(sort=False).to_dict())
-    job.finish("Images", f"{splits}, {height} x {width} pixels")
+job.start(snakemake.log[0])
+outputs, params = snakemake.output, snakemake.params
+source = import_module(f"hsfm.data.sources.{params.settings['source']}")
+settings = source.Settings(**params.settings)
+packed = source.pack(settings)
+names = packed.class_names, packed.attribute_names
+if not getattr(settings, "allow_other_counts", True):
+    counts.check_counts(settings.source, packed)
+write_array(outputs.pixels, packed.pixels)
+height, width = packed.pixels.shape[1:3]
+rows = complete(packed.rows.assign(path="pixels.npy", height=height, width=width), packed.attribute_names)
+write_images(outputs.images, ImageTable(rows, snakemake.wildcards.dataset, *names))
+splits = by_split(rows["split"].value_counts(sort=False).to_dict())
+job.finish("Images", f"{splits}, {height} x {width} pixels")

@@ -9,23 +9,21 @@ from hsfm.data.table import read_images
 from hsfm.data.transforms import TransformSettings, show_masks
 from hsfm.methods.dac.masks import Masks, as_table, pack
 
-# the guard, because drawing starts worker processes that import this file
-if __name__ == "__main__":
-    job.start(snakemake.log[0])
-    split, transform = snakemake.wildcards.split, snakemake.params.transform
-    settings, seen = minibirds.Settings(**snakemake.params.images), TransformSettings(**transform)
-    image_id, birds = minibirds.draw_masks(split, settings, workers=snakemake.threads)
-    # as they lie on what the network sees
-    kept = torch.cat([show_masks(birds[first : first + 256], seen) for first in range(0, len(birds), 256)])
-    metadata = {
-        "dataset": read_images(snakemake.input.images).dataset,
-        "split": split,
-        "source": "dataset",
-        "cuts": [],
-        "checkpoint_sha256": sha256(snakemake.input.checkpoint),
-        "transform": transform,
-    }
-    size = tuple(kept.shape[-2:])
-    masks = Masks(tuple(image_id), pack(kept), size, cut=None, knee=None, loss=None, metadata=metadata)
-    write_parquet(snakemake.output.masks, as_table(masks), {}, compression="zstd")
-    job.finish("Masks", f"{len(masks):,} {split} images, as the dataset knows them")
+job.start(snakemake.log[0])
+split, transform = snakemake.wildcards.split, snakemake.params.transform
+settings, seen = minibirds.Settings(**snakemake.params.images), TransformSettings(**transform)
+image_id, birds = minibirds.draw_masks(split, settings)
+# as they lie on what the network sees
+kept = torch.cat([show_masks(birds[first : first + 256], seen) for first in range(0, len(birds), 256)])
+metadata = {
+    "dataset": read_images(snakemake.input.images).dataset,
+    "split": split,
+    "source": "dataset",
+    "cuts": [],
+    "checkpoint_sha256": sha256(snakemake.input.checkpoint),
+    "transform": transform,
+}
+size = tuple(kept.shape[-2:])
+masks = Masks(tuple(image_id), pack(kept), size, cut=None, knee=None, loss=None, metadata=metadata)
+write_parquet(snakemake.output.masks, as_table(masks), {}, compression="zstd")
+job.finish("Masks", f"{len(masks):,} {split} images, as the dataset knows them")

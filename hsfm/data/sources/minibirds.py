@@ -9,11 +9,9 @@ from the middle of the body, facing right.
 """
 
 import colorsys
-from concurrent.futures import ProcessPoolExecutor
-from functools import lru_cache, partial
-from multiprocessing import get_context
+from functools import lru_cache
 from types import SimpleNamespace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -31,7 +29,6 @@ ATTRIBUTE_NAMES = ("land", "water")
 _OVERSAMPLING = 3  # birds are drawn this much larger and box-reduced, which smooths their edges
 _NEAREST = Image.Resampling.NEAREST
 _STREAMS = {"train": 0, "val": 1, "test": 2}
-Task = tuple[int, int, int, int]  # stream, number, y, attribute
 Outline = Float[np.ndarray, "_ 2"]
 Part = tuple[Outline, np.ndarray]  # of a bird, with its color
 Count = Annotated[int, Field(ge=4, multiple_of=2)]
@@ -61,24 +58,18 @@ class Settings(FrozenSettings):
     seed: int = Field(ge=0, description="One seed gives the same images everywhere.")
 
 
-def pack(settings: Settings, workers: int = 1) -> Listing:
-    """Draw the dataset.
-
-    workers: processes; the pixels do not depend on it, since every image has a generator of its own.
-    """
+def pack(settings: Settings) -> Listing:
+    """Draw the dataset; every image has a generator of its own."""
     rows = pd.concat([_rows_of(split, settings) for split in _STREAMS], ignore_index=True)
-    pixels = _draw_rows(rows, settings, workers)
+    pixels = _draw_rows(rows, settings)
     rows.insert(1, "index", np.arange(len(rows)))
     return Listing(rows.drop(columns="number"), CLASS_NAMES, ATTRIBUTE_NAMES, pixels)
 
 
-def draw_masks(split: str, settings: Settings, workers: int = 1) -> tuple[list[str], Bool[np.ndarray, "n h w"]]:
-    """Ids of the images of one split, and where their birds are: the pixels that are at least half covered by them.
-
-    workers: as in `pack`.
-    """
+def draw_masks(split: str, settings: Settings) -> tuple[list[str], Bool[np.ndarray, "n h w"]]:
+    """Ids of the images of one split, and where their birds are: the pixels that are at least half covered by them."""
     rows = _rows_of(split, settings)
-    return rows["image_id"].to_list(), _draw_rows(rows, settings, workers, mask=True) >= 128
+    return rows["image_id"].to_list(), _draw_rows(rows, settings, mask=True) >= 128
 
 
 def _rows_of(split: str, settings: Settings) -> pd.DataFrame:
@@ -95,28 +86,22 @@ def _rows_of(split: str, settings: Settings) -> pd.DataFrame:
     return pd.DataFrame({"image_id": ids, "number": number, "y": y, "attribute": attribute, "split": split})
 
 
-def _draw_rows(rows: pd.DataFrame, settings: Settings, workers: int, *, mask: bool = False) -> np.ndarray:
-    """Draw each row, one after the other or in several processes."""
-    tasks = list(zip(rows["split"].map(_STREAMS), rows["number"], rows["y"], rows["attribute"], strict=True))
-    draw = partial(_draw, settings=settings, mask=mask)
-    # spawn: forking a process that may hold threads is unsafe
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        images = pool.map(draw, tasks, chunksize=100) if workers > 1 else map(draw, tasks)
-        return np.stack(list(track(images, "drawing minibirds", "image", len(tasks))))
+def _draw_rows(rows: pd.DataFrame, settings: Settings, *, mask: bool = False) -> np.ndarray:
+    drawn = track(rows.itertuples(), "drawing minibirds", "image", len(rows))
+    return np.stack([_draw(row, settings, mask=mask) for row in drawn])
 
 
-def _draw(task: Task, *, settings: Settings, mask: bool) -> np.ndarray:
+def _draw(row: Any, settings: Settings, *, mask: bool) -> np.ndarray:
     """An image, uint8 [h w 3]; or the share of each pixel that its bird covers, uint8 [h w]."""
-    stream, number, y, attribute = task
-    rng = np.random.default_rng([settings.seed, stream, number])
-    scene = (_water if attribute else _land)(rng, settings.image_size) * rng.uniform(0.8, 1.1)
+    rng = np.random.default_rng([settings.seed, _STREAMS[row.split], row.number])
+    scene = (_water if row.attribute else _land)(rng, settings.image_size) * rng.uniform(0.8, 1.1)
     pixels = np.clip(np.rint(scene * 255), 0, 255).astype(np.uint8)
     side = settings.image_size * _OVERSAMPLING
     canvas = Image.new("L", (side, side)) if mask else Image.fromarray(pixels).resize((side, side), _NEAREST)
     brush = ImageDraw.Draw(canvas)
-    for outline, color in _bird(rng, y, settings.hardness):
+    for outline, color in _bird(rng, row.y, settings.hardness):
         fill = 255 if mask else tuple(round(255 * channel) for channel in color)
-        brush.polygon([tuple(point) for point in outline * side], fill=fill)
+        brush.polygon((outline * side).flatten().tolist(), fill=fill)
     return np.asarray(canvas.reduce(_OVERSAMPLING))
 
 
@@ -177,7 +162,7 @@ def _axis(side: int) -> np.ndarray:
 
 
 def _color(hue: float, saturation: float, value: float) -> np.ndarray:
-    return np.array(colorsys.hsv_to_rgb(hue % 1, np.clip(saturation, 0, 1), np.clip(value, 0, 1)))
+    return np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value))
 
 
 def _mix(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
