@@ -8,6 +8,7 @@ import pandas as pd
 
 from hsfm.core.text import duration
 from hsfm.report.names import method_label
+from hsfm.report.versions import CHANGES
 
 SPACE = "\N{NO-BREAK SPACE}"
 MEASURES = {"worst_group": "worst-group accuracy", "worst_class": "worst-class accuracy"}
@@ -16,54 +17,50 @@ MEASURES = {"worst_group": "worst-group accuracy", "worst_class": "worst-class a
 @dataclass(frozen=True)
 class Provenance:
     made: date  # of the newest result
-    seconds: float | None = None  # of all jobs together
-    version: str | None = None  # of hsfm
-    commit: str | None = None
+    seconds: float = float("nan")  # of all jobs together
+    version: str = ""  # of hsfm; empty where no job has recorded it
+    commit: str = ""
     dirty: bool = False  # whether code had changes that were in no commit
     mixed: bool = False  # whether other jobs were made from other commits
 
     @property
-    def day(self) -> str:
-        return f"{self.made.day} {self.made:%B %Y}"
-
-    @property
     def sentence(self) -> str:
-        version = f"hsfm {self.version}" if self.version else "hsfm"
         commit = f", commit {self.commit[:12]}" if self.commit else ""
         changed = ", with changes that were not committed" if self.dirty else ""
         others = "; some results by other commits, which the topic Versions has" if self.mixed else ""
-        return f"Made by {version}{commit}{changed}{others}."
+        newest = f"The newest result is of {self.made.day} {self.made:%B %Y}."
+        return f"Made by hsfm {self.version}{commit}{changed}{others}. {newest}"
 
 
 def provenance(made: date, stages: pd.DataFrame, versions: pd.DataFrame) -> Provenance:
-    """Provenance by the tables of stages and versions; where versions differ, that of most jobs. Null: not known."""
-    most = versions.sort_values("jobs", ascending=False, kind="stable")
-    version, commit = (next(iter(most[name].dropna().astype(str)), None) for name in ("hsfm", "commit"))
-    seconds = float(stages["seconds"].sum()) if stages["seconds"].notna().any() else None
-    dirty = bool((versions["dirty"] == True).any())  # noqa: E712  (null where not known)
-    return Provenance(made, seconds, version, commit, dirty=dirty, mixed=len(set(versions["commit"].dropna())) > 1)
+    """Provenance by the tables of stages and versions; where versions differ, that of most jobs."""
+    most = versions.sort_values("jobs", kind="stable").groupby("part")["version"].last()
+    commits = versions.loc[versions["part"] == "commit", "version"].astype(str)
+    return Provenance(
+        made,
+        stages["seconds"].sum(min_count=1),
+        most.get("hsfm", ""),
+        most.get("commit", "").removesuffix(CHANGES),
+        dirty=bool(commits.str.endswith(CHANGES).any()),
+        mixed=len(set(commits.str.removesuffix(CHANGES))) > 1,
+    )
 
 
 def summarize(main: pd.DataFrame, provenance: Provenance) -> list[tuple[str, list[str]]]:
     """Questions of a reader, each with sentences that answer it; of the same as `best_method`."""
     best = [sentence for _, part in main.groupby("dataset", sort=False) for sentence in best_method(part)]
     took = "Not known: there is no record of the jobs."
-    if provenance.seconds is not None:
+    if pd.notna(provenance.seconds):
         took = (
             f"All stages together took {duration(provenance.seconds)} by the clock, one after the other; the topic "
             "Costs has every stage, and what each method takes."
         )
-    average = (
-        "“Average” is the plain mean over test images. The adjusted average, which weights groups by their share of "
-        "the training split and can be much higher, stands in columns of that name only."
-    )
     return [
         ("Which method is best", best),
         ("Group labels", group_labels(main)),
-        ("Which average", [average]),
         ("Over how many", [repetitions(main)]),
         ("How long it took", [took]),
-        ("When, with what", [f"{provenance.sentence} The newest result is of {provenance.day}."]),
+        ("When, with what", [provenance.sentence]),
     ]
 
 
