@@ -6,8 +6,7 @@ from hsfm.core import job
 from hsfm.core.files import write_parquet
 from hsfm.features.embeddings import read_embeddings
 from hsfm.heads.erm_features import read_erm_features
-from hsfm.methods.ddb.generated import SOURCES
-from hsfm.methods.ddb.sources import choose_sources
+from hsfm.methods.ddb.generated import SOURCES, choose_sources
 
 job.start(snakemake.log[0])
 files, settings, classes = snakemake.input, snakemake.params.ddb, snakemake.params.classes

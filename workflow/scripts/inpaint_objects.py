@@ -15,9 +15,8 @@ from hsfm.core.device import Compute
 from hsfm.core.shards import Shard, write_rows_in_parts
 from hsfm.data.open_images import open_pictures
 from hsfm.methods.ddb.diffusion_models import LoadingSettings, ModelSettings, library_versions, read_pipeline, to_device
-from hsfm.methods.ddb.generated import GENERATED, OBJECTS, as_table, plan, read_table
+from hsfm.methods.ddb.generated import GENERATED, OBJECTS, as_table, masks_of, plan, read_table
 from hsfm.methods.ddb.inpaint import InpaintSettings, inpaint_parts
-from hsfm.methods.ddb.objects import masks_of
 from hsfm.methods.ddb.textual_inversion import add_tokens
 
 BATCHES = 8  # of a part; what a killed job loses at most

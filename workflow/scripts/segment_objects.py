@@ -12,8 +12,7 @@ from hsfm.core.shards import write_rows_in_parts
 from hsfm.data.open_images import open_pictures
 from hsfm.methods.ddb.diffusion_models import find_model, library_versions
 from hsfm.methods.ddb.generated import OBJECTS, SOURCES, as_table, read_table
-from hsfm.methods.ddb.objects import find_objects
-from hsfm.methods.ddb.segment import Segmenter, SegmentSettings
+from hsfm.methods.ddb.segment import Segmenter, SegmentSettings, find_objects
 
 PART = 64  # images; what a killed job loses at most
 

@@ -6,8 +6,7 @@ from hsfm.core.progress import track
 from hsfm.data.open_images import open_pictures
 from hsfm.data.transforms import TransformSettings
 from hsfm.methods.dac.masks import read_masks, unpack
-from hsfm.methods.ddb.generated import OBJECTS, SOURCES, as_table, read_table
-from hsfm.methods.ddb.objects import take_objects
+from hsfm.methods.ddb.generated import OBJECTS, SOURCES, as_table, read_table, take_objects
 
 job.start(snakemake.log[0])
 files, params = snakemake.input, snakemake.params

@@ -1,7 +1,7 @@
 """DDB: a network retrained beside generated images of hard groups (diffusion driven balancing).
 
-`sources` chooses what is changed, `prune` what is kept, `fit` retrains; the other modules generate images by diffusion
-or by cut and paste.
+`generated` chooses what is changed, `prune` what is kept, `fit` retrains; the other modules generate images by
+diffusion or by cut and paste.
 """
 
 from hsfm.methods.ddb.fit import Settings as Settings

@@ -15,8 +15,7 @@ from jaxtyping import Bool, UInt8
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from hsfm.core.settings import FrozenSettings
-from hsfm.methods.ddb.generated import NOTHING_FOUND, drawn
-from hsfm.methods.ddb.objects import Pictures, masks_of
+from hsfm.methods.ddb.generated import NOTHING_FOUND, Pictures, drawn, masks_of
 
 NO_DONOR = "no object was found in any source of the class"
 NO_SCENE = "the object covers the whole source"

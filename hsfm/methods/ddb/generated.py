@@ -1,11 +1,11 @@
-"""Generated images: the plan of what to generate, and their Parquet tables.
+"""Generated images: their sources, the objects in these, the plan of what to generate, and the Parquet tables of all.
 
 A source is a training image; of its object another class is made. Pixels and masks are PNG inside the tables, each in
 the size of its source, so that whatever is done to an image of the dataset can be done to what was generated from it.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,16 @@ import pandas as pd
 import pyarrow as pa
 from jaxtyping import Bool, UInt8
 from PIL import Image
+from torch import Tensor
 
 from hsfm import __version__
 from hsfm.core.files import encode, read_parquet
+from hsfm.data.transforms import TransformSettings, hide_masks
+from hsfm.features.embeddings import Embeddings
+from hsfm.heads.hard_set import losses, rank_in_class
+from hsfm.heads.head import Head
+
+Pictures = Callable[[Sequence[str]], Sequence[np.ndarray]]  # uint8 [h w 3] of images by their ids
 
 _IMAGE = [("image_id", pa.string()), ("y", pa.int32())]
 SOURCES = pa.schema(
@@ -59,6 +66,39 @@ PRUNED = pa.schema(
     ]
 )
 NOTHING_FOUND = "no object was found in the source"
+
+
+def choose_sources(erm: Head, train: Embeddings, per_class: int) -> pd.DataFrame:
+    """The training images of each class that have the lowest loss under ERM's head; all where there are fewer.
+
+    Columns: image_id, y, loss, rank (from 1, within the class), in the order of classes and ranks.
+    """
+    train.refuse_test("DDB")
+    loss = losses(erm, train.features, train.y)
+    found = {"image_id": train.image_id, "y": train.y, "loss": loss, "rank": rank_in_class(-loss, train.y)}
+    frame = pd.DataFrame(found).sort_values(["y", "rank"], ignore_index=True)
+    return frame[frame["rank"] <= per_class]
+
+
+def object_row(source: Any, mask: Bool[np.ndarray, "h w"] | None, **found: Any) -> dict[str, Any]:
+    """A row of the table of objects. source: a row with image_id and y. mask: None or empty where nothing was found."""
+    there = mask is not None and bool(mask.any())
+    area, png = (float(mask.mean()), as_png(mask)) if there else (0.0, None)
+    return {"image_id": source.image_id, "y": source.y, **found, "area": area, "mask": png}
+
+
+def take_objects(
+    sources: pd.DataFrame, masks: Iterable[Tensor], pictures: Pictures, transform: TransformSettings
+) -> Iterator[dict[str, Any]]:
+    """Objects by masks that are known. masks: on what a network sees of each source after the transform."""
+    for source, seen in zip(sources.itertuples(), masks, strict=True):
+        (picture,) = pictures([source.image_id])
+        yield object_row(source, hide_masks(seen, picture.shape[:2], transform).numpy())
+
+
+def masks_of(objects: pd.DataFrame) -> dict[str, Bool[np.ndarray, "_h _w"]]:
+    """The masks of a table of objects by the source's id, of those that have one."""
+    return {one.image_id: read_png(one.mask) for one in objects.itertuples() if one.mask is not None}
 
 
 def plan(

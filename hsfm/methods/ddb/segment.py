@@ -3,10 +3,12 @@
 Liu et al., "Grounding DINO", ECCV 2024; Kirillov et al., "Segment anything", ICCV 2023; both from transformers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, UInt8
 from pydantic import Field, PositiveInt
@@ -14,7 +16,9 @@ from torch import Tensor
 
 from hsfm.core.device import Compute
 from hsfm.core.settings import FrozenSettings
+from hsfm.core.shards import cut
 from hsfm.methods.ddb.diffusion_models import Model, libraries, load_part
+from hsfm.methods.ddb.generated import Pictures, object_row
 
 
 class SegmentSettings(FrozenSettings):
@@ -92,3 +96,18 @@ class Segmenter:
         masks = self._sam(image_embeddings=embedding, input_boxes=prompts, multimask_output=False).pred_masks.cpu()
         sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
         return self._sam_input.image_processor.post_process_masks(masks, *sizes)[0].any(0)[0].numpy()
+
+
+def find_objects(
+    sources: pd.DataFrame,
+    pictures: Pictures,
+    segment: Callable[[Sequence[np.ndarray]], Sequence[Found]],
+    batch_size: int,
+    done: Callable[[int], None],
+) -> Iterator[dict[str, Any]]:
+    """Rows of the table of objects for those that a detector finds. done: is told how many more were looked at."""
+    for batch in cut(sources, batch_size):
+        for source, one in zip(batch.itertuples(), segment(pictures(batch["image_id"])), strict=True):
+            score = float(one.scores[0]) if len(one.scores) else None
+            yield object_row(source, one.mask, boxes=len(one.boxes), score=score)
+        done(len(batch))

@@ -8,9 +8,20 @@ from torch.nn.functional import cross_entropy
 
 from hsfm.core.files import write_parquet
 from hsfm.data.transforms import TransformSettings
-from hsfm.methods.ddb.generated import OBJECTS, PRUNED, as_png, as_table, plan, read_png, read_table, seed_of
-from hsfm.methods.ddb.objects import find_objects, masks_of, take_objects
-from hsfm.methods.ddb.sources import choose_sources
+from hsfm.methods.ddb.generated import (
+    OBJECTS,
+    PRUNED,
+    as_png,
+    as_table,
+    choose_sources,
+    masks_of,
+    plan,
+    read_png,
+    read_table,
+    seed_of,
+    take_objects,
+)
+from hsfm.methods.ddb.segment import find_objects
 from tests.conftest import planted
 
 SOURCES = pd.DataFrame({"image_id": ["a", "b", "c"], "y": [0, 1, 2]})
@@ -70,11 +81,10 @@ def test_sources_are_the_images_of_lowest_loss_of_each_class(splits, erm_head):
         np.testing.assert_allclose(part["loss"], [value for value, _ in expected])
 
 
-def test_a_class_with_few_images_gives_all_and_says_so(erm_head, caplog):
+def test_a_class_with_few_images_gives_all(erm_head):
     train = planted("train", [3, 1, 5, 5], seed=3)
     sources = choose_sources(erm_head, train, 6)
     assert sources.groupby("y").size().tolist() == [4, 6]
-    assert "class 0 has 4 training images, fewer than 6 sources" in caplog.text
     with pytest.raises(ValueError, match="DDB was given the test split"):
         choose_sources(erm_head, planted("test", [1] * 4, seed=0), 1)
 
