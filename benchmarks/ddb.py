@@ -26,7 +26,7 @@ from hsfm.core.shards import write_rows_in_parts
 from hsfm.data.pixels import ImageFiles
 from hsfm.methods.ddb.diffusion_models import LoadingSettings, choose_dtype, find_model, load_pipeline, to_device
 from hsfm.methods.ddb.generated import GENERATED, PRUNED, as_table, plan, read_table
-from hsfm.methods.ddb.inpaint import InpaintSettings, at_size, inpaint_parts
+from hsfm.methods.ddb.inpaint import InpaintSettings, inpaint_parts, pipeline_input
 
 FOLDER = Path("results/minibirds")
 PROMPT = "a photo of a {token} bird"
@@ -81,13 +81,12 @@ def time_stage(arguments: argparse.Namespace) -> None:
         for first in range(0, len(rows), arguments.batch_size):
             part = rows.iloc[first : first + arguments.batch_size]
             masks, prompts = [mask] * len(part), ["a photo of a bird"] * len(part)
-            ready.append(at_size(pictures(list(part["source_id"])), masks, prompts, list(part["seed"]), size))
+            ready.append(pipeline_input(pictures(list(part["source_id"])), masks, prompts, list(part["seed"]), size))
 
         def alone() -> None:
             for batch in ready:
-                pipeline(prompt=list(batch.prompts), image=batch.images, mask_image=batch.masks, height=size[0],
-                         width=size[1], num_inference_steps=arguments.steps, output_type="pt",
-                         generator=[torch.Generator().manual_seed(seed) for seed in batch.seeds])  # fmt: skip
+                how = {"height": size[0], "width": size[1], "num_inference_steps": arguments.steps}
+                pipeline(**batch, **how, output_type="pt")
             if not compute.on_cpu:
                 torch.cuda.synchronize()
 

@@ -81,18 +81,16 @@ def cut_paste(
     size, the object keeps its share of the image's shorter side. Neither mask may be empty.
     """
     erased = erase(scene, scene_mask, margin=margin, radius=radius)
-    (top, left, bottom, right), place = box(donor_mask), box(scene_mask)
-    object_, mask = donor[top:bottom, left:right], donor_mask[top:bottom, left:right]
-    object_, mask = _scaled(object_, mask, min(scene.shape[:2]) / min(donor.shape[:2]))
-    height, width = (min(have, room) for have, room in zip(mask.shape, scene.shape[:2], strict=True))
-    object_, mask = object_[:height, :width], mask[:height, :width]
-    corner = [
-        min(max(round((place[axis] + place[axis + 2] - length) / 2), 0), scene.shape[axis] - length)
-        for axis, length in enumerate((height, width))
-    ]
-    window = tuple(slice(start, start + length) for start, length in zip(corner, (height, width), strict=True))
-    pasted, where = erased.copy(), np.zeros(scene.shape[:2], bool)
-    where[window] = mask
+    window = box(donor_mask)
+    object_, mask = _scaled(donor[window], donor_mask[window], min(scene.shape[:2]) / min(donor.shape[:2]))
+    room = scene.shape[:2]
+    object_, mask = object_[: room[0], : room[1]], mask[: room[0], : room[1]]
+    window = []
+    for place, length, most in zip(box(scene_mask), mask.shape, room, strict=True):
+        start = min(max(round((place.start + place.stop - length) / 2), 0), most - length)
+        window.append(slice(start, start + length))
+    pasted, where = erased.copy(), np.zeros(room, bool)
+    where[tuple(window)] = mask
     pasted[where] = object_[mask]
     return pasted, where
 
@@ -106,11 +104,9 @@ def erase(
 
 
 def _opencv() -> ModuleType:
-    """OpenCV on one thread, so that pixels do not depend on their number. Raises ValueError where it is missing."""
-    try:
-        import cv2
-    except ImportError as error:
-        raise ValueError('cut and paste needs OpenCV; pip install -e ".[diffusion]"') from error
+    """OpenCV, of the extra [diffusion], on one thread, so that pixels do not depend on their number."""
+    import cv2
+
     cv2.setNumThreads(1)
     return cv2
 
@@ -121,10 +117,10 @@ def _with_margin(mask: Bool[np.ndarray, "h w"], margin: int) -> Bool[np.ndarray,
     return cv2.dilate(mask.astype(np.uint8), disc).astype(bool)
 
 
-def box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
-    """Top, left, bottom and right of what a mask covers, the last two beyond it."""
-    rows, columns = (mask.any(axis=axis).nonzero()[0] for axis in (1, 0))
-    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+def box(mask: Bool[np.ndarray, "h w"]) -> tuple[slice, slice]:
+    """Rows and columns of what a mask covers."""
+    left, top, width, height = _opencv().boundingRect(mask.astype(np.uint8))
+    return slice(top, top + height), slice(left, left + width)
 
 
 def _scaled(

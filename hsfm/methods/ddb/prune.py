@@ -117,12 +117,9 @@ def integrated_gradients(
     """Attributions of what the network sees to the logit of a class, along the line from a baseline.
 
     steps: of the Gauss-Legendre quadrature; an image's attributions sum up to the difference of the logits but for its
-    error. Raises ValueError where captum is not installed.
+    error.
     """
-    try:
-        from captum.attr import IntegratedGradients
-    except ImportError as error:
-        raise ValueError('integrated gradients need captum; pip install -e ".[diffusion]"') from error
+    from captum.attr import IntegratedGradients  # of the extra [diffusion]
 
     def logits(images: Tensor) -> Tensor:
         with compute.autocast():

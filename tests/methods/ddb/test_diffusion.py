@@ -29,7 +29,7 @@ from hsfm.methods.ddb.diffusion_models import (
     to_device,
 )
 from hsfm.methods.ddb.generated import NOTHING_FOUND, plan
-from hsfm.methods.ddb.inpaint import InpaintSettings, at_size, inpaint, inpaint_parts
+from hsfm.methods.ddb.inpaint import InpaintSettings, in_size, inpaint, inpaint_parts, pipeline_input
 from hsfm.methods.ddb.segment import Segmenter, SegmentSettings
 from hsfm.methods.ddb.textual_inversion import TokenSettings, add_tokens, learn_token, token_of
 
@@ -282,7 +282,7 @@ def inpainter(folder):
 
 
 def some_images(n: int, height: int = 24, width: int = 40) -> dict[str, list]:
-    """Arguments of `at_size`."""
+    """Arguments of `pipeline_input`."""
     masks = [np.zeros((height, width), bool) for _ in range(n)]
     for number, mask in enumerate(masks):
         mask[4 + number : 16, 8:30] = True
@@ -294,8 +294,9 @@ def some_images(n: int, height: int = 24, width: int = 40) -> dict[str, list]:
 
 def drawn(pipeline, *batches: dict[str, list]) -> np.ndarray:
     settings = InpaintSettings(prompt="{token}", size=(32, 32), steps=4)
-    made = inpaint(pipeline, [at_size(**batch, size=(32, 32)) for batch in batches], settings=settings, compute=CPU)
-    return np.array([picture for pictures_of_batch in made for picture in pictures_of_batch]).astype(int)
+    made = inpaint(pipeline, [pipeline_input(**one, size=(32, 32)) for one in batches], settings=settings, compute=CPU)
+    size = batches[0]["images"][0].shape[:2]
+    return np.array([in_size(picture, size) for of_batch in made for picture in of_batch]).astype(int)
 
 
 def test_neither_order_nor_batches_change_a_picture(inpainter):
@@ -359,7 +360,6 @@ def test_thin_masks_survive_a_smaller_size():
     batch = some_images(1, 64, 64)
     batch["masks"][0][:] = False
     batch["masks"][0][10:40, 20] = True
-    sized = at_size(**batch, size=(32, 32))
-    assert sized.masks.sum() >= 15
-    assert set(sized.masks.unique().tolist()) == {0.0, 1.0}
-    assert sized.sizes == [(64, 64)]
+    masks = pipeline_input(**batch, size=(32, 32))["mask_image"]
+    assert masks.sum() >= 15
+    assert set(masks.unique().tolist()) == {0.0, 1.0}
