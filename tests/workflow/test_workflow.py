@@ -216,7 +216,7 @@ def test_the_studies_end_in_tables_and_figures(copied):
     assert {"sweep_hsfm", "tabulate_study", "draw_study"} <= again
     assert not {"ablate_hsfm", "bias_validation", "fit_hsfm"} & again
     scores = pd.read_parquet(copied / RUN / "hsfm/scores.parquet")
-    sweep = pd.read_parquet(copied / RUN / "studies/sweep.parquet")
+    sweep = pd.concat(pd.read_parquet(copied / RUN / f"studies/sweep_part{part}.parquet") for part in (0, 1))
     assert sorted(sweep["setting"].unique()) == [0, 1, 2, 3, 4]
     configured = sweep[(sweep["setting"] == 0) & (sweep["rule"] == "worst_group")].iloc[0]
     test = scores[(scores["split"] == "test") & (scores["seed"] == 0)]

@@ -245,9 +245,15 @@ class Plan:
         methods, folder = dict.fromkeys(["erm", *self.methods_of(wildcards.dataset)]), f"results/{wildcards.dataset}"
         return [f"{folder}/run{run}/{method}/scores.parquet" for run in self.runs for method in methods]
 
-    def of_study(self, study: str) -> list[str]:
-        """Results of one study, of all datasets."""
-        return expand(f"{OF_RUN}/studies/{study}.parquet", dataset=self.datasets, run=self.runs)
+    def of_study(self, study: str, *datasets: str) -> list[str]:
+        """Results of one study, of some datasets; a sweep's lie in parts."""
+
+        def names(dataset: str) -> list[str]:
+            parts = range(self.settings[dataset]["sweep"]["parts"]) if study == "sweep" else ()
+            return [f"sweep_part{part}" for part in parts] or [study]
+
+        path = f"{OF_RUN}/studies/{{name}}.parquet"
+        return [file for d in datasets for file in expand(path, dataset=d, run=self.runs, name=names(d))]
 
     # Shards
 

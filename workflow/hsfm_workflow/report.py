@@ -23,16 +23,15 @@ STAGES = {
         **dict.fromkeys(["choose_sources", "learn_token", "segment_objects", "take_objects", "inpaint_objects"], "ddb"),
         **dict.fromkeys(["paste_objects", "gather_generated", "prune_generated"], "ddb"),
         **dict.fromkeys(["build_hard_set", "measure_edits", "decode_edits"], "hsfm"),
-        **dict.fromkeys(["sweep_hsfm", "gather_sweep", "ablate_hsfm"], "hsfm"),
+        **dict.fromkeys(["sweep_hsfm", "ablate_hsfm"], "hsfm"),
     },
     "prefixes": {"score_": "score_heads", "gather_heads_": "gather_heads", "export_": "export_model"},
     "after_heads": [
         *("gather_heads", "score_heads", "export_model", "measure_edits", "decode_edits"),
-        *("sweep_hsfm", "gather_sweep", "ablate_hsfm", "bias_validation"),
+        *("sweep_hsfm", "ablate_hsfm", "bias_validation"),
     ],
     "of_results": ["draw_", "write_card", "export_model", "decode_edits"],
 }
-STUDIES = ("sweep", "ablations", "validation_bias")
 STUDY_FIGURES = ("sweep", "validation_bias")
 
 
@@ -112,8 +111,9 @@ class Results:
     @property
     def tabulated(self) -> dict[str, tuple[str, list[str]]]:
         """Script and inputs of the tables that one rule each makes."""
-        studies = {study: ("tabulate_study", self.plan.of_study(study)) for study in STUDIES}
-        return {**studies, "edits": ("tabulate_edits", self.plan.edits)}
+        plan = self.plan
+        studies = {study: ("tabulate_study", plan.of_study(study, *plan.datasets)) for study in plan.studies}
+        return {**studies, "edits": ("tabulate_edits", plan.edits)}
 
     @property
     def drawn(self) -> dict[str, tuple[str, dict, dict]]:
@@ -128,12 +128,12 @@ class Results:
         generated = {name: of_first(f"ddb/{name}.parquet") for name in ("generated", "pruned")}
         decoded = {"decoded": of_first("hsfm/decoded.parquet")}
         hard = {"scores": self._of_runs("erm/scores"), "hard_groups": self._of_runs("hsfm/hard_groups")}
-        studies = {study: {"results": self._of_runs(f"studies/{study}")} for study in STUDY_FIGURES}
+        studies = {study: (lambda w, study=study: plan.of_study(study, w.dataset)) for study in STUDY_FIGURES}
         return {
             "examples": ("draw_figure", {"images": IMAGES, "pixels": plan.pixels}, {}),
             "training": ("draw_figure", self.of_training, {}),
             "hard_set": ("draw_figure", hard, {}),
-            **{study: ("draw_study", inputs, {}) for study, inputs in studies.items()},
+            **{study: ("draw_study", {"results": files}, {}) for study, files in studies.items()},
             "masks": ("draw_masks", {**masks, **plan.images}, shown),
             "generated": ("draw_generated", {**generated, **plan.images}, {}),
             "unclip": ("draw_unclip", {**decoded, **plan.images}, {}),

@@ -2,7 +2,7 @@ use rule stage as sweep_hsfm with:
     input:
         **ERM_FEATURES,
     output:
-        temp("results/{dataset}/run{run}/studies/sweep_part{part}.parquet"),
+        "results/{dataset}/run{run}/studies/sweep_part{part}.parquet",
     log:
         "logs/{dataset}/run{run}/sweep_hsfm_{part}.log",
     priority: 50
@@ -16,24 +16,6 @@ use rule stage as sweep_hsfm with:
         device=plan.config["device"],
     message:
         "Sweeping HSFM's settings on {wildcards.dataset}, run {wildcards.run}, part {wildcards.part}"
-
-
-use rule stage as gather_sweep with:
-    input:
-        parts=lambda wildcards: expand(
-            "results/{dataset}/run{run}/studies/sweep_part{part}.parquet",
-            **wildcards,
-            part=range(plan.settings[wildcards.dataset]["sweep"]["parts"]),
-        ),
-    output:
-        "results/{dataset}/run{run}/studies/sweep.parquet",
-    log:
-        "logs/{dataset}/run{run}/gather_sweep.log",
-    localrule: True
-    params:
-        **code_of("gather_sweep"),
-    message:
-        "Gathering the sweep of {wildcards.dataset}, run {wildcards.run}"
 
 
 use rule sweep_hsfm as ablate_hsfm with:

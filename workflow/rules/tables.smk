@@ -42,7 +42,7 @@ use rule stage as describe_results with:
     input:
         scores=plan.results_of_heads("scores"),
         edits=plan.edits,
-        studies=[file for study in plan.studies for file in plan.of_study(study)],
+        studies=[file for study in plan.studies for file in plan.of_study(study, *plan.datasets)],
     output:
         reported(results.of_jobs),
     log:

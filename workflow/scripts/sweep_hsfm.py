@@ -16,5 +16,6 @@ trials = plan_sweep(hsfm, settings["hard_set"]["hard_per_class"], sweep)
 groups = share_out(trials, sweep.parts)[part]
 place = choose_device(snakemake.params.device)
 frame = sweep_settings(*(split.to(place) for split in splits), erm.head[0].to(place), groups)
+frame = frame.assign(dataset=snakemake.wildcards.dataset, run=int(snakemake.wildcards.run))
 write_frame(snakemake.output[0], frame, {"checkpoint_sha256": erm.checkpoint_sha256})
 job.finish("Sweep", f"part {part}, {frame['setting'].nunique()} settings, {len(frame)} rows")
