@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -46,16 +47,14 @@ def write_page(
     datasets = in_words(list(main["dataset"].unique()))
     parts = [_part(file, content, captions) for file, content in {**tables, **figures}.items()]
     parts.sort(key=lambda part: part["position"])
-    topics = {topic: [p for p in parts if p["topic"] == topic] for topic in (*contents.TOPICS, contents.OTHERS)}
     return environment.get_template("report.html.jinja").render(
         title=f"Worst-group robustness on {datasets}",
         lead=f"{in_words(list(map(method_label, main['method'].unique())))} compared on {datasets}, on the test images "
         "of every group.",
         summary=summarize(main, provenance),
         sections=[
-            {"title": topic, "anchor": topic.lower().replace(" ", "-"), "parts": own}
-            for topic, own in topics.items()
-            if own
+            {"title": topic, "anchor": topic.lower().replace(" ", "-"), "parts": list(own)}
+            for topic, own in itertools.groupby(parts, key=lambda part: part["topic"])
         ],
         settings=settings,
         settings_file=settings_file,
@@ -69,8 +68,8 @@ def _part(file: str, content: str | bytes, captions: Mapping[tuple[str, str], st
     """A table (HTML) or a figure (PNG) with its title, its caption and its place."""
     name, dataset = PurePath(file).stem, PurePath(file).parent.name
     kind = "tables" if isinstance(content, str) else "figures"
-    title, caption = contents.title(kind, name), caption_html(captions[kind, name])
-    part = {"topic": contents.topic(kind, name), "position": contents.position(kind, name), "caption": caption}
+    (position, topic, title), caption = contents.place(kind, name), caption_html(captions[kind, name])
+    part = {"position": position, "topic": topic, "caption": caption}
     if kind == "tables":
         anchor = f"about-{name}".replace("_", "-")
         return {**part, "title": title, "anchor": anchor, "file": file, "table": Markup(content)}

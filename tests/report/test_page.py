@@ -103,9 +103,8 @@ def test_commands_name_the_commit():
 
 
 def test_every_listed_result_has_a_caption_in_plain_text():
-    names = {(kind, name) for kinds in contents.TOPICS.values() for kind, listed in kinds.items() for name in listed}
     files = {(path.parent.name, path.stem): path for path in (ROOT / "workflow/report").glob("*/*.rst")}
-    assert set(files) == names
+    assert set(files) == set(contents.RESULTS)
     for path in files.values():
         text = path.read_text()
         assert 1 <= text.count(". ") + text.count(".\n") <= 6, path
@@ -113,9 +112,7 @@ def test_every_listed_result_has_a_caption_in_plain_text():
 
 
 def test_names_that_are_not_listed_are_words():
-    assert contents.title("tables", "of_mine") == "Of mine"
-    assert contents.topic("figures", "of_mine") == contents.OTHERS
-    assert contents.title("figures", "sweep") != contents.title("tables", "sweep")
+    assert contents.place("tables", "of_mine") == (len(contents.RESULTS), contents.OTHERS, "Of mine")
 
 
 def test_texts_stand_out_from_what_is_behind_them():

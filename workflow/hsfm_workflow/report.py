@@ -62,11 +62,12 @@ def _reported(file: str) -> object:
     kind, *dataset, name = Path(file).with_suffix("").parts[1:]
     if not file.endswith({"tables": ".html", "figures": ".png"}[kind]):
         return file
-    shown = f"{contents.title(kind, name)} ({kind.removesuffix('s')})"
+    _, topic, title = contents.place(kind, name)
+    shown = f"{title} ({kind.removesuffix('s')})"
     return report(
         file,
         caption=str(caption(file)),
-        category=contents.topic(kind, name),
+        category=topic,
         subcategory="{dataset}" if dataset else "all datasets",
         labels=lambda wildcards: {"result": shown, **({"dataset": wildcards.dataset} if dataset else {})},
     )
