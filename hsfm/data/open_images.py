@@ -9,7 +9,9 @@ import torch
 
 from hsfm.data.pixels import ImageFiles, Images, read_packed
 from hsfm.data.store import open_cache
-from hsfm.data.table import read_images
+from hsfm.data.table import group_name, read_images
+
+EXAMPLES = 8  # of a group
 
 
 def open_source(path: str | Path, cache: Sequence[str | Path] = ()) -> Callable[[pd.DataFrame], Images | ImageFiles]:
@@ -38,3 +40,13 @@ def open_pictures(path: str | Path, cache: Sequence[str | Path] = ()) -> Callabl
         return [image.permute(1, 2, 0).numpy().copy() for image in images.each()]
 
     return pictures
+
+
+def read_examples(path: str | Path) -> dict[str, list[np.ndarray]]:
+    """The first training images of each class and attribute of the table `path`, by group name with its share."""
+    table, pictures = read_images(path), open_pictures(path)
+    rows, examples = table.split("train"), {}
+    for (y, attribute), part in rows.fillna({"attribute": -1}).groupby(["y", "attribute"]):
+        name = f"{group_name(table, y, attribute)}, {100 * len(part) / len(rows):.1f} %"
+        examples[name] = pictures(part["image_id"][:EXAMPLES].to_list())
+    return examples

@@ -75,12 +75,8 @@ class Images:
 
     def kept_on(self, device: torch.device) -> "Images":
         """A copy of these images alone on another device, moved in parts so that this one does not hold it twice."""
-        pixels, done = torch.empty(self.n_bytes // 3, 3, dtype=torch.uint8, device=device), 0
-        for first in range(0, len(self), 1024):
-            part = self[first : first + 1024].pinned().pixels
-            pixels[done : done + len(part)].copy_(part, non_blocking=True)
-            done += len(part)
-        return Images.of(pixels, self.size).to(device)
+        parts = [self[first : first + 1024].pinned().pixels.to(device) for first in range(0, len(self), 1024)]
+        return Images.of(torch.cat(parts), self.size).to(device)
 
     # pinned and to are what hsfm.core.device.upload asks of an item
 
@@ -107,14 +103,11 @@ def read_packed(rows: pd.DataFrame, folder: str | Path) -> Images:
     """The images of some table rows in one memory-mapped array `uint8 [N h w 3]`.
 
     rows: columns `path`, the same in all, and `index`; image i is row i. folder: what `path` is relative to.
-    Raises ValueError where the file is truncated or too short for an index.
+    Raises ValueError where the file is truncated.
     """
-    path = Path(folder) / rows["path"].iloc[0]
-    array = map_array(path)
-    count, height, width, _ = array.shape
+    array = map_array(Path(folder) / rows["path"].iloc[0])
+    _, height, width, _ = array.shape
     index = torch.tensor(rows["index"].to_numpy(np.int64))
-    if int(index.max()) >= count:
-        raise ValueError(f"{path}: holds {count} images, but the table asks for number {int(index.max())}")
     size = torch.tensor([height, width]).expand(len(index), 2)
     return Images.of(torch.from_numpy(array.reshape(-1, 3)), size, index * height * width)
 
@@ -144,15 +137,8 @@ class ImageFiles:
         return len(self._paths)
 
     def read(self, rows: Int[Tensor, " k"]) -> Images:
-        """These images, in this order. Raises ValueError as `read_rgb`, and for one that is not of its row's size."""
-        images = pack(list(self._pool.map(read_rgb, [self._paths[i] for i in rows.tolist()])))
-        if self.size_on_cpu is not None:
-            wrong = (images.size != self.size_on_cpu[rows]).any(1)
-            if wrong.any():
-                row = int(rows[wrong][0])
-                size = f"{self.size_on_cpu[row].tolist()} pixels (height, width) large, as the image table says"
-                raise ValueError(f"{self._paths[row]}: is not {size}; run again with --forcerun list_images")
-        return images
+        """These images, in this order. Raises ValueError as `read_rgb`."""
+        return pack(list(self._pool.map(read_rgb, [self._paths[i] for i in rows.tolist()])))
 
 
 def image_batches(

@@ -114,8 +114,6 @@ def open_cache(pixels: str | Path, index: str | Path) -> Callable[[pd.DataFrame]
         raise ValueError(f"{error}; {anew}") from error
     image_id, start, height, width = (column.to_pandas() for column in table.columns)
     size = torch.tensor(np.stack([height, width], 1).astype(np.int64))
-    if array.shape != (int(size.prod(1).sum()), 3):
-        raise ValueError(f"{pixels}: holds {list(array.shape)} numbers, others than its index says; {anew}")
     images = Images.of(torch.from_numpy(array), size, torch.tensor(start.to_numpy()))
 
     def take(rows: pd.DataFrame) -> Images:

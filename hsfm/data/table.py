@@ -71,19 +71,9 @@ def complete(rows: pd.DataFrame, attribute_names: Sequence[str]) -> pd.DataFrame
 
 
 def write_images(path: str | Path, table: ImageTable) -> None:
-    """Write an image table.
-
-    Raises ValueError naming `path` where an id comes twice, a label or split is not allowed, or a split lacks a class.
-    """
+    """Write an image table. Raises ValueError naming `path` where an id comes twice or a split lacks a class."""
     rows = table.rows
     require_unique(rows["image_id"], f"{path}: image_id")
-    allowed = {"y": range(len(table.class_names)), "attribute": range(len(table.attribute_names)), "split": SPLITS}
-    for column, values in allowed.items():
-        found = rows[column].dropna() if column == "attribute" else rows[column]
-        wrong = found.index[~found.isin(values)]
-        if len(wrong):
-            row = rows.loc[wrong[0]]
-            raise ValueError(f"{path}: image {row['image_id']!r} has {column} {row[column]}, which is not allowed")
     there = set(zip(rows["split"], rows["y"], strict=True))
     for split in SPLITS:
         for y, name in enumerate(table.class_names):

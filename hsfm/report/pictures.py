@@ -56,7 +56,7 @@ def draw_examples(images: Mapping[str, Sequence[np.ndarray]], title: str) -> Fig
     for row, (name, pictures) in zip(axes, images.items(), strict=True):
         _name(row[0], name)
         for axis, picture in zip(row, pictures, strict=False):
-            axis.imshow(picture)
+            axis.imshow(thumbnail(picture))
     return figure
 
 

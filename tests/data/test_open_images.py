@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from hsfm.core.files import write_array
-from hsfm.data.open_images import open_pictures
+from hsfm.data.open_images import EXAMPLES, open_pictures, read_examples
 from hsfm.data.table import ImageTable, complete, write_images
 
 ROWS = pd.DataFrame(
@@ -45,3 +45,17 @@ def test_pictures_by_id_out_of_files_of_several_sizes(tmp_path):
     write(tmp_path / "images.parquet", rows, str(tmp_path))
     for name, found in zip(["i5", "i1"], open_pictures(tmp_path / "images.parquet")(["i5", "i1"]), strict=True):
         np.testing.assert_array_equal(found, arrays[name])
+
+
+def test_examples_are_the_first_of_each_group(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (15, 4, 5, 3), np.uint8)
+    write_array(tmp_path / "pixels.npy", pixels)
+    rows = pd.DataFrame({"y": [0] * 10 + [1] + [0, 1] * 2, "split": ["train"] * 11 + ["val"] * 2 + ["test"] * 2})
+    rows["attribute"] = pd.array([0] * 10 + [None] + [0] * 4, "Int32")
+    write(
+        tmp_path / "images.parquet", rows.assign(image_id=list("abcdefghijklmno"), path="pixels.npy", index=rows.index)
+    )
+    examples = read_examples(tmp_path / "images.parquet")
+    assert list(examples) == ["a, x, 90.9 %", "b, unknown, 9.1 %"]
+    np.testing.assert_array_equal(examples["a, x, 90.9 %"], pixels[:EXAMPLES])
+    np.testing.assert_array_equal(examples["b, unknown, 9.1 %"], pixels[10:11])

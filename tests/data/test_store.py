@@ -105,7 +105,6 @@ DAMAGES = {
     "truncated": (lambda pixels, _: os.truncate(pixels, 5000), "decoded.npy: not a readable packed array, perhaps"),
     "pixels gone": (lambda pixels, _: pixels.unlink(), "No such file"),
     "index cut": (lambda _, index: os.truncate(index, 200), "decoded.parquet: not a readable Parquet file"),
-    "other pixels": (lambda pixels, _: np.save(pixels, np.zeros((9, 3), np.uint8)), r"npy: holds \[9, 3\] numbers"),
 }
 
 

@@ -3,18 +3,19 @@
 from matplotlib.figure import Figure
 
 from hsfm.core import job
-from hsfm.data.examples import read_examples
 from hsfm.evaluation.scores import read_all_scores
 from hsfm.evaluation.validation_groups import validation_groups, worst_by_run
 from hsfm.report import figures
 from hsfm.report.histories import minority_shares, read_hard_groups, read_training
-from hsfm.report.pictures import draw_examples, thumbnail
+from hsfm.report.pictures import draw_examples
 
 
 def draw_figure(name: str, inputs: dict, dataset: str) -> Figure:
     if name == "examples":
+        from hsfm.data.open_images import read_examples  # the other figures do not wait for torch
+
         title = f"{dataset}: training images by class and attribute, with the group's share"
-        return draw_examples(read_examples(inputs["images"], thumbnail), title)
+        return draw_examples(read_examples(inputs["images"]), title)
     scores = read_all_scores(inputs["scores"])
     if name == "hard_set":
         groups = validation_groups(scores)
