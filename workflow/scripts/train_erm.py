@@ -5,7 +5,6 @@ from pathlib import Path
 from hsfm.core import job
 from hsfm.core.files import read_frame
 from hsfm.core.text import erm_epoch
-from hsfm.models.erm import CHECKPOINTS, TrainingSettings
 from hsfm.models.training_job import start_training
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
@@ -22,10 +21,9 @@ start_training(
     code=snakemake.params.code,
     log_file=snakemake.log[0],
 )
-rule = CHECKPOINTS[TrainingSettings(**snakemake.params.training).checkpoint]
-columns = ["epoch", "val_average", "val_worst_group", "val_worst_class"]
+columns = ["epoch", "val_average", "val_worst_group", "val_worst_class", "kept"]
 network = Path(snakemake.output.checkpoint).parent.name
 job.finish(
     "ERM" if network == "erm" else f"ERM for {network.upper()}",
-    erm_epoch(read_frame(snakemake.output.history, columns), rule),
+    erm_epoch(read_frame(snakemake.output.history, columns)),
 )

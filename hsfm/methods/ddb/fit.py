@@ -35,7 +35,6 @@ from hsfm.models.backbone import Network
 from hsfm.models.erm import AdamSettings, AuxiliaryData, LabeledImages, TrainingData, train
 
 NEEDED = {"diffusion": ("models", "token", "segment", "inpaint"), "cut_paste": ("cut_paste",)}  # by generator
-CHECKPOINTS = {"average": "best_val", "worst_group": "best_worst_group", "worst_class": "best_worst_class"}  # by rule
 _MEASURES = dict.fromkeys(("train_loss", "val_average", "val_worst_group", "val_worst_class"), 0.0)
 HISTORY_WITHOUT_IMAGES = pd.DataFrame({"epoch": [0], **_MEASURES, "seed": 0, "kept": False})[:0]
 
@@ -146,7 +145,7 @@ def retrain(inputs: DDBInputs, settings: RetrainSettings, scorer: Scorer, seed: 
     history = train(
         network,
         replace(inputs.data, auxiliary=auxiliary),
-        AdamSettings(**settings.model_dump(exclude={"weights"}), checkpoint=CHECKPOINTS[scorer.rule]),
+        AdamSettings(**settings.model_dump(exclude={"weights"}), checkpoint=scorer.rule),
         seed=seed,
         compute=inputs.compute,
         resume=inputs.resume,

@@ -64,7 +64,7 @@ def test_retraining_starts_from_erms_body_and_a_fresh_head(data, tmp_path, monke
         assert torch.equal(value, before[key]) == (not key.startswith("fc."))
     assert torch.equal(first["fc.weight"], again["fc.weight"])
     assert not torch.equal(first["fc.weight"], other["fc.weight"])
-    assert (settings.checkpoint, settings.lr, settings.epochs) == ("best_worst_group", 1e-3, 3)
+    assert (settings.checkpoint, settings.lr, settings.epochs) == ("worst_group", 1e-3, 3)
     assert [(part.name, part.weight) for part in auxiliary] == [("generated_1", 10.0)]
 
 
