@@ -24,7 +24,7 @@ from benchmarks import random_models
 from hsfm.core.device import Compute, choose_device
 from hsfm.core.shards import write_rows_in_parts
 from hsfm.data.pixels import ImageFiles
-from hsfm.methods.ddb.diffusion_models import LoadingSettings, choose_dtype, find_model, load_pipeline, to_device
+from hsfm.methods.ddb.diffusion_models import LoadingSettings, find_model, load_pipeline, to_device
 from hsfm.methods.ddb.generated import GENERATED, PRUNED, as_table, plan, read_table
 from hsfm.methods.ddb.inpaint import InpaintSettings, inpaint_parts, pipeline_input
 
@@ -51,7 +51,7 @@ def time_stage(arguments: argparse.Namespace) -> None:
         if arguments.model is None:
             random_models.write_diffusion(folder / "models", channels=arguments.channels)
         model = find_model(arguments.model or str(folder / "models/inpainting"), pipeline=True)
-        pipeline = load_pipeline(StableDiffusionInpaintPipeline, model, choose_dtype("auto", compute))
+        pipeline = load_pipeline(StableDiffusionInpaintPipeline, model, compute.dtype)
         to_device(pipeline, compute, LoadingSettings())
         sources = write_images(folder, arguments.images, arguments.size)
         files = ImageFiles(sources, folder)

@@ -120,13 +120,6 @@ def _download(name: str, revision: str | None, local_files_only: bool, pipeline:
         raise ValueError(f"model {wanted}: {found}; run once on a machine with a network, or name a folder") from error
 
 
-def choose_dtype(precision: str, compute: Compute) -> torch.dtype:
-    """The dtype of a diffusion model by `LoadingSettings`. Raises ValueError for float16 on the CPU."""
-    if precision == "float16" and compute.on_cpu:
-        raise ValueError("precision: float16 was asked for, which the CPU has not; auto takes float32 there")
-    return compute.dtype if precision == "auto" else getattr(torch, precision)
-
-
 def load_pipeline(kind: type, model: Model, dtype: torch.dtype) -> Any:
     """A pipeline of diffusers, of the class `kind`, on the CPU; errors as in `load_part`."""
     unchecked = {"safety_checker": None, "requires_safety_checker": False}  # it would replace pictures by black ones
@@ -154,7 +147,8 @@ def read_pipeline(
 ) -> tuple[Any, dict[str, str]]:
     """A pipeline as `load_pipeline` gives it, and its origin."""
     found = find_model(model.name, revision=model.revision, local_files_only=loading.local_files_only, pipeline=True)
-    return load_pipeline(kind, found, choose_dtype(loading.precision, compute)), found.origin
+    dtype = compute.dtype if loading.precision == "auto" else getattr(torch, loading.precision)
+    return load_pipeline(kind, found, dtype), found.origin
 
 
 def to_device(pipeline: Any, compute: Compute, loading: LoadingSettings) -> None:

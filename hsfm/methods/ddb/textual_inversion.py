@@ -151,10 +151,19 @@ class _Training:
         self.mean, self.deviation = (torch.cat([getattr(d, name).float() for d in found]) for name in ("mean", "std"))
 
     def step(self) -> Float[Tensor, ""]:
-        """One step of the optimizer on several batches; their mean loss."""
-        whole = torch.zeros((), device=self._device)
+        """One step of the optimizer on several batches; their mean loss.
+
+        The squared error of what the network predicts: the noise, or the velocity (Salimans and Ho, ICLR 2022). Noise
+        is added in float32: bfloat16 has no number between 0.9961 and 1, where the image's share lies early on.
+        """
+        unet, whole = self._pipeline.unet, torch.zeros((), device=self._device)
         for _ in range(self._settings.accumulation):
-            loss = self.loss(*self.draw()) / self._settings.accumulation
+            clean, ids, eps, time = self.draw()
+            hidden = self._pipeline.text_encoder(ids)[0]
+            predicted = unet(self.noise.add_noise(clean, eps, time).to(unet.dtype), time, hidden).sample
+            velocity = self.noise.config.prediction_type == "v_prediction"
+            target = self.noise.get_velocity(clean, eps, time) if velocity else eps
+            loss = mse_loss(predicted.float(), target.float()) / self._settings.accumulation
             self._scaler.scale(loss).backward()
             whole += loss.detach()
         self._scaler.step(self._optimizer)
@@ -162,7 +171,7 @@ class _Training:
         self._optimizer.zero_grad()
         return whole
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def draw(self) -> tuple[Float[Tensor, "b k h w"], Int[Tensor, "b t"], Float[Tensor, "b k h w"], Int[Tensor, " b"]]:
         """A batch: clean latents, token ids, noise and how far along it is, all from the generator."""
         choose = partial(torch.randint, size=(self._settings.batch_size,), generator=self.generator)
         rows = choose(len(self.mean)).to(self._device)
@@ -171,26 +180,6 @@ class _Training:
         eps = torch.randn(clean.shape, generator=self.generator)
         ids, time = self._prompts[choose(len(self._prompts))], choose(self.noise.config.num_train_timesteps)
         return clean, *(part.to(self._device) for part in (ids, eps, time))
-
-    def loss(
-        self,
-        clean: Float[Tensor, "b k h w"],
-        ids: Int[Tensor, "b t"],
-        eps: Float[Tensor, "b k h w"],
-        time: Int[Tensor, " b"],
-    ) -> Float[Tensor, ""]:
-        """Mean squared error of what the network predicts: the noise, or the velocity (Salimans and Ho, ICLR 2022).
-
-        Noise is added in float32: bfloat16 has no number between 0.9961 and 1, where the image's share lies early on.
-        """
-        unet, kind = self._pipeline.unet, self.noise.config.prediction_type
-        if kind not in ("epsilon", "v_prediction"):
-            raise ValueError(f"the model predicts {kind!r}; allowed are epsilon, v_prediction")
-        hidden = self._pipeline.text_encoder(ids)[0]
-        noisy = self.noise.add_noise(clean, eps, time).to(unet.dtype)
-        predicted = unet(noisy, time, hidden).sample
-        target = eps if kind == "epsilon" else self.noise.get_velocity(clean, eps, time)
-        return mse_loss(predicted.float(), target.float())
 
     def save(self, path: Path | None, losses: list[float]) -> None:
         """Write all that changes from step to step; without a path nothing."""

@@ -22,7 +22,6 @@ from hsfm.methods.ddb import textual_inversion
 from hsfm.methods.ddb.diffusion_models import (
     LoadingSettings,
     Model,
-    choose_dtype,
     find_model,
     load_part,
     load_pipeline,
@@ -85,13 +84,6 @@ def test_names_are_found_among_what_was_downloaded_and_their_commit_is_known(fol
         find_model("someone/sam", revision="v2", local_files_only=True, pipeline=False)
     with pytest.raises(ValueError, match=r"model some/one: neither a folder nor found .*; run once on a machine with"):
         find_model("some/one", local_files_only=True, pipeline=True)
-
-
-def test_precision():
-    assert choose_dtype("auto", CPU) is torch.float32
-    assert choose_dtype("bfloat16", CPU) is torch.bfloat16
-    with pytest.raises(ValueError, match="float16 was asked for, which the CPU has not"):
-        choose_dtype("float16", CPU)
 
 
 def test_offload_is_for_gpus_and_slicing_for_all():
