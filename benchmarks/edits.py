@@ -53,7 +53,7 @@ def write(folder: Path, arguments: argparse.Namespace) -> None:
         after=before + torch.randn(before.shape, generator=generator),
         checkpoint_sha256=SHA,
     )
-    write_parquet(folder / "support.parquet", support_table(support, dataset="random", class_names=("a", "b")), {})
+    write_parquet(folder / "support.parquet", support_table(support), {})
 
 
 def run_stage(folder: Path) -> None:

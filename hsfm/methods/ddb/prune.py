@@ -92,32 +92,9 @@ def score(
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """The share of the attribution that lies on the object, and the probability of the class under ERM, on the CPU.
 
-    The attribution is that of the class's logit, from the source image on, in absolute values; the share is 0 where
-    there is none. Source, image and mask go through the same transform, so that they lie on one another.
-    """
-    with compute.repeatable():
-        shown, baseline = (prepare(images.to(compute.device), transform) for images in (generated, sources))
-        mask, y = show_masks(masks, transform).to(compute.device), y.to(compute.device)
-        size = integrated_gradients(network, shown, baseline, y, steps=steps, compute=compute).abs().sum(1)
-        with torch.inference_mode(), compute.autocast():
-            logits = torch.cat([network(shown[part]) for part in compute.parts(len(shown), *shown.shape[-2:])])
-        probability, whole = logits.float().softmax(-1).gather(1, y[:, None])[:, 0], size.sum((1, 2))
-        return torch.where(whole > 0, (size * mask).sum((1, 2)) / whole, 0.0).cpu(), probability.cpu()
-
-
-def integrated_gradients(
-    network: Network,
-    shown: Float[Tensor, "b 3 h w"],
-    baseline: Float[Tensor, "b 3 h w"],
-    target: Int[Tensor, " b"],
-    *,
-    steps: int,
-    compute: Compute,
-) -> Float[Tensor, "b 3 h w"]:
-    """Attributions of what the network sees to the logit of a class, along the line from a baseline.
-
-    steps: of the Gauss-Legendre quadrature; an image's attributions sum up to the difference of the logits but for its
-    error.
+    The attribution is that of the class's logit, by integrated gradients along the line from the source image, in
+    absolute values; the share is 0 where there is none. Source, image and mask go through the same transform, so that
+    they lie on one another. steps: of the Gauss-Legendre quadrature.
     """
     from captum.attr import IntegratedGradients  # of the extra [diffusion]
 
@@ -126,7 +103,15 @@ def integrated_gradients(
             return network(images).float()
 
     def attribute(part: slice) -> Tensor:  # one step of the quadrature at a time
-        how = {"target": target[part], "n_steps": steps, "internal_batch_size": len(shown[part])}
+        how = {"target": y[part], "n_steps": steps, "internal_batch_size": len(y[part])}
         return IntegratedGradients(logits).attribute(shown[part], baseline[part], **how).detach()
 
-    return torch.cat([attribute(part) for part in compute.parts(len(shown), *shown.shape[-2:])])
+    with compute.repeatable():
+        shown, baseline = (prepare(images.to(compute.device), transform) for images in (generated, sources))
+        mask, y = show_masks(masks, transform).to(compute.device), y.to(compute.device)
+        parts = compute.parts(len(shown), *shown.shape[-2:])
+        size = torch.cat([attribute(part) for part in parts]).abs().sum(1)
+        with torch.inference_mode():
+            found = torch.cat([logits(shown[part]) for part in parts])
+        probability, whole = found.softmax(-1).gather(1, y[:, None])[:, 0], size.sum((1, 2))
+        return torch.where(whole > 0, (size * mask).sum((1, 2)) / whole, 0.0).cpu(), probability.cpu()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from hsfm.core.text import kept_epochs
@@ -11,21 +12,14 @@ from hsfm.heads.hard_set import HardSet
 from hsfm.heads.head import Head
 from hsfm.heads.scorer import Scorer
 from hsfm.methods.hsfm.outer_loop import Settings
-from hsfm.methods.hsfm.support import support_table
-from hsfm.methods.hsfm.train import support_of
+from hsfm.methods.hsfm.support import Support, support_table
 from hsfm.methods.hsfm.train import train as meta_train
 
 
 def fit(
-    train: Embeddings,
-    val: Embeddings,
-    erm: Head,
-    *,
-    settings: Settings,
-    seeds: Sequence[int],
-    scorer: Scorer,
-    hard_set: HardSet,
-) -> Fit:
+    train: Embeddings, val: Embeddings, erm: Head,
+    *, settings: Settings, seeds: Sequence[int], scorer: Scorer, hard_set: HardSet,
+) -> Fit:  # fmt: skip
     """HSFM's heads `[s c d]`; errors as in `hsfm.methods.hsfm.train.train`.
 
     hard_set: of val under `erm`, the outer set of the first epoch; its largest number of images of a class is K_hard.
@@ -37,7 +31,15 @@ def fit(
         train, val, erm, settings,
         seeds=seeds, hard_per_class=hard_per_class, scorer=scorer, first_hard_set=hard_set,
     )  # fmt: skip
-    support = support_table(support_of(result, train), dataset=train.dataset, class_names=train.class_names)
+    rows = result.support_rows.flatten()
+    support = Support(
+        seed=tuple(np.repeat(result.seeds, result.support_rows.shape[1]).tolist()),
+        image_id=tuple(train.image_id[row] for row in rows.tolist()),
+        y=train.y.cpu()[rows],
+        before=train.features.cpu()[rows],
+        after=result.support_after.flatten(0, 1),
+        checkpoint_sha256=train.checkpoint_sha256,
+    )
     found = {"kept_epoch": result.kept_epoch.tolist(), "moved": result.moved.tolist()}
     return Fit(
         head=result.head,
@@ -46,7 +48,7 @@ def fit(
         summary=kept_epochs(result.history),
         remarks=result.remarks,
         settings={"hard_per_class": hard_per_class, **found},
-        tables={"history": result.history, "support": support},
+        tables={"history": result.history, "support": support_table(support)},
         arrays={"hard_rows": result.hard_rows.numpy()},
     )
 

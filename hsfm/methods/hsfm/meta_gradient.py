@@ -1,37 +1,9 @@
 """HSFM's meta-gradient in closed form: no graph, a few matrix products per outer step.
 
-The outer loss is the mean cross-entropy on hard samples of a head adapted by T gradient steps on the support
-(arXiv 2603.29313, its bilevel problem). Its gradient in the support features goes through all T steps. With softmax
-regression these steps are explicit, so that the reverse pass can be written down.
-
-Letters. r trials side by side, n support rows, d features, c classes, m hard samples. H [n d] support features, Y [n c]
-their labels, X [m d] hard features, Y' [m c] theirs, W [c d] and b [c] the head, alpha the inner learning rate,
-s = alpha / n. P_t [n c] is the softmax of the support logits Z_t, R_t = P_t - Y, J_t the Jacobian of the softmax.
-
-Forward. A step moves W by -s R_t' H and b by -s R_t' 1 (' transposes), hence the logits by
-
-    Z_0 = H W' + b,     Z_{t+1} = Z_t - s K R_t,     K = H H' + 1,
-
-and after T steps, with S = R_0 + ... + R_{T-1},
-
-    W_T = W - s S' H,     b_T = b - s S' 1,     O = X W_T' + b_T,     L = mean CE(O, Y').
-
-Backward. E = dL/dO = (softmax(O) - Y') / m. Let V = E' X = dL/dW_T and v = E' 1 = dL/db_T. Each R_t enters L through
-S and through Z_{t+1}; with A_t = dL/dZ_t and A_T = 0,
-
-    A_t = A_{t+1} + J_t [-s (H V' + v) - s K A_{t+1}],     t = T-1 ... 0.
-
-H enters through Z_0, through K (with dL/dK = D = -s sum_t A_{t+1} R_t') and through W_T:
-
-    dL/dH = A_0 W + (D + D') H - s S V.
-
-That is the *dual* form: T steps among n rows, and two products with the n x n matrix of the rows. The *primal* form
-keeps W_t instead of K: with V_T = V, v_T = v and a_t = J_t [-s (H V_{t+1}' + v_{t+1})],
-
-    V_t = V_{t+1} + a_t' H,     v_t = v_{t+1} + a_t' 1,     dL/dH = sum_t [a_t W_t - s R_t V_{t+1}].
-
-*First order* takes the head of every step as a constant in H but for the step's own gradient. Then V_t = V for all t,
-that is A_t = A_{t+1} + J_t [-s (H V' + v)], and D' drops out.
+docs/explanation/method.md derives it, with these letters: r trials side by side, n support rows, d features, c classes,
+m hard samples; H [n d] support features, Y [n c] their labels, X [m d] hard features, W [c d] and b [c] the head, T
+steps of size alpha, s = alpha / n, Z_t the support's logits, P_t their softmax, R_t = P_t - Y, S their sum,
+K = H H' + 1, L the outer loss, V and v its gradients in W_T and b_T, A_t that in Z_t, D that in K (' transposes).
 
 Two classes need one column: only the difference z of the two logits matters, its softmax is sigmoid(z), and since the
 two rows of the head move by opposite amounts, z moves as above with 2 alpha in place of alpha.

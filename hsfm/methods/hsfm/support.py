@@ -1,6 +1,5 @@
 """HSFM's support, before and after its edits, and its Parquet file."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,32 +41,30 @@ class Support:
         return replace(self, **texts, **tensors)
 
 
-def support_table(support: Support, *, dataset: str, class_names: Sequence[str]) -> pa.Table:
+def support_table(support: Support) -> pa.Table:
     """All rows, features as `fixed_size_list[d]`, with metadata."""
-    d = support.before.shape[1]
     columns = {"seed": pa.array(support.seed, pa.int64()), "image_id": pa.array(support.image_id, pa.string())}
     columns["y"] = pa.array(support.y.numpy(), pa.int32())
     for name in ("before", "after"):
-        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(getattr(support, name).flatten().numpy()), d)
+        features = getattr(support, name)
+        columns[name] = pa.FixedSizeListArray.from_arrays(features.flatten().numpy(), features.shape[1])
     table = pa.table(columns)
-    metadata = {"dataset": dataset, "d": d, "class_names": class_names, "checkpoint_sha256": support.checkpoint_sha256}
-    return table.replace_schema_metadata(encode(metadata, table.schema))
+    return table.replace_schema_metadata(encode({"checkpoint_sha256": support.checkpoint_sha256}, table.schema))
 
 
 def read_support(path: str | Path) -> Support:
     """Read `support_table`'s file. Raises ValueError naming the file and what is wrong."""
     table, metadata = read_parquet(path, SCHEMA)
-    require(metadata, ["d", "checkpoint_sha256"], path)
-
-    def rows(name: str) -> Tensor:
-        flat = table[name].combine_chunks().flatten().to_numpy()
-        return torch.from_numpy(flat.reshape(len(table), metadata["d"]).copy())
-
+    require(metadata, ["checkpoint_sha256"], path)
+    before, after = (
+        torch.from_numpy(table[name].combine_chunks().flatten().to_numpy().reshape(len(table), -1).copy())
+        for name in ("before", "after")
+    )
     return Support(
         seed=tuple(table["seed"].to_pylist()),
         image_id=tuple(table["image_id"].to_pylist()),
         y=torch.tensor(table["y"].to_numpy().astype(np.int64)),
-        before=rows("before"),
-        after=rows("after"),
+        before=before,
+        after=after,
         checkpoint_sha256=metadata["checkpoint_sha256"],
     )

@@ -20,7 +20,6 @@ from hsfm.heads.hard_set import HardSet
 from hsfm.heads.head import Head
 from hsfm.heads.scorer import Scorer
 from hsfm.methods.hsfm.outer_loop import OF_TRIAL, BestState, HardLoss, Loop, Settings, Trial
-from hsfm.methods.hsfm.support import Support
 
 log = logging.getLogger(__name__)
 
@@ -171,19 +170,6 @@ def _outer_rows(
     epochs = trial.settings.epochs if trial.settings.refresh == "epoch" else 1
     drawn = [[draw_per_class(val.y, trial.hard_per_class, val.n_classes, g) for _ in range(epochs)] for g in generators]
     return torch.stack([torch.stack(of_trial) for of_trial in drawn], dim=1)
-
-
-def support_of(result: MetaResult, train: Embeddings) -> Support:
-    """The support rows of every seed before and after the edits."""
-    rows = result.support_rows.flatten()
-    return Support(
-        seed=tuple(seed for seed in result.seeds for _ in range(result.support_rows.shape[1])),
-        image_id=tuple(train.image_id[row] for row in rows.tolist()),
-        y=train.y.cpu()[rows],
-        before=train.features.cpu()[rows],
-        after=result.support_after.flatten(0, 1),
-        checkpoint_sha256=train.checkpoint_sha256,
-    )
 
 
 def trials_that_fit(
