@@ -49,28 +49,29 @@ def _accuracies(scores: pd.DataFrame) -> dict[str, float | None]:
 
 
 def aggregate(summary: pd.DataFrame) -> pd.DataFrame:
-    """One row per dataset and method: mean and sample deviation (n - 1) of each accuracy, in percent.
-
-    With one backbone run the deviation is over the method's seeds; with several it is over runs, each run the mean of
-    its seeds, since heads on one backbone are not independent of one another. Null where there is one value only.
-    """
+    """One row per dataset and method: mean and deviation of each accuracy, as `in_percent` has them."""
     rows = []
     for (dataset, method), part in summary.groupby(["dataset", "method"], sort=False):
-        values = 100 * independent(part, list(METRICS))
         # of the head that used them most: one that had nothing to train on is ERM's, which used none
         labels = max(part["group_labels"], key=list(GROUP_LABELS).index)
         row = {"dataset": dataset, "method": method, "group_labels": labels, "runs": part["run"].nunique()}
         row["seeds"] = part.groupby("run")["seed"].nunique().max()
-        for metric in METRICS:
-            row |= {f"{metric}_percent": values[metric].mean(), f"{metric}_deviation": values[metric].std(ddof=1)}
-        rows.append(row)
+        rows.append(row | in_percent(part, list(METRICS)))
     return pd.DataFrame(rows)
 
 
-def independent(part: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """The values that a mean and a deviation are over: means per backbone run, or with one run every row's own."""
+def in_percent(part: pd.DataFrame, columns: Sequence[str]) -> dict[str, float]:
+    """Mean and sample deviation (n - 1) of fractions, in percent, as `{column}_percent` and `{column}_deviation`.
+
+    With one backbone run they are over its rows; with several over runs, each run the mean of its rows, since heads on
+    one backbone are not independent of one another. Null where there is one value only.
+    """
     values = part.groupby("run")[columns].mean() if len(part["run"].unique()) > 1 else part[columns]
-    return values.astype(float)
+    values = 100 * values.astype(float)
+    found = {}
+    for name in columns:
+        found |= {f"{name}_percent": values[name].mean(), f"{name}_deviation": values[name].std(ddof=1)}
+    return found
 
 
 def group_table(scores: pd.DataFrame) -> pd.DataFrame:
