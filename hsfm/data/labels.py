@@ -5,7 +5,8 @@ Rows are counted from 1 below the header, in the order of the table.
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
 BINARY = {"0": 0, "1": 1}
-SPLIT_CODES = {"0": "train", "1": "val", "2": "test"}
+SPLIT_NAMES = {
+    **{"0": "train", "1": "val", "2": "test"},
+    **{"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"},
+}
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)(\.0*)?")
 _PARSE = csv.ParseOptions(newlines_in_values=True)  # columns that nobody asked for, captions say, may hold line breaks
@@ -75,13 +79,13 @@ def plain(label: str) -> str:
     return label.split(".")[0] if is_integer(label) else label
 
 
-def look_up(text: pd.Series, meaning: Mapping[str, Any], what: str, key: Callable[[str], str] = plain) -> pd.Series:
-    """The meaning of each cell, `meaning[key(cell)]`.
+def look_up(text: pd.Series, meaning: Mapping[str, Any], what: str) -> pd.Series:
+    """The meaning of each cell, in any case.
 
     Raises ValueError naming `what` and the row of the first cell that is empty or stands for nothing.
     """
     require_filled(text, what)
-    found = text.map(key)
+    found = text.map(plain).str.lower()
     refuse(~found.isin(meaning), text, what, ", ".join(meaning))
     return found.map(meaning)
 
@@ -123,9 +127,5 @@ def require_files(folder: str | Path, paths: pd.Series, listed_in: str | Path, a
 
 
 def names_in(folder: str | Path) -> set[str]:
-    """Names of what lies in a folder and is no folder itself; none where there is no such folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)}
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
+    """Names of the files in a folder; none where there is no such folder."""
+    return {name for _, _, names in islice(os.walk(folder), 1) for name in names}

@@ -50,13 +50,7 @@ def decode_images(
     """
     entries, stored, start = [], [], 0
     with write_atomically(pixels) as temporary, open(temporary, "wb") as target:
-
-        def write_header() -> None:
-            # numpy leaves room for the longest number, so that the header's length is always the same
-            header = {"descr": "|u1", "fortran_order": False, "shape": (start, 3)}
-            np.lib.format.write_array_header_1_0(target, header)
-
-        write_header()
+        target.seek(128)  # the header's length, whatever the number of pixels
         decoded = _decode_each(rows["path"], folder, rule, workers)
         for image_id, (image, entry) in zip(rows["image_id"], decoded, strict=True):
             entries.append(entry)
@@ -65,7 +59,8 @@ def decode_images(
                 stored.append((image_id, start, *image.shape[:2]))
                 start += image.shape[0] * image.shape[1]
         target.seek(0)
-        write_header()
+        header = {"descr": "|u1", "fortran_order": False, "shape": (start, 3)}
+        np.lib.format.write_array_header_1_0(target, header)
     table = pa.Table.from_pandas(pd.DataFrame(stored, columns=SCHEMA.names), SCHEMA, preserve_index=False)
     write_parquet(index, table, {"decode_size": dict(rule)})
     return _as_frame(entries, rows.index)

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate, pad
 
@@ -51,14 +51,6 @@ class RandomResizedCrop(FrozenSettings):
     size: tuple[PositiveInt, PositiveInt] = Field(description="Height and width that come out.")
     scale: tuple[Share, Share] = Field(description="Lowest and highest share of the area, at most 1.")
     ratio: tuple[PositiveFloat, PositiveFloat] = Field(description="Lowest and highest aspect ratio.")
-
-    @model_validator(mode="after")
-    def _check_order(self) -> "RandomResizedCrop":
-        for name in ("scale", "ratio"):
-            lowest, highest = getattr(self, name)
-            if lowest > highest:
-                raise ValueError(f"{name}: [{lowest}, {highest}] is not the lowest, then the highest")
-        return self
 
 
 class RandomCrop(FrozenSettings):

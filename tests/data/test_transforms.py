@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
@@ -33,12 +32,6 @@ def changed(settings, **changes):
 
 
 BOX = {"size": [8, 10], "scale": [0.3, 1.0], "ratio": [3 / 4, 4 / 3]}
-
-
-@pytest.mark.parametrize("change", [{"scale": [1.0, 0.5]}, {"ratio": [2.0, 1.0]}])
-def test_bounds_the_wrong_way_round_are_refused(change):
-    with pytest.raises(ValidationError, match=f"{next(iter(change))}: .* is not the lowest, then the highest"):
-        changed(NOTHING, random_resized_crop={**BOX, **change})
 
 
 def generator(seed: int = 0) -> torch.Generator:

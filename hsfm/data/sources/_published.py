@@ -8,7 +8,7 @@ import pandas as pd
 from pydantic import Field
 
 from hsfm.core.settings import FrozenSettings
-from hsfm.data.labels import SPLIT_CODES, look_up, require_filled
+from hsfm.data.labels import SPLIT_NAMES, look_up, require_filled
 
 # metadata.csv of Waterbirds, which DFR's authors took over for CelebA
 GROUP_DRO = {"path": "img_filename", "y": "y", "attribute": "place", "split": "split"}
@@ -43,12 +43,12 @@ class PublishedFiles(Published):
 
 
 def decode(text: pd.DataFrame, source: Path, columns: Mapping[str, str], codes: Mapping[str, int]) -> pd.DataFrame:
-    """Numbers for the texts in y and attribute, by `codes`, and names of the splits for 0, 1 and 2.
+    """Numbers for the texts in y and attribute, by `codes`, and names of the splits.
 
     columns: what the table `source` calls those of `text`. Raises ValueError naming table, column, row and value.
     """
     require_filled(text["path"], f"{source}: column {columns['path']!r}")
-    for key, meaning in {"y": codes, "attribute": codes, "split": SPLIT_CODES}.items():
+    for key, meaning in {"y": codes, "attribute": codes, "split": SPLIT_NAMES}.items():
         if key in text:
             text[key] = look_up(text[key], meaning, f"{source}: column {columns[key]!r}")
     return text

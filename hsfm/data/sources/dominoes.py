@@ -119,31 +119,23 @@ def _read_official(folder: Path, train: bool) -> tuple[Images, Images]:
 def _read_arrays(folder: Path) -> Iterator[Part]:
     for split in SPLITS:
         images, y, group = (_read_array(folder / f"{name}_{split}.npy") for name in ("X", "y", "env"))
+        fractions = images.dtype.kind == "f" and images.shape[1:] in ((3, 64, 32), (64, 32, 3))
+        if not (fractions and ((images >= 0) & (images <= 1)).all()):  # NaN neither
+            found = f"{images.dtype} {list(images.shape)}"
+            raise ValueError(f"{folder}/X_{split}.npy: {found}, expected 0 to 1 as [n 3 64 32] or [n 64 32 3]")
         n = len(images)
         if not (group.shape == y.shape == (n,) and np.isin(group, range(4)).all() and (y == group // 2).all()):
             raise ValueError(
                 f"{folder}/env_{split}.npy: expected {n} groups, 0 (automobile and 0), 1 (automobile and 1), 2 (truck "
                 "and 0) and 3 (truck and 1), where y_ holds 0, 0, 1 and 1"
             )
-        pixels = _to_bytes(images, folder / f"X_{split}.npy")
+        pixels = np.rint(images * 255).astype(np.uint8)
+        pixels = pixels.transpose(0, 2, 3, 1) if images.shape[1] == 3 else pixels
         yield pixels, group.astype(np.int64), [f"{split}-{i:05d}" for i in range(n)]
 
 
-def _to_bytes(images: np.ndarray, path: Path) -> UInt8[np.ndarray, "n 64 32 3"]:
-    """Fractions as bytes, by rounding, with channels last."""
-    if images.dtype.kind != "f" or images.shape[1:] not in ((3, 64, 32), (64, 32, 3)):
-        found = f"{images.dtype} {list(images.shape)}"
-        raise ValueError(f"{path}: holds {found}, expected fractions [n 3 64 32] or [n 64 32 3]")
-    if not ((images >= 0) & (images <= 1)).all():  # NaN neither
-        raise ValueError(f"{path}: spans {images.min():g} to {images.max():g}; allowed are 0 to 1")
-    pixels = np.rint(images * 255).astype(np.uint8)
-    return pixels.transpose(0, 2, 3, 1) if images.shape[1] == 3 else pixels
-
-
 def _read_array(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file. {_ADVICE}")
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable file, perhaps truncated ({error})") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: not a readable array ({error}). {_ADVICE}") from error

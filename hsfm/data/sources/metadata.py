@@ -16,15 +16,6 @@ from hsfm.data.labels import is_integer, plain
 from hsfm.data.sources._published import Folder, OnBadImage
 from hsfm.data.table import Listing
 
-_SPLIT_NAMES = {
-    **labels.SPLIT_CODES,
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
-
 # a path from the root, with a backslash, or with a part that is empty, . or ..
 _NOT_PLAIN = r"\\|(?:^|/)\.{0,2}(?:/|$)"
 
@@ -80,7 +71,7 @@ def read(settings: Settings) -> Listing:
     if len(class_names) < 2:
         raise ValueError(f"{metadata}: holds {len(class_names)} class ({', '.join(class_names)}), expected at least 2")
     text["attribute"], attribute_names = number(text.get("attribute", pd.Series(index=text.index, dtype=object)))
-    text["split"] = labels.look_up(text["split"], _SPLIT_NAMES, what["split"], key=lambda label: plain(label).lower())
+    text["split"] = labels.look_up(text["split"], labels.SPLIT_NAMES, what["split"])
     text["image_id"] = text["id" if "id" in used else "path"]
     labels.require_files(settings.folder, text["path"], metadata, "Paths are relative to that folder.")
     return Listing(text, class_names, attribute_names)

@@ -48,6 +48,8 @@ def read(settings: Settings) -> Listing:
     whereas the original took files in directory order. Other contexts in the archive, and hidden files, are left out.
     Raises ValueError naming the folders that are missing or empty.
     """
+    from sklearn.model_selection import train_test_split  # reading a configuration does not pay for it
+
     folder = Path(settings.folder)
     found = {place: sorted(n for n in names_in(folder / place) if not n.startswith(".")) for place in _GROUPS}
     empty = [place for place, names in found.items() if not names]
@@ -56,19 +58,8 @@ def read(settings: Settings) -> Listing:
     listed = [(f"{place}/{name}", *_GROUPS[place]) for place, names in found.items() for name in names]
     rows = pd.DataFrame(listed, columns=["path", "y", "attribute"])
     n_train = int(rows["path"].str.startswith("train/").sum())  # they come first
-    held_out = np.where(_is_val(len(rows) - n_train), "val", "test")
-    rows = rows.assign(image_id=rows["path"], split=[*["train"] * n_train, *held_out])
+    _, test = train_test_split(np.arange(n_train, len(rows)), test_size=_TEST_SHARE, random_state=0)
+    rows = rows.assign(image_id=rows["path"], split=np.where(rows.index < n_train, "train", "val"))
+    rows.loc[test, "split"] = "test"
     rows = rows.sort_values("split", key=lambda split: split.map(SPLITS.index), kind="stable", ignore_index=True)
     return Listing(rows, CLASS_NAMES, ATTRIBUTE_NAMES)
-
-
-def _is_val(n: int) -> np.ndarray:
-    """Which of n held-out rows, ordered by class and name, are validation [n].
-
-    The training part of scikit-learn's `train_test_split(arange(n), test_size=0.85, random_state=0)`, written out:
-    numpy promises that this generator's stream never changes, scikit-learn promises no such thing for its split.
-    """
-    order = np.random.RandomState(0).permutation(n)
-    val = np.zeros(n, bool)
-    val[order[int(np.ceil(_TEST_SHARE * n)) :]] = True
-    return val

@@ -149,7 +149,7 @@ def test_arrays_are_preferred_to_raw_data_and_must_be_whole(raw, originals):
     shutil.copytree(originals / "arrays", raw, dirs_exist_ok=True)
     assert np.array_equal(pack(raw).pixels, pack(originals / "arrays").pixels)
     (raw / "env_val.npy").unlink()
-    with pytest.raises(ValueError, match=r"env_val.npy: no such file. .* all nine"):
+    with pytest.raises(ValueError, match=r"env_val.npy: not a readable array \(.*No such file.* all nine"):
         pack(raw)
 
 
@@ -170,11 +170,11 @@ def test_channels_may_come_last_and_fractions_are_rounded(arrays):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("X", lambda x: x * 255, r"X_val.npy: spans 0 to 2\d\d; allowed are 0 to 1"),
-        ("X", lambda x: np.where(x > 0.5, np.nan, x), "X_val.npy: spans nan to nan"),
-        ("X", lambda x: (x * 255).astype(np.uint8), "X_val.npy: holds uint8 .* expected fractions"),
-        ("X", lambda x: x.transpose(0, 1, 3, 2), r"holds float32 \[32, 3, 32, 64\], expected .*\[n 3 64 32\]"),
-        ("X", lambda x: x.astype(object), "X_val.npy: not a readable file, .*[Oo]bject"),
+        ("X", lambda x: x * 255, "X_val.npy: float32 .* expected 0 to 1 as"),
+        ("X", lambda x: np.where(x > 0.5, np.nan, x), "X_val.npy: float32 .* expected 0 to 1 as"),
+        ("X", lambda x: (x * 255).astype(np.uint8), "X_val.npy: uint8 .* expected 0 to 1 as"),
+        ("X", lambda x: x.transpose(0, 1, 3, 2), r"float32 \[32, 3, 32, 64\], expected .*\[n 3 64 32\]"),
+        ("X", lambda x: x.astype(object), "X_val.npy: not a readable array .*[Oo]bject"),
         ("y", lambda y: 1 - y, "env_val.npy: expected 32 groups, .* where y_ holds 0, 0, 1 and 1"),
     ],
 )

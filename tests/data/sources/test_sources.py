@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from sklearn.model_selection import train_test_split
 
 from hsfm.data import counts
 from hsfm.data.sources import celeba, metashift, waterbirds
@@ -199,14 +198,6 @@ def test_celeba_names_what_is_wrong_in_its_tables(folder, layout, table, old, ne
 
 
 # MetaShift ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n", [7, 541, 1000])
-def test_the_validation_rows_are_scikit_learns(n):
-    val, test = train_test_split(np.arange(n), test_size=0.85, random_state=0)
-    found = metashift._is_val(n)
-    assert np.flatnonzero(found).tolist() == sorted(val)
-    assert np.flatnonzero(~found).tolist() == sorted(test)
 
 
 def test_metashift_has_five_contexts_sorted_and_leaves_out_the_others(folder):
