@@ -19,7 +19,7 @@ def collect_versions(costs: pd.DataFrame) -> pd.DataFrame:
     """
     jobs = costs[costs["versions"].notna()]
     known = pd.DataFrame(jobs["versions"].tolist(), jobs.index, columns=[*PARTS, "dirty"])
-    known["commit"] += (known["dirty"] == True).map({True: CHANGES, False: ""})  # noqa: E712  (null where not known)
+    known.loc[known["dirty"] == True, "commit"] += CHANGES  # noqa: E712  (null where not known)
     known = known.assign(device=jobs["device"], stage=jobs["dataset"] + "/" + jobs["stage"])
     versions = known.melt("stage", list(PARTS), "part", "version").dropna().groupby(["part", "version"], sort=False)
     found = versions["stage"].agg(stages=lambda stages: ", ".join(stages.unique()), jobs="size").reset_index()
