@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.extmath import softmax
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from hsfm.core.device import choose_device
 from hsfm.core.progress import quiet
@@ -198,8 +198,6 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError("X_val, y_val: one of them is None; expected both or neither")
         if groups_val is not None and X_val is None:
             raise ValueError("groups_val: is given without X_val and y_val; expected the groups of their rows")
-        if self.select_by == "worst_group" and groups_val is None:
-            raise ValueError("select_by: 'worst_group' needs groups_val; without it allowed are worst_class, hard_loss")
         if self.select_by is None:
             return "worst_class" if groups_val is None else "worst_group"
         return self.select_by
@@ -224,7 +222,8 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
             X_val = validate_data(self, X_val, dtype=dtype, order="C", reset=False)
         except ValueError as error:  # scikit-learn calls it X
             raise ValueError(f"X_val: {error}") from error
-        y_val, classes = _column("y_val", y_val, len(X_val)), self.classes_.tolist()
+        check_consistent_length(X_val, y_val, groups_val)
+        y_val, classes = column_or_1d(y_val), self.classes_.tolist()
         codes = pd.Index(self.classes_).get_indexer(y_val)
         if set(codes) != set(range(len(classes))):
             raise ValueError(
@@ -232,10 +231,7 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
             )
         if groups_val is None:
             return X_val, codes, None
-        attribute, _ = pd.factorize(_column("groups_val", groups_val, len(X_val)))
-        if (attribute < 0).any():
-            raise ValueError(f"groups_val: row {attribute.argmin()} is missing; expected a label in every row")
-        return X_val, codes, attribute
+        return X_val, codes, pd.factorize(column_or_1d(groups_val))[0]
 
     def _start(self, X: np.ndarray, y: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> Head:
         """The starting head on standardized features."""
@@ -252,8 +248,6 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
                 f"head: shapes {weight.shape} and {bias.shape} do not fit {c} classes and {d} columns of X; expected "
                 f"({c}, {d}) and ({c},){f', or (1, {d}) and (1,)' if c == 2 else ''}"
             )
-        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-            raise ValueError("head: holds a NaN or an infinity")
         # w . x + b = (w * scale) . (x - shift) / scale + (b + w . shift)
         # row by row: a matrix product sums in another order for one row than for two, by processor
         return _rows(weight * scale, bias + (weight * shift).sum(axis=1), X.dtype)
@@ -269,14 +263,6 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
             attribute_names=tuple(str(code) for code in range(attribute.max() + 1)),
             split=split,
         )
-
-
-def _column(name: str, labels: Any, n: int) -> np.ndarray:
-    """Labels `[n]` of the validation rows."""
-    labels = np.asarray(labels)
-    if labels.shape not in ((n,), (n, 1)):
-        raise ValueError(f"{name}: has shape {labels.shape}; expected ({n},), one label for each row of X_val")
-    return labels.reshape(n)
 
 
 def _rows(weight: np.ndarray, bias: np.ndarray, dtype: Any = np.float32) -> Head:

@@ -33,14 +33,8 @@ def export_model(
     model = read_classifier(checkpoint, heads, seed=seed, standardization=standardization)
     trained, saved = model.trained, model.saved
     require(trained.metadata, ["transform"], checkpoint)
-    described = {
-        "method": saved.method,
-        "seed": str(model.seed),
-        "group_labels": saved.group_labels,
-        "chosen_by": saved.chosen_by,
-        "checkpoint_sha256": model.checkpoint_sha256,
-        "package_version": __version__,
-    }
+    described = {name: getattr(saved, name) for name in ("method", "group_labels", "chosen_by", "checkpoint_sha256")}
+    described |= {"seed": str(model.seed), "package_version": __version__}
     write_checkpoint(path, replace(trained, metadata=trained.metadata | described))
 
 
@@ -57,16 +51,10 @@ def save_model(
     """Write a network with `head` [c d] in place of its own as `export_model` does, without files of the workflow.
 
     name: what `build_network` was called with. transform: as the features were made. The network is left as it is.
-    Raises ValueError where the head does not fit the network or the classes.
+    Raises RuntimeError where the head does not fit the network or the classes.
     """
-    expected = (len(class_names), network.n_features)
-    if head.weight.shape != expected or head.bias.shape != expected[:1]:
-        raise ValueError(
-            f"head: weight {list(head.weight.shape)} and bias {list(head.bias.shape)} do not fit {expected[0]} classes "
-            f"and {expected[1]} features"
-        )
     whole = copy.deepcopy(network).cpu()
-    whole.fc = torch.nn.Linear(expected[1], expected[0])
+    whole.fc = torch.nn.Linear(network.n_features, len(class_names))
     whole.fc.load_state_dict({"weight": head.weight, "bias": head.bias})
     metadata = {"transform": json.dumps(dict(transform)), "method": method, "seed": "0", "package_version": __version__}
     write_checkpoint(path, Checkpoint(whole, name, tuple(map(str, class_names)), metadata))

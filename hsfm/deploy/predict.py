@@ -5,10 +5,8 @@ python -m hsfm.predict FOLDER --model FILE [--out predictions.parquet]
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +17,11 @@ from torch import Tensor
 
 from hsfm.core.device import choose_device
 from hsfm.core.files import require, write_atomically, write_frame
-from hsfm.core.progress import track
+from hsfm.core.progress import Progress
 from hsfm.data.decode import SUFFIXES, read_rgb
 from hsfm.data.pixels import pack
 from hsfm.data.transforms import TransformSettings, prepare
-from hsfm.models.backbone import Checkpoint, read_checkpoint
+from hsfm.models.backbone import read_checkpoint
 
 
 @torch.inference_mode()
@@ -33,35 +31,23 @@ def predict_folder(
     """One row per image of `folder` and its subfolders, in the order of their names.
 
     Columns: path (relative to `folder`), class (name), probability (of that class), and p_<class name> for every class.
-    Holds one decoded image and one batch in memory. Raises ValueError where there is no image, for images that cannot
-    be read (all are tried first), for images of several sizes where the model's transform neither resizes nor crops,
-    and for a file that is not an exported model.
+    Holds one decoded image and one batch in memory. Raises ValueError where there is no image, for the first image that
+    cannot be read or is not of the size that a transform without resize and crop was trained on, and for a file that is
+    not an exported model.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size: {batch_size} is not a number of images from 1")
-    trained, place = read_model(model), choose_device(device)
-    network = trained.network.to(place).eval()
-    names = find_images(folder)
-    images = _transformed(Path(folder), names, trained.metadata, place)
-    batches = iter(lambda: list(islice(images, batch_size)), [])
-    logits = torch.cat([network(torch.cat(batch)).float().cpu() for batch in batches])
-    probabilities = logits.softmax(dim=1).numpy()
+    trained, place = read_checkpoint(model), choose_device(device)
+    require(trained.metadata, ("transform", "method"), model)
+    network, names, logits = trained.network.to(place).eval(), find_images(folder), []
+    with Progress("predicting", len(names), "image") as progress:
+        for start in range(0, len(names), batch_size):
+            some = names[start : start + batch_size]
+            batch = torch.cat([_transformed(Path(folder) / name, trained.metadata, place) for name in some])
+            logits.append(network(batch).float().cpu())
+            progress.update(len(some))
+    probabilities = torch.cat(logits).softmax(dim=1).numpy()
     columns = {f"p_{name}": probabilities[:, y] for y, name in enumerate(trained.class_names)}
-    classes = np.array(trained.class_names, dtype=object)[logits.argmax(dim=1).numpy()]
-    paths = [os.fsencode(name).decode(errors="backslashreplace") for name in names]  # tables hold UTF-8, disks anything
-    return pd.DataFrame({"path": paths, "class": classes, "probability": probabilities.max(axis=1), **columns})
-
-
-def read_model(path: str | Path) -> Checkpoint:
-    """Read an exported model; raise ValueError where another file, or none, is given."""
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file; make it with export_model")
-    try:
-        trained = read_checkpoint(path)
-        require(trained.metadata, ("transform", "method"), path)
-    except ValueError as error:
-        raise ValueError(f"{error}; make the file with export_model") from error
-    return trained
+    classes = np.array(trained.class_names, dtype=object)[torch.cat(logits).argmax(dim=1).numpy()]
+    return pd.DataFrame({"path": names, "class": classes, "probability": probabilities.max(axis=1), **columns})
 
 
 def find_images(folder: str | Path) -> list[str]:
@@ -70,41 +56,24 @@ def find_images(folder: str | Path) -> list[str]:
     An image is a file with one of `SUFFIXES`, in small or capital letters. Hidden files and folders are left out, links
     to folders not followed. Raises ValueError where there is none.
     """
-    if not Path(folder).is_dir():
-        raise ValueError(f"{folder}: no such folder")
     files = [path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
     paths = (path.relative_to(folder) for path in files)
     names = sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
     if not names:
-        raise ValueError(f"{folder}: no image in it or its subfolders; looked for {', '.join(SUFFIXES)}")
+        raise ValueError(f"{folder}: no such folder, or no image in it or below; looked for {', '.join(SUFFIXES)}")
     return names
 
 
-def _transformed(
-    folder: Path, names: Sequence[str], metadata: Mapping[str, str], device: torch.device
-) -> Iterator[Float[Tensor, "1 3 h w"]]:
-    """Each image as the network's input; once one was unreadable, an error at the end that lists all those."""
+def _transformed(path: Path, metadata: Mapping[str, str], device: torch.device) -> Float[Tensor, "1 3 h w"]:
+    """An image as the network's input."""
     settings = TransformSettings(**json.loads(metadata["transform"]))
-    size = json.loads(metadata.get("image_size", "null"))
-    unreadable = []
-    for name in track(names, "predicting", "image"):
-        try:
-            pixels = read_rgb(folder / name)
-        except ValueError as error:
-            unreadable.append(f"{name} ({str(error).removeprefix(f'{folder / name}: ')})")
-        if unreadable:
-            continue
-        if settings.resize is None and settings.crop is None:
-            size = list(size or pixels.shape[:2])
-            if list(pixels.shape[:2]) != size:
-                raise ValueError(
-                    f"{folder / name}: is {pixels.shape[0]} x {pixels.shape[1]} pixels (height x width), expected "
-                    f"{size[0]} x {size[1]}: this model neither resizes nor crops"
-                )
-        yield prepare(pack([pixels]).to(device), settings)
-    if unreadable:
-        listed = ", ".join(unreadable[:10]) + (", ..." if len(unreadable) > 10 else "")
-        raise ValueError(f"{folder}: cannot read {len(unreadable)} of {len(names)} images: {listed}")
+    pixels, size = read_rgb(path), json.loads(metadata.get("image_size", "null"))
+    if settings.resize is None and settings.crop is None and size not in (None, list(pixels.shape[:2])):
+        raise ValueError(
+            f"{path}: is {pixels.shape[0]} x {pixels.shape[1]} pixels (height x width), expected "
+            f"{size[0]} x {size[1]}: this model neither resizes nor crops"
+        )
+    return prepare(pack([pixels]).to(device), settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

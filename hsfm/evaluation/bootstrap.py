@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 RESAMPLES = 10_000
-LEVEL = 0.95
+ENDS = (0.025, 0.975)
 _AT_ONCE = 2_000_000  # counts in memory
 
 
@@ -40,16 +40,13 @@ def _resample(correct: Bool[np.ndarray, "n h"], resamples: int, rng: np.random.G
     return np.concatenate(pieces) / len(correct)
 
 
-def interval(draws: Float[np.ndarray, " b"], level: float = LEVEL) -> Float[np.ndarray, " 2"]:
-    """The percentile interval: for plain means, whose draws lie about what was observed."""
-    return np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+def interval(draws: Float[np.ndarray, " b"]) -> Float[np.ndarray, " 2"]:
+    """The percentile interval of 95 %: for plain means, whose draws lie about what was observed."""
+    return np.quantile(draws, ENDS)
 
 
 def lowest_interval(
-    draws: Float[np.ndarray, "b g h"],
-    observed: Float[np.ndarray, "g h"],
-    weights: Float[np.ndarray, " h"],
-    level: float = LEVEL,
+    draws: Float[np.ndarray, "b g h"], observed: Float[np.ndarray, "g h"], weights: Float[np.ndarray, " h"]
 ) -> Float[np.ndarray, " 2"]:
     """An interval for the mean over heads of their lowest group accuracy.
 
@@ -60,17 +57,15 @@ def lowest_interval(
     """
     own = np.take_along_axis(draws, observed.argmin(0)[None, None, :], axis=1)  # [b 1 h]
     candidates = np.concatenate([draws, own], axis=1) @ weights
-    return np.array([min(ends) for ends in zip(*(interval(c, level) for c in candidates.T), strict=True)])
+    return np.array([min(ends) for ends in zip(*map(interval, candidates.T), strict=True)])
 
 
-def difference_interval(
-    draws: Float[np.ndarray, " b"], observed: float, level: float = LEVEL
-) -> Float[np.ndarray, " 2"]:
+def difference_interval(draws: Float[np.ndarray, " b"], observed: float) -> Float[np.ndarray, " 2"]:
     """The percentile interval of a difference's draws, joined with the same interval moved by their bias.
 
     Each of two lowest accuracies is lower in a resample than in the sample, the one with more groups near it by more;
     the move takes that out. Joined they are a little long where groups are level, not short where few images differ.
     """
-    ends = interval(draws, level)
+    ends = interval(draws)
     moved = ends + (observed - draws.mean())
     return np.array([min(ends[0], moved[0]), max(ends[1], moved[1])])

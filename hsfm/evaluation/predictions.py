@@ -20,7 +20,7 @@ SCHEMA = pa.schema(
         ("predicted", pa.list_(pa.int16(), -1)),  # a class per seed
     ]
 )
-_DESCRIBED = ("dataset", "method", "checkpoint_sha256", "run", "classes", "seeds")
+_DESCRIBED = ("dataset", "method", "checkpoint_sha256", "run", "seeds")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,6 @@ class Predictions:
     run: int
     method: str
     seeds: tuple[int, ...]
-    classes: int
     image_id: tuple[str, ...]
     y: Int[np.ndarray, " n"]
     attribute: Int[np.ndarray, " n"]  # -1 where unknown
@@ -51,7 +50,6 @@ def predict(saved: Any, test: Any, run: int) -> Predictions:
         run=run,
         method=saved.method,
         seeds=saved.seeds,
-        classes=test.n_classes,
         image_id=test.image_id,
         y=test.y.numpy(),
         attribute=test.attribute.numpy(),

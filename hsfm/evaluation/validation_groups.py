@@ -1,7 +1,5 @@
 """Groups of the validation split, and ERM's accuracy on them, out of a table of scores. Knows no torch."""
 
-import itertools
-
 import numpy as np
 import pandas as pd
 
@@ -17,13 +15,12 @@ def validation_groups(scores: pd.DataFrame) -> pd.DataFrame:
     """
     scores = scores[scores["run"] == scores["run"].iloc[0]].assign(attribute=lambda rows: rows["attribute"].fillna(-1))
     groups = scores[(scores["split"] == "val") & (scores["n"] > 0)].drop_duplicates(KEYS).sort_values(KEYS)
-    train = scores[scores["split"] == "train"].drop_duplicates(KEYS).set_index(KEYS)["n"].astype(np.int64)
-    rare: dict = {}
-    if not (train[train > 0].index.get_level_values("attribute") < 0).any():
-        counts = train.unstack(fill_value=0)
-        keys = itertools.product(counts.index, counts.columns)
-        rare = dict(zip(keys, is_minority(counts.to_numpy()).ravel().tolist(), strict=True))
-    minority = [rare.get(key) for key in zip(groups["y"], groups["attribute"], strict=True)]
+    train = scores[scores["split"] == "train"].drop_duplicates(KEYS)
+    rare = {}
+    if not (train.loc[train["n"] > 0, "attribute"] < 0).any():
+        counts = train.pivot(index="y", columns="attribute", values="n").fillna(0).astype(np.int64)
+        rare = pd.DataFrame(is_minority(counts.to_numpy()), counts.index, counts.columns).unstack().to_dict()
+    minority = [rare.get(key) for key in zip(groups["attribute"], groups["y"], strict=True)]
     return groups[[*KEYS, "group_name", "n"]].assign(minority=minority)
 
 

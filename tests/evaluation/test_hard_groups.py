@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hsfm.evaluation.hard_groups import count_groups, tables_of
+from hsfm.evaluation.hard_groups import count_groups
 from hsfm.heads.hard_set import build
 from hsfm.heads.supervision import fit_supervised
 from hsfm.methods import hsfm
@@ -52,8 +52,7 @@ def test_hsfms_first_hard_set_is_counted_from_the_rows_of_its_fit(splits, erm_he
     fit, _ = fit_supervised(
         hsfm, splits["train"], known, erm_head, settings=settings, seeds=(4, 1), hard_set=hard_set
     )  # fmt: skip
-    assert tables_of({}, fit.seeds, known) == {}
-    frame = tables_of(fit.arrays, fit.seeds, known)["hard_groups"]
+    frame = count_groups(fit.arrays["hard_rows"], fit.seeds, known)
     assert frame.groupby(["seed", "epoch", "y"])["n"].sum().tolist() == [30] * 16
     first = frame[(frame["seed"] == 4) & (frame["epoch"] == 1)]
     chosen = hard_set.chosen

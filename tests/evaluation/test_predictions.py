@@ -21,7 +21,7 @@ def predictions(**changes) -> Predictions:
     """Five images of two classes; the attribute of the last is unknown."""
     return Predictions(
         **{
-            "dataset": "toy", "run": 2, "method": "hsfm", "seeds": (4, 9), "classes": 2,
+            "dataset": "toy", "run": 2, "method": "hsfm", "seeds": (4, 9),
             "image_id": ("a", "b", "c", "d", "e"), "y": np.array([0, 0, 1, 1, 0]),
             "attribute": np.array([0, 1, 0, 1, -1]), "group": np.array([0, 1, 2, 3, -1]), "predicted": PREDICTED,
             "checkpoint_sha256": "c0ffee",

@@ -36,7 +36,7 @@ def method(name, labels, rates, *, seeds=(0,), run=0, dataset="toy", unknown=Fal
         file=f"results/{dataset}/run{run}/{name}/predictions.parquet",
     )  # fmt: skip
     predictions = Predictions(
-        dataset=dataset, run=run, method=name, seeds=seeds, classes=2,
+        dataset=dataset, run=run, method=name, seeds=seeds,
         image_id=tuple(str(i) for i in range(len(y))), y=y, attribute=attribute,
         group=np.where(attribute < 0, -1, group), predicted=predicted.T, checkpoint_sha256="c0ffee",
     )  # fmt: skip

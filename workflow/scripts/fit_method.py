@@ -8,7 +8,7 @@ import pyarrow as pa
 from hsfm.core import job
 from hsfm.core.device import choose_device
 from hsfm.core.files import sha256, write_frame, write_parquet
-from hsfm.evaluation.hard_groups import tables_of
+from hsfm.evaluation.hard_groups import count_groups
 from hsfm.features.embeddings import read_embeddings
 from hsfm.heads.head import Head, SavedHeads, read_heads, write_heads
 from hsfm.heads.supervision import fit_supervised
@@ -39,7 +39,9 @@ needs = {
 place = choose_device(params.device)
 train, val, erm = train.to(place), val.to(place), erm.to(place)
 fit, group_labels = fit_supervised(method, train, val, erm, settings=settings, seeds=params.seeds, **needs)
-tables = {**fit.tables, **tables_of(fit.arrays, fit.seeds, val)}
+tables = dict(fit.tables)
+if "hard_rows" in fit.arrays:  # whose groups the method may not have seen
+    tables["hard_groups"] = count_groups(fit.arrays["hard_rows"], fit.seeds, val)
 for name in getattr(method, "TABLES", ()):
     write = write_parquet if isinstance(tables[name], pa.Table) else write_frame
     write(outputs[name], tables[name], {})
