@@ -22,10 +22,10 @@ HARDEST = 8  # images of the hard set that are shown
 Pictures = Callable[[Sequence[str]], list[np.ndarray]]  # a function from image ids to images
 
 
-def support_panel(support: Support, train: Embeddings, val: Embeddings, pictures: Pictures | None) -> dict[str, Any]:
+def support_panel(support: Support, train: Embeddings, val: Embeddings, pictures: Pictures) -> dict[str, Any]:
     """The support's images, and its rows in the plane; of all panels the groups of validation."""
     groups, names = groups_of(train, val), names_of_support(support, train)
-    shown = {} if pictures is None else some_of_each_group(names, list(groups["group_name"]))
+    shown = some_of_each_group(names, list(groups["group_name"]))
     return {
         "groups": groups,
         "pictures": {name: pictures([support.image_id[row] for row in rows]) for name, rows in shown.items()},
@@ -76,20 +76,12 @@ def inner_loops(
     return found
 
 
-def hard_set_panel(first: HardSet, val: Embeddings, pictures: Pictures | None) -> dict[str, Any]:
-    """The hardest images of the first epoch, class by class in turn, and the losses of all that are chosen."""
-    hardest = np.lexsort((-first.loss.numpy(), first.rank.numpy()))[:HARDEST].tolist()
-    return {
-        "hardest": [
-            (
-                None if pictures is None else pictures([val.image_id[row]])[0],
-                float(first.loss[row]),
-                group_name(val, int(val.y[row]), int(val.attribute[row])),
-            )
-            for row in hardest
-        ],
-        "losses": sorted(first.loss[first.chosen].tolist(), reverse=True),
-    }
+def hardest_pictures(first: HardSet, val: Embeddings, pictures: Pictures) -> list[tuple[np.ndarray, float, str]]:
+    """Picture, loss and group of the hardest images of the first epoch, class by class in turn."""
+    rows = np.lexsort((-first.loss.numpy(), first.rank.numpy()))[:HARDEST].tolist()
+    groups = [group_name(val, int(val.y[row]), int(val.attribute[row])) for row in rows]
+    shown = pictures([val.image_id[row] for row in rows])
+    return list(zip(shown, first.loss[rows].tolist(), groups, strict=True))
 
 
 def held_by(counts: pd.DataFrame, val: Embeddings, kept: int) -> pd.DataFrame:

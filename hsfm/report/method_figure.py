@@ -36,7 +36,7 @@ class MethodData:
     symbols: Mapping[str, Any]  # those that the paper has letters for
     groups: pd.DataFrame  # group_name and minority (None where unknown), in the order of their looks
     # support
-    pictures: Mapping[str, Sequence[np.ndarray]]  # support images by group; empty where there are none
+    pictures: Mapping[str, Sequence[np.ndarray]]  # support images by group
     support_size: int
     points: Mapping[str, np.ndarray]  # validation images by group, [n 2]
     before: np.ndarray  # [m 2]
@@ -48,8 +48,7 @@ class MethodData:
     # |W_t - W_0| / |W_0|, before each step and after the last; outer_loss after the last
     loops: Sequence[Mapping[str, Any]]
     # hard set
-    hardest: Sequence[tuple[np.ndarray | None, float, str]]  # picture, loss and group; empty of a random outer set
-    losses: Sequence[float]  # of the hard set under ERM's head, falling; likewise
+    hardest: Sequence[tuple[np.ndarray, float, str]]  # picture, loss and group; empty of a random outer set
     held: pd.DataFrame  # group_name, and n in the hard set of the first and of the kept epoch: columns first, kept
     # outer loss
     history: pd.DataFrame  # epoch, outer_loss, val_worst_group, val_worst_class, kept
@@ -135,7 +134,7 @@ def _support(figure: Figure, place: tuple[float, float], data: MethodData, looks
         for place, picture in enumerate(pictures):
             panel.picture(x + 0.46 * place, y - side - 0.03, side, picture, looks.get(name, OTHER_GROUPS))
     lines = -(-len(data.pictures) // 2)
-    axis = panel.axes(0.4, 0.34, PANEL[0] - 0.55, PANEL[1] - 1.0 - 0.58 * lines - (0.02 if lines else 0))
+    axis = panel.axes(0.4, 0.34, PANEL[0] - 0.55, PANEL[1] - 1.0 - 0.58 * lines - 0.02)
     plot_edits(axis, data.points, data.before, data.after, data.names, looks)
     frame_around(axis, np.concatenate([*data.points.values(), data.before]))
     axis.grid(visible=False)
@@ -171,18 +170,13 @@ def _hard_set(figure: Figure, place: tuple[float, float], data: MethodData, stac
         name, kind, how = "Random", "", "drawn at random"
     each = f"{data.settings['hard_per_class']} validation images of each class{kind}"
     panel = _Panel(figure, *place, f"3  {name} set", each, f"{how}, {when}")
-    if data.hardest and data.hardest[0][0] is not None:
+    if data.hardest:
         panel.text(0.14, PANEL[1] - 0.76, "the hardest of epoch 1 and their loss", va="bottom")
         for number, (picture, value, group) in enumerate(data.hardest[: 2 * COLUMNS]):
             down, across = divmod(number, COLUMNS)
             x, y = 0.14 + 0.76 * across, PANEL[1] - 1.3 - 0.68 * down
             panel.picture(x, y, 0.5, picture, looks.get(group, OTHER_GROUPS))
             panel.text(x + 0.25, y - 0.02, f"{value:.1f}", ha="center", va="top")
-    elif len(data.losses):
-        axis = panel.axes(0.5, 1.36, PANEL[0] - 0.65, 1.0)
-        axis.plot(np.arange(1, len(data.losses) + 1), data.losses, color=of_method("erm").color)
-        axis.set(xlabel="rank in the hard set of epoch 1", ylabel="loss")
-        axis.set_ylim(bottom=0)
     _held(panel.axes(0.14, 0.2, PANEL[0] - 0.28, 0.62), data, stack)
 
 

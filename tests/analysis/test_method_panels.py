@@ -5,7 +5,7 @@ from torch.nn.functional import cross_entropy
 
 from hsfm.analysis.method_panels import (
     groups_of,
-    hard_set_panel,
+    hardest_pictures,
     held_by,
     inner_loops,
     some_of_each_group,
@@ -46,7 +46,6 @@ def test_the_support_panel(splits):
     assert panel["support_size"] == 2
     assert panel["names"] == ["class 1, right", "class 0, left"]
     assert {name: len(shown) for name, shown in panel["pictures"].items()} == {"class 0, left": 1, "class 1, right": 1}
-    assert support_panel(support_of(train, rows), train, val, None)["pictures"] == {}
 
 
 def test_inner_loops_start_where_the_run_does(splits, erm_head, first):
@@ -72,13 +71,11 @@ def test_the_later_outer_set_is_ranked_anew_unless_it_stays(splits, erm_head, fi
 
 def test_the_hardest_class_by_class(splits, first):
     val = splits["val"]
-    panel = hard_set_panel(first, val, None)
-    assert [name.split(",")[0] for _, _, name in panel["hardest"]].count("class 0") == 4
+    found = hardest_pictures(first, val, lambda ids: [np.full((1, 1, 3), val.image_id.index(one)) for one in ids])
+    assert [name.split(",")[0] for _, _, name in found].count("class 0") == 4
     top = [float(first.loss[val.y == y].max()) for y in (0, 1)]
-    assert [value for _, value, _ in panel["hardest"][:2]] == sorted(top, reverse=True)
-    assert panel["losses"] == sorted(first.loss[first.chosen].tolist(), reverse=True)
-    pictures = hard_set_panel(first, val, lambda ids: [np.full((1, 1, 3), val.image_id.index(ids[0]))])["hardest"]
-    assert [float(first.loss[picture[0, 0, 0]]) for picture, _, _ in pictures] == [value for _, value, _ in pictures]
+    assert [value for _, value, _ in found[:2]] == sorted(top, reverse=True)
+    assert [float(first.loss[picture[0, 0, 0]]) for picture, _, _ in found] == [value for _, value, _ in found]
 
 
 def test_hard_sets_of_the_first_and_the_kept_epoch(splits):

@@ -34,7 +34,6 @@ def method_data(groups: int = 4) -> MethodData:
             {"name": "2", "support_loss": [0.9, 0.8, 0.7], "change": [0.0, 0.2, 0.3], "outer_loss": 0.6},
         ],
         hardest=[(image, 5.0 - 0.5 * k, names[k % groups]) for k in range(8)],
-        losses=[5.0 - 0.5 * k for k in range(8)],
         held=pd.DataFrame({"group_name": names, "first": [8] + [0] * (groups - 1), "kept": [2] * groups}),
         history=pd.DataFrame(
             {"epoch": [1, 2, 3], "outer_loss": [1.0, 0.6, 0.7], "val_worst_group": [0.5, 0.8, 0.7],
@@ -86,20 +85,12 @@ def test_the_bars_show_what_the_hard_sets_held():
     ]  # fmt: skip
 
 
-def test_without_images_the_losses_are_a_curve():
-    data = method_data()
-    figure = draw_method(replace(data, pictures={}, hardest=[(None, loss, name) for _, loss, name in data.hardest]))
-    assert not [axis for axis in figure.axes if axis.images]
-    (line,) = labeled(figure, "loss").lines
-    assert list(line.get_ydata()) == data.losses
-
-
 def test_a_random_outer_set_without_groups_and_edits():
     """Nothing is the hardest, the worst class counts, and there is no outer loss."""
     settings = {**SETTINGS, "outer_set": "random", "refresh": "never", "support_draw": "uniform"}
     data = method_data()
     history = data.history.assign(val_worst_group=np.nan, outer_loss=np.nan)
-    figure = draw_method(replace(data, settings=settings, hardest=[], losses=[], history=history))
+    figure = draw_method(replace(data, settings=settings, hardest=[], history=history))
     said = texts(figure)
     assert "3  Random set" in said
     assert "drawn at random, once, at the start" in said

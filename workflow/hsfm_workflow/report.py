@@ -102,7 +102,8 @@ class Results:
             **dict.fromkeys(["groups", "tradeoff"], True),
             "examples": not given,
             "training": dataset in plan.trained or plan.with_history(dataset),
-            **dict.fromkeys(["hard_set", "method"], "hsfm" in methods),
+            "hard_set": "hsfm" in methods,
+            "method": "hsfm" in methods and not given,
             **{"masks": "dac" in methods, "generated": "ddb" in methods},
             **{"edits": edited, "edit_cosines": edited, "edit_neighbors": edited and not given},
             "unclip": dataset in plan.with_unclip and not extras.MISSING_FOR_UNCLIP,
@@ -165,8 +166,8 @@ class Results:
 
     @property
     def of_method(self) -> dict:
-        """Inputs of the figure of HSFM's method: the first run, and images where there are some."""
-        first, given = self._of_first_run, self.plan.given
+        """Inputs of the figure of HSFM's method: images, and of the first run what it left."""
+        first = self._of_first_run
         return {
             **{name: first(f"hsfm/{name}.parquet") for name in ("support", "history", "hard_groups")},
             "heads": first("hsfm/heads.safetensors"),
@@ -174,5 +175,4 @@ class Results:
             "hard_set": first("erm/hard_set.parquet"),
             **{split: first(f"erm/embeddings/{split}.parquet") for split in ("train", "val")},
             **self.plan.images,
-            "images": lambda wildcards: [] if wildcards.dataset in given else IMAGES.format(dataset=wildcards.dataset),
         }

@@ -1,6 +1,6 @@
 """Draw HSFM as four connected panels out of the first seed of the first run."""
 
-from hsfm.analysis.method_panels import hard_set_panel, held_by, inner_loops, support_panel
+from hsfm.analysis.method_panels import hardest_pictures, held_by, inner_loops, support_panel
 from hsfm.core import job
 from hsfm.core.files import read_frame
 from hsfm.data.open_images import open_pictures
@@ -25,9 +25,7 @@ history, counts = (
 kept = int(history.loc[history["kept"], "epoch"].iloc[0])
 support = read_support(inputs.support).of(seed)
 first = read_hard_set(inputs.hard_set, val, per_class=settings["hard_per_class"])
-pictures = None
-if inputs.get("images"):
-    pictures = open_pictures(inputs.images, inputs.cache)
+pictures = open_pictures(inputs.images, inputs.cache)
 figure = draw_method(
     MethodData(
         title=f"{dataset}: HSFM, run {run}, seed {seed}; {len(history)} epochs, epoch {kept} is kept",
@@ -35,7 +33,7 @@ figure = draw_method(
         symbols=symbols(Settings(**{name: settings[name] for name in Settings.model_fields})),
         **support_panel(support, train, val, pictures),
         loops=inner_loops(erm, saved.head[0], support, val, first.chosen, kept, settings),
-        **hard_set_panel(first, val, pictures) if settings["outer_set"] == "hard" else {"hardest": [], "losses": []},
+        hardest=hardest_pictures(first, val, pictures) if settings["outer_set"] == "hard" else [],
         held=held_by(counts, val, kept),
         history=history,
     )
