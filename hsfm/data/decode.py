@@ -1,11 +1,10 @@
 """Decode image files of any kind to uint8 RGB."""
 
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -22,31 +21,13 @@ def read_rgb(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     suspiciously large (Pillow's limit, 179 million pixels), or of 32 bits per channel, whose range is unknown.
     """
     try:
-        data = Path(path).read_bytes()
-        with Image.open(BytesIO(data), formats=_FORMATS) as image:
-            plain = image.format == "JPEG" and image.mode in ("L", "RGB")
-            if plain and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-                pixels = _read_jpeg(data)
-                if pixels is not None:
-                    return pixels
+        with Image.open(path, formats=_FORMATS) as image:
             ImageOps.exif_transpose(image, in_place=True)
             return np.array(_rgb(image))
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: not an image in {', '.join(_FORMATS)}") from error
     except Exception as error:  # Pillow's decoders meet broken files with a dozen kinds of errors
         raise ValueError(f"{path}: {error or type(error).__name__}") from error
-
-
-def _read_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
-    """The pixels of a gray or RGB JPEG in two thirds of Pillow's time; None where torchvision does not decode it."""
-    import torch
-    from torchvision import io
-
-    try:
-        pixels = io.decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), io.ImageReadMode.RGB)
-    except (AttributeError, RuntimeError):  # dropped by a later torchvision; or Pillow says what is wrong
-        return None
-    return pixels.permute(1, 2, 0).contiguous().numpy()
 
 
 def _rgb(image: Image.Image) -> Image.Image:

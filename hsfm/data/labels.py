@@ -61,10 +61,6 @@ def require_columns(path: str | Path, there: Sequence[str], wanted: Iterable[str
 
 
 def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pa.types.is_floating(column.type):  # what pandas makes of integers beside empty cells
-        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-        if pc.all(pc.equal(pc.floor(column), column)).as_py() is not False:
-            column = column.cast(pa.int64())
     text = pc.utf8_trim_whitespace(column.cast(pa.string()))
     return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
 
@@ -88,6 +84,20 @@ def look_up(text: pd.Series, meaning: Mapping[str, Any], what: str) -> pd.Series
     found = text.map(plain).str.lower()
     refuse(~found.isin(meaning), text, what, ", ".join(meaning))
     return found.map(meaning)
+
+
+def decode(
+    text: pd.DataFrame, source: str | Path, columns: Mapping[str, str], codes: Mapping[str, int]
+) -> pd.DataFrame:
+    """Numbers for the texts in y and attribute, by `codes`, and names of the splits.
+
+    columns: what the table `source` calls those of `text`. Raises ValueError naming table, column, row and value.
+    """
+    require_filled(text["path"], f"{source}: column {columns['path']!r}")
+    for key, meaning in {"y": codes, "attribute": codes, "split": SPLIT_NAMES}.items():
+        if key in text:
+            text[key] = look_up(text[key], meaning, f"{source}: column {columns[key]!r}")
+    return text
 
 
 def refuse(wrong: pd.Series, text: pd.Series, what: str, allowed: str) -> None:

@@ -260,9 +260,7 @@ def normalize(
     images: UInt8[Tensor, "b 3 h w"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Tensor, "b 3 h w"]:
     """(pixel / 255 - mean) / std per channel; channels last in memory."""
-    # As (pixel - 255 mean) / (255 std) on rows of w * 3 numbers: three alone are too short for vector instructions.
-    b, _, h, w = images.shape
-    rows = images.permute(0, 2, 3, 1).to(torch.float32, memory_format=torch.contiguous_format).view(b, h, w * 3)
-    shift, factor = (torch.tensor([255.0 * v for v in values]).repeat(w) for values in (mean, std))
-    rows.sub_(shift.to(rows.device, non_blocking=True)).div_(factor.to(rows.device, non_blocking=True))
-    return rows.view(b, h, w, 3).permute(0, 3, 1, 2)
+    # as (pixel - 255 mean) / (255 std), which needs two passes over the pixels
+    shift, factor = (torch.tensor([255.0 * v for v in values]).view(3, 1, 1) for values in (mean, std))
+    shown = images.to(torch.float32, memory_format=torch.channels_last)
+    return shown.sub_(shift.to(shown.device, non_blocking=True)).div_(factor.to(shown.device, non_blocking=True))

@@ -39,12 +39,6 @@ def test_lossless_files_give_their_pixels(tmp_path, pixels, suffix):
     read[0] = 0  # torch asks for an array that it may write to
 
 
-def test_a_jpeg_is_read_as_pillow_reads_it(tmp_path, pixels):
-    Image.fromarray(pixels).save(tmp_path / "image.jpg")
-    with Image.open(tmp_path / "image.jpg") as image:
-        np.testing.assert_array_equal(read_rgb(tmp_path / "image.jpg"), np.asarray(image))
-
-
 @pytest.mark.parametrize(
     ("mode", "color", "suffix", "expected"),
     [

@@ -11,8 +11,8 @@ from typing import Literal
 
 import pandas as pd
 
-from hsfm.data.labels import BINARY, read_text, require_files
-from hsfm.data.sources._published import GROUP_DRO, PublishedFiles, decode
+from hsfm.data.labels import BINARY, decode, read_text, require_files
+from hsfm.data.sources._published import GROUP_DRO, PublishedFiles
 from hsfm.data.table import Listing
 
 CLASS_NAMES = ("dark", "blond")
@@ -39,7 +39,7 @@ def read(settings: Settings) -> Listing:
     Labels: the original text files, as torchvision lays them out; else Kaggle's csv files; else DFR's metadata.csv.
     Images: in img_align_celeba/img_align_celeba (Kaggle), else img_align_celeba, else the folder itself.
     Raises ValueError naming file, row and value where a table is missing or holds another code than the published
-    ones, where two tables list different images, or where listed images are not there.
+    ones, where one of two tables lacks an image, or where listed images are not there.
     """
     folder = Path(settings.folder)
     source, rows = _read_labels(folder)
@@ -53,34 +53,30 @@ def read(settings: Settings) -> Listing:
     return Listing(rows, CLASS_NAMES, ATTRIBUTE_NAMES)
 
 
-def _read_labels(folder: Path) -> tuple[Path, pd.DataFrame]:
-    """The table that lists the images; path as listed there, y, attribute and split."""
+def _read_labels(folder: Path) -> tuple[str | Path, pd.DataFrame]:
+    """The tables that list the images; path as listed there, y, attribute and split."""
     for suffix in (".txt", ".csv"):
         attributes, partition = (folder / f"{name}{suffix}" for name in ("list_attr_celeba", "list_eval_partition"))
         if attributes.is_file() and partition.is_file():
-            labels, splits = (_read_original if suffix == ".txt" else _read_kaggle)(attributes, partition)
-            alone = set(labels["path"]) ^ set(splits["path"])
-            if alone:
-                found = f"{len(alone):,} images are in it or in {partition.name} alone, such as {min(alone)!r}"
-                raise ValueError(f"{attributes}: {found}")
-            labels = decode(labels, attributes, _COLUMNS, {"-1": 0, "1": 1})
-            return attributes, labels.merge(decode(splits, partition, _COLUMNS, {}), on="path")
+            source = f"{attributes}, {partition.name}"
+            try:
+                rows = _read_pair(attributes, partition)
+            except (ValueError, KeyError) as error:
+                raise ValueError(f"{source}: not readable tables ({error})") from error
+            return source, decode(rows, source, _COLUMNS, {"-1": 0, "1": 1})
     table = folder / "metadata.csv"
     if not table.is_file():
         raise ValueError(f"{folder}: holds no whole set of CelebA's tables. {_ADVICE}")
     return table, decode(read_text(table, GROUP_DRO), table, GROUP_DRO, BINARY)
 
 
-def _read_original(attributes: Path, partition: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    try:
+def _read_pair(attributes: Path, partition: Path) -> pd.DataFrame:
+    """Path, y, attribute and split as text, null where one of the two tables lacks an image."""
+    if attributes.suffix == ".txt":
         # the number of images; the 40 names; then an image, which has no name and becomes the index, and 40 numbers
-        labels = pd.read_csv(attributes, sep=r"\s+", skiprows=1)[["Blond_Hair", "Male"]]
-        splits = pd.read_csv(partition, sep=r"\s+", names=["path", "split"])
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{attributes}, {partition.name}: not readable tables ({error})") from error
-    return labels.astype(str).set_axis(["y", "attribute"], axis=1).rename_axis("path").reset_index(), splits.astype(str)
-
-
-def _read_kaggle(attributes: Path, partition: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    labels = {key: _COLUMNS[key] for key in ("path", "y", "attribute")}
-    return read_text(attributes, labels), read_text(partition, {key: _COLUMNS[key] for key in ("path", "split")})
+        labels = pd.read_csv(attributes, sep=r"\s+", skiprows=1, dtype=str)
+        splits = pd.read_csv(partition, sep=r"\s+", names=["image_id", "partition"], index_col=0, dtype=str)
+    else:
+        labels, splits = (pd.read_csv(path, index_col="image_id", dtype=str) for path in (attributes, partition))
+    both = labels[[_COLUMNS["y"], _COLUMNS["attribute"]]].join(splits[_COLUMNS["split"]], how="outer")
+    return both.rename_axis("path").reset_index().set_axis(["path", "y", "attribute", "split"], axis=1)

@@ -9,8 +9,8 @@ License: unknown; CUB asks for non-commercial research use, Places has terms of 
 from pathlib import Path
 from typing import Literal
 
-from hsfm.data.labels import BINARY, read_text, require_files
-from hsfm.data.sources._published import GROUP_DRO, PublishedFiles, decode
+from hsfm.data.labels import BINARY, decode, read_text, require_files
+from hsfm.data.sources._published import GROUP_DRO, PublishedFiles
 from hsfm.data.table import Listing
 
 CLASS_NAMES = ("landbird", "waterbird")

@@ -186,8 +186,8 @@ def test_the_images_of_dfr_may_lie_in_the_folder_itself_or_where_the_table_says(
         ("torchvision", "list_attr_celeba.txt", " Male", " Mail", "not readable tables .*Male"),
         ("torchvision", "list_attr_celeba.txt", "000002.jpg -1", "000002.jpg -1 1", "not readable tables"),
         ("torchvision", "list_eval_partition.txt", "000002.jpg 2", "000002.jpg 3", "holds '3' in row 2; allowed"),
-        ("torchvision", "list_eval_partition.txt", "000002.jpg", "999999.jpg", "2 images are in it or in list_eval_p"),
-        ("kaggle", "list_eval_partition.csv", "000002.jpg,2\n", "", "1 images are in .* such as '000002.jpg'"),
+        ("torchvision", "list_eval_partition.txt", "000002.jpg", "999999.jpg", "'Blond_Hair' is empty in row 79"),
+        ("kaggle", "list_eval_partition.csv", "000002.jpg,2\n", "", "'partition' is empty in row 2"),
     ],
 )
 def test_celeba_names_what_is_wrong_in_its_tables(folder, layout, table, old, new, message):
