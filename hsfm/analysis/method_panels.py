@@ -12,7 +12,7 @@ from hsfm.analysis.edit_pictures import in_plane, names_of, names_of_support
 from hsfm.analysis.evenly_spaced import evenly_spaced
 from hsfm.data.table import group_name
 from hsfm.features.embeddings import Embeddings, minority_rows
-from hsfm.heads.hard_set import HardSet, losses, rank_in_class
+from hsfm.heads.hard_set import HardSet, build
 from hsfm.heads.head import Head
 from hsfm.methods.hsfm.outer_loop import follow
 from hsfm.methods.hsfm.support import Support
@@ -63,7 +63,7 @@ def inner_loops(
 
     chosen: the outer set of the first epoch. kept: the epoch.
     """
-    later = rank_in_class(losses(head, val.features, val.y), val.y) <= settings["hard_per_class"]
+    later = build(head, val, per_class=settings["hard_per_class"]).chosen
     if settings["refresh"] == "never" or settings["outer_set"] == "random":
         later = chosen
     found = []

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +78,11 @@ def _write_error(log: str | Path, error: BaseException) -> str | None:
     else:
         said = None
     file = Path(log) if said is None else Path(log).with_suffix(".traceback")
-    with suppress(OSError):  # a full disk must not hide the error
-        with open(file, "a") as handle:
-            traceback.print_exception(error, file=handle)
-        if said is not None:
-            with open(log, "a") as handle:
-                handle.write(f"{time.strftime(DATE)} ERROR: {said} (traceback: {file})\n")
+    with open(file, "a") as handle:
+        traceback.print_exception(error, file=handle)
+    if said is not None:
+        with open(log, "a") as handle:
+            handle.write(f"{time.strftime(DATE)} ERROR: {said} (traceback: {file})\n")
     return said
 
 

@@ -43,11 +43,6 @@ class HardSet:
     chosen: Bool[Tensor, " n"]
 
 
-def losses(head: Head, features: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Cross-entropy of each row."""
-    return cross_entropy(head.logits(features), y, reduction="none")
-
-
 def rank_in_class(loss: Float[Tensor, " n"], y: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     """1 for the highest loss of each class, 2 for the next; the earlier row comes first in a tie."""
     rank = pd.Series(loss.numpy()).groupby(y.numpy()).rank(method="first", ascending=False)
@@ -66,13 +61,13 @@ def hardest(loss: Float[Tensor, "r n"], class_rows: Sequence[Int[Tensor, " _"]],
 
 def build(head: Head, pool: Embeddings, *, per_class: int) -> HardSet:
     """Rank and choose pool images by their loss under `head`."""
-    loss = losses(head, pool.features, pool.y)
+    loss = cross_entropy(head.logits(pool.features), pool.y, reduction="none")
     rank = rank_in_class(loss, pool.y)
     return HardSet(image_id=pool.image_id, y=pool.y, loss=loss, rank=rank, chosen=rank <= per_class)
 
 
 def write_hard_set(path: str | Path, hard_set: HardSet, pool: Embeddings) -> None:
-    """Write the hard set; `group` is written for diagnosis only and `read_hard_set` leaves it out."""
+    """Write the hard set; `group` is written for diagnosis only and `read_need` leaves it out."""
     group = pool.group.numpy()
     columns = {name: getattr(hard_set, name).numpy() for name in ("y", "loss", "rank", "chosen")}
     columns |= {"image_id": hard_set.image_id, "group": pa.array(group, mask=group < 0)}
@@ -81,13 +76,8 @@ def write_hard_set(path: str | Path, hard_set: HardSet, pool: Embeddings) -> Non
     write_parquet(path, pa.table(columns, SCHEMA), metadata)
 
 
-def read_need(path: str | Path, val: Embeddings, settings: Mapping[str, Any]) -> HardSet:
-    """The hard set for a method whose NEEDS names it. settings: of `HardSetSettings`."""
-    return read_hard_set(path, val, per_class=HardSetSettings(**settings).hard_per_class)
-
-
-def read_hard_set(path: str | Path, pool: Embeddings, *, per_class: int) -> HardSet:
-    """Read the hard set of `pool` with `per_class` images a class.
+def read_need(path: str | Path, pool: Embeddings, settings: Mapping[str, Any]) -> HardSet:
+    """Read the hard set of `pool`, also for a method whose NEEDS names it. settings: of `HardSetSettings`.
 
     Raises ValueError where it was built on another checkpoint or other images.
     """
@@ -100,4 +90,4 @@ def read_hard_set(path: str | Path, pool: Embeddings, *, per_class: int) -> Hard
     if tuple(table["image_id"].to_pylist()) != pool.image_id:
         raise ValueError(f"{path}: lists {len(table)} images that are not the {len(pool.image_id)} of the pool")
     y, loss, rank = (torch.tensor(table[name].to_numpy()) for name in ("y", "loss", "rank"))
-    return HardSet(pool.image_id, y, loss, rank, rank <= per_class)
+    return HardSet(pool.image_id, y, loss, rank, rank <= HardSetSettings(**settings).hard_per_class)

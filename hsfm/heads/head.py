@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hsfm.core.files import read_safetensors, require, write_safetensors
+from hsfm.features.embeddings import Embeddings, read_embeddings
 
 _TEXTS = ("method", "checkpoint_sha256", "group_labels", "chosen_by")
 _LISTS = {"seeds": "seeds", "classes": "class_names", "settings": "settings", "remarks": "remarks"}  # in file: field
@@ -127,3 +128,12 @@ def read_heads(path: str | Path) -> SavedHeads:
         **{key: metadata[key] for key in _TEXTS},
         **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()},
     )
+
+
+def read_erm_features(heads: str | Path, **splits: str | Path) -> tuple[SavedHeads, list[Embeddings]]:
+    """ERM's head, and the embeddings of some splits by their files; ValueError naming one of another network."""
+    erm = read_heads(heads)
+    read = [read_embeddings(path, split=split) for split, path in splits.items()]
+    for embeddings, path in zip(read, splits.values(), strict=True):
+        erm.check_fits(embeddings, path)
+    return erm, read

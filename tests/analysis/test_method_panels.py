@@ -11,7 +11,7 @@ from hsfm.analysis.method_panels import (
     some_of_each_group,
     support_panel,
 )
-from hsfm.heads.hard_set import HardSet, losses, rank_in_class
+from hsfm.heads.hard_set import HardSet, build
 from tests.analysis.small import support_of
 
 SETTINGS = {"inner_steps": 3, "inner_lr": 0.1, "hard_per_class": 5, "refresh": "epoch", "outer_set": "hard"}
@@ -19,10 +19,7 @@ SETTINGS = {"inner_steps": 3, "inner_lr": 0.1, "hard_per_class": 5, "refresh": "
 
 @pytest.fixture
 def first(splits, erm_head) -> HardSet:
-    val = splits["val"]
-    loss = losses(erm_head, val.features, val.y)
-    rank = rank_in_class(loss, val.y)
-    return HardSet(val.image_id, val.y, loss, rank, rank <= 5)
+    return build(erm_head, splits["val"], per_class=5)
 
 
 def test_groups_class_by_class_and_their_minority(splits):

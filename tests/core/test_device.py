@@ -4,7 +4,6 @@ import threading
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from hsfm.core import device
 from hsfm.core.device import Compute, ComputeSettings, choose_device, fetch, prefetch, upload
@@ -21,12 +20,6 @@ def test_a_device_is_chosen_by_name_or_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"device: 'cuda:1' was asked for, but torch .* finds no CUDA device"):
         choose_device("cuda:1")
-
-
-@pytest.mark.parametrize(("key", "value"), [("precision", "half"), ("images_on_gpu_gb", -1), ("images", 1)])
-def test_settings_out_of_bounds_are_refused(key, value):
-    with pytest.raises(ValidationError, match=key):
-        ComputeSettings(**{key: value})
 
 
 def product(compute: Compute) -> torch.Tensor:
@@ -55,10 +48,9 @@ def test_cuda_computes_in_bfloat16_where_it_has_it(monkeypatch, has_bfloat16, dt
 
 @pytest.mark.parametrize(("side", "sizes"), [(224, [5, 5, 2]), (2048, [1] * 12), (16, [12])])
 def test_the_cpu_takes_a_few_images_at_a_time(side, sizes):
-    images = list(range(12))
-    parts = [images[part] for part in Compute(CPU).parts(12, side, side)]
+    parts = [range(12)[part] for part in Compute(CPU).parts(12, side, side)]
     assert [len(part) for part in parts] == sizes
-    assert [i for part in parts for i in part] == images
+    assert list(itertools.chain(*parts)) == list(range(12))
     assert Compute(GPU, IN_FLOAT32).parts(12, side, side) == [slice(0, 12)]
 
 
@@ -70,16 +62,10 @@ def test_images_stay_on_a_gpu_within_the_budget_and_half_of_what_is_free(monkeyp
     assert not Compute(CPU).keeps(1)
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """Arguments of torch.use_deterministic_algorithms, which would import torch's compiler."""
-    asked = []
-    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
-    return asked
-
-
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_kernels_repeat_or_are_fast_and_are_as_before_afterwards(monkeypatch, asked, deterministic):
+def test_kernels_repeat_or_are_fast_and_are_as_before_afterwards(monkeypatch, deterministic):
+    asked = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)  # which would import torch's compiler
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     before = torch.backends.cudnn.benchmark
     with Compute(GPU, ComputeSettings(precision="float32", deterministic=deterministic)).repeatable():

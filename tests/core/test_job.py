@@ -107,14 +107,6 @@ def test_an_error_about_input_is_one_line_and_leaves_no_record_of_an_earlier_run
         assert "Traceback" in (tmp_path / "logs/a.traceback").read_text()
 
 
-@pytest.mark.parametrize("kind", ["ValueError", "RuntimeError"])
-def test_an_error_is_told_where_the_log_cannot_be_written(tmp_path, kind):
-    begin = "import shutil; from hsfm.core import job; job.start('logs/a.log'); shutil.rmtree('logs')"
-    lines = run(f"{begin}; raise {kind}('a mistake')", tmp_path).stderr.splitlines()
-    assert lines[-1] == f"{'ERROR' if kind == 'ValueError' else kind}: a mistake"
-    assert not any("FileNotFoundError" in line for line in lines)
-
-
 def test_a_job_on_two_gpus_has_the_name_the_peak_and_the_versions(started, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -145,7 +137,6 @@ def git(folder: Path, *arguments: str) -> str:
     ("file", "dirty"),
     [
         (None, False),
-        ("hsfm/core/job.py", True),
         ("Snakefile", True),
         ("config/config.yaml", False),  # which is recorded as a whole
         ("hsfm/new.py", False),  # not tracked

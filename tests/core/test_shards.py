@@ -18,9 +18,6 @@ def test_shards_take_all_parts_in_order_and_none_twice(n, of):
     shares = [list(Shard.named(f"{number}-of-{of}").take(n)) for number in range(1, of + 1)]
     assert list(chain(*shares)) == list(range(n))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
-def test_without_a_name_a_shard_is_the_whole():
     assert Shard.named(None) == WHOLE == Shard.named("1-of-1")
 
 

@@ -60,9 +60,8 @@ def test_images_by_split():
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0 s"), (0.5, "0.5 s"), (8.44, "8.4 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1 min"),
-        (65, "1 min 5 s"), (90, "1 min 30 s"), (3599, "59 min 59 s"), (5400, "1 h 30 min"), (7380, "2 h 3 min"),
-        (371000, "4 d 7 h"), (-65, "-1 min 5 s"),
+        (0, "0 s"), (8.44, "8.4 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1 min"), (3599, "59 min 59 s"),
+        (7380, "2 h 3 min"), (371000, "4 d 7 h"), (-65, "-1 min 5 s"),
     ],
 )  # fmt: skip
 def test_durations(seconds, text):

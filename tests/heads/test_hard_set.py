@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from hsfm.heads.hard_set import build, hardest, rank_in_class, read_hard_set, write_hard_set
+from hsfm.heads.hard_set import build, hardest, rank_in_class, read_need, write_hard_set
 
 
 def test_order_and_ties():
@@ -56,7 +56,7 @@ def test_file_holds_every_pool_row_and_its_group_for_diagnosis_only(tmp_path, sp
     table = pq.read_table(path)
     assert table.column_names == ["image_id", "y", "loss", "rank", "chosen", "group"]
     assert table["group"].to_pylist() == val.group.tolist()
-    read = read_hard_set(path, val, per_class=10)
+    read = read_need(path, val, {"hard_per_class": 10})
     assert not hasattr(read, "group")
     for name in ("y", "loss", "rank", "chosen"):
         assert torch.equal(getattr(read, name).to(getattr(hard, name).dtype), getattr(hard, name))
@@ -66,7 +66,7 @@ def test_a_hard_set_of_other_images_or_another_checkpoint_is_refused(tmp_path, s
     val, path = splits["val"], tmp_path / "hard_set.parquet"
     write_hard_set(path, build(erm_head, val, per_class=10), val)
     with pytest.raises(ValueError, match=r"hard_set.parquet: built on checkpoint a+, but the embeddings are of b+"):
-        read_hard_set(path, replace(val, checkpoint_sha256="b" * 64), per_class=10)
+        read_need(path, replace(val, checkpoint_sha256="b" * 64), {"hard_per_class": 10})
     swapped = (val.image_id[1], val.image_id[0], *val.image_id[2:])
     with pytest.raises(ValueError, match=r"hard_set.parquet: lists 240 images that are not the 240 of the pool"):
-        read_hard_set(path, replace(val, image_id=swapped), per_class=10)
+        read_need(path, replace(val, image_id=swapped), {"hard_per_class": 10})

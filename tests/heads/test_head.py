@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import hsfm
-from hsfm.heads.head import Head, SavedHeads, gather, read_heads, stack, write_heads
+from hsfm.features.embeddings import write_embeddings
+from hsfm.heads.head import Head, SavedHeads, gather, read_erm_features, read_heads, stack, write_heads
 
 
 @pytest.fixture
@@ -99,3 +100,20 @@ def test_the_last_layer_of_a_network_is_a_head(splits):
     head = Head.of(layer)
     assert not head.weight.requires_grad
     torch.testing.assert_close(head.logits(splits["val"].features), layer(splits["val"].features).detach())
+
+
+def test_the_head_and_the_splits_come_together_or_not_at_all(tmp_path, splits, erm_head):
+    val = splits["val"]
+    saved = SavedHeads(stack([erm_head]), "erm", (0,), val.class_names, val.checkpoint_sha256, "none", "nothing")
+    write_heads(tmp_path / "heads.safetensors", saved)
+    files = {split: tmp_path / f"{split}.parquet" for split in ("val", "train")}
+    for split, path in files.items():
+        write_embeddings(path, splits[split])
+    erm, read = read_erm_features(tmp_path / "heads.safetensors", **files)
+    assert torch.equal(erm.head[0].weight, erm_head.weight)
+    assert [part.split for part in read] == ["val", "train"]
+    write_embeddings(files["train"], replace(splits["train"], checkpoint_sha256="b" * 64))
+    with pytest.raises(ValueError, match=r"train.parquet: checkpoint b+, but the erm heads are for a+"):
+        read_erm_features(tmp_path / "heads.safetensors", **files)
+    with pytest.raises(ValueError, match=r"val.parquet: holds the val split, expected test"):
+        read_erm_features(tmp_path / "heads.safetensors", test=files["val"])

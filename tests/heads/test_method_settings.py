@@ -5,6 +5,8 @@ from pydantic import ValidationError
 
 from hsfm.analysis.sweep import SweepSettings
 from hsfm.analysis.validation_bias import ValidationBiasSettings
+from hsfm.core.device import ComputeSettings
+from hsfm.features.embeddings import EmbeddingSettings
 from hsfm.heads.erm_head import ERMHeadSettings
 from hsfm.heads.hard_set import HardSetSettings
 from hsfm.methods import afr, dfr, hsfm, llr
@@ -14,12 +16,13 @@ BAD = [
     (hsfm.Settings, {"outer_lr": float("inf")}, "finite number"),
     (hsfm.Settings, {"refresh": "step"}, "'epoch' or 'never'"),
     (hsfm.Settings, {"select_by": "luck"}, "'hard_loss'"),
-    (hsfm.Settings, {"inner_step": 5}, "unknown key 'inner_step'; did you mean 'inner_steps'"),
     (dfr.Settings, {"select_by": "hard_loss"}, "'worst_group', 'worst_class' or 'average'"),
     (llr.Settings, {"grid": ()}, "at least 1 item"),
     (afr.Settings, {"penalties": (-1.0,)}, "greater than or equal to 0"),
     (ERMHeadSettings, {"C": 0.0}, "greater than 0"),
     (HardSetSettings, {"hard_per_class": 0}, "greater than 0"),
+    (ComputeSettings, {"precision": "half"}, "'auto', 'float32' or 'bfloat16'"),
+    (EmbeddingSettings, {"train": ""}, "at least 1 character"),
     (SweepSettings, {"seeds": (1, 1)}, "1 comes twice"),
     (ValidationBiasSettings, {"agreement": (1.5,)}, "less than or equal to 1"),
 ]

@@ -16,7 +16,7 @@ from hsfm.data.pixels import read_packed
 from hsfm.data.table import read_images
 from hsfm.evaluation.predictions import read_predictions
 from hsfm.features.embeddings import read_embeddings
-from hsfm.heads.hard_set import read_hard_set, write_hard_set
+from hsfm.heads.hard_set import read_need, write_hard_set
 from hsfm.heads.head import Head, read_heads
 from hsfm.heads.scorer import Scorer
 from hsfm.methods.dac.masks import read_masks
@@ -104,7 +104,7 @@ def test_hsfm_starts_from_the_hard_set_in_the_file(copied):
     """Another choice in the file, ranks turned round, gives the heads that the library gives for it."""
     train, val = (read_embeddings(copied / RUN / f"erm/embeddings/{split}.parquet") for split in ("train", "val"))
     path = copied / RUN / "erm/hard_set.parquet"
-    found = read_hard_set(path, val, per_class=8)
+    found = read_need(path, val, {"hard_per_class": 8})
     other = replace(found, rank=25 - found.rank, chosen=25 - found.rank <= 8)  # 24 images per class
     write_hard_set(path, other, val)
     saved = yaml.safe_load((copied / "results/config.yaml").read_text())["settings"]["minibirds"]["hsfm"]

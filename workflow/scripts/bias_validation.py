@@ -6,7 +6,7 @@ from hsfm.analysis.validation_bias import ValidationBiasSettings, measure_valida
 from hsfm.core import job
 from hsfm.core.files import write_frame
 from hsfm.data.table import SPLITS
-from hsfm.heads.erm_features import read_erm_features
+from hsfm.heads.head import read_erm_features
 
 job.start(snakemake.log[0])
 files, settings = snakemake.input, dict(snakemake.params.settings)

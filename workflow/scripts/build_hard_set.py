@@ -1,8 +1,8 @@
 """Choose the hard samples of the pool under ERM's head."""
 
 from hsfm.core import job
-from hsfm.heads.erm_features import read_erm_features
 from hsfm.heads.hard_set import build, write_hard_set
+from hsfm.heads.head import read_erm_features
 
 job.start(snakemake.log[0])
 erm, (pool,) = read_erm_features(snakemake.input.heads, val=snakemake.input.pool)

@@ -5,7 +5,7 @@ import pyarrow as pa
 from hsfm.core import job
 from hsfm.core.files import write_parquet
 from hsfm.features.embeddings import read_embeddings
-from hsfm.heads.erm_features import read_erm_features
+from hsfm.heads.head import read_erm_features
 from hsfm.methods.ddb.generated import SOURCES, choose_sources
 
 job.start(snakemake.log[0])

@@ -5,7 +5,7 @@ from hsfm.core import job
 from hsfm.core.files import read_frame
 from hsfm.data.open_images import open_pictures
 from hsfm.features.embeddings import read_embeddings
-from hsfm.heads.hard_set import read_hard_set
+from hsfm.heads.hard_set import read_need
 from hsfm.heads.head import read_heads
 from hsfm.methods.hsfm.outer_loop import Settings, symbols
 from hsfm.methods.hsfm.support import read_support
@@ -24,7 +24,7 @@ history, counts = (
 )
 kept = int(history.loc[history["kept"], "epoch"].iloc[0])
 support = read_support(inputs.support).of(seed)
-first = read_hard_set(inputs.hard_set, val, per_class=settings["hard_per_class"])
+first = read_need(inputs.hard_set, val, {"hard_per_class": settings["hard_per_class"]})
 pictures = open_pictures(inputs.images, inputs.cache)
 figure = draw_method(
     MethodData(

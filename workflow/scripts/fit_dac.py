@@ -7,8 +7,7 @@ from hsfm.data.open_images import open_source
 from hsfm.data.table import read_images
 from hsfm.data.transforms import TransformSettings
 from hsfm.heads.classifier import read_classifier
-from hsfm.heads.erm_features import read_erm_features
-from hsfm.heads.head import SavedHeads, write_heads
+from hsfm.heads.head import SavedHeads, read_erm_features, write_heads
 from hsfm.heads.supervision import hidden, labels_used, scorer_of
 from hsfm.methods.dac.fit import DaCInputs, Settings, fit
 from hsfm.methods.dac.masks import read_masks

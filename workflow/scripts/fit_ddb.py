@@ -7,8 +7,7 @@ from hsfm.data.open_images import open_source
 from hsfm.data.table import read_images
 from hsfm.data.transforms import AugmentationSettings, TransformSettings
 from hsfm.heads.classifier import read_classifier
-from hsfm.heads.erm_features import read_erm_features
-from hsfm.heads.head import SavedHeads, write_heads
+from hsfm.heads.head import SavedHeads, read_erm_features, write_heads
 from hsfm.heads.supervision import hidden, labels_used, scorer_of
 from hsfm.methods.ddb.fit import DDBInputs, Settings, fit, kept_images
 from hsfm.methods.ddb.generated import GENERATED, PRUNED, read_table

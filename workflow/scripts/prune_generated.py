@@ -7,7 +7,7 @@ from hsfm.core.progress import track
 from hsfm.data.open_images import open_pictures
 from hsfm.data.transforms import TransformSettings
 from hsfm.heads.classifier import read_classifier
-from hsfm.heads.erm_features import read_erm_features
+from hsfm.heads.head import read_erm_features
 from hsfm.methods.ddb.generated import GENERATED, PRUNED, as_table, read_table
 from hsfm.methods.ddb.prune import PruneSettings, class_confidence, prune
 

@@ -5,7 +5,7 @@ from hsfm.core import job
 from hsfm.core.device import choose_device
 from hsfm.core.files import write_frame
 from hsfm.data.table import SPLITS
-from hsfm.heads.erm_features import read_erm_features
+from hsfm.heads.head import read_erm_features
 from hsfm.methods.hsfm import Settings
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)

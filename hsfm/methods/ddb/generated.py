@@ -16,12 +16,13 @@ import pyarrow as pa
 from jaxtyping import Bool, UInt8
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from hsfm import __version__
 from hsfm.core.files import encode, read_parquet
 from hsfm.data.transforms import TransformSettings, hide_masks
 from hsfm.features.embeddings import Embeddings
-from hsfm.heads.hard_set import losses, rank_in_class
+from hsfm.heads.hard_set import rank_in_class
 from hsfm.heads.head import Head
 
 Pictures = Callable[[Sequence[str]], Sequence[np.ndarray]]  # uint8 [h w 3] of images by their ids
@@ -74,7 +75,7 @@ def choose_sources(erm: Head, train: Embeddings, per_class: int) -> pd.DataFrame
     Columns: image_id, y, loss, rank (from 1, within the class), in the order of classes and ranks.
     """
     train.refuse_test("DDB")
-    loss = losses(erm, train.features, train.y)
+    loss = cross_entropy(erm.logits(train.features), train.y, reduction="none")
     found = {"image_id": train.image_id, "y": train.y, "loss": loss, "rank": rank_in_class(-loss, train.y)}
     frame = pd.DataFrame(found).sort_values(["y", "rank"], ignore_index=True)
     return frame[frame["rank"] <= per_class]
