@@ -14,7 +14,6 @@ RESULTS = {  # topic and title, by kind and name
     ("figures", "method"): ("What HSFM did", "HSFM step by step, from this run"),
     ("figures", "hard_set"): ("What HSFM did", "What the hard set holds, by group"),
     ("figures", "edits"): ("What HSFM did", "Edits among the validation images"),
-    ("figures", "edit_cosines"): ("What HSFM did", "Where the edits point"),
     ("figures", "edit_neighbors"): ("What HSFM did", "Nearest images before and after"),
     ("figures", "unclip"): ("What HSFM did", "Edits as pictures"),
     ("figures", "masks"): ("What DaC and DDB worked with", "DaC's masks"),

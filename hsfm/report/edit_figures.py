@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hsfm.report.figures import WIDTH, frame_around, legend_below
-from hsfm.report.style import GROUP_LOOKS, OTHER_GROUPS, Look, of_group, of_method, styled
+from hsfm.report.style import GROUP_LOOKS, OTHER_GROUPS, Look, of_group, styled
 
 
 @styled()
@@ -67,27 +66,3 @@ def looks_of(names: Sequence[str]) -> dict[str, Look]:
     """The look of each group; where there are more groups than looks, the last ones share that of the others."""
     own = GROUP_LOOKS if len(names) <= GROUP_LOOKS else GROUP_LOOKS - 1
     return {name: of_group(number) if number < own else OTHER_GROUPS for number, name in enumerate(names)}
-
-
-@styled()
-def draw_cosines(rows: pd.DataFrame, title: str) -> Figure:
-    """Cosines of the edits with the spurious and the class direction, against random directions' spread."""
-    panels = {"cos_spurious": "with the spurious direction", "cos_class": "with the class direction"}
-    panels = {name: words for name, words in panels.items() if rows[name].notna().any()}
-    edited = rows[rows["length"] > 0]
-    figure = Figure(figsize=(WIDTH / 2 * max(len(panels), 1), 2.9))
-    axes = figure.subplots(1, max(len(panels), 1), squeeze=False, sharey=True)[0]
-    for axis, (name, words) in zip(axes, panels.items(), strict=False):
-        axis.hist(edited[name], np.linspace(-1, 1, 41), color=of_method("hsfm").color, label="edits")
-        for spread, of, color in (
-            ("pairs_spread", "differences within a group", "#bbbbbb"),
-            ("random_spread", "random directions", "#7f7f7f"),
-        ):
-            ends = 2 * edited[spread].mean() * np.array([-1, 1])
-            if np.isfinite(ends).all():
-                axis.axvspan(*ends, color=color, alpha=0.45, zorder=0, label=f"{of}, ± 2 deviations")
-        axis.set(xlim=(-1, 1), xticks=[-1, -0.5, 0, 0.5, 1], xlabel=f"cosine of the edit {words}")
-    axes[0].set_ylabel("support rows")
-    legend_below(figure, ncols=3)
-    figure.suptitle(title)
-    return figure

@@ -157,11 +157,11 @@ def _wrapped(group: str, letters: int) -> str:
 
 
 @styled()
-def draw_hard_set(counts: pd.DataFrame, groups: pd.DataFrame, minority: pd.DataFrame, title: str) -> Figure:
+def draw_hard_set(counts: pd.DataFrame, groups: pd.DataFrame, title: str) -> Figure:
     """Composition of HSFM's hard set by group and epoch, mean over runs and seeds, beside that of all of validation.
 
     counts: run, seed, epoch, group_name and n. groups: group_name, n in validation, and minority (None where unknown),
-    in the order of their looks. minority: run, seed, epoch and minority_share, a line each; NaN where unknown.
+    in the order of their looks.
     """
     share = counts.groupby(["run", "seed", "epoch", "group_name"])["n"].sum()
     share = (share / share.groupby(["run", "seed", "epoch"]).transform("sum")).unstack("group_name", fill_value=0.0)
@@ -177,9 +177,6 @@ def draw_hard_set(counts: pd.DataFrame, groups: pd.DataFrame, minority: pd.DataF
         text = f"{_wrapped(name, 24)}\n{height[-1]:.0f} % at the end"
         whole.bar(0, pool[names].sum(), 0.8, floor_of_pool, label=text, **fill)
         floor, floor_of_pool = floor + height, floor_of_pool + pool[names].sum()
-    for _, part in minority.dropna().groupby(["run", "seed"]):
-        label = "share of minority groups, a line per seed"
-        axis.plot(part["epoch"], 100 * part["minority_share"], color="black", linewidth=0.8, label=label)
     handles, texts = whole.get_legend_handles_labels()
     figure.legend(handles[::-1], texts[::-1], loc="outside right center", labelspacing=1.0)
     axis.set_xlim(share.index.min() - 0.5, share.index.max() + 0.5)
@@ -189,9 +186,6 @@ def draw_hard_set(counts: pd.DataFrame, groups: pd.DataFrame, minority: pd.DataF
     whole.set_xticks([])
     for one in (axis, whole):
         one.grid(visible=False)
-    lines, texts = axis.get_legend_handles_labels()
-    if lines:
-        axis.legend(lines[:1], texts[:1], loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return figure
 
 

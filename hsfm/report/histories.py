@@ -26,18 +26,6 @@ def read_training(method: str, paths: Sequence[str]) -> pd.DataFrame:
     return history.merge(history.loc[history["kept"], ["run", "seed", "trial"]]) if trial else history
 
 
-def minority_shares(counts: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
-    """Share of minority images in the hard set of every run, seed and epoch, as `minority_share`; NaN where unknown.
-
-    counts: of `read_hard_groups`. groups: y, attribute and minority (null where unknown).
-    """
-    marked = counts.merge(groups[["y", "attribute", "minority"]], on=["y", "attribute"])
-    marked["minority_share"] = marked["n"] * marked["minority"].astype(float)
-    by_epoch = marked.groupby(["run", "seed", "epoch"], as_index=False)
-    sums = by_epoch[["n", "minority_share"]].agg(lambda values: values.sum(skipna=False))
-    return sums.assign(minority_share=sums["minority_share"] / sums["n"]).drop(columns="n")
-
-
 def read_hard_groups(paths: Sequence[str], groups: pd.DataFrame) -> pd.DataFrame:
     """Composition of hard sets with the columns run and group_name. groups: y, attribute (-1 unknown), group_name."""
     counts = read_histories(paths, HARD_GROUPS)

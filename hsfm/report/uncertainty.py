@@ -20,7 +20,7 @@ def measure(predictions: Sequence[Predictions], scores: pd.DataFrame, *, resampl
     in points, paired on the same resamples, each with its own `_low` and `_high`; `_best` and `_best_free`, whether the
     difference to the best method, and to the best of those without group labels in training, holds 0. Null where the
     metric is. Intervals are of means over seeds and runs, as in `hsfm.report.tables.aggregate`, of these very heads.
-    predictions: of every method and run that scores are of. Raises ValueError where one is missing or of other images.
+    predictions: of every method and run that scores are of. Raises ValueError where one is of other images.
     """
     aggregated = aggregate(summarize(scores))
     rows = []
@@ -28,8 +28,6 @@ def measure(predictions: Sequence[Predictions], scores: pd.DataFrame, *, resampl
         own = [p for p in predictions if p.dataset == dataset]
         found = {(p.run, p.method): p for p in own}
         for run, method in part[["run", "method"]].drop_duplicates().itertuples(index=False):
-            if (run, method) not in found:
-                raise ValueError(f"{dataset}, run {run}: no predictions of {method}, but scores")
             check_same_images(own[0], found[run, method], f"predictions of {dataset}, run {run}, {method}")
         labels = aggregated[aggregated["dataset"] == dataset].set_index("method")["group_labels"]
         for method, row in _of_dataset(own, part, labels, resamples).items():

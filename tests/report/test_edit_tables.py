@@ -62,12 +62,3 @@ def test_the_plane_shows_points_and_arrows():
         np.testing.assert_array_equal(arrows.U, [50, 0])
         np.testing.assert_array_equal(arrows.V, [0, 79])
         assert axis.get_xlabel() == "across"
-
-
-def test_cosines_are_drawn_for_the_directions_that_are_known(rows):
-    figure = edit_figures.draw_cosines(rows, "toy")
-    assert len(figure.axes) == 2
-    counts = [sum(bar.get_height() for bar in axis.patches if hasattr(bar, "get_height")) for axis in figure.axes]
-    assert all(count >= 3 for count in counts)
-    plain = edit_figures.draw_cosines(rows.assign(cos_spurious=np.nan), "toy")
-    assert [axis.get_xlabel() for axis in plain.axes] == ["cosine of the edit with the class direction"]

@@ -121,24 +121,19 @@ def test_of_many_groups_the_lowest_are_shown():
 
 def test_the_hard_set_is_stacked_by_group_with_minorities_below(held):
     counts, groups = held
-    minority = pd.DataFrame(
-        {"run": 0, "seed": [0, 0, 1, 1], "epoch": [1, 2, 1, 2], "minority_share": [0.4, 0.4, 0.5, 0.6]}
-    )
-    figure = figures.draw_hard_set(counts, groups, minority, "toy")
+    figure = figures.draw_hard_set(counts, groups, "toy")
     axis, whole = figure.axes
     below, above = axis.containers
     assert [bar.get_height() for bar in below] == pytest.approx([45, 50])
     assert [bar.get_y() for bar in above] == pytest.approx([45, 50])
     assert [bar.get_y() + bar.get_height() for bar in above] == pytest.approx([100, 100])
     assert [patch.get_height() for patch in whole.patches] == pytest.approx([25, 75])
-    assert list(axis.lines[0].get_ydata()) == pytest.approx([40, 40])
     said = [text.get_text() for text in figure.legends[0].get_texts()]
     assert said == ["a\nx\n50 % at the end", "a\ny\n50 % at the end"], "as they lie, from above"
     assert below[0].get_facecolor() == to_rgba(style.of_group(1).color), "a group keeps its look wherever it lies"
     assert below[0].get_hatch() == style.of_group(1).hatch
-    unknown = figures.draw_hard_set(counts, groups.assign(minority=None), minority.assign(minority_share=np.nan), "toy")
+    unknown = figures.draw_hard_set(counts, groups.assign(minority=None), "toy")
     assert [bar.get_height() for bar in unknown.axes[0].containers[0]] == pytest.approx([55, 50])
-    assert not unknown.axes[0].get_legend()
 
 
 def test_many_groups_are_stacked_as_one():

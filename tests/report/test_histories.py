@@ -1,8 +1,7 @@
 import pandas as pd
-import pytest
 
 from hsfm.core.files import write_frame
-from hsfm.report.histories import minority_shares, read_hard_groups, read_histories, read_training
+from hsfm.report.histories import read_hard_groups, read_histories, read_training
 
 
 def written(folder, run: int, frame: pd.DataFrame) -> str:
@@ -38,18 +37,3 @@ def test_hard_groups_have_the_names_of_validation(tmp_path):
     groups = pd.DataFrame({"y": [0, 1], "attribute": [1, -1], "group_name": ["a, y", "b, unknown"], "n": [50, 70]})
     found = read_hard_groups([written(tmp_path, 0, counts)], groups)
     assert found.set_index("group_name")["n"].to_dict() == {"a, y": 5, "b, unknown": 7}
-
-
-def test_minority_shares_are_of_each_epochs_hard_set():
-    """Of 10 images an epoch 6, 1 and 0 are of a minority; where it is unknown what is one, so is the share."""
-    counts = pd.DataFrame(
-        [(0, 3, 1, 0, 1, 4), (0, 3, 1, 1, 0, 2), (0, 3, 1, 1, 1, 4), (0, 3, 2, 0, 1, 1), (0, 3, 2, 1, 1, 9),
-         (1, 3, 1, 1, 1, 10)],
-        columns=["run", "seed", "epoch", "y", "attribute", "n"],
-    )  # fmt: skip
-    groups = pd.DataFrame({"y": [0, 0, 1, 1], "attribute": [0, 1, 0, 1], "minority": [False, True, True, False]})
-    shares = minority_shares(counts, groups)
-    assert shares[["run", "seed", "epoch"]].to_numpy().tolist() == [[0, 3, 1], [0, 3, 2], [1, 3, 1]]
-    assert shares["minority_share"].tolist() == pytest.approx([0.6, 0.1, 0.0])
-    some = groups.assign(minority=groups["minority"].astype(object).where(groups["y"] == 1, None))
-    assert minority_shares(counts, some)["minority_share"].fillna(-1).tolist() == pytest.approx([-1, -1, 0.0])

@@ -139,12 +139,6 @@ def test_unknown_groups_leave_the_average(four):
     assert found["worst_class_low"] < found["worst_class_high"]
 
 
-def test_missing_predictions_are_an_error(four):
-    predictions, scores = four
-    with pytest.raises(ValueError, match=r"^toy, run 0: no predictions of hsfm, but scores"):
-        measure(predictions[:3], scores)
-
-
 def test_predictions_of_other_images_are_an_error(four):
     predictions, scores = four
     other = replace(predictions[3], image_id=predictions[3].image_id[::-1])

@@ -33,7 +33,7 @@ METHODS = ("erm", "dfr", "llr", "afr", "dac", "hsfm")
 def test_every_file_is_there_and_nothing_half_written(finished):
     tables = ("main", "metrics", "groups", "uncertainty", "edits", "costs", "stages", "versions")
     figures = ("examples", "training", "groups", "tradeoff", "hard_set", "method", "masks", "edits",
-               "edit_cosines", "edit_neighbors")  # fmt: skip
+               "edit_neighbors")  # fmt: skip
     networks = ("backbone.safetensors", "heads.safetensors", "standardization.safetensors",
                 *(f"embeddings/{split}.parquet" for split in ("train", "val", "test")))  # fmt: skip
     assert set(results(finished)) == {

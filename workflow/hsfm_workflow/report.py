@@ -105,7 +105,7 @@ class Results:
             "hard_set": "hsfm" in methods,
             "method": "hsfm" in methods and not given,
             **{"masks": "dac" in methods, "generated": "ddb" in methods},
-            **{"edits": edited, "edit_cosines": edited, "edit_neighbors": edited and not given},
+            **{"edits": edited, "edit_neighbors": edited and not given},
             "unclip": dataset in plan.with_unclip and not extras.MISSING_FOR_UNCLIP,
         }
         return [name for name, wanted in asked.items() if wanted] + [s for s in plan.studies if s in STUDY_FIGURES]

@@ -5,7 +5,7 @@ OF_FIRST_RUN = {
 }
 EDIT_FIGURES = {
     f"{name}_{suffix}": f"results/figures/{{dataset}}/{figure}.{suffix}"
-    for name, figure in {"edits": "edits", "cosines": "edit_cosines", "neighbors": "edit_neighbors"}.items()
+    for name, figure in {"edits": "edits", "neighbors": "edit_neighbors"}.items()
     for suffix in ("png", "pdf")
 }
 

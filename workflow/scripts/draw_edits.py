@@ -1,4 +1,4 @@
-"""Draw what HSFM's edits mean: arrows in the plane of two directions, nearest images, cosines."""
+"""Draw what HSFM's edits mean: arrows in the plane of two directions, nearest images."""
 
 from hsfm.analysis.edit_pictures import in_plane, neighbor_pictures
 from hsfm.analysis.edits import read_edits
@@ -6,7 +6,7 @@ from hsfm.core import job
 from hsfm.data.open_images import open_pictures
 from hsfm.features.embeddings import read_embeddings
 from hsfm.methods.hsfm.support import read_support
-from hsfm.report.edit_figures import draw_cosines, draw_plane
+from hsfm.report.edit_figures import draw_plane
 from hsfm.report.figures import save
 from hsfm.report.pictures import draw_neighbors
 
@@ -22,9 +22,6 @@ drawn, rows = len(plane["before"]), len(support.y)
 shown = "" if drawn == rows else f" ({drawn} of {rows} support rows)"
 figure = draw_plane(**plane, title=f"{dataset}: HSFM's edits, seed {seed}{shown}")
 save(figure, outputs.edits_png, outputs.edits_pdf)
-
-figure = draw_cosines(edits, f"{dataset}: where HSFM's edits point")
-save(figure, outputs.cosines_png, outputs.cosines_pdf)
 
 if inputs.get("images"):
     pictures = open_pictures(inputs.images, inputs.cache)

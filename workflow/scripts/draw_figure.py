@@ -6,7 +6,7 @@ from hsfm.core import job
 from hsfm.evaluation.scores import read_all_scores
 from hsfm.evaluation.validation_groups import validation_groups, worst_by_run
 from hsfm.report import figures
-from hsfm.report.histories import minority_shares, read_hard_groups, read_training
+from hsfm.report.histories import read_hard_groups, read_training
 from hsfm.report.pictures import draw_examples
 
 
@@ -20,8 +20,7 @@ def draw_figure(name: str, inputs: dict, dataset: str) -> Figure:
     if name == "hard_set":
         groups = validation_groups(scores)
         counts = read_hard_groups(inputs["hard_groups"], groups)
-        shares = minority_shares(counts, groups)
-        return figures.draw_hard_set(counts, groups, shares, f"{dataset}: what HSFM's hard set holds")
+        return figures.draw_hard_set(counts, groups, f"{dataset}: what HSFM's hard set holds")
     histories = {
         method: read_training(method, paths) for method, paths in inputs.items() if paths and method != "scores"
     }
