@@ -51,9 +51,8 @@ def lowest_interval(
     """An interval for the mean over heads of their lowest group accuracy.
 
     It goes from the lowest of the lower ends of the groups' own intervals to the lowest of their upper ends; a group is
-    each one for all heads, or for each head its own lowest. The lowest of several draws lies below the observed one:
-    where groups are level the percentile interval of the minimum held the truth in 50 of 100 simulations, this one in
-    91 (test_bootstrap.py). weights: of the heads, with sum 1.
+    each one for all heads, or for each head its own lowest. The lowest of several draws lies below the observed one, so
+    that the percentile interval of the minimum holds the truth too rarely. weights: of the heads, with sum 1.
     """
     own = np.take_along_axis(draws, observed.argmin(0)[None, None, :], axis=1)  # [b 1 h]
     candidates = np.concatenate([draws, own], axis=1) @ weights

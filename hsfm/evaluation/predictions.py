@@ -73,8 +73,7 @@ def check_same_images(one: Predictions, other: Predictions, source: str | Path) 
     """Raise ValueError naming `source` unless two are of the same images in the same order, with the same labels."""
     for name in ("image_id", "y", "attribute", "group"):
         if not np.array_equal(getattr(one, name), getattr(other, name)):
-            theirs = f"those of {one.method}, run {one.run}"
-            raise ValueError(f"{source}: images or labels of {other.method}, run {other.run}, are not {theirs}")
+            raise ValueError(f"{source}: images or labels are not those of {one.method}, run {one.run}")
 
 
 def write_predictions(path: str | Path, predictions: Predictions) -> None:

@@ -119,14 +119,3 @@ def test_coverage(case):
     assert difference >= 0.93
     # and yet not much longer than need be
     assert np.mean(lengths) < 1.4 * 2 * 1.96 * np.std(gaps)
-
-
-def test_the_percentile_interval_of_a_minimum_does_not_hold_the_truth():
-    """Why it is not used: all groups level."""
-    rng = np.random.default_rng(0)
-    held = []
-    for number in range(100):
-        correct, group = drawn(rng, WATERBIRDS, np.full((4, 1), 0.93))
-        low, high = interval(resample(correct, group, resamples=400, seed=number).min(1)[:, 0])
-        held.append(low <= 0.93 <= high)
-    assert np.mean(held) < 0.7

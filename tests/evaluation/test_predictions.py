@@ -12,7 +12,6 @@ from hsfm.evaluation.predictions import (
     write_predictions,
 )  # fmt: skip
 from hsfm.evaluation.scores import score_heads
-from hsfm.heads.head import Head, SavedHeads, stack
 
 PREDICTED = np.array([[0, 0], [1, 0], [1, 1], [1, 0], [0, 1]])
 
@@ -52,19 +51,15 @@ def test_seeds_of_several_networks_are_put_together():
 def test_other_images_are_named():
     for changes in ({"image_id": ("a", "b", "x", "d", "e")}, {"y": np.array([0, 0, 0, 1, 0])}):
         other = predictions(method="dac", **changes)
-        with pytest.raises(ValueError, match="here: images or labels of dac, run 2, are not those of hsfm, run 2"):
+        with pytest.raises(ValueError, match="here: images or labels are not those of hsfm, run 2"):
             check_same_images(predictions(), other, "here")
     check_same_images(predictions(), predictions(method="dac"), "here")
 
 
-def test_predictions_count_what_the_scores_do(splits, erm_head):
-    saved = SavedHeads(
-        head=stack([erm_head, Head(-erm_head.weight, -erm_head.bias)]), method="hsfm", seeds=(3, 5),
-        class_names=splits["val"].class_names, checkpoint_sha256="a" * 64, group_labels="none", chosen_by="",
-    )  # fmt: skip
-    found = predict(saved, splits["test"], 4)
+def test_predictions_count_what_the_scores_do(splits, erm_head, opposites):
+    found = predict(opposites, splits["test"], 4)
     assert (found.run, found.method, found.seeds, found.dataset) == (4, "hsfm", (3, 5), "planted")
     assert found.predicted[:, 0].tolist() == erm_head.predict(splits["test"].features).tolist()
-    assert (found.predicted.sum(1) == 1).all(), "the opposite of two classes"
-    scores = score_heads(saved, [splits["test"]], run=4)
+    assert (found.predicted.sum(1) == 1).all()
+    scores = score_heads(opposites, [splits["test"]], run=4)
     assert found.correct.sum(0).tolist() == scores.groupby("seed")["correct"].sum().tolist()

@@ -7,7 +7,6 @@ from sklearn.metrics import accuracy_score
 
 from hsfm.data.table import SPLITS
 from hsfm.evaluation.scores import read_all_scores, score, score_heads, write_scores
-from hsfm.heads.head import Head, SavedHeads, stack
 
 
 @pytest.fixture
@@ -45,24 +44,8 @@ def test_empty_groups_and_unknown_attributes_are_kept():
     assert frame["group"].isna().tolist() == [False, False, True, False, False]
 
 
-@pytest.fixture
-def complete(data) -> pd.DataFrame:
-    parts = [
-        score(*data, seeds=[0, 1, 2, 3], class_names=("a", "b", "c"), attribute_names=("x", "y")).assign(split=split)
-        for split in ("train", "val", "test")
-    ]
-    return pd.concat(parts, ignore_index=True).assign(
-        dataset="toy", run=0, method="hsfm", group_labels="none", chosen_by="nothing", remark=""
-    )
-
-
-def test_scores_of_a_file_of_heads(splits, erm_head):
-    saved = SavedHeads(
-        head=stack([erm_head, Head(-erm_head.weight, -erm_head.bias)]), method="hsfm", seeds=(3, 5),
-        class_names=splits["val"].class_names, checkpoint_sha256="a" * 64, group_labels="selection", chosen_by="a rule",
-        remarks=("", "hardly moved"),
-    )  # fmt: skip
-    found = score_heads(saved, [splits[split] for split in SPLITS], run=4)
+def test_scores_of_a_file_of_heads(splits, erm_head, opposites):
+    found = score_heads(opposites, [splits[split] for split in SPLITS], run=4)
     assert found[["run", "method", "group_labels", "chosen_by"]].drop_duplicates().to_numpy().tolist() == [
         [4, "hsfm", "selection", "a rule"]
     ]
@@ -71,15 +54,15 @@ def test_scores_of_a_file_of_heads(splits, erm_head):
     for split in SPLITS:
         right = int((erm_head.predict(splits[split].features) == splits[split].y).sum())
         assert hits.loc[(split, 3)].tolist() == [right, len(splits[split].y)]
-        assert hits.loc[(split, 5), "correct"] == len(splits[split].y) - right, "the opposite of two classes"
-    without = score_heads(replace(saved, remarks=()), [splits["val"]], run=0)
+        assert hits.loc[(split, 5), "correct"] == len(splits[split].y) - right
+    without = score_heads(replace(opposites, remarks=()), [splits["val"]], run=0)
     assert (without["remark"] == "").all()
 
 
-def test_several_files_come_back_one_after_the_other(tmp_path, complete):
-    paths = [tmp_path / f"{run}.parquet" for run in range(2)]
-    for run, path in enumerate(paths):
-        write_scores(path, complete.assign(run=run), {"checkpoint_sha256": "0" * 64})
-    found = read_all_scores(paths)
-    expected = pd.concat([complete.assign(run=run, file=str(path)) for run, path in enumerate(paths)])
-    pd.testing.assert_frame_equal(found[expected.columns], expected.reset_index(drop=True), check_dtype=False)
+def test_several_files_come_back_one_after_the_other(tmp_path, splits, opposites):
+    frames = {str(tmp_path / f"{run}.parquet"): score_heads(opposites, [splits["val"]], run=run) for run in range(2)}
+    for path, frame in frames.items():
+        write_scores(path, frame, {"checkpoint_sha256": "0" * 64})
+    found = read_all_scores(frames)
+    expected = pd.concat([frame.assign(file=path) for path, frame in frames.items()], ignore_index=True)
+    pd.testing.assert_frame_equal(found[expected.columns], expected, check_dtype=False)

@@ -142,5 +142,5 @@ def test_unknown_groups_leave_the_average(four):
 def test_predictions_of_other_images_are_an_error(four):
     predictions, scores = four
     other = replace(predictions[3], image_id=predictions[3].image_id[::-1])
-    with pytest.raises(ValueError, match=r"^predictions of toy, run 0, hsfm: images or labels of hsfm"):
+    with pytest.raises(ValueError, match=r"^predictions of toy, run 0, hsfm: images or labels are not those"):
         measure([*predictions[:3], other], scores)
