@@ -10,9 +10,8 @@ def repeat(
 ) -> None:
     """Call `step` `times` times, and `after` behind each.
 
-    On CUDA the second call is recorded as a graph and replayed from there on, which spares the launch of its many
-    small operations. Therefore `step` does the same operations on the same tensors each time, edits in place whatever
-    outlives it, and never waits for the device.
+    On CUDA the second call is recorded as a graph and replayed. Therefore `step` does the same operations on the same
+    tensors each time, edits in place whatever outlives it, and never waits for the device.
     """
     if device.type == "cpu":
         for _ in range(times):

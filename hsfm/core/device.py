@@ -76,7 +76,6 @@ class Compute:
 
     @staticmethod
     def on(name: str, **settings: Any) -> "Compute":
-        """Compute with these settings on the device called `name`, as `choose_device` finds it."""
         return Compute(choose_device(name), ComputeSettings(**settings))
 
     @property
@@ -91,7 +90,7 @@ class Compute:
         return torch.bfloat16 if self.settings.precision == "bfloat16" else torch.float32
 
     def autocast(self) -> AbstractContextManager:
-        """A context for forward passes; does nothing in float32."""
+        """Context of forward passes."""
         low = self.dtype != torch.float32
         return torch.autocast(self.device.type, dtype=self.dtype if low else torch.bfloat16, enabled=low)
 
@@ -100,7 +99,7 @@ class Compute:
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
     def prepare(self, network: torch.nn.Module) -> torch.nn.Module:
-        """Bring a network to the device, in the memory order in which convolutions are fastest."""
+        """The network on the device, in the memory order in which convolutions are fastest."""
         return network.to(self.device, memory_format=torch.channels_last)
 
     def parts(self, n: int, height: int, width: int) -> list[slice]:
@@ -112,7 +111,6 @@ class Compute:
         return [slice(first, first + size) for first in range(0, n, size)]
 
     def compiled(self, function: Callable) -> Callable:
-        """`function` through torch.compile where that is asked for."""
         return torch.compile(function) if self.settings.compile else function
 
     def keeps(self, n_bytes: int) -> bool:

@@ -29,7 +29,6 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        # or a machine that loses power could come back with the new name and without the bytes
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
@@ -120,7 +119,6 @@ def write_frame(path: str | Path, frame: "pd.DataFrame", metadata: Mapping[str, 
 
 
 def read_frame(path: str | Path, columns: Sequence[str]) -> "pd.DataFrame":
-    """Read these columns of a data frame."""
     with open_parquet(path) as file:
         return file.read(list(columns)).select(columns).to_pandas()
 

@@ -37,10 +37,9 @@ def accelerator_present() -> bool:
 def claim(n: int, *, seconds: float | int = 0.5) -> list[str]:
     """Take n of the machine's GPUs for this process and show CUDA no others; their names.
 
-    Waits while too many are taken, looking again every so many seconds. Where CUDA_VISIBLE_DEVICES names more than n it
-    takes n of those; where it names no more, somebody else has handed them out, and none is taken, as where the machine
-    has none. CUDA reads that variable once, when the process first asks it for anything: not before this function has
-    returned. Raises ValueError where the machine has fewer than n.
+    Waits while too many are taken. Where CUDA_VISIBLE_DEVICES names more than n it takes n of those; where it names no
+    more, somebody else has handed them out, and none is taken. CUDA reads that variable once: call this before anything
+    asks it for devices. Raises ValueError where the machine has fewer than n.
     """
     from filelock import FileLock, Timeout
 
@@ -75,10 +74,7 @@ def claim(n: int, *, seconds: float | int = 0.5) -> list[str]:
 
 
 def list_gpus() -> list[str]:
-    """UUIDs of the machine's GPUs, which unlike their numbers mean the same to everybody; none without nvidia-smi.
-
-    Asked of another process: CUDA would read CUDA_VISIBLE_DEVICES here.
-    """
+    """UUIDs of the machine's GPUs by nvidia-smi: asked here, CUDA would read CUDA_VISIBLE_DEVICES."""
     command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, check=False).stdout

@@ -33,10 +33,9 @@ _used: dict[str, Any] = {}  # for its record, where other processes computed
 def start(log: str | Path, *, gpus: int = 0, device: str = "auto") -> None:
     """Log progress to the file `log`, warnings to the terminal too, each once; take GPUs that no other job has.
 
-    An error about input (ValueError, FileNotFoundError), and one of the disk that names its file, ends the process with
-    its one line on the terminal and in the log, which Snakemake shows; its traceback lies beside the log. gpus: how
-    many the job was given. device: the setting; one that names its GPU (`cuda:1`) is left with that. To be called
-    before anything asks CUDA for its devices.
+    An error about input (ValueError, FileNotFoundError), and one of the disk that names its file, is one line on the
+    terminal and in the log; its traceback lies beside the log. gpus: how many the job was given. device: the setting;
+    one that names its GPU (`cuda:1`) is left with that. To be called before anything asks CUDA for its devices.
     """
     global _log
     _log = Path(log)
@@ -60,10 +59,7 @@ def start(log: str | Path, *, gpus: int = 0, device: str = "auto") -> None:
 
 
 def join(log: str | Path, *, speaks: bool) -> None:
-    """Go on in the log of the job that has started this process; what it raises is left to the job to say.
-
-    speaks: for one of several processes that would all say the same; the others only say what went wrong.
-    """
+    """Go on in the log of the job that has started this process. speaks: whether it says more than errors."""
     progress.announce(silent=not speaks)
     _log_to(log, logging.NOTSET if speaks else logging.CRITICAL)
     sys.excepthook = lambda kind, error, trace: _write_error(log, error)
@@ -129,8 +125,7 @@ def finish(what: str, result: str) -> None:
     what: `HSFM`, to which the job's place is added. result: its main number, `validation worst group 92.4 (epoch 38)`.
     The record, logs/.../NAME.json beside the log: summary; seconds since this module was loaded; memory_mb (2^20 bytes,
     peak resident set) and gpu_memory_mb (10^6 bytes, peak of torch's allocator), each of that process which took most;
-    cpu_seconds of this process and those it has waited for; device, threads, versions. What the job did not load is
-    null.
+    cpu_seconds of this process and those it has waited for; device, versions. What the job did not load is null.
     """
     where = place(_log).replace(",", "")
     summary = f"{what} {where}: {result}" if where else f"{what}: {result}"
@@ -151,7 +146,7 @@ def used(**resources: Any) -> None:
 
 
 def resources() -> dict[str, Any]:
-    """Resources of this process and those it has waited for: memory_mb, device, gpu_memory_mb, threads."""
+    """Resources of this process and those it has waited for: memory_mb, device, gpu_memory_mb."""
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     megabytes = max(peaks) / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, here 2^10 bytes
     torch = sys.modules.get("torch")
@@ -159,8 +154,7 @@ def resources() -> dict[str, Any]:
     if torch is not None and torch.cuda.is_initialized():
         memory = max(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count()))) / 1e6
         device = torch.cuda.get_device_name(torch.cuda.current_device())
-    threads = int(os.environ.get("OMP_NUM_THREADS", "1")) if torch is None else torch.get_num_threads()
-    return {"memory_mb": round(megabytes, 2), "device": device, "gpu_memory_mb": memory, "threads": threads}
+    return {"memory_mb": round(megabytes, 2), "device": device, "gpu_memory_mb": memory}
 
 
 def versions() -> dict[str, str | bool | None]:
@@ -179,10 +173,7 @@ def versions() -> dict[str, str | bool | None]:
 
 
 def code_state(folder: Path) -> tuple[str | None, bool | None]:
-    """The commit of the code in a folder and whether a tracked file of CODE differs from it; None without git's answer.
-
-    A folder that lies in a repository without being tracked, such as an installation in an environment, has none.
-    """
+    """The commit of the code in a folder and whether a file of CODE differs from it; None where it is not tracked."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), "--no-optional-locks", *arguments]
@@ -201,10 +192,9 @@ def code_state(folder: Path) -> tuple[str | None, bool | None]:
 
 @contextmanager
 def resuming(output: str | Path, depends_on: Mapping[str, Any], name: str = "") -> Iterator[Path]:
-    """A file beside `output` for the state of unfinished work, called after all that the work depends on.
+    """A file beside `output` for the state of unfinished work, named after all that the work depends on.
 
-    Without an error it is removed at the end, and so are those of other settings. name: of the work, where other work
-    keeps its state in the same folder.
+    Without an error it is removed at the end, as are those of other settings. name: of the work in a shared folder.
     """
     path = Path(output).with_name(f".resume-{name}{fingerprint(depends_on)}.pt")
     yield path

@@ -24,7 +24,6 @@ _role: Literal["library", "job", "silent"] = "library"  # of this process
 
 
 def announce(*, silent: bool = False) -> None:
-    """This process is a job. silent: one that leaves speaking to others."""
     global _role
     _role = "silent" if silent else "job"
 
@@ -41,7 +40,7 @@ def say(text: str, color: int | None = None) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Show no progress within: of work that is a part of other work, which shows its own."""
+    """Show no progress within."""
     global _role
     before, _role = _role, "silent"
     try:
@@ -64,7 +63,6 @@ class Progress(ExitStack):
         self._bars = [self.enter_context(tqdm(**common, **kind)) for kind in self._kinds()]
 
     def _kinds(self) -> list[dict[str, Any]]:
-        """Options of tqdm for each bar."""
         if _role == "silent":
             return []
         if _role == "library":
@@ -81,7 +79,6 @@ class Progress(ExitStack):
         return [lines, {"leave": False}]
 
     def update(self, n: int = 1) -> None:
-        """So much more is done."""
         for bar in self._bars:
             bar.update(n)
 

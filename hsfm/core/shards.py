@@ -41,7 +41,6 @@ WHOLE = Shard(1, 1)
 
 
 def cut(rows: "pd.DataFrame", size: int) -> list["pd.DataFrame"]:
-    """A table in parts of so many rows; the last may be shorter."""
     return [rows.iloc[first : first + size] for first in range(0, len(rows), size)]
 
 

@@ -19,24 +19,13 @@ def percent(shares: Iterable[float]) -> str:
 
 
 def kept_epochs(history: "pd.DataFrame") -> str:
-    """Of a history with a row per seed and epoch, and kept: `validation worst group 92.4 ± 0.2 (epochs 38, 40, 22)`.
-
-    The worst class where groups are not known.
-    """
+    """Of a history, `validation worst group 92.4 ± 0.2 (epochs 38, 40, 22)`; the worst class without known groups."""
     kept = history[history["kept"]]
     if kept.empty:
         return "no epoch kept"
     part = "class" if kept["val_worst_group"].isna().any() else "group"
     numbers = ", ".join(str(epoch) for epoch in kept["epoch"])
     return f"validation worst {part} {percent(kept[f'val_worst_{part}'])} (epoch{'s' * (len(kept) > 1)} {numbers})"
-
-
-def erm_epoch(history: "pd.DataFrame") -> str:
-    """Of the kept epoch of ERM's history: `validation average 94.1, worst group 81.2 (epoch 12)`."""
-    row = history[history["kept"]].iloc[0]
-    part = "class" if math.isnan(row["val_worst_group"]) else "group"
-    worst = percent([row[f"val_worst_{part}"]])
-    return f"validation average {percent([row['val_average']])}, worst {part} {worst} (epoch {row['epoch']:.0f})"
 
 
 def on_test(scores: "pd.DataFrame") -> str:

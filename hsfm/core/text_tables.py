@@ -97,11 +97,7 @@ class TextTable:
         return "\n".join(lines) + "\n"
 
     def html(self, name: str) -> str:
-        """A fragment: `<figure class="table" id=name>` with a table in a frame that may scroll, and its notes.
-
-        Rows carry the results that they are made from as `data-made-from`, cells what they are sorted by as
-        `data-order` where their text does not say it.
-        """
+        """A fragment: `<figure class="table" id=name>` with a table in a frame that may scroll, and its notes."""
         numbers = [column >= self.text_columns for column in range(len(self.header))]
         kinds = ["number" if number else "text" for number in numbers]
         head = [f'<th scope="col" class="{kind}">{escape(c)}</th>' for c, kind in zip(self.header, kinds, strict=True)]

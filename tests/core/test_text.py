@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from hsfm.core.text import by_split, duration, erm_epoch, kept_epochs, on_test, percent, strengths
+from hsfm.core.text import by_split, duration, kept_epochs, on_test, percent, strengths
 
 
 @pytest.mark.parametrize(
@@ -26,13 +26,6 @@ def test_the_kept_epochs_of_all_seeds():
     assert kept_epochs(history([float("nan")] * 4)) == "validation worst class 65.0 ± 7.1 (epochs 2, 1)"
     assert kept_epochs(history([0.1, 0.9, 0.92, 0.3]).head(2)) == "validation worst group 90.0 (epoch 2)"
     assert kept_epochs(history([0.1] * 4).head(1)) == "no epoch kept"
-
-
-def test_the_epoch_of_erm_is_that_whose_weights_are_kept():
-    erm = history([0.1, 0.4, 0.92, 0.3]).head(2).assign(val_average=[0.8, 0.85])
-    assert erm_epoch(erm) == "validation average 85.0, worst group 40.0 (epoch 2)"
-    without = erm.assign(val_worst_group=float("nan"))
-    assert erm_epoch(without) == "validation average 85.0, worst class 60.0 (epoch 2)"
 
 
 def scores() -> pd.DataFrame:

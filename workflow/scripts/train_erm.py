@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hsfm.core import job
 from hsfm.core.files import read_frame
-from hsfm.core.text import erm_epoch
+from hsfm.core.text import kept_epochs
 from hsfm.models.training_job import start_training
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
@@ -21,9 +21,9 @@ start_training(
     code=snakemake.params.code,
     log_file=snakemake.log[0],
 )
-columns = ["epoch", "val_average", "val_worst_group", "val_worst_class", "kept"]
+columns = ["epoch", "val_worst_group", "val_worst_class", "kept"]
 network = Path(snakemake.output.checkpoint).parent.name
 job.finish(
     "ERM" if network == "erm" else f"ERM for {network.upper()}",
-    erm_epoch(read_frame(snakemake.output.history, columns)),
+    kept_epochs(read_frame(snakemake.output.history, columns)),
 )
