@@ -37,7 +37,7 @@ def agreement(table: ImageTable) -> dict[str, float | None]:
 
 def write_text(table: ImageTable, counts: pd.DataFrame) -> str:
     """The card as Markdown."""
-    rows, totals = table.rows, counts[[*SPLITS, "all"]].sum()
+    totals = counts[[*SPLITS, "all"]].sum()
     shown = pd.concat([counts, pd.DataFrame([{"class": "all", "attribute": "", **totals}])])
     shown["share of train (%)"] = (100 * shown["train"] / totals["train"]).map("{:.1f}".format)
     notes = ["How strong the spurious correlation is cannot be said: attributes of train are unknown."]
@@ -47,16 +47,9 @@ def write_text(table: ImageTable, counts: pd.DataFrame) -> str:
             f"Agreement, the share of images whose attribute is not rarer in their class than in all of train: {text}.",
             *(f"The attribute of some {split} images is unknown." for split in SPLITS if split not in shares),
         ]
-    sizes = rows.groupby(["height", "width"]).size()
-    height, width = sizes.idxmax()
-    notes += [
-        f"Image size (height x width): {height} x {width} in {100 * sizes.max() / len(rows):.0f} % of the images, "
-        f"{len(sizes)} different sizes, heights {rows['height'].min()} to {rows['height'].max()}, widths "
-        f"{rows['width'].min()} to {rows['width'].max()}.",
-        f"Examples: ../figures/{table.dataset}/examples.png",
-    ]
+    notes.append(f"Examples: ../figures/{table.dataset}/examples.png")
     return (
-        f"# {table.dataset}\n\n{len(rows)} images, {len(table.class_names)} classes ({', '.join(table.class_names)}), "
-        f"{len(table.attribute_names)} attributes ({', '.join(table.attribute_names) or 'none known'}).\n\n"
+        f"# {table.dataset}\n\n{len(table.rows)} images, {len(table.class_names)} classes "
+        f"({', '.join(table.class_names)}), {len(table.attribute_names)} attributes ({', '.join(table.attribute_names) or 'none known'}).\n\n"
         + TextTable.of(shown, notes=tuple(notes)).markdown()
     )

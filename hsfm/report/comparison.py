@@ -14,24 +14,24 @@ def compare(aggregated: pd.DataFrame, scores: pd.DataFrame, sources: Mapping[str
     """One row per dataset and method with published numbers: theirs, ours, and ours - theirs in points.
 
     aggregated: of `report.tables.aggregate`. sources: where the images of those datasets come from that have published
-    numbers, by name. one_image_worst_group and one_image_average: points that one image is of the smallest test group,
-    and of all. Ours are null for a method that did not run.
+    numbers, by name. one_image: points that one image is of the smallest test group. Ours are null for a method that
+    did not run.
     """
     rows = []
     for dataset, source in sources.items():
         test = scores[(scores["dataset"] == dataset) & (scores["split"] == "test") & (scores["n"] > 0)]
-        sizes = test.groupby(["y", "attribute"], dropna=False)["n"].first()
+        smallest = test.groupby(["y", "attribute"], dropna=False)["n"].first().min()
         ours = aggregated[aggregated["dataset"] == dataset].set_index("method")
         ours = ours.reindex(list(PUBLISHED[source])).to_dict("index")
         for method, numbers in PUBLISHED[source].items():
             row = {"dataset": dataset, "images": source, "method": method}
-            for place, (metric, image) in enumerate((("worst_group", sizes.min()), ("average", sizes.sum()))):
+            for place, metric in enumerate(("worst_group", "average")):
                 theirs, deviation = numbers[2 * place : 2 * place + 2]
                 mean, spread = (ours[method][f"{metric}_{name}"] for name in ("percent", "deviation"))
                 row |= {f"{metric}_published": theirs, f"{metric}_published_deviation": deviation}
                 row |= {f"{metric}_percent": mean, f"{metric}_deviation": spread}
-                row |= {f"{metric}_difference": mean - theirs, f"one_image_{metric}": 100 / image}
-            rows.append(row)
+                row[f"{metric}_difference"] = mean - theirs
+            rows.append({**row, "one_image": 100 / smallest})
     return pd.DataFrame(rows)
 
 
@@ -45,7 +45,7 @@ def published_table(comparison: pd.DataFrame, scores: pd.DataFrame) -> TextTable
             ("ours", lambda row, m=m: percent(row[f"{m}_percent"], row[f"{m}_deviation"])),
             ("difference", lambda row, m=m: signed(row[f"{m}_difference"])),
         ]
-    columns.append(("one image", lambda row: f"{row['one_image_worst_group']:.2f}"))
+    columns.append(("one image", lambda row: f"{row['one_image']:.2f}"))
     notes = (
         f"Published: {SOURCE}; its deviations are over seeds of a method on one checkpoint. Ours: test accuracy of "
         "this run in percent, - where the method did not run.",

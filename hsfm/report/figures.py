@@ -1,4 +1,4 @@
-"""Figures of training, groups and hard sets, and what all figures share: data frames in, matplotlib figures out."""
+"""Figures of training, scores and hard sets, and what all figures share: data frames in, matplotlib figures out."""
 
 import textwrap
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from hsfm.core.files import write_atomically
 from hsfm.report.names import method_label
 from hsfm.report.style import GROUP_LOOKS, OTHER_GROUPS, Look, of_group, of_method, styled
+from hsfm.report.tables import METRICS
 
 WIDTH = 7.0  # inches of a figure that fills a page; shown at 700 pixels, its text is as large as the page's
 SHOWN_GROUPS = 8  # more do not fit side by side
@@ -27,6 +28,17 @@ def save(figure: Figure, *paths: str | Path) -> None:
         smaller = {"pil_kwargs": {"compress_level": 9}} if suffix == "png" else {}
         with write_atomically(path) as temporary, styled():
             figure.savefig(temporary, format=suffix, metadata=metadata, **smaller)
+
+
+def panels(count: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of panels, at most three side by side, and some room for a title and a legend, in inches."""
+    columns = max(1, min(3, count))
+    lines = -(-max(1, count) // columns)
+    figure = Figure(figsize=(min(WIDTH, 0.6 + width * columns), 0.8 + height * lines))
+    axes = list(figure.subplots(lines, columns, squeeze=False, **options).flat)
+    for axis in axes[count:]:
+        axis.set_axis_off()
+    return figure, axes[:count]
 
 
 def legend_below(figure: Figure, **options: Any) -> None:
@@ -54,17 +66,11 @@ def draw_training(
     with a column `seed`; of one without groups the worst class is drawn.
     erm_val_worst: by run, the worst group of ERM's head, where HSFM starts.
     """
-    count = (erm is not None) + len(others)
-    columns = min(3, count)
-    lines = -(-count // columns)
     with styled(others):
-        figure = Figure(figsize=(min(WIDTH, 0.6 + 3.2 * columns), 0.9 + 2.3 * lines))
-        axes = list(figure.subplots(lines, columns, squeeze=False).flat)
-        for axis in axes[count:]:
-            axis.set_axis_off()
+        figure, axes = panels((erm is not None) + len(others), 3.2, 2.3)
         if erm is not None:
             _draw_erm(axes.pop(0), erm)
-        for axis, (method, history) in zip(axes, others.items(), strict=False):
+        for axis, (method, history) in zip(axes, others.items(), strict=True):
             _draw_method(axis, method, history, erm_val_worst)
             axis.sharey(axes[0])
             if axis is axes[0] or axis.get_subplotspec().is_first_col():
@@ -154,6 +160,38 @@ def draw_groups(scores: pd.DataFrame, title: str) -> Figure:
 
 def _wrapped(group: str, letters: int) -> str:
     return "\n".join(textwrap.fill(part, letters, break_long_words=False) for part in group.split(", "))
+
+
+def draw_tradeoff(summary: pd.DataFrame, aggregated: pd.DataFrame, dataset: str) -> Figure:
+    """Worst group (worst class where no group is known) against average, a marker per method.
+
+    summary, aggregated: of one dataset, as `tables` makes them. Bars are the deviation over seeds or runs, dots
+    the single heads. No point can lie above the diagonal.
+    """
+    measure = "worst_group" if aggregated["worst_group_percent"].notna().all() else "worst_class"
+    rows = aggregated.set_index("method").sort_values(f"{measure}_percent", kind="stable")
+    with styled(aggregated["method"]):
+        figure = Figure(figsize=(WIDTH, 3.8))
+        axis = figure.subplots()
+        for method, row in rows.iterrows():
+            look, x, y = of_method(method), row["average_percent"], row[f"{measure}_percent"]
+            spreads = {"yerr": row[f"{measure}_deviation"], "xerr": row["average_deviation"]}
+            axis.errorbar(x, y, **spreads, fmt="none", ecolor=look.color, elinewidth=1)
+            style = {"color": look.color, "markersize": 8, "markeredgecolor": "black", "markeredgewidth": 0.6}
+            axis.plot(x, y, look.marker, label=f"{method_label(method)}  {y:.1f}", **style)
+        for method, own in summary.groupby("method", sort=False):
+            if len(own) > 1:
+                heads = 100 * own[["average", measure]].astype(float)
+                axis.plot(*heads.to_numpy().T, ".", color=of_method(method).color, markersize=3)
+        axis.margins(0.08)
+        low = min(axis.get_xlim()[0], axis.get_ylim()[0])
+        axis.autoscale(False)
+        axis.plot([low, 100], [low, 100], ":", color="#888888", linewidth=1, zorder=0)
+        axis.set(xlabel="test average (%)", ylabel=f"test {METRICS[measure]} (%)")
+        handles, labels = axis.get_legend_handles_labels()
+        figure.legend(handles[::-1], labels[::-1], loc="outside right upper", labelspacing=1.0)
+        figure.suptitle(f"{dataset}: {METRICS[measure]} against average")
+        return figure
 
 
 @styled()

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hsfm.report.figures import WIDTH, legend_below
+from hsfm.report.figures import WIDTH, legend_below, panels
 from hsfm.report.names import method_label
 from hsfm.report.study_tables import RULES, summarize_bias, summarize_sweep, swept_in
 from hsfm.report.style import of_method, styled
@@ -30,14 +30,9 @@ def draw_sweep(sweep: pd.DataFrame, title: str) -> Figure:
     part = sweep[sweep["rule"] == rule]
     swept = [name for name in swept_in(part.columns) if len(set(part[name])) > 1]
     best = part[part["setting"] == summarize_sweep(part).set_index("choice").loc["best on validation", "setting"]]
-    columns = min(3, max(1, len(swept)))
-    lines = -(-max(1, len(swept)) // columns)
-    figure = Figure(figsize=(min(WIDTH, 2.7 * columns + 0.5), 2.1 * lines + 0.6))
-    axes = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
-    for axis, name in zip(axes, swept, strict=False):
+    figure, axes = panels(len(swept), 2.7, 2.1, sharey=True)
+    for axis, name in zip(axes, swept, strict=True):
         _panel(axis, part, best, name, rule)
-    for axis in axes[len(swept) :]:
-        axis.set_axis_off()
     legend_below(figure, ncols=3)
     figure.suptitle(title)
     return figure

@@ -25,8 +25,7 @@ def test_by_hand(compared):
     assert found.loc["hsfm", "worst_group_difference"] == pytest.approx(100 * 28 / 30 - 93.1)
     assert found.loc["hsfm", "average_difference"] == pytest.approx(95.0 - 94.0)
     assert found.loc["erm", "worst_group_difference"] == pytest.approx(50.0 - 74.6)
-    assert found["one_image_worst_group"].tolist() == [10.0] * 5
-    assert found["one_image_average"].tolist() == [1.0] * 5
+    assert found["one_image"].tolist() == [10.0] * 5
     assert found.loc["dfr", ["worst_group_percent", "worst_group_difference"]].isna().all()
 
 

@@ -2,8 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hsfm.report import comparison_figures as comparison
-from hsfm.report import style, tables
+from hsfm.report import figures, style, tables
 from tests.report.test_tables import scores
 
 
@@ -36,7 +35,7 @@ def labels(axis) -> list[str]:
 
 
 def test_points_lie_at_average_and_worst_group(summary):
-    (axis,) = comparison.draw_tradeoff(summary, tables.aggregate(summary), "toy").axes
+    (axis,) = figures.draw_tradeoff(summary, tables.aggregate(summary), "toy").axes
     assert markers(axis) == {
         "erm": pytest.approx((75, 50)), "ddb_cut_paste": pytest.approx((93, 90)), "hsfm": pytest.approx((90.5, 85)),
     }  # fmt: skip
@@ -51,5 +50,5 @@ def test_points_lie_at_average_and_worst_group(summary):
 
 def test_without_groups_the_worst_class_counts(summary):
     blind = summary.assign(worst_group=np.nan)
-    (axis,) = comparison.draw_tradeoff(blind, tables.aggregate(blind), "toy").axes
+    (axis,) = figures.draw_tradeoff(blind, tables.aggregate(blind), "toy").axes
     assert axis.get_ylabel() == "test worst class (%)"

@@ -2,8 +2,7 @@
 
 from hsfm.core import job
 from hsfm.evaluation.scores import read_all_scores
-from hsfm.report.comparison_figures import draw_tradeoff
-from hsfm.report.figures import draw_groups, save
+from hsfm.report.figures import draw_groups, draw_tradeoff, save
 from hsfm.report.tables import aggregate, summarize
 
 job.start(snakemake.log[0])
