@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from hsfm.heads.head import Head
+from hsfm.heads.head import Head, SavedHeads
 
 
 @dataclass(frozen=True)
@@ -24,3 +24,8 @@ class Fit:
     tables: Mapping[str, pd.DataFrame | pa.Table] = field(default_factory=dict)  # by the names in the module's TABLES
     networks: tuple[Any, ...] = ()  # `Network`, one per seed with its head, where features are not the embeddings'
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)  # row ids and the like, for analysis
+
+    def saved(self, **described: Any) -> SavedHeads:
+        """The heads for their file. described: the fields of SavedHeads that a method does not know, and other ones."""
+        known = {name: getattr(self, name) for name in ("head", "seeds", "chosen_by", "remarks")}
+        return SavedHeads(**{**known, **described})

@@ -65,7 +65,6 @@ MISTAKES = {  # one of each kind: the classes' own bounds and rules are tested b
     "methods=[erm, {llr: {method: dfr}}]": "methods/1: 'llr' cannot be the name of a variant: something else is",
     "methods=[erm, {A/B: {method: dfr}}]": "methods/1: 'A/B' cannot be the name of a variant: lower case, digits",
     "methods=[erm, {hot: {method: dac}}]": "methods/1: variants are for methods on embeddings, but dac is trained on",
-    "methods=[dfr, llr]|settings={minibirds: {dfr: null, llr: null}}": "methods: dfr, llr alone, which minibirds",
     "methods=[ddb]": f"{BIRDS}: missing key 'ddb', which methods asks for; ddb: null leaves it out",
     "studies=[ablations]|settings={minibirds: {hsfm: null}}": f"{BIRDS}/hsfm: missing or null, but the study ablations",
     f"settings={{minibirds: {{{FROZEN}}}}}": f"{BIRDS}/afr: needs a network that is trained here, on a part of the im",

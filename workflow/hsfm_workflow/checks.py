@@ -26,10 +26,6 @@ def cross_check(config: dict, groups: dict[str, dict[str, str]]) -> Iterator[str
         if settings is None:
             yield f"datasets: unknown dataset {dataset!r}; settings has {', '.join(config['settings'])}"
             continue
-        rows = {name: config["variants"].get(name) for name in config["methods"]}
-        if all(method is not None and settings[name] is None for name, method in rows.items()):
-            left = ", ".join(f"{method}: null" for method in dict.fromkeys(rows.values()))
-            yield f"methods: {', '.join(rows)} alone, which {dataset} leaves out ({left})"
         if len(config["runs"]) > 1 and not is_trained(settings):
             yield f"runs: {dataset} is not trained here and has one run only, but runs lists {config['runs']}"
         for where, said in _of_dataset(settings, config, groups[dataset]):
@@ -81,9 +77,6 @@ def _of_network(settings: dict) -> Iterator[tuple[str, str]]:
     for where, file in {"images/metadata": images.get("metadata"), **named}.items():
         if file is not None and not file.startswith("package:") and not Path(file).is_file():
             yield where, f"no file {file}"
-    for split in SPLITS:
-        if embeddings[split] is not None:
-            yield f"embeddings/{split}", "is for a dataset without images"
     shrunk = in_files and settings["pixels"] == "cached" and settings["decode_size"] == "needed"
     if shrunk and settings["transform"]["interpolation"] == "bicubic":
         said = "needed makes images smaller bilinearly, but transform/interpolation is bicubic; set it to original"
@@ -100,8 +93,6 @@ def _of_embeddings(settings: dict) -> Iterator[tuple[str, str]]:
             yield "", f"has no images, and embeddings lacks {split!r}"
         elif not Path(file).is_file():
             yield f"embeddings/{split}", f"no file {file}"
-        elif Path("results").resolve() in Path(file).resolve().parents:
-            yield f"embeddings/{split}", f"{file} lies in results, whose files the workflow may replace"
 
 
 def _of_afr(settings: dict, config: dict) -> Iterator[tuple[str, str]]:
@@ -127,8 +118,6 @@ def _of_ddb(settings: dict, config: dict) -> Iterator[tuple[str, str]]:
         if ddb["cut_paste"]["masks"] == "dataset" and source != "minibirds":
             yield "ddb/cut_paste/masks", NO_MASKS
         return
-    if ddb["models"]["precision"] == "float16" and config["device"] == "cpu":
-        yield "ddb/models/precision", "float16 was asked for, which the CPU has not; set it to auto"
     for key, name in ((key, model["name"]) for key, model in ddb["models"].items() if isinstance(model, dict)):
         local = name.startswith(("/", ".", "~")) or len(Path(name).parts) > 2
         if local and not Path(name).is_dir():

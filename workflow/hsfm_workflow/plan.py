@@ -36,7 +36,7 @@ class Plan:
         self.shards: dict[str, int] = config["shards"]
         self.compute = in_order(config["compute"])
         # Rows of the tables. DDB's is left out where what it needs is not installed; asking for its files says so.
-        self.methods: list[str] = [m for m in config["methods"] if m != "ddb" or not extras.MISSING_FOR_DDB]
+        self.methods: list[str] = [m for m in config["methods"] if m != "ddb" or not extras.MISSING]
         self._sort_datasets()
         self.images = {"images": IMAGES, "pixels": self.pixels, "cache": self.store}  # inputs of rules that read images
         self.edits = expand(f"{OF_RUN}/hsfm/edits.parquet", dataset=self.with_edits, run=self.runs)
@@ -264,17 +264,6 @@ class Plan:
     def log_suffix(self, stage: str) -> str:
         """Of logs: the shard's, where there are several."""
         return "" if self.shards[stage] == 1 else "_{scatteritem}"
-
-    # Descriptions
-
-    @functools.cached_property
-    def description(self) -> dict:
-        """Subjects of the tables of costs and versions."""
-        return {
-            "methods": {dataset: self.methods_of(dataset) for dataset in self.datasets},
-            "runs": self.runs,
-            "seeds": sorted({*self.seeds, *self.runs}),
-        }
 
     @functools.cached_property
     def saved_config(self) -> dict:

@@ -51,10 +51,8 @@ def caption(file: str) -> Path:
     return ROOT / "workflow" / "report" / kind / f"{name}.rst"
 
 
-def reported(files: list[str] | dict[str, str]) -> list | dict:
+def reported(files: list[str]) -> list:
     """Outputs of a rule whose HTML tables and PNG figures `snakemake --report` shows."""
-    if isinstance(files, dict):
-        return {name: _reported(file) for name, file in files.items()}
     return [_reported(file) for file in files]
 
 
@@ -106,7 +104,7 @@ class Results:
             "method": "hsfm" in methods and not given,
             **{"masks": "dac" in methods, "generated": "ddb" in methods},
             **{"edits": edited, "edit_neighbors": edited and not given},
-            "unclip": dataset in plan.with_unclip and not extras.MISSING_FOR_UNCLIP,
+            "unclip": dataset in plan.with_unclip and not extras.MISSING,
         }
         return [name for name, wanted in asked.items() if wanted] + [s for s in plan.studies if s in STUDY_FIGURES]
 
@@ -129,17 +127,26 @@ class Results:
         }
         generated = {name: of_first(f"ddb/{name}.parquet") for name in ("generated", "pruned")}
         decoded = {"decoded": of_first("hsfm/decoded.parquet")}
-        hard = {"scores": self._of_runs("erm/scores"), "hard_groups": self._of_runs("hsfm/hard_groups")}
+        method = {
+            **{name: of_first(f"hsfm/{name}.parquet") for name in ("support", "history", "hard_groups")},
+            **{"heads": of_first("hsfm/heads.safetensors"), "erm": of_first("erm/heads.safetensors")},
+            "hard_set": of_first("erm/hard_set.parquet"),
+            **{split: of_first(f"erm/embeddings/{split}.parquet") for split in ("train", "val")},
+            **plan.images,
+        }
+        scores = {"scores": self._of_runs("erm/scores")}
+        with_history = [row for row in plan.methods if row != "erm" and "history" in plan.method(row).tables]
+        histories = {row: partial(self._histories, row) for row in ("erm", *with_history)}
         studies = {study: (lambda w, study=study: plan.of_study(study, w.dataset)) for study in STUDY_FIGURES}
         return {
             "examples": ("draw_figure", {"images": IMAGES, "pixels": plan.pixels}, {}),
-            "training": ("draw_figure", self.of_training, {}),
-            "hard_set": ("draw_figure", hard, {}),
+            "training": ("draw_figure", {**scores, **histories}, {}),
+            "hard_set": ("draw_figure", {**scores, "hard_groups": self._of_runs("hsfm/hard_groups")}, {}),
             **{study: ("draw_study", {"results": files}, {}) for study, files in studies.items()},
             "masks": ("draw_masks", {**masks, **plan.images}, shown),
             "generated": ("draw_generated", {**generated, **plan.images}, {}),
             "unclip": ("draw_unclip", {**decoded, **plan.images}, {}),
-            "method": ("draw_method", self.of_method, {"run": plan.runs[0]}),
+            "method": ("draw_method", method, {"run": plan.runs[0]}),
         }
 
     def _of_first_run(self, file: str) -> str:
@@ -147,13 +154,6 @@ class Results:
 
     def _of_runs(self, file: str) -> list[str]:
         return expand(f"{OF_RUN}/{file}.parquet", run=self.plan.runs, allow_missing=True)
-
-    @property
-    def of_training(self) -> dict:
-        """Histories of all runs, and of all seeds where each has one; the scores of ERM."""
-        others = [row for row in self.plan.methods if row != "erm" and "history" in self.plan.method(row).tables]
-        histories = {row: partial(self._histories, row) for row in ("erm", *others)}
-        return {"scores": self._of_runs("erm/scores"), **histories}
 
     def _histories(self, row: str, wildcards: object) -> list[str]:
         """Of a row of a dataset, none where it was not trained; a method that reads images has one per seed."""
@@ -163,16 +163,3 @@ class Results:
         each = "seed{seed}/" if row != "erm" and plan.method(row).images else ""
         path = f"{OF_RUN}/{row}/{each}history.parquet"
         return expand(path, dataset=dataset, run=plan.runs, seed=plan.seeds)
-
-    @property
-    def of_method(self) -> dict:
-        """Inputs of the figure of HSFM's method: images, and of the first run what it left."""
-        first = self._of_first_run
-        return {
-            **{name: first(f"hsfm/{name}.parquet") for name in ("support", "history", "hard_groups")},
-            "heads": first("hsfm/heads.safetensors"),
-            "erm": first("erm/heads.safetensors"),
-            "hard_set": first("erm/hard_set.parquet"),
-            **{split: first(f"erm/embeddings/{split}.parquet") for split in ("train", "val")},
-            **self.plan.images,
-        }

@@ -1,11 +1,8 @@
-AFR = "results/{dataset}/run{run}/afr"
-
-
 # ERM on a share of the training images, in a folder of its own; AFR's head is fitted on the rest.
 use rule train_erm as train_on_share with:
     output:
-        checkpoint=f"{AFR}/backbone.safetensors",
-        history=f"{AFR}/training.parquet",
+        checkpoint="results/{dataset}/run{run}/afr/backbone.safetensors",
+        history="results/{dataset}/run{run}/afr/training.parquet",
     log:
         "logs/{dataset}/run{run}/train_on_share.log",
     params:

@@ -95,8 +95,6 @@ if plan.shards["embedding"] > 1:
             **STANDARDIZATION,
         log:
             "logs/{dataset}/run{run}/{network}/gather_embeddings.log",
-        wildcard_constraints:
-            dataset=one_of(plan.with_images),
         params:
             **code_of("gather_embeddings"),
             settings=plan.embedding_settings,

@@ -11,8 +11,6 @@ use rule stage_on_device as make_masks with:
         masks=plan.sharded("masks", HEAT_MAP_MASKS),
     log:
         f"logs/{{dataset}}/run{{run}}/make_masks_{{split}}{plan.log_suffix('masks')}.log",
-    wildcard_constraints:
-        dataset=one_of(plan.with_images),
     params:
         **code_of("make_masks"),
         transform=plan.section("transform"),
@@ -44,8 +42,6 @@ use rule stage as take_masks with:
         masks=MASKS.replace("{source}", "dataset"),
     log:
         "logs/{dataset}/run{run}/take_masks_{split}.log",
-    wildcard_constraints:
-        dataset=one_of([name for name in plan.packed if plan.source(name) == "minibirds"]),
     params:
         **code_of("take_masks"),
         images=plan.section("images"),

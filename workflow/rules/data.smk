@@ -22,8 +22,6 @@ use rule stage as list_images with:
         "results/{dataset}/listed.parquet",
     log:
         "logs/{dataset}/list_images.log",
-    wildcard_constraints:
-        dataset=one_of(plan.in_files),
     params:
         **plan.code_of_source("list_images"),
         settings=plan.section("images", without=("on_bad_image",)),

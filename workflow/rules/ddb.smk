@@ -9,13 +9,11 @@ use rule stage as choose_sources with:
         train=f"{EMBEDDINGS}/train.parquet",
         val=f"{EMBEDDINGS}/val.parquet",
         heads=ERM_NETWORK["heads"],
-        extra=extras.needs_extra("DDB", extras.MISSING_FOR_DDB),
+        extra=extras.needs_extra("DDB"),
     output:
         sources=f"{DDB}/sources.parquet",
     log:
         "logs/{dataset}/run{run}/choose_sources.log",
-    wildcard_constraints:
-        dataset=one_of(plan.with_ddb),
     params:
         **code_of("choose_sources"),
         ddb=plan.sections("select_by", "sources_per_class", of="ddb"),
@@ -28,14 +26,11 @@ use rule stage_on_device as learn_token with:
     input:
         images=IMAGES,
         pixels=plan.pixels,
-        extra=extras.needs_extra("DDB", extras.MISSING_FOR_DDB),
     output:
         token=f"{TOKEN}.safetensors",
         history=f"{TOKEN}.parquet",
     log:
         "logs/{dataset}/learn_token_{label}.log",
-    wildcard_constraints:
-        dataset=one_of(plan.with_ddb_by("diffusion")),
     params:
         **code_of("learn_token"),
         models=plan.models("text_to_image"),

@@ -3,11 +3,6 @@ OF_FIRST_RUN = {
     **{name: f"{FIRST_RUN}/hsfm/{name}.parquet" for name in ("edits", "support")},
     **{split: f"{FIRST_RUN}/erm/embeddings/{split}.parquet" for split in ("train", "val")},
 }
-EDIT_FIGURES = {
-    f"{name}_{suffix}": f"results/figures/{{dataset}}/{figure}.{suffix}"
-    for name, figure in {"edits": "edits", "neighbors": "edit_neighbors"}.items()
-    for suffix in ("png", "pdf")
-}
 
 
 use rule stage as measure_edits with:
@@ -19,8 +14,6 @@ use rule stage as measure_edits with:
         edits="results/{dataset}/run{run}/hsfm/edits.parquet",
     log:
         "logs/{dataset}/run{run}/measure_edits.log",
-    wildcard_constraints:
-        dataset=one_of(plan.with_edits),
     threads: plan.config["training_threads"]
     params:
         **code_of("measure_edits"),
@@ -34,7 +27,8 @@ use rule stage as draw_edits with:
         **OF_FIRST_RUN,
         **plan.images,
     output:
-        **reported(EDIT_FIGURES),
+        edits=reported(figure_files("edits")),
+        neighbors=reported(figure_files("edit_neighbors")),
     log:
         "logs/{dataset}/draw_edits.log",
     wildcard_constraints:
@@ -51,7 +45,7 @@ use rule draw_edits as draw_edits_without_images with:
         **OF_FIRST_RUN,
         cache=[],
     output:
-        **reported({name: path for name, path in EDIT_FIGURES.items() if not name.startswith("neighbors")}),
+        edits=reported(figure_files("edits")),
     wildcard_constraints:
         dataset=one_of([name for name in plan.with_edits if name in plan.given]),
 
@@ -62,13 +56,11 @@ use rule stage_on_device as decode_edits with:
         edits=OF_FIRST_RUN["edits"],
         support=OF_FIRST_RUN["support"],
         standardization=f"{FIRST_RUN}/erm/standardization.safetensors",
-        extra=extras.needs_extra("unCLIP", extras.MISSING_FOR_UNCLIP),
+        extra=extras.needs_extra("unCLIP"),
     output:
         f"{FIRST_RUN}/hsfm/decoded.parquet",
     log:
         "logs/{dataset}/decode_edits.log",
-    wildcard_constraints:
-        dataset=one_of(plan.with_unclip),
     params:
         **code_of("decode_edits"),
         unclip=plan.section("unclip"),

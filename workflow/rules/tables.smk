@@ -50,7 +50,8 @@ use rule stage as describe_results with:
     localrule: True
     params:
         **code_of("describe_results"),
-        run=plan.description,
+        methods={dataset: plan.methods_of(dataset) for dataset in plan.datasets},
+        seeds={"runs": plan.runs, "seeds": sorted({*plan.seeds, *plan.runs})},
         stages=STAGES,
     message:
         "Making the tables of costs and versions"

@@ -6,10 +6,10 @@ from hsfm.report import costs
 from hsfm.report.versions import collect_versions, versions_table
 
 job.start(snakemake.log[0])
-plan, stages = snakemake.params.run, costs.Stages(**snakemake.params.stages)
-jobs = costs.of_plan(costs.read_costs("logs", stages), list(plan["methods"]), plan["runs"], plan["seeds"], stages)
+methods, stages = snakemake.params.methods, costs.Stages(**snakemake.params.stages)
+jobs = costs.of_plan(costs.read_costs("logs", stages), list(methods), **snakemake.params.seeds, stages=stages)
 made = {
-    "costs": (costs.mean_costs(costs.method_costs(jobs, stages), plan["methods"]), costs.costs_table),
+    "costs": (costs.mean_costs(costs.method_costs(jobs, stages), methods), costs.costs_table),
     "stages": (costs.stage_costs(jobs), costs.stages_table),
     "versions": (collect_versions(jobs), versions_table),
 }

@@ -21,11 +21,11 @@ plane = in_plane(support, train, val)
 drawn, rows = len(plane["before"]), len(support.y)
 shown = "" if drawn == rows else f" ({drawn} of {rows} support rows)"
 figure = draw_plane(**plane, title=f"{dataset}: HSFM's edits, seed {seed}{shown}")
-save(figure, outputs.edits_png, outputs.edits_pdf)
+save(figure, *outputs.edits)
 
 if inputs.get("images"):
     pictures = open_pictures(inputs.images, inputs.cache)
     title = f"{dataset}: longest edits of each group, seed {seed} (bold, orange: another attribute than the support's)"
     figure = draw_neighbors(neighbor_pictures(edits[edits["seed"] == seed], train, pictures), title)
-    save(figure, outputs.neighbors_png, outputs.neighbors_pdf)
+    save(figure, *outputs.neighbors)
 job.finish("Figures", ", ".join(path for path in outputs if path.endswith(".png")))

@@ -14,8 +14,6 @@ generated, _ = read_table(inputs.generated, GENERATED)
 sources = open_pictures(inputs.images, inputs.cache)
 classes, limit = metadata["classes"], metadata["rules"]["attribution"]
 pictures = generated_pictures(pruned, generated, sources, classes, limit)
-save(
-    draw_generated(pictures, f"{snakemake.wildcards.dataset}: {count_kept(pruned, classes)}"),
-    *snakemake.output,
-)
+title = f"{snakemake.wildcards.dataset}: {count_kept(pruned, classes)}"
+save(draw_generated(pictures, title), *snakemake.output)
 job.finish("Figure", snakemake.output[0])

@@ -7,7 +7,7 @@ from hsfm.data.open_images import open_source
 from hsfm.data.table import read_images
 from hsfm.data.transforms import TransformSettings
 from hsfm.heads.classifier import read_classifier
-from hsfm.heads.head import SavedHeads, read_erm_features, write_heads
+from hsfm.heads.head import read_erm_features, write_heads
 from hsfm.heads.supervision import hidden, labels_used, scorer_of
 from hsfm.methods.dac.fit import DaCInputs, Settings, fit
 from hsfm.methods.dac.masks import read_masks
@@ -32,16 +32,12 @@ write_frame(outputs.history, fitted.tables["history"])
 origin = train.checkpoint_sha256
 if fitted.networks:
     origin = write_retrained(outputs.checkpoint, fitted.networks[0], model.trained, {"dac": params.dac, "seed": seed})
-saved = SavedHeads(
-    head=fitted.head,
+saved = fitted.saved(
     method="dac",
-    seeds=fitted.seeds,
     class_names=train.class_names,
     checkpoint_sha256=origin,
     group_labels=labels_used(settings, scorer),
-    chosen_by=fitted.chosen_by,
     settings={**params.dac, "select_by": scorer.rule, "masks": masks.metadata["source"]},
-    remarks=fitted.remarks,
 )
 write_heads(outputs.heads, saved)
 job.finish("DaC", fitted.summary)

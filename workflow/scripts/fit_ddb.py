@@ -7,7 +7,7 @@ from hsfm.data.open_images import open_source
 from hsfm.data.table import read_images
 from hsfm.data.transforms import AugmentationSettings, TransformSettings
 from hsfm.heads.classifier import read_classifier
-from hsfm.heads.head import SavedHeads, read_erm_features, write_heads
+from hsfm.heads.head import read_erm_features, write_heads
 from hsfm.heads.supervision import hidden, labels_used, scorer_of
 from hsfm.methods.ddb.fit import DDBInputs, Settings, fit, kept_images
 from hsfm.methods.ddb.generated import GENERATED, PRUNED, read_table
@@ -45,14 +45,11 @@ with job.resuming(outputs.checkpoint, depends_on) as resume:
     described = {"ddb": retraining, "seed": seed}
     origin = write_retrained(outputs.checkpoint, fitted.networks[0], model.trained, described)
     of_cut_paste = [OBJECTS_OF[metadata["source"]]] if metadata["generator"] == "cut_paste" else []
-    saved = SavedHeads(
-        head=fitted.head,
+    saved = fitted.saved(
         method=METHODS[metadata["generator"]],
-        seeds=fitted.seeds,
         class_names=train.class_names,
         checkpoint_sha256=origin,
         group_labels=labels_used(settings, scorer),
-        chosen_by=fitted.chosen_by,
         settings={**retraining, "generator": metadata["generator"], "models": metadata["models"]},
         remarks=tuple("; ".join([*of_cut_paste, *filter(None, [remark])]) for remark in fitted.remarks),
     )

@@ -10,28 +10,26 @@ from hsfm.core.device import choose_device
 from hsfm.core.files import sha256, write_frame, write_parquet
 from hsfm.evaluation.hard_groups import count_groups
 from hsfm.features.embeddings import read_embeddings
-from hsfm.heads.head import Head, SavedHeads, read_heads, write_heads
+from hsfm.heads.head import Head, read_erm_features, write_heads
 from hsfm.heads.supervision import fit_supervised
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
 files, outputs, params = snakemake.input, snakemake.output, snakemake.params
 method = import_module(f"hsfm.methods.{params.module}")
 settings = method.Settings(**params.settings)
-train, val = (read_embeddings(files[split], split=split) for split in ("train", "val"))
-found = {}
+splits, found = {split: files[split] for split in ("train", "val")}, {}
 if files.get("checkpoint"):  # of a network of the method's own
     from hsfm.models.backbone import read_checkpoint
     from hsfm.models.holdout import hold_out
 
     trained = read_checkpoint(files.checkpoint)
+    train, val = (read_embeddings(file, split=split) for split, file in splits.items())
     erm, origin = Head.of(trained.network.fc), sha256(files.checkpoint)
     found["holdout"] = json.loads(trained.metadata["settings"])["training"]["holdout"]
     train = train.take(hold_out(train.y, found["holdout"], int(snakemake.wildcards.run)))
 else:
-    saved = read_heads(files.heads)
+    saved, (train, val) = read_erm_features(files.heads, **splits)
     erm, origin = saved.head[0], saved.checkpoint_sha256
-    for part in (train, val):
-        saved.check_fits(part, files[part.split])
 needs = {
     need: import_module(f"hsfm.heads.{need}").read_need(files[need], val, params[need])
     for need in getattr(method, "NEEDS", ())
@@ -45,18 +43,12 @@ if "hard_rows" in fit.arrays:  # whose groups the method may not have seen
 for name in getattr(method, "TABLES", ()):
     write = write_parquet if isinstance(tables[name], pa.Table) else write_frame
     write(outputs[name], tables[name], {})
-saved = SavedHeads(
-    head=fit.head,
+saved = fit.saved(
     method=params.row,
-    seeds=fit.seeds,
     class_names=val.class_names,
     checkpoint_sha256=origin,
     group_labels=group_labels,
-    chosen_by=fit.chosen_by,
     settings={**params.settings, **found, **fit.settings},
-    remarks=fit.remarks,
 )
-for part in (train, val):
-    saved.check_fits(part, files[part.split])
 write_heads(outputs.heads, saved)
 job.finish(method.LABEL, fit.summary)

@@ -28,7 +28,4 @@ pruned = prune(
 rows = list(track(pruned, "pruning", "image", len(generated)))
 metadata |= {"checkpoint_sha256": model.checkpoint_sha256, "rules": params.prune}
 write_parquet(snakemake.output.pruned, as_table(rows, PRUNED, metadata), {})
-for y, name in enumerate(metadata["classes"]):
-    kept = [row["kept"] for row in rows if row["y"] == y]
-    job.log.info("%s: %d of %d generated images kept", name, sum(kept), len(kept))
 job.finish("DDB", f"{sum(row['kept'] for row in rows):,} of {len(rows):,} generated images kept")
