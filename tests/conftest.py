@@ -27,9 +27,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def planted(
-    split: str, counts: list[int], *, seed: int, d: int = 12, classes: int = 2, shift: float = 1.0
-) -> Embeddings:
+def planted(split: str, counts: list[int], *, seed: int, d: int = 12, classes: int = 2) -> Embeddings:
     """Features whose first coordinate shows the attribute strongly, the second ones the class weakly, the rest noise.
 
     counts: images per group, `classes * 2` of them, group = 2 y + attribute.
@@ -40,7 +38,7 @@ def planted(
     y, attribute = group // 2, group % 2
     features = torch.randn(len(group), d, generator=generator)
     features[:, 0] = 0.5 * features[:, 0] + 6.0 * (attribute - 0.5)
-    features[torch.arange(len(y)), 1 + y] += 2.5 * shift
+    features[torch.arange(len(y)), 1 + y] += 2.5
     return Embeddings(
         features=features,
         y=y,

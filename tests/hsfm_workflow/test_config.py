@@ -41,6 +41,14 @@ CLIP = "backbone: {name: open_clip:ViT-B-32, pretrained: true}"
 BIRDS = "settings/minibirds"
 STANDARDIZED = "dac: {batchnorm: drift}, embeddings: {standardize: {scale: 1}}"
 DRIFTING = f"settings={{minibirds: {{afr: null, {STANDARDIZED}, {FROZEN}}}}}"
+
+
+def given(file: str, scale: str, method: str) -> str:
+    """Of a dataset whose embeddings are there already."""
+    files = f"{{train: pyproject.toml, val: {file}, test: pyproject.toml, standardize: {scale}}}"
+    return f"datasets=[given]|methods=[erm, {method}]|settings={{given: {{base: minibirds, embeddings: {files}}}}}"
+
+
 MISTAKES = {  # one of each kind: the classes' own bounds and rules are tested beside them
     "settings={minibirds: {hsfm: {inner_stpes: 3}}}": f"{BIRDS}/hsfm: unknown key 'inner_stpes'; did you mean 'inner_s",
     "settings={minibirds: {hard_set: {epochs: 3}}}": f"{BIRDS}/hard_set: unknown key 'epochs'; allowed are hard_per_cl",
@@ -70,6 +78,14 @@ MISTAKES = {  # one of each kind: the classes' own bounds and rules are tested b
     f"settings={{minibirds: {{{FROZEN}}}}}": f"{BIRDS}/afr: needs a network that is trained here, on a part of the im",
     "settings={minibirds: {erm: {holdout: null}}}": f"{BIRDS}/erm: missing key 'holdout', which afr needs",
     DRIFTING: f"{BIRDS}/dac/batchnorm: drift moves the features, which",
+    "settings={minibirds: {embeddings: {standardize: {scale: 1}}}}": f"{BIRDS}/embeddings/standardize: is for a frozen",
+    "settings={minibirds: {afr: null, backbone: {checkpoint: no.pth}}}": f"{BIRDS}/backbone/checkpoint: no file no.pth",
+    f"runs=[0, 1]|settings={{minibirds: {{afr: null, {FROZEN}}}}}": "runs: minibirds is not trained here and has one",
+    given("no.npz", "null", "hsfm"): "settings/given/embeddings/val: no file no.npz",
+    given(
+        "README.md", "{scale: 1}", "hsfm"
+    ): "settings/given/embeddings/standardize: is for a frozen backbone on images",
+    given("README.md", "null", "dac"): "settings/given: has no images, which DaC needs; set dac to null",
     f"settings={{minibirds: {{{UNCLIP}}}}}": f"{BIRDS}/unclip: decodes embeddings of CLIP; set backbone/name to open",
     f"settings={{minibirds: {{{CLIP}, {UNCLIP}}}}}": f"{BIRDS}/unclip: decodes CLIP's own embeddings; set backbo",
 }

@@ -6,7 +6,6 @@ the tests has to be one that the nodes share (`pytest --basetemp`).
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -204,25 +203,3 @@ def test_a_job_killed_for_memory_comes_back_with_more(run):
 
 def test_a_disturbed_run_leaves_the_bytes_of_an_undisturbed_one(run):
     assert results(run.folder) == results(run.undisturbed)
-
-
-def test_a_failing_job_is_reported_with_its_log(run, tmp_path):
-    folder = tmp_path.resolve() / f"hsfm{time.time_ns()}"
-    shutil.copytree(run.folder, folder)
-    hard_set = folder / RUN / "erm/hard_set.parquet"
-    hard_set.write_bytes(hard_set.read_bytes()[:-50])
-    hsfm = f"{RUN}/hsfm/heads.safetensors"
-    try:
-        forced = [*FEW, "--retries", "0", "--forcerun", "fit_hsfm", "--", hsfm]
-        code, said = finished(folder, tmp_path / "output.log", *forced)
-    finally:
-        clean_up(folder)
-    assert code == 1, said
-    (failed,) = of_rule(records(folder), "fit_hsfm")
-    assert failed["JobState"] == "FAILED"
-    assert f"SLURM-job '{failed['JobId']}' failed, SLURM status is: 'FAILED'" in said
-    # the log of the rule, and that of Slurm, in which Snakemake says the same
-    report = said.split(f"SLURM-job '{failed['JobId']}' failed")[1]
-    assert re.search(rf"^ +logs/{RUN.relative_to('results')}/fit_hsfm.log ends:\n", report, re.MULTILINE)
-    assert "hard_set.parquet: not a readable Parquet file, perhaps truncated" in report
-    assert not (folder / hsfm).exists()

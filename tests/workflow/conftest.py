@@ -31,3 +31,19 @@ def edited(finished):
     yield edit
     for file, content in before.items():
         file.write_bytes(content)
+
+
+@pytest.fixture(scope="session")
+def diffusion(tmp_path_factory) -> dict:
+    """Settings of DDB by diffusion with tiny models of random weights."""
+    from benchmarks import random_models  # slow to import
+
+    models = random_models.write_all(tmp_path_factory.mktemp("models"))
+    token = {"images": 4, "size": [16, 16], "initial_word": "bird", "steps": 4, "batch_size": 1, "accumulation": 2}
+    return {
+        "generator": "diffusion",
+        "models": {**{name: {"name": path} for name, path in models.items()}, "local_files_only": True},
+        "token": {**token, "lr": 0.01},
+        "segment": {"prompt": "bird.", "batch_size": 4},
+        "inpaint": {"prompt": "a photo of a {token} bird", "size": [32, 32], "steps": 2, "batch_size": 1},
+    }

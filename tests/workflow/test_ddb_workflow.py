@@ -60,22 +60,6 @@ def pasted(finished) -> Path:
     return finished
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> dict:
-    """Settings of DDB by diffusion with tiny models."""
-    found = random_models.write_all(tmp_path_factory.mktemp("models"))
-    how = {"local_files_only": True, "precision": "auto", "attention_slicing": False, "cpu_offload": False}
-    return {
-        "generator": "diffusion",
-        "models": {**{name: {"name": path, "revision": None} for name, path in found.items()}, **how},
-        "token": {"images": 4, "size": [16, 16], "initial_word": "bird", "steps": 4, "batch_size": 1,
-                  "accumulation": 2, "lr": 0.01, "seed": 0},
-        "segment": {"prompt": "bird.", "box_threshold": 0.3, "text_threshold": 0.25, "batch_size": 4},
-        "inpaint": {"prompt": "a photo of a {token} bird", "size": [32, 32], "steps": 2, "guidance": 7.5,
-                    "batch_size": 1},
-    }  # fmt: skip
-
-
 def test_every_image_is_accounted_for_and_nothing_is_left_to_do(pasted):
     assert planned(pasted, overlay(pasted, "small")) <= SCORING
     assert (pasted / FIGURE).is_file()
@@ -185,16 +169,16 @@ def test_nothing_but_diffusion_imports_the_extra(finished, without_extra):
 
 
 @pytest.fixture(scope="module")
-def inpainted(pasted, models) -> Path:
+def inpainted(pasted, diffusion) -> Path:
     """The copy in which DDB has run by diffusion too, from the same ERM network, inpainting in two shards."""
-    arguments = overlay(pasted, "tiny", **models)
+    arguments = overlay(pasted, "tiny", **diffusion)
     assert planned(pasted, arguments) == {"learn_token", "segment_objects", "inpaint_objects", *PRUNING, *SCORING}
     (pasted / "shards.yaml").write_text("shards: {generation: 2}")
     snakemake(pasted, *arguments[:-1], "shards.yaml", "--", f"{RUN}/ddb/scores.parquet", MAIN, FIGURE)
     return pasted
 
 
-def test_the_chain_accounts_for_everything_and_knows_its_models(inpainted, models):
+def test_the_chain_accounts_for_everything_and_knows_its_models(inpainted, diffusion):
     found = tables(inpainted)
     pruned = found["pruned"]
     assert len(pruned) == ROWS
@@ -212,8 +196,8 @@ def test_the_chain_accounts_for_everything_and_knows_its_models(inpainted, model
     assert "| DDB | " in (inpainted / MAIN).read_text()
 
 
-def test_where_nothing_is_found_the_row_is_erms_and_says_so(inpainted, models):
-    nothing = {**models, "segment": {**models["segment"], "box_threshold": 1.0}}
+def test_where_nothing_is_found_the_row_is_erms_and_says_so(inpainted, diffusion):
+    nothing = {**diffusion, "segment": {**diffusion["segment"], "box_threshold": 1.0}}
     snakemake(inpainted, *overlay(inpainted, "tiny", **nothing), f"{RUN}/ddb/scores.parquet", MAIN, FIGURE)
     found = tables(inpainted)
     assert found["objects"]["boxes"].tolist() == [0] * 12
@@ -228,10 +212,10 @@ def test_where_nothing_is_found_the_row_is_erms_and_says_so(inpainted, models):
     assert (inpainted / FIGURE).read_bytes().startswith(b"\x89PNG")
 
 
-def test_mistakes_are_said_before_anything_runs(finished, models):
+def test_mistakes_are_said_before_anything_runs(finished, diffusion):
     wrong = {"text_to_image": {"name": "/no/such/folder", "revision": None}}
-    changes = {"models": {**models["models"], **wrong}, "retrain": {"weights": [1, 2, 3]}}
-    arguments = overlay(finished, "tiny", **{**models, **changes})
+    changes = {"models": {**diffusion["models"], **wrong}, "retrain": {"weights": [1, 2, 3]}}
+    arguments = overlay(finished, "tiny", **{**diffusion, **changes})
     out = snakemake(finished, *arguments[:-1], "--dry-run", check=False).stdout
     for line in (
         "ddb/retrain/weights: 3 numbers, but the dataset has 2 classes; give one for each",

@@ -1,6 +1,5 @@
 """A user's own images, backbone, checkpoint and features, along the lines of the README."""
 
-import logging
 import os
 import re
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 import torch
 import torchvision
 import yaml
-from hsfm_workflow.config import read_config
 
 from hsfm.data.table import read_images
 from hsfm.evaluation.scores import read_scores
@@ -158,47 +156,6 @@ def test_features_that_are_there_already(used):
     np.savez(used / "val.npz", x=changed["x"] + 1, y=changed["y"], attribute=changed["attribute"])
     os.utime(used / "val.npz", (0, 0))
     assert "import_embeddings" in rules_planned(used, *arguments)
-
-
-def wrong(**settings) -> dict:
-    """The README's configuration with mistakes."""
-    config = yaml.safe_load(blocks("yaml")[0])
-    for key, value in settings.items():
-        old = config["settings"]["mine"].get(key)
-        config["settings"]["mine"][key] = old | value if isinstance(old, dict) and isinstance(value, dict) else value
-    return config
-
-
-def given(method: str = "hsfm", **embeddings) -> dict:
-    """Of a dataset whose embeddings are given, with mistakes."""
-    own = {"base": "minibirds", "embeddings": dict.fromkeys(("train", "val", "test"), "val.npz") | embeddings}
-    return {"datasets": ["given"], "methods": ["erm", method], "settings": {"given": own}}
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (wrong(images={"metadata": "none.csv"}), "mine/images/metadata: no file none.csv"),
-        (wrong(afr=None, backbone={"checkpoint": "none.pth", "pretrained": False}),
-         "mine/backbone/checkpoint: no file none.pth"),
-        (wrong(afr=None, backbone={"train": False, "pretrained": False}),
-         "mine/backbone: train is false, but there are neither pretrained weights nor a checkpoint"),
-        (wrong(backbone={"weights": "mine.yaml"}), "mine/backbone: pretrained and weights exclude one another"),
-        (wrong(embeddings={"standardize": {"scale": 1}}), "mine/embeddings/standardize: is for a frozen backbone"),
-        (given(val="nowhere.npz"), "given/embeddings/val: no file nowhere.npz"),
-        (given(standardize={"scale": 1.0}), "given/embeddings/standardize: is for a frozen backbone on images"),
-        (given("dac"), "given: has no images, which DaC needs; set dac to null"),
-        (wrong(afr=None, backbone={"checkpoint": "val.npz", "pretrained": False}) | {"runs": [0, 1]},
-         "runs: mine is not trained here and has one run only, but runs lists [0, 1]"),
-    ],
-)  # fmt: skip
-def test_a_mistake_is_one_line(mine, caplog, monkeypatch, config, message):
-    monkeypatch.chdir(mine)
-    (mine / "val.npz").touch()
-    with caplog.at_level(logging.ERROR), pytest.raises(SystemExit):
-        read_config(config)
-    (line,) = (record.message for record in caplog.records)
-    assert message in line
 
 
 def test_the_frozen_overlay_on_few_images(tmp_path):

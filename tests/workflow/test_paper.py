@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from benchmarks import random_models
 from hsfm.data.table import read_images
 from hsfm.features.embeddings import read_embeddings
 from hsfm.heads.head import read_heads
@@ -23,22 +22,6 @@ PAPER = ["--configfile", "config/paper.yaml"]
 DATASETS = ("waterbirds", "celeba", "metashift", "dominoes")
 GROUPS = {"waterbirds": 4, "celeba": 4, "metashift": 2, "dominoes": 4}  # of test
 TABLES = ("results/tables/main.md", "results/tables/published.md")
-
-
-def tiny_ddb(models: Path) -> dict:
-    """DDB with tiny models of random weights, on a few images, of which it keeps all that have an object."""
-    random_models.write_all(models)
-    names = ("text_to_image", "inpainting", "detector", "segmenter")
-    return {
-        "sources_per_class": 3,
-        "images_per_source": 1,
-        "models": {**{name: {"name": str(models / name)} for name in names}, "local_files_only": True},
-        "token": {"images": 2, "size": [16, 16], "initial_word": "bird", "steps": 2},
-        "segment": {"prompt": "bird."},
-        "inpaint": {"size": [32, 32], "steps": 2, "batch_size": 4},
-        "prune": {"attribution": 0.0, "steps": 2},
-        "retrain": {"epochs": 1},
-    }
 
 
 def small(name: str, ddb: dict | None) -> dict:
@@ -65,8 +48,10 @@ def small(name: str, ddb: dict | None) -> dict:
 
 
 @pytest.fixture(scope="module")
-def overlay(tmp_path_factory) -> dict:
-    ddb = tiny_ddb(tmp_path_factory.mktemp("models"))
+def overlay(diffusion) -> dict:
+    """DDB on a few images, of which it keeps all that have an object."""
+    ddb = {**diffusion, "sources_per_class": 3, "images_per_source": 1}
+    ddb |= {"prune": {"attribution": 0.0, "steps": 2}, "retrain": {"epochs": 1}}
     settings = {name: small(name, ddb if name == "waterbirds" else None) for name in DATASETS}
     return {"training_threads": 1, "seeds": [60], "settings": settings}
 

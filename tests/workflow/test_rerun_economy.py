@@ -7,19 +7,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hsfm_workflow.files import DOWNLOADED
 
 from tests.repository import copy_repository, family, snakemake
 
 DATASETS = ("waterbirds", "celeba", "metashift", "dominoes")
 WITH_DDB = DATASETS[:3]
 PLAN = ["--configfile", "config/paper.yaml"]
-RAW = [
-    "waterbird_complete95_forest2water2/metadata.csv",
-    *(f"dominoes/MNIST/raw/{part}-ubyte" for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3",
-                                                      "t10k-labels-idx1")),
-    "dominoes/cifar-10-batches-py/test_batch",
-    *(f"dominoes/cifar-10-batches-py/data_batch_{number}" for number in range(1, 6)),
-]  # fmt: skip
+RAW = ["waterbird_complete95_forest2water2/metadata.csv", *(f"dominoes/{file}" for file in DOWNLOADED["dominoes"])]
 
 
 def outputs(folder: Path, *arguments: str) -> list[dict[str, str]]:

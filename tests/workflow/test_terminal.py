@@ -50,18 +50,6 @@ def test_a_run_is_a_line_per_start_and_end_and_says_what_was_asked_for(folder):
     assert "Finished jobid" in next((folder / ".snakemake/log").glob("*.log")).read_text()
 
 
-def test_snakemakes_own_output_has_our_last_lines_but_in_a_dry_run(folder):
-    images = "results/minibirds/images.parquet"
-    options = ("--workflow-profile", "none", *MINIMAL, "--forcerun", "pack_images")
-    out = snakemake(folder, *options, "--", images).stdout
-    assert not re.search(rf"^{TIME}  \S", out, re.MULTILINE)
-    assert "Finished jobid: 0 (Rule: pack_images)" in out
-    assert re.search(rf"^{re.escape(str(folder / images))}\nDone in ", out, re.MULTILINE)
-    out = snakemake(folder, *MINIMAL, "--dry-run").stdout
-    assert "Job stats:" in out
-    assert "Done in" not in out
-
-
 def test_the_main_table_stands_at_the_end_of_a_whole_run(folder):
     out = snakemake(folder, *MINIMAL, "--config", "methods=[erm, dfr]").stdout
     lines = said(out)
