@@ -81,20 +81,12 @@ class TextTable:
 
     def latex(self, label: str) -> str:
         """A table environment that compiles with the package booktabs alone; the notes stand below the table."""
-        cells = [map(latex, self.header), *(map(Cell.latex, row) for row in self.rows)]
-        header, *rows = (" & ".join(row) + r" \\" for row in cells)
-        lines = [
-            r"\begin{table}[htbp]",
-            r"\centering",
-            rf"\caption{{{latex(self.title)}}}",
-            rf"\label{{{label}}}",
-            rf"\begin{{tabular}}{{{'l' * self.text_columns}{'r' * (len(self.header) - self.text_columns)}}}",
-            *(r"\toprule", header, r"\midrule", *rows, r"\bottomrule"),
-            r"\end{tabular}",
-            *(rf"\par\smallskip\raggedright\footnotesize {latex(note)}" for note in self.notes),
-            r"\end{table}",
-        ]
-        return "\n".join(lines) + "\n"
+        frame = pd.DataFrame([map(Cell.latex, row) for row in self.rows], columns=list(map(latex, self.header)))
+        columns = "l" * self.text_columns + "r" * (len(self.header) - self.text_columns)
+        head = {"position": "htbp", "position_float": "centering", "caption": latex(self.title), "label": label}
+        table = frame.style.hide(axis="index").to_latex(column_format=columns, hrules=True, **head)
+        notes = (f"\\par\\smallskip\\raggedright\\footnotesize {latex(note)}\n" for note in self.notes)
+        return table.replace(r"\end{table}", "".join(notes) + r"\end{table}")
 
     def html(self, name: str) -> str:
         """A fragment: `<figure class="table" id=name>` with a table in a frame that may scroll, and its notes."""

@@ -66,7 +66,6 @@ class Embeddings:
         return torch.where(self.attribute < 0, -1, self.y * self.n_attributes + self.attribute)
 
     def to(self, device: torch.device) -> "Embeddings":
-        """The same rows on another device."""
         moved = {name: getattr(self, name).to(device) for name in ("features", "y", "attribute")}
         return replace(self, **moved)
 
@@ -76,7 +75,6 @@ class Embeddings:
         return replace(self, **picked, image_id=tuple(self.image_id[i] for i in rows.tolist()))
 
     def without_attributes(self) -> "Embeddings":
-        """The same rows with every attribute unknown."""
         return replace(self, attribute=torch.full_like(self.attribute, -1))
 
     @property
@@ -92,12 +90,10 @@ class Embeddings:
         return self.n_classes * self.n_attributes
 
     def refuse_test(self, purpose: str) -> None:
-        """Raise ValueError where these are the test split, which nothing may train on."""
         if self.split == "test":
             raise ValueError(f"{purpose} was given the test split of {self.dataset}; it trains on train and val")
 
     def require_attributes(self, purpose: str) -> None:
-        """Raise ValueError unless the attribute of every row is known."""
         unknown = (self.attribute < 0).nonzero()
         if len(unknown):
             raise ValueError(
@@ -160,8 +156,8 @@ def write_embeddings(path: str | Path, embeddings: Embeddings, *, whole: bool = 
 def read_embeddings(path: str | Path, *, split: str | None = None, whole: bool = True) -> Embeddings:
     """Read embeddings; the features are one `[n d]` tensor.
 
-    split: which one it has to be. Raises ValueError naming the file for another split, a missing column, a wrong type,
-    features of another length than its metadata say, a file that is not whole, and as `check_embeddings` does.
+    split: which one it has to be. Raises ValueError naming the file for another split, features of another length than
+    its metadata say, and as `open_parquet` and `check_embeddings` do.
     """
     table, metadata = read_parquet(path, ROWS)
     require(metadata, METADATA, path)

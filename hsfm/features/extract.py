@@ -34,8 +34,6 @@ def embed_images(
     the three channels. Raises ValueError for an image that cannot be read, and where the images are not of one size
     after the transform.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size: {batch_size} is not a number of images from 1")
     if not len(paths):
         raise ValueError("paths: there is no image")
     compute, transform = Compute.on(device), TransformSettings.model_validate(transform)

@@ -14,10 +14,9 @@ from hsfm.features.standardize import Standardization, StandardizationSettings, 
 def write_splits(
     outputs: Mapping[str, str | Path], embed: Callable[[str], Embeddings], standardize: StandardizationSettings | None
 ) -> None:
-    """Write the embeddings of every split, and what was done to their features.
+    """Write the embeddings of every split and what was done to their features.
 
-    outputs: the files by split, and `standardization`. embed: gives those of a split, raw. standardize: None leaves
-    them as they are.
+    outputs: files by split, and `standardization`. embed: gives those of a split, raw.
     """
     train = embed("train")
     if standardize is None:

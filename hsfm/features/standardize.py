@@ -30,7 +30,6 @@ class Standardization:
     factor: Float[Tensor, " d"]  # scale / standard deviation, 0 for a feature without variation
 
     def apply(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Standardized features, on the device of the raw ones."""
         return (features - self.mean.to(features.device)) * self.factor.to(features.device)
 
     def undo(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -88,7 +87,6 @@ def fit(features: Float[Tensor, "n d"], scale: float = 1.0) -> Standardization:
 
 
 def write_standardization(path: str | Path, standardization: Standardization, metadata: Mapping[str, str]) -> None:
-    """Write the tensors `mean` and `factor`; metadata say whose features they are for."""
     write_safetensors(path, {"mean": standardization.mean, "factor": standardization.factor}, metadata)
 
 

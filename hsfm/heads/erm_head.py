@@ -30,8 +30,8 @@ class ERMHeadSettings(FrozenSettings):
 def fit_head(train: Embeddings, settings: ERMHeadSettings = ERMHeadSettings()) -> Head:  # noqa: B008, frozen
     """The head `[1 c d]` that minimizes the training loss, by logistic regression on the training features.
 
-    That loss is the sum of all images' cross-entropy plus |weight|^2 / (2 C), the intercepts free: a convex problem,
-    solved by L-BFGS from zero. No random number is drawn and no attribute read. Raises ValueError for the test split.
+    That loss is the sum of all images' cross-entropy plus |weight|^2 / (2 C), the intercepts free, minimized by L-BFGS
+    from zero. Raises ValueError for the test split.
     """
     from sklearn.exceptions import ConvergenceWarning  # slow to import
     from sklearn.linear_model import LogisticRegression

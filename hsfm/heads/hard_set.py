@@ -60,7 +60,6 @@ def hardest(loss: Float[Tensor, "r n"], class_rows: Sequence[Int[Tensor, " _"]],
 
 
 def build(head: Head, pool: Embeddings, *, per_class: int) -> HardSet:
-    """Rank and choose pool images by their loss under `head`."""
     loss = cross_entropy(head.logits(pool.features), pool.y, reduction="none")
     rank = rank_in_class(loss, pool.y)
     return HardSet(image_id=pool.image_id, y=pool.y, loss=loss, rank=rank, chosen=rank <= per_class)

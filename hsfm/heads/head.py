@@ -47,7 +47,6 @@ class Head:
 
 
 def stack(heads: Sequence[Head]) -> Head:
-    """Single heads as one `[s c d]`."""
     return Head(torch.stack([h.weight for h in heads]), torch.stack([h.bias for h in heads]))
 
 
@@ -86,10 +85,7 @@ class SavedHeads:
 
 
 def gather(parts: Sequence[SavedHeads]) -> SavedHeads:
-    """The heads of several files of one method as one.
-
-    Heads on features of their own name all their checkpoints, so that together they fit no embeddings.
-    """
+    """The heads of several files of one method as one; on features of their own they name all their checkpoints."""
     remarks = [remark for part in parts for remark in part.remarks or [""] * len(part.seeds)]
     return replace(
         parts[0],
@@ -119,7 +115,6 @@ def write_heads(path: str | Path, saved: SavedHeads) -> None:
 
 
 def read_heads(path: str | Path) -> SavedHeads:
-    """Read what `write_heads` wrote."""
     tensors, metadata = read_safetensors(path)
     require(metadata, (*_TEXTS, *_LISTS), path)
     fields = {name: json.loads(metadata[key]) for key, name in _LISTS.items()}

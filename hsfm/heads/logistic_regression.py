@@ -1,7 +1,4 @@
-"""L1 logistic regression on standardized features, and the choice of its penalty; DFR and LLR share it.
-
-scikit-learn is imported where it is used: it takes a second, and every plan of the workflow reads the settings.
-"""
+"""L1 logistic regression on standardized features, and the choice of its penalty; scikit-learn loads when used."""
 
 import logging
 from collections.abc import Callable
@@ -108,7 +105,6 @@ def regress(x: np.ndarray, y: np.ndarray, c: float) -> tuple[np.ndarray, np.ndar
 
 
 def scaler_of(x: np.ndarray) -> Any:
-    """scikit-learn's StandardScaler of these rows."""
     from sklearn.preprocessing import StandardScaler
 
     return StandardScaler().fit(x)

@@ -16,9 +16,7 @@ class Scorer:
     """Scores logits on the rows of `val` by one rule; higher is better.
 
     It may read group labels where a method may not: the method sees numbers only. `asked` says afterwards whether a
-    choice was made by it, for the supervision column of tables. Nothing waits for the device.
-
-    Raises ValueError for `worst_group` where the attribute of a row is unknown.
+    choice was made by it. Nothing waits for the device. Raises ValueError for `worst_group` with an unknown attribute.
     """
 
     def __init__(self, val: Embeddings, rule: Rule):

@@ -23,8 +23,8 @@ def fit_supervised(
 ) -> tuple[Fit, str]:
     """A method's fit, and its use of group labels: `training`, `selection` (by the scorer) or `none`.
 
-    method: a module of hsfm/methods. Attributes of splits that `settings.groups` leaves out are hidden from it. The
-    scorer sees those of val. needs: further inputs that the module's NEEDS names. A select_by of None is worst_group.
+    method: a module of hsfm/methods. The scorer sees the attributes of val, the method those of `settings.groups`
+    alone. needs: further inputs that the module's NEEDS names. A select_by of None is worst_group.
     """
     scorer = scorer_of(settings, val)
     fit = method.fit(*hidden(settings, train, val), erm, settings=settings, seeds=seeds, scorer=scorer, **needs)
@@ -38,7 +38,6 @@ def scorer_of(settings: MethodSettings, val: Embeddings) -> Scorer:
 
 
 def hidden(settings: MethodSettings, train: Embeddings, val: Embeddings) -> tuple[Embeddings, Embeddings]:
-    """The splits as the method may see them."""
     return (
         train if settings.groups in ("train", "both") else train.without_attributes(),
         val if settings.groups in ("val", "both") else val.without_attributes(),
@@ -46,7 +45,6 @@ def hidden(settings: MethodSettings, train: Embeddings, val: Embeddings) -> tupl
 
 
 def labels_used(settings: MethodSettings, scorer: Scorer) -> str:
-    """Use of group labels: `training`, `selection` or `none`."""
     if settings.groups != "none":
         return "training"
     return "selection" if scorer.asked and scorer.rule == "worst_group" else "none"

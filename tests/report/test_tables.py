@@ -152,7 +152,7 @@ def test_latex_compiles_whatever_names_hold(three_methods):
     check_latex(latex)
     assert r"a\textbackslash{}b \{c\} \#\$\%\&\_\textasciicircum{}\textasciitilde{} " in latex
     assert r"$\pm$ $\leq$ é" in latex
-    check_latex(TextTable(header=("a", "b"), rows=(), notes=()).latex("tab:x"))
+    check_latex(TextTable(header=("a", "b"), rows=(), notes=(), title="none").latex("tab:x"))
 
 
 def test_equal_as_shown_is_equally_best(three_methods):
