@@ -48,8 +48,7 @@ def write_text(table: ImageTable, counts: pd.DataFrame) -> str:
             *(f"The attribute of some {split} images is unknown." for split in SPLITS if split not in shares),
         ]
     notes.append(f"Examples: ../figures/{table.dataset}/examples.png")
-    return (
-        f"# {table.dataset}\n\n{len(table.rows)} images, {len(table.class_names)} classes "
-        f"({', '.join(table.class_names)}), {len(table.attribute_names)} attributes ({', '.join(table.attribute_names) or 'none known'}).\n\n"
-        + TextTable.of(shown, notes=tuple(notes)).markdown()
-    )
+    classes, attributes = ", ".join(table.class_names), ", ".join(table.attribute_names) or "none known"
+    sizes = f"{len(table.rows)} images, {len(table.class_names)} classes ({classes}), {len(table.attribute_names)} "
+    shown = TextTable.of(shown, notes=tuple(notes)).markdown()
+    return f"# {table.dataset}\n\n{sizes}attributes ({attributes}).\n\n{shown}"

@@ -118,15 +118,14 @@ def method_costs(costs: pd.DataFrame, stages: Stages) -> pd.DataFrame:
 
 
 def mean_costs(costs: pd.DataFrame, methods: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """One row per dataset and method of `method_costs`: means over runs (memory: the highest), and `runs`.
+    """One row per dataset and method of `method_costs`: means over runs, of memory the highest.
 
     methods: those of every dataset, in the order of the table; one without a record has nulls.
     """
     grouped = costs.groupby(["dataset", "method"])
     means = grouped[TIMES].agg(lambda values: values.mean(skipna=False)).join(grouped[SIZES].max())
-    means.insert(0, "runs", grouped.size())
-    wanted = pd.MultiIndex.from_tuples([(d, m) for d, names in methods.items() for m in names], names=means.index.names)
-    return means.reindex(wanted).fillna({"runs": 0}).astype({"runs": int}).reset_index()
+    wanted = [(dataset, method) for dataset, names in methods.items() for method in names]
+    return means.reindex(pd.MultiIndex.from_tuples(wanted, names=means.index.names)).reset_index()
 
 
 def stage_costs(costs: pd.DataFrame) -> pd.DataFrame:
@@ -135,9 +134,6 @@ def stage_costs(costs: pd.DataFrame) -> pd.DataFrame:
     sums = grouped[TIMES].sum(min_count=1).join(grouped[SIZES].max())
     sums.insert(0, "jobs", grouped.size())
     return sums.reset_index()
-
-
-# Text -----------------------------------------------------------------------------------------------------------------
 
 
 def costs_table(summary: pd.DataFrame) -> TextTable:
@@ -151,10 +147,9 @@ def costs_table(summary: pd.DataFrame) -> TextTable:
         ("more than ERM", lambda row: measured(row["more"])),
         *_REST,
     ]
-    over = f"; the mean over {runs} backbone runs" if (runs := summary["runs"].max()) > 1 else ""
     notes = (
         "From the images to one head: ERM's training and embedding, and the method's own stages; not the preparation "
-        f"of images, which serves all methods, nor scoring{over}. "
+        "of images, which serves all methods, nor scoring. Means over backbone runs, of memory the highest. "
         "Where each seed has a job of its own, the mean over seeds; a job that fits all seeds at once counts whole.",
         ABSENT,
     )

@@ -26,19 +26,15 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
 def _means(rows: pd.DataFrame) -> dict[str, Any]:
     edited = rows[rows["length"] > 0]
     away = edited["cos_away"].dropna() > 0
-    flips = edited[["attribute_flips", "class_flips"]].astype("Float64").mean()
-    names = ["own_before", "own_after", "probe_before", "probe_after"]
+    as_they_are = [name for name in MEASURES if name in edited and name not in OF_RUNS]
     return {
         **{"runs": rows["run"].nunique(), "rows": len(rows), "edited": len(edited)},
-        "relative_length": edited["relative_length"].mean(),
         "cos_spurious_size": edited["cos_spurious"].abs().mean(),
         "cos_class_size": edited["cos_class"].abs().mean(),
         # mean size of a normal variable of that deviation
         "random_size": np.sqrt(2 / np.pi) * edited["random_spread"].mean(),
-        "pairs_spread": edited["pairs_spread"].mean(),
-        **{"cos_away": edited["cos_away"].mean(), "away": away.mean() if len(away) else np.nan},
-        **flips,
-        **edited[names].mean(),
+        "away": away.mean() if len(away) else np.nan,
+        **edited[as_they_are].astype("Float64").mean(),
         **rows.drop_duplicates("run")[OF_RUNS].mean(),
     }
 

@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 
 from hsfm.core.files import read_frames
 
-VALIDATED = ["val_worst_group", "val_worst_class", "kept"]
 ERM = ["epoch", "train_accuracy", "val_average", "val_worst_group", "kept"]
 HARD_GROUPS = ["seed", "epoch", "y", "attribute", "n"]
 
@@ -20,7 +19,7 @@ def read_histories(paths: Sequence[str], columns: Sequence[str]) -> pd.DataFrame
 
 def read_training(method: str, paths: Sequence[str]) -> pd.DataFrame:
     """A method's history with one curve per run and seed: of several trials of a seed that of the kept head."""
-    columns = ERM if method == "erm" else ["seed", "epoch", *VALIDATED]
+    columns = ERM if method == "erm" else ["seed", "epoch", "val_worst_group", "val_worst_class", "kept"]
     trial = ["trial"] if "trial" in pq.read_schema(paths[0]).names else []
     history = read_histories(paths, [*columns, *trial])
     return history.merge(history.loc[history["kept"], ["run", "seed", "trial"]]) if trial else history

@@ -8,6 +8,7 @@ import pandas as pd
 
 from hsfm.core.text import duration
 from hsfm.report.names import method_label
+from hsfm.report.tables import spread_note
 from hsfm.report.versions import CHANGES
 
 SPACE = "\N{NO-BREAK SPACE}"
@@ -58,7 +59,7 @@ def summarize(main: pd.DataFrame, provenance: Provenance) -> list[tuple[str, lis
     return [
         ("Which method is best", best),
         ("Group labels", group_labels(main)),
-        ("Over how many", [repetitions(main)]),
+        ("Over how many", [spread_note(main)]),
         ("How long it took", [took]),
         ("When, with what", [provenance.sentence]),
     ]
@@ -130,21 +131,6 @@ def group_labels(main: pd.DataFrame) -> list[str]:
         return ["No method used group labels."]
     parts = [words.format(_names(used.index[used == use])) for use, words in said.items() if use in set(used)]
     return [f"{'; '.join(parts)}.", "No method saw group labels of training images; test labels only score."]
-
-
-def repetitions(main: pd.DataFrame) -> str:
-    """A sentence on the repetitions that means and deviations are over."""
-    runs, seeds = int(main["runs"].max()), int(main["seeds"].max())
-    single = list(dict.fromkeys(main.loc[main["seeds"] < seeds, "method"]))
-    exception = f" ({_names(single)}: one head)" if single and main["seeds"].min() == 1 else ""
-    spread = "± is the sample standard deviation over"
-    if runs > 1:
-        each = f", each the mean of {seeds} seeds of the method{exception}" if seeds > 1 else ""
-        return f"Numbers are means over {runs} trained networks{each}; {spread} networks."
-    if seeds > 1:
-        of = f"{seeds} seeds of each method{exception}, all on one trained network"
-        return f"Numbers are means over {of}; {spread} seeds, and says nothing about another network."
-    return "One seed on one trained network: there is no deviation, and small differences cannot be read."
 
 
 def _with_spread(row: pd.Series) -> str:

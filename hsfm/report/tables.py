@@ -89,9 +89,6 @@ def group_table(scores: pd.DataFrame) -> pd.DataFrame:
     return sizes.join(accuracy.add_suffix("_percent")).reindex(order).rename_axis(names).reset_index()
 
 
-# Text -----------------------------------------------------------------------------------------------------------------
-
-
 def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
     """The paper's table: a row per method, worst group and average of each dataset.
 

@@ -117,9 +117,6 @@ def _holds_zero(_: float, low: float, high: float) -> bool:
     return bool(low <= 1e-9 and high >= -1e-9)
 
 
-# Text -----------------------------------------------------------------------------------------------------------------
-
-
 def uncertainty_table(measured: pd.DataFrame, results: pd.DataFrame) -> TextTable:
     """A row per dataset and method: worst group and average with their intervals and differences.
 
