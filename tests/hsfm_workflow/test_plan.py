@@ -2,11 +2,11 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from hsfm_workflow import ROOT, extras
+from hsfm_workflow import ROOT
 from hsfm_workflow.config import merged, read_config
 from hsfm_workflow.files import downloads, raw_files, stamp
 from hsfm_workflow.plan import Plan, in_shard
-from hsfm_workflow.report import Results, caption
+from hsfm_workflow.report import Results, caption, figure_files, reported, table_files
 
 
 def plan_of(*files: str, **own) -> Plan:
@@ -89,6 +89,16 @@ def test_every_table_and_figure_has_a_caption(paper):
             assert caption(file).exists(), file
 
 
+def test_html_tables_and_png_figures_are_entries_of_snakemakes_report():
+    (*numbers, html), (png, pdf) = reported(table_files("main")), reported(figure_files("groups"))
+    assert not any(hasattr(file, "flags") for file in (*numbers, pdf))
+    table, figure = html.flags["report"], png.flags["report"]
+    assert table.caption == str(ROOT / "workflow/report/tables/main.rst")
+    assert (table.category, table.subcategory) == ("Results", "all datasets")
+    assert (figure.category, figure.subcategory) == ("Groups", "{dataset}")
+    assert figure.labels(job()) == {"result": "Accuracy by group (figure)", "dataset": "minibirds"}
+
+
 def test_only_what_is_missing_is_downloaded(paper, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = [name for name, *_ in downloads(paper.settings)]
@@ -109,11 +119,3 @@ def test_a_small_file_is_told_by_what_it_holds(tmp_path):
     assert stamp(str(file)) == first
     file.write_text("2")
     assert stamp(str(file)) != first
-
-
-def test_what_needs_the_extra_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(extras, "MISSING", [])
-    assert extras.needs_extra("DDB")(None) == []
-    monkeypatch.setattr(extras, "MISSING", ["captum"])
-    with pytest.raises(Exception, match=r"DDB was asked for: pip install -e"):
-        extras.needs_extra("DDB")(None)

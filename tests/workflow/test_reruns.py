@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 
-from tests.repository import MINIMAL, RUN, jobs_of_last_run, results, rules_planned, snakemake
+from tests.repository import MINIMAL, rules_planned, snakemake
 
 PAGE = {"write_report"}
 TABLES = {"make_tables", "describe_results", *PAGE}
@@ -89,17 +89,6 @@ def test_what_changes_no_result_reruns_nothing(copied):
     minimal.write_text(minimal.read_text().replace("inner_steps: 2\n", "inner_steps: 2\n      inner_lr: 5e-4\n"))
     shutil.rmtree(copied / "logs")
     assert planned(copied) == set()
-
-
-def test_a_changed_hsfm_setting_leaves_all_else_as_it_was(copied):
-    before = results(copied)
-    setting = ("--config", "settings={minibirds: {hsfm: {inner_lr: 0.02}}}")
-    snakemake(copied, *MINIMAL, *setting, "--", f"{RUN}/hsfm/scores.parquet")
-    assert {"fit_hsfm", "score_heads"} == set(jobs_of_last_run(copied))
-    after = results(copied)
-    changed = {path for path in before if after[path] != before[path]}
-    assert f"{RUN}/hsfm/heads.safetensors" in changed
-    assert all(path.startswith(f"{RUN}/hsfm") for path in changed)
 
 
 def test_a_saved_configuration_gives_the_same_again_and_holds_what_a_dataset_inherits(copied):
