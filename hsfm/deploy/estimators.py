@@ -130,9 +130,8 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, y = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y: holds one class only, {self.classes_.tolist()}; expected at least two")
-        rng = check_random_state(self.random_state)
-        is_seed = isinstance(self.random_state, Integral)
-        self.seed_ = int(self.random_state) if is_seed else int(rng.randint(2**31))
+        given, rng = self.random_state, check_random_state(self.random_state)
+        self.seed_ = int(given if isinstance(given, Integral) else rng.randint(2**31))
         if X_val is None:
             rows, held_out = self._hold_out(y, rng)
             X_val, y_val, attribute = X[held_out], y[held_out], None
@@ -245,8 +244,7 @@ class HSFMClassifier(ClassifierMixin, BaseEstimator):
         c, d = len(self.classes_), X.shape[1]
         if weight.shape not in ((c, d), (1, d) if c == 2 else ()) or bias.shape != weight.shape[:1]:
             raise ValueError(
-                f"head: shapes {weight.shape} and {bias.shape} do not fit {c} classes and {d} columns of X; expected "
-                f"({c}, {d}) and ({c},){f', or (1, {d}) and (1,)' if c == 2 else ''}"
+                f"head: shapes {weight.shape} and {bias.shape} do not fit {c} classes and {d} columns of X"
             )
         # w . x + b = (w * scale) . (x - shift) / scale + (b + w . shift)
         # row by row: a matrix product sums in another order for one row than for two, by processor

@@ -264,10 +264,7 @@ def test_the_automatic_step_size(d, expected):
         ({"device": "gpu"}, "device: 'gpu' is unknown; allowed are auto, cpu"),
         ({"head": LogisticRegression()}, r"head: LogisticRegression is not an hsfm.Head or a pair \(weight, bias\)"),
         ({"head": Head(torch.zeros(3, 12), torch.zeros(3))}, r"head: shapes \(3, 12\) and \(3,\) do not fit 2 classes"),
-        (
-            {"head": (np.zeros((2, 12)), np.zeros(1))},
-            r"\(1,\) do not fit .* expected \(2, 12\) and \(2,\), or \(1, 12\)",
-        ),
+        ({"head": (np.zeros((2, 12)), np.zeros(1))}, r"head: shapes \(2, 12\) and \(1,\) do not fit 2 classes"),
     ],
 )
 def test_settings_out_of_range_are_named(data, settings, message):
