@@ -1,7 +1,6 @@
 """Time and memory of every job, stage and method, out of the records of the jobs.
 
-A job leaves its record, `NAME.json`, in a folder of logs, sorted by dataset and run. Logs may be deleted at any time;
-what is not known is null.
+Records lie in logs, which may be deleted at any time: what is not known is null.
 """
 
 import json

@@ -8,16 +8,7 @@ import pandas as pd
 
 from hsfm.core.text_tables import TextTable, percent, signed
 from hsfm.report.names import method_label
-from hsfm.report.tables import (
-    METRICS,
-    aggregate,
-    choice_notes,
-    files_of,
-    in_percent,
-    size_notes,
-    spread_note,
-    summarize,
-)
+from hsfm.report.tables import METRICS, aggregate, choice_notes, files_of, in_percent, spread_note, summarize
 
 SPREAD = {"lowest": "min", "median": "median", "highest": "max"}  # over settings
 RULES = {"worst_group": "worst group", "worst_class": "worst class (no group labels)"}
@@ -159,7 +150,6 @@ def ablations_table(summary: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
         "HSFM with one part at a time changed; test accuracy in percent. The difference is in points of worst group, "
         "paired by backbone and seed. " + spread_note(summary),
         *choice_notes(scores, VARIANTS.__getitem__),
-        *size_notes(scores),
     )
     return TextTable.of(rows, columns, notes=notes, title="HSFM with one part changed.")
 
