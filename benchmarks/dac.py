@@ -51,7 +51,7 @@ GROUPS = ["land bird, land", "land bird, water", "water bird, land", "water bird
 def known_masks() -> Masks:
     image_id, birds = minibirds.draw_masks("train", minibirds.Settings(**SETTINGS["images"]))
     packed = pack(torch.from_numpy(birds))
-    return Masks(tuple(image_id), packed, birds.shape[1:], cut=None, knee=None, loss=None, metadata={})
+    return Masks(tuple(image_id), packed, birds.shape[1:], cuts=None, metadata={})
 
 
 def print_contents(runs: list[int], known: Masks) -> None:

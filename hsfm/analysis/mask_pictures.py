@@ -58,9 +58,7 @@ def mask_pictures(
             "image": as_picture(shown[i], transform),
             "heat": heat_map[i],
             "mask": kept[i].numpy(),
-            "loss": None if masks.cut is None else masks.loss[i],
-            "cut": None if masks.cut is None else float(masks.cut[i]),
-            "knee": None if masks.cut is None else bool(masks.knee[i]),
+            **(dict.fromkeys(("cut", "knee", "loss")) if masks.cuts is None else masks.cuts.iloc[i].to_dict()),
             "composed": [as_picture(one[i], transform) for one in composed],
         }
         for i in range(len(y))

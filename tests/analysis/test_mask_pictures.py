@@ -52,10 +52,9 @@ def test_a_row_per_image(invert):
     torch.manual_seed(0)
     pictures = [np.random.default_rng(n).integers(0, 256, (64, 64, 3), np.uint8) for n in range(2)]
     kept = torch.rand(2, 64, 64) < 0.5
-    known = Masks(("a", "b"), pack(kept), (64, 64), None, None, None, {})
-    cut = Masks(
-        ("a", "b"), pack(kept), (64, 64), np.array([0.1, 0.2], np.float32), np.array([True, False]), np.eye(2), {}
-    )
+    known = Masks(("a", "b"), pack(kept), (64, 64), None, {})
+    cuts = pd.DataFrame({"cut": [0.1, 0.2], "knee": [True, False], "loss": list(np.eye(2))})
+    cut = Masks(("a", "b"), pack(kept), (64, 64), cuts, {})
     network = build_network("resnet18", 2, pretrained=False)
     rows = mask_pictures(network, pack_pixels(pictures), torch.tensor([0, 1]), cut, TRANSFORM, invert=invert)
     for number, row in enumerate(rows):

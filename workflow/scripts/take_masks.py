@@ -24,6 +24,6 @@ metadata = {
     "transform": transform,
 }
 size = tuple(kept.shape[-2:])
-masks = Masks(tuple(image_id), pack(kept), size, cut=None, knee=None, loss=None, metadata=metadata)
+masks = Masks(tuple(image_id), pack(kept), size, cuts=None, metadata=metadata)
 write_parquet(snakemake.output.masks, as_table(masks), {}, compression="zstd")
 job.finish("Masks", f"{len(masks):,} {split} images, as the dataset knows them")

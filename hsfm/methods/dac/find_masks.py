@@ -24,8 +24,6 @@ from hsfm.methods.dac.heat_maps import heat_maps
 from hsfm.methods.dac.masks import Masks, MaskSettings, pack
 from hsfm.models.backbone import Network
 
-Cut = tuple[int, bool]  # a number in the cuts, and whether the curve of losses had a knee
-
 
 def mask_images(
     network: Network,
@@ -46,37 +44,37 @@ def mask_images(
     compute.prepare(network).eval()
     labels = torch.tensor(rows["y"].to_numpy(np.int64), device=compute.device).split(batch_size)
     batches = image_batches(source(rows), torch.arange(len(rows)), batch_size, compute.device)
-    packed, loss, cuts = [], [], []
+    packed, cuts = [], []
     with compute.repeatable():
         for images, y in zip(batches, labels, strict=True):
             for part in compute.parts(len(images), *shape_after(images, transform)):
-                kept, losses, chosen = _cut(network, prepare(images[part], transform), y[part], settings, compute)
+                kept, found = _cut(network, prepare(images[part], transform), y[part], settings, compute)
                 packed.append(pack(kept))
-                loss.append(losses)
-                cuts += chosen
+                cuts += found
             done(len(y))
     return Masks(
         image_id=tuple(rows["image_id"]),
         packed=torch.cat(packed),
         size=tuple(kept.shape[-2:]),
-        cut=np.array([settings.cuts[number] for number, _ in cuts], np.float32),
-        knee=np.array([knee for _, knee in cuts]),
-        loss=torch.cat(loss).numpy(),
+        cuts=pd.DataFrame(cuts),
         metadata=metadata,
     )
 
 
 def _cut(
     network: Network, shown: Float[Tensor, "b 3 h w"], y: Int[Tensor, " b"], settings: MaskSettings, compute: Compute
-) -> tuple[Bool[Tensor, "b h w"], Float[Tensor, "b q"], list[Cut]]:
+) -> tuple[Bool[Tensor, "b h w"], list[dict[str, Any]]]:
     heat = heat_maps(network, shown, compute)
     kept = torch.stack([heat >= level[:, None, None] for level in quantiles(heat, settings.cuts)])  # [q b h w]
     with torch.inference_mode(), compute.autocast():
         logits = [network(shown * part[:, None]) for part in kept]
         loss = torch.stack([cross_entropy(z.float(), y, reduction="none") for z in logits], 1).cpu()
-    cuts = [choose_cut(settings.cuts, curve, settings.fallback) for curve in loss.tolist()]
-    chosen = torch.tensor([number for number, _ in cuts], device=kept.device)
-    return kept[chosen, torch.arange(len(chosen), device=kept.device)], loss, cuts
+    numbers, knees = zip(*[choose_cut(settings.cuts, curve, settings.fallback) for curve in loss.tolist()], strict=True)
+    cuts = [
+        {"cut": settings.cuts[number], "knee": knee, "loss": curve.numpy()}
+        for number, knee, curve in zip(numbers, knees, loss, strict=True)
+    ]
+    return kept[torch.tensor(numbers), torch.arange(len(numbers))], cuts
 
 
 def quantiles(heat: Float[Tensor, "b h w"], cuts: Sequence[float]) -> Float[Tensor, "q b"]:
@@ -90,8 +88,8 @@ def quantiles(heat: Float[Tensor, "b h w"], cuts: Sequence[float]) -> Float[Tens
     return torch.lerp(low, high, (position - below).to(flat)).T
 
 
-def choose_cut(cuts: Sequence[float], loss: Sequence[float], fallback: float) -> Cut:
-    """The cut to take for an image, by the losses of what is left at each, and whether their curve has a knee.
+def choose_cut(cuts: Sequence[float], loss: Sequence[float], fallback: float) -> tuple[int, bool]:
+    """The number of the cut to take for an image, by the losses of what is left at each; whether they have a knee.
 
     The last knee of an increasing convex curve with sensitivity 1 (Satopaa et al., "Finding a kneedle in a haystack",
     2011), or else `fallback`. Raises ValueError for a loss that is not finite.

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, UInt8
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
@@ -58,14 +59,12 @@ class MaskSettings(FrozenSettings):
 
 @dataclass(frozen=True)
 class Masks:
-    """The kept pixels of some images; `cut`, `knee` and `loss` are None where no heat map was cut."""
+    """The kept pixels of some images, and how they were cut out of heat maps."""
 
     image_id: tuple[str, ...]
     packed: UInt8[Tensor, "n k"]  # bits of the kept pixels, row by row, the highest bit first
     size: tuple[int, int]  # height and width in pixels
-    cut: Float[np.ndarray, " n"] | None  # quantile of the heat map at which it was cut
-    knee: Bool[np.ndarray, " n"] | None  # whether the loss curve had a knee
-    loss: Float[np.ndarray, "n q"] | None  # cross-entropy of the masked image at each cut
+    cuts: pd.DataFrame | None  # cut, knee and loss as in SCHEMA, row by row; None where no heat map was cut
     metadata: Mapping[str, Any]  # METADATA but for the size
     path: str = "masks"  # the file they come from, for messages
 
@@ -74,14 +73,12 @@ class Masks:
 
     def of(self, image_id: Sequence[str]) -> "Masks":
         """The masks of these images, in this order; ValueError naming an image without."""
-        place = {name: row for row, name in enumerate(self.image_id)}
-        for name in image_id:
-            if name not in place:
-                raise ValueError(f"{self.path}: no mask of image {name!r}")
-        rows = np.array([place[name] for name in image_id], int)
-        found = {name: getattr(self, name) for name in ("cut", "knee", "loss")}
-        picked = {name: None if values is None else values[rows] for name, values in found.items()}
-        return replace(self, image_id=tuple(image_id), packed=self.packed[rows], **picked)
+        image_id = tuple(image_id)
+        rows = pd.Index(self.image_id).get_indexer(image_id)
+        if (rows < 0).any():
+            raise ValueError(f"{self.path}: no mask of image {image_id[rows.argmin()]!r}")
+        cuts = None if self.cuts is None else self.cuts.iloc[rows].reset_index(drop=True)
+        return replace(self, image_id=image_id, packed=self.packed[rows], cuts=cuts)
 
     def require(self, **made_for: Any) -> None:
         """Raise ValueError unless the masks were made for this `checkpoint_sha256` or `transform`."""
@@ -107,10 +104,9 @@ def as_table(masks: Masks) -> pa.Table:
     height, width = masks.size
     packed = np.ascontiguousarray(masks.packed.numpy())
     n, n_bytes = packed.shape
-    found = {"cut": masks.cut, "knee": masks.knee, "loss": None if masks.loss is None else list(masks.loss)}
     columns = {
         "image_id": pa.array(masks.image_id),
-        **{name: pa.nulls(n) if values is None else pa.array(values) for name, values in found.items()},
+        **{name: pa.nulls(n) if masks.cuts is None else pa.array(masks.cuts[name]) for name in SCHEMA.names[1:]},
         "mask": pa.FixedSizeBinaryArray.from_buffers(pa.binary(n_bytes), n, [None, pa.py_buffer(packed)]),
     }
     table = pa.table(columns).cast(SCHEMA.append(pa.field("mask", pa.binary(n_bytes))))
@@ -127,14 +123,12 @@ def read_masks(path: str | Path, *, split: str | None = None) -> Masks:
     # its type has the width of a mask, which differs from file to file
     packed = pq.read_table(path, columns=["mask"], page_checksum_verification=True)["mask"].combine_chunks()
     bits = np.frombuffer(packed.buffers()[1], np.uint8, len(packed) * packed.type.byte_width)
-    cut_out = table["cut"].null_count == 0 and len(table) > 0
+    known = table["cut"].null_count == len(table)
     return Masks(
         image_id=tuple(table["image_id"].to_pylist()),
         packed=torch.from_numpy(bits.reshape(len(packed), -1).copy()),
         size=(metadata.pop("height"), metadata.pop("width")),
-        cut=table["cut"].to_numpy() if cut_out else None,
-        knee=table["knee"].to_numpy() if cut_out else None,
-        loss=np.stack(table["loss"].to_numpy()) if cut_out else None,
+        cuts=None if known else table.select(SCHEMA.names[1:]).to_pandas(),
         metadata={key: metadata[key] for key in METADATA if key in metadata},
         path=str(path),
     )

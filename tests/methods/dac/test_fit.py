@@ -87,7 +87,7 @@ def world():
         splits[split] = Embeddings(x, torch.tensor(y), torch.tensor(attribute), ids, **names, **known)
     head = Head(network.fc.weight.detach().clone(), network.fc.bias.detach().clone())
     kept = pack(LEFT.expand(len(splits["train"].y), 16, 16))
-    masks = Masks(splits["train"].image_id, kept, (16, 16), None, None, None, {})
+    masks = Masks(splits["train"].image_id, kept, (16, 16), None, {})
     return network, splits, pixels, masks, head
 
 

@@ -29,9 +29,13 @@ def some_masks(n: int = 10, size: tuple[int, int] = (9, 7), seed: int = 0) -> Ma
         image_id=tuple(f"image {i}" for i in range(n)),
         packed=pack(torch.from_numpy(rng.random((n, *size)) < 0.3)),
         size=size,
-        cut=rng.choice(CUTS, n).astype(np.float32),
-        knee=rng.random(n) < 0.5,
-        loss=rng.random((n, 6)).astype(np.float32),
+        cuts=pd.DataFrame(
+            {
+                "cut": rng.choice(CUTS, n).astype(np.float32),
+                "knee": rng.random(n) < 0.5,
+                "loss": list(rng.random((n, 6)).astype(np.float32)),
+            }
+        ),
         metadata=METADATA,
     )
 
@@ -126,23 +130,24 @@ def test_masks_are_made_as_the_paper_says(network, images):
             mask = torch.from_numpy(heat_map >= np.quantile(heat_map, cut))
             with torch.no_grad():
                 curve.append(float(cross_entropy(network(shown * mask), y[i : i + 1])))
-        np.testing.assert_allclose(masks.loss[i], curve, atol=1e-4, rtol=1e-4)
+        cut, found, loss = masks.cuts.iloc[i]
+        np.testing.assert_allclose(loss, curve, atol=1e-4, rtol=1e-4)
         knee = None
-        if masks.loss[i].max() > masks.loss[i].min():
-            knee = KneeLocator(CUTS, masks.loss[i], S=1.0, curve="convex", direction="increasing", online=True).knee
-        assert (masks.cut[i], masks.knee[i]) == (np.float32(0.8 if knee is None else knee), knee is not None)
+        if loss.max() > loss.min():
+            knee = KneeLocator(CUTS, loss, S=1.0, curve="convex", direction="increasing", online=True).knee
+        assert (cut, found) == (0.8 if knee is None else knee, knee is not None)
         expected = heat_map >= np.quantile(heat_map, 0.8 if knee is None else knee)
         assert (kept[i].numpy() != expected).mean() < 0.01  # rounding at the very quantile
-    assert len(set(masks.cut)) > 1
+    assert len(set(masks.cuts["cut"])) > 1
 
 
 def test_masks_do_not_depend_on_the_batches(network, images):
     y = torch.arange(12) % 2
     one, whole, again = (masks_of(network, images, y, batch) for batch in (1, 12, 12))
-    np.testing.assert_allclose(one.loss, whole.loss, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(np.stack(one.cuts["loss"]), np.stack(whole.cuts["loss"]), atol=1e-4, rtol=1e-4)
     assert (unpack(one.packed, one.size) != unpack(whole.packed, whole.size)).double().mean() < 0.01
     assert torch.equal(again.packed, whole.packed)
-    np.testing.assert_array_equal(again.loss, whole.loss)
+    pd.testing.assert_frame_equal(again.cuts, whole.cuts, check_exact=True)
 
 
 @pytest.mark.parametrize(
@@ -161,17 +166,19 @@ def test_cuts_rise_and_the_fallback_is_one_of_them(change, message):
 def test_round_trip(tmp_path, cut_out):
     """Masks out of heat maps, and others."""
     masks, path = some_masks(), tmp_path / "masks.parquet"
-    masks = masks if cut_out else replace(masks, cut=None, knee=None, loss=None)
+    masks = masks if cut_out else replace(masks, cuts=None)
     write_parquet(path, as_table(masks), {})
     read = read_masks(path, split="train")
     assert (read.image_id, read.size, read.metadata, read.path) == (masks.image_id, (9, 7), METADATA, str(path))
     assert torch.equal(read.packed, masks.packed)
-    for name in ("cut", "knee", "loss"):
-        np.testing.assert_array_equal(getattr(read, name), getattr(masks, name))
     some = read.of(["image 7", "image 2"])
     assert some.image_id == ("image 7", "image 2")
     assert torch.equal(some.packed, masks.packed[[7, 2]])
-    np.testing.assert_array_equal(some.loss, masks.loss[[7, 2]] if cut_out else None)
+    if cut_out:
+        pd.testing.assert_frame_equal(read.cuts, masks.cuts)
+        pd.testing.assert_frame_equal(some.cuts, masks.cuts.iloc[[7, 2]].reset_index(drop=True))
+    else:
+        assert read.cuts is None
 
 
 def test_masks_of_other_images_or_another_network_are_named(tmp_path):
