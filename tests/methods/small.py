@@ -1,7 +1,10 @@
-"""Every method on embeddings with settings that take a moment."""
+"""Every method on embeddings with settings that take a moment, and what tests ask of their heads."""
 
 from importlib import import_module
 
+from sklearn.linear_model import LogisticRegression
+
+from hsfm.core.metrics import accuracy_by, worst
 from hsfm.heads.hard_set import build
 
 SMALL = {  # a method that is not here runs with its defaults
@@ -21,3 +24,12 @@ def needs_of(method, erm, val):
     """Inputs that the module's NEEDS names."""
     needs = {"hard_set": lambda: build(erm, val, per_class=30)}
     return {name: needs[name]() for name in getattr(method, "NEEDS", ())}
+
+
+def worst_group(head, part):
+    """The accuracy of the worst group, the worst of all heads."""
+    return float(worst(accuracy_by(head.predict(part.features) == part.y, part.group, part.n_groups)).min())
+
+
+def scikit_learns(c):
+    return LogisticRegression(C=c, l1_ratio=1, solver="liblinear", max_iter=1000, random_state=0)

@@ -10,6 +10,7 @@ from hsfm.core.metrics import accuracy_by, worst
 from hsfm.heads.supervision import fit_supervised
 from hsfm.methods import afr
 from hsfm.models.holdout import hold_out
+from tests.methods.small import worst_group
 
 SETTINGS = {"gammas": (4.0, 10.0), "penalties": (0.0, 0.2), "steps": 40, "lr": 0.5}
 
@@ -74,13 +75,8 @@ def test_the_kept_step_is_the_best_of_the_history(splits, erm_head, rule):
 
 
 def test_it_raises_the_worst_group_above_erm(splits, erm_head):
-    test = splits["test"]
     result = fit(splits["train"], splits["val"], erm_head, steps=200)
-
-    def worst_group(head):
-        return float(worst(accuracy_by(head.predict(test.features) == test.y, test.group, 4)))
-
-    assert worst_group(result.head[0]) > worst_group(erm_head) + 0.1
+    assert worst_group(result.head, splits["test"]) > worst_group(erm_head, splits["test"]) + 0.1
 
 
 def test_what_is_held_out_is_a_share_that_has_every_class():

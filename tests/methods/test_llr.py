@@ -1,19 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hsfm.core.metrics import accuracy_by, worst
 from hsfm.heads.supervision import fit_supervised
 from hsfm.methods import llr
 from tests.conftest import planted
-
-
-def scikit_learns(c):
-    return LogisticRegression(C=c, l1_ratio=1, solver="liblinear", max_iter=1000, random_state=0)
+from tests.methods.small import scikit_learns, worst_group
 
 
 def fit(val, erm, *, seeds=(0,), **settings):
@@ -42,13 +37,8 @@ def test_more_than_two_classes_are_one_against_the_rest(erm_head):
 
 
 def test_it_raises_the_worst_group_and_says_what_it_chose(splits, erm_head):
-    test = splits["test"]
     result, _ = fit(splits["val"], erm_head, seeds=(0, 1), grid=(1.0, 0.3, 0.1, 0.03))
-
-    def worst_group(head):
-        return float(worst(accuracy_by(head.predict(test.features) == test.y, test.group, 4)).min())
-
-    assert worst_group(result.head) > worst_group(erm_head) + 0.1
+    assert worst_group(result.head, splits["test"]) > worst_group(erm_head, splits["test"]) + 0.1
     assert set(result.settings["C"]) <= {1.0, 0.3, 0.1, 0.03}
     assert result.chosen_by == "C by the worst class of one half of validation"
 

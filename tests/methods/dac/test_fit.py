@@ -8,7 +8,6 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from hsfm.core.device import Compute
-from hsfm.core.metrics import accuracy_by, worst
 from hsfm.data.pixels import pack as pack_pixels
 from hsfm.data.transforms import TransformSettings, prepare
 from hsfm.features.embeddings import Embeddings
@@ -21,6 +20,7 @@ from hsfm.methods.dac import Settings, fit
 from hsfm.methods.dac.fit import DaCInputs, compose, draw_partners
 from hsfm.methods.dac.masks import Masks, pack
 from hsfm.models.backbone import Network, build_network
+from tests.methods.small import worst_group
 
 TRANSFORM = TransformSettings(resize=None, crop=None, mean=(0.5,) * 3, std=(0.5,) * 3)
 CPU = Compute(torch.device("cpu"))
@@ -107,10 +107,6 @@ def fitted(world, seed=0, **changed):
     found = all_fitted(world, (seed,), **changed)
     network = found.networks[0] if found.networks else None
     return SimpleNamespace(head=found.head[0], history=found.tables["history"], network=network)
-
-
-def worst_group(head: Head, part: Embeddings) -> float:
-    return float(worst(accuracy_by(head.predict(part.features) == part.y, part.group, part.n_groups)))
 
 
 def test_known_masks_make_the_head_look_at_the_object(world):
