@@ -51,6 +51,8 @@ def test_a_fit_repeats_and_seeds_do_not_know_one_another(splits, erm_head, name)
         torch.testing.assert_close(alone[0].weight, first.head[number].weight, rtol=1e-4, atol=1e-5)
     for tensor, was in zip((train.features, val.features, erm_head.weight, erm_head.bias), before, strict=True):
         assert torch.equal(tensor, was)
+    with pytest.raises(ValueError, match=f"{METHODS[name].label} was given the test split of planted"):
+        fitted(name, train, splits["test"], erm_head, (4,))
 
 
 @pytest.mark.parametrize("name", METHODS)

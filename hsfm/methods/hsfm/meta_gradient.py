@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
 Weight, Bias, Rows = Float[Tensor, "r k d"], Float[Tensor, "r k"], Float[Tensor, "r n d"]
-Labels, Step = Float[Tensor, "*r n k"], Float[Tensor, "r 1 1"]
+Labels, Step = Float[Tensor, "r n k"], Float[Tensor, "r 1 1"]
 Outer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]  # L, dL/dW_T and dL/db_T of W_T and b_T
 LossAndGradient = tuple[Float[Tensor, " r"], Rows]
 
@@ -27,7 +27,7 @@ def meta_gradient(
     weight: Float[Tensor, "r c d"],
     bias: Float[Tensor, "r c"],
     support: Float[Tensor, "r n d"],
-    support_y: Int[Tensor, "*r n"],
+    support_y: Int[Tensor, "r n"],
     hard: Float[Tensor, "r m d"],
     hard_y: Int[Tensor, " m"],
     *,
@@ -38,9 +38,8 @@ def meta_gradient(
 ) -> LossAndGradient:
     """Outer loss (natural log) of r trials, and its gradient in their support features.
 
-    support_y: of each trial, or shared by all; hard_y always is. steps: T, at least 1. lr: alpha of each trial.
-    first_order: leave out how a step's head depends on the support through the steps before. form: `dual`, `primal`, or
-    `auto`, the one with fewer operations.
+    hard_y: shared by all trials. steps: T, at least 1. lr: alpha of each trial. first_order: leave out how the head of
+    a step depends on the support through earlier ones. form: `dual`, `primal` or `auto`, the one with fewer operations.
     """
     n_classes, d = weight.shape[1:]
     n = support.shape[1]

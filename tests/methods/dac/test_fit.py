@@ -298,14 +298,10 @@ def test_several_seeds_are_those_of_one_seed_each(world):
     """And where BatchNorm drifts, each starts from the network as it was given."""
     together = all_fitted(world, (3, 4), batchnorm="drift", epochs=2)
     assert (together.seeds, len(together.networks)) == ((3, 4), 2)
+    assert together.chosen_by == "the epoch with the best validation worst group, then average"
+    assert all_fitted(world, rule="average", epochs=1).chosen_by == "the epoch with the best validation average"
     assert together.remarks == ("scored on features of its own, since BatchNorm's statistics drifted",) * 2
     alone, history = fitted(world, 4, batchnorm="drift", epochs=2), together.tables["history"]
     assert torch.equal(together.head.weight[1], alone.head.weight)
     assert not torch.equal(together.head.weight[0], alone.head.weight)
     assert history[history["seed"] == 4].reset_index(drop=True).equals(alone.history)
-
-
-def test_what_picked_the_epoch_is_said(world):
-    words = [all_fitted(world, rule=rule, epochs=1).chosen_by for rule in ("worst_class", "average")]
-    assert words == ["the epoch with the best validation worst class, then average",
-                     "the epoch with the best validation average"]  # fmt: skip

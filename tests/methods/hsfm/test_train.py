@@ -296,7 +296,6 @@ def test_inputs_that_do_not_belong_together_are_named(splits, erm_head):
         ({"head": Head(torch.zeros(2, 5), torch.zeros(2))}, r"head: weight is \[2, 5\], expected \[2, 12\]"),
         ({"val": blind}, r'select_by="worst_group" needs the attribute of every val image; 120 of 240'),
         ({"first_hard_set": build(erm_head, tr, per_class=3)}, "first_hard_set: lists other images than val"),
-        ({"val": splits["test"]}, "HSFM was given the test split of planted"),
         ({"tr": broken}, r"train: row 0 \(image 'train-0000'\) holds a NaN"),
         (dict.fromkeys(("tr", "val"), replace(one, class_names=("a",))), "classes: a is one class only"),
     ):
