@@ -88,8 +88,6 @@ def test_hardness_hides_the_class():
     ("change", "place"),
     [
         ({"hardness": 1.5}, "hardness"),
-        ({"image_size": 8}, "image_size"),
-        ({"seed": -1}, "seed"),
         ({"sizes": {"train": 41, "val": 20, "test": 20}}, "sizes.train"),
         ({"sizes": {"train": 40, "val": 2, "test": 20}}, "sizes.val"),
         ({"agreement": {"train": 1.2, "val": 0.5, "test": 0.5}}, "agreement.train"),
