@@ -146,17 +146,9 @@ def test_schedules(data):
     assert cycle.iloc[-1] < 0.001
 
 
-@pytest.mark.parametrize(
-    ("settings", "n_auxiliary"),
-    [
-        (under(), 0),
-        (under(schedule="constant", checkpoint="best_val"), 0),
-        (ADAM, 20),
-    ],
-    ids=["one_cycle-last", "constant-best_val", "adam-worst_class"],
-)
-def test_an_interrupted_run_ends_with_the_same_weights(data, tmp_path, settings, n_auxiliary):
-    auxiliary = [AuxiliaryData("few", bright_and_dark(tmp_path, n_auxiliary, 2), 2.0)] if n_auxiliary else []
+@pytest.mark.parametrize("settings", [under(), ADAM], ids=["one_cycle-last", "adam-worst_class"])
+def test_an_interrupted_run_ends_with_the_same_weights(data, tmp_path, settings):
+    auxiliary = [AuxiliaryData("few", bright_and_dark(tmp_path, 20, 2), 2.0)] if settings is ADAM else []
     undisturbed = build_network("small_resnet", 2)
     expected = learn(undisturbed, *data, settings, auxiliary=auxiliary)
 
@@ -197,44 +189,24 @@ def test_a_diverging_loss_is_named(data):
         learn(network, *data, under(lr=1e30, schedule="constant"))
 
 
-@pytest.fixture
-def photos(tmp_path):
-    """The images of `bright_and_dark` as PNG files, and their table rows."""
-    y = np.arange(32) % 2
-    rng = np.random.default_rng(3)
-    names = [f"{i:02d}.png" for i in range(32)]
-    for name, label in zip(names, y, strict=True):
-        height, width = rng.integers(16, 30, 2)
-        array = rng.integers(0, 120, (height, width, 3)) + 60 * label
-        Image.fromarray(array.astype(np.uint8)).save(tmp_path / name)
-    sizes = [Image.open(tmp_path / name).size for name in names]
-    rows = pd.DataFrame({"image_id": names, "path": names, "width": [w for w, _ in sizes],
-                         "height": [h for _, h in sizes]})  # fmt: skip
-    return rows, tmp_path, torch.tensor(y)
-
-
-OF_PHOTOS = {
-    "settings": under(epochs=2),
-    "transform": TransformSettings(resize=[16, 16], crop=[14, 14], mean=[0.5] * 3, std=[0.5] * 3),
-    "augmentation": AugmentationSettings(
-        random_resized_crop={"size": [14, 14], "scale": [0.5, 1.0], "ratio": [0.75, 1.33]},
-        random_crop={"padding": 1},
-        flip=True,
-    ),
-}
-
-
-def test_files_and_cache_give_the_same_weights(photos, tmp_path):
+def test_files_and_cache_give_the_same_weights(tmp_path):
     """Of images at their own size: the same batches, to the last bit."""
-    rows, folder, y = photos
-    files = tmp_path / "decoded.npy", tmp_path / "decoded.parquet"
-    decode_images(rows, folder, *files, {}, workers=1)
+    rng, y = np.random.default_rng(3), torch.arange(32) % 2
+    height, width = rng.integers(16, 30, (2, 32))
+    rows = pd.DataFrame({"path": [f"{i:02d}.png" for i in range(32)], "height": height, "width": width})
+    for row in rows.itertuples():
+        pixels = rng.integers(0, 256, (row.height, row.width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / row.path)
+    rows, files = rows.assign(image_id=rows["path"]), (tmp_path / "decoded.npy", tmp_path / "decoded.parquet")
+    decode_images(rows, tmp_path, *files, {}, workers=1)
     cached = open_cache(*files)(rows)
+    transform = TransformSettings(resize=[16, 16], crop=[14, 14], mean=[0.5] * 3, std=[0.5] * 3)
+    resized = {"size": [14, 14], "scale": [0.5, 1.0], "ratio": [0.75, 1.33]}
+    augmentation = AugmentationSettings(random_resized_crop=resized, random_crop={"padding": 1}, flip=True)
     results = []
-    for pixels in (ImageFiles(rows, folder), cached, cached.kept_on(torch.device("cpu"))):
-        network = build_network("small_resnet", 2)
-        images = LabeledImages(pixels, y, y)
-        history = learn(network, images, images, **OF_PHOTOS)
+    for pixels in (ImageFiles(rows, tmp_path), cached, cached.kept_on(torch.device("cpu"))):
+        network, images = build_network("small_resnet", 2), LabeledImages(pixels, y, y)
+        history = learn(network, images, images, under(epochs=2), transform=transform, augmentation=augmentation)
         results.append((weights(network), history))
     for found, history in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found, results[0][0], strict=True))
