@@ -62,10 +62,7 @@ def transform_of(visual: nn.Module) -> dict[str, Any]:
     mode, interpolation, size = own["resize_mode"], own["interpolation"], _pair(own["size"])
     ways = {"shortest": ([min(size)], list(size)), "squash": (list(size), None)}
     if mode not in ways or interpolation not in ("bicubic", "bilinear"):
-        raise ValueError(
-            f"backbone: its images are resized by {mode}, {interpolation}; known are shortest and squash, bicubic and "
-            "bilinear"
-        )
+        raise ValueError(f"backbone: its images are resized by {mode}, {interpolation}, which no transform here does")
     resize, crop = ways[mode]
     mean, std = list(own["mean"]), list(own["std"])
     return {"resize": resize, "crop": crop, "mean": mean, "std": std, "interpolation": interpolation}

@@ -50,10 +50,7 @@ class TrainingSettings(_EpochSettings):
         description="Weights to keep: the last epoch's, or those of the first epoch with the best validation average."
     )
     holdout: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="Share of the training images that AFR's network, another than ERM's, is not trained on.",
+        None, gt=0, lt=1, description="Share of the training images that AFR's own network is not trained on."
     )
 
 

@@ -15,7 +15,5 @@ def hold_out(y: Int[Tensor, " n"], share: float, seed: int) -> Int[Tensor, " k"]
     for label in y.unique().tolist():
         found, there = int((y[rows] == label).sum()), int((y == label).sum())
         if not 0 < found < there:
-            raise ValueError(
-                f"holdout: {share} takes {found} of the {there} images of class {label}; both parts need some"
-            )
+            raise ValueError(f"holdout: {share} takes {found} of {there} images of class {label}; both parts need some")
     return rows

@@ -40,11 +40,8 @@ def start_training(arguments: Mapping[str, Any], *, gpus: int, code: str, log_fi
     """
     device = choose_device(arguments["settings"]["device"])
     processes = max(gpus, 1) if device.type == "cuda" else 1
-    if processes > 1 and torch.cuda.device_count() < processes:
-        raise ValueError(
-            f"training_gpus: the job was given {gpus} GPUs, but CUDA shows {torch.cuda.device_count()} "
-            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '')})"
-        )
+    if processes > 1 and (there := torch.cuda.device_count()) < processes:
+        raise ValueError(f"training_gpus: the job was given {gpus} GPUs, but CUDA shows {there}")
     settings = {**arguments["settings"], "run": arguments["run"], "code": code, "processes": processes}
     with job.resuming(arguments["checkpoint"], job.depends_on(settings, [arguments["images"]], str(device))) as resume:
         if processes > 1:
