@@ -21,6 +21,13 @@ from hsfm_workflow.code import hash_of
 KEPT = Path(".snakemake", "hsfm", "configuration.json")  # the one that was validated last
 CODE = [f"workflow/hsfm_workflow/{name}.py" for name in ("config", "checks", "schema", "mistakes")]
 
+GONE = {  # of earlier versions, by the words of its error
+    "/transform: expected a section, got model": "write what `python -m hsfm.models.clip NAME` prints for your backbone",
+    "unknown key 'max_iter'": "it went: every solver has 1000 iterations, and the log says where that is too few",
+    "/schedule: unknown value 'cosine'": "it went: one_cycle ends near 0 as well",
+    "/retrain: unknown key 'select_by'": "it is ddb/select_by now",
+}
+
 
 def config_file() -> str:
     """config/config.yaml of this repository, as a path from the working directory."""
@@ -50,6 +57,7 @@ def read_config(own: dict, files: Sequence[object] = ()) -> dict:
         groups = config.pop("groups")
         mistakes = list(cross_check(config, groups))
     for line in mistakes:
+        line += "".join(f" ({said})" for words, said in GONE.items() if words in line)
         logger.error(f"ERROR: configuration ({', '.join(dict.fromkeys(map(str, files)))}): {line}")
     if mistakes:
         sys.exit(1)  # not a WorkflowError, which adds a traceback through the Snakefile

@@ -8,6 +8,7 @@ use rule stage as pack_images with:
         "logs/{dataset}/pack_images.log",
     wildcard_constraints:
         dataset=one_of(plan.packed),
+    threads: 2
     params:
         **plan.code_of_source("pack_images"),
         settings=plan.section("images"),

@@ -2,6 +2,8 @@
 
 from importlib import import_module
 
+from joblib import parallel_config
+
 from hsfm.core import job
 from hsfm.core.files import write_array
 from hsfm.core.text import by_split
@@ -12,7 +14,8 @@ job.start(snakemake.log[0])
 outputs, params = snakemake.output, snakemake.params
 source = import_module(f"hsfm.data.sources.{params.settings['source']}")
 settings = source.Settings(**params.settings)
-packed = source.pack(settings)
+with parallel_config(n_jobs=snakemake.threads):
+    packed = source.pack(settings)
 names = packed.class_names, packed.attribute_names
 if not getattr(settings, "allow_other_counts", True):
     counts.check_counts(settings.source, packed)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
+from joblib import Parallel, delayed
 from PIL import Image, ImageDraw
 from pydantic import Field
 
@@ -59,7 +60,7 @@ class Settings(FrozenSettings):
 
 
 def pack(settings: Settings) -> Listing:
-    """Draw the dataset; every image has a generator of its own."""
+    """Draw the dataset, in as many processes as joblib is told; every image has a generator of its own."""
     rows = pd.concat([_rows_of(split, settings) for split in _STREAMS], ignore_index=True)
     pixels = _draw_rows(rows, settings)
     rows.insert(1, "index", np.arange(len(rows)))
@@ -87,19 +88,20 @@ def _rows_of(split: str, settings: Settings) -> pd.DataFrame:
 
 
 def _draw_rows(rows: pd.DataFrame, settings: Settings, *, mask: bool = False) -> np.ndarray:
-    drawn = track(rows.itertuples(), "drawing minibirds", "image", len(rows))
-    return np.stack([_draw(row, settings, mask=mask) for row in drawn])
+    tasks = (delayed(_draw)(row, settings, mask=mask) for row in rows.to_dict("records"))
+    drawn = Parallel(return_as="generator", batch_size=100)(tasks)
+    return np.stack(list(track(drawn, "drawing minibirds", "image", len(rows))))
 
 
-def _draw(row: Any, settings: Settings, *, mask: bool) -> np.ndarray:
+def _draw(row: dict[str, Any], settings: Settings, *, mask: bool) -> np.ndarray:
     """An image, uint8 [h w 3]; or the share of each pixel that its bird covers, uint8 [h w]."""
-    rng = np.random.default_rng([settings.seed, _STREAMS[row.split], row.number])
-    scene = (_water if row.attribute else _land)(rng, settings.image_size) * rng.uniform(0.8, 1.1)
+    rng = np.random.default_rng([settings.seed, _STREAMS[row["split"]], row["number"]])
+    scene = (_water if row["attribute"] else _land)(rng, settings.image_size) * rng.uniform(0.8, 1.1)
     pixels = np.clip(np.rint(scene * 255), 0, 255).astype(np.uint8)
     side = settings.image_size * _OVERSAMPLING
     canvas = Image.new("L", (side, side)) if mask else Image.fromarray(pixels).resize((side, side), _NEAREST)
     brush = ImageDraw.Draw(canvas)
-    for outline, color in _bird(rng, row.y, settings.hardness):
+    for outline, color in _bird(rng, row["y"], settings.hardness):
         fill = 255 if mask else tuple(round(255 * channel) for channel in color)
         brush.polygon((outline * side).flatten().tolist(), fill=fill)
     return np.asarray(canvas.reduce(_OVERSAMPLING))
