@@ -109,7 +109,7 @@ def test_the_generic_profile_submits_what_rules_state_and_more_memory_after_a_ki
     calls = [re.sub(r"\S+snakejob\.\w+\.\d+\.sh$", "SCRIPT", line) for line in log.read_text().splitlines()]
     where = "-j oe -o logs/cluster/ SCRIPT"
     assert calls == [
-        f"-V -N pack_images -q workq -l select=1:ncpus=1:mem=4000mb:ngpus=0 -l walltime=14400 {where}",
+        f"-V -N pack_images -q workq -l select=1:ncpus=2:mem=4000mb:ngpus=0 -l walltime=14400 {where}",
         f"-V -N train_erm -q workq -l select=1:ncpus=1:mem=8000mb:ngpus=1 -l walltime=86400 {where}",
         f"-V -N train_erm -q workq -l select=1:ncpus=1:mem=16000mb:ngpus=1 -l walltime=86400 {where}",
     ]
