@@ -49,7 +49,7 @@ def run(tmp_path_factory):
 
 
 def test_its_row_stands_in_every_table(run):
-    for table in ("main", "metrics", "groups", "uncertainty", "costs", "settings", "stages"):
+    for table in ("main", "metrics", "groups", "uncertainty", "costs", "stages"):
         text = (run / f"results/tables/{table}.md").read_text()
         assert "Nearest mean" in text, table
         assert "two_fits" in text, table
