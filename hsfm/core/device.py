@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -160,20 +159,3 @@ def upload(items: Iterable[Any], device: torch.device) -> Iterator[Any]:
     else:
         for item in prefetch(item.pinned() for item in items):
             yield item.to(device)
-
-
-def fetch(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Tensors on the CPU, each while the next is being computed."""
-    previous = None
-    for current in chain(map(_start_copy, tensors), [None]):
-        if previous is not None:
-            copy, done = previous
-            if done is not None:
-                done.synchronize()
-            yield copy
-        previous = current
-
-
-def _start_copy(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-    copy = tensor.to("cpu", non_blocking=True)  # into memory that a GPU writes to without waiting
-    return copy, torch.cuda.current_stream(tensor.device).record_event() if tensor.is_cuda else None

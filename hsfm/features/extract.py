@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from hsfm.core.device import Compute, fetch
+from hsfm.core.device import Compute
 from hsfm.core.progress import Progress
 from hsfm.core.shards import WHOLE, Shard
 from hsfm.data.pixels import ImageFiles, Images, image_batches
@@ -102,15 +102,13 @@ def feature_function(
 def stream(
     features: Callable[[Any], Tensor], batches: Iterable[Any], compute: Compute
 ) -> Iterator[Float[Tensor, "b d"]]:
-    """Features of batches that lie on the device, in float32 on the CPU, while the next are computed.
+    """Features of batches that lie on the device, in float32 on the CPU.
 
     The network behind `features` has to be in eval mode; then the rows do not depend on the batch size, up to the order
     in which a matrix product sums (about 1e-6 relative).
     """
-
-    def one(batch: Any) -> Float[Tensor, "b d"]:
-        with torch.inference_mode():
-            return features(batch).float()
-
     with compute.repeatable():
-        yield from fetch(map(one, batches))
+        for batch in batches:
+            with torch.inference_mode():
+                found = features(batch).float().cpu()
+            yield found

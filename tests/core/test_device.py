@@ -5,8 +5,7 @@ import threading
 import pytest
 import torch
 
-from hsfm.core import device
-from hsfm.core.device import Compute, ComputeSettings, choose_device, fetch, prefetch, upload
+from hsfm.core.device import Compute, ComputeSettings, choose_device, prefetch, upload
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 IN_FLOAT32, IN_BFLOAT16 = ComputeSettings(precision="float32"), ComputeSettings(precision="bfloat16")
@@ -116,22 +115,3 @@ class Item(str):
 def test_items_for_a_gpu_are_pinned_and_then_copied():
     assert list(upload(map(Item, "abc"), GPU)) == [f"{name} pinned on cuda" for name in "abc"]
     assert list(upload([1, 2], CPU)) == [1, 2]
-
-
-def test_results_are_fetched_while_the_next_is_computed(monkeypatch):
-    events = []
-
-    class Copied(int):
-        def synchronize(self):
-            events.append(("done", int(self)))
-
-    def start(i):
-        events.append(("copy", i))
-        return i, Copied(i)
-
-    tensors = [torch.ones(2), torch.zeros(3)]
-    assert list(fetch(tensors)) == tensors
-    monkeypatch.setattr(device, "_start_copy", start)
-    assert list(fetch(events.append(("compute", i)) or i for i in range(3))) == [0, 1, 2]
-    assert events == [("compute", 0), ("copy", 0), ("compute", 1), ("copy", 1), ("done", 0), ("compute", 2),
-                      ("copy", 2), ("done", 1), ("done", 2)]  # fmt: skip

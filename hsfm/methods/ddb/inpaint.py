@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
-from hsfm.core.device import Compute, fetch, prefetch
+from hsfm.core.device import Compute, prefetch
 from hsfm.core.settings import FrozenSettings
 from hsfm.core.shards import cut
 from hsfm.methods.ddb.diffusion_models import PictureSize
@@ -111,12 +111,9 @@ def inpaint(
     height, width = settings.size
     how = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance, "strength": 1.0}
 
-    def made() -> Iterator[Tensor]:
+    with compute.repeatable():
         for batch in batches:
             pictures = pipeline(**batch, **how, height=height, width=width, output_type="pt").images
             if not pictures.isfinite().all():
                 raise ValueError("inpainting: a picture holds a NaN; take a precision of longer range, as bfloat16")
-            yield (pictures.float() * 255).round().clamp(0, 255).to(torch.uint8)
-
-    with compute.repeatable():
-        yield from fetch(made())
+            yield (pictures.float() * 255).round().clamp(0, 255).to("cpu", torch.uint8)
