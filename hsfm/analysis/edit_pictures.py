@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from hsfm.analysis.edits import class_direction, largest_of_each_group, spurious_direction
-from hsfm.analysis.evenly_spaced import evenly_spaced
 from hsfm.data.table import group_name
 from hsfm.features.embeddings import Embeddings
 from hsfm.methods.hsfm.support import Support
@@ -84,3 +84,8 @@ def neighbor_pictures(
         caption, (image,) = f"edit {edit.relative_length:.2f}", pictures([edit.image_id])
         rows.append({"name": names[edit.image_id], "caption": caption, "image": image, **near})
     return rows
+
+
+def evenly_spaced(n: int, most: int) -> Int[np.ndarray, " k"]:
+    """At most `most` of the numbers from 0 to n - 1, both ends among them."""
+    return np.unique(np.linspace(0, n - 1, most).round().astype(int))

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from hsfm.analysis.evenly_spaced import evenly_spaced
+from hsfm.analysis.edit_pictures import evenly_spaced
 from hsfm.core.device import Compute
 from hsfm.data.pixels import ImageFiles, Images, image_batches
 from hsfm.data.transforms import TransformSettings, prepare

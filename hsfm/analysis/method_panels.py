@@ -8,8 +8,7 @@ import pandas as pd
 from jaxtyping import Bool
 from torch import Tensor
 
-from hsfm.analysis.edit_pictures import in_plane, names_of, names_of_support
-from hsfm.analysis.evenly_spaced import evenly_spaced
+from hsfm.analysis.edit_pictures import evenly_spaced, in_plane, names_of, names_of_support
 from hsfm.data.table import group_name
 from hsfm.features.embeddings import Embeddings, minority_rows
 from hsfm.heads.hard_set import HardSet, build

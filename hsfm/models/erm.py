@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from hsfm.core.device import Compute
+from hsfm.core.files import write_atomically
 from hsfm.core.metrics import validation_measures
 from hsfm.core.progress import Progress
 from hsfm.core.settings import FrozenSettings
@@ -23,7 +24,6 @@ from hsfm.data.pixels import ImageFiles, Images, image_batches, keep_on_device
 from hsfm.data.transforms import AugmentationSettings, TransformSettings, apply, draw_views, prepare
 from hsfm.models.backbone import Network
 from hsfm.models.distributed import data_parallel, process_count, rank, share, total
-from hsfm.models.state import read_state, write_state
 
 log = logging.getLogger(__name__)
 
@@ -316,3 +316,20 @@ def _validate(
     n_classes, n_groups = (int(part.max().clamp(min=0)) + 1 for part in (y, group))
     measures = validation_measures(logits.argmax(1) == y, y, group, n_classes, n_groups)
     return {name: float(value) for name, value in {"val_loss": cross_entropy(logits, y), **measures}.items()}
+
+
+def write_state(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write a training's state: tensors, numbers, texts, and containers of these."""
+    with write_atomically(path) as temporary:
+        torch.save(dict(state), temporary)
+
+
+def read_state(path: str | Path) -> dict[str, Any] | None:
+    """Read what `write_state` wrote, on the CPU; None where there is no file, or with a warning one not to be read."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # a broken file fails torch's parser in any way
+        log.warning("%s cannot be read (%s); the work begins anew", path, type(error).__name__)
+        return None

@@ -3,8 +3,8 @@
 from matplotlib.figure import Figure
 
 from hsfm.core import job
+from hsfm.evaluation.groups import validation_groups, worst_by_run
 from hsfm.evaluation.scores import read_all_scores
-from hsfm.evaluation.validation_groups import validation_groups, worst_by_run
 from hsfm.report import figures
 from hsfm.report.histories import read_hard_groups, read_training
 from hsfm.report.pictures import draw_examples

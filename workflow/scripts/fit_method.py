@@ -8,7 +8,7 @@ import pyarrow as pa
 from hsfm.core import job
 from hsfm.core.device import choose_device
 from hsfm.core.files import sha256, write_frame, write_parquet
-from hsfm.evaluation.hard_groups import count_groups
+from hsfm.evaluation.groups import count_groups
 from hsfm.features.embeddings import read_embeddings
 from hsfm.heads.head import Head, read_erm_features, write_heads
 from hsfm.heads.supervision import fit_supervised

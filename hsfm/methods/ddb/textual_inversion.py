@@ -25,7 +25,7 @@ from hsfm.core.files import read_safetensors
 from hsfm.core.progress import Progress
 from hsfm.core.settings import FrozenSettings
 from hsfm.methods.ddb.diffusion_models import PictureSize, libraries
-from hsfm.models.state import read_state, write_state
+from hsfm.models.erm import read_state, write_state
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,11 @@
-"""Groups of the validation split, and ERM's accuracy on them, out of a table of scores. Knows no torch."""
+"""Groups of the validation split, of scores on them, and of the rows that a method trained on. Knows no torch."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from hsfm.core.minority import is_minority
 
@@ -28,3 +32,17 @@ def worst_by_run(scores: pd.DataFrame, method: str) -> dict[int, float]:
     """The lowest accuracy of a method on a group of validation, by run."""
     own = scores[(scores["method"] == method) & (scores["split"] == "val") & (scores["n"] > 0)]
     return own.groupby("run")["accuracy"].min().to_dict()
+
+
+def count_groups(rows: Int[np.ndarray, "s e m"], seeds: Sequence[int], val: Any) -> pd.DataFrame:
+    """Images by seed, epoch (from 1), y and attribute (null where unknown), of every pair that val has; n is 0 too."""
+    part = (val.y * (val.n_attributes + 1) + val.attribute.where(val.attribute >= 0, val.n_attributes)).cpu().numpy()
+    here = np.unique(part)
+    counts = (part[rows][..., None] == here).sum(axis=2)  # [s e p]
+    epochs = range(1, rows.shape[1] + 1)
+    index = pd.MultiIndex.from_product([seeds, epochs, here], names=["seed", "epoch", "part"])
+    frame = pd.Series(counts.flatten(), index, name="n").reset_index()
+    y, attribute = np.divmod(frame.pop("part"), val.n_attributes + 1)
+    frame.insert(2, "y", y)
+    frame.insert(3, "attribute", attribute.astype("Int64").mask(attribute == val.n_attributes))
+    return frame
