@@ -9,6 +9,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from jaxtyping import Bool, Int
 
 from hsfm.core.files import read_parquet, write_atomically, write_parquet
 from hsfm.data.labels import require_unique
@@ -61,6 +62,12 @@ def group_name(names: Any, y: SupportsIndex, attribute: Any, between: str = ", "
     """Class and attribute in words. names: with class_names and attribute_names; attribute: -1 or null if unknown."""
     unknown = pd.isna(attribute) or attribute < 0
     return f"{names.class_names[y]}{between}{'unknown' if unknown else names.attribute_names[attribute]}"
+
+
+def is_minority(counts: Int[Any, "c a"]) -> Bool[Any, "c a"]:
+    """Groups whose attribute is rarer within their class than among all images. counts: of training images."""
+    # p(a|y) < p(a), multiplied out so that equal shares compare as equal
+    return counts * counts.sum() < counts.sum(1)[:, None] * counts.sum(0)[None]
 
 
 def complete(rows: pd.DataFrame, attribute_names: Sequence[str]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from hsfm.core.minority import is_minority
+from hsfm.data.table import is_minority
 
 KEYS = ["y", "attribute"]
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from hsfm import __version__
 from hsfm.core.files import open_parquet, read_parquet, require, write_parquet
-from hsfm.core.minority import is_minority
 from hsfm.core.settings import FrozenSettings
+from hsfm.data.table import is_minority
 from hsfm.features.standardize import StandardizationSettings
 
 ROWS = pa.schema({"image_id": "string", "y": "int32", "attribute": "int32", "group": "int32", "split": "string"})

@@ -35,10 +35,6 @@ class Scorer:
         self.asked = True
         return measures[f"val_{self.rule}"]
 
-    def average(self, logits: Float[Tensor, "*s n c"], rows: Int[Tensor, " n"] | None = None) -> Float[Tensor, "*s"]:
-        """Share of correct predictions, for ties."""
-        return self.measures(logits, rows)["val_average"]
-
     def measures(
         self, logits: Float[Tensor, "*s n c"], rows: Int[Tensor, " n"] | None = None
     ) -> dict[str, Float[Tensor, "*s"]]:

@@ -318,10 +318,10 @@ def _validate(
     return {name: float(value) for name, value in {"val_loss": cross_entropy(logits, y), **measures}.items()}
 
 
-def write_state(path: str | Path, state: Mapping[str, Any]) -> None:
+def write_state(path: str | Path, state: dict[str, Any]) -> None:
     """Write a training's state: tensors, numbers, texts, and containers of these."""
     with write_atomically(path) as temporary:
-        torch.save(dict(state), temporary)
+        torch.save(state, temporary)
 
 
 def read_state(path: str | Path) -> dict[str, Any] | None:

@@ -2,9 +2,8 @@
 
 import pandas as pd
 
-from hsfm.core.minority import is_minority
 from hsfm.core.text_tables import TextTable
-from hsfm.data.table import SPLITS, ImageTable
+from hsfm.data.table import SPLITS, ImageTable, is_minority
 
 
 def count_groups(table: ImageTable) -> pd.DataFrame:

@@ -37,7 +37,7 @@ def test_every_rule_is_plain_counting(splits, logits, rule, rows):
     part = val if rows is None else val.take(rows)
     logits = logits if rows is None else logits[:, rows]
     scorer = Scorer(val, rule)
-    scores, averages = scorer(logits, rows), scorer.average(logits, rows)
+    scores, averages = scorer(logits, rows), scorer.measures(logits, rows)["val_average"]
     for s in range(3):
         correct = [one == y for one, y in zip(logits[s].argmax(-1).tolist(), part.y.tolist(), strict=True)]
         assert float(scores[s]) == pytest.approx(counted(correct, PARTS[rule](part)), abs=1e-12)
@@ -49,7 +49,6 @@ def test_every_rule_is_plain_counting(splits, logits, rule, rows):
 def test_it_knows_whether_it_was_asked(splits, logits, rule):
     scorer = Scorer(splits["val"], rule)
     measures = scorer.measures(logits)
-    scorer.average(logits)
     assert not scorer.asked
     assert torch.equal(scorer(logits), measures[f"val_{rule}"])
     assert scorer.asked

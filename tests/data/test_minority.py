@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hsfm.core.minority import is_minority
+from hsfm.data.table import is_minority
 
 
 @pytest.mark.parametrize("seed", range(3))
