@@ -136,7 +136,6 @@ def finish(what: str, result: str) -> None:
     with write_atomically(_log.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if not os.environ.get(progress.QUIET):
-        # further in than what Snakemake says of a start
         progress.say(f"{time.strftime('%H:%M:%S')}    {summary}", color=32)
 
 

@@ -24,7 +24,6 @@ CODE = [f"workflow/hsfm_workflow/{name}.py" for name in ("config", "checks", "sc
 GONE = {  # of earlier versions, by the words of its error
     "/transform: expected a section, got model": "write what `python -m hsfm.models.clip NAME` prints",
     "unknown key 'max_iter'": "it went: every solver has 1000 iterations, and the log says where that is too few",
-    "/schedule: unknown value 'cosine'": "it went: one_cycle ends near 0 as well",
     "/retrain: unknown key 'select_by'": "it is ddb/select_by now",
 }
 

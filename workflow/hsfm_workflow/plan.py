@@ -48,7 +48,6 @@ class Plan:
         self.in_files = [name for name in images if name not in self.packed]
         self.cached = [name for name in self.in_files if self.settings[name]["pixels"] == "cached"]  # decoded once
         self.trained = self.where(is_trained)
-        # whose network brings a head of its own
         self.with_head = [*self.trained, *self.where(lambda s: "images" in s and s["backbone"]["checkpoint"])]
         self.without_head = [name for name in self.datasets if name not in self.with_head]
         # where DaC's BatchNorm drifts, so that each seed has a network of its own

@@ -13,7 +13,6 @@ job.start(snakemake.log[0])
 split, transform = snakemake.wildcards.split, snakemake.params.transform
 settings, seen = minibirds.Settings(**snakemake.params.images), TransformSettings(**transform)
 image_id, birds = minibirds.draw_masks(split, settings)
-# as they lie on what the network sees
 kept = torch.cat([show_masks(birds[first : first + 256], seen) for first in range(0, len(birds), 256)])
 metadata = {
     "dataset": read_images(snakemake.input.images).dataset,
