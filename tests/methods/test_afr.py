@@ -86,7 +86,7 @@ def test_what_is_held_out_is_a_share_that_has_every_class():
     assert rows.tolist() == sorted(set(rows.tolist()))
     assert torch.equal(rows, hold_out(y, 0.2, 0))
     assert not torch.equal(rows, hold_out(y, 0.2, 1))
-    with pytest.raises(ValueError, match=r"holdout: 0.01 takes 0 of the 10 images of class 1"):
+    with pytest.raises(ValueError, match=r"holdout: 0.01 takes 0 of 10 images of class 1"):
         hold_out(torch.tensor([1] * 10 + [0] * 90), 0.01, 0)
 
 
