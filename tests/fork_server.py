@@ -36,7 +36,7 @@ import json, os, socket, sys
 
 arguments = sys.orig_argv[1:] or [""]
 named = arguments[0] in ("-c", "-m") or arguments[0].endswith((".py", "/snakemake"))
-if named and not any(word in one for one in arguments for word in ("multiprocessing", "loky")):
+if named and not any("multiprocessing" in one for one in arguments):
     with socket.socket(socket.AF_UNIX) as server:
         server.connect({address!r})
         request = {{"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}}

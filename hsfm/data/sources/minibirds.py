@@ -88,9 +88,10 @@ def _rows_of(split: str, settings: Settings) -> pd.DataFrame:
 
 
 def _draw_rows(rows: pd.DataFrame, settings: Settings, *, mask: bool = False) -> np.ndarray:
-    tasks = (delayed(_draw)(row, settings, mask=mask) for row in rows.to_dict("records"))
-    drawn = Parallel(return_as="generator", batch_size=100)(tasks)
-    return np.stack(list(track(drawn, "drawing minibirds", "image", len(rows))))
+    numbered = track(rows.to_dict("records"), "drawing minibirds", "image")
+    # multiprocessing's workers end with the work; loky's stay, and would hold the terminal of a job that was killed
+    draw = Parallel(backend="multiprocessing", batch_size=100)
+    return np.stack(draw(delayed(_draw)(row, settings, mask=mask) for row in numbered))
 
 
 def _draw(row: dict[str, Any], settings: Settings, *, mask: bool) -> np.ndarray:
