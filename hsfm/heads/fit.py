@@ -11,6 +11,10 @@ import pyarrow as pa
 from hsfm.heads.head import Head, SavedHeads
 
 
+class NotApplicable(ValueError):
+    """The data lack what a method needs, said in one line; its row is left out, and the others stay."""
+
+
 @dataclass(frozen=True)
 class Fit:
     """Heads of one method on raw features, and what tables and analysis need to know about them."""

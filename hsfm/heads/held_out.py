@@ -1,8 +1,9 @@
-"""Choice of a setting by validation rows that the heads were not fitted to; methods that learn from val share it."""
+"""Choice of settings by validation rows that the heads were not fitted to; methods on embeddings share it."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Int
 
 from hsfm.core.progress import track
 from hsfm.features.embeddings import Embeddings
+from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head, stack
 from hsfm.heads.logistic_regression import halves
 from hsfm.heads.scorer import Scorer
@@ -19,27 +21,27 @@ log = logging.getLogger(__name__)
 
 On = Literal["val", "train", "both"]
 # heads [k c d] of k candidates, fitted on these rows; the generator is for what it draws
-Fitter = Callable[[Embeddings, Sequence[Any], np.random.Generator], Head]
+Fitter = Callable[[Embeddings, Sequence[tuple], np.random.Generator], Head]
 
 
 def fit_chosen(
-    train: Embeddings, val: Embeddings, candidates: Sequence[Any], fit: Fitter,
+    train: Embeddings, val: Embeddings, options: Mapping[str, Sequence[Any]], fit: Fitter,
     *, on: On, part: Int[np.ndarray, " n"], seeds: Sequence[int], scorer: Scorer, called: str, draws: bool = False,
-) -> tuple[Head, tuple[int, ...], list[Any]]:  # fmt: skip
-    """Heads `[s c d]`, their seeds, and the candidate of each: the first that scores best on rows held out from it.
+) -> Fit:  # fmt: skip
+    """Heads `[s c d]`, each at the options that score best on validation rows that it was not fitted to.
 
-    on: rows that the heads learn from. `val`: candidates are fitted on one half of val and scored on the other, and the
-    best is fitted on all of val. `train`: candidates are fitted on train and scored on val. `both`: candidates are
-    fitted on train and one half of val, scored on the other half, and the best is fitted on all rows.
-
-    candidates: hashable. part: of val's rows (class or group), which both halves hold. called: the method, for
-    progress. draws: whether `fit` draws at random; where it does not, equal choices share one fit, and on train, where
-    nothing is halved, there is one head, under the first seed.
+    options: values to choose from by the option's name; a candidate is one value of each, and the first of the best
+    wins. fit: fits the heads of some candidates. on: rows that the heads learn from. `val`: candidates are fitted on
+    one half of val and scored on the other, and the best is fitted on all of val. `train`: candidates are fitted on
+    train and scored on val. `both`: candidates are fitted on train and one half of val, scored on the other half, and
+    the best is fitted on all rows. part: of val's rows (class or group), which both halves hold. called: the method,
+    for progress. draws: whether `fit` draws at random; where it does not, equal choices share one fit, and on train,
+    where nothing is halved, there is one head, under the first seed.
 
     Raises ValueError where a part has one row only.
     """
-    repeated = on != "train" or draws
-    seeds = tuple(seeds if repeated else seeds[:1])
+    candidates = list(product(*options.values()))
+    seeds = tuple(seeds if draws or on != "train" else seeds[:1])
     everything = {"train": train, "val": val}.get(on) or joined(train, val)
     heads, chosen, fitted = [], [], {}
     for seed in track(seeds, called, "head"):
@@ -49,12 +51,27 @@ def fit_chosen(
         scores = scorer(tried.logits(val.features[held_out]), held_out)
         number = int(scores.argmax())
         best = candidates[number]
-        log.info("%s: %s (%s %.1f %% on held-out rows)", called, best, scorer.in_words, 100 * float(scores[number]))
+        said = _in_words(options, [best])
+        log.info("%s: %s (%s %.1f %% on held-out rows)", called, said, scorer.in_words, 100 * float(scores[number]))
         if draws or best not in fitted:
             fitted[best] = tried[number] if on == "train" else fit(everything, [best], rng)[0]
         heads.append(fitted[best])
         chosen.append(best)
-    return stack(heads), seeds, chosen
+    judged_on = "validation" if on == "train" else "one half of validation"
+    return Fit(
+        stack(heads),
+        seeds,
+        chosen_by=f"{' and '.join(options)} by the {scorer.in_words} of {judged_on}",
+        summary=_in_words(options, chosen),
+        settings={name: list(values) for name, values in zip(options, zip(*chosen, strict=True), strict=True)},
+    )
+
+
+def _in_words(options: Mapping[str, Sequence[Any]], chosen: Sequence[tuple]) -> str:
+    """`penalty 0.1, 0.01; size 20`: one value per head, and once where they agree."""
+    by_name = zip(options, zip(*chosen, strict=True), strict=True)
+    different = ((name, values if len(set(values)) > 1 else values[:1]) for name, values in by_name)
+    return "; ".join(f"{name} {', '.join(f'{value:g}' for value in values)}" for name, values in different)
 
 
 def _halved(

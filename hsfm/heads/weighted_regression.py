@@ -3,10 +3,13 @@
 Letters: n rows, d features, c classes, k penalties.
 """
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Hashable, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Annotated, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from pydantic import Field, PositiveFloat
 
@@ -46,3 +49,17 @@ def regress(rows: Embeddings, weight: Float[np.ndarray, " n"], penalties: Sequen
         model.set_params(C=1 / (penalty * len(y))).fit(x, y, sample_weight=weight)
         heads.append(raw_head(model.coef_, model.intercept_, scaler))
     return stack(heads)
+
+
+def regress_candidates(
+    candidates: Sequence[tuple[Hashable, float]], weighted: Callable[[Any], tuple[Embeddings, np.ndarray]]
+) -> Head:
+    """The heads `[k c d]` of k pairs of an option and a penalty, in their order; equal options lie together.
+
+    weighted: rows to learn from and their weights by the option.
+    """
+    parts = []
+    for option, pairs in groupby(candidates, itemgetter(0)):
+        rows, weight = weighted(option)
+        parts.append(regress(rows, weight, [penalty for _, penalty in pairs]))
+    return Head(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
