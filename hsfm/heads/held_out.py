@@ -20,6 +20,7 @@ from hsfm.heads.scorer import Scorer
 log = logging.getLogger(__name__)
 
 On = Literal["val", "train", "both"]
+SCORED_ON = {"val": "one half of validation", "train": "validation", "both": "one half of validation"}
 # heads [k c d] of k candidates, fitted on these rows; the generator is for what it draws
 Fitter = Callable[[Embeddings, Sequence[tuple], np.random.Generator], Head]
 
@@ -42,26 +43,24 @@ def fit_chosen(
     """
     candidates = list(product(*options.values()))
     seeds = tuple(seeds if draws or on != "train" else seeds[:1])
-    everything = {"train": train, "val": val}.get(on) or joined(train, val)
     heads, chosen, fitted = [], [], {}
     for seed in track(seeds, called, "head"):
         rng = np.random.default_rng(seed)
-        learn, held_out = (train, torch.arange(len(val.y))) if on == "train" else _halved(train, val, on, part, rng)
-        tried = fit(learn, candidates, rng)
+        learned, held_out = rows_to_learn(train, val, on, part, rng)
+        tried = fit(learned, candidates, rng)
         scores = scorer(tried.logits(val.features[held_out]), held_out)
         number = int(scores.argmax())
         best = candidates[number]
         said = _in_words(options, [best])
         log.info("%s: %s (%s %.1f %% on held-out rows)", called, said, scorer.in_words, 100 * float(scores[number]))
         if draws or best not in fitted:
-            fitted[best] = tried[number] if on == "train" else fit(everything, [best], rng)[0]
+            fitted[best] = tried[number] if on == "train" else fit(all_rows(train, val, on), [best], rng)[0]
         heads.append(fitted[best])
         chosen.append(best)
-    judged_on = "validation" if on == "train" else "one half of validation"
     return Fit(
         stack(heads),
         seeds,
-        chosen_by=f"{' and '.join(options)} by the {scorer.in_words} of {judged_on}",
+        chosen_by=f"{' and '.join(options)} by the {scorer.in_words} of {SCORED_ON[on]}",
         summary=_in_words(options, chosen),
         settings={name: list(values) for name, values in zip(options, zip(*chosen, strict=True), strict=True)},
     )
@@ -74,13 +73,20 @@ def _in_words(options: Mapping[str, Sequence[Any]], chosen: Sequence[tuple]) -> 
     return "; ".join(f"{name} {', '.join(f'{value:g}' for value in values)}" for name, values in different)
 
 
-def _halved(
+def rows_to_learn(
     train: Embeddings, val: Embeddings, on: On, part: Int[np.ndarray, " n"], rng: np.random.Generator
 ) -> tuple[Embeddings, Int[torch.Tensor, " m"]]:
-    """Rows to learn from, and rows of val to score on."""
+    """Rows that candidates are fitted on, and the rows of val that they are scored on."""
+    if on == "train":
+        return train, torch.arange(len(val.y))
     fit_rows, held_out = (torch.from_numpy(rows) for rows in halves(part, rng))
     half = val.take(fit_rows)
     return half if on == "val" else joined(train, half), held_out
+
+
+def all_rows(train: Embeddings, val: Embeddings, on: On) -> Embeddings:
+    """Rows that the chosen candidate is fitted on."""
+    return {"train": train, "val": val}.get(on) or joined(train, val)
 
 
 def joined(train: Embeddings, val: Embeddings) -> Embeddings:

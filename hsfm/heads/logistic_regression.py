@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from pydantic import Field, PositiveFloat
+from torch import Tensor
 
+from hsfm.features.embeddings import Embeddings
 from hsfm.features.standardize import fold
 from hsfm.heads.head import Head, two_rows
 from hsfm.heads.method_settings import MethodSettings
@@ -31,35 +33,21 @@ class L1Settings(MethodSettings):
 
 
 def tune(
-    x: Float[np.ndarray, "n d"],
-    y: Int[np.ndarray, " n"],
-    part: Int[np.ndarray, " n"],
-    rng: np.random.Generator,
-    *,
-    settings: L1Settings,
-    scorer: Scorer,
-    balance: bool,
+    learned: Embeddings, val: Embeddings, held_out: Int[Tensor, " m"], *, settings: L1Settings, scorer: Scorer,
     report: Callable[[int], None] = lambda n: None,
-) -> float:
-    """The first C of the grid whose regression on half of the rows scores best on the other half.
-
-    part: groups, or classes, which both halves hold. balance: cut the training half to its smallest part.
-    """
-    fit_rows, evaluation_rows = halves(part, rng)
-    if balance:
-        fit_rows = fit_rows[balanced_rows(part[fit_rows], rng)]
-    scaler = scaler_of(x[fit_rows])
-    x_fit, x_evaluation = scaler.transform(x[fit_rows]), scaler.transform(x[evaluation_rows])
-    rows = torch.from_numpy(evaluation_rows)
+) -> float:  # fmt: skip
+    """The first C of the grid whose regression on the rows of `learned` scores best on the held-out rows of val."""
+    scaler = scaler_of(learned.features.numpy())
+    x, held_out_x = (scaler.transform(part.numpy()) for part in (learned.features, val.features[held_out]))
 
     def score(c: float) -> float:
-        weight, bias = two_rows(*regress(x_fit, y[fit_rows], c))
+        weight, bias = two_rows(*regress(x, learned.y.numpy(), c))
         report(1)
-        return float(scorer(torch.from_numpy(x_evaluation @ weight.T + bias), rows))
+        return float(scorer(torch.from_numpy(held_out_x @ weight.T + bias), held_out))
 
     scores = [score(c) for c in settings.grid]
     best = settings.grid[int(np.argmax(scores))]
-    log.info("C = %g (%s %.1f %% on the other half)", best, scorer.in_words, 100 * max(scores))
+    log.info("C = %g (%s %.1f %% on held-out rows)", best, scorer.in_words, 100 * max(scores))
     return best
 
 

@@ -14,6 +14,7 @@ from hsfm.core.text import strengths
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head, stack
+from hsfm.heads.held_out import rows_to_learn
 from hsfm.heads.logistic_regression import L1Settings, raw_head, regress, scaler_of, tune
 from hsfm.heads.method_settings import Rule
 from hsfm.heads.scorer import Scorer
@@ -41,13 +42,14 @@ def fit(
     val.refuse_test("LLR")
     x, y = val.features.numpy(), val.y.numpy()
     scaler = scaler_of(x)
-    chosen, heads = [], []
+    scaled, chosen, fitted = scaler.transform(x), [], {}
     with Progress("LLR", len(seeds) * (len(settings.grid) + 1), "regression") as bar:
         for seed in seeds:
-            rng = np.random.default_rng(seed)
-            c = tune(x, y, y, rng, settings=settings, scorer=scorer, balance=False, report=bar.update)
-            heads.append(raw_head(*regress(scaler.transform(x), y, c), scaler))
+            half, held_out = rows_to_learn(train, val, "val", y, np.random.default_rng(seed))
+            c = tune(half, val, held_out, settings=settings, scorer=scorer, report=bar.update)
+            if c not in fitted:
+                fitted[c] = raw_head(*regress(scaled, y, c), scaler)
             chosen.append(c)
             bar.update()
     by = f"C by the {scorer.in_words} of one half of validation"
-    return Fit(stack(heads), tuple(seeds), by, strengths(chosen), settings={"C": chosen})
+    return Fit(stack([fitted[c] for c in chosen]), tuple(seeds), by, strengths(chosen), settings={"C": chosen})

@@ -14,15 +14,18 @@ def splits():
     return planted("train", [40, 4, 4, 40], seed=0), planted("val", [20, 20, 20, 20], seed=1)
 
 
+ANGLES = (0.0, 1.5, 3.1)
+
+
 class Recorder:
-    """A fitter whose candidates are angles: a head that looks at the first two features only."""
+    """A fitter whose candidates are angles: heads that look at the first two features only."""
 
     def __init__(self):
         self.calls = []
 
     def __call__(self, rows, candidates, rng):
-        self.calls.append((rows.image_id, tuple(candidates), rng.random()))
-        angles = torch.tensor(candidates, dtype=torch.float32)
+        self.calls.append((rows.image_id, [angle for (angle,) in candidates]))
+        angles = torch.tensor(candidates).squeeze(1)
         row = torch.zeros(len(angles), rows.features.shape[1])
         row[:, 0], row[:, 1] = angles.cos(), angles.sin()
         return Head(torch.stack([-row, row], 1), torch.zeros(len(angles), 2))
@@ -32,51 +35,51 @@ def chosen(splits, on, **how):
     train, val = splits
     fit = Recorder()
     given = {"part": val.y.numpy(), "seeds": (3, 4, 5), "scorer": Scorer(val, "worst_group"), "called": "test"} | how
-    return fit_chosen(train, val, (0.0, 1.5, 3.1), fit, on=on, **given), fit.calls
+    return fit_chosen(train, val, {"angle": ANGLES}, fit, on=on, **given), fit.calls
 
 
 def best_on(val, rows):
-    scorer, fit = Scorer(val, "worst_group"), Recorder()
-    scores = scorer(fit(val, (0.0, 1.5, 3.1), np.random.default_rng(0)).logits(val.features[rows]), rows)
-    return (0.0, 1.5, 3.1)[int(scores.argmax())]
+    tried = Recorder()(val, [(angle,) for angle in ANGLES], None)
+    return ANGLES[int(Scorer(val, "worst_group")(tried.logits(val.features[rows]), rows).argmax())]
 
 
 def test_on_val_the_choice_is_made_on_the_half_that_no_candidate_was_fitted_to(splits):
     _, val = splits
-    (head, seeds, picked), calls = chosen(splits, "val")
-    assert len(head.weight) == 3
-    assert seeds == (3, 4, 5)
-    tries = [call for call in calls if len(call[1]) == 3]
-    for seed, best, (ids, _, _) in zip(seeds, picked, tries, strict=True):
+    found, calls = chosen(splits, "val")
+    assert len(found.head.weight) == 3
+    assert found.seeds == (3, 4, 5)
+    tries = [ids for ids, candidates in calls if len(candidates) == 3]
+    for seed, best, ids in zip(found.seeds, found.settings["angle"], tries, strict=True):
         fit_rows, held_out = (torch.from_numpy(r) for r in halves(val.y.numpy(), np.random.default_rng(seed)))
         assert ids == val.take(fit_rows).image_id
         assert best == best_on(val, held_out)
-    finals = [call for call in calls if len(call[1]) == 1]
-    assert all(ids == val.image_id for ids, _, _ in finals)
-    assert len(finals) == len(set(picked)), "equal choices share one fit"
+    finals = [ids for ids, candidates in calls if len(candidates) == 1]
+    assert finals == [val.image_id] * len(set(found.settings["angle"])), "equal choices share one fit"
+    assert found.chosen_by == "angle by the worst group of one half of validation"
 
 
 def test_a_fit_that_draws_is_made_for_every_seed(splits):
-    (_, seeds, picked), calls = chosen(splits, "val", draws=True)
-    assert sum(len(call[1]) == 1 for call in calls) == len(picked) == 3
-    (_, seeds, _), _ = chosen(splits, "train", draws=True)
-    assert seeds == (3, 4, 5)
+    _, calls = chosen(splits, "val", draws=True)
+    assert sum(len(candidates) == 1 for _, candidates in calls) == 3
+    assert chosen(splits, "train", draws=True)[0].seeds == (3, 4, 5)
 
 
 def test_on_train_validation_chooses_and_there_is_one_head(splits):
     train, val = splits
-    (head, seeds, picked), calls = chosen(splits, "train")
-    assert len(head.weight) == 1
-    assert seeds == (3,)
-    assert [ids for ids, _, _ in calls] == [train.image_id]
-    assert picked == [best_on(val, torch.arange(len(val.y)))]
+    found, calls = chosen(splits, "train")
+    assert found.seeds == (3,)
+    assert len(found.head.weight) == 1
+    assert [ids for ids, _ in calls] == [train.image_id]
+    best = best_on(val, torch.arange(len(val.y)))
+    assert found.settings == {"angle": [best]}
+    assert found.summary == f"angle {best:g}"
+    assert found.chosen_by == "angle by the worst group of validation"
 
 
 def test_on_both_train_and_half_of_val_teach(splits):
     train, val = splits
-    (_, _, _), calls = chosen(splits, "both", seeds=(3,))
-    fit_rows, _ = halves(val.y.numpy(), np.random.default_rng(3))
-    half = val.take(torch.from_numpy(fit_rows))
-    assert [ids for ids, _, _ in calls] == [train.image_id + half.image_id, train.image_id + val.image_id]
+    _, calls = chosen(splits, "both", seeds=(3,))
+    half = val.take(torch.from_numpy(halves(val.y.numpy(), np.random.default_rng(3))[0]))
+    assert [ids for ids, _ in calls] == [train.image_id + half.image_id, train.image_id + val.image_id]
     both = joined(train, val)
     assert torch.equal(both.group, torch.cat([train.group, val.group]))

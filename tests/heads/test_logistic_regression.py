@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -18,10 +19,9 @@ def test_c_is_the_first_best_on_the_half_that_evaluates():
     val = planted("val", [60, 25, 25, 60], seed=6)
     x, y, group = val.features.numpy(), val.y.numpy(), val.group.numpy()
     settings, scorer = L1Settings(grid=GRID), Scorer(val, "worst_group")
-    chosen = tune(x, y, group, np.random.default_rng(0), settings=settings, scorer=scorer, balance=True)
-    rng = np.random.default_rng(0)
-    fit, evaluation = halves(group, rng)
-    fit = fit[balanced_rows(group[fit], rng)]
+    fit, evaluation = halves(group, np.random.default_rng(0))
+    learned, held_out = val.take(torch.from_numpy(fit)), torch.from_numpy(evaluation)
+    chosen = tune(learned, val, held_out, settings=settings, scorer=scorer)
     scaler = StandardScaler().fit(x[fit])
     scores = []
     for c in GRID:
@@ -32,11 +32,9 @@ def test_c_is_the_first_best_on_the_half_that_evaluates():
 
 
 def test_the_first_of_equal_cs_wins():
-    val = planted("val", [20, 20, 20, 20], seed=0)
-    y, told = val.y.numpy(), []
-    x = 10.0 * y[:, None] + np.zeros((1, 2))  # every C gets all of it right
-    given = {"settings": L1Settings(grid=(0.3, 1.0, 0.1)), "scorer": Scorer(val, "worst_class"), "balance": False}
-    assert tune(x, y, y, np.random.default_rng(0), **given, report=told.append) == 0.3
+    val, told = planted("val", [20, 20, 20, 20], seed=0, shift=40.0), []  # every C gets all of it right
+    given = {"settings": L1Settings(grid=(0.3, 1.0, 0.1)), "scorer": Scorer(val, "worst_class")}
+    assert tune(val, val, torch.arange(80), **given, report=told.append) == 0.3
     assert told == [1, 1, 1]
 
 
