@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from hsfm.core.metrics import accuracy_by, worst
+from hsfm.heads.logistic_regression import halves
 from hsfm.heads.supervision import fit_supervised
 from hsfm.methods import afr
 from hsfm.models.holdout import hold_out
@@ -96,3 +98,26 @@ def test_what_it_cannot_or_may_not_fit_is_refused(splits, erm_head):
         fit(train, val, erm_head, lr=1e38, clip_norm=1e38, penalties=(1.0,))
     with pytest.raises(ValueError, match="train and val embeddings differ in checkpoint"):
         fit(train, replace(val, checkpoint_sha256="b" * 64), erm_head)
+
+
+def test_on_val_pair_and_step_are_chosen_on_a_half_and_fitted_on_all(splits, erm_head):
+    val = splits["val"]
+    result = fit(splits["train"], val, erm_head, on="val")
+    assert result.seeds == (5, 6)
+    for number, seed in enumerate(result.seeds):
+        fit_rows, held_out = (torch.from_numpy(rows) for rows in halves(val.y.numpy(), np.random.default_rng(seed)))
+        history = result.tables["history"].query("seed == @seed")
+        pair = [result.settings[name][number] for name in ("gamma", "penalty")]
+        kept = history[history["kept"]].iloc[0]
+        assert kept["epoch"] == result.settings["step"][number]
+        assert kept["val_worst_group"] == history["val_worst_group"].max()
+        tried = autograd(val.take(fit_rows), erm_head, *pair, int(kept["epoch"]), SETTINGS["lr"], 1.0)
+        right = tried(val.features[held_out]).argmax(1) == val.y[held_out]
+        assert kept["val_average"] == pytest.approx(float(right.float().mean()))
+        refitted = autograd(val, erm_head, *pair, int(kept["epoch"]), SETTINGS["lr"], 1.0)
+        torch.testing.assert_close(result.head.weight[number], refitted.weight.data, rtol=1e-4, atol=1e-5)
+
+
+def test_features_go_with_the_rows_that_teach():
+    assert afr.FEATURES[afr.Settings().on] == "own"
+    assert afr.FEATURES[afr.Settings(on="val").on] == "erm"
