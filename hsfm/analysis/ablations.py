@@ -10,7 +10,6 @@ from hsfm.evaluation.scores import score_splits
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.head import Head
 from hsfm.heads.supervision import labels_used, scorer_of
-from hsfm.methods.hsfm.fit import chosen_by
 from hsfm.methods.hsfm.outer_loop import ABLATIONS, Settings
 from hsfm.methods.hsfm.train import train as meta_train
 
@@ -43,5 +42,5 @@ def ablate(
         frame = score_splits(result.head, [train, val, test], seeds=result.seeds).assign(method=name)
         remarks = dict(zip(result.seeds, result.remarks, strict=True))
         frames.append(frame.assign(remark=frame["seed"].map(remarks)))
-    used = {"group_labels": labels_used(settings, scorer), "chosen_by": chosen_by(settings, scorer)}
+    used = {"group_labels": labels_used(settings, scorer), "chosen_by": settings.epoch_in_words(scorer)}
     return pd.concat(frames, ignore_index=True).assign(**used)

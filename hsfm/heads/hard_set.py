@@ -42,6 +42,11 @@ class HardSet:
     rank: Int[Tensor, " n"]  # within the class, 1 for the highest loss
     chosen: Bool[Tensor, " n"]
 
+    @property
+    def per_class(self) -> int:
+        """K_hard: the largest number of chosen images of a class."""
+        return int(torch.bincount(self.y[self.chosen].long()).max())
+
 
 def rank_in_class(loss: Float[Tensor, " n"], y: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     """1 for the highest loss of each class, 2 for the next; the earlier row comes first in a tie."""

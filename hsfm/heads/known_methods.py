@@ -18,10 +18,12 @@ class Method:
     path: str  # of its module, below the repository
     label: str  # in tables and figures
     source: str = ""  # the publication
-    features: str = "erm"  # whose embeddings its heads are for: erm, own, own_per_seed
+    # whose embeddings its heads are for: erm, own, own_per_seed; or one of these by its setting `on`
+    features: str | dict[str, str] = "erm"
     device: bool = False  # whether it asks for a GPU
     tables: tuple[str, ...] = ()  # that it leaves beside its heads
     needs: tuple[str, ...] = ()  # further inputs of its fit
+    like: str | None = None  # the method whose settings serve where it has none of its own
     images: bool = False  # whether it reads images
     color: str | None = None
     marker: str | None = None
@@ -58,7 +60,7 @@ def _read(name: str, path: Path) -> Method:
             value = ast.literal_eval(node.value)
         except ValueError as error:
             raise ValueError(f"{shown}:{node.lineno}: {constant} is not written out as a literal") from error
-        if constant == "FEATURES" and value not in FEATURES:
+        if constant == "FEATURES" and not {*(value.values() if isinstance(value, dict) else [value])} <= {*FEATURES}:
             raise ValueError(f"{shown}:{node.lineno}: FEATURES is {value!r}; allowed are {', '.join(FEATURES)}")
         constants[CONSTANTS[constant]] = tuple(value) if isinstance(value, list) else value
     if "label" not in constants:

@@ -11,6 +11,7 @@ SMALL = {  # a method that is not here runs with its defaults
     "dfr": {"grid": (1.0, 0.1), "fits": 2},
     "llr": {"grid": (1.0, 0.1)},
     "cb_llr": {"grid": (1.0, 0.1), "fits": 2},
+    "tune": {"inner_steps": 3, "inner_lr": 1e-2, "epochs": 4},
     "group_dro": {"penalties": (0.0, 0.1), "steps": 40, "lr": 0.02},
     "jtt": {"upweights": (2, 20), "penalties": (0.1, 0.01)},
     "evals": {"sizes": (10, 50), "penalties": (0.1, 0.01)},

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from hsfm.core.text import kept_epochs
 from hsfm.features.embeddings import Embeddings
@@ -22,14 +21,13 @@ def fit(
 ) -> Fit:  # fmt: skip
     """HSFM's heads `[s c d]`; errors as in `hsfm.methods.hsfm.train.train`.
 
-    hard_set: of val under `erm`, the outer set of the first epoch; its largest number of images of a class is K_hard.
+    hard_set: of val under `erm`, the outer set of the first epoch, whose `per_class` is K_hard.
     Tables: history (per seed and epoch, see `train`), support (its rows before and after the edits). Arrays: hard_rows
     `[s e m]`, the rows of val that the outer loss of each epoch was over.
     """
-    hard_per_class = int(torch.bincount(hard_set.y[hard_set.chosen].long()).max())
     result = meta_train(
         train, val, erm, settings,
-        seeds=seeds, hard_per_class=hard_per_class, scorer=scorer, first_hard_set=hard_set,
+        seeds=seeds, hard_per_class=hard_set.per_class, scorer=scorer, first_hard_set=hard_set,
     )  # fmt: skip
     rows = result.support_rows.flatten()
     support = Support(
@@ -44,17 +42,10 @@ def fit(
     return Fit(
         head=result.head,
         seeds=result.seeds,
-        chosen_by=chosen_by(settings, scorer),
+        chosen_by=settings.epoch_in_words(scorer),
         summary=kept_epochs(result.history),
         remarks=result.remarks,
-        settings={"hard_per_class": hard_per_class, **found},
+        settings={"hard_per_class": hard_set.per_class, **found},
         tables={"history": result.history, "support": support_table(support)},
         arrays={"hard_rows": result.hard_rows.numpy()},
     )
-
-
-def chosen_by(settings: Settings, scorer: Scorer) -> str:
-    """The rule that picked the epoch, in words."""
-    if settings.select_by == "hard_loss":
-        return "the epoch with the lowest loss on its hard set"
-    return f"the epoch with the best validation {scorer.in_words}"

@@ -19,9 +19,8 @@ from torch.optim.adam import adam
 from hsfm.core.cuda_graphs import repeat
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.hard_set import hardest
+from hsfm.heads.hard_training import HardTrainingSettings, swept
 from hsfm.heads.head import Head
-from hsfm.heads.method_settings import MethodSettings, Rule
-from hsfm.heads.scorer import Scorer
 from hsfm.methods.hsfm.meta_gradient import meta_gradient
 
 # a trial's settings that may differ between trials side by side; all others set the shape or order of operations
@@ -29,30 +28,13 @@ OF_TRIAL = ("inner_lr", "outer_lr")
 CLIP_NORM = 10.0  # longest meta-gradient of a support, as in the authors' code
 
 
-def _swept(default: int | float, values: list, description: str) -> Any:
-    """A setting that the sensitivity study varies."""
-    return Field(default, description=description, json_schema_extra={"sweep": values})
-
-
-class Settings(MethodSettings):
+class Settings(HardTrainingSettings):
     """HSFM's settings; the paper's symbols stand in the descriptions."""
 
-    support_per_class: PositiveInt = _swept(64, [8, 16, 32, 64, 128], "Support rows drawn per class, or all it has.")
-    inner_steps: PositiveInt = _swept(
-        10, [5, 10, 20], "T: gradient steps of the head on the support, in each meta-gradient and each epoch."
-    )
-    inner_lr: PositiveFloat = _swept(
-        0.0005,
-        [0.0001, 0.0002, 0.0005, 0.001, 0.002],
-        "alpha: step size of the head; the paper's 0.00005 suits d of 1280 and more.",
-    )
-    outer_lr: PositiveFloat = _swept(1.0, [0.01, 0.1, 0.3, 1.0, 3.0], "eta: step size of Adam on the support.")
-    support_steps: NonNegativeInt = _swept(
+    support_per_class: PositiveInt = swept(64, [8, 16, 32, 64, 128], "Support rows drawn per class, or all it has.")
+    outer_lr: PositiveFloat = swept(1.0, [0.01, 0.1, 0.3, 1.0, 3.0], "eta: step size of Adam on the support.")
+    support_steps: NonNegativeInt = swept(
         10, [2, 5, 10], "K_H: meta-gradient steps on the support per epoch; 0 leaves the support as drawn."
-    )
-    epochs: PositiveInt = Field(40, description="Rounds of editing the support and adapting the head.")
-    refresh: Literal["epoch", "never"] = Field(
-        "epoch", description="Choose the outer set anew each epoch (the paper), or once, at the start."
     )
     outer_set: Literal["hard", "random"] = Field(
         "hard", description="Outer loss over hard validation rows (the paper), or as many random ones per class."
@@ -62,11 +44,6 @@ class Settings(MethodSettings):
     )
     support_draw: Literal["per_class", "uniform"] = Field(
         "per_class", description="The support drawn per class (the paper), or that number in all, uniform over train."
-    )
-    select_by: Rule | Literal["hard_loss"] | None = Field(
-        None,
-        description="Rule that picks the epoch, the later one on a tie: validation's worst_group (the paper), "
-        "worst_class, average, or the lowest mean loss on the head's own hard set. null takes the configuration's.",
     )
 
 
@@ -199,16 +176,6 @@ class Loop:
         state = (value, self._epoch.expand_as(best.epoch), self.weight, self.bias, self.support)
         for new, target in zip(state, vars(best).values(), strict=True):
             torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, target, out=target)
-
-
-class HardLoss:
-    """A scorer that goes by the head's own hard set; it measures as another does."""
-
-    def __init__(self, scorer: Scorer):
-        self.measures = scorer.measures
-
-    def choose(self, measures: Mapping[str, Float[Tensor, " r"]]) -> Float[Tensor, " r"]:
-        return -measures["hard_loss"]
 
 
 class Adam:

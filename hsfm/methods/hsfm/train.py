@@ -17,9 +17,10 @@ from hsfm.core.progress import Progress
 from hsfm.features.embeddings import Embeddings, check_embeddings, check_same_origin
 from hsfm.heads.draw import draw_per_class
 from hsfm.heads.hard_set import HardSet
+from hsfm.heads.hard_training import HardLoss
 from hsfm.heads.head import Head
 from hsfm.heads.scorer import Scorer
-from hsfm.methods.hsfm.outer_loop import OF_TRIAL, BestState, HardLoss, Loop, Settings, Trial
+from hsfm.methods.hsfm.outer_loop import OF_TRIAL, BestState, Loop, Settings, Trial
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def train(
     Raises ValueError for embeddings or a head that do not belong together, and where every epoch of a seed diverged.
     """
     trials = [Trial(seed, settings, hard_per_class) for seed in seeds]
-    scorers = {"kept": HardLoss(scorer) if settings.select_by == "hard_loss" else scorer}
+    scorers = {"kept": settings.rule(scorer)}
     result = train_trials(train, val, head, trials, scorers=scorers, first_hard_set=first_hard_set)["kept"]
     for seed, epoch, moved in zip(seeds, result.kept_epoch.tolist(), result.moved.tolist(), strict=True):
         if epoch == 0:

@@ -7,12 +7,13 @@ import torch
 
 from hsfm.heads.draw import draw_per_class
 from hsfm.heads.hard_set import build
+from hsfm.heads.hard_training import HardLoss
 from hsfm.heads.head import Head
 from hsfm.heads.scorer import Scorer
 from hsfm.heads.supervision import scorer_of
 from hsfm.methods.hsfm import outer_loop
 from hsfm.methods.hsfm import train as meta
-from hsfm.methods.hsfm.outer_loop import CLIP_NORM, OF_TRIAL, HardLoss, Settings, Trial, symbols
+from hsfm.methods.hsfm.outer_loop import CLIP_NORM, OF_TRIAL, Settings, Trial, symbols
 from tests.conftest import planted
 from tests.methods.hsfm import autograd_loop
 from tests.methods.small import worst_group
