@@ -2,8 +2,10 @@
 
 import ast
 import functools
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parents[1] / "methods"
 ROOT = FOLDER.parents[1]  # of the repository
@@ -19,7 +21,7 @@ class Method:
     label: str  # in tables and figures
     source: str = ""  # the publication
     # whose embeddings its heads are for: erm, own, own_per_seed; or one of these by its setting `on`
-    features: str | dict[str, str] = "erm"
+    features: str | dict[str, str] = field(default="erm", hash=False)
     device: bool = False  # whether it asks for a GPU
     tables: tuple[str, ...] = ()  # that it leaves beside its heads
     needs: tuple[str, ...] = ()  # further inputs of its fit
@@ -27,6 +29,10 @@ class Method:
     images: bool = False  # whether it reads images
     color: str | None = None
     marker: str | None = None
+
+    def features_under(self, settings: Mapping[str, Any]) -> str:
+        """Whose features its heads are for under these settings: erm, own, own_per_seed."""
+        return self.features if isinstance(self.features, str) else self.features[settings["on"]]
 
 
 CONSTANTS = {field.name.upper(): field.name for field in fields(Method) if field.name not in ("name", "path")}

@@ -40,8 +40,11 @@ def is_trained(settings: dict) -> bool:
 def _of_dataset(settings: dict, config: dict, groups: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Place and words of each mistake in a dataset's settings."""
     yield from _of_network(settings) if "images" in settings else _of_embeddings(settings)
-    used = dict.fromkeys(config["variants"][row] for row in config["variants"] if settings[row] is not None)
-    for method in (methods.found()[name] for name in used):
+    used = {row: methods.found()[name] for row, name in config["variants"].items() if settings[row] is not None}
+    for row, method in used.items():
+        if method.features_under(settings[row]) == "own":
+            yield from _of_own_network(settings, row, method)
+    for method in dict.fromkeys(used.values()):
         if method.images and "images" not in settings:
             yield "", f"has no images, which {method.label} needs; set {method.name} to null"
         elif method.name in OF_METHODS:
@@ -95,11 +98,15 @@ def _of_embeddings(settings: dict) -> Iterator[tuple[str, str]]:
             yield f"embeddings/{split}", f"no file {file}"
 
 
-def _of_afr(settings: dict, config: dict) -> Iterator[tuple[str, str]]:
-    if "backbone" in settings and not is_trained(settings):
-        yield "afr", "needs a network that is trained here, on a part of the images; set afr to null"
-    elif settings.get("erm", {"holdout": 0})["holdout"] is None:
-        yield "erm", "missing key 'holdout', which afr needs"
+def _of_own_network(settings: dict, row: str, method: methods.Method) -> Iterator[tuple[str, str]]:
+    """Of a row whose features are of a network that is trained on a share of the images."""
+    if not is_trained(settings):
+        way_out = (
+            f"set {row}/on to val, or {row} to null" if isinstance(method.features, dict) else f"set {row} to null"
+        )
+        yield row, f"needs a network that is trained here, on a part of the images; {way_out}"
+    elif settings["erm"]["holdout"] is None:
+        yield "erm", f"missing key 'holdout', which {row} needs"
 
 
 def _of_dac(settings: dict, config: dict) -> Iterator[tuple[str, str]]:
@@ -124,7 +131,7 @@ def _of_ddb(settings: dict, config: dict) -> Iterator[tuple[str, str]]:
             yield f"ddb/models/{key}/name", f"no folder {name}"
 
 
-OF_METHODS = {"afr": _of_afr, "dac": _of_dac, "ddb": _of_ddb}
+OF_METHODS = {"dac": _of_dac, "ddb": _of_ddb}
 
 
 def _of_unclip(settings: dict) -> Iterator[tuple[str, str]]:

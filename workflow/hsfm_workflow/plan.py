@@ -86,16 +86,24 @@ class Plan:
         """The rows of a dataset that leave a history of their training."""
         return [row for row in self.methods_of(dataset) if row != "erm" and "history" in self.method(row).tables]
 
-    def inputs_of_fit(self, row: str) -> dict[str, str]:
+    def inputs_of_fit(self, row: str) -> Callable:
         """Files that the fit of a row reads, by name."""
-        method = self.method(row)
-        network = f"{OF_RUN}/{method.name if method.features == 'own' else 'erm'}"
-        head = {"checkpoint": "backbone"} if method.features == "own" else {"heads": "heads"}
-        return {
-            **{split: f"{network}/embeddings/{split}.parquet" for split in ("train", "val")},
-            **{name: f"{network}/{file}.safetensors" for name, file in head.items()},
-            **{need: f"{OF_RUN}/erm/{need}.parquet" for need in method.needs},
-        }
+
+        def files(wildcards: object) -> dict[str, str]:
+            run, own = f"results/{wildcards.dataset}/run{wildcards.run}", self.features(row, wildcards.dataset) == "own"
+            network = f"{run}/{self.method(row).name if own else 'erm'}"
+            head = {"checkpoint": "backbone"} if own else {"heads": "heads"}
+            return {
+                **{split: f"{network}/embeddings/{split}.parquet" for split in ("train", "val")},
+                **{name: f"{network}/{file}.safetensors" for name, file in head.items()},
+                **{need: f"{run}/erm/{need}.parquet" for need in self.method(row).needs},
+            }
+
+        return files
+
+    def features(self, row: str, dataset: str) -> str:
+        """Whose features a row's heads are for: erm, own, own_per_seed."""
+        return self.method(row).features_under(self.settings[dataset][row])
 
     def method(self, row: str) -> methods.Method:
         """The method that a row is of."""
@@ -211,19 +219,18 @@ class Plan:
 
     def networks(self, wildcards: object) -> list[str]:
         """Folders of the networks whose features a method's heads are for: its own, one per seed, or ERM's."""
-        folder = f"results/{wildcards.dataset}/run{wildcards.run}"
-        method = None if wildcards.method == "erm" else self.method(wildcards.method)
-        drifts = wildcards.method == "dac" and wildcards.dataset in self.drifting
-        if drifts or (method and method.features == "own_per_seed"):
+        folder, row = f"results/{wildcards.dataset}/run{wildcards.run}", wildcards.method
+        features = "erm" if row == "erm" else self.features(row, wildcards.dataset)
+        if features == "own_per_seed" or (row == "dac" and wildcards.dataset in self.drifting):
             seeds = [wildcards.seed] if hasattr(wildcards, "seed") else self.seeds
-            return [f"{folder}/{wildcards.method}/seed{seed}" for seed in seeds]
-        return [f"{folder}/{method.name if method and method.features == 'own' else 'erm'}"]
+            return [f"{folder}/{row}/seed{seed}" for seed in seeds]
+        return [f"{folder}/{self.method(row).name if features == 'own' else 'erm'}"]
 
     def heads_to_score(self, wildcards: object) -> list[str]:
         """Files of heads, each with embeddings of its own in `features_to_score`."""
-        networks, folder = self.networks(wildcards), f"results/{wildcards.dataset}/run{wildcards.run}"
-        own = [f"{folder}/{wildcards.method}"] if networks == [f"{folder}/erm"] else networks
-        return [f"{folder}/heads.safetensors" for folder in own]
+        row = f"results/{wildcards.dataset}/run{wildcards.run}/{wildcards.method}"
+        of_seeds = [network for network in self.networks(wildcards) if network.startswith(f"{row}/")]
+        return [f"{folder}/heads.safetensors" for folder in of_seeds or [row]]
 
     def features_to_score(self, wildcards: object) -> list[str]:
         """Embeddings of all splits, for one file of heads after the other."""

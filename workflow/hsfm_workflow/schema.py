@@ -239,8 +239,9 @@ def _row(own: dict, method: str, other: dict, where: tuple, select_by: str) -> t
     """Settings of one row on one dataset, None where it is left out; or mistakes."""
     if method in own and own[method] is None:
         return None, []
-    kind = settings_classes()[method]
-    values = merged(own.get(method, {}), other)
+    kind, like = settings_classes()[method], own.get(methods.found()[method].like) or {}
+    lent = {name: value for name, value in like.items() if name in kind.model_fields}
+    values = merged(merged(lent, own.get(method, {})), other)
     if values.get("select_by", kind.model_fields["select_by"].default) is None:
         values["select_by"] = select_by
     found, lines = checked(kind, values, where)

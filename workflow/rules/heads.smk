@@ -56,7 +56,7 @@ for ROW in plan.fitted:
         name:
             f"fit_{ROW}"
         input:
-            **plan.inputs_of_fit(ROW),
+            unpack(plan.inputs_of_fit(ROW)),
         output:
             **{name: f"results/{{dataset}}/run{{run}}/{ROW}/{name}.parquet" for name in METHOD.tables},
             heads=f"results/{{dataset}}/run{{run}}/{ROW}/heads.safetensors",
