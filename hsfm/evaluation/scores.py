@@ -65,7 +65,8 @@ def score(
     )
     parts.loc[a == n_attributes, ["attribute", "group"]] = pd.NA
     hits = [np.bincount(part[predicted == y], minlength=n_parts) for predicted in predictions]
-    frame = pd.concat([parts.assign(correct=correct) for correct in hits], ignore_index=True)
+    none = parts[:0].assign(correct=0)  # for a method without a head
+    frame = pd.concat([none, *(parts.assign(correct=correct) for correct in hits)], ignore_index=True)
     frame.insert(0, "seed", np.repeat(seeds, n_parts))
     frame = frame[frame["attribute"].notna() | (frame["n"] > 0)].reset_index(drop=True)
     return frame.assign(accuracy=frame["correct"] / frame["n"])
@@ -117,3 +118,9 @@ def read_scores(path: str | Path) -> pd.DataFrame:
 def read_all_scores(paths: Iterable[str | Path]) -> pd.DataFrame:
     """Several files of scores one after the other, with the column `file`, where a row comes from."""
     return pd.concat([read_scores(path).assign(file=str(path)) for path in paths], ignore_index=True)
+
+
+def read_left_out(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Columns dataset, method and reason of the files whose method was left out."""
+    found = [read_parquet(path, SCHEMA)[1].get("left_out") for path in paths]
+    return pd.DataFrame(filter(None, found), columns=["dataset", "method", "reason"]).drop_duplicates()

@@ -47,6 +47,10 @@ class EmbeddingSettings(FrozenSettings):
     test: GivenFile | None = Field(None, description="The same of test.")
 
 
+class NotApplicable(ValueError):
+    """The data lack what a method needs: its row is left out with this reason, and the others stay."""
+
+
 @dataclass(frozen=True)
 class Embeddings:
     features: Float[Tensor, "n d"]  # the backbone's pooled output
@@ -94,9 +98,10 @@ class Embeddings:
             raise ValueError(f"{purpose} was given the test split of {self.dataset}; it trains on train and val")
 
     def require_attributes(self, purpose: str) -> None:
+        """Raise NotApplicable unless the attribute of every row is known."""
         unknown = (self.attribute < 0).nonzero()
         if len(unknown):
-            raise ValueError(
+            raise NotApplicable(
                 f"{purpose} needs the attribute of every {self.split or 'given'} image; "
                 f"{len(unknown)} of {len(self.y)} lack it, first {self.image_id[int(unknown[0])]!r}"
             )

@@ -8,11 +8,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from hsfm.features.embeddings import NotApplicable as NotApplicable
 from hsfm.heads.head import Head, SavedHeads
-
-
-class NotApplicable(ValueError):
-    """The data lack what a method needs, said in one line; its row is left out, and the others stay."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hsfm.core.files import read_safetensors, require, write_safetensors
 from hsfm.features.embeddings import Embeddings, read_embeddings
 
-_TEXTS = ("method", "checkpoint_sha256", "group_labels", "chosen_by")
+_TEXTS = ("method", "checkpoint_sha256", "group_labels", "chosen_by", "left_out")
 _LISTS = {"seeds": "seeds", "classes": "class_names", "settings": "settings", "remarks": "remarks"}  # in file: field
 
 
@@ -42,7 +42,7 @@ class Head:
     def to(self, device: torch.device) -> "Head":
         return Head(self.weight.to(device), self.bias.to(device))
 
-    def __getitem__(self, seed: int) -> "Head":
+    def __getitem__(self, seed: int | slice) -> "Head":
         return Head(self.weight[seed], self.bias[seed])
 
 
@@ -68,10 +68,11 @@ class SavedHeads:
     seeds: tuple[int, ...]
     class_names: tuple[str, ...]
     checkpoint_sha256: str
-    group_labels: str  # use of validation's: "none", "selection" (of an epoch or a setting) or "training"
+    group_labels: str  # use of them, as `hsfm.heads.supervision.labels_used` has it
     chosen_by: str  # rule that picked the epoch or the strength of a penalty, in words
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the method
     remarks: tuple[str, ...] = ()  # caveats about each seed's head; empty, or one text per seed
+    left_out: str = ""  # why there is no head: what of the data the method lacks
 
     def check_fits(self, embeddings: Any, source: str | Path) -> None:
         """Raise ValueError naming `source`, their file, unless the heads belong to these embeddings."""

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from hsfm.features.embeddings import Embeddings
+from hsfm.features.embeddings import Embeddings, NotApplicable
 from hsfm.features.standardize import fold
 from hsfm.heads.head import Head, two_rows
 from hsfm.heads.method_settings import MethodSettings
@@ -54,11 +54,14 @@ def tune(
 def halves(part: Int[np.ndarray, " n"], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Rows that train (the second half of a shuffle) and rows that evaluate (the first).
 
-    ASSUME: where that leaves a part out of either half, the halves are stratified by part.
+    ASSUME: where that leaves a part out of either half, the halves are stratified by part. Raises NotApplicable where a
+    part has one row.
     """
     parts, counts = np.unique(part, return_counts=True)
     if counts.min() < 2:
-        raise ValueError(f"group or class {parts[counts.argmin()]} has 1 validation image; tuning C needs at least 2")
+        raise NotApplicable(
+            f"group or class {parts[counts.argmin()]} has 1 validation image; two halves need at least 2"
+        )
     order = rng.permutation(len(part))
     evaluation, fit = order[: len(part) // 2], order[len(part) // 2 :]
     if all(len(np.unique(part[rows])) == len(parts) for rows in (evaluation, fit)):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from hsfm.features.embeddings import Embeddings
+from hsfm.features.embeddings import Embeddings, NotApplicable
 from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head
 from hsfm.heads.method_settings import MethodSettings
@@ -21,10 +21,11 @@ def fit_supervised(
     seeds: Sequence[int],
     **needs: Any,
 ) -> tuple[Fit, str]:
-    """A method's fit, and its use of group labels: `training`, `selection` (by the scorer) or `none`.
+    """A method's fit, and its use of group labels, as `labels_used` has it.
 
     method: a module of hsfm/methods. The scorer sees the attributes of val, the method those of `settings.groups`
     alone. needs: further inputs that the module's NEEDS names. A select_by of None is worst_group.
+    Raises NotApplicable where the data lack what the method needs, and ValueError where they lack the scorer's groups.
     """
     scorer = scorer_of(settings, val)
     fit = method.fit(*hidden(settings, train, val), erm, settings=settings, seeds=seeds, scorer=scorer, **needs)
@@ -34,7 +35,10 @@ def fit_supervised(
 def scorer_of(settings: MethodSettings, val: Embeddings) -> Scorer:
     """The scorer by the rule of the settings; where they go by a rule of the method's own, one that measures only."""
     rule = settings.select_by or "worst_group"
-    return Scorer(val, rule if rule in RULES else "average")
+    try:
+        return Scorer(val, rule if rule in RULES else "average")
+    except NotApplicable as error:  # which is the configuration's fault, not the method's
+        raise ValueError(error) from error
 
 
 def hidden(settings: MethodSettings, train: Embeddings, val: Embeddings) -> tuple[Embeddings, Embeddings]:
@@ -45,6 +49,7 @@ def hidden(settings: MethodSettings, train: Embeddings, val: Embeddings) -> tupl
 
 
 def labels_used(settings: MethodSettings, scorer: Scorer) -> str:
+    """Use of group labels: `none`, `selection` by those of val, `training` on those of val, or on `train` or `both`."""
     if settings.groups != "none":
-        return "training"
+        return "training" if settings.groups == "val" else settings.groups
     return "selection" if scorer.asked and scorer.rule == "worst_group" else "none"

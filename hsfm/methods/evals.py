@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.fit import Fit
-from hsfm.heads.hard_set import losses
 from hsfm.heads.head import Head
 from hsfm.heads.held_out import fit_chosen
 from hsfm.heads.scorer import Scorer
@@ -40,7 +40,7 @@ def fit(
     val.refuse_test(LABEL)
 
     def heads(rows: Embeddings, candidates: Sequence[tuple], rng: np.random.Generator) -> Head:
-        loss = losses(erm, rows.features, rows.y)
+        loss = cross_entropy(erm.logits(rows.features), rows.y, reduction="none")
 
         def extremes(size: int) -> tuple[Embeddings, np.ndarray]:
             chosen = rows.take(extreme_rows(loss, rows.y, size))

@@ -13,7 +13,7 @@ from hsfm.core.progress import track
 from hsfm.core.text import kept_epochs
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.fit import Fit
-from hsfm.heads.hard_set import HardSet, hardest, losses
+from hsfm.heads.hard_set import HardSet, hardest
 from hsfm.heads.hard_training import HardTrainingSettings
 from hsfm.heads.head import Head
 from hsfm.heads.scorer import Scorer
@@ -53,7 +53,7 @@ def fit(
             outer_losses[-1].backward()
             optimizer.step()
         now = Head(head.weight.detach().clone(), head.bias.detach().clone())
-        loss = losses(now, val.features, val.y)
+        loss = cross_entropy(now.logits(val.features), val.y, reduction="none")
         hard = hardest(loss[None], class_rows, hard_set.per_class)[0]
         measures = {"hard_loss": loss[hard].double().mean(), **scorer.measures(now.logits(val.features))}
         outer_loss = torch.stack(outer_losses).detach().mean()

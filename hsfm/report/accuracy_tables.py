@@ -10,21 +10,22 @@ from hsfm.report import comparison, tables, uncertainty
 
 
 def accuracy_tables(
-    scores: pd.DataFrame, predictions: Sequence[Predictions], published: Mapping[str, str]
+    scores: pd.DataFrame, predictions: Sequence[Predictions], left_out: pd.DataFrame, published: Mapping[str, str]
 ) -> dict[str, tuple[pd.DataFrame, TextTable]]:
     """Numbers and text of each table by name.
 
-    scores: with a column `file`, beside which lie the predictions. published: by dataset the source of its images,
-    where there are published numbers for it.
+    scores: with a column `file`, beside which lie the predictions. left_out: of
+    `hsfm.evaluation.scores.read_left_out`. published: by dataset the source of its images, where there are published
+    numbers for it.
     """
-    measured = uncertainty.measure(predictions, scores)
+    measured = uncertainty.measure([one for one in predictions if one.seeds], scores)
     aggregated = tables.aggregate(tables.summarize(scores)).merge(measured, on=["dataset", "method"])
     # the differences have a table of their own
     ends = aggregated[[name for name in aggregated if "_to_" not in name]]
     groups = tables.group_table(scores)
     predicted = scores.assign(file=scores["file"].str.replace("scores.parquet", "predictions.parquet", regex=False))
     made = {
-        "main": (ends, tables.main_table(aggregated, scores)),
+        "main": (ends, tables.main_table(aggregated, scores, left_out)),
         "metrics": (ends, tables.metrics_table(aggregated, scores)),
         "groups": (groups, tables.groups_text(groups, scores)),
         "uncertainty": (aggregated, uncertainty.uncertainty_table(aggregated, predicted)),

@@ -13,7 +13,13 @@ METRICS = {
     "adjusted_average": "adjusted average",
     "worst_class": "worst class",
 }
-GROUP_LABELS = {"none": "no", "selection": "val, to select", "training": "val, to train"}
+GROUP_LABELS = {
+    "none": "no",
+    "selection": "val, to select",
+    "training": "val, to train",
+    "train": "train, to train",
+    "both": "train and val, to train",
+}
 
 
 def summarize(scores: pd.DataFrame) -> pd.DataFrame:
@@ -89,10 +95,11 @@ def group_table(scores: pd.DataFrame) -> pd.DataFrame:
     return sizes.join(accuracy.add_suffix("_percent")).reindex(order).rename_axis(names).reset_index()
 
 
-def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
+def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame, left_out: pd.DataFrame) -> TextTable:
     """The paper's table: a row per method, worst group and average of each dataset.
 
     aggregated: of `aggregate`, with the columns of `hsfm.report.uncertainty.measure`. scores: with a column `file`.
+    left_out: dataset, method and reason of rows that are not there.
     """
     rows = pd.DataFrame({"method": aggregated["method"].unique()})
     used = aggregated.groupby("method")
@@ -106,7 +113,7 @@ def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
             columns[f"{dataset}: {METRICS[metric]}"] = cells.reindex(rows["method"], fill_value=Cell("-")).tolist()
     return TextTable.of(
         pd.DataFrame(columns),
-        notes=(*_notes(aggregated), *choice_notes(scores), *size_notes(scores)),
+        notes=(*_notes(aggregated), *_left_out_notes(left_out), *choice_notes(scores), *size_notes(scores)),
         made_from=files_of(scores, rows),
         title="Test accuracy of every method.",
     )
@@ -190,6 +197,10 @@ def _notes(aggregated: pd.DataFrame) -> tuple[str, ...]:
         "Worst group: the lowest accuracy of a (class, attribute) group. Average: the plain mean over test images.",
         "Group labels: whether those of validation were used, and for what; none trains on or picks by those of train.",
     )
+
+
+def _left_out_notes(left_out: pd.DataFrame) -> list[str]:
+    return [f"{row.dataset}, {method_label(row.method)}: left out. {row.reason}." for row in left_out.itertuples()]
 
 
 def _labels_used(aggregated: pd.DataFrame) -> str:

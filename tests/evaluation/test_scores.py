@@ -6,7 +6,8 @@ import pytest
 from sklearn.metrics import accuracy_score
 
 from hsfm.data.table import SPLITS
-from hsfm.evaluation.scores import read_all_scores, score, score_heads, write_scores
+from hsfm.evaluation.scores import read_all_scores, read_left_out, score, score_heads, write_scores
+from hsfm.heads.head import SavedHeads, stack
 
 
 @pytest.fixture
@@ -66,3 +67,17 @@ def test_several_files_come_back_one_after_the_other(tmp_path, splits, opposites
     found = read_all_scores(frames)
     expected = pd.concat([frame.assign(file=path) for path, frame in frames.items()], ignore_index=True)
     pd.testing.assert_frame_equal(found[expected.columns], expected, check_dtype=False)
+
+
+def test_a_method_without_heads_leaves_a_file_that_says_why(splits, erm_head, tmp_path):
+    saved = SavedHeads(
+        stack([erm_head])[:0], "dfr", (), ("class 0", "class 1"), "a" * 64, "none", "", left_out="no rain"
+    )
+    scores = score_heads(saved, list(splits.values()), 0)
+    said = {"dataset": "planted", "method": "dfr", "reason": "no rain"}
+    write_scores(tmp_path / "dfr.parquet", scores, {"left_out": said})
+    whole = score_heads(replace(saved, head=stack([erm_head]), seeds=(4,)), list(splits.values()), 0)
+    write_scores(tmp_path / "erm.parquet", whole, {})
+    paths = [tmp_path / "dfr.parquet", tmp_path / "erm.parquet"]
+    assert read_left_out(paths).to_dict("records") == [said]
+    pd.testing.assert_frame_equal(read_all_scores(paths), read_all_scores(paths[1:]))

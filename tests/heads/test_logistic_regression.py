@@ -32,7 +32,8 @@ def test_c_is_the_first_best_on_the_half_that_evaluates():
 
 
 def test_the_first_of_equal_cs_wins():
-    val, told = planted("val", [20, 20, 20, 20], seed=0, shift=40.0), []  # every C gets all of it right
+    val, told = planted("val", [20, 20, 20, 20], seed=0), []
+    val.features[:, 1] = 10.0 * val.y  # every C gets all of it right
     given = {"settings": L1Settings(grid=(0.3, 1.0, 0.1)), "scorer": Scorer(val, "worst_class")}
     assert tune(val, val, torch.arange(80), **given, report=told.append) == 0.3
     assert told == [1, 1, 1]
@@ -51,7 +52,7 @@ def test_halves_part_the_rows_and_hold_every_part():
         fit, evaluation = halves(part, np.random.default_rng(seed))
         assert sorted([*fit, *evaluation]) == list(range(52))
         assert set(part[fit]) == set(part[evaluation]) == {0, 1}
-    with pytest.raises(ValueError, match="group or class 1 has 1 validation image; tuning C needs at least 2"):
+    with pytest.raises(ValueError, match="group or class 1 has 1 validation image; two halves need at least 2"):
         halves(np.array([0, 0, 1]), np.random.default_rng(0))
 
 

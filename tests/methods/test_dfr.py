@@ -48,7 +48,7 @@ def test_what_it_cannot_or_may_not_fit_on_is_refused(splits, erm_head):
     blind = splits["val"].without_attributes()
     with pytest.raises(ValueError, match="DFR needs the attribute of every val image; 240 of 240 lack it"):
         fit(blind, erm_head, select_by="worst_class")
-    with pytest.raises(ValueError, match="group or class 1 has 1 validation image; tuning C needs at least 2"):
+    with pytest.raises(ValueError, match="group or class 1 has 1 validation image; two halves need at least 2"):
         fit(planted("val", [30, 1, 30, 30], seed=0), erm_head)
 
 

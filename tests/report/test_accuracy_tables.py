@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import pandas as pd
 
 from hsfm.report.accuracy_tables import accuracy_tables
 from tests.report.test_uncertainty import method, together
+
+NONE_LEFT_OUT = pd.DataFrame(columns=["dataset", "method", "reason"])
 
 
 def both():
@@ -14,7 +18,7 @@ def both():
 
 def test_all_tables_of_the_same_numbers():
     scores, predictions = both()
-    made = accuracy_tables(scores, predictions, {})
+    made = accuracy_tables(scores, predictions, NONE_LEFT_OUT, {})
     assert list(made) == ["main", "metrics", "groups", "uncertainty"]
     (main, text), (differences, uncertain) = made["main"], made["uncertainty"]
     assert main.set_index("method")["worst_group_percent"].round(1).to_dict() == {"erm": 50.0, "hsfm": 87.5}
@@ -26,6 +30,16 @@ def test_all_tables_of_the_same_numbers():
 
 def test_published_numbers_are_compared_where_there_are_some():
     scores, predictions = both()
-    frame, text = accuracy_tables(scores, predictions, {"birds": "waterbirds"})["published"]
+    frame, text = accuracy_tables(scores, predictions, NONE_LEFT_OUT, {"birds": "waterbirds"})["published"]
     assert {"erm", "hsfm"} <= set(frame["method"])
     assert len(frame) == len(text.rows)
+
+
+def test_a_row_that_is_left_out_is_said_with_its_reason():
+    scores, predictions = both()
+    left_out = pd.DataFrame([{"dataset": "birds", "method": "dfr", "reason": "it lacks groups"}])
+    empty = replace(predictions[0], method="dfr", seeds=(), predicted=predictions[0].predicted[:, :0])
+    with_it = accuracy_tables(scores, [*predictions, empty], left_out, {})
+    frame, text = with_it["main"]
+    assert "birds, DFR: left out. it lacks groups." in text.notes
+    pd.testing.assert_frame_equal(frame, accuracy_tables(scores, predictions, NONE_LEFT_OUT, {})["main"][0])

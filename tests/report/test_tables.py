@@ -8,6 +8,7 @@ import pytest
 from hsfm.core.text_tables import Cell, TextTable, write_tables
 from hsfm.report import tables
 from tests.latex_structure import check_latex
+from tests.report.test_accuracy_tables import NONE_LEFT_OUT
 
 
 def scores(method, labels, seeds, *, run=0, test=None, dataset="toy", val_n=(5, 5, 5, 5)) -> pd.DataFrame:
@@ -34,7 +35,7 @@ def aggregated(frame: pd.DataFrame, told_apart: bool = True) -> pd.DataFrame:
 
 
 def main_table(frame: pd.DataFrame, **settings) -> TextTable:
-    return tables.main_table(aggregated(frame, **settings), frame)
+    return tables.main_table(aggregated(frame, **settings), frame, NONE_LEFT_OUT)
 
 
 def groups_text(frame: pd.DataFrame) -> TextTable:

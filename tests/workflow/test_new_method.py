@@ -26,6 +26,21 @@ def fit(train, val, erm, *, settings, seeds, scorer):
     means = torch.stack([val.features[val.y == label].mean(0) for label in range(val.n_classes)])
     return Fit(Head(2 * means[None], -means.square().sum(1)[None]), tuple(seeds[:1]), summary="means taken")
 '''
+WANTING = """
+from hsfm.heads.fit import NotApplicable
+from hsfm.heads.method_settings import MethodSettings
+
+LABEL = "Wanting"
+TABLES = ("history",)
+
+
+class Settings(MethodSettings):
+    pass
+
+
+def fit(train, val, erm, *, settings, seeds, scorer):
+    raise NotApplicable("Wanting needs rain")
+"""
 LOOKS = """
 from hsfm.evaluation.scores import read_all_scores
 from hsfm.report.figures import draw_groups
@@ -40,8 +55,9 @@ for text, line in zip(legend.get_texts(), legend.legend_handles, strict=True):
 def run(tmp_path_factory):
     folder = copy_repository(tmp_path_factory.mktemp("new") / "hsfm")
     (folder / "hsfm/methods/ncm.py").write_text(NCM)
+    (folder / "hsfm/methods/wanting.py").write_text(WANTING)
     variant = "{two_fits: {method: dfr, fits: 5}}"
-    (folder / "rows.yaml").write_text(f"methods: [erm, ncm, {variant}]\n")
+    (folder / "rows.yaml").write_text(f"methods: [erm, ncm, wanting, {variant}]\n")
     arguments = [*MINIMAL, "rows.yaml", "--keep-incomplete"]
     assert {"fit_ncm", "fit_two_fits"} <= planned_by(folder, *arguments).keys()
     snakemake(folder, *arguments)
@@ -58,6 +74,13 @@ def test_its_row_stands_in_every_table(run):
     main = pd.read_csv(run / "results/tables/main.csv").set_index("method")
     assert main.loc["ncm", "group_labels"] == "none"
     assert main.loc["two_fits", "group_labels"] == "training"
+
+
+def test_a_method_that_the_data_lack_something_for_is_left_out(run):
+    text = (run / "results/tables/main.md").read_text()
+    assert "minibirds, Wanting: left out. Wanting needs rain." in text
+    assert "| Wanting" not in text
+    assert "Wanting needs rain" in (run / "results/report.html").read_text()
 
 
 def test_its_name_and_color_stand_in_figures_and_page(run):

@@ -3,6 +3,7 @@
 import json
 from importlib import import_module
 
+import pandas as pd
 import pyarrow as pa
 
 from hsfm.core import job
@@ -10,7 +11,8 @@ from hsfm.core.device import choose_device
 from hsfm.core.files import sha256, write_frame, write_parquet
 from hsfm.evaluation.groups import count_groups
 from hsfm.features.embeddings import read_embeddings
-from hsfm.heads.head import Head, read_erm_features, write_heads
+from hsfm.heads.fit import Fit, NotApplicable
+from hsfm.heads.head import Head, read_erm_features, stack, write_heads
 from hsfm.heads.supervision import fit_supervised
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
@@ -36,19 +38,25 @@ needs = {
 }
 place = choose_device(params.device)
 train, val, erm = train.to(place), val.to(place), erm.to(place)
-fit, group_labels = fit_supervised(method, train, val, erm, settings=settings, seeds=params.seeds, **needs)
+try:
+    fit, group_labels = fit_supervised(method, train, val, erm, settings=settings, seeds=params.seeds, **needs)
+    left_out = ""
+except NotApplicable as error:  # the other rows stay, and the table says why this one is not there
+    fit, group_labels, left_out = Fit(stack([erm])[:0], ()), "none", str(error)
 tables = dict(fit.tables)
 if "hard_rows" in fit.arrays:  # whose groups the method may not have seen
     tables["hard_groups"] = count_groups(fit.arrays["hard_rows"], fit.seeds, val)
 for name in getattr(method, "TABLES", ()):
-    write = write_parquet if isinstance(tables[name], pa.Table) else write_frame
-    write(outputs[name], tables[name], {})
+    table = tables.get(name, pd.DataFrame()) if left_out else tables[name]
+    write = write_parquet if isinstance(table, pa.Table) else write_frame
+    write(outputs[name], table, {})
 saved = fit.saved(
     method=params.row,
     class_names=val.class_names,
     checkpoint_sha256=origin,
     group_labels=group_labels,
     settings={**params.settings, **found, **fit.settings},
+    left_out=left_out,
 )
 write_heads(outputs.heads, saved)
-job.finish(method.LABEL, fit.summary)
+job.finish(method.LABEL, f"left out: {left_out}" if left_out else fit.summary)

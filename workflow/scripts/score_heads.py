@@ -24,6 +24,9 @@ for number, path in enumerate(snakemake.input.heads):
     frames.append(score_heads(saved, splits, run))
     predicted.append(predict(saved, splits[-1], run))
 scores, predictions = pd.concat(frames, ignore_index=True), gather(predicted)
-write_scores(outputs.scores, scores, {"checkpoint_sha256": predictions.checkpoint_sha256})
+metadata = {"checkpoint_sha256": predictions.checkpoint_sha256}
+if saved.left_out:
+    metadata["left_out"] = {"dataset": predictions.dataset, "method": saved.method, "reason": saved.left_out}
+write_scores(outputs.scores, scores, metadata)
 write_predictions(outputs.predictions, predictions)
-job.finish(method_label(scores["method"].iloc[0]), on_test(scores))
+job.finish(method_label(saved.method), f"left out: {saved.left_out}" if saved.left_out else on_test(scores))
