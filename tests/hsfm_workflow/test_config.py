@@ -252,3 +252,19 @@ def test_a_folder_that_takes_no_files_stops_it(tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.ERROR), pytest.raises(SystemExit):
         config.check_writable(str(tmp_path))
     assert "is read-only, but the workflow writes there" in caplog.text
+
+
+def test_on_is_a_key_whatever_yaml_makes_of_it():
+    read = read_config(
+        {**overlay("methods=[erm, {both: {method: dfr, on: both}}]|settings={minibirds: {dfr: {on: train}}}")}
+    )
+    own = read["settings"]["minibirds"]
+    assert (own["dfr"]["on"], own["both"]["on"]) == ("train", "both")
+
+
+def test_a_method_takes_the_settings_of_the_one_that_it_is_like():
+    own = read_config(overlay("settings={minibirds: {hsfm: {inner_lr: 0.01, epochs: 7}, tune: {epochs: 3}}}"))[
+        "settings"
+    ]
+    assert (own["minibirds"]["tune"]["inner_lr"], own["minibirds"]["tune"]["epochs"]) == (0.01, 3)
+    assert "outer_lr" not in own["minibirds"]["tune"]

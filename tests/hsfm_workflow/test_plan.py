@@ -40,7 +40,7 @@ def test_a_frozen_backbone_has_no_head_of_its_own_and_clips_embeddings_are_decod
 
 
 def test_null_leaves_a_method_out():
-    assert plan_of().methods_of("minibirds") == ["erm", "dfr", "llr", "afr", "dac", "hsfm"]
+    assert plan_of().methods_of("minibirds") == ["erm", "dfr", "llr", "cb_llr", "afr", "dac", "tune", "hsfm"]
     assert "afr" not in plan_of(settings={"minibirds": {"afr": None}}).methods_of("minibirds")
     left = Results(plan_of(settings={"minibirds": {"dac": None, "hsfm": None}}))
     assert left.figures_of("minibirds") == ["groups", "tradeoff", "examples", "training"]

@@ -27,7 +27,7 @@ from tests.latex_structure import check_latex
 from tests.methods.test_afr import autograd
 from tests.repository import MINIMAL, ROOT, RUN, results, rules_planned, run_python, snakemake
 
-METHODS = ("erm", "dfr", "llr", "afr", "dac", "hsfm")
+METHODS = ("erm", "dfr", "llr", "cb_llr", "afr", "dac", "tune", "hsfm")
 
 
 def test_every_file_is_there_and_nothing_half_written(finished):
@@ -41,10 +41,10 @@ def test_every_file_is_there_and_nothing_half_written(finished):
         "results/minibirds/pixels.npy",
         *(f"{RUN}/{of}/{name}" for of in ("erm", "afr") for name in networks),
         *(f"{RUN}/{method}/{name}.parquet" for method in METHODS for name in ("scores", "predictions")),
-        *(f"{RUN}/{method}/heads.safetensors" for method in ("hsfm", "dfr", "llr", "dac")),
+        *(f"{RUN}/{method}/heads.safetensors" for method in ("hsfm", "dfr", "llr", "cb_llr", "tune", "dac")),
         *(f"{RUN}/dac/seed{seed}/{name}" for seed in (0, 1) for name in ("heads.safetensors", "history.parquet")),
         *(f"{RUN}/{name}.parquet" for name in ("erm/history", "erm/hard_set", "erm/masks/heat_map/train")),
-        *(f"{RUN}/{name}.parquet" for name in ("afr/training", "afr/history")),
+        *(f"{RUN}/{name}.parquet" for name in ("afr/training", "afr/history", "tune/history")),
         *(f"{RUN}/hsfm/{name}.parquet" for name in ("history", "hard_groups", "support", "edits")),
         *(f"results/tables/{table}.{suffix}" for table in tables for suffix in ("csv", "md", "tex", "html")),
         *(f"results/figures/minibirds/{figure}.{suffix}" for figure in figures for suffix in ("png", "pdf")),
@@ -59,6 +59,8 @@ def test_every_file_is_there_and_nothing_half_written(finished):
         ("erm", "none", (0,), "erm"),
         ("dfr", "training", (0, 1), "erm"),
         ("llr", "none", (0, 1), "erm"),
+        ("cb_llr", "none", (0, 1), "erm"),
+        ("tune", "selection", (0,), "erm"),
         ("afr", "selection", (0,), "afr"),
         ("dac", "selection", (0, 1), "erm"),
         ("hsfm", "selection", (0, 1), "erm"),

@@ -48,7 +48,7 @@ def read_config(own: dict, files: Sequence[object] = ()) -> dict:
         sys.exit(1)
     # by libyaml where it is there, since Python's reader takes a quarter of a second; both are safe
     defaults = yaml.load((ROOT / "config/config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    raw = _with_null(merged(defaults, own))
+    raw = merged(_as_meant(defaults), _as_meant(own))
     mistakes = list(inherit(raw))
     if not mistakes:
         config, mistakes = validated(raw)
@@ -82,12 +82,13 @@ def validated(raw: dict) -> tuple[dict, list[str]]:
     return config, mistakes
 
 
-def _with_null(values: object) -> object:
-    """Values with null for the text of that name, which `--config afr=null` hands over."""
+def _as_meant(values: object) -> object:
+    """Values with null for the text of that name, which `--config afr=null` hands over, and the key `on`, which YAML
+    1.1 reads as true."""
     if isinstance(values, dict):
-        return {key: _with_null(value) for key, value in values.items()}
+        return {"on" if key is True else key: _as_meant(value) for key, value in values.items()}
     if isinstance(values, list):
-        return [_with_null(value) for value in values]
+        return [_as_meant(value) for value in values]
     return None if values == "null" else values
 
 

@@ -216,7 +216,8 @@ def validated(raw: dict, studied: dict[str, list[str]]) -> tuple[dict, list[str]
         own = config["settings"][dataset] = sections.model_dump(mode="json", exclude=lacking)
         asked = {name: (name, {}, ("settings", dataset, name)) for name in settings_classes()}
         asked |= {name: row for name, row in rows.items() if name not in asked and name != "erm"}
-        fitted = {name: _row(own, *row, model.select_by) for name, row in asked.items()}
+        given = sections.model_dump(mode="json", exclude_unset=True)
+        fitted = {name: _row(given, *row, model.select_by) for name, row in asked.items()}
         if dataset in model.datasets:
             mistakes += [line for name, (_, lines) in fitted.items() if name in needed for line in lines]
         found = {name: settings for name, (settings, lines) in fitted.items() if not lines}
@@ -236,7 +237,7 @@ def _rows(rows: tuple) -> Iterator[tuple[str, tuple[str, dict, tuple]]]:
 
 
 def _row(own: dict, method: str, other: dict, where: tuple, select_by: str) -> tuple[MethodSettings | None, list[str]]:
-    """Settings of one row on one dataset, None where it is left out; or mistakes."""
+    """Settings of one row on one dataset, None where it is left out; or mistakes. own: what the dataset gives."""
     if method in own and own[method] is None:
         return None, []
     kind, like = settings_classes()[method], own.get(methods.found()[method].like) or {}
