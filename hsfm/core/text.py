@@ -44,6 +44,12 @@ def by_split(rows: Mapping[str, int]) -> str:
     return f"{sum(rows.values()):,} images ({each})"
 
 
+def few(names: Sequence[object], limit: int = 10) -> str:
+    """Names between commas, of more than `limit` the first and their number: `a, b, ... (1,000 in all)`."""
+    more = f", ... ({len(names):,} in all)" if len(names) > limit else ""
+    return ", ".join(map(str, names[:limit])) + more
+
+
 def strengths(chosen: Sequence[float]) -> str:
     """Inverse strengths of a penalty, one per seed: `C 0.1, 0.1, 0.03`, and once where they agree."""
     different = dict.fromkeys(chosen)

@@ -12,7 +12,6 @@ from pydantic import Field
 
 from hsfm.core.settings import FrozenSettings
 from hsfm.data import labels
-from hsfm.data.labels import is_integer, plain
 from hsfm.data.sources._published import Folder, OnBadImage
 from hsfm.data.table import Listing
 
@@ -47,14 +46,16 @@ class Settings(FrozenSettings):
 def read(settings: Settings) -> Listing:
     """List the images of a table, in its order.
 
-    Cells lose the blanks around them. Classes and attributes are names or integers, any number of them, numbered in
-    sorted order: numerically if all are integers, else alphabetically (by code point, so B before a). An empty
-    attribute is unknown; without a column for it, it is unknown everywhere. Splits are 0, 1, 2 or train, val (valid,
-    validation), test, in any case. Paths are relative, with / and without . or .. in them (a leading ./ is dropped),
-    so that a file has one name and images can move together with their table.
+    Cells lose the blanks around them, and their Unicode form is NFC. Classes and attributes are names or numbers, any
+    number of them, numbered in sorted order: numerically if all are numbers, else alphabetically (by code point, so B
+    before a). An attribute that is empty, nan, or -1 beside others than 1 is unknown; without a column for it, it is
+    unknown everywhere. Splits are 0, 1, 2 or train, val (valid, validation), test, in any case. Paths are relative,
+    with / and without . or .. in them (a leading ./ is dropped), so that a file has one name and images can move
+    together with their table.
 
     Raises ValueError naming table, column, row and value where a column is missing, a path, class, split or id is
-    empty, a path is not plain, a split unknown, a file or id listed twice; or where images are not there.
+    empty, a path is not plain, a split unknown, a file or id listed twice; where most classes or attributes are those
+    of one image, or measurements; or where images are not there.
     """
     metadata, used = settings.metadata, settings.columns.model_dump(exclude_none=True)
     text = labels.read_text(metadata, used)
@@ -67,20 +68,16 @@ def read(settings: Settings) -> Listing:
             labels.require_unique(text[key], what[key])
     allowed = "paths relative to the images' folder, with / and without . or .. in them"
     labels.refuse(text["path"].str.contains(_NOT_PLAIN), text["path"], what["path"], allowed)
-    text["y"], class_names = number(text["y"])
+    text["y"], class_names = labels.number(text["y"], what["y"])
     if len(class_names) < 2:
         raise ValueError(f"{metadata}: holds {len(class_names)} class ({', '.join(class_names)}), expected at least 2")
-    text["attribute"], attribute_names = number(text.get("attribute", pd.Series(index=text.index, dtype=object)))
+    if "attribute" in used:
+        known = labels.known(text["attribute"], what["attribute"])
+        text["attribute"], attribute_names = labels.number(known, what["attribute"])
+    else:
+        text["attribute"], attribute_names = pd.Series(pd.NA, text.index, dtype="Int32"), ()
     text["split"] = labels.look_up(text["split"], labels.SPLIT_NAMES, what["split"])
     text["image_id"] = text["id" if "id" in used else "path"]
-    labels.require_files(settings.folder, text["path"], metadata, "Paths are relative to that folder.")
+    advice = "Paths are relative to that folder."
+    text["path"] = labels.require_files(settings.folder, text["path"], metadata, advice)
     return Listing(text, class_names, attribute_names)
-
-
-def number(text: pd.Series) -> tuple[pd.Series, tuple[str, ...]]:
-    """Labels as their positions among the sorted labels, null where there is none; and the labels."""
-    text = text.map(plain, na_action="ignore")
-    found = text.dropna().unique()
-    names = sorted(found, key=int if all(map(is_integer, found)) else None)
-    codes = pd.Series(pd.Categorical(text, names).codes, dtype="Int32")
-    return codes.mask(codes < 0), tuple(names)
