@@ -17,6 +17,7 @@ from torch import Tensor
 from hsfm import __version__
 from hsfm.core.files import open_parquet, read_parquet, require, write_parquet
 from hsfm.core.settings import FrozenSettings
+from hsfm.core.text import few
 from hsfm.data.table import is_minority
 from hsfm.features.standardize import StandardizationSettings
 
@@ -123,7 +124,7 @@ def check_embeddings(embeddings: Embeddings, source: str | Path, *, whole: bool 
         values = getattr(embeddings, name)
         bad = (values < least) | (values >= len(names))
         first = next(iter(values[bad].tolist()), None)
-        faults.append((bad, f"has {name} {first}; allowed are 0 to {len(names) - 1} ({', '.join(names)})"))
+        faults.append((bad, f"has {name} {first}; allowed are 0 to {len(names) - 1} ({few(names)})"))
     for bad, fault in faults:
         if bad.any():
             row = int(bad.nonzero()[0])
@@ -201,8 +202,9 @@ def check_same_origin(first: Embeddings, second: Embeddings) -> None:
         ("attributes", *(attributes if all(attributes) else ((), ()))),
     ):
         if a != b:
+            shown = " and ".join(f"({few(of)})" if isinstance(of, tuple) else str(of) for of in (a, b))
             raise ValueError(
-                f"{first.split or 'first'} and {second.split or 'second'} embeddings differ in {what}: {a} and {b}"
+                f"{first.split or 'first'} and {second.split or 'second'} embeddings differ in {what}: {shown}"
             )
 
 

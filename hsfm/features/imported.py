@@ -1,6 +1,8 @@
 """Import of feature matrices that a user already has."""
 
-from collections.abc import Mapping
+import logging
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256 as digest_of
 from itertools import combinations
@@ -10,11 +12,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from hsfm.core.files import sha256
+from hsfm.core.text import few
+from hsfm.data import labels
 from hsfm.features.embeddings import METADATA, Embeddings, check_embeddings, check_same_origin, read_embeddings
+
+log = logging.getLogger(__name__)
+
+OPTIONAL = ("attribute", "image_id")  # beside features and y
+# other writings of a name, of which a file may hold one, and what others call an array that is not there
+_WRITINGS = {"features": "x|features?", "y": "y", "attribute": "attributes?", "image_id": "image_ids?"}
+_OTHERS = {
+    "features": "embeddings?|z",
+    "y": "labels?|targets?|class(es)?",
+    "attribute": "a|g|groups?|places?|backgrounds?|env(ironment)?s?|spurious|confounders?",
+    "image_id": _WRITINGS["image_id"],
+}
 
 
 def import_embeddings(paths: Mapping[str, str | Path], dataset: str) -> dict[str, Embeddings]:
@@ -22,11 +39,13 @@ def import_embeddings(paths: Mapping[str, str | Path], dataset: str) -> dict[str
 
     Parquet that hsfm wrote is read as it is. Other Parquet has the columns `feature` (a list of numbers per row), `y`,
     and where there are any `attribute` and `image_id`; npz the arrays `x` [n d], `y` [n] and `attribute` [n]. There, y
-    and attribute are names or numbers; the classes are the sorted labels of all splits, and an attribute that is
-    missing (null, NaN, -1 or an empty text) is unknown.
+    and attribute are names or numbers, of which 1, 1.0 and "1" are one; the classes are the sorted labels of all
+    splits, and an attribute that is missing (null, NaN, the text nan or none, or -1 beside others than 1) is unknown.
+    A warning names columns that are not read.
 
-    Raises ValueError naming the file for anything that is missing, of the wrong shape or type, NaN, or at odds with
-    another split.
+    Raises ValueError naming the file for anything that is missing, under another name or there twice, of the wrong
+    shape or type, NaN, or at odds with another split; and where most classes or attributes are those of one row, or
+    measurements.
     """
     digests = {split: sha256(path) for split, path in paths.items()}
     for split, other in combinations(paths, 2):
@@ -53,13 +72,15 @@ def _is_ours(path: str | Path) -> bool:
 
 def _read_tables(paths: Mapping[str, str | Path], origin: str) -> dict[str, Embeddings]:
     tables = {split: _read_table(path, split) for split, path in paths.items()}
+    ends = np.cumsum([len(table["y"]) for table in tables.values()])
     names = {}
     for column in ("y", "attribute"):
-        known = {label for table in tables.values() for label in table[column] if label is not None}
-        ordered = sorted(known, key=str if any(isinstance(label, str) for label in known) else float)
-        names[column] = tuple(map(str, ordered))
-        for table in tables.values():  # their places, -1 for a missing one
-            table[column] = torch.from_numpy(pd.Index(ordered, dtype=object).get_indexer(table[column]))
+        what = f"{column} of {', '.join(map(str, paths.values()))}"
+        of_all = pd.concat([table[column] for table in tables.values()], ignore_index=True)
+        codes, names[column] = labels.number(of_all if column == "y" else labels.known(of_all, what), what)
+        parts = np.split(codes.to_numpy(np.int64, na_value=-1), ends[:-1])
+        for table, part in zip(tables.values(), parts, strict=True):
+            table[column] = torch.from_numpy(part)
     described = {"class_names": names["y"], "attribute_names": names["attribute"], "checkpoint_sha256": origin}
     described["details"] = {"backbone": "unknown", "transform": None}
     return {
@@ -69,8 +90,8 @@ def _read_tables(paths: Mapping[str, str | Path], origin: str) -> dict[str, Embe
 
 
 def _read_table(path: str | Path, split: str) -> dict[str, Any]:
-    """Features `[n d]`, y, attribute and image_id of one split; labels are texts or numbers, None where missing."""
-    if Path(path).suffix not in (".npz", ".parquet"):
+    """Features `[n d]`, y, attribute and image_id of one split; labels are texts, null where missing."""
+    if Path(path).suffix.lower() not in (".npz", ".parquet"):
         raise ValueError(f"{path}: is neither .parquet nor .npz")
     try:
         columns = _read_columns(path)
@@ -78,43 +99,71 @@ def _read_table(path: str | Path, split: str) -> dict[str, Any]:
         if features.ndim != 2 or features.dtype.kind not in "fiu" or len(features) != n:
             found = f"{features.dtype} {list(features.shape)}"
             raise ValueError(f"features are {found}, expected numbers [n d] for the {n} rows of y")
-        columns = {"attribute": np.full(n, -1), "image_id": [f"{split}-{i:07d}" for i in range(n)], **columns}
+        columns = {"attribute": np.full(n, None), "image_id": [f"{split}-{i:07d}" for i in range(n)], **columns}
         for name in ("y", "attribute", "image_id"):
             if np.shape(columns[name]) != (n,):
                 raise ValueError(f"{name} {list(np.shape(columns[name]))} is not [{n}]")
         y, attribute = (
-            [_label(value, row, name) for row, value in enumerate(columns[name].astype(object))]
-            for name in ("y", "attribute")
+            [_label(*cell, name) for cell in enumerate(columns[name].astype(object))] for name in ("y", "attribute")
         )
-        if None in y:
-            raise ValueError(f"row {y.index(None)} has no class")
+        y, attribute = (labels.tidy(pa.array(column, pa.string())).to_pandas() for column in (y, attribute))
+        if y.isna().any():
+            raise ValueError(f"row {y.isna().argmax()} has no class")
     except Exception as error:  # of numpy, pandas and pyarrow on whatever the file holds
         raise ValueError(f"{path}: {error}") from error
-    attribute = [None if label in ("", -1) else label for label in attribute]
     image_id, features = tuple(map(str, columns["image_id"])), torch.from_numpy(features.astype(np.float32))
     return {"features": features, "y": y, "attribute": attribute, "image_id": image_id}
 
 
 def _read_columns(path: str | Path) -> dict[str, np.ndarray]:
-    if Path(path).suffix == ".npz":
+    if Path(path).suffix.lower() == ".npz":
         with np.load(path, allow_pickle=False) as file:
-            key, columns = "x", dict(file)
+            read = _names_to_read(file.files, "x", path)
+            columns = {name: _read_array(file, name) for name in read}
     else:
-        frame = pd.read_parquet(path)
-        key, columns = "feature", {name: frame[name].to_numpy(object) for name in frame}
-    for name in (key, "y"):
-        if name not in columns:
-            raise ValueError(f"no {name!r}; there are {', '.join(columns)}")
-    features = columns.pop(key)
-    return {**columns, "features": np.stack(features) if key == "feature" else features}
+        read = _names_to_read(pq.read_schema(path).names, "feature", path)
+        frame = pq.read_table(path, columns=read).to_pandas()
+        columns = {name: frame[name].to_numpy(object) for name in read}
+        columns["feature"] = np.stack(columns["feature"])
+    return {"features": columns.pop(read[0]), **columns}
 
 
-def _label(value: Any, row: int, name: str) -> str | int | float | None:
-    """The text, the number (1.0 and numpy's 1 are 1), or None where it is missing. row, name: of the cell."""
+def _names_to_read(there: Sequence[str], features: str, path: str | Path) -> list[str]:
+    """Names of arrays or columns that are read, that of the features first.
+
+    Raises ValueError where one of them is not there, or under another name, or twice.
+    """
+    names = (features, "y", *OPTIONAL)
+    others = [name for name in there if name not in names]
+    for name in names:
+        thing = "features" if name == features else name
+        same, near = (
+            [other for other in others if re.fullmatch(of[thing], other, re.IGNORECASE)] for of in (_WRITINGS, _OTHERS)
+        )
+        if name in there and same:
+            raise ValueError(f"both {name!r} and {same[0]!r} may be the {thing}; one is read, leave the other out")
+        if name not in there and (same or near or name not in OPTIONAL):
+            advice = f"; rename {(same + near)[0]!r} if it is that" if same or near else ""
+            advice += ", or leave it out" if name in OPTIONAL else ""
+            raise ValueError(f"no {name!r}; there are {few(there, 50)}{advice}")
+    if others:
+        log.warning("%s: not read: %s; the names are %s", path, few(others), ", ".join(names))
+    return [name for name in names if name in there]
+
+
+def _read_array(file: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    try:
+        return file[name]
+    except ValueError as error:  # pickled objects
+        raise ValueError(f"{name}: {error}; save texts as {name}.astype(str)") from error
+
+
+def _label(row: int, value: Any, name: str) -> str | None:
+    """A label as text, or None where it is missing. row, name: of the cell."""
     if isinstance(value, str):
         return value
     if np.ndim(value) == 0 and pd.isna(value):
         return None
     if not isinstance(value, Real) or not np.isfinite(value):
         raise ValueError(f"row {row} has {name} {value!r}, expected a text or a number")
-    return int(value) if float(value).is_integer() else value
+    return str(int(value)) if float(value).is_integer() else str(value)

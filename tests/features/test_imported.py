@@ -68,6 +68,89 @@ def test_attributes_may_be_missing_on_one_split_or_in_single_rows(tmp_path):
     assert splits["test"].attribute_names == ("in", "out")
 
 
+def of_splits(**changes):
+    return {split: arrays(seed=seed, **changes) for seed, split in enumerate(SPLITS)}
+
+
+@pytest.mark.parametrize(
+    ("attribute", "names", "codes", "warning"),
+    [
+        (np.array([-1, 1] * 3), ("-1", "1"), [0, 1] * 3, "holds -1 and 1 alone, so -1 is taken for a value"),
+        (np.array([-1.0, 0] * 3), ("0",), [-1, 0] * 3, "-1 is taken for unknown, in 9 of 18 rows"),
+        (np.array([-1] * 6), (), [-1] * 6, "-1 is taken for unknown, in 18 of 18 rows"),
+        (np.array(["land", np.nan] * 3), ("land",), [0, -1] * 3, ""),
+        (np.array([" land", "land "] * 3), ("land",), [0, 0] * 3, ""),
+        (np.array(["Land", "land"] * 3), ("Land", "land"), [0, 1] * 3, "count as different: 'Land' and 'land'"),
+        (np.array(["None", "land"] * 3), ("None", "land"), [0, 1] * 3, "None is a label like any other"),
+    ],
+)
+def test_attributes_mean_what_they_do_in_a_table_of_images(tmp_path, caplog, attribute, names, codes, warning):
+    train = import_embeddings(write_npz(tmp_path, **of_splits(attribute=attribute)), "mine")["train"]
+    assert (train.attribute_names, train.attribute.tolist()) == (names, codes)
+    assert warning in caplog.text if warning else not caplog.text
+
+
+def test_labels_of_one_value_are_one_label(tmp_path):
+    of = {
+        "train": arrays(y=np.array([1, 0] * 3)),
+        "val": arrays(y=np.array(["1", "0"] * 3), seed=1),
+        "test": arrays(y=np.array([1.0, 0.0] * 3), seed=2),
+    }
+    splits = import_embeddings(write_npz(tmp_path, **of), "mine")
+    assert all((e.class_names, e.y.tolist()) == (("0", "1"), [1, 0] * 3) for e in splits.values())
+
+
+def test_labels_are_compared_in_one_unicode_form(tmp_path):
+    of = of_splits(y=np.array(["caf\u00e9", "dog"] * 3)) | {
+        "val": arrays(y=np.array(["cafe\u0301", "dog"] * 3), seed=1)
+    }
+    assert import_embeddings(write_npz(tmp_path, **of), "mine")["val"].y.tolist() == [0, 1] * 3
+
+
+@pytest.mark.parametrize("column", ["y", "attribute"])
+def test_a_column_of_single_values_is_refused(tmp_path, column):
+    of = {split: arrays(n=12, seed=seed, **{column: np.arange(12) / 7 + 9 * seed}) for seed, split in enumerate(SPLITS)}
+    with pytest.raises(ValueError, match=f"{column} of .*train.npz, .*: 36 of its 36 values occur once, such as"):
+        import_embeddings(write_npz(tmp_path, **of), "mine")
+
+
+def test_the_case_of_an_ending_is_harmless(tmp_path):
+    paths = write_npz(tmp_path)
+    capitals = {split: path.rename(tmp_path / f"{split.upper()}.NPZ") for split, path in paths.items()}
+    assert import_embeddings(capitals, "mine")["val"].class_names == ("cat", "dog")
+
+
+def test_arrays_that_are_not_read_are_named(tmp_path, caplog):
+    paths = write_npz(tmp_path, val=arrays(group=np.arange(6), files=np.array([None] * 6)))
+    import_embeddings(paths, "mine")
+    assert f"{paths['val']}: not read: group, files; the names are x, y, attribute, image_id" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"feature": np.zeros((6, 3))}, "both 'x' and 'feature' may be the features; one is read"),
+        ({"X": np.zeros((6, 3))}, "both 'x' and 'X' may be the features"),
+        ({"Attribute": np.zeros(6)}, "both 'attribute' and 'Attribute' may be the attribute"),
+        (
+            {"attribute": None, "a": np.zeros(6)},
+            "no 'attribute'; there are x, y, a; rename 'a' if it is that, or leave",
+        ),
+        (
+            {"attribute": None, "groups": np.zeros(6)},
+            "no 'attribute'; .*; rename 'groups' if it is that, or leave it ou",
+        ),
+        ({"y": None, "label": np.zeros(6)}, "no 'y'; there are x, attribute, label; rename 'label' if it is that$"),
+        ({"x": None, "Embeddings": np.zeros((6, 3))}, "no 'x'; .*; rename 'Embeddings' if it is that$"),
+        ({"image_ids": np.arange(6)}, "no 'image_id'; .*; rename 'image_ids' if it is that, or leave it out"),
+    ],
+)
+def test_arrays_under_another_name_or_there_twice_are_refused(tmp_path, change, message):
+    val = {name: array for name, array in arrays(**change).items() if array is not None}
+    with pytest.raises(ValueError, match=f"val.npz: {message}"):
+        import_embeddings(write_npz(tmp_path, val=val), "mine")
+
+
 @pytest.mark.parametrize("kind", ["object", "string"])
 def test_parquet_from_elsewhere(tmp_path, kind):
     paths = {}
@@ -93,7 +176,7 @@ def test_parquet_from_elsewhere(tmp_path, kind):
         ({"x": np.zeros((6, 4))}, r"train and val embeddings differ in d: 3 and 4"),
         ({"y": np.array(["dog"] * 6)}, r"class 0 \(cat\) has no image"),
         ({"y": np.array([1.0, np.nan] * 3)}, "val.npz: row 1 has no class"),
-        ({"y": np.array([None, "a"], dtype=object)}, "val.npz: .*allow_pickle"),
+        ({"y": np.array([None, "a"], dtype=object)}, r"val.npz: y: .*allow_pickle.*; save texts as y.astype\(str\)"),
         ({"y": np.array("dog")}, r"features are float64 \[6, 3\], expected numbers \[n d\] for the 1 rows of y"),
     ],
 )
@@ -147,7 +230,7 @@ def test_embeddings_of_the_workflow_get_the_datasets_name_and_must_agree_on_attr
     assert {e.dataset for e in import_embeddings(paths, "again").values()} == {"again"}
     turned = replace(splits["val"], attribute_names=("out", "in"))
     write_embeddings(tmp_path / "val.parquet", turned)
-    with pytest.raises(ValueError, match=r"train and val embeddings differ in attributes: \('in', 'out'\) and"):
+    with pytest.raises(ValueError, match=r"train and val embeddings differ in attributes: \(in, out\) and"):
         import_embeddings(paths, "again")
 
 
