@@ -12,7 +12,6 @@ _WHERE = {
     "embed_images": "features.extract",
     "save_model": "deploy.export",
     "Embeddings": "features.embeddings",
-    "HSFMClassifier": "deploy.estimators",
     "Head": "heads.head",
     "export_model": "deploy.export",
     "predict_folder": "deploy.predict",
@@ -22,10 +21,16 @@ _WHERE = {
     "write_heads": "heads.head",
 }
 
-__all__ = sorted(_WHERE)
-
 
 def __getattr__(name: str) -> object:
-    if name not in _WHERE:
+    if name == "__all__":  # reads the names of methods, without importing them
+        methods = import_module("hsfm.heads.known_methods").found().values()
+        return sorted([*_WHERE, *(method.estimator for method in methods if not method.images)])
+    where = "deploy.estimators" if name.endswith("Classifier") else _WHERE.get(name)
+    if where is None:
         raise AttributeError(f"module 'hsfm' has no attribute {name!r}")
-    return getattr(import_module(f"hsfm.{_WHERE[name]}"), name)
+    return getattr(import_module(f"hsfm.{where}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__getattr__("__all__")]

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -29,6 +30,12 @@ class Method:
     images: bool = False  # whether it reads images
     color: str | None = None
     marker: str | None = None
+
+    @property
+    def estimator(self) -> str:
+        """Name of its scikit-learn classifier in `hsfm.deploy.estimators`."""
+        words = re.findall(r"[^\W_]+", self.label)
+        return "".join(word[0].upper() + word[1:] for word in words) + "Classifier"
 
     def features_under(self, settings: Mapping[str, Any]) -> str:
         """Whose features its heads are for under these settings: erm, own, own_per_seed."""

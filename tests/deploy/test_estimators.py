@@ -15,6 +15,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from hsfm.core.metrics import accuracy_by, worst
 from hsfm.deploy.estimators import HSFMClassifier
+from hsfm.heads.hard_set import build
 from hsfm.heads.head import Head
 from hsfm.heads.scorer import Scorer
 from hsfm.methods.hsfm import train as meta
@@ -81,8 +82,10 @@ def test_groups_may_be_attributes_or_whole_groups(data, names):
 def engine(tr, val, head, *, select_by="worst_group", seed=0):
     given = {name: value for name, value in FEW.items() if name not in ("random_state", "hard_per_class")}
     settings = Settings(**given, inner_lr=0.064 / 12, select_by=select_by)
+    hard_set = build(head, val, per_class=FEW["hard_per_class"])
     return meta.train(
-        tr, val, head, settings, seeds=[seed], hard_per_class=FEW["hard_per_class"], scorer=Scorer(val, select_by)
+        tr, val, head, settings, seeds=[seed], hard_per_class=hard_set.per_class, scorer=Scorer(val, select_by),
+        first_hard_set=hard_set,
     )  # fmt: skip
 
 
