@@ -175,7 +175,7 @@ def test_labels_and_groups_of_any_type(data, kind):
 def test_a_missing_label_is_named(data):
     lacking = pd.Series(data["y"] == 1, dtype="boolean")
     lacking[3] = pd.NA
-    with pytest.raises(ValueError, match="Input y contains NaN"):
+    with pytest.raises(ValueError, match="Input contains NaN"):
         small("DFRClassifier").fit(data["X"], lacking)
     groups = pd.Series(data["groups_val"], dtype="Int64")
     groups[3] = pd.NA
