@@ -1,6 +1,6 @@
 """Embeddings: the features of one split with the labels of its images, and their Parquet file."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
@@ -22,8 +23,10 @@ from hsfm.data.table import is_minority
 from hsfm.features.standardize import StandardizationSettings
 
 ROWS = pa.schema({"image_id": "string", "y": "int32", "attribute": "int32", "group": "int32", "split": "string"})
-FEATURES = pa.schema({"feature": pa.list_(pa.float32(), -1)})  # fixed_size_list of any length
-SCHEMA = pa.unify_schemas([ROWS, FEATURES])
+NUMBERS = pa.list_(pa.float32(), -1)  # fixed_size_list of any length
+SCHEMA = ROWS.append(pa.field("feature", NUMBERS))
+EXTRA = ("early_logits",)  # names in Embeddings.extra; each a column `[n c]` that a file may lack
+TENSORS = ("features", "y", "attribute")
 ROWS_AT_ONCE = 1024  # of features that are read or written, beside the whole
 FIELDS = ("dataset", "split", "class_names", "attribute_names", "checkpoint_sha256")  # of Embeddings, in the metadata
 DETAILS = ("backbone", "transform", "precision")
@@ -64,6 +67,7 @@ class Embeddings:
     split: str = ""
     checkpoint_sha256: str = ""  # of the network that made the features
     details: Mapping[str, Any] = field(default_factory=dict)  # backbone, transform, precision
+    extra: Mapping[str, Tensor] = field(default_factory=dict)  # by row, what some methods need: `early_logits` [n c]
 
     @property
     def group(self) -> Int[Tensor, " n"]:
@@ -71,13 +75,17 @@ class Embeddings:
         return torch.where(self.attribute < 0, -1, self.y * self.n_attributes + self.attribute)
 
     def to(self, device: torch.device) -> "Embeddings":
-        moved = {name: getattr(self, name).to(device) for name in ("features", "y", "attribute")}
-        return replace(self, **moved)
+        return self._each(lambda tensor: tensor.to(device))
 
     def take(self, rows: Int[Tensor, " k"]) -> "Embeddings":
         """These rows alone, in this order."""
-        picked = {name: getattr(self, name)[rows] for name in ("features", "y", "attribute")}
-        return replace(self, **picked, image_id=tuple(self.image_id[i] for i in rows.tolist()))
+        picked = self._each(lambda tensor: tensor[rows])
+        return replace(picked, image_id=tuple(self.image_id[i] for i in rows.tolist()))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Embeddings":
+        """The same with every tensor of rows changed."""
+        changed = {name: change(getattr(self, name)) for name in TENSORS}
+        return replace(self, **changed, extra={name: change(values) for name, values in self.extra.items()})
 
     def without_attributes(self) -> "Embeddings":
         return replace(self, attribute=torch.full_like(self.attribute, -1))
@@ -108,6 +116,14 @@ class Embeddings:
             )
 
 
+def joined(*parts: Embeddings) -> Embeddings:
+    """The rows of all parts, one after the other, with the extras that all have; what is not by row is the first's."""
+    tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
+    shared = [name for name in parts[0].extra if all(name in part.extra for part in parts)]
+    extra = {name: torch.cat([part.extra[name] for part in parts]) for name in shared}
+    return replace(parts[0], **tensors, image_id=tuple(name for part in parts for name in part.image_id), extra=extra)
+
+
 def check_embeddings(embeddings: Embeddings, source: str | Path, *, whole: bool = True) -> Embeddings:
     """Return sound embeddings; raise ValueError naming `source` and the row otherwise.
 
@@ -118,8 +134,15 @@ def check_embeddings(embeddings: Embeddings, source: str | Path, *, whole: bool 
         if whole:
             raise ValueError(f"{source}: holds no row")
         return embeddings
-    low, high = embeddings.features.aminmax(dim=1)  # which keep NaN and infinity
-    faults = [(~(low.isfinite() & high.isfinite()), "holds a NaN or an infinity")]
+    faults = [(~_finite(embeddings.features), "holds a NaN or an infinity")]
+    for name, values in embeddings.extra.items():
+        expected = (len(ids), len(embeddings.class_names))
+        if name not in EXTRA or values.shape != expected:
+            raise ValueError(
+                f"{source}: {name} is {list(values.shape)}, expected {list(expected)}, a number per image and class, "
+                f"under the name {' or '.join(EXTRA)}"
+            )
+        faults.append((~_finite(values), f"has a NaN or an infinity in {name}"))
     for name, least, names in (("y", 0, embeddings.class_names), ("attribute", -1, embeddings.attribute_names)):
         values = getattr(embeddings, name)
         bad = (values < least) | (values >= len(names))
@@ -138,11 +161,15 @@ def check_embeddings(embeddings: Embeddings, source: str | Path, *, whole: bool 
     return embeddings
 
 
+def _finite(values: Float[Tensor, "n k"]) -> Bool[Tensor, " n"]:
+    low, high = values.aminmax(dim=1)  # which keep NaN and infinity
+    return low.isfinite() & high.isfinite()
+
+
 def write_embeddings(path: str | Path, embeddings: Embeddings, *, whole: bool = True) -> None:
     """Write embeddings, checked as `check_embeddings` does, in the Parquet form that `read_embeddings` reads."""
     check_embeddings(embeddings, path, whole=whole)
     n, d = embeddings.features.shape
-    flat = pa.array(embeddings.features.cpu().numpy().astype(np.float32, copy=False).reshape(-1))
     attribute, group = embeddings.attribute.numpy(), embeddings.group.numpy()
     columns = [
         pa.array(embeddings.image_id, pa.string()),
@@ -150,13 +177,18 @@ def write_embeddings(path: str | Path, embeddings: Embeddings, *, whole: bool = 
         pa.array(attribute, pa.int32(), mask=attribute < 0),
         pa.array(group, pa.int32(), mask=group < 0),
         pa.array([embeddings.split] * n, pa.string()),
-        pa.FixedSizeListArray.from_arrays(flat, d),
+        *map(_lists, (embeddings.features, *embeddings.extra.values())),
     ]
     metadata = {"d": d, "package_version": __version__, **{key: getattr(embeddings, key) for key in FIELDS}}
     metadata |= {key: embeddings.details.get(key) for key in DETAILS}
     # features are as good as random: looking for repetitions in them takes time and finds none
     options = {"row_group_size": ROWS_AT_ONCE, "compression": "none", "use_dictionary": ["split"]}
-    write_parquet(path, pa.table(columns, names=SCHEMA.names), metadata, **options)
+    write_parquet(path, pa.table(columns, names=[*SCHEMA.names, *embeddings.extra]), metadata, **options)
+
+
+def _lists(values: Float[Tensor, "n k"]) -> pa.FixedSizeListArray:
+    flat = values.cpu().numpy().astype(np.float32, copy=False).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), values.shape[1])
 
 
 def read_embeddings(path: str | Path, *, split: str | None = None, whole: bool = True) -> Embeddings:
@@ -169,27 +201,37 @@ def read_embeddings(path: str | Path, *, split: str | None = None, whole: bool =
     require(metadata, METADATA, path)
     if split and metadata["split"] != split:
         raise ValueError(f"{path}: holds the {metadata['split']} split, expected {split}")
-    features, first = torch.empty(len(table), metadata["d"]), 0
-    with open_parquet(path, FEATURES) as file:
-        # a row group at a time: read as one column the features would lie in memory three times
-        for number in range(file.num_row_groups):
-            rows = file.read_row_group(number, FEATURES.names)["feature"]
-            length = pc.list_value_length(rows).fill_null(0).to_numpy()
-            if (length != metadata["d"]).any():
-                row = int((length != metadata["d"]).argmax())
-                raise ValueError(f"{path}: row {first + row} has {length[row]} features, but d is {metadata['d']}")
-            flat = rows.combine_chunks().flatten()
-            features[first : first + len(rows)] = torch.from_dlpack(flat).view(len(rows), metadata["d"])
-            first += len(rows)
+    with open_parquet(path) as file:
+        there = [name for name in EXTRA if name in file.schema_arrow.names]
+    widths = {"feature": metadata["d"], **dict.fromkeys(there, len(metadata["class_names"]))}
+    with open_parquet(path, pa.schema(dict.fromkeys(widths, NUMBERS))) as file:
+        found = {name: _read_lists(file, name, len(table), width, path) for name, width in widths.items()}
     labels = {name: torch.tensor(table[name].fill_null(-1).to_numpy()).long() for name in ("y", "attribute")}
     embeddings = Embeddings(
-        features=features,
+        features=found.pop("feature"),
         **labels,
         image_id=tuple(table["image_id"].to_pylist()),
         details={key: metadata[key] for key in DETAILS if metadata.get(key) is not None},
+        extra=found,
         **{key: tuple(metadata[key]) if key.endswith("names") else metadata[key] for key in FIELDS},
     )
     return check_embeddings(embeddings, path, whole=whole)
+
+
+def _read_lists(file: pq.ParquetFile, name: str, n: int, width: int, path: str | Path) -> Float[Tensor, "n k"]:
+    """A column of n lists of `width` numbers."""
+    values, first = torch.empty(n, width), 0
+    # a row group at a time: read as one column the features would lie in memory three times
+    for number in range(file.num_row_groups):
+        rows = file.read_row_group(number, [name])[name]
+        length = pc.list_value_length(rows).fill_null(0).to_numpy()
+        if (length != width).any():
+            row = int((length != width).argmax())
+            raise ValueError(f"{path}: row {first + row} has {length[row]} numbers in {name!r}, expected {width}")
+        flat = rows.combine_chunks().flatten()
+        values[first : first + len(rows)] = torch.from_dlpack(flat).view(len(rows), width)
+        first += len(rows)
+    return values
 
 
 def check_same_origin(first: Embeddings, second: Embeddings) -> None:

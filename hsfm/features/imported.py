@@ -19,18 +19,25 @@ import torch
 from hsfm.core.files import sha256
 from hsfm.core.text import few
 from hsfm.data import labels
-from hsfm.features.embeddings import METADATA, Embeddings, check_embeddings, check_same_origin, read_embeddings
+from hsfm.features.embeddings import EXTRA, METADATA, Embeddings, check_embeddings, check_same_origin, read_embeddings
 
 log = logging.getLogger(__name__)
 
-OPTIONAL = ("attribute", "image_id")  # beside features and y
+OPTIONAL = ("attribute", "image_id", *EXTRA)  # beside features and y
 # other writings of a name, of which a file may hold one, and what others call an array that is not there
-_WRITINGS = {"features": "x|features?", "y": "y", "attribute": "attributes?", "image_id": "image_ids?"}
+_WRITINGS = {
+    "features": "x|features?",
+    "y": "y",
+    "attribute": "attributes?",
+    "image_id": "image_ids?",
+    "early_logits": "early_?logits?",
+}
 _OTHERS = {
     "features": "embeddings?|z",
     "y": "labels?|targets?|class(es)?",
     "attribute": "a|g|groups?|places?|backgrounds?|env(ironment)?s?|spurious|confounders?",
     "image_id": _WRITINGS["image_id"],
+    "early_logits": _WRITINGS["early_logits"],
 }
 
 
@@ -38,10 +45,11 @@ def import_embeddings(paths: Mapping[str, str | Path], dataset: str) -> dict[str
     """Embeddings by split, from files of one kind.
 
     Parquet that hsfm wrote is read as it is. Other Parquet has the columns `feature` (a list of numbers per row), `y`,
-    and where there are any `attribute` and `image_id`; npz the arrays `x` [n d], `y` [n] and `attribute` [n]. There, y
-    and attribute are names or numbers, of which 1, 1.0 and "1" are one; the classes are the sorted labels of all
-    splits, and an attribute that is missing (null, NaN, the text nan or none, or -1 beside others than 1) is unknown.
-    A warning names columns that are not read.
+    and where there are any `attribute`, `image_id` and `early_logits` (a list per row); npz the arrays `x` [n d], `y`
+    [n], `attribute` [n] and `early_logits` [n c]. There, y and attribute are names or numbers, of which 1, 1.0 and "1"
+    are one; the classes are the sorted labels of all splits, in whose order early logits are, and an attribute that is
+    missing (null, NaN, the text nan or none, or -1 beside others than 1) is unknown. A warning names columns that are
+    not read.
 
     Raises ValueError naming the file for anything that is missing, under another name or there twice, of the wrong
     shape or type, NaN, or at odds with another split; and where most classes or attributes are those of one row, or
@@ -90,15 +98,18 @@ def _read_tables(paths: Mapping[str, str | Path], origin: str) -> dict[str, Embe
 
 
 def _read_table(path: str | Path, split: str) -> dict[str, Any]:
-    """Features `[n d]`, y, attribute and image_id of one split; labels are texts, null where missing."""
+    """Features `[n d]`, y, attribute, image_id and extra of one split; labels are texts, null where missing."""
     if Path(path).suffix.lower() not in (".npz", ".parquet"):
         raise ValueError(f"{path}: is neither .parquet nor .npz")
     try:
         columns = _read_columns(path)
-        features, n = columns["features"], columns["y"].size
-        if features.ndim != 2 or features.dtype.kind not in "fiu" or len(features) != n:
-            found = f"{features.dtype} {list(features.shape)}"
-            raise ValueError(f"features are {found}, expected numbers [n d] for the {n} rows of y")
+        n, matrices = columns["y"].size, {"features": "d", **dict.fromkeys(EXTRA, "c")}
+        matrices = {name: width for name, width in matrices.items() if name in columns}
+        for name, width in matrices.items():
+            values = columns[name]
+            if values.ndim != 2 or values.dtype.kind not in "fiu" or len(values) != n:
+                found = f"{values.dtype} {list(values.shape)}"
+                raise ValueError(f"{name} are {found}, expected numbers [n {width}] for the {n} rows of y")
         columns = {"attribute": np.full(n, None), "image_id": [f"{split}-{i:07d}" for i in range(n)], **columns}
         for name in ("y", "attribute", "image_id"):
             if np.shape(columns[name]) != (n,):
@@ -111,8 +122,9 @@ def _read_table(path: str | Path, split: str) -> dict[str, Any]:
             raise ValueError(f"row {y.isna().argmax()} has no class")
     except Exception as error:  # of numpy, pandas and pyarrow on whatever the file holds
         raise ValueError(f"{path}: {error}") from error
-    image_id, features = tuple(map(str, columns["image_id"])), torch.from_numpy(features.astype(np.float32))
-    return {"features": features, "y": y, "attribute": attribute, "image_id": image_id}
+    image_id = tuple(map(str, columns["image_id"]))
+    extra = {name: torch.from_numpy(columns[name].astype(np.float32)) for name in matrices}
+    return {"features": extra.pop("features"), "y": y, "attribute": attribute, "image_id": image_id, "extra": extra}
 
 
 def _read_columns(path: str | Path) -> dict[str, np.ndarray]:
@@ -124,7 +136,7 @@ def _read_columns(path: str | Path) -> dict[str, np.ndarray]:
         read = _names_to_read(pq.read_schema(path).names, "feature", path)
         frame = pq.read_table(path, columns=read).to_pandas()
         columns = {name: frame[name].to_numpy(object) for name in read}
-        columns["feature"] = np.stack(columns["feature"])
+        columns |= {name: np.stack(columns[name]) for name in ("feature", *EXTRA) if name in columns}
     return {"features": columns.pop(read[0]), **columns}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from hsfm.data.table import SPLITS
-from hsfm.features.embeddings import Embeddings, read_embeddings, write_embeddings
+from hsfm.features.embeddings import Embeddings, joined, read_embeddings, write_embeddings
 from hsfm.features.standardize import Standardization, StandardizationSettings, fit, write_standardization
 
 
@@ -33,6 +33,5 @@ def write_splits(
 
 def read_shards(files: Sequence[str | Path], split: str) -> Embeddings:
     """Embeddings of one split out of the files of its shards, one after the other; some may hold no row."""
-    parts = [part for part in (read_embeddings(file, split=split, whole=False) for file in files) if part.image_id]
-    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("features", "y", "attribute")}
-    return replace(parts[0], **joined, image_id=tuple(name for part in parts for name in part.image_id))
+    parts = (read_embeddings(file, split=split, whole=False) for file in files)
+    return joined(*(part for part in parts if part.image_id))

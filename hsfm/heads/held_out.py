@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Int
 
 from hsfm.core.progress import track
-from hsfm.features.embeddings import Embeddings
+from hsfm.features.embeddings import Embeddings, joined
 from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head, stack
 from hsfm.heads.logistic_regression import halves
@@ -87,9 +86,3 @@ def rows_to_learn(
 def all_rows(train: Embeddings, val: Embeddings, on: On) -> Embeddings:
     """Rows that the chosen candidate is fitted on."""
     return {"train": train, "val": val}.get(on) or joined(train, val)
-
-
-def joined(train: Embeddings, val: Embeddings) -> Embeddings:
-    """The rows of train, then those of val."""
-    both = {name: torch.cat([getattr(train, name), getattr(val, name)]) for name in ("features", "y", "attribute")}
-    return replace(train, **both, image_id=train.image_id + val.image_id)

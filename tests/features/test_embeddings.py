@@ -5,7 +5,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from hsfm.features.embeddings import Embeddings, check_same_origin, minority_rows, read_embeddings, write_embeddings
+from hsfm.features.embeddings import (
+    Embeddings,
+    check_same_origin,
+    joined,
+    minority_rows,
+    read_embeddings,
+    write_embeddings,
+)
 from tests.conftest import planted
 
 
@@ -25,35 +32,55 @@ def embeddings() -> Embeddings:
     )
 
 
-def test_round_trip(tmp_path, embeddings):
-    path = tmp_path / "val.parquet"
-    write_embeddings(path, embeddings)
-    read = read_embeddings(path)
+@pytest.fixture
+def with_early(embeddings) -> Embeddings:
+    """The same with early logits."""
+    early_logits = torch.randn(5, 2, generator=torch.Generator().manual_seed(1))
+    return replace(embeddings, extra={"early_logits": early_logits})
+
+
+def assert_same(found: Embeddings, expected: Embeddings) -> None:
     for name in ("features", "y", "attribute", "group"):
-        assert torch.equal(getattr(read, name), getattr(embeddings, name)), name
-    assert read.group.tolist() == [0, 3, -1, 1, 2]
-    assert pq.read_table(path)["attribute"].null_count == 1
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert found.extra.keys() == expected.extra.keys()
+    assert all(torch.equal(found.extra[name], values) for name, values in expected.extra.items())
     for name in ("image_id", "class_names", "attribute_names", "dataset", "split", "checkpoint_sha256", "details"):
-        assert getattr(read, name) == getattr(embeddings, name), name
+        assert getattr(found, name) == getattr(expected, name), name
 
 
-def test_a_share_of_a_split_may_lack_a_class_or_have_no_row(tmp_path, embeddings):
+def test_round_trip(tmp_path, embeddings, with_early):
+    for written in (embeddings, with_early):
+        path = tmp_path / "val.parquet"
+        write_embeddings(path, written)
+        assert_same(read_embeddings(path), written)
+    assert read_embeddings(path).group.tolist() == [0, 3, -1, 1, 2]
+    assert pq.read_table(path)["attribute"].null_count == 1
+    assert pq.read_schema(path).names[-2:] == ["feature", "early_logits"]
+
+
+def test_parts_join_to_the_whole(with_early):
+    first, rest = with_early.take(torch.tensor([0])), with_early.take(torch.arange(1, 5))
+    assert_same(joined(first, rest), with_early)
+    assert not joined(first, replace(rest, extra={})).extra
+    assert with_early.to(torch.device("meta")).extra["early_logits"].is_meta
+
+
+def test_a_share_of_a_split_may_lack_a_class_or_have_no_row(tmp_path, with_early):
     for rows in ([1, 2], []):
-        share = embeddings.take(torch.tensor(rows, dtype=torch.int64))
+        share = with_early.take(torch.tensor(rows, dtype=torch.int64))
         write_embeddings(tmp_path / "share.parquet", share, whole=False)
         read = read_embeddings(tmp_path / "share.parquet", whole=False)
-        assert torch.equal(read.features, share.features)
-        assert read.image_id == share.image_id
+        assert_same(read, share)
         with pytest.raises(ValueError, match=r"share.parquet: (class 0 \(cat\) has no image|holds no row)"):
             read_embeddings(tmp_path / "share.parquet")
 
 
-def test_several_row_groups_read_as_one(tmp_path, embeddings):
+def test_several_row_groups_read_as_one(tmp_path, with_early):
     path = tmp_path / "val.parquet"
-    write_embeddings(path, embeddings)
+    write_embeddings(path, with_early)
     table = pq.read_table(path)
     pq.write_table(table, path, row_group_size=2)
-    assert torch.equal(read_embeddings(path).features, embeddings.features)
+    assert_same(read_embeddings(path), with_early)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +90,10 @@ def test_several_row_groups_read_as_one(tmp_path, embeddings):
         ({"y": torch.tensor([0, 1, 1, 0, 2])}, r"row 4 \(image 'e'\) has y 2; allowed are 0 to 1 \(cat"),
         ({"attribute": torch.tensor([0, 1, 2, 0, 0])}, r"row 2 \(image 'c'\) has attribute 2; allowed are 0 to 1"),
         ({"y": torch.zeros(5, dtype=torch.int64)}, r"class 1 \(dog\) has no image"),
+        ({"extra": {"early_logits": torch.full((5, 2), torch.inf)}}, r"row 0 \(image 'a'\) has .* in early_logits"),
+        ({"extra": {"early_logits": torch.zeros(4, 2)}}, r"early_logits is \[4, 2\], expected \[5, 2\], a number per"),
+        ({"extra": {"early_logits": torch.zeros(5, 1)}}, r"early_logits is \[5, 1\], expected \[5, 2\], a number per"),
+        ({"extra": {"late_logits": torch.zeros(5, 2)}}, r"late_logits is .* under the name early_logits"),
     ],
 )
 def test_unsound_embeddings_are_not_written(tmp_path, embeddings, change, message):
@@ -81,7 +112,15 @@ LIST = pa.list_(pa.float32())
         (lambda t: t.set_column(1, "y", pa.array(["0"] * 5)), r"column 'y' holds string, expected int32"),
         (
             lambda t: t.set_column(5, "feature", pa.array([[1, 2, 3, 4], [1], None] + [[0] * 7] * 2, LIST)),
-            "row 1 has 1 features, but d is 4",
+            "row 1 has 1 numbers in 'feature', expected 4",
+        ),
+        (
+            lambda t: t.append_column("early_logits", pa.array([[1, 2]] * 4 + [[1]], LIST)),
+            "row 4 has 1 numbers in 'early_logits', expected 2",
+        ),
+        (
+            lambda t: t.append_column("early_logits", pa.array(["1, 2"] * 5)),
+            "column 'early_logits' holds string, expected",
         ),
         (lambda t: t.slice(0, 0), "holds no row"),
         (lambda t: t.set_column(0, "image_id", pa.array(list("abcda"))), "image id 'a' is not unique"),

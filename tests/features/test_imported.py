@@ -151,6 +151,25 @@ def test_arrays_under_another_name_or_there_twice_are_refused(tmp_path, change, 
         import_embeddings(write_npz(tmp_path, val=val), "mine")
 
 
+@pytest.mark.parametrize("form", ["npz", "parquet"])
+def test_early_logits_of_a_network_come_along(tmp_path, form):
+    paths, early_logits = write_npz(tmp_path), np.random.default_rng(9).normal(size=(6, 2))
+    val = arrays(seed=1, early_logits=early_logits, index=np.arange(6))
+    if form == "npz":
+        np.savez(paths["val"], **val)
+    else:
+        paths["val"] = tmp_path / "val.parquet"
+        lists = {"feature": list(val.pop("x")), "early_logits": list(val.pop("early_logits"))}
+        pd.DataFrame({**val, **lists}).to_parquet(paths["val"])
+    splits = import_embeddings(paths, "mine")
+    np.testing.assert_array_equal(splits["val"].extra["early_logits"].numpy(), early_logits.astype(np.float32))
+    assert not splits["train"].extra
+    for split, e in splits.items():
+        write_embeddings(tmp_path / f"{split}.parquet", e)
+    again = import_embeddings({split: tmp_path / f"{split}.parquet" for split in SPLITS}, "mine")["val"]
+    assert torch.equal(again.extra["early_logits"], splits["val"].extra["early_logits"])
+
+
 @pytest.mark.parametrize("kind", ["object", "string"])
 def test_parquet_from_elsewhere(tmp_path, kind):
     paths = {}
@@ -172,6 +191,11 @@ def test_parquet_from_elsewhere(tmp_path, kind):
         ({"x": np.zeros((5, 3))}, r"features are float64 \[5, 3\], expected numbers \[n d\] for the 6 rows of y"),
         ({"x": np.array([["a"]] * 6)}, r"features are <U1 \[6, 1\], expected numbers"),
         ({"x": np.full((6, 3), np.nan)}, r"row 0 \(image 'val-0000000'\) holds a NaN or an infinity"),
+        (
+            {"early_logits": np.zeros((4, 2))},
+            r"early_logits are float64 \[4, 2\], expected numbers \[n c\] for",
+        ),
+        ({"early_logits": np.zeros((6, 1))}, r"early_logits is \[6, 1\], expected \[6, 2\], a number per image"),
         ({"attribute": np.zeros(4)}, r"attribute \[4\] is not \[6\]"),
         ({"x": np.zeros((6, 4))}, r"train and val embeddings differ in d: 3 and 4"),
         ({"y": np.array(["dog"] * 6)}, r"class 0 \(cat\) has no image"),
