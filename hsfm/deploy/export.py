@@ -35,7 +35,7 @@ def export_model(
     require(trained.metadata, ["transform"], checkpoint)
     described = {name: getattr(saved, name) for name in ("method", "group_labels", "chosen_by", "checkpoint_sha256")}
     described |= {"seed": str(model.seed), "package_version": __version__}
-    write_checkpoint(path, replace(trained, metadata=trained.metadata | described))
+    write_checkpoint(path, replace(trained, metadata=trained.metadata | described, early_logits=None))
 
 
 def save_model(

@@ -50,17 +50,26 @@ def embed_table(
     batch_size: int,
     compute: Compute,
     metadata: Mapping[str, Any],
+    early_logits: Float[Tensor, "n c"] | None = None,
     shard: Shard = WHOLE,
 ) -> Embeddings:
     """Embeddings of one split, in table order.
 
     features: those of a batch, as `feature_function` gives. source: gives the images of some rows. metadata: further
-    fields of the embeddings. shard: which of the split's batches are to be embedded; they are the same batches however
-    many shards there are.
+    fields of the embeddings. early_logits: the network's, of all validation images; they become `extra` of val. shard:
+    which of the split's batches are to be embedded; they are the same batches however many shards there are.
+
+    Raises ValueError for early logits of another number of images than validation has.
     """
-    rows = table.split(split)
+    rows, extra = table.split(split), {}
     share = shard.take(-(-len(rows) // batch_size))
-    rows = rows.iloc[share.start * batch_size : share.stop * batch_size]
+    own = slice(share.start * batch_size, share.stop * batch_size)
+    if split == "val" and early_logits is not None:
+        if len(early_logits) != len(rows):
+            found = f"{len(early_logits)} images, but validation of {table.dataset} has {len(rows)}"
+            raise ValueError(f"the network's early logits are of {found}")
+        extra = {"early_logits": early_logits[own]}
+    rows = rows.iloc[own]
     what = f"embedding {split}"
     return Embeddings(
         features=_embed(features, source(rows), what, batch_size, compute) if len(rows) else torch.empty(0, 1),
@@ -71,6 +80,7 @@ def embed_table(
         attribute_names=table.attribute_names,
         dataset=table.dataset,
         split=split,
+        extra=extra,
         **metadata,
     )
 

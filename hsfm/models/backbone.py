@@ -1,7 +1,8 @@
 """Networks that turn images into features, and their checkpoints.
 
 A checkpoint is a plain state dict of the whole network in safetensors, in the very keys that the architecture's own
-model has with as many classes, the head under the architecture's own name (`fc`, `classifier.1`, `heads.head`, ...).
+model has with as many classes, the head under the architecture's own name (`fc`, `classifier.1`, `heads.head`, ...);
+where training kept them, the tensor `early_logits` lies beside it.
 """
 
 import json
@@ -24,7 +25,7 @@ from hsfm.core.settings import FrozenSettings
 from hsfm.data.table import ImageTable
 from hsfm.data.transforms import TransformSettings
 from hsfm.models import clip
-from hsfm.models.weights import read_weights
+from hsfm.models.weights import EARLY_LOGITS, read_weights
 
 TIMM = "timm:"
 
@@ -228,6 +229,7 @@ class Checkpoint:
     name: str  # architecture
     class_names: tuple[str, ...]
     metadata: dict[str, str]
+    early_logits: Float[Tensor, "n c"] | None = None  # of the validation images in table order, after an early epoch
 
 
 def describe(table: ImageTable, run: int | str, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -243,15 +245,16 @@ def describe(table: ImageTable, run: int | str, settings: Mapping[str, Any]) -> 
 
 
 def write_checkpoint(path: str | Path, trained: Checkpoint) -> None:
-    """Write a network in its architecture's own keys."""
+    """Write a network in its architecture's own keys, and its early logits where it has some."""
+    early = {} if trained.early_logits is None else {EARLY_LOGITS: trained.early_logits}
     described = {"backbone": trained.name, "classes": json.dumps(trained.class_names), **trained.metadata}
-    write_safetensors(path, trained.network.own_state(), described)
+    write_safetensors(path, trained.network.own_state() | early, described)
 
 
 def write_retrained(path: str | Path, network: Network, start: Checkpoint, settings: Mapping[str, Any]) -> str:
     """Write a network that was trained further from `start`, with the settings of that; the file's SHA-256."""
     metadata = {**start.metadata, "settings": json.dumps(settings)}
-    write_checkpoint(path, replace(start, network=network, metadata=metadata))
+    write_checkpoint(path, replace(start, network=network, metadata=metadata, early_logits=None))
     return sha256(path)
 
 
@@ -260,9 +263,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     state, metadata = read_safetensors(path)
     require(metadata, ("backbone", "classes"), path)
     name, class_names = metadata["backbone"], tuple(json.loads(metadata["classes"]))
-    network = build_network(name, len(class_names))
+    network, early_logits = build_network(name, len(class_names)), state.pop(EARLY_LOGITS, None)
     network.load_own_state(state, path)
-    return Checkpoint(network, name, class_names, metadata)
+    return Checkpoint(network, name, class_names, metadata, early_logits)
 
 
 def read_foreign(path: str | Path, name: str, n_classes: int) -> Network:

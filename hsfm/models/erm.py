@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 import torch
-from jaxtyping import Int
-from pydantic import Field, PositiveFloat, PositiveInt
+from jaxtyping import Float, Int
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
@@ -52,6 +52,17 @@ class TrainingSettings(_EpochSettings):
     holdout: float | None = Field(
         None, gt=0, lt=1, description="Share of the training images that AFR's own network is not trained on."
     )
+    early_epoch: PositiveInt | None = Field(
+        None,
+        description="Epoch before the last whose logits of the validation images are kept, which SELF needs; null for "
+        "none. Its authors take one after a tenth, a fifth or half of all epochs.",
+    )
+
+    @model_validator(mode="after")
+    def _check_early_epoch(self) -> "TrainingSettings":
+        if self.early_epoch is not None and self.early_epoch >= self.epochs:
+            raise ValueError(f"early_epoch {self.early_epoch} is not before the last of {self.epochs} epochs")
+        return self
 
 
 class AdamSettings(_EpochSettings):
@@ -115,6 +126,14 @@ class _State:
     generator: Generator  # order of the images and augmentation
     rows: list[dict[str, Any]] = field(default_factory=list)  # of the history
     best: dict[str, Tensor] | None = None  # weights of the best epoch, where the checkpoint rule keeps these
+    early_logits: Float[Tensor, "n c"] | None = None  # of validation, once `early_epoch` is over
+
+
+class Training(NamedTuple):
+    """The outcome beside the network."""
+
+    history: pd.DataFrame
+    early_logits: Float[Tensor, "n c"] | None  # of the validation images, float32 on the CPU; None where none are kept
 
 
 def train(
@@ -126,8 +145,8 @@ def train(
     compute: Compute,
     resume: Path | None = None,
     called: str = "ERM",
-) -> pd.DataFrame:
-    """Train `network` in place on mean cross-entropy; returns the history, one row per epoch.
+) -> Training:
+    """Train `network` in place on mean cross-entropy; returns the history, one row per epoch, and early logits.
 
     data: auxiliary images pass through the network in one batch with the training images, so that BatchNorm sees them
     together. seed: of the order of the images and of the augmentation. resume: file of the state after every epoch,
@@ -159,12 +178,15 @@ def train(
         for epoch in range(done + 1, epochs + 1):
             bar.now(f"{called}, epoch {epoch} of {epochs}")
             trained = _train_epoch(state, training_forward, data, batches, compute, bar)
-            row = {"epoch": epoch, **trained, **_validate(network, forward, data, settings.batch_size, compute)}
+            measures, logits = _validate(network, forward, data, settings.batch_size, compute)
+            row = {"epoch": epoch, **trained, **measures}
             if not row["train_loss"] < float("inf"):
                 raise ValueError(
                     f"the training loss is {row['train_loss']} in epoch {epoch}; lower lr (now {settings.lr})"
                 )
             state.rows.append(row)
+            if isinstance(settings, TrainingSettings) and epoch == settings.early_epoch:
+                state.early_logits = logits
             if settings.checkpoint != "last" and _kept(state.rows, settings.checkpoint) == epoch - 1:
                 state.best = {key: value.detach().clone() for key, value in network.state_dict().items()}
             if resume is not None and rank() == 0:
@@ -176,7 +198,8 @@ def train(
     if state.best is not None:
         network.load_state_dict(state.best)
     history = pd.DataFrame(state.rows)
-    return history.assign(kept=history.index == _kept(state.rows, settings.checkpoint))
+    kept = history.index == _kept(state.rows, settings.checkpoint)
+    return Training(history.assign(kept=kept), state.early_logits)
 
 
 def _start(
@@ -199,11 +222,13 @@ def _start(
 
 
 _STATEFUL = ("network", "optimizer", "scheduler", "scaler")
+_PLAIN = ("rows", "best", "early_logits")
 
 
 def _save(state: _State, path: Path) -> None:
     parts = {name: getattr(state, name).state_dict() for name in _STATEFUL}
-    write_state(path, {**parts, "generator": state.generator.get_state(), "rows": state.rows, "best": state.best})
+    others = {name: getattr(state, name) for name in _PLAIN}
+    write_state(path, {**parts, "generator": state.generator.get_state(), **others})
 
 
 def _load(state: _State, path: Path) -> None:
@@ -213,7 +238,8 @@ def _load(state: _State, path: Path) -> None:
         for name in _STATEFUL:
             getattr(state, name).load_state_dict(found[name])
         state.generator.set_state(found["generator"])
-        state.rows, state.best = found["rows"], found["best"]
+        for name in _PLAIN:
+            setattr(state, name, found[name])
 
 
 def _kept(rows: Sequence[dict[str, Any]], checkpoint: str) -> int:
@@ -305,7 +331,8 @@ def _draw_epoch(
 @torch.inference_mode()
 def _validate(
     network: Network, forward: Callable, data: TrainingData, batch_size: int, compute: Compute
-) -> dict[str, float]:
+) -> tuple[dict[str, float], Float[Tensor, "n c"]]:
+    """Measures of the validation images for the history, and their logits on the CPU, which all processes have."""
     network.eval()
     pixels, y, group = data.validation.pixels, data.validation.y, data.validation.group
     logits, own = torch.zeros(len(y), network.fc.out_features, device=compute.device), share(len(y))
@@ -315,7 +342,7 @@ def _validate(
     logits = total(logits).cpu()
     n_classes, n_groups = (int(part.max().clamp(min=0)) + 1 for part in (y, group))
     measures = validation_measures(logits.argmax(1) == y, y, group, n_classes, n_groups)
-    return {name: float(value) for name, value in {"val_loss": cross_entropy(logits, y), **measures}.items()}
+    return {name: float(value) for name, value in {"val_loss": cross_entropy(logits, y), **measures}.items()}, logits
 
 
 def write_state(path: str | Path, state: dict[str, Any]) -> None:

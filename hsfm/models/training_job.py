@@ -83,11 +83,12 @@ def train_erm(
         AugmentationSettings(**settings["augmentation"]),
     )
     compute = Compute(device, ComputeSettings(**settings["compute"]))
-    frame = train(network, data, training, seed=run, compute=compute, resume=Path(resume))
+    trained = train(network, data, training, seed=run, compute=compute, resume=Path(resume))
     if rank() == 0:
-        write_frame(history, frame)
+        write_frame(history, trained.history)
         metadata = describe(table, run, settings)
-        write_checkpoint(checkpoint, Checkpoint(network, backbone.name, table.class_names, metadata))
+        kept = Checkpoint(network, backbone.name, table.class_names, metadata, trained.early_logits)
+        write_checkpoint(checkpoint, kept)
 
 
 def launch(arguments: Mapping[str, Any], processes: int, log_file: str) -> None:

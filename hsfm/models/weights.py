@@ -12,6 +12,8 @@ from hsfm.core.files import read_safetensors
 
 PACKAGE = "package:"
 
+EARLY_LOGITS = "early_logits"  # in a checkpoint of hsfm beside the network's own tensors
+
 _WRAPPERS = ("model_state_dict", "state_dict")
 _PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, of Lightning and the like, of torch.compile
 
@@ -52,11 +54,12 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
     A torch file holds the state dict itself, or a dict with one under `model_state_dict` or `state_dict`. Prefixes like
     `module.` that all keys share are taken off. Raises ValueError for a file that is missing, not whole, holds Python
-    objects (it is never unpickled) or anything but finite tensors.
+    objects (it is never unpickled) or anything but finite tensors. Early logits of hsfm's own checkpoints are left out.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file")
     state = read_safetensors(path)[0] if Path(path).suffix == ".safetensors" else _load(path)
+    state.pop(EARLY_LOGITS, None)
     while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None):
         state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
     for key, tensor in state.items():

@@ -58,11 +58,17 @@ def network():
     return network.eval()
 
 
-def embed(network, path: Path, source, split="test") -> Embeddings:
-    features = feature_function(network, TRANSFORM, COMPUTE)
-    return embed_table(
-        features, read_images(path), source, split=split, batch_size=7, compute=COMPUTE, metadata={"details": {"a": 1}}
-    )
+def embed(network, path: Path, source, split="test", early_logits=None) -> Embeddings:
+    features, named = feature_function(network, TRANSFORM, COMPUTE), {"metadata": {"details": {"a": 1}}}
+    named |= {"split": split, "batch_size": 7, "compute": COMPUTE, "early_logits": early_logits}
+    return embed_table(features, read_images(path), source, **named)
+
+
+def test_early_logits_of_other_images_are_refused(photos, network):
+    table, path = photos
+    n = len(table.split("val"))
+    with pytest.raises(ValueError, match=f"early logits are of {n - 1} images, but validation of toy has {n}"):
+        embed(network, path, open_source(path), "val", torch.zeros(n - 1, 2))
 
 
 def features(*arguments) -> torch.Tensor:

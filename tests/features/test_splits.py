@@ -27,10 +27,11 @@ def embed(photos, network):  # noqa: F811
     """Embeddings of a split, or of a shard of it."""
     features, path = feature_function(network, TRANSFORM, COMPUTE), photos[1]
     metadata = {"checkpoint_sha256": "a" * 64, "details": {"backbone": "b"}}
+    early_logits = torch.randn(len(photos[0].split("val")), 2, generator=torch.Generator().manual_seed(0))
 
     def embed(split: str, shard: Shard = WHOLE):
         return embed_table(features, read_images(path), open_source(path), split=split, batch_size=3, compute=COMPUTE,
-                           shard=shard, metadata=metadata)  # fmt: skip
+                           early_logits=early_logits, shard=shard, metadata=metadata)  # fmt: skip
 
     return embed
 
@@ -52,3 +53,6 @@ def test_gathered_shards_are_the_bytes_of_the_whole(embed, tmp_path, of, standar
     assert metadata == {"checkpoint_sha256": "a" * 64}
     assert bool(standardize) != torch.equal(saved.factor, torch.ones_like(saved.factor))
     assert torch.equal(read_embeddings(whole["test"]).features, saved.apply(embed("test").features))
+    extra = {split: read_embeddings(whole[split]).extra for split in SPLITS}
+    assert [list(extra[split]) for split in SPLITS] == [[], ["early_logits"], []]
+    assert torch.equal(extra["val"]["early_logits"], embed("val").extra["early_logits"])

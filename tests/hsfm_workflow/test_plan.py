@@ -72,7 +72,11 @@ def test_settings_of_a_stage_are_plain_values_in_order():
     assert plan.section("images/sizes")(job()) == {"test": 2000, "train": 4000, "val": 1000}
     assert list(plan.sections("hsfm", "dfr")(job())) == ["dfr", "hsfm"]
     assert "holdout" not in plan.section("erm", without=("holdout",))(job())
-    assert "holdout" in plan.section("erm")(job())
+    assert {"holdout", "early_epoch"} <= plan.section("erm")(job()).keys()
+    for epoch in (None, 3):
+        plan = plan_of(settings={"minibirds": {"erm": {"early_epoch": epoch}}})
+        erm = plan.section("erm", unless_null=("early_epoch",))
+        assert erm(job()).get("early_epoch", "left out") == (epoch or "left out")
 
 
 def test_a_stage_of_one_shard_leaves_its_files_at_their_place():

@@ -231,16 +231,32 @@ def test_the_small_network_is_the_one_described(images):
         torch.testing.assert_close(network.features(images), x.mean((2, 3)))
 
 
+def test_early_logits_lie_beside_the_network_and_are_no_part_of_it(tmp_path):
+    network, early_logits = build_network("small_resnet", 2, seed=1), torch.randn(5, 2)
+    for name, kept in {"bare": None, "early": early_logits}.items():
+        write_checkpoint(tmp_path / f"{name}.safetensors", Checkpoint(network, "small_resnet", ("a", "b"), {}, kept))
+    bare, early = (load_file(tmp_path / f"{name}.safetensors") for name in ("bare", "early"))
+    assert bare.keys() == network.own_state().keys()
+    assert early.keys() - bare.keys() == {"early_logits"}
+    path = tmp_path / "early.safetensors"
+    read = read_checkpoint(path)
+    assert torch.equal(read.early_logits, early_logits)
+    started = build_network("small_resnet", 2, weights=path)
+    assert torch.equal(started.body.conv1.weight, network.body.conv1.weight)
+    for again in (read.network, read_foreign(path, "small_resnet", 2)):
+        assert all(torch.equal(p, q) for p, q in zip(again.parameters(), network.parameters(), strict=True))
+
+
 def test_a_network_that_was_trained_further_keeps_what_its_start_says(tmp_path):
     network = build_network("small_resnet", 2, seed=1)
     metadata = {"dataset": "toy", "transform": "{}", "settings": "those of ERM"}
-    start = Checkpoint(network, "small_resnet", ("a", "b"), metadata)
+    start = Checkpoint(network, "small_resnet", ("a", "b"), metadata, torch.zeros(3, 2))
     further = build_network("small_resnet", 2, seed=2)
     digest = write_retrained(tmp_path / "further.safetensors", further, start, {"dac": {"alpha": 6}})
     assert digest == sha256(tmp_path / "further.safetensors")
     read = read_checkpoint(tmp_path / "further.safetensors")
     assert read.metadata.items() >= {**metadata, "settings": '{"dac": {"alpha": 6}}'}.items()
-    assert (read.name, read.class_names) == ("small_resnet", ("a", "b"))
+    assert (read.name, read.class_names, read.early_logits) == ("small_resnet", ("a", "b"), None)
     assert all(torch.equal(p, q) for p, q in zip(read.network.parameters(), further.parameters(), strict=True))
 
 

@@ -14,12 +14,13 @@ from torch import nn
 from hsfm.core.files import read_safetensors, write_safetensors
 from hsfm.models import distributed, erm
 from hsfm.models.backbone import Network
-from tests.models.test_erm import AUGMENTED, bright_and_dark, interrupted, learn, under
+from hsfm.models.erm import Training
+from tests.models.test_erm import AUGMENTED, bright_and_dark, interrupted, trained, under
 
-SETTINGS = under(checkpoint="best_val", epochs=4)
+SETTINGS = under(checkpoint="best_val", epochs=4, early_epoch=1)
 
 
-def trained(folder: Path, resume: Path | None = None) -> tuple[Network, pd.DataFrame]:
+def of_folder(folder: Path, resume: Path | None = None) -> tuple[Network, Training]:
     """A network without BatchNorm, which torch cannot share on the CPU; in double precision, so that no mistake hides
     behind rounding. 44 images: batches of 16, 16 and 12."""
     torch.manual_seed(0)
@@ -27,7 +28,7 @@ def trained(folder: Path, resume: Path | None = None) -> tuple[Network, pd.DataF
     network = Network(nn.Sequential(OrderedDict(layers)), "head", 2).double()
     network.register_forward_pre_hook(lambda _, images: (images[0].double(),))
     data = bright_and_dark(folder, 44, 0), bright_and_dark(folder, 23, 1)
-    return network, learn(network, *data, SETTINGS, augmentation=AUGMENTED, resume=resume)
+    return network, trained(network, *data, SETTINGS, augmentation=AUGMENTED, resume=resume)
 
 
 def one_of_two(rank: int, folder: Path) -> None:
@@ -36,25 +37,26 @@ def one_of_two(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
     own = folder / str(rank)
     own.mkdir()
-    interrupted(partial(trained, own, folder / "resume.pt"), validations=2)
+    interrupted(partial(of_folder, own, folder / "resume.pt"), validations=2)
     for name, resume in {"undisturbed": None, "resumed": folder / "resume.pt"}.items():
-        network, history = trained(own, resume)
-        write_safetensors(own / f"{name}.safetensors", network.state_dict(), {"history": history.to_json()})
+        network, outcome = of_folder(own, resume)
+        tensors = {**network.state_dict(), "early_logits": outcome.early_logits}
+        write_safetensors(own / f"{name}.safetensors", tensors, {"history": outcome.history.to_json()})
     dist.destroy_process_group()
 
 
 def test_two_processes_train_as_one_does_and_resume(tmp_path):
     torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
-    network, expected = trained(tmp_path)
+    network, outcome = of_folder(tmp_path)
     results = [read_safetensors(tmp_path / f"{rank}/{name}.safetensors") for rank in (0, 1)
                for name in ("undisturbed", "resumed")]  # fmt: skip
     for tensors, metadata in results:
         assert metadata["history"] == results[0][1]["history"]
-        for key, value in network.state_dict().items():
+        for key, value in {**network.state_dict(), "early_logits": outcome.early_logits}.items():
             assert torch.equal(tensors[key], results[0][0][key])
             torch.testing.assert_close(tensors[key], value, rtol=1e-6, atol=1e-7)
     found = pd.DataFrame(json.loads(metadata["history"])).reset_index(drop=True)
-    pd.testing.assert_frame_equal(found, expected, check_dtype=False, rtol=1e-6, atol=1e-7)
+    pd.testing.assert_frame_equal(found, outcome.history, check_dtype=False, rtol=1e-6, atol=1e-7)
 
 
 @pytest.fixture

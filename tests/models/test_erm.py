@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from torch.nn.functional import cross_entropy
 
 from hsfm.core.device import Compute
@@ -16,7 +17,7 @@ from hsfm.data.store import decode_images, open_cache
 from hsfm.data.transforms import AugmentationSettings, TransformSettings
 from hsfm.models import erm
 from hsfm.models.backbone import build_network
-from hsfm.models.erm import AdamSettings, AuxiliaryData, LabeledImages, TrainingData, TrainingSettings, train
+from hsfm.models.erm import AdamSettings, AuxiliaryData, LabeledImages, Training, TrainingData, TrainingSettings, train
 
 CPU = Compute(torch.device("cpu"))
 PLAIN = TransformSettings(resize=None, crop=None, mean=[0.5] * 3, std=[0.5] * 3)
@@ -41,12 +42,16 @@ def under(**changes) -> TrainingSettings:
     return TrainingSettings(**{**SETTINGS, **changes})
 
 
-def learn(network, training, validation, settings=None, **given) -> pd.DataFrame:
-    """The history of training on these images. given: fields of TrainingData, and arguments of `train`."""
+def trained(network, training, validation, settings=None, **given) -> Training:
+    """The outcome of training on these images. given: fields of TrainingData, and arguments of `train`."""
     fields = {"transform": PLAIN, "augmentation": AUGMENTED, "auxiliary": ()}
     images = {name: given.pop(name, default) for name, default in fields.items()}
     data = TrainingData(training, validation, **images)
     return train(network, data, settings or under(), **{"seed": 0, "compute": CPU, **given})
+
+
+def learn(*given, **named) -> pd.DataFrame:
+    return trained(*given, **named).history
 
 
 def bright_and_dark(folder, n=48, seed=0) -> LabeledImages:
@@ -136,6 +141,26 @@ def test_one_epoch_is_what_torch_does_by_hand(data, tmp_path, sizes):
     np.testing.assert_allclose(found, [float(losses @ weight), *losses[1:].tolist()], rtol=1e-4)
 
 
+def test_early_logits_are_those_of_a_training_that_ends_there(data):
+    """Nor does keeping them change the training."""
+    early, plain, short = (build_network("small_resnet", 2) for _ in range(3))
+    constant = {"schedule": "constant", "epochs": 4}
+    outcome = trained(early, *data, under(**constant, early_epoch=2))
+    assert trained(plain, *data, under(**constant)).early_logits is None
+    assert all(torch.equal(a, b) for a, b in zip(weights(early), weights(plain), strict=True))
+    learn(short, *data, under(schedule="constant", epochs=2))
+    with torch.inference_mode():
+        expected = short.eval()(data[1].pixels.take(torch.arange(24)).stacked().float() / 127.5 - 1)
+    torch.testing.assert_close(outcome.early_logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("epoch", [3, 7])
+def test_an_early_epoch_lies_before_the_last(epoch):
+    with pytest.raises(ValidationError, match=f"early_epoch {epoch} is not before the last of 3 epochs"):
+        under(early_epoch=epoch)
+    assert under(early_epoch=2).early_epoch == 2
+
+
 def test_schedules(data):
     constant, cycle = (
         learn(build_network("small_resnet", 2), *data, under(epochs=5, schedule=schedule, warmup=0.5))["lr"]
@@ -146,19 +171,21 @@ def test_schedules(data):
     assert cycle.iloc[-1] < 0.001
 
 
-@pytest.mark.parametrize("settings", [under(), ADAM], ids=["one_cycle-last", "adam-worst_class"])
+@pytest.mark.parametrize("settings", [under(early_epoch=1), ADAM], ids=["one_cycle-last", "adam-worst_class"])
 def test_an_interrupted_run_ends_with_the_same_weights(data, tmp_path, settings):
     auxiliary = [AuxiliaryData("few", bright_and_dark(tmp_path, 20, 2), 2.0)] if settings is ADAM else []
     undisturbed = build_network("small_resnet", 2)
-    expected = learn(undisturbed, *data, settings, auxiliary=auxiliary)
+    expected = trained(undisturbed, *data, settings, auxiliary=auxiliary)
 
     given = {"auxiliary": auxiliary, "resume": tmp_path / "resume.pt"}
     interrupted(lambda: learn(build_network("small_resnet", 2), *data, settings, **given), validations=2)
 
     # another initialization: everything has to come from the file
     resumed = build_network("small_resnet", 2, seed=99)
-    history = learn(resumed, *data, settings, **given)
-    pd.testing.assert_frame_equal(history, expected)
+    found = trained(resumed, *data, settings, **given)
+    pd.testing.assert_frame_equal(found.history, expected.history)
+    if settings is not ADAM:
+        assert torch.equal(found.early_logits, expected.early_logits)
     assert all(torch.equal(a, b) for a, b in zip(weights(resumed), weights(undisturbed), strict=True))
 
 
@@ -169,7 +196,8 @@ def test_each_rule_keeps_its_first_best_epoch_and_the_higher_average_on_a_tie(da
 
     def scripted(network, *rest):
         snapshots.append(weights(network))
-        return dict(zip(("val_average", "val_worst_group", "val_worst_class"), next(rows), strict=True), val_loss=0.0)
+        names = ("val_average", "val_worst_group", "val_worst_class")
+        return dict(zip(names, next(rows), strict=True), val_loss=0.0), torch.zeros(24, 2)
 
     monkeypatch.setattr(erm, "_validate", scripted)
     network = build_network("small_resnet", 2)

@@ -19,6 +19,7 @@ from hsfm.data.sources import minibirds
 from hsfm.data.table import ImageTable, complete, read_images, write_images
 from hsfm.models import training_job
 from hsfm.models.backbone import read_checkpoint
+from hsfm.models.erm import Training
 from hsfm.models.holdout import hold_out
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +108,7 @@ def children_after_an_epoch(process: subprocess.Popen, resume: Path) -> list[int
 
 
 def test_processes_end_together_and_the_next_ones_go_on(start, tmp_path):
-    process = start()
+    process = start(early_epoch=1)
     killed, other = children_after_an_epoch(process, tmp_path / "resume.pt")
     os.kill(killed, signal.SIGKILL)
     errors = process.communicate(timeout=100)[1]
@@ -115,13 +116,13 @@ def test_processes_end_together_and_the_next_ones_go_on(start, tmp_path):
     assert not alive(other)
     (tmp_path / "resume.pt").unlink()
 
-    process = start()
+    process = start(early_epoch=1)
     children = children_after_an_epoch(process, tmp_path / "resume.pt")
     process.kill()
     wait_for(lambda: not any(map(alive, children)), "a process survived the one that had started it", 20)
     assert not (tmp_path / "backbone.safetensors").exists(), "the run was over before it could be killed"
 
-    errors = start().communicate(timeout=200)[1]
+    errors = start(early_epoch=1).communicate(timeout=200)[1]
     assert "done" in errors
     log = (tmp_path / "log").read_text()
     assert "training in 2 processes" in log
@@ -130,7 +131,9 @@ def test_processes_end_together_and_the_next_ones_go_on(start, tmp_path):
     assert 1 < epochs[0] < EPOCHS
     assert epochs == list(range(epochs[0], EPOCHS + 1)), "one of the two speaks"
     assert pd.read_parquet(tmp_path / "history.parquet")["epoch"].tolist() == list(range(1, EPOCHS + 1))
-    assert read_checkpoint(tmp_path / "backbone.safetensors").class_names == ("land bird", "water bird")
+    checkpoint = read_checkpoint(tmp_path / "backbone.safetensors")
+    assert checkpoint.class_names == ("land bird", "water bird")
+    assert checkpoint.early_logits.shape == (22, 2), "which the state of the killed training held"
     used = json.loads((tmp_path / "log.json").read_text())
     assert (used["device"], used["gpu_memory_mb"]) == ("2 x cpu", None)
 
@@ -145,7 +148,8 @@ def test_an_error_of_a_process_is_that_of_the_job(start, tmp_path):
 
 def test_a_network_does_not_see_what_is_held_out(images, tmp_path, monkeypatch):
     given = {}
-    monkeypatch.setattr(training_job, "train", lambda network, data, *rest, **named: given.update(data=data))
+    outcome = Training(pd.DataFrame(), None)
+    monkeypatch.setattr(training_job, "train", lambda network, data, *rest, **named: given.update(data=data) or outcome)
     monkeypatch.setattr(training_job, "write_frame", lambda *rest: None)
     training_job.start_training(arguments(images, tmp_path, holdout=0.2), gpus=0, code="0", log_file="log")
     rows = read_images(images).split("train")

@@ -111,14 +111,17 @@ class Plan:
 
     # Params by wildcards
 
-    def section(self, path: str, without: tuple[str, ...] = ()) -> Callable:
-        """Settings of the job's dataset at `path`, all but some keys of them."""
+    def section(self, path: str, without: tuple[str, ...] = (), unless_null: tuple[str, ...] = ()) -> Callable:
+        """Settings of the job's dataset at `path`, all but some keys of them, and but others where they are null."""
         keys = path.split("/")
 
         # Snakemake's lookup walks through all settings of all datasets, which takes a second of the paper's plan
         def found(wildcards: object) -> object:
             value = functools.reduce(dict.__getitem__, keys, self.settings[wildcards.dataset])
-            return {key: value[key] for key in value if key not in without} if without else value
+            if not (without or unless_null):
+                return value
+            left = {*without, *(key for key in unless_null if value[key] is None)}
+            return {key: value[key] for key in value if key not in left}
 
         return found
 

@@ -6,6 +6,6 @@ use rule train_erm as train_on_share with:
     log:
         "logs/{dataset}/run{run}/train_on_share.log",
     params:
-        training=plan.section("erm"),
+        training=plan.section("erm", without=("early_epoch",)),
     message:
         "Training {wildcards.dataset}, run {wildcards.run}, by ERM on a share of the images"

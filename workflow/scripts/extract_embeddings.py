@@ -32,6 +32,7 @@ embed = partial(
     batch_size=settings.batch_size,
     compute=compute,
     metadata={"checkpoint_sha256": sha256(files.checkpoint), "details": details},
+    early_logits=trained.early_logits,
     shard=shard,
 )
 if shard == WHOLE:

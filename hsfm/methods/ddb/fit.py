@@ -150,7 +150,7 @@ def retrain(inputs: DDBInputs, settings: RetrainSettings, scorer: Scorer, seed: 
         compute=inputs.compute,
         resume=inputs.resume,
         called="DDB",
-    )
+    ).history
     # `train` has gone by the rule; the scorer learns that it was asked
     kept = history[history["kept"]].iloc[0]
     scorer.choose({name: torch.tensor(kept[name]) for name in history.columns if name.startswith("val_")})

@@ -14,7 +14,7 @@ from hsfm.methods.ddb import Settings, fit
 from hsfm.methods.ddb.fit import DDBInputs, kept_images
 from hsfm.methods.ddb.generated import as_png
 from hsfm.models.backbone import build_network
-from hsfm.models.erm import LabeledImages, TrainingData
+from hsfm.models.erm import LabeledImages, Training, TrainingData
 from tests.conftest import planted
 from tests.methods.ddb.test_prune import CPU
 from tests.models.test_erm import bright_and_dark
@@ -55,7 +55,7 @@ def test_retraining_starts_from_erms_body_and_a_fresh_head(data, tmp_path, monke
         state = {key: value.clone() for key, value in network.state_dict().items()}
         seen.append((state, data.auxiliary, settings))
         row = {"epoch": [1], "val_average": [0.5], "val_worst_group": [0.5], "val_worst_class": [0.5], "kept": [True]}
-        return pd.DataFrame(row)
+        return Training(pd.DataFrame(row), None)
 
     monkeypatch.setattr(sys.modules["hsfm.methods.ddb.fit"], "train", train)
     retrained(network, data, [None, of_class(tmp_path, 1)], seeds=(0, 0, 1))
