@@ -29,6 +29,7 @@ def one_thread():
 
 def planted(split: str, counts: list[int], *, seed: int, d: int = 12, classes: int = 2) -> Embeddings:
     """Features whose first coordinate shows the attribute strongly, the second ones the class weakly, the rest noise.
+    The early network of val goes by the first alone, which it takes for class 0 or 1.
 
     counts: images per group, `classes * 2` of them, group = 2 y + attribute.
     """
@@ -39,6 +40,8 @@ def planted(split: str, counts: list[int], *, seed: int, d: int = 12, classes: i
     features = torch.randn(len(group), d, generator=generator)
     features[:, 0] = 0.5 * features[:, 0] + 6.0 * (attribute - 0.5)
     features[torch.arange(len(y)), 1 + y] += 2.5
+    early_logits = torch.zeros(len(y), classes)
+    early_logits[:, :2] = features[:, :1] * torch.tensor([-0.5, 0.5])
     return Embeddings(
         features=features,
         y=y,
@@ -50,6 +53,7 @@ def planted(split: str, counts: list[int], *, seed: int, d: int = 12, classes: i
         split=split,
         checkpoint_sha256="a" * 64,
         details={"backbone": "none", "transform": {}},
+        extra={"early_logits": early_logits} if split == "val" else {},
     )
 
 
