@@ -78,12 +78,14 @@ def check_same_images(one: Predictions, other: Predictions, source: str | Path) 
 
 def write_predictions(path: str | Path, predictions: Predictions) -> None:
     """Write predictions; unknown attributes and groups become null."""
-    classes = pa.array(predictions.predicted.astype(np.int16).ravel())
+    classes, n_seeds = pa.array(predictions.predicted.astype(np.int16).ravel()), len(predictions.seeds)
+    # of a row that is left out there are none, and lists of a fixed size have one item at least
+    nothing = pa.array([[]] * len(predictions.y), pa.list_(pa.int16()))
     columns = [
         pa.array(predictions.image_id, pa.string()),
         pa.array(predictions.y, pa.int32()),
         *(pa.array(values, pa.int32(), mask=values < 0) for values in (predictions.attribute, predictions.group)),
-        pa.FixedSizeListArray.from_arrays(classes, len(predictions.seeds)),
+        pa.FixedSizeListArray.from_arrays(classes, n_seeds) if n_seeds else nothing,
     ]
     metadata = {key: getattr(predictions, key) for key in _DESCRIBED}
     write_parquet(path, pa.table(columns, SCHEMA.names), {**metadata, "split": "test"}, compression="zstd")

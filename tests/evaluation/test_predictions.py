@@ -38,6 +38,12 @@ def test_round_trip(tmp_path):
     assert found.correct.tolist() == [[True, True], [False, True], [True, True], [True, False], [True, False]]
 
 
+def test_a_row_that_is_left_out_has_no_predictions(tmp_path):
+    path = tmp_path / "predictions.parquet"
+    write_predictions(path, predictions(seeds=(), predicted=PREDICTED[:, :0]))
+    assert read_predictions(path).predicted.shape == (5, 0)
+
+
 def test_seeds_of_several_networks_are_put_together():
     parts = [
         predictions(seeds=(seed,), predicted=PREDICTED[:, [column]], checkpoint_sha256=f"c{seed}")
