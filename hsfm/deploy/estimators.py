@@ -439,5 +439,5 @@ def _make(method: Method) -> type[HeadClassifier]:
 
 
 # by name in this module, where pickle looks for them
-_METHODS = [method for method in found().values() if not method.images and method.estimator not in globals()]
+_METHODS = [method for method in found().values() if method.has_estimator and method.estimator not in globals()]
 globals().update({method.estimator: _make(method) for method in _METHODS})

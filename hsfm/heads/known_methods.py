@@ -26,10 +26,16 @@ class Method:
     device: bool = False  # whether it asks for a GPU
     tables: tuple[str, ...] = ()  # that it leaves beside its heads
     needs: tuple[str, ...] = ()  # further inputs of its fit
+    extra: tuple[str, ...] = ()  # names in val's `Embeddings.extra` that it needs
     like: str | None = None  # the method whose settings serve where it has none of its own
     images: bool = False  # whether it reads images
     color: str | None = None
     marker: str | None = None
+
+    @property
+    def has_estimator(self) -> bool:
+        """Whether features and labels are all that it reads, as a scikit-learn classifier is given."""
+        return not self.images and not self.extra
 
     @property
     def estimator(self) -> str:

@@ -24,6 +24,7 @@ from hsfm.heads.scorer import Scorer
 
 LABEL = "SELF"
 SOURCE = "LaBonte et al., Towards Last-layer Retraining for Group Robustness with Fewer Annotations, NeurIPS 2023"
+EXTRA = ("early_logits",)
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4  # of SGD, as in the authors' code
 

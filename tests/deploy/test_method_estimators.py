@@ -23,7 +23,7 @@ from hsfm.heads.known_methods import found
 from hsfm.heads.supervision import fit_supervised
 from tests.methods.small import needs_of
 
-METHODS = {method.estimator: method for method in found().values() if not method.images}
+METHODS = {method.estimator: method for method in found().values() if method.has_estimator}
 # settings that take a moment, of whichever method has them
 SMALL = {
     "grid": (1.0, 0.1), "fits": 2, "steps": 10, "epochs": 2, "inner_steps": 3, "support_steps": 2, "gammas": (4.0, 8.0),
@@ -57,8 +57,9 @@ def test_scikit_learns_own_checks(estimator, check):
 
 def test_their_names():
     assert {"DFRClassifier", "GroupDROClassifier", "ClassScalingClassifier", "CBLLRClassifier"} < set(METHODS)
-    assert len(METHODS) == sum(not method.images for method in found().values()), "two methods have one name"
+    assert len(METHODS) == sum(method.has_estimator for method in found().values()), "two methods have one name"
     assert set(METHODS) < set(hsfm.__all__) <= set(dir(hsfm))
+    assert not hasattr(hsfm, "SELFClassifier"), "which needs early logits"
     with pytest.raises(AttributeError, match="DACClassifier"):
         hsfm.DACClassifier  # noqa: B018
 
