@@ -58,6 +58,7 @@ class TextTable:
     text_columns: int = 2  # the first ones; the others hold numbers and are aligned to the right
     made_from: tuple[tuple[str, ...], ...] = ()  # by row, the results that its numbers are out of; none where not known
     title: str = ""  # in LaTeX, the caption
+    parted: tuple[int, ...] = ()  # rows that begin a block: above them is a rule, in Markdown an empty row
 
     @classmethod
     def of(
@@ -75,13 +76,16 @@ class TextTable:
     def markdown(self) -> str:
         """A pipe table, then the notes."""
         ends = ["---" if column < self.text_columns else "---:" for column in range(len(self.header))]
-        lines = [map(_one_line, self.header), ends, *(map(Cell.markdown, row) for row in self.rows)]
+        lines = [map(_one_line, self.header), ends]
+        for place, row in enumerate(self.rows):
+            lines += [[""] * len(row)] * (place in self.parted) + [map(Cell.markdown, row)]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return f"{table}\n\n" + "\n".join(f"{note}  " for note in self.notes).rstrip() + "\n"
 
     def latex(self, label: str) -> str:
         """A table environment that compiles with the package booktabs alone; the notes stand below the table."""
         frame = pd.DataFrame([map(Cell.latex, row) for row in self.rows], columns=list(map(latex, self.header)))
+        frame.iloc[list(self.parted), :1] = "\\midrule\n" + frame.iloc[list(self.parted), :1]
         columns = "l" * self.text_columns + "r" * (len(self.header) - self.text_columns)
         head = {"position": "htbp", "position_float": "centering", "caption": latex(self.title), "label": label}
         table = frame.style.hide(axis="index").to_latex(column_format=columns, hrules=True, **head)
@@ -94,9 +98,11 @@ class TextTable:
         kinds = ["number" if number else "text" for number in numbers]
         head = [f'<th scope="col" class="{kind}">{escape(c)}</th>' for c, kind in zip(self.header, kinds, strict=True)]
         sources = [f' data-made-from="{escape(" ".join(files))}"' if files else "" for files in self.made_from]
+        sources = sources or [""] * len(self.rows)
+        rules = [' class="parted"' if place in self.parted else "" for place in range(len(self.rows))]
         body = [
-            f"<tr{source}>{''.join(map(Cell.html, row, numbers))}</tr>"
-            for source, row in zip(sources or [""] * len(self.rows), self.rows, strict=True)
+            f"<tr{rule}{source}>{''.join(map(Cell.html, row, numbers))}</tr>"
+            for rule, source, row in zip(rules, sources, self.rows, strict=True)
         ]
         lines = [
             f'<figure class="table" id="{escape(name)}">',

@@ -19,7 +19,8 @@ def accuracy_tables(
     numbers for it.
     """
     measured = uncertainty.measure([one for one in predictions if one.seeds], scores)
-    aggregated = tables.aggregate(tables.summarize(scores)).merge(measured, on=["dataset", "method"])
+    aggregated = tables.in_blocks(tables.aggregate(tables.summarize(scores)))
+    aggregated = aggregated.merge(measured, on=["dataset", "method"])
     # the differences have a table of their own
     ends = aggregated[[name for name in aggregated if "_to_" not in name]]
     groups = tables.group_table(scores)

@@ -106,8 +106,9 @@ def _draw_method(axis: Axes, method: str, history: pd.DataFrame, erm_val_worst: 
 
 def _mark_kept(axis: Axes, method: str, history: pd.DataFrame, worst: str) -> None:
     kept, look = history[history["kept"]], of_method(method)
-    style = {"color": look.color, "markersize": 6, "markeredgecolor": "black"}
-    axis.plot(kept["epoch"], 100 * kept[worst], look.marker, label=f"{method_label(method)}: kept epoch", **style)
+    style = {"color": look.color, "marker": look.marker, "linestyle": "none", "markersize": 6}
+    style |= {"markeredgecolor": "black"}
+    axis.plot(kept["epoch"], 100 * kept[worst], label=f"{method_label(method)}: kept epoch", **style)
 
 
 def _over_epochs(axis: Axes, title: str, y_label: str) -> None:
@@ -145,8 +146,9 @@ def draw_groups(scores: pd.DataFrame, title: str) -> Figure:
                 heads = 100 * test.loc[(test["method"] == method) & (test["group_name"] == group), "accuracy"]
                 if len(heads) > 1:
                     axis.plot(np.full(len(heads), place + 0.36 * width), heads, ".", color="black", markersize=2)
-            style = {"color": look.color, "markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.5}
-            axis.plot(places, 100 * mean.loc[groups, method], look.marker, label=method_label(method), **style)
+            style = {"color": look.color, "marker": look.marker, "linestyle": "none", "markersize": 6}
+            style |= {"markeredgecolor": "white", "markeredgewidth": 0.5}
+            axis.plot(places, 100 * mean.loc[groups, method], label=method_label(method), **style)
         for place in range(1, len(groups), 2):
             axis.axvspan(place - 0.5, place + 0.5, color="#f4f4f4", zorder=0)
         letters = int(6.2 / len(groups) / 0.075)  # of a line between two groups
@@ -171,14 +173,15 @@ def draw_tradeoff(summary: pd.DataFrame, aggregated: pd.DataFrame, dataset: str)
     measure = "worst_group" if aggregated["worst_group_percent"].notna().all() else "worst_class"
     rows = aggregated.set_index("method").sort_values(f"{measure}_percent", kind="stable")
     with styled(aggregated["method"]):
-        figure = Figure(figsize=(WIDTH, 3.8))
+        figure = Figure(figsize=(WIDTH, max(3.8, 0.26 * len(rows))))
         axis = figure.subplots()
         for method, row in rows.iterrows():
             look, x, y = of_method(method), row["average_percent"], row[f"{measure}_percent"]
             spreads = {"yerr": row[f"{measure}_deviation"], "xerr": row["average_deviation"]}
             axis.errorbar(x, y, **spreads, fmt="none", ecolor=look.color, elinewidth=1)
-            style = {"color": look.color, "markersize": 8, "markeredgecolor": "black", "markeredgewidth": 0.6}
-            axis.plot(x, y, look.marker, label=f"{method_label(method)}  {y:.1f}", **style)
+            style = {"color": look.color, "marker": look.marker, "linestyle": "none", "markersize": 8}
+            style |= {"markeredgecolor": "black", "markeredgewidth": 0.6}
+            axis.plot(x, y, label=f"{method_label(method)}  {y:.1f}", **style)
         for method, own in summary.groupby("method", sort=False):
             if len(own) > 1:
                 heads = 100 * own[["average", measure]].astype(float)

@@ -17,7 +17,7 @@ FILE = Path(__file__).with_name("hsfm.mplstyle")
 @dataclass(frozen=True)
 class Look:
     color: str
-    marker: str
+    marker: str | tuple[int, int, int]  # of matplotlib; as three numbers a star: its points, 1, its angle
     hatch: str = ""
 
 
@@ -25,7 +25,17 @@ class Look:
 # tell apart.
 _ROWS = {"erm": Look("#595959", "s"), "ddb_cut_paste": Look("#661100", "X"), "hsfm_capped": Look("#8B3E00", "*")}
 # Of methods that give no color, and of variants, by position.
-PALETTE = (Look("#000000", ">"), Look("#0000EE", "p"), Look("#4466EE", "h"), Look("#EEAA66", "d"), Look("#222288", "8"))
+PALETTE = (
+    Look("#000000", ">"),
+    Look("#CC4444", "p"),
+    Look("#7777FF", (4, 1, 0)),
+    Look("#88CC77", "d"),
+    Look("#2200FF", (4, 1, 45)),
+    Look("#EEAAAA", "8"),
+    Look("#774477", (6, 1, 0)),
+    Look("#003333", "h"),
+    Look("#112244", (8, 1, 0)),
+)
 # Tol's muted palette; none of its colors is a method's.
 _GROUPS = (
     Look("#332288", "o", ""),
@@ -69,7 +79,10 @@ def of_method(method: str) -> Look:
     if method in known:
         return known[method]
     others = [name for name in dict.fromkeys(_rows.get()) if name not in known]
-    return PALETTE[others.index(method) % len(PALETTE) if method in others else 0]
+    place = others.index(method) if method in others else 0
+    # where colors begin anew each has the marker of the next one, so that no two rows are alike
+    color, marker = (PALETTE[n % len(PALETTE)] for n in (place, place + place // len(PALETTE)))
+    return Look(color.color, marker.marker)
 
 
 def of_group(number: int) -> Look:

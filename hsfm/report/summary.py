@@ -1,4 +1,4 @@
-"""First answers of the page: the best method, its group labels, how the numbers were averaged and made."""
+"""First answers of the page: the head to take, use of group labels, how the numbers were averaged and made."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,22 @@ import pandas as pd
 
 from hsfm.core.text import duration
 from hsfm.report.names import method_label
-from hsfm.report.tables import spread_note
+from hsfm.report.tables import GROUP_LABELS, demands, spread_note
 from hsfm.report.versions import CHANGES
 
 SPACE = "\N{NO-BREAK SPACE}"
+CHOICES = {  # by the most demanding use that is allowed; with the column that marks the best and its ties
+    0: ("without group labels", "best_of_block"),
+    2: ("with group labels of validation", "best_without_train"),
+    4: ("with group labels of training images, too,", "best"),
+}
+USES = {
+    "both": "{} trained on the group labels of training and validation images",
+    "train": "{} trained on the group labels of training images",
+    "training": "{} trained on the group labels of validation images",
+    "selection": "{} used those of validation to choose an epoch or a setting, not to train",
+    "none": "{} used none",
+}
 MEASURES = {"worst_group": "worst-group accuracy", "worst_class": "worst-class accuracy"}
 
 
@@ -48,8 +60,8 @@ def provenance(made: date, stages: pd.DataFrame, versions: pd.DataFrame) -> Prov
 
 
 def summarize(main: pd.DataFrame, provenance: Provenance) -> list[tuple[str, list[str]]]:
-    """Questions of a reader, each with sentences that answer it; of the same as `best_method`."""
-    best = [sentence for _, part in main.groupby("dataset", sort=False) for sentence in best_method(part)]
+    """Questions of a reader, each with paragraphs that answer it; of the same as `head_to_take`."""
+    main = main.assign(demand=demands(main))
     took = "Not known: there is no record of the jobs."
     if pd.notna(provenance.seconds):
         took = (
@@ -57,7 +69,7 @@ def summarize(main: pd.DataFrame, provenance: Provenance) -> list[tuple[str, lis
             "Costs has every stage, and what each method takes."
         )
     return [
-        ("Which method is best", best),
+        ("Which head to take", [head_to_take(part) for _, part in main.groupby("dataset", sort=False)]),
         ("Group labels", group_labels(main)),
         ("Over how many", [spread_note(main)]),
         ("How long it took", [took]),
@@ -65,77 +77,57 @@ def summarize(main: pd.DataFrame, provenance: Provenance) -> list[tuple[str, lis
     ]
 
 
-def best_method(main: pd.DataFrame) -> list[str]:
-    """Sentences on one dataset: the best method, its lead over ERM and over the best other, and statistical ties.
+def head_to_take(main: pd.DataFrame) -> str:
+    """At most two sentences on one dataset: the best head with group labels and without, each with its ties.
 
-    main: `tables.aggregate` joined with `uncertainty.measure`. Methods are ranked by the worst group, or by the worst
-    class where no group is known; what is shown equal is called equal.
+    main: `tables.aggregate` joined with `uncertainty.measure`, and a column `demand` of `tables.demands`. Methods are
+    ranked by the worst group, or by the worst class where no group is known. Whoever has group labels may also take a
+    method that needs none.
     """
     measure = "worst_group" if main["worst_group_percent"].notna().any() else "worst_class"
-    columns = {f"{measure}_percent": "value", f"{measure}_deviation": "spread", f"{measure}_best": "tied"}
-    rows = main.rename(columns=columns).dropna(subset="value").astype({"value": float})
-    rows = rows.sort_values("value", ascending=False, kind="stable").set_index("method").round({"value": 1})
-    first = list(rows.index[rows["value"] == rows["value"].iloc[0]])
-    best, others = first[0], [method for method in rows.index if method not in first]
-    sentences = [f"On {main['dataset'].iloc[0]} {_lead(rows, first, others, MEASURES[measure])}."]
-    if tied := [method for method in others if rows.loc[method, "tied"]]:
-        sentences.append(
-            f"{_names(tied)} cannot be told apart from {method_label(best)} on these test images (95 % interval of a "
-            "bootstrap over them): which of them is best is not known."
-        )
-    elif others:
-        sentences.append(
-            "All other methods are told apart from it by a bootstrap over the test images (95 % intervals)."
-        )
-    free = rows[rows["group_labels"] != "training"]
-    if best not in free.index and len(free):
-        winner = f"{method_label(free.index[0])} is best, {_with_spread(free.iloc[0])}"
-        sentences.append(f"Among those that train without group labels {winner}.")
-    average = rows["average_percent"].map("{:.1f} %".format)
-    of_erm = f", of ERM {average['erm']}" if "erm" in others else ""
-    return [*sentences, f"Average accuracy of {method_label(best)}: {average[best]}{of_erm}."]
+    columns = {f"{measure}_{name}": name for name in ("percent", "deviation", "low", "high")}
+    rows = main.dropna(subset=f"{measure}_percent").rename(columns=columns).set_index("method")
+    rows = rows.astype({"percent": float}).sort_values("percent", ascending=False, kind="stable")
+    choices = []
+    for demand, (words, mark) in CHOICES.items():
+        own = rows[rows["demand"] <= demand]
+        if len(own) > (len(choices[-1][1]) if choices else 0):
+            choices.append((words, own, own[f"{measure}_{mark}"]))
+    choices = choices[1::-1]  # the two that demand least
+    if len({own.index[0] for _, own, _ in choices}) < len(choices):
+        choices = [(f"{choices[0][0]} or without", *choices[0][1:])]
+    said = [f"{words} take {_choice(own, tied, MEASURES[measure])}" for words, own, tied in choices]
+    said = [f"on {main['dataset'].iloc[0]}, {said[0]}", *said[1:]]
+    if "erm" in rows.index and all(own.index[0] != "erm" for _, own, _ in choices):
+        said[-1] += f"; ERM has {_with_spread(rows.loc['erm'])}"
+    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
 
 
-def _lead(rows: pd.DataFrame, first: Sequence[str], others: Sequence[str], measure: str) -> str:
-    """The best method of rows sorted by `value`, and by how much. first: those with the highest value."""
-    best = rows.loc[first[0]]
-
-    def above(method: str) -> str:
-        points = f"{best['value'] - rows.loc[method, 'value']:.1f}"
-        return f"{points} point{'' if points == '1.0' else 's'} above"
-
-    found = f"{method_label(first[0])} has the highest {measure}, {_with_spread(best)}"
-    if len(first) > 1:
-        found = f"{_names(first)} share the highest {measure}, {best['value']:.1f}{SPACE}%"
-    leads = []
-    if "erm" in others:
-        low, high = best["worst_group_to_erm_low"], best["worst_group_to_erm_high"]
-        interval = f"; 95{SPACE}% interval of the difference {low:.1f} to {high:.1f}" if pd.notna(low) else ""
-        leads.append(f"{above('erm')} ERM ({_with_spread(rows.loc['erm'])}{interval})")
-    if len(first) == 1 and (rivals := [method for method in others if method != "erm"]):
-        leads.append(
-            f"{above(rivals[0])} the best other, {method_label(rivals[0])} ({_with_spread(rows.loc[rivals[0]])})"
-        )
-    return f"{found}{': ' if leads else ''}{in_words(leads)}"
+def _choice(rows: pd.DataFrame, tied: pd.Series, measure: str) -> str:
+    """The first of some methods, its accuracy, and the others that are tied with it."""
+    best, others = rows.iloc[0], rows.index[1:]
+    interval = f"95{SPACE}% interval {best['low']:.1f} to {best['high']:.1f}"
+    found = f"{method_label(best.name)}: {measure} {_with_spread(best)} ({interval})"
+    if not len(others):
+        return found
+    if tied[others].all() or not tied[others].any():
+        return f"{found}; {'no' if tied[others].all() else 'every'} other method can be told apart from it"
+    return f"{found}; {_names(others[tied[others]])} cannot be told apart from it"
 
 
 def group_labels(main: pd.DataFrame) -> list[str]:
     """Methods by what they used group labels for; of a method the most that it used on any dataset."""
-    said = {
-        "training": "{} trained on the group labels of validation images",
-        "selection": "{} used those of validation to choose an epoch or a setting, not to train",
-        "none": "{} used none",
-    }
-    used = main.groupby("method", sort=False)["group_labels"].agg(lambda uses: min(uses, key=list(said).index))
+    used = main.groupby("method", sort=False)["demand"].first().map(list(GROUP_LABELS).__getitem__)
     if set(used) == {"none"}:
         return ["No method used group labels."]
-    parts = [words.format(_names(used.index[used == use])) for use, words in said.items() if use in set(used)]
-    return [f"{'; '.join(parts)}.", "No method saw group labels of training images; test labels only score."]
+    parts = [words.format(_names(used.index[used == use])) for use, words in USES.items() if use in set(used)]
+    unseen = "" if {"train", "both"} & set(used) else "No method saw those of training images. "
+    return [f"{'; '.join(parts)}.", f"{unseen}Those of test images only score."]
 
 
 def _with_spread(row: pd.Series) -> str:
-    spread = "" if pd.isna(row["spread"]) else f"{SPACE}±{SPACE}{row['spread']:.1f}"
-    return f"{row['value']:.1f}{spread}{SPACE}%"
+    spread = "" if pd.isna(row["deviation"]) else f"{SPACE}±{SPACE}{row['deviation']:.1f}"
+    return f"{row['percent']:.1f}{spread}{SPACE}%"
 
 
 def _names(methods: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ METRICS = {
     "adjusted_average": "adjusted average",
     "worst_class": "worst class",
 }
-GROUP_LABELS = {
+GROUP_LABELS = {  # the most demanding use last
     "none": "no",
     "selection": "val, to select",
     "training": "val, to train",
@@ -66,6 +66,29 @@ def aggregate(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def demands(aggregated: pd.DataFrame) -> pd.Series:
+    """Of each row its method's most demanding use of group labels on any dataset, as a place in `GROUP_LABELS`."""
+    uses = aggregated["group_labels"].map(list(GROUP_LABELS).index)
+    return uses.groupby(aggregated["method"]).transform("max")
+
+
+def blocks(aggregated: pd.DataFrame) -> pd.Series:
+    """The block of each row: 0 without group labels, 1 with those of validation to select, 2 with some to train on."""
+    return demands(aggregated).clip(upper=2)
+
+
+def in_blocks(aggregated: pd.DataFrame) -> pd.DataFrame:
+    """The rows by dataset, then by block."""
+    order = pd.DataFrame({"dataset": pd.factorize(aggregated["dataset"])[0], "block": blocks(aggregated).to_numpy()})
+    return aggregated.iloc[order.sort_values(["dataset", "block"], kind="stable").index].reset_index(drop=True)
+
+
+def beginnings(*keys: pd.Series) -> tuple[int, ...]:
+    """Places of the rows, the first one aside, at which a key is another than in the row before."""
+    changed = pd.concat([key != key.shift() for key in keys], axis=1).any(axis=1)
+    return tuple(place for place, change in enumerate(changed) if change and place)
+
+
 def in_percent(part: pd.DataFrame, columns: Sequence[str]) -> dict[str, float]:
     """Mean and sample deviation (n - 1) of fractions, in percent, as `{column}_percent` and `{column}_deviation`.
 
@@ -98,10 +121,11 @@ def group_table(scores: pd.DataFrame) -> pd.DataFrame:
 def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame, left_out: pd.DataFrame) -> TextTable:
     """The paper's table: a row per method, worst group and average of each dataset.
 
-    aggregated: of `aggregate`, with the columns of `hsfm.report.uncertainty.measure`. scores: with a column `file`.
+    aggregated: of `in_blocks`, with the columns of `hsfm.report.uncertainty.measure`. scores: with a column `file`.
     left_out: dataset, method and reason of rows that are not there.
     """
-    rows = pd.DataFrame({"method": aggregated["method"].unique()})
+    rows = aggregated[["method"]].assign(block=blocks(aggregated)).drop_duplicates("method")
+    rows = rows.sort_values("block", kind="stable").reset_index(drop=True)
     used = aggregated.groupby("method")
     columns = {
         "Method": rows["method"].map(method_label),
@@ -114,8 +138,9 @@ def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame, left_out: pd.Data
     return TextTable.of(
         pd.DataFrame(columns),
         notes=(*_notes(aggregated), *_left_out_notes(left_out), *choice_notes(scores), *size_notes(scores)),
-        made_from=files_of(scores, rows),
+        made_from=files_of(scores, rows[["method"]]),
         title="Test accuracy of every method.",
+        parted=beginnings(rows["block"]),
     )
 
 
@@ -134,6 +159,7 @@ def metrics_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
         text_columns=3,
         made_from=files_of(scores, aggregated[["dataset", "method"]]),
         title="Every accuracy of every method.",
+        parted=beginnings(aggregated["dataset"], blocks(aggregated)),
     )
 
 
@@ -163,17 +189,10 @@ def groups_text(groups: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
 
 
 def accuracy_cells(rows: pd.DataFrame, metric: str) -> list[Cell]:
-    """A cell per row; equal when shown is equal.
-
-    Bold: the best of a dataset, or an interval of the difference from it that includes 0. Underlined: the same among
-    those without training labels.
-    """
-    shown, free = rows[f"{metric}_percent"].round(1), rows["group_labels"] != "training"
-    best, best_free = (values.groupby(rows["dataset"]).transform("max") for values in (shown, shown.where(free)))
-    bold = (shown == best) | rows[f"{metric}_best"]
-    underlined = free & ((shown == best_free) | rows[f"{metric}_best_free"])
-    texts = map(percent, shown, rows[f"{metric}_deviation"])
-    return [Cell(*cell) for cell in zip(texts, bold, underlined, strict=True)]
+    """A cell per row. Bold: among the best of its block. Underlined: among the best of all rows of its dataset."""
+    texts = map(percent, rows[f"{metric}_percent"].round(1), rows[f"{metric}_deviation"])
+    marks = (rows[f"{metric}_best_of_block"], rows[f"{metric}_best"])
+    return [Cell(*cell) for cell in zip(texts, *marks, strict=True)]
 
 
 def spread_note(summary: pd.DataFrame, repeated: str = "seeds", each: str = "head seed") -> str:
@@ -191,11 +210,13 @@ def spread_note(summary: pd.DataFrame, repeated: str = "seeds", each: str = "hea
 
 def _notes(aggregated: pd.DataFrame) -> tuple[str, ...]:
     return (
-        "Test accuracy in percent. Bold: best, or the 95 % interval of the difference from the best includes 0 "
-        "(table uncertainty). Underlined: the same without group labels in training.",
+        "Test accuracy in percent. Blocks: methods without group labels, with those of validation to select, with some "
+        "to train on. Bold: best of its block, or the 95 % interval of the difference from that best includes 0 (table "
+        "uncertainty). Underlined: the same among all methods.",
         spread_note(aggregated),
         "Worst group: the lowest accuracy of a (class, attribute) group. Average: the plain mean over test images.",
-        "Group labels: whether those of validation were used, and for what; none trains on or picks by those of train.",
+        "Group labels: of which split, and for what; a method that uses them differently by dataset stands in the "
+        "block of its most demanding use.",
     )
 
 

@@ -10,53 +10,56 @@ from hsfm.core.text_tables import TextTable
 from hsfm.evaluation.bootstrap import RESAMPLES, difference_interval, lowest_interval, resample
 from hsfm.evaluation.predictions import Predictions, check_same_images
 from hsfm.report.names import method_label
-from hsfm.report.tables import accuracy_cells, aggregate, files_of, summarize
+from hsfm.report.tables import accuracy_cells, aggregate, beginnings, blocks, demands, files_of, summarize
 
 
 def measure(predictions: Sequence[Predictions], scores: pd.DataFrame, *, resamples: int = RESAMPLES) -> pd.DataFrame:
     """One row per dataset and method: intervals of 95 % over test images for each metric of `tables`, in percent.
 
-    Columns of each metric: `_low` and `_high`; `_to_best` and `_to_erm`, the difference to the best method and to ERM
-    in points, paired on the same resamples, each with its own `_low` and `_high`; `_best` and `_best_free`, whether the
-    difference to the best method, and to the best of those without group labels in training, holds 0. Null where the
-    metric is. Intervals are of means over seeds and runs, as in `hsfm.report.tables.aggregate`, of these very heads.
+    Columns of each metric: `_low` and `_high`; `_to_erm`, `_to_best`, `_to_best_of_block` and `_to_best_without_train`,
+    differences in points, paired on the same resamples, each with its own `_low` and `_high`: to ERM, to the best of
+    all, to that of the own block (`hsfm.report.tables.blocks`), and to that of the methods without group labels of
+    train (for one with them, of those with them). `_best`, `_best_of_block` and `_best_without_train` are true of a
+    method that is this best, shows the same number, or differs from it by an interval that holds 0. Null, or false,
+    where the metric is null. Intervals are of means over seeds and runs, as in `hsfm.report.tables.aggregate`, of these
+    very heads.
     predictions: of every method and run that scores are of. Raises ValueError where one is of other images.
     """
     aggregated = aggregate(summarize(scores))
+    among = {"best": 0, "best_of_block": blocks(aggregated), "best_without_train": demands(aggregated) > 2}
+    aggregated = aggregated.assign(**among)
     rows = []
     for dataset, part in scores.groupby("dataset", sort=False):
         own = [p for p in predictions if p.dataset == dataset]
         found = {(p.run, p.method): p for p in own}
         for run, method in part[["run", "method"]].drop_duplicates().itertuples(index=False):
             check_same_images(own[0], found[run, method], f"predictions of {dataset}, run {run}, {method}")
-        labels = aggregated[aggregated["dataset"] == dataset].set_index("method")["group_labels"]
-        for method, row in _of_dataset(own, part, labels, resamples).items():
+        means = aggregated[aggregated["dataset"] == dataset].set_index("method")
+        for method, row in _of_dataset(own, part, means, list(among), resamples).items():
             rows.append({"dataset": dataset, "method": method, "resamples": resamples, **row})
     return pd.DataFrame(rows)
 
 
 def _of_dataset(
-    predictions: Sequence[Predictions], scores: pd.DataFrame, labels: pd.Series, resamples: int
+    predictions: Sequence[Predictions], scores: pd.DataFrame, means: pd.DataFrame, among: list[str], resamples: int
 ) -> dict[str, dict[str, float | bool]]:
-    """By method the columns of `measure`. labels: by method what it used group labels for."""
+    """By method the columns of `measure`. means: of `aggregate`. among: columns of it whose equal values are rivals."""
     heads = pd.DataFrame([(p.run, p.method) for p in predictions for _ in p.seeds], columns=["run", "method"])
-    weights = {method: _weights(heads, method) for method in labels.index}
-    free = [method for method in weights if labels[method] != "training"]
+    weights = {method: _weights(heads, method) for method in means.index}
     rows = {method: {} for method in weights}
     for metric, (parts, parts_drawn) in _draw(predictions, scores, resamples).items():
         observed, drawn = parts.min(0), parts_drawn.min(1)  # [h], [b h]
-        means = {method: observed @ own for method, own in weights.items()}
-        best, best_free = max(means, key=means.get), max(free, key=means.get, default=None)
+        value = pd.Series({method: observed @ own for method, own in weights.items()})
+        shown = means[f"{metric}_percent"].round(1)
         for method, own in weights.items():
-            others = {"best": best, "erm": "erm", "free": best_free if method in free else None}
-            gaps = {
-                name: _difference(observed, drawn, own - weights.get(other, np.nan)) for name, other in others.items()
-            }
             row = dict(zip(("low", "high"), 100 * lowest_interval(parts_drawn, parts, own), strict=True))
-            for name in ("best", "erm"):
-                row |= zip((f"to_{name}", f"to_{name}_low", f"to_{name}_high"), gaps[name], strict=True)
-            row |= {"best": _holds_zero(*gaps["best"]), "best_free": _holds_zero(*gaps["free"])}
-            rows[method] |= {f"{metric}_{name}": value for name, value in row.items()}
+            others = {name: value[means[name] == means.loc[method, name]].fillna(-1).idxmax() for name in among}
+            for name, other in {**others, "erm": "erm"}.items():
+                gap, low, high = _difference(observed, drawn, own - weights.get(other, np.nan))
+                row |= {f"to_{name}": gap, f"to_{name}_low": low, f"to_{name}_high": high}
+                if name in among:  # a rounding error is no difference
+                    row[name] = bool(shown[method] == shown[other] or (low <= 1e-9 and high >= -1e-9))
+            rows[method] |= {f"{metric}_{name}": found for name, found in row.items()}
     return rows
 
 
@@ -112,15 +115,10 @@ def _difference(
     return 100 * gap, 100 * low, 100 * high
 
 
-def _holds_zero(_: float, low: float, high: float) -> bool:
-    # a rounding error is no difference
-    return bool(low <= 1e-9 and high >= -1e-9)
-
-
 def uncertainty_table(measured: pd.DataFrame, results: pd.DataFrame) -> TextTable:
     """A row per dataset and method: worst group and average with their intervals and differences.
 
-    measured: rows of `tables.aggregate` joined with those of `measure`. results: columns dataset, method and file.
+    measured: rows of `tables.in_blocks` joined with those of `measure`. results: columns dataset, method and file.
     """
     rows = measured.assign(**{metric: accuracy_cells(measured, metric) for metric in ("worst_group", "average")})
     columns = [
@@ -128,15 +126,21 @@ def uncertainty_table(measured: pd.DataFrame, results: pd.DataFrame) -> TextTabl
         ("Method", lambda row: method_label(row["method"])),
         ("worst group", "worst_group"),
         ("95 % interval", lambda row: _interval(row, "worst_group")),
+        ("to the block's best", lambda row: _gap(row, "worst_group_to_best_of_block")),
         ("to the best", lambda row: _gap(row, "worst_group_to_best")),
         ("to ERM", lambda row: "-" if row["method"] == "erm" else _gap(row, "worst_group_to_erm")),
         ("average", "average"),
         ("95 % interval", lambda row: _interval(row, "average")),
+        ("to the block's best", lambda row: _gap(row, "average_to_best_of_block")),
         ("to the best", lambda row: _gap(row, "average_to_best")),
     ]
-    title = "How sure the accuracies are, given these test images."
     return TextTable.of(
-        rows, columns, notes=_notes(measured), made_from=files_of(results, rows[["dataset", "method"]]), title=title
+        rows,
+        columns,
+        notes=_notes(measured),
+        made_from=files_of(results, rows[["dataset", "method"]]),
+        title="How sure the accuracies are, given these test images.",
+        parted=beginnings(rows["dataset"], blocks(rows)),
     )
 
 
@@ -147,8 +151,9 @@ def _notes(measured: pd.DataFrame) -> tuple[str, ...]:
         "sizes. They say how far a number would move with other test images; the heads stay the same, and what other "
         "seeds or backbones would change is in the deviations (±).",
         "To the best, to ERM: the difference in points with its interval, on the same resamples for both methods. "
-        "Where the interval to the best holds 0, the test images do not tell the two apart, and both are bold; "
-        "each comparison is one of its own, without a correction for their number.",
+        "Where the interval to the best holds 0, the test images do not tell the two apart, and both are underlined; "
+        "where that to the best of the block does, of the methods that use group labels alike, both are bold. Each "
+        "comparison is one of its own, without a correction for their number.",
         "Worst group: of the intervals of the single groups the lowest lower and the lowest upper end, since the "
         "lowest of several resampled accuracies is too low. A group that is all right or all wrong has no spread.",
     )

@@ -42,4 +42,5 @@ def test_a_row_that_is_left_out_is_said_with_its_reason():
     with_it = accuracy_tables(scores, [*predictions, empty], left_out, {})
     frame, text = with_it["main"]
     assert "birds, DFR: left out. it lacks groups." in text.notes
+    assert "<p>birds, DFR: left out. it lacks groups.</p>" in text.html("table-main"), "on the page, too"
     pd.testing.assert_frame_equal(frame, accuracy_tables(scores, predictions, NONE_LEFT_OUT, {})["main"][0])

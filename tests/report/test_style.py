@@ -55,8 +55,9 @@ def test_rows_are_told_apart_by_all_eyes(who):
 
 def test_the_published_methods_keep_their_looks():
     looks = style.method_looks()
-    assert {"erm", *found()} <= set(looks)
-    for name, method in found().items():
+    colored = {name: method for name, method in found().items() if method.color}
+    assert {"erm", "dfr", "hsfm", *colored} <= set(looks)
+    for name, method in colored.items():
         assert (looks[name].color, looks[name].marker) == (method.color, method.marker)
         for rows in ([], [name], ["mine", "yours", name]):
             with style.styled(rows):
@@ -72,8 +73,17 @@ def test_rows_without_a_look_of_their_own_get_different_ones_within_a_figure():
         with style.styled():
             assert style.of_method("yours") == style.PALETTE[0], "no row of this one"
         assert style.of_method("yours") == looks["yours"], "the figure around it goes on"
-    with style.styled([str(number) for number in range(len(style.PALETTE) + 1)]):
-        assert style.of_method(str(len(style.PALETTE))) == style.of_method("0"), "more rows than looks begin anew"
+    many = [str(number) for number in range(3 * len(style.PALETTE))]
+    with style.styled(["erm", *many]):
+        assert len({(style.of_method(name).color, style.of_method(name).marker) for name in many}) == len(many)
+
+
+def test_all_methods_fit_into_one_figure():
+    """Each with a color and a marker that no other row has."""
+    rows = ["erm", *found()]
+    with style.styled(rows):
+        looks = [style.of_method(name) for name in rows]
+    assert len({look.color for look in looks}) == len({look.marker for look in looks}) == len(rows)
 
 
 @pytest.mark.parametrize("who", SEES)

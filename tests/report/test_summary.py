@@ -1,13 +1,14 @@
-"""First answers of the page: the best method, group labels, provenance."""
+"""First answers of the page: the head to take, group labels, provenance."""
 
 from datetime import date
 
 import pandas as pd
 
-from hsfm.report.summary import Provenance, best_method, group_labels, provenance, summarize
+from hsfm.report.summary import Provenance, provenance, summarize
 
 MADE = Provenance(made=date(2026, 11, 26))
-LABELS = {"erm": "none", "dfr": "training", "llr": "none", "dac": "selection", "hsfm": "selection"}
+LABELS = {"erm": "none", "dfr": "training", "llr": "none", "dac": "selection", "hsfm": "selection", "big": "both"}
+MARKS = ("best", "best_of_block", "best_without_train")
 
 
 def measured(*, dataset: str = "birds", tied: tuple = (), **worst) -> pd.DataFrame:
@@ -18,60 +19,70 @@ def measured(*, dataset: str = "birds", tied: tuple = (), **worst) -> pd.DataFra
                "seeds": 1 if method == "erm" else 3, "average_percent": 95.0, "average_deviation": 0.1}  # fmt: skip
         for measure in ("worst_group", "worst_class"):
             row |= {f"{measure}_percent": value, f"{measure}_deviation": None if method == "erm" else 0.1}
-            row[f"{measure}_best"] = method in tied
-        rows.append({**row, "worst_group_to_erm_low": None, "worst_group_to_erm_high": None})
+            row |= {f"{measure}_low": value - 4, f"{measure}_high": value + 3}
+            row |= {f"{measure}_{mark}": method in tied for mark in MARKS}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def said(sentences: list[str]) -> str:
-    return " ".join(sentences).replace("\N{NO-BREAK SPACE}", " ")
+def answers(main: pd.DataFrame, question: str = "Which head to take") -> list[str]:
+    return [answer.replace("\N{NO-BREAK SPACE}", " ") for answer in dict(summarize(main, MADE))[question]]
 
 
-def test_the_best_method_is_named_with_its_lead_over_erm_and_the_best_other():
-    table = measured(erm=65.8, llr=88.0, hsfm=92.4)
-    text = said(best_method(table))
-    assert text.startswith(
-        "On birds HSFM has the highest worst-group accuracy, 92.4 ± 0.1 %: 26.6 points above ERM (65.8 %) and "
-        "4.4 points above the best other, LLR (88.0 ± 0.1 %)."
+def test_one_head_with_group_labels_and_one_without_with_interval_and_ties():
+    table = measured(erm=65.8, llr=88.0, dfr=91.0, dac=70.0, hsfm=92.4, tied=("dfr", "hsfm"))
+    assert answers(table) == [
+        "On birds, with group labels of validation take HSFM: worst-group accuracy 92.4 ± 0.1 % (95 % interval 88.4 to "
+        "95.4); DFR cannot be told apart from it. Without group labels take LLR: worst-group accuracy 88.0 ± 0.1 % "
+        "(95 % interval 84.0 to 91.0); every other method can be told apart from it; ERM has 65.8 %."
+    ]
+    both = pd.concat([table, measured(dataset="faces", erm=60.0, hsfm=50.0)], ignore_index=True)
+    assert [answer.split(",")[0] for answer in answers(both)] == ["On birds", "On faces"]
+
+
+def test_each_choice_has_its_own_ties():
+    table = measured(erm=65.8, llr=88.0, dfr=91.0, hsfm=92.4)
+    table["worst_group_best_of_block"] = True
+    assert "HSFM" in answers(table)[0].split(". ")[0]
+    assert "(95 % interval 84.0 to 91.0); no other method can be told apart from it" in answers(table)[0]
+
+
+def test_a_head_that_needs_labels_of_train_is_no_choice_for_who_has_those_of_validation():
+    table = measured(erm=65.8, llr=88.0, hsfm=90.0, big=99.0)
+    assert "big" not in answers(table)[0]
+    assert "take HSFM" in answers(table)[0]
+    text = answers(measured(erm=65.8, big=99.0))[0]
+    assert text.startswith("On birds, with group labels of training images, too, take big: worst-group accuracy 99.0")
+    assert "Without group labels take ERM" in text
+
+
+def test_a_head_that_is_best_either_way_is_said_once():
+    text = answers(measured(erm=60.0, llr=95.0, hsfm=90.0, tied=("llr", "hsfm")))[0]
+    assert text == (
+        "On birds, with group labels of validation or without take LLR: worst-group accuracy 95.0 ± 0.1 % "
+        "(95 % interval 91.0 to 98.0); HSFM cannot be told apart from it; ERM has 60.0 %."
     )
-    assert "Average accuracy of HSFM: 95.0 %, of ERM 95.0 %." in text
-    known = table.assign(worst_group_to_erm_low=22.3, worst_group_to_erm_high=30.6)
-    assert "26.6 points above ERM (65.8 %; 95 % interval of the difference 22.3 to 30.6)" in said(best_method(known))
 
 
-def test_statistical_ties_are_named():
-    tied = said(best_method(measured(erm=65.8, dfr=90.0, hsfm=92.4, tied=("dfr", "hsfm"))))
-    assert "DFR cannot be told apart from HSFM on these test images" in tied
-    assert "All other methods are told apart from it" in said(best_method(measured(erm=65.8, dfr=90.0, hsfm=92.4)))
-
-
-def test_equal_numbers_are_shared_and_labels_in_training_are_said():
-    text = said(best_method(measured(erm=60.0, llr=92.38, hsfm=92.42)))
-    assert text.startswith(
-        "On birds HSFM and LLR share the highest worst-group accuracy, 92.4 %: 32.4 points above ERM"
-    )
-    text = said(best_method(measured(erm=60.0, dfr=95.0, llr=90.0)))
-    assert "Among those that train without group labels LLR is best, 90.0 ± 0.1 %." in text
-
-
-def test_erm_alone_and_erm_at_the_top():
-    assert said(best_method(measured(erm=60.0))) == (
-        "On birds ERM has the highest worst-group accuracy, 60.0 %. Average accuracy of ERM: 95.0 %."
-    )
-    text = said(best_method(measured(erm=95.0, dac=20.0)))
-    assert "ERM has the highest worst-group accuracy, 95.0 %: 75.0 points above the best other, DaC" in text
+def test_erm_alone():
+    assert answers(measured(erm=60.0)) == [
+        "On birds, without group labels take ERM: worst-group accuracy 60.0 % (95 % interval 56.0 to 63.0)."
+    ]
 
 
 def test_where_no_group_is_known_the_worst_class_is_compared():
-    table = measured(erm=60.0, hsfm=70.0).assign(worst_group_percent=None, worst_group_deviation=None)
-    assert "HSFM has the highest worst-class accuracy, 70.0 ± 0.1 %" in said(best_method(table))
+    table = measured(erm=60.0, llr=70.0).assign(worst_group_percent=None, worst_group_deviation=None)
+    assert "take LLR: worst-class accuracy 70.0 ± 0.1 %" in answers(table)[0]
 
 
 def test_uses_of_group_labels():
-    text = said(group_labels(measured(erm=60.0, dfr=90.0, llr=90.0, dac=20.0, hsfm=91.0)))
+    text = " ".join(answers(measured(erm=60.0, dfr=90.0, llr=90.0, dac=20.0, hsfm=91.0), "Group labels"))
     assert "DFR trained on the group labels of validation images; DaC and HSFM used those of validation" in text
-    assert "ERM and LLR used none." in text
-    assert said(group_labels(measured(erm=60.0, llr=90.0))) == "No method used group labels."
+    assert "ERM and LLR used none. No method saw those of training images." in text
+    text = " ".join(answers(measured(erm=60.0, big=90.0), "Group labels"))
+    assert "big trained on the group labels of training and validation images" in text
+    assert "No method saw" not in text
+    assert answers(measured(erm=60.0, llr=90.0), "Group labels") == ["No method used group labels."]
 
 
 def test_provenance_is_that_of_most_jobs():
@@ -82,10 +93,10 @@ def test_provenance_is_that_of_most_jobs():
     )
     found = provenance(MADE.made, stages, versions)
     assert found == Provenance(MADE.made, 491.0, "1.0", 20 * "b", dirty=True, mixed=True)
-    text = said([sentence for _, answers in summarize(measured(erm=60.0), found) for sentence in answers])
+    text = " ".join(sentence for _, answer in summarize(measured(erm=60.0), found) for sentence in answer)
     assert "All stages together took 8 min 11 s by the clock" in text
     assert "Made by hsfm 1.0, commit bbbbbbbbbbbb, with changes that were not committed; some results by other" in text
     assert "The newest result is of 26 November 2026." in text
     unknown = provenance(MADE.made, stages.iloc[1:2], versions.iloc[:0])
     assert unknown.sentence == MADE.sentence
-    assert "there is no record of the jobs" in said(summarize(measured(erm=60.0), unknown)[3][1])
+    assert "there is no record of the jobs" in summarize(measured(erm=60.0), unknown)[3][1][0]

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -91,16 +92,47 @@ def test_what_is_not_told_apart_is_best_too(four):
     found = measure(*four).set_index("method")
     # 2.5 points are one and a half of 60 images
     assert found["worst_group_best"].to_dict() == {"erm": False, "dfr": True, "dac": False, "hsfm": True}
-    assert found["worst_group_best_free"].to_dict() == {"erm": False, "dfr": False, "dac": False, "hsfm": True}
-    table = uncertainty_table(
-        tables.aggregate(tables.summarize(four[1])).merge(found.reset_index(), on=["dataset", "method"]), four[1]
-    )
+    assert found["worst_group_best_of_block"].to_dict() == {"erm": True, "dfr": True, "dac": False, "hsfm": True}
+    rows = tables.in_blocks(tables.aggregate(tables.summarize(four[1])))
+    table = uncertainty_table(rows.merge(found.reset_index(), on=["dataset", "method"]), four[1])
     assert [row[2].markdown() for row in table.rows] == [
-        "50.0", "**90.0 ± 0.0**", "75.0 ± 7.1", "**<u>87.5 ± 3.5</u>**"
+        "**50.0**", "75.0 ± 7.1", "**<u>87.5 ± 3.5</u>**", "**<u>90.0 ± 0.0</u>**"
     ]  # fmt: skip
-    assert [row[4].text[:4] for row in table.rows] == ["-40.", "-", "-15.", "-2.5"]
-    assert table.rows[0][5].text == "-"
-    assert table.made_from[3] == ("results/toy/run0/hsfm/predictions.parquet",)
+    assert [row[4].text[:4] for row in table.rows] == ["-", "-12.", "-", "-"]
+    assert [row[5].text[:4] for row in table.rows] == ["-40.", "-15.", "-2.5", "-"]
+    assert table.rows[0][6].text == "-"
+    assert table.made_from[2] == ("results/toy/run0/hsfm/predictions.parquet",)
+    assert table.parted == (1, 3)
+
+
+def test_a_part_of_the_methods_is_compared_as_if_there_were_no_others(four):
+    """But for the draws, which are others where there are other heads."""
+    train = method("dfr_train", "train", [(0.99, 0.99, 0.99, 0.99)])
+    parts = [*zip(four[0], [part for _, part in four[1].groupby("method", sort=False)], strict=True), train]
+    whole = measure(*together(*parts)).set_index("method")
+    for names, mark in (
+        (["erm"], "best_of_block"),
+        (["dac", "hsfm"], "best_of_block"),
+        (["dfr", "dfr_train"], "best_of_block"),
+        (["erm", "dfr", "dac", "hsfm"], "best_without_train"),
+        (list(whole.index), "best"),
+    ):
+        alone = measure(*together(*(part for part in parts if part[0].method in names))).set_index("method")
+        for metric, end in itertools.product(tables.METRICS, ("", "_low", "_high")):
+            ours, theirs = (f"{metric}_to_{name}{end}" for name in (mark, "best"))
+            assert whole.loc[names, ours].to_numpy() == pytest.approx(alone.loc[names, theirs].to_numpy(), abs=0.5)
+            assert whole.loc[names, f"{metric}_{mark}"].tolist() == alone.loc[names, f"{metric}_best"].tolist()
+    assert whole.loc[["dfr", "hsfm"], "worst_group_best_without_train"].all()
+    assert not whole.loc[["dfr", "hsfm"], "worst_group_best"].any(), "with labels of train one is better"
+
+
+def test_equal_as_shown_is_equally_best():
+    """Six of 720 images in one of twenty heads are told apart from none, and both show 100.0."""
+    seeds, right = tuple(range(20)), (1.0, 1.0, 1.0, 1.0)
+    heads = method("llr", "none", [*[right] * 19, (0.98, 1.0, 1.0, 1.0)], seeds=seeds)
+    found = measure(*together(method("hsfm", "none", [right] * 20, seeds=seeds), heads)).set_index("method")
+    assert found.loc["llr", "average_to_best_high"] < 0
+    assert found["average_best"].all()
 
 
 def test_the_same_images_tell_apart_what_two_samples_would_not():
