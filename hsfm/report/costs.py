@@ -15,7 +15,6 @@ import pandas as pd
 
 from hsfm.core.text import duration
 from hsfm.core.text_tables import Cell, TextTable
-from hsfm.heads.known_methods import found
 from hsfm.report.names import method_label
 
 TIMES, SIZES = ["seconds", "cpu_seconds"], ["memory_mb", "gpu_memory_mb"]
@@ -107,7 +106,7 @@ def method_costs(costs: pd.DataFrame, stages: Stages) -> pd.DataFrame:
         for method, own in part.groupby("method", sort=False):
             if method == "erm" and not own["stage"].str.startswith("fit_").any():
                 own = own[~embedding[own.index]]
-            elif method != "erm" and not (method in found() and found()[method].features == "own"):
+            elif method != "erm" and not embedding[own.index].any():
                 shared = jobs["run"].isna() & (jobs["dataset"] == dataset) & (jobs["method"] == method)
                 own = pd.concat([part[part["method"] == "erm"], jobs[shared], own])
             share = np.where(own["seed"].notna(), 1 / max(own["seed"].nunique(), 1), 1.0)
