@@ -190,6 +190,11 @@ def known(text: pd.Series, what: str) -> pd.Series:
     return text.mask(unknown)
 
 
+def attributes(values: pd.Series, what: str) -> pd.Series:
+    """Attributes of any type as text, null where `tidy` or `known` take them for unknown."""
+    return known(tidy(pa.array(values.map(str, na_action="ignore"), pa.string())).to_pandas(), what)
+
+
 def look_up(text: pd.Series, meaning: Mapping[str, Any], what: str) -> pd.Series:
     """The meaning of each cell, in any case.
 

@@ -24,6 +24,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from hsfm.core.device import choose_device
 from hsfm.core.progress import quiet
+from hsfm.data.labels import attributes
 from hsfm.features.embeddings import Embeddings
 from hsfm.features.standardize import fold
 from hsfm.heads.fit import Fit
@@ -182,9 +183,10 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         """Learn the head from X [n d] and labels y [n], and validation rows X_val [m d] with y_val [m].
 
         groups_val [m], groups [n]: labels of any type, of spurious attributes or of whole groups, of the rows of X_val
-        and of X: rows that agree in class and label form a group either way. Those of X_val choose by the worst group;
-        a method that trains on groups reads those of its rows (`on`), and takes each class for a group where neither
-        is given. Without X_val a share of X is held out, with its groups, and is as biased as X.
+        and of X: rows that agree in class and label form a group either way. NaN, the text nan, and -1 beside others
+        than 1 stand for an unknown one. Those of X_val choose by the worst group; a method that trains on groups reads
+        those of its rows (`on`), and takes each class for a group where neither is given. Without X_val a share of X
+        is held out, with its groups, and is as biased as X.
 
         Raises ValueError naming the argument: settings out of range, inputs that do not belong together, a NaN, a
         class without a validation row, groups of other rows than those that teach, and without X_val a class, or a
@@ -408,7 +410,7 @@ def _plain(labels: Any) -> Any:
 def _codes(*columns: Any) -> list[Int[np.ndarray, " _"] | None]:
     """Codes of group labels, the same label the same code in all columns, -1 for a missing one; None for None."""
     series = [pd.Series(column_or_1d(_plain(column)), dtype=object) for column in columns if column is not None]
-    codes = pd.factorize(pd.concat([pd.Series(dtype=object), *series]))[0]
+    codes = pd.factorize(attributes(pd.concat([pd.Series(dtype=object), *series]), "group labels"))[0]
     ends = np.cumsum([0 if column is None else len(column) for column in columns])
     parts = np.split(codes, ends[:-1])
     return [None if column is None else part for column, part in zip(columns, parts, strict=True)]

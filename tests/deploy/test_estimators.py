@@ -68,11 +68,12 @@ def test_the_defaults_raise_the_worst_group(data, splits):
     assert model.moved_ > meta.DEAD_SHARE
 
 
-@pytest.mark.parametrize("names", ["classes", "groups"])
+@pytest.mark.parametrize("names", ["classes", "groups", "signs"])
 def test_groups_may_be_attributes_or_whole_groups(data, names):
     """Any labels that split the classes in the same way choose the same epoch."""
     attribute, y = data["groups_val"], data["y_val"]
-    other = np.array(["water", "land"])[attribute] if names == "classes" else list(2 * y + attribute)
+    texts, groups = np.array(["water", "land"])[attribute], list(2 * y + attribute)
+    other = {"classes": texts, "groups": groups, "signs": 2 * attribute - 1}[names]
     model, expected = fitted({**data, "groups_val": other}, epochs=6), fitted(data, epochs=6)
     assert same_head(model, expected)
     assert model.history_.equals(expected.history_)
@@ -287,6 +288,8 @@ def test_settings_out_of_range_are_named(data, settings, message):
         (lambda a: {"y_val": a["y_val"] + 1}, r"y_val: holds \[[12], [12]\]; expected every class of y, .0, 1"),
         (lambda a: {"y_val": np.zeros_like(a["y_val"])}, r"y_val: holds \[0\]; expected every class"),
         (lambda a: {"groups_val": a["groups_val"][:9]}, r"inconsistent numbers of samples: \[240, 240, 9\]"),
+        (lambda a: {"groups_val": [0, -1, *[1] * 238]}, "attribute of every val image; 1 of 240 lack it"),
+        (lambda a: {"groups_val": ["in", "nan", *["out"] * 238]}, "attribute of every val image; 1 of 240 lack it"),
         (
             lambda a: {"groups_val": ["left", None, *["right"] * 238]},
             "attribute of every val image; 1 of 240 lack it",
