@@ -85,11 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=64, help="images at once in the network (%(default)s)")
     parser.add_argument("--device", default="auto", help="cpu, a device as torch names it, or auto (%(default)s)")
     options = parser.parse_args(arguments)
-    if options.out.suffix not in (".csv", ".parquet"):
+    if options.out.suffix.lower() not in (".csv", ".parquet"):
         parser.error(f"{str(options.out)!r} ends neither in .csv nor in .parquet")
     try:
         frame = predict_folder(options.folder, options.model, batch_size=options.batch_size, device=options.device)
-        if options.out.suffix == ".parquet":
+        if options.out.suffix.lower() == ".parquet":
             write_frame(options.out, frame)
         else:
             with write_atomically(options.out) as temporary:

@@ -58,7 +58,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file")
-    state = read_safetensors(path)[0] if Path(path).suffix == ".safetensors" else _load(path)
+    state = read_safetensors(path)[0] if Path(path).suffix.lower() == ".safetensors" else _load(path)
     state.pop(EARLY_LOGITS, None)
     while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None):
         state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}

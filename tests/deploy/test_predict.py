@@ -96,13 +96,13 @@ def test_csv_and_parquet_hold_the_same(tmp_path, folder, model, monkeypatch, cap
     call = [str(folder), "--model", str(model), "--device", "cpu"]
     assert main(call) == 0
     assert capsys.readouterr().out.startswith("predictions.csv: 7 images (")
-    assert main([*call, "--out", "new/predictions.parquet", "--batch-size", "3"]) == 0
+    assert main([*call, "--out", "new/predictions.PARQUET", "--batch-size", "3"]) == 0
     expected = predict_folder(folder, model, device="cpu")
-    csv, parquet = pd.read_csv("predictions.csv"), pd.read_parquet("new/predictions.parquet")
+    csv, parquet = pd.read_csv("predictions.csv"), pd.read_parquet("new/predictions.PARQUET")
     assert csv["path"].tolist() == NAMES
     pd.testing.assert_frame_equal(csv, expected, check_dtype=False, rtol=1e-5)
     pd.testing.assert_frame_equal(parquet, expected, check_dtype=False, rtol=1e-5)
-    assert os.listdir("new") == ["predictions.parquet"]
+    assert os.listdir("new") == ["predictions.PARQUET"]
 
 
 def test_images_of_several_sizes_are_brought_to_one(tmp_path):

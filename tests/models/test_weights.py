@@ -42,8 +42,9 @@ def test_state_dicts_are_found_and_made_bare(tmp_path, state, prefix, wrapper):
     prefixed = {prefix + key: tensor for key, tensor in state.items()}
     torch.save({wrapper: prefixed, "epoch": 7} if wrapper else prefixed, tmp_path / "theirs.pt")
     assert same(read_state(tmp_path / "theirs.pt"), state)
-    write_safetensors(tmp_path / "theirs.safetensors", prefixed, {})
-    assert same(read_state(tmp_path / "theirs.safetensors"), state)
+    for name in ("theirs.safetensors", "THEIRS.SAFETENSORS"):
+        write_safetensors(tmp_path / name, prefixed, {})
+        assert same(read_state(tmp_path / name), state)
 
 
 def test_python_objects_are_refused_and_never_run(tmp_path, state):
