@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from hsfm.analysis.edit_pictures import evenly_spaced
 from hsfm.core.device import Compute
 from hsfm.data.pixels import ImageFiles, Images, image_batches
 from hsfm.data.transforms import TransformSettings, prepare
@@ -28,7 +27,7 @@ def some_of_each_group(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     grouped = rows.groupby([rows["y"], rows["attribute"].fillna(-1)], sort=True)
     some = grouped.head(2 if 2 * grouped.ngroups <= SHOWN else 1).sort_values(["y", "attribute"], kind="stable")
     # evenly spaced, so that there are several classes
-    some = some.iloc[evenly_spaced(len(some), SHOWN)]
+    some = some.iloc[np.unique(np.linspace(0, len(some) - 1, SHOWN).round().astype(int))]
     left_out = grouped.ngroups > some.groupby(["y", "attribute"], dropna=False).ngroups
     return some, f" ({SHOWN} of {grouped.ngroups} groups)" if left_out else ""
 

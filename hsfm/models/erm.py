@@ -16,7 +16,6 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from hsfm.core.device import Compute
-from hsfm.core.files import write_atomically
 from hsfm.core.metrics import validation_measures
 from hsfm.core.progress import Progress
 from hsfm.core.settings import FrozenSettings
@@ -24,6 +23,7 @@ from hsfm.data.pixels import ImageFiles, Images, image_batches, keep_on_device
 from hsfm.data.transforms import AugmentationSettings, TransformSettings, apply, draw_views, prepare
 from hsfm.models.backbone import Network
 from hsfm.models.distributed import data_parallel, process_count, rank, share, total
+from hsfm.models.weights import read_resume, write_resume
 
 log = logging.getLogger(__name__)
 
@@ -228,12 +228,12 @@ _PLAIN = ("rows", "best", "early_logits")
 def _save(state: _State, path: Path) -> None:
     parts = {name: getattr(state, name).state_dict() for name in _STATEFUL}
     others = {name: getattr(state, name) for name in _PLAIN}
-    write_state(path, {**parts, "generator": state.generator.get_state(), **others})
+    write_resume(path, {**parts, "generator": state.generator.get_state(), **others})
 
 
 def _load(state: _State, path: Path) -> None:
     """Go on from a file of `_save`; nothing changes where there is none."""
-    found = read_state(path)
+    found = read_resume(path)
     if found is not None:
         for name in _STATEFUL:
             getattr(state, name).load_state_dict(found[name])
@@ -343,20 +343,3 @@ def _validate(
     n_classes, n_groups = (int(part.max().clamp(min=0)) + 1 for part in (y, group))
     measures = validation_measures(logits.argmax(1) == y, y, group, n_classes, n_groups)
     return {name: float(value) for name, value in {"val_loss": cross_entropy(logits, y), **measures}.items()}, logits
-
-
-def write_state(path: str | Path, state: dict[str, Any]) -> None:
-    """Write a training's state: tensors, numbers, texts, and containers of these."""
-    with write_atomically(path) as temporary:
-        torch.save(state, temporary)
-
-
-def read_state(path: str | Path) -> dict[str, Any] | None:
-    """Read what `write_state` wrote, on the CPU; None where there is no file, or with a warning one not to be read."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # a broken file fails torch's parser in any way
-        log.warning("%s cannot be read (%s); the work begins anew", path, type(error).__name__)
-        return None

@@ -1,14 +1,18 @@
-"""Load external weights, from files or Python packages, as a state dict."""
+"""Torch files: external weights, from files or Python packages, and states of trainings that may be killed."""
 
 import importlib.util
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hsfm.core.files import read_safetensors
+from hsfm.core.files import read_safetensors, write_atomically
+
+log = logging.getLogger(__name__)
 
 PACKAGE = "package:"
 
@@ -87,3 +91,20 @@ def _load(path: str | Path) -> dict[str, Tensor]:
         found = shorten(f"holds {others or 'nothing'}", 200)
         raise ValueError(f"{path}: {found}, expected a state dict, or a dict with one under {' or '.join(_WRAPPERS)}")
     return dict(content)
+
+
+def write_resume(path: str | Path, state: dict[str, Any]) -> None:
+    """Write a training's state: tensors, numbers, texts, and containers of these."""
+    with write_atomically(path) as temporary:
+        torch.save(state, temporary)
+
+
+def read_resume(path: str | Path) -> dict[str, Any] | None:
+    """Read what `write_resume` wrote, on the CPU; None where there is no file, or with a warning one not to be read."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # a broken file fails torch's parser in any way
+        log.warning("%s cannot be read (%s); the work begins anew", path, type(error).__name__)
+        return None

@@ -25,7 +25,7 @@ from hsfm.core.files import read_safetensors
 from hsfm.core.progress import Progress
 from hsfm.core.settings import FrozenSettings
 from hsfm.methods.ddb.diffusion_models import PictureSize, libraries
-from hsfm.models.erm import read_state, write_state
+from hsfm.models.weights import read_resume, write_resume
 
 log = logging.getLogger(__name__)
 
@@ -185,11 +185,11 @@ class _Training:
         """Write all that changes from step to step; without a path nothing."""
         if path is not None:
             parts = {"optimizer": self._optimizer.state_dict(), "scaler": self._scaler.state_dict(), "losses": losses}
-            write_state(path, {**parts, "row": self.row.data, "generator": self.generator.get_state()})
+            write_resume(path, {**parts, "row": self.row.data, "generator": self.generator.get_state()})
 
     def load(self, path: Path | None) -> list[float]:
         """Losses of the steps that were done; none where there is no file."""
-        found = None if path is None else read_state(path)
+        found = None if path is None else read_resume(path)
         if found is None:
             return []
         self.row.data.copy_(found["row"])
