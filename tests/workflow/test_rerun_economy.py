@@ -60,14 +60,15 @@ DAC = ("fit_dac", "gather_heads", *SCORED, "draw_figure")
 RETRAINED = ("fit_ddb", "extract_embeddings", *SCORED, "draw_figure")
 PRUNED = ("prune_generated", "draw_generated", *RETRAINED)
 NETWORK = ("train_erm", "train_on_share", "extract_embeddings", "read_erm_head", "build_hard_set", "fit_dfr", "fit_llr",
-           "fit_afr", "make_masks", "draw_masks", *HSFM, *DAC)  # fmt: skip
+           "fit_cb_llr", "fit_tune", "fit_afr", "make_masks", "draw_masks", *HSFM, *DAC)  # fmt: skip
 NETWORK_WITH_DDB = (*NETWORK, "choose_sources", "segment_objects", "inpaint_objects", *PRUNED)
 
 
 @pytest.mark.parametrize(
     ("dataset", "section", "change", "jobs"),
     [
-        ("dominoes", "hard_set", {"hard_per_class": 9}, {*of(["dominoes"], "build_hard_set", *HSFM), *TABLES}),
+        ("dominoes", "hard_set", {"hard_per_class": 9},
+         {*of(["dominoes"], "build_hard_set", "fit_tune", *HSFM), *TABLES}),
         ("metashift", "erm", {"epochs": 50}, {*of(["metashift"], *NETWORK_WITH_DDB), *TABLES}),
         ("waterbirds", "dfr", {"fits": 10}, {*of(["waterbirds"], "fit_dfr", *SCORED), *TABLE}),
         ("celeba", "ddb", {"token": {"lr": 0.001}},

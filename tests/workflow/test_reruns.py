@@ -17,7 +17,7 @@ HSFM = {"fit_hsfm", *LEARNED, "draw_method", *EDITS}
 DAC = {"fit_dac", "gather_heads", *LEARNED}
 MASKS = {"make_masks", "draw_masks", *DAC}
 AFR = {"fit_afr", *LEARNED}
-FITS = {"fit_afr", "fit_dfr", "fit_llr", *HSFM}
+FITS = {"fit_afr", "fit_dfr", "fit_llr", "fit_cb_llr", "fit_tune", *HSFM}
 HEADS = {"read_erm_head", "build_hard_set", *FITS, *MASKS}
 DRAWINGS = {"draw_figure", "draw_scores", "draw_method", "draw_masks", "draw_edits"}
 TRAINING = {"train_erm", "train_on_share", "extract_embeddings", *HEADS}
@@ -31,9 +31,9 @@ def planned(folder, *arguments: str) -> set[str]:
 @pytest.mark.parametrize(
     ("setting", "jobs"),
     [
-        ("hsfm: {inner_lr: 0.002}", HSFM),
-        ("hsfm: {select_by: worst_class}", HSFM),
-        ("hard_set: {hard_per_class: 9}", {"build_hard_set", *HSFM}),
+        ("hsfm: {inner_lr: 0.002}", {"fit_tune", *HSFM}),  # which takes HSFM's
+        ("hsfm: {outer_lr: 0.5}", HSFM),
+        ("hard_set: {hard_per_class: 9}", {"build_hard_set", "fit_tune", *HSFM}),
         ("dfr: {fits: 3}", {"fit_dfr", *SCORED}),
         ("dac: {alpha: 3}", DAC),
         ("edits: {neighbors: 4}", EDITS),
@@ -56,7 +56,7 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, setting, 
         ("hsfm/methods/dfr.py", {"fit_dfr", *SCORED}),
         ("hsfm/methods/dac/fit.py", {*DAC, "draw_masks"}),
         ("hsfm/methods/dac/masks.py", MASKS),
-        ("hsfm/heads/logistic_regression.py", {"fit_dfr", "fit_llr", *SCORED}),
+        ("hsfm/heads/logistic_regression.py", {"fit_dfr", "fit_llr", "fit_cb_llr", *AFR}),
         ("hsfm/heads/head.py", HEADS),
         ("hsfm/evaluation/bootstrap.py", {"make_tables", *PAGE}),
         ("hsfm/report/page.py", PAGE),
