@@ -24,6 +24,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from hsfm.core.device import choose_device
 from hsfm.core.progress import quiet
+from hsfm.core.text import few
 from hsfm.data.labels import attributes
 from hsfm.features.embeddings import Embeddings
 from hsfm.features.standardize import fold
@@ -311,7 +312,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         codes = pd.Index(self.classes_).get_indexer(y_val)
         if set(codes) != set(range(len(classes))):
             raise ValueError(
-                f"y_val: holds {pd.unique(y_val).tolist()}; expected every class of y, {classes}, no other"
+                f"y_val: holds [{few(pd.unique(y_val))}]; expected every class of y, [{few(classes)}], no other"
             )
         return X_val, codes
 

@@ -286,6 +286,10 @@ def test_settings_out_of_range_are_named(data, settings, message):
         (lambda a: {"y": np.zeros(800)}, r"y: holds one class only, \[0\.0\]; expected at least two"),
         (lambda a: {"y_val": a["y_val"][:7]}, r"inconsistent numbers of samples: \[240, 7, 240\]"),
         (lambda a: {"y_val": a["y_val"] + 1}, r"y_val: holds \[[12], [12]\]; expected every class of y, .0, 1"),
+        (
+            lambda a: {"y_val": np.arange(240)},
+            r"y_val: holds \[0, .*, 9, \.\.\. \(240 in all\)\]; expected every class",
+        ),
         (lambda a: {"y_val": np.zeros_like(a["y_val"])}, r"y_val: holds \[0\]; expected every class"),
         (lambda a: {"groups_val": a["groups_val"][:9]}, r"inconsistent numbers of samples: \[240, 240, 9\]"),
         (lambda a: {"groups_val": [0, -1, *[1] * 238]}, "attribute of every val image; 1 of 240 lack it"),
