@@ -311,9 +311,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         y_val, classes = column_or_1d(_plain(y_val)), self.classes_.tolist()
         codes = pd.Index(self.classes_).get_indexer(y_val)
         if set(codes) != set(range(len(classes))):
-            raise ValueError(
-                f"y_val: holds [{few(pd.unique(y_val))}]; expected every class of y, [{few(classes)}], no other"
-            )
+            given = few(pd.unique(y_val).tolist())
+            raise ValueError(f"y_val: holds [{given}]; expected every class of y, [{few(classes)}], no other")
         return X_val, codes
 
     def _start(self, X: np.ndarray, y: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> Head:
