@@ -25,7 +25,7 @@ _WHERE = {
 def __getattr__(name: str) -> object:
     if name == "__all__":  # reads the names of methods, without importing them
         methods = import_module("hsfm.heads.known_methods").found().values()
-        return sorted([*_WHERE, *(method.estimator for method in methods if method.has_estimator)])
+        return sorted([*_WHERE, *(method.estimator for method in methods if not method.images)])
     where = "deploy.estimators" if name.endswith("Classifier") else _WHERE.get(name)
     if where is None:
         raise AttributeError(f"module 'hsfm' has no attribute {name!r}")

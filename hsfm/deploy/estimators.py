@@ -6,6 +6,7 @@ HSFMClassifier, ... Letters: n rows, d columns of X, c classes.
 
 import inspect
 import textwrap
+from dataclasses import replace
 from importlib import import_module
 from numbers import Integral, Real
 from typing import Any
@@ -45,6 +46,11 @@ INNER_LR = (
 HARD_PER_CLASS = (
     HardSetSettings().hard_per_class,
     "hard validation rows per class; keep it at or below the number of minority rows of a class.",
+)
+EARLY_C = (
+    0.001,
+    "inverse strength of the L2 penalty of the logistic regression on X whose logits on the validation rows stand for "
+    "those of an early epoch.",
 )
 COMMON = {  # parameters beside a method's settings: default, meaning
     "head": (
@@ -120,6 +126,8 @@ def _parameters(method: Method) -> dict[str, tuple[Any, str]]:
         found["on"] = on, found["on"][1]
     if "hard_set" in method.needs:
         found |= {"inner_lr": INNER_LR, "hard_per_class": HARD_PER_CLASS}
+    if "early_logits" in method.extra:
+        found["early_C"] = EARLY_C
     return found | {"select_by": (default, text), **{n: c for n, c in COMMON.items() if n != "device" or method.device}}
 
 
@@ -262,13 +270,18 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
 
     def _fit(self, settings: MethodSettings, splits: dict[str, Embeddings], start: Head) -> tuple[Fit, str]:
         """The method's fit, and its use of group labels."""
-        kind, needs = splits["val"].features.dtype, {}
+        train, val, needs = splits["train"], splits["val"], {}
+        kind = val.features.dtype
         start = Head(start.weight.to(kind), start.bias.to(kind))
         if self._hard:
             size = HardSetSettings.model_validate({"hard_per_class": _python(self.hard_per_class)}, strict=True)
-            needs["hard_set"] = build(start, splits["val"], per_class=size.hard_per_class)
+            needs["hard_set"] = build(start, val, per_class=size.hard_per_class)
+        if "early_logits" in self._method.extra:
+            # ASSUME: an early network goes by what a strongly penalized head goes by, the features of most effect
+            early = _regressed(train.features.numpy(), train.y.numpy(), self.early_C)
+            val = replace(val, extra={"early_logits": early.logits(val.features)})
         device = choose_device(self.device if self._method.device else "cpu")
-        data = splits["train"].to(device), splits["val"].to(device), start.to(device)
+        data = train.to(device), val.to(device), start.to(device)
         with quiet():
             return fit_supervised(_module(self._method.name), *data, settings=settings, seeds=[self.seed_], **needs)
 
@@ -318,8 +331,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
     def _start(self, X: np.ndarray, y: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> Head:
         """The starting head on standardized features."""
         if self.head is None:
-            model = LogisticRegression(C=self.C, max_iter=1000).fit(X, y)
-            return _rows(model.coef_, model.intercept_, X.dtype)
+            return _regressed(X, y, self.C)
         parts = (self.head.weight, self.head.bias) if isinstance(self.head, Head) else self.head
         if not isinstance(parts, tuple | list) or len(parts) != 2:
             raise ValueError(f"head: {type(self.head).__name__} is not an hsfm.Head or a pair (weight, bias)")
@@ -423,6 +435,11 @@ def _python(value: Any) -> Any:
     return tuple(map(_python, value)) if isinstance(value, list | tuple) else value
 
 
+def _regressed(X: np.ndarray, y: np.ndarray, C: float) -> Head:
+    model = LogisticRegression(C=C, max_iter=1000).fit(X, y)
+    return _rows(model.coef_, model.intercept_, X.dtype)
+
+
 def _rows(weight: np.ndarray, bias: np.ndarray, dtype: Any = np.float32) -> Head:
     return Head(*(torch.from_numpy(part.astype(dtype)) for part in two_rows(weight, bias)))
 
@@ -441,5 +458,5 @@ def _make(method: Method) -> type[HeadClassifier]:
 
 
 # by name in this module, where pickle looks for them
-_METHODS = [method for method in found().values() if method.has_estimator and method.estimator not in globals()]
+_METHODS = [method for method in found().values() if not method.images and method.estimator not in globals()]
 globals().update({method.estimator: _make(method) for method in _METHODS})

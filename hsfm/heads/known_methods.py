@@ -33,11 +33,6 @@ class Method:
     marker: str | None = None
 
     @property
-    def has_estimator(self) -> bool:
-        """Whether features and labels are all that it reads, as a scikit-learn classifier is given."""
-        return not self.images and not self.extra
-
-    @property
     def estimator(self) -> str:
         """Name of its scikit-learn classifier in `hsfm.deploy.estimators`."""
         words = re.findall(r"[^\W_]+", self.label)

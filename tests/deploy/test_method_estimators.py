@@ -23,7 +23,7 @@ from hsfm.heads.known_methods import found
 from hsfm.heads.supervision import fit_supervised
 from tests.methods.small import needs_of
 
-METHODS = {method.estimator: method for method in found().values() if method.has_estimator}
+METHODS = {method.estimator: method for method in found().values() if not method.images}
 # settings that take a moment, of whichever method has them
 SMALL = {
     "grid": (1.0, 0.1), "fits": 2, "steps": 10, "epochs": 2, "inner_steps": 3, "support_steps": 2, "gammas": (4.0, 8.0),
@@ -57,9 +57,8 @@ def test_scikit_learns_own_checks(estimator, check):
 
 def test_their_names():
     assert {"DFRClassifier", "GroupDROClassifier", "ClassScalingClassifier", "CBLLRClassifier"} < set(METHODS)
-    assert len(METHODS) == sum(method.has_estimator for method in found().values()), "two methods have one name"
+    assert len(METHODS) == sum(not method.images for method in found().values()), "two methods have one name"
     assert set(METHODS) < set(hsfm.__all__) <= set(dir(hsfm))
-    assert not hasattr(hsfm, "SELFClassifier"), "which needs early logits"
     with pytest.raises(AttributeError, match="DACClassifier"):
         hsfm.DACClassifier  # noqa: B018
 
@@ -87,9 +86,14 @@ def test_the_head_is_the_methods_own_on_standardized_rows(name, splits, data):
         replace(splits[split], features=torch.tensor(scaler.transform(data[key]), dtype=torch.float32))
         for split, key in (("train", "X"), ("val", "X_val"))
     )
-    logistic = LogisticRegression(C=0.3, max_iter=1000).fit(scaler.transform(data["X"]), data["y"])
-    weight, bias = (torch.tensor(part, dtype=torch.float32) for part in (logistic.coef_, logistic.intercept_))
-    erm = Head(torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2)
+
+    def regression(C):
+        model = LogisticRegression(C=C, max_iter=1000).fit(scaler.transform(data["X"]), data["y"])
+        weight, bias = (torch.tensor(part, dtype=torch.float32) for part in (model.coef_, model.intercept_))
+        return Head(torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2)
+
+    erm = regression(0.3)
+    val = replace(val, extra={"early_logits": regression(0.001).logits(val.features)})
     method = import_module(f"hsfm.methods.{METHODS[name].name}")
     given = {key: getattr(model, key) for key in method.Settings.model_fields} | {"select_by": model.select_by_}
     given |= {"inner_lr": model.inner_lr_} if "inner_lr" in given else {}
