@@ -17,6 +17,8 @@ from hsfm.heads.scorer import Scorer
 
 LABEL = "CB-LLR"
 SOURCE = "Hill et al., arXiv 2512.01766; LaBonte et al., NeurIPS 2023"
+COLOR = "#000000"
+MARKER = ">"
 
 
 class Settings(BalancedSettings):

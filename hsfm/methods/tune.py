@@ -20,6 +20,8 @@ from hsfm.heads.scorer import Scorer
 
 LABEL = "Tune"
 SOURCE = "the control of HSFM's bilevel part"
+COLOR = "#CC4444"
+MARKER = "p"
 LIKE = "hsfm"
 NEEDS = ("hard_set",)
 TABLES = ("history",)

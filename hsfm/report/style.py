@@ -26,8 +26,6 @@ class Look:
 _ROWS = {"erm": Look("#595959", "s"), "ddb_cut_paste": Look("#661100", "X"), "hsfm_capped": Look("#8B3E00", "*")}
 # Of methods that give no color, and of variants, by position.
 PALETTE = (
-    Look("#000000", ">"),
-    Look("#CC4444", "p"),
     Look("#7777FF", (4, 1, 0)),
     Look("#88CC77", "d"),
     Look("#2200FF", (4, 1, 45)),
