@@ -27,7 +27,7 @@ CLONED = (
 FAMILIES = {  # rules that a loop makes of one script
     "draw_figure": ("draw_examples", "draw_training", "draw_hard_set"),
     "draw_study": ("draw_sweep", "draw_validation_bias"),
-    "tabulate_study": ("tabulate_sweep", "tabulate_ablations", "tabulate_validation_bias"),
+    "tabulate_study": ("tabulate_selection", "tabulate_sweep", "tabulate_ablations", "tabulate_validation_bias"),
 }
 
 

@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         ("accuracy", pa.float64()),
     ]
 )
+BY_RULE = SCHEMA.append(pa.field("rule", pa.string()))  # of heads that each rule of the scorer has picked
 
 
 def score(
@@ -104,20 +105,22 @@ def score_heads(saved: Any, splits: Sequence[Any], run: int) -> pd.DataFrame:
     )
 
 
-def write_scores(path: str | Path, scores: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
-    """Write the columns of SCHEMA."""
-    write_parquet(path, pa.Table.from_pandas(scores[SCHEMA.names], SCHEMA, preserve_index=False), metadata)
+def write_scores(
+    path: str | Path, scores: pd.DataFrame, metadata: Mapping[str, Any], schema: pa.Schema = SCHEMA
+) -> None:
+    """Write the columns of SCHEMA, or of BY_RULE."""
+    write_parquet(path, pa.Table.from_pandas(scores[schema.names], schema, preserve_index=False), metadata)
 
 
-def read_scores(path: str | Path) -> pd.DataFrame:
+def read_scores(path: str | Path, schema: pa.Schema = SCHEMA) -> pd.DataFrame:
     """Read scores; every error names the file."""
-    table, _ = read_parquet(path, SCHEMA)
+    table, _ = read_parquet(path, schema)
     return table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
 
 
-def read_all_scores(paths: Iterable[str | Path]) -> pd.DataFrame:
+def read_all_scores(paths: Iterable[str | Path], schema: pa.Schema = SCHEMA) -> pd.DataFrame:
     """Several files of scores one after the other, with the column `file`, where a row comes from."""
-    return pd.concat([read_scores(path).assign(file=str(path)) for path in paths], ignore_index=True)
+    return pd.concat([read_scores(path, schema).assign(file=str(path)) for path in paths], ignore_index=True)
 
 
 def read_left_out(paths: Iterable[str | Path]) -> pd.DataFrame:

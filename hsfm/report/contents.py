@@ -18,6 +18,7 @@ RESULTS = {  # topic and title, by kind and name
     ("figures", "unclip"): ("What HSFM did", "Edits as pictures"),
     ("figures", "masks"): ("What DaC and DDB worked with", "DaC's masks"),
     ("figures", "generated"): ("What DaC and DDB worked with", "DDB's images"),
+    ("tables", "selection"): ("Studies", "Each method under each rule of selection"),
     ("tables", "ablations"): ("Studies", "Parts taken away"),
     ("tables", "sweep"): ("Studies", "Many settings"),
     ("tables", "validation_bias"): ("Studies", "Biased validation splits"),

@@ -3,15 +3,29 @@
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import get_args
 
 import pandas as pd
 
 from hsfm.core.text_tables import TextTable, percent, signed
+from hsfm.heads.known_methods import found
+from hsfm.heads.method_settings import Rule
 from hsfm.report.names import method_label
-from hsfm.report.tables import METRICS, aggregate, choice_notes, files_of, in_percent, spread_note, summarize
+from hsfm.report.tables import (
+    GROUP_LABELS,
+    METRICS,
+    aggregate,
+    choice_notes,
+    files_of,
+    in_percent,
+    left_out_notes,
+    spread_note,
+    summarize,
+)
 
 SPREAD = {"lowest": "min", "median": "median", "highest": "max"}  # over settings
 RULES = {"worst_group": "worst group", "worst_class": "worst class (no group labels)"}
+SELECTED_BY = get_args(Rule)
 VARIANTS = {
     "hsfm": "HSFM",
     "fixed_support": "support not edited (K_H = 0)",
@@ -27,9 +41,15 @@ SWEEP = {  # columns of a sweep that are no settings
 }
 
 
-def tabulate(study: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, TextTable]:
-    """The numbers and the text of one study's table. rows: of the study, with a column `file`."""
-    if study == "sweep":
+def tabulate(study: str, rows: pd.DataFrame, left_out: pd.DataFrame) -> tuple[pd.DataFrame, TextTable]:
+    """The numbers and the text of one study's table.
+
+    rows: of the study, with a column `file`. left_out: dataset, method and reason of rows that are not there.
+    """
+    if study == "selection":
+        summary = summarize_selection(rows)
+        text = selection_table(summary, rows, left_out)
+    elif study == "sweep":
         summary = summarize_sweep(rows)
         text = sweep_table(summary)
     elif study == "ablations":
@@ -39,13 +59,68 @@ def tabulate(study: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, TextTable]:
         summary = summarize_bias(rows)
         text = bias_table(summary)
     datasets = pd.DataFrame({"dataset": [row[0].text for row in text.rows]})
-    return summary, replace(text, made_from=files_of(rows, datasets))
+    return summary, replace(text, made_from=text.made_from or files_of(rows, datasets))
 
 
 def _paired(values: pd.Series, other: pd.Series, name: str) -> dict[str, float]:
     """Mean and deviation in points of a difference over pairs of the same index, whose first level is run."""
     found = in_percent((values.astype(float) - other.astype(float)).rename(name).reset_index(), [name])
     return {name: found[f"{name}_percent"], f"{name}_deviation": found[f"{name}_deviation"]}
+
+
+# Selection ------------------------------------------------------------------------------------------------------------
+
+
+def summarize_selection(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row per dataset and method: mean and deviation of test worst group and average, in percent, by each rule.
+
+    scores: as `hsfm.analysis.selection.select_heads` makes them; those without a rule, of ERM, count under each.
+    group_labels: their use by the rule that uses most. without_labels: points of worst group by the worst class less
+    those by the worst group, with the deviation, over pairs of the same run and seed.
+    """
+    by_rule = {rule: scores[scores["rule"].isna() | (scores["rule"] == rule)] for rule in SELECTED_BY}
+    each = pd.concat([summarize(own).assign(rule=rule) for rule, own in by_rule.items()])
+    rows = []
+    for dataset, of_dataset in each.groupby("dataset", sort=False):
+        for method, part in of_dataset.groupby("method", sort=False):
+            labels = max(part["group_labels"], key=list(GROUP_LABELS).index)
+            row = {"dataset": dataset, "method": method, "group_labels": labels, "runs": part["run"].nunique()}
+            row["seeds"] = part.groupby("run")["seed"].nunique().max()
+            for rule in SELECTED_BY:
+                own = in_percent(part[part["rule"] == rule], ["worst_group", "average"])
+                row |= {f"by_{rule}_{name}": value for name, value in own.items()}
+            worst = part.pivot(index=["run", "seed"], columns="rule", values="worst_group").reindex(columns=SELECTED_BY)
+            rows.append(row | _paired(worst["worst_class"], worst["worst_group"], "without_labels"))
+    return pd.DataFrame(rows)
+
+
+def selection_table(summary: pd.DataFrame, scores: pd.DataFrame, left_out: pd.DataFrame) -> TextTable:
+    """The rows of `summarize_selection` for readers."""
+    columns = [
+        ("Dataset", "dataset"),
+        ("Method", lambda row: method_label(row["method"])),
+        ("Group labels", lambda row: GROUP_LABELS[row["group_labels"]]),
+        *(
+            (f"by {METRICS[rule]}: {METRICS[metric]}", _accuracy(f"by_{rule}_{metric}"))
+            for rule in SELECTED_BY
+            for metric in ("worst_group", "average")
+        ),
+        ("worst class - worst group", lambda row: signed(row["without_labels"], row["without_labels_deviation"])),
+    ]
+    on_images = ", ".join(method.label for method in found().values() if method.images)
+    notes = (
+        "Test accuracy in percent of heads whose epoch or setting validation picks by its worst group, its worst class "
+        "or its average. The last column is in points of test worst group, paired by backbone and seed: above 0 the "
+        "worst class picked better. " + spread_note(summary),
+        "Group labels: their use under the worst group; `val, to select` is no use of any under the two other rules. "
+        "A method that nothing is picked for, and one with a rule of its own, has the same heads under all.",
+        f"Left out: methods that are trained on images ({on_images}).",
+        *left_out_notes(left_out),
+        *choice_notes(scores)[1:],  # about single heads
+    )
+    made_from = files_of(scores, summary[["dataset", "method"]])
+    title = "Every method under every rule of selection."
+    return TextTable.of(summary, columns, notes=notes, text_columns=3, made_from=made_from, title=title)
 
 
 # Sweep ----------------------------------------------------------------------------------------------------------------

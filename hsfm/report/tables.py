@@ -137,7 +137,7 @@ def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame, left_out: pd.Data
             columns[f"{dataset}: {METRICS[metric]}"] = cells.reindex(rows["method"], fill_value=Cell("-")).tolist()
     return TextTable.of(
         pd.DataFrame(columns),
-        notes=(*_notes(aggregated), *_left_out_notes(left_out), *choice_notes(scores), *size_notes(scores)),
+        notes=(*_notes(aggregated), *left_out_notes(left_out), *choice_notes(scores), *size_notes(scores)),
         made_from=files_of(scores, rows[["method"]]),
         title="Test accuracy of every method.",
         parted=beginnings(rows["block"]),
@@ -220,7 +220,8 @@ def _notes(aggregated: pd.DataFrame) -> tuple[str, ...]:
     )
 
 
-def _left_out_notes(left_out: pd.DataFrame) -> list[str]:
+def left_out_notes(left_out: pd.DataFrame) -> list[str]:
+    """A note per dataset, method and reason."""
     return [f"{row.dataset}, {method_label(row.method)}: left out. {row.reason}." for row in left_out.itertuples()]
 
 

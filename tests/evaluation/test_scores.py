@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import accuracy_score
 
 from hsfm.data.table import SPLITS
-from hsfm.evaluation.scores import read_all_scores, read_left_out, score, score_heads, write_scores
+from hsfm.evaluation.scores import BY_RULE, read_all_scores, read_left_out, score, score_heads, write_scores
 from hsfm.heads.head import SavedHeads, stack
 
 
@@ -81,3 +81,14 @@ def test_a_method_without_heads_leaves_a_file_that_says_why(splits, erm_head, tm
     paths = [tmp_path / "dfr.parquet", tmp_path / "erm.parquet"]
     assert read_left_out(paths).to_dict("records") == [said]
     pd.testing.assert_frame_equal(read_all_scores(paths), read_all_scores(paths[1:]))
+
+
+def test_scores_by_rule_come_back(tmp_path, splits, opposites):
+    found = score_heads(opposites, [splits["test"]], run=0).assign(rule="average")
+    write_scores(tmp_path / "scores.parquet", found, {}, BY_RULE)
+    assert set(read_all_scores([tmp_path / "scores.parquet"], BY_RULE)["rule"]) == {"average"}
+    write_scores(tmp_path / "none.parquet", pd.DataFrame(columns=BY_RULE.names), {}, BY_RULE)
+    assert read_all_scores([tmp_path / "none.parquet"], BY_RULE).empty
+    write_scores(tmp_path / "scores.parquet", found, {})
+    with pytest.raises(ValueError, match="no column 'rule'"):
+        read_all_scores([tmp_path / "scores.parquet"], BY_RULE)

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from hsfm_workflow import ROOT
+from hsfm_workflow.code import closure, code_of
 from hsfm_workflow.config import merged, read_config
 from hsfm_workflow.files import downloads, raw_files, stamp
 from hsfm_workflow.plan import Plan, in_shard
@@ -67,6 +68,22 @@ def test_heads_are_scored_on_the_features_that_they_are_for(batchnorm, wildcards
     assert len(plan.features_to_score(job(**wildcards))) == 3 * len(networks)
 
 
+def test_selection_has_a_part_per_row_on_embeddings():
+    """Of its method's code alone; the network of AFR has a test split, too."""
+    rows = ["dac", {"dfr_both": {"method": "dfr", "on": "both"}}, "afr", "hsfm"]
+    plan = plan_of(methods=rows, studies=["selection"], settings={"minibirds": {"hsfm": None}})
+    files = [f"results/minibirds/run0/studies/selection_{row}.parquet" for row in ("dfr_both", "afr")]
+    assert plan.of_study("selection", "minibirds") == ["results/minibirds/run0/erm/scores.parquet", *files]
+    assert set(plan.inputs_of_selection(job(method="afr"))) == {"train", "val", "test", "checkpoint"}
+    assert plan.inputs_of_selection(job(method="afr"))["test"] == "results/minibirds/run0/afr/embeddings/test.parquet"
+    assert set(plan.inputs_of_selection(job(method="dfr_both"))) == {"train", "val", "test", "heads"}
+    code = plan.code_of_row("select_heads")["code"]
+    assert code(job(method="dfr_both")) == code_of("select_heads", "hsfm/methods/dfr.py")["code"]
+    of_hsfm = "hsfm/methods/hsfm/__init__.py", "hsfm/heads/hard_set.py"
+    assert code(job(method="hsfm")) == code_of("select_heads", *of_hsfm)["code"]
+    assert not [path for path in closure("workflow/scripts/select_heads.py") if "methods" in path.parts]
+
+
 def test_settings_of_a_stage_are_plain_values_in_order():
     plan = plan_of()
     assert plan.section("images/sizes")(job()) == {"test": 2000, "train": 4000, "val": 1000}
@@ -86,7 +103,7 @@ def test_a_stage_of_one_shard_leaves_its_files_at_their_place():
 
 
 def test_every_table_and_figure_has_a_caption(paper):
-    for plan in (paper, plan_of(studies=["sweep", "ablations", "validation_bias"])):
+    for plan in (paper, plan_of(studies=["selection", "sweep", "ablations", "validation_bias"])):
         shown = Results(plan)
         assert shown.on_page["tables"]
         for file in [*shown.on_page["tables"], *shown.on_page["figures"]]:

@@ -7,6 +7,7 @@ import pytest
 from hsfm.analysis.sweep import COLUMNS, SWEPT
 from hsfm.report import study_figures as figures
 from hsfm.report import study_tables as report
+from tests.report.test_accuracy_tables import NONE_LEFT_OUT
 from tests.report.test_tables import scores as scores_of
 
 SETTINGS = {"inner_steps": 5, "inner_lr": 0.01, "outer_lr": 1.0, "support_steps": 3, "hard_per_class": 20,
@@ -14,6 +15,56 @@ SETTINGS = {"inner_steps": 5, "inner_lr": 0.01, "outer_lr": 1.0, "support_steps"
 
 
 METHODS = ("erm", "llr", "dfr", "hsfm", "hsfm_capped")
+
+
+def selection_frame(dataset: str = "toy", rules=("worst_group", "worst_class", "average")) -> pd.DataFrame:
+    """ERM, and HSFM of two seeds, whose worst group (in tens of percent) each rule leaves elsewhere."""
+    worst = {"worst_group": (8, 9), "worst_class": (7, 5), "average": (4, 4)}
+    uses = {"worst_group": "selection", "worst_class": "none", "average": "none"}
+    frames = [scores_of("erm", "none", [0], dataset=dataset, test=[(2, 20, 30, 40)])]
+    for rule in rules:
+        hits = [(own, 20, 30, 40) for own in worst[rule]]
+        frames.append(scores_of("hsfm", uses[rule], [0, 1], dataset=dataset, test=hits).assign(rule=rule))
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_a_method_stands_beside_itself_under_every_rule():
+    erm, hsfm = report.summarize_selection(selection_frame()).to_dict("records")
+    assert (erm["method"], hsfm["method"]) == ("erm", "hsfm")
+    assert (erm["group_labels"], hsfm["group_labels"], hsfm["seeds"]) == ("none", "selection", 2)
+    for rule, worst, average in (("worst_group", 85, 98.5), ("worst_class", 60, 96), ("average", 40, 94)):
+        assert hsfm[f"by_{rule}_worst_group_percent"] == pytest.approx(worst)
+        assert hsfm[f"by_{rule}_average_percent"] == pytest.approx(average)
+        assert erm[f"by_{rule}_worst_group_percent"] == pytest.approx(20)
+    assert hsfm["by_worst_class_worst_group_deviation"] == pytest.approx(np.std([70, 50], ddof=1))
+    assert hsfm["without_labels"] == pytest.approx(-25)
+    assert hsfm["without_labels_deviation"] == pytest.approx(np.std([-10, -40], ddof=1)), "paired by seed"
+    assert erm["without_labels"] == 0
+
+
+def test_the_selection_table_for_readers():
+    """A dataset without groups of validation has no number by them; what is not there is named."""
+    no_groups = selection_frame("other", rules=("worst_class", "average"))
+    test = no_groups["split"] == "test"
+    no_groups.loc[test, "group"] = np.nan
+    scores = pd.concat([selection_frame(), no_groups], ignore_index=True)
+    scores["group"] = scores["group"].astype("Int64")
+    scores.loc[(scores["rule"] == "average") & (scores["seed"] == 1), "remark"] = "hardly moved"
+    left_out = pd.DataFrame({"dataset": ["other"], "method": ["dfr"], "reason": ["no group is known"]})
+    _, table = report.tabulate("selection", scores, left_out)
+    text = table.markdown()
+    assert "| toy | ERM | no | 20.0 | 92.0 | 20.0 | 92.0 | 20.0 | 92.0 | +0.0 |" in text
+    assert (
+        "| toy | HSFM | val, to select | 85.0 ± 7.1 | 98.5 ± 0.7 | 60.0 ± 14.1 | 96.0 ± 1.4 | 40.0 ± 0.0 | 94.0 ± 0.0 "
+        "| -25.0 ± 21.2 |" in text
+    )
+    assert "| other | HSFM | no | - | - | - | 96.0 ± 1.4 | - | 94.0 ± 0.0 | - |" in text
+    assert [row[0].text for row in table.rows] == ["toy", "toy", "other", "other"]
+    assert table.made_from[1] == ("results/toy/run0/hsfm/scores.parquet",)
+    assert "nan" not in text
+    for note in ("trained on images (DaC, DDB).", "other, DFR: left out. no group is known.",
+                 "toy, HSFM: hardly moved (run 0 seed 1)."):  # fmt: skip
+        assert note in text
 
 
 def sweep_frame(runs=(0,), seeds=(0,)) -> pd.DataFrame:
@@ -161,5 +212,5 @@ def test_a_setting_that_diverged_is_said_and_never_best():
 
 def test_each_row_of_a_study_is_made_from_its_dataset():
     both = [bias_frame().assign(dataset=name, file=f"{name}.parquet") for name in ("birds", "fish")]
-    _, text = report.tabulate("validation_bias", pd.concat(both, ignore_index=True))
+    _, text = report.tabulate("validation_bias", pd.concat(both, ignore_index=True), NONE_LEFT_OUT)
     assert text.made_from == tuple((f"{row[0].text}.parquet",) for row in text.rows)

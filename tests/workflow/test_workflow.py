@@ -25,7 +25,7 @@ from hsfm.methods.hsfm import train as meta
 from hsfm.models.backbone import read_checkpoint
 from tests.latex_structure import check_latex
 from tests.methods.test_afr import autograd
-from tests.repository import MINIMAL, ROOT, RUN, results, rules_planned, run_python, snakemake
+from tests.repository import MINIMAL, ROOT, RUN, planned_by, results, rules_planned, run_python, snakemake
 
 METHODS = ("erm", "dfr", "llr", "cb_llr", "afr", "dac", "tune", "hsfm")
 
@@ -205,8 +205,8 @@ def test_the_classifier_of_the_readme_runs(finished):
 
 def test_the_studies_end_in_tables_and_figures(copied):
     """The sweep holds the settings drawn and the configured one; the first ablation is HSFM itself."""
-    studies = ["--config", "studies=[sweep, ablations, validation_bias]"]
-    names = ("sweep", "ablations", "validation_bias")
+    studies = ["--config", "studies=[selection, sweep, ablations, validation_bias]"]
+    names = ("selection", "sweep", "ablations", "validation_bias")
     figures = [f"results/figures/minibirds/{study}.png" for study in ("sweep", "validation_bias")]
     snakemake(copied, *MINIMAL, *studies, "--", *(f"results/tables/{study}.md" for study in names), *figures)
     for study in names:
@@ -216,7 +216,9 @@ def test_the_studies_end_in_tables_and_figures(copied):
     changed = "settings={minibirds: {sweep: {draws: 3}}}"
     again = rules_planned(copied, *MINIMAL, *studies, changed)
     assert {"sweep_hsfm", "tabulate_study", "draw_study"} <= again
-    assert not {"ablate_hsfm", "bias_validation", "fit_hsfm"} & again
+    assert not {"ablate_hsfm", "bias_validation", "select_heads", "fit_hsfm"} & again
+    of_one = planned_by(copied, *MINIMAL, *studies, "settings={minibirds: {dfr: {fits: 3}}}")
+    assert of_one["select_heads"] == 1, "a changed row alone"
     scores = pd.read_parquet(copied / RUN / "hsfm/scores.parquet")
     sweep = pd.concat(pd.read_parquet(copied / RUN / f"studies/sweep_part{part}.parquet") for part in (0, 1))
     assert sorted(sweep["setting"].unique()) == [0, 1, 2, 3, 4]
@@ -228,6 +230,13 @@ def test_the_studies_end_in_tables_and_figures(copied):
     whole = ablations[ablations["method"] == "hsfm"].reset_index(drop=True)
     assert whole[["seed", "split", "group", "correct"]].equals(scores[["seed", "split", "group", "correct"]])
     assert ablations["method"].nunique() == 6
+    facts = ["seed", "split", "group", "correct", "group_labels", "chosen_by", "remark"]
+    for row in ("dfr", "llr", "afr", "hsfm"):  # the configured rule, on the same inputs: the same heads
+        own = pd.read_parquet(copied / RUN / f"studies/selection_{row}.parquet")
+        as_configured = own[own["rule"] == ("worst_class" if row == "llr" else "worst_group")]
+        scores = pd.read_parquet(copied / RUN / row / "scores.parquet")
+        expected = scores[scores["split"] != "train"]
+        assert as_configured[facts].reset_index(drop=True).equals(expected[facts].reset_index(drop=True)), row
 
 
 def test_dac_with_masks_that_the_dataset_knows_and_features_that_drift(copied):

@@ -9,6 +9,7 @@ from hsfm_workflow import SOURCES_IN_ARRAYS, SPLITS
 STUDY_SECTIONS = {
     "sweep": ["sweep", "hsfm"],
     "ablations": ["hsfm"],
+    "selection": [],
     "validation_bias": ["validation_bias", "hsfm", "dfr", "llr"],
 }
 SPLITS_OF = {"val": "validation", "train": "train", "both": "train and validation"}  # whose group labels a method reads

@@ -101,6 +101,24 @@ class Plan:
 
         return files
 
+    @property
+    def selected(self) -> list[str]:
+        """Rows that the study of selection fits: those on embeddings."""
+        return [row for row in self.fitted if row in self.config["variants"]]
+
+    def inputs_of_selection(self, wildcards: object) -> dict[str, str]:
+        """As `inputs_of_fit`, with the test split."""
+        files = self.inputs_of_fit(wildcards.method)(wildcards)
+        return {**files, "test": f"{os.path.dirname(files['val'])}/test.parquet"}
+
+    def of_method(self, of: Callable[[methods.Method], object]) -> Callable:
+        """A fact of the method that a job's row is of."""
+        return lambda wildcards: of(self.method(wildcards.method))
+
+    def needs(self, wildcards: object) -> dict:
+        """Settings that the further inputs of a row's fit are made with, by name."""
+        return {need: self.settings[wildcards.dataset][need] for need in self.method(wildcards.method).needs}
+
     def features(self, row: str, dataset: str) -> str:
         """Whose features a row's heads are for: erm, own, own_per_seed."""
         return self.method(row).features_under(self.settings[dataset][row])
@@ -190,6 +208,14 @@ class Plan:
 
         return {"script": script, "code": code}
 
+    def code_of_row(self, script: str) -> dict:
+        """As `code_of`, with the code of the method of the job's row."""
+
+        def code(method: methods.Method) -> str:
+            return code_of(script, method.path, *(f"hsfm/heads/{need}.py" for need in method.needs))["code"]
+
+        return {"script": script, "code": self.of_method(code)}
+
     # Inputs by wildcards
 
     def raw_data(self, wildcards: object) -> list[str]:
@@ -255,13 +281,17 @@ class Plan:
         return [f"{folder}/run{run}/{method}/scores.parquet" for run in self.runs for method in methods]
 
     def of_study(self, study: str, *datasets: str) -> list[str]:
-        """Results of one study, of some datasets; a sweep's lie in parts."""
+        """Results of one study, of some datasets; a sweep's lie in parts, those of selection in one per row."""
 
         def names(dataset: str) -> list[str]:
-            parts = range(self.settings[dataset]["sweep"]["parts"]) if study == "sweep" else ()
-            return [f"sweep_part{part}" for part in parts] or [study]
+            if study == "sweep":
+                return [f"studies/sweep_part{part}" for part in range(self.settings[dataset]["sweep"]["parts"])]
+            if study == "selection":
+                rows = [row for row in self.methods_of(dataset) if row in self.selected]
+                return ["erm/scores", *(f"studies/selection_{row}" for row in rows)]
+            return [f"studies/{study}"]
 
-        path = f"{OF_RUN}/studies/{{name}}.parquet"
+        path = f"{OF_RUN}/{{name}}.parquet"
         return [file for d in datasets for file in expand(path, dataset=d, run=self.runs, name=names(d))]
 
     # Shards

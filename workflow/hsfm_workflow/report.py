@@ -25,10 +25,13 @@ STAGES = {
         **dict.fromkeys(["build_hard_set", "measure_edits", "decode_edits"], "hsfm"),
         **dict.fromkeys(["sweep_hsfm", "ablate_hsfm"], "hsfm"),
     },
-    "prefixes": {"score_": "score_heads", "gather_heads_": "gather_heads", "export_": "export_model"},
+    "prefixes": {
+        **{"score_": "score_heads", "select_": "select_heads"},
+        **{"gather_heads_": "gather_heads", "export_": "export_model"},
+    },
     "after_heads": [
         *("gather_heads", "score_heads", "export_model", "measure_edits", "decode_edits"),
-        *("sweep_hsfm", "ablate_hsfm", "bias_validation"),
+        *("sweep_hsfm", "ablate_hsfm", "bias_validation", "select_heads"),
     ],
     "of_results": ["draw_", "write_card", "export_model", "decode_edits"],
 }

@@ -64,7 +64,7 @@ def variant(values: dict) -> dict:
 
 NAME = "[a-z][a-z0-9_]*"
 Seeds = Annotated[tuple[NonNegativeInt, ...], SOME, Unlike]
-Study = Literal["sweep", "ablations", "validation_bias"]
+Study = Literal["selection", "sweep", "ablations", "validation_bias"]
 Images = Annotated[
     Union[tuple(import_module(f"hsfm.data.sources.{name}").Settings for name in SOURCES)],  # noqa: UP007
     Field(discriminator="source"),
@@ -133,8 +133,9 @@ class Configuration(FrozenSettings):
     )
     studies: Annotated[tuple[Study, ...], Unlike] = Field(
         json_schema_extra={"uniqueItems": True},
-        description="What to look into beyond the table: sweep, HSFM under many settings; ablations, HSFM with one "
-        "part at a time taken away; validation_bias, every method on validation splits of growing bias.",
+        description="What to look into beyond the table: selection, every method on embeddings under each rule of "
+        "select_by; sweep, HSFM under many settings; ablations, HSFM with one part at a time taken away; "
+        "validation_bias, every method on validation splits of growing bias.",
     )
     device: str = Field(
         pattern="^(auto|cpu|cuda(:[0-9]+)?)$",

@@ -44,3 +44,29 @@ use rule long_stage as bias_validation with:
         settings=plan.sections("validation_bias", "hsfm", "hard_set", "dfr", "llr"),
     message:
         "Fitting on biased validation splits of {wildcards.dataset}, run {wildcards.run}"
+
+
+# One job per row of the tables, of which a changed method reruns its own alone.
+use rule stage as select_heads with:
+    input:
+        unpack(plan.inputs_of_selection),
+    output:
+        "results/{dataset}/run{run}/studies/selection_{method}.parquet",
+    log:
+        "logs/{dataset}/run{run}/select_{method}.log",
+    wildcard_constraints:
+        method=one_of(plan.selected),
+    threads: plan.of_method(lambda method: plan.config["training_threads"] if method.device else 1)
+    resources:
+        gpu=lambda wildcards: gpu(wildcards) if plan.method(wildcards.method).device else 0,
+        mem_mb=memory(4000),
+        runtime=720,
+    params:
+        **plan.code_of_row("select_heads"),
+        module=plan.of_method(lambda method: method.name),
+        settings=lambda wildcards: plan.settings[wildcards.dataset][wildcards.method],
+        needs=plan.needs,
+        seeds=plan.seeds,
+        device=plan.of_method(lambda method: plan.config["device"] if method.device else "cpu"),
+    message:
+        "Fitting {wildcards.method} under every rule on {wildcards.dataset}, run {wildcards.run}"
