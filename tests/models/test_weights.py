@@ -1,4 +1,7 @@
+import argparse
+import logging
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,58 +35,113 @@ def same(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
+def read(path, state):
+    return read_state(path, list(state))
+
+
 @pytest.mark.parametrize(
     ("prefix", "wrapper"),
-    [("", None), ("module.", None), ("model.", "state_dict"), ("module.model._orig_mod.", "model_state_dict")],
+    [("", None), ("module.", None), ("net.", "state_dict"), ("module.model._orig_mod.", "algorithm")],
 )
 def test_state_dicts_are_found_and_made_bare(tmp_path, state, prefix, wrapper):
-    """Of prefixes that all keys share."""
     state = {**state, "model.a": torch.ones(1)}
     prefixed = {prefix + key: tensor for key, tensor in state.items()}
     torch.save({wrapper: prefixed, "epoch": 7} if wrapper else prefixed, tmp_path / "theirs.pt")
-    assert same(read_state(tmp_path / "theirs.pt"), state)
+    assert same(read(tmp_path / "theirs.pt", state), state)
     for name in ("theirs.safetensors", "THEIRS.SAFETENSORS"):
         write_safetensors(tmp_path / name, prefixed, {})
-        assert same(read_state(tmp_path / name), state)
+        assert same(read(tmp_path / name, state), state)
+
+
+def trained(state):
+    """A network's state beside that of its optimizer, as trainings leave them."""
+    return {"model": state, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}}
+
+
+@pytest.mark.parametrize(
+    ("content", "left"),
+    [
+        (lambda s: {**trained(prefixed("network.", s)), "epoch": 1}, "optimizer, epoch"),  # BalancingGroups
+        (lambda s: {"algorithm": prefixed("model.", s), "best": np.float64(0.5)}, "best"),  # WILDS
+        (
+            lambda s: {**trained(s), "model_ema": prefixed("module.", zeros(s)), "args": ARGS},
+            "optimizer, model_ema, args",
+        ),
+        (lambda s: {"state_dict": s, "state_dict_ema": zeros(s), "args": ARGS}, "state_dict_ema, args"),  # timm
+        (lambda s: {"state_dict": {**prefixed("net.", s), "criterion.weight": s["fc.bias"]}}, "criterion.weight"),
+        (lambda s: {"n_averaged": torch.tensor(3), **prefixed("module.", s)}, "n_averaged"),  # averaged by torch
+        (lambda s: {"model_dict": prefixed("a.", s) | prefixed("b.0.", s), "n": 1}, "n, b.0.fc.weight"),  # DomainBed
+        (lambda s: {"state_dict": {**s, "epoch": 3}}, "epoch"),
+    ],
+)
+def test_checkpoints_of_the_field_are_read(tmp_path, state, caplog, content, left):
+    caplog.set_level(logging.INFO)
+    torch.save(content(state), tmp_path / "theirs.pt")
+    assert same(read(tmp_path / "theirs.pt", state), state)
+    assert f"theirs.pt: left out {left}" in caplog.text
+
+
+ARGS = argparse.Namespace(lr=0.1, folder=Path("images"))
+
+
+def prefixed(prefix, state):
+    return {prefix + key: tensor for key, tensor in state.items()}
+
+
+def zeros(state):
+    return {key: torch.zeros_like(tensor) for key, tensor in state.items()}
+
+
+def test_two_networks_in_one_file_are_refused(tmp_path, state):
+    torch.save({"student": prefixed("net.", state), "teacher": zeros(state)}, tmp_path / "theirs.pt")
+    with pytest.raises(
+        ValueError, match=r"theirs.pt: holds several networks .* under 'student.net.', 'teacher.'; save"
+    ):
+        read(tmp_path / "theirs.pt", state)
 
 
 def test_python_objects_are_refused_and_never_run(tmp_path, state):
     path, made = tmp_path / "theirs.pt", tmp_path / "made"
-    for content in (torch.nn.Linear(2, 2), {"state_dict": state, "extra": Runs(made)}):
+    for content, named in (
+        (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+        ({"state_dict": state, "extra": Runs(made)}, "posix.mkdir"),
+        ({"state_dict": state, "args": argparse.Namespace(extra=Runs(made))}, "posix.mkdir"),
+    ):
         torch.save(content, path)
-        with pytest.raises(ValueError, match=r"theirs.pt: .* holds Python objects, .* Save the weights alone"):
-            read_state(path)
+        with pytest.raises(
+            ValueError, match=rf"theirs.pt: .* holds Python objects \({named}\), .* save its state dict"
+        ):
+            read(path, state)
     assert not made.exists()
 
 
 def test_truncated_foreign_and_missing_files_are_named(tmp_path, state):
     path = tmp_path / "theirs.pt"
     with pytest.raises(ValueError, match=r"theirs.pt: no such file"):
-        read_state(path)
+        read(path, state)
     contents = [b"", b"<!DOCTYPE html>", b"PK\x03\x04"]
     for new in (True, False):  # the format of today's torch and of older ones
         torch.save(state, path, _use_new_zipfile_serialization=new)
-        assert same(read_state(path), state)
+        assert same(read(path, state), state)
         contents.append(path.read_bytes()[: path.stat().st_size // 2])
     for content in contents:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"theirs.pt: is not loaded, since it is truncated, foreign"):
-            read_state(path)
+            read(path, state)
 
 
 def test_what_is_no_state_dict_is_named(tmp_path, state):
     path = tmp_path / "theirs.pt"
-    expected = "expected a state dict, or a dict with one under model_state_dict or state_dict"
+    other = "none belongs to this network, which has fc.weight, fc.bias, ..."
     for content, message in (
-        ([torch.ones(1)], f"holds list, {expected}"),
-        ({}, f"holds nothing, {expected}"),
-        ({"net": state, "epoch": 3}, f"holds {{'net': 'dict', 'epoch': 'int'}}, {expected}"),
-        ({"state_dict": {**state, "epoch": 3}}, f"holds {{'epoch': 'int'}}, {expected}"),
+        ([torch.ones(1)], f"holds no tensor by name; {other}"),
+        ({}, f"holds no tensor by name; {other}"),
+        ({"net": {"proj": torch.ones(1)}, "epoch": 3}, f"holds proj; {other}"),
         ({"fc.weight": torch.tensor([1.0, float("nan")])}, "tensor 'fc.weight' holds a NaN or an infinity"),
     ):
         torch.save(content, path)
         with pytest.raises(ValueError, match=f"theirs.pt: {message}"):
-            read_state(path)
+            read(path, state)
 
 
 # Packages -------------------------------------------------------------------------------------------------------------
