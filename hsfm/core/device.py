@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,12 +32,13 @@ def choose_device(name: str = "auto") -> torch.device:
         if os.environ.get("CUDA_VISIBLE_DEVICES"):
             log.warning("CUDA_VISIBLE_DEVICES is set, but torch finds no CUDA device: computing on the CPU")
         return torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device: {name!r} is unknown; allowed are auto, cpu, cuda, cuda:0, cuda:1, ...") from error
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"device: {name!r} is unknown; allowed are auto, cpu, cuda, cuda:0, ...")
+    device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device: {name!r} was asked for, but torch {torch.__version__} finds no CUDA device")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise ValueError(f"device: {name!r} was asked for, but torch finds {count} CUDA devices, counted from 0")
     return device
 
 

@@ -6,10 +6,14 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    ".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff",
+    ".webp",
+)  # fmt: skip
 
 # Pillow goes by content: without this list a file called .png could hold PostScript, which Pillow hands to Ghostscript.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_CERTAIN = ("BMP", "GIF", "JPEG", "PNG", "WEBP")  # a camera's raw file passes for a TIFF of its thumbnail
 
 
 def read_rgb(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -28,6 +32,17 @@ def read_rgb(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
         raise ValueError(f"{path}: not an image in {', '.join(_FORMATS)}") from error
     except Exception as error:  # Pillow's decoders meet broken files with a dozen kinds of errors
         raise ValueError(f"{path}: {error or type(error).__name__}") from error
+
+
+def looks_like_image(path: str | Path) -> bool:
+    """Whether a file is an image that `read_rgb` reads: by its ending, else by its first bytes."""
+    if Path(path).suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with Image.open(path, formats=_CERTAIN):
+            return True
+    except Exception:  # no image, no permission, ...
+        return False
 
 
 def _rgb(image: Image.Image) -> Image.Image:

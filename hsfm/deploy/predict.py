@@ -5,7 +5,9 @@ python -m hsfm.predict FOLDER --model FILE [--out predictions.parquet]
 
 import argparse
 import json
+import logging
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,10 +20,12 @@ from torch import Tensor
 from hsfm.core.device import choose_device
 from hsfm.core.files import require, write_atomically, write_frame
 from hsfm.core.progress import Progress
-from hsfm.data.decode import SUFFIXES, read_rgb
+from hsfm.data.decode import SUFFIXES, looks_like_image, read_rgb
 from hsfm.data.pixels import pack
 from hsfm.data.transforms import TransformSettings, prepare
 from hsfm.models.backbone import read_checkpoint
+
+log = logging.getLogger(__name__)
 
 
 @torch.inference_mode()
@@ -53,15 +57,28 @@ def predict_folder(
 def find_images(folder: str | Path) -> list[str]:
     """Paths of the images in `folder` and its subfolders, relative to it, sorted whatever the file system's order.
 
-    An image is a file with one of `SUFFIXES`, in small or capital letters. Hidden files and folders are left out, links
-    to folders not followed. Raises ValueError where there is none.
+    An image is a file with one of `SUFFIXES`, in small or capital letters, or of another name with an image's first
+    bytes. Hidden files and folders are left out, links to folders not followed; a warning counts the files that are
+    left out by their endings. Raises ValueError where there is no image.
     """
-    files = [path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
-    paths = (path.relative_to(folder) for path in files)
-    names = sorted(path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts))
+    names, left = [], Counter()
+    for file in Path(folder).rglob("*"):
+        path = file.relative_to(folder)
+        if not file.is_file():
+            continue
+        if any(part.startswith(".") for part in path.parts):
+            left["hidden"] += 1
+        elif looks_like_image(file):
+            names.append(path.as_posix())
+        else:
+            left[path.suffix.lower() or "without ending"] += 1
+    found = ", ".join(f"{count} {ending}" for ending, count in left.most_common(20))
     if not names:
-        raise ValueError(f"{folder}: no such folder, or no image in it or below; looked for {', '.join(SUFFIXES)}")
-    return names
+        looked = f"looked for {', '.join(SUFFIXES)}{f', and found {found}' if found else ''}"
+        raise ValueError(f"{folder}: no such folder, or no image in it or below; {looked}")
+    if left:
+        log.warning("%s: %d files are left out, which are no images that hsfm reads: %s", folder, left.total(), found)
+    return sorted(names)
 
 
 def _transformed(path: Path, metadata: Mapping[str, str], device: torch.device) -> Float[Tensor, "1 3 h w"]:
@@ -83,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", metavar="FILE", required=True, help="what export_model wrote")
     parser.add_argument("--out", type=Path, default="predictions.csv", help=".csv or .parquet file (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="images at once in the network (%(default)s)")
-    parser.add_argument("--device", default="auto", help="cpu, a device as torch names it, or auto (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:NUMBER (%(default)s)")
     options = parser.parse_args(arguments)
     if options.out.suffix.lower() not in (".csv", ".parquet"):
         parser.error(f"{str(options.out)!r} ends neither in .csv nor in .parquet")

@@ -19,6 +19,10 @@ def test_a_device_is_chosen_by_name_or_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"device: 'cuda:1' was asked for, but torch .* finds no CUDA device"):
         choose_device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"device: 'cuda:1' was asked for, but torch finds 1 CUDA devices"):
+        choose_device("cuda:1")
 
 
 def product(compute: Compute) -> torch.Tensor:

@@ -91,6 +91,22 @@ def test_images_are_found_in_subfolders_in_the_order_of_their_names(folder):
     assert find_images(folder) == NAMES
 
 
+def test_files_that_are_left_out_are_counted_by_ending(folder, caplog):
+    for name in ("a.heic", "b/B.HEIC", "c.avif", "README", ".hidden.png", "raw.nef"):
+        (folder / name).write_bytes(b"\0\0\0\x18ftypheic")
+    Image.new("RGB", (8, 8)).save(folder / "raw.nef", "TIFF")  # a camera's raw file with its thumbnail
+    assert find_images(folder) == NAMES
+    for count in ("6 files are left out", "2 .heic", "1 .avif", "1 without ending", "1 hidden", "1 .nef"):
+        assert count in caplog.text
+
+
+def test_an_image_is_what_decodes(folder, caplog):
+    for name, form in (("e.jpe", "JPEG"), ("f", "PNG"), ("g.jpg_large", "JPEG")):
+        Image.new("RGB", (8, 8)).save(folder / name, form)
+    assert find_images(folder) == [*NAMES, "e.jpe", "f", "g.jpg_large"]
+    assert not caplog.text
+
+
 def test_csv_and_parquet_hold_the_same(tmp_path, folder, model, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     call = [str(folder), "--model", str(model), "--device", "cpu"]
@@ -139,8 +155,11 @@ def test_an_unreadable_image_is_named_and_nothing_is_written(tmp_path, folder, m
 def test_folders_without_images_are_named(tmp_path, model):
     (tmp_path / "empty").mkdir()
     for name in ("empty", "missing"):
-        with pytest.raises(ValueError, match=rf"{name}: no such folder, or no image in it or below; looked for \.bmp"):
+        with pytest.raises(ValueError, match=rf"{name}: no such folder, or no image in it or below; looked for \.apng"):
             predict_folder(tmp_path / name, model)
+    (tmp_path / "empty" / "a.heic").touch()
+    with pytest.raises(ValueError, match=r"looked for .*, and found 1 \.heic"):
+        find_images(tmp_path / "empty")
 
 
 def test_a_checkpoint_that_is_no_exported_model_is_named(tmp_path, folder, model):
@@ -149,6 +168,11 @@ def test_a_checkpoint_that_is_no_exported_model_is_named(tmp_path, folder, model
     write_safetensors(tmp_path / "checkpoint.safetensors", tensors, metadata)
     with pytest.raises(ValueError, match=r"checkpoint\.safetensors: metadata lacks 'method'"):
         predict_folder(folder, tmp_path / "checkpoint.safetensors")
+
+
+def test_a_device_that_hsfm_does_not_use_is_one_line(folder, model, capsys):
+    assert main([str(folder), "--model", str(model), "--device", "mps"]) == 1
+    assert capsys.readouterr().err == "ERROR: device: 'mps' is unknown; allowed are auto, cpu, cuda, cuda:0, ...\n"
 
 
 def test_the_command_line(tmp_path, folder, capsys):
