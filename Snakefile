@@ -19,7 +19,7 @@ from hsfm_workflow.files import downloads, folder_stamp
 from hsfm_workflow.plan import IMAGES, Plan, in_shard, one_of
 from hsfm_workflow.report import PAGE, SAVED_CONFIG, STAGES, STYLE
 from hsfm_workflow.report import Results, figure_files, reported, table_files
-from hsfm_workflow.resources import IN_MEMORY, gpus, memory
+from hsfm_workflow.resources import IN_MEMORY, check_device, gpus, memory
 
 # OpenMP threads that spin while they wait for one another lose most of their speed on a busy machine. Set here, since
 # the library reads it when torch loads.
@@ -78,6 +78,7 @@ code.remember()
 
 onstart:
     check_writable("results", "logs")
+    check_device(workflow, plan.config["device"])
     terminal.start(workflow)
 
 

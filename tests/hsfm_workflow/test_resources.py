@@ -1,8 +1,9 @@
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 from hsfm_workflow import resources
-from snakemake.exceptions import WorkflowError
+from snakemake.resources import Resource
 
 
 def test_memory_grows_with_the_inputs_and_the_attempts(tmp_path):
@@ -27,7 +28,14 @@ def test_a_gpu_is_asked_for_where_jobs_can_have_one(monkeypatch, device, local, 
     assert resources.gpus(SimpleNamespace(local_exec=local), device, 2)(None) == count
 
 
-def test_a_device_that_is_not_there_is_refused(monkeypatch):
+@pytest.mark.parametrize(
+    ("asks", "stops"), [({"gpu": resources.gpus(None, "cuda")}, True), ({"gpu": 0}, False), ({"mem_mb": 9}, False)]
+)
+def test_a_device_that_is_not_there_is_one_line_before_any_job(monkeypatch, caplog, asks, stops):
     monkeypatch.setattr(resources, "accelerator_present", lambda: False)
-    with pytest.raises(WorkflowError, match="device: 'cuda' was asked for, but this machine has no CUDA device"):
-        resources.gpus(SimpleNamespace(local_exec=True), "cuda")(None)
+    monkeypatch.setattr(resources.logger, "propagate", True)
+    job = SimpleNamespace(rule=SimpleNamespace(resources={name: Resource(name, value) for name, value in asks.items()}))
+    workflow = SimpleNamespace(local_exec=True, dag=SimpleNamespace(needrun_jobs=lambda: [job]))
+    with pytest.raises(SystemExit) if stops else nullcontext():
+        resources.check_device(workflow, "cuda")
+    assert ("ERROR: device: 'cuda' was asked for, but this machine has no CUDA device" in caplog.text) == stops

@@ -1,9 +1,10 @@
 """Resources of jobs: memory by the size of their inputs, and GPUs."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from hsfm.core.gpus import accelerator_present
 
@@ -31,17 +32,22 @@ def memory(base: int, times: int = 1, **factors: int) -> Callable:
 def gpus(workflow: object, device: str, count: int = 1) -> Callable:
     """GPUs of a rule: `count`, or 0 where jobs run on this machine and it has none or is not to use it.
 
-    A login node without a GPU asks for some, since its jobs run elsewhere. Raises WorkflowError where a CUDA device was
-    asked for and jobs run on a machine without one.
+    A login node without a GPU asks for some, since its jobs run elsewhere.
     """
 
     def asked(wildcards: object) -> int:
         if device == "cpu":
             return 0
-        if workflow.local_exec and not accelerator_present():
-            if device != "auto":
-                raise WorkflowError(f"device: {device!r} was asked for, but this machine has no CUDA device")
-            return 0
-        return count
+        return 0 if device == "auto" and workflow.local_exec and not accelerator_present() else count
 
     return asked
+
+
+def check_device(workflow: object, device: str) -> None:
+    """Stop with one line where a job to run here is for a CUDA device and this machine has none."""
+    if not device.startswith("cuda") or not workflow.local_exec or accelerator_present():
+        return
+    asked = [job.rule.resources.get("gpu") for job in workflow.dag.needrun_jobs()]
+    if any(gpu is not None and gpu.is_evaluable() for gpu in asked):  # of `gpus`; others ask for the number 0
+        logger.error(f"ERROR: device: {device!r} was asked for, but this machine has no CUDA device")
+        sys.exit(1)
