@@ -7,12 +7,12 @@ nothing, and does not depend on where or in which batches the images are compute
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate, pad
 
@@ -25,32 +25,50 @@ from hsfm.data.resize import resample, resize
 # Settings -------------------------------------------------------------------------------------------------------------
 
 
+def _alone(size: Any) -> Any:
+    """One number as a list of it."""
+    return (size,) if str(size).isdigit() else size
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Level = Annotated[float, Field(ge=0, le=1)]
+Size = Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=2)]
+
+
 class TransformSettings(FrozenSettings):
     """From an image to what the network sees, in training after the augmentation and everywhere else alone."""
 
-    resize: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=2)] | None = Field(
-        description="Resize to a height and width in pixels, or to one number for the shorter side; null for none."
+    resize: Annotated[Size | None, BeforeValidator(_alone, json_schema_input_type=PositiveInt | Size | None)] = Field(
+        None,
+        description="Resize to a height and width in pixels, or to one number for the shorter side; null for none.",
     )
     crop: tuple[PositiveInt, PositiveInt] | None = Field(
-        description="Center crop to a height and width in pixels; null for none."
+        None, description="Center crop to a height and width in pixels; null for none."
     )
-    mean: tuple[float, float, float] = Field(description="Of each channel in 0..1.")
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(description="Of each channel in 0..1, above 0.")
+    mean: tuple[Level, Level, Level] = Field(description="Of each channel in 0..1, so 123.675 is 0.485.")
+    std: tuple[Share, Share, Share] = Field(description="Of each channel in 0..1, above 0.")
     interpolation: Literal["bilinear", "bicubic"] = Field(
         "bilinear",
         description="Of the resize, with antialiasing. bicubic takes pixels: files or decode_size: original.",
     )
 
 
-Share = Annotated[float, Field(gt=0, le=1)]
+def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"the lowest, {pair[0]:g}, is above the highest, {pair[1]:g}")
+    return pair
 
 
 class RandomResizedCrop(FrozenSettings):
     """A random box of an image, resized."""
 
     size: tuple[PositiveInt, PositiveInt] = Field(description="Height and width that come out.")
-    scale: tuple[Share, Share] = Field(description="Lowest and highest share of the area, at most 1.")
-    ratio: tuple[PositiveFloat, PositiveFloat] = Field(description="Lowest and highest aspect ratio.")
+    scale: Annotated[tuple[Share, Share], AfterValidator(_rising)] = Field(
+        description="Lowest and highest share of the area, at most 1."
+    )
+    ratio: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_rising)] = Field(
+        description="Lowest and highest aspect ratio."
+    )
 
 
 class RandomCrop(FrozenSettings):

@@ -1,5 +1,6 @@
 """Feature extraction from the rows of an image table, or from image files without the workflow."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Float32
+from pydantic import ValidationError
 from torch import Tensor
 
 from hsfm.core.device import Compute
@@ -18,6 +20,8 @@ from hsfm.data.table import ImageTable
 from hsfm.data.transforms import TransformSettings, apply
 from hsfm.features.embeddings import Embeddings
 from hsfm.models.backbone import Network
+
+log = logging.getLogger(__name__)
 
 
 def embed_images(
@@ -30,13 +34,20 @@ def embed_images(
 ) -> Float32[np.ndarray, "n d"]:
     """Features of image files under `network`, in eval mode.
 
-    transform: the settings, or a mapping of them: `resize` and `crop` ([height, width] or None), `mean` and `std` of
-    the three channels. Raises ValueError for an image that cannot be read, and where the images are not of one size
+    transform: the settings, or a mapping of them: `resize` (also one number, of the shorter side) and `crop`, each
+    [height, width] or None, `mean` and `std` of the three channels in 0..1. Raises ValueError for settings that are
+    missing or out of bounds, for an image that cannot be read, and where the images are not of one size
     after the transform.
     """
+    if isinstance(paths, str | Path):
+        raise ValueError(f"paths: is one path, expected a list of them, [{str(paths)!r}]")
     if not len(paths):
         raise ValueError("paths: there is no image")
-    compute, transform = Compute.on(device), TransformSettings.model_validate(transform)
+    try:
+        compute, transform = Compute.on(device), TransformSettings.model_validate(transform)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"transform/{'/'.join(map(str, first['loc']))}: {first['msg']}") from None
     images = ImageFiles(pd.DataFrame({"path": [str(path) for path in paths]}), "")
     return _embed(feature_function(network, transform, compute), images, "embedding", batch_size, compute).numpy()
 
@@ -98,6 +109,15 @@ def _embed(
         for part in stream(features, batches, compute):
             found.append(part)
             bar.update(len(part))
+    some = torch.cat(found[:10])
+    # 0.2 and more for photographs, under a network without training too; 0.002 with a mean and std of gray levels
+    if (spread := ((some - some.mean(0)).square().mean() / some.square().mean()).sqrt()) < 0.02 and len(some) > 1:
+        log.warning(
+            "%s: the features of different images hardly differ, by %.1g of their length; "
+            "do the transform's mean and std suit the network?",
+            what,
+            spread,
+        )
     return torch.cat(found)
 
 

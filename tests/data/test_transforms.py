@@ -34,6 +34,30 @@ def changed(settings, **changes):
 BOX = {"size": [8, 10], "scale": [0.3, 1.0], "ratio": [3 / 4, 4 / 3]}
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mean": [123.675, 116.28, 103.53]}, "mean.0\n  Input should be less than or equal to 1"),
+        ({"std": [58.395, 57.12, 57.375]}, "std.0\n  Input should be less than or equal to 1"),
+        ({"mean": [-0.1, 0.5, 0.5]}, "mean.0\n  Input should be greater than or equal to 0"),
+    ],
+)
+def test_mean_and_std_in_gray_levels_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        changed(PLAIN, **settings)
+
+
+def test_one_number_is_the_shorter_side_and_no_crop_is_none():
+    settings = TransformSettings(resize=32, mean=[0.5] * 3, std=[0.5] * 3)
+    assert settings == changed(PLAIN, resize=[32], crop=None)
+
+
+@pytest.mark.parametrize("change", [{"scale": [1.0, 0.3]}, {"ratio": [4 / 3, 3 / 4]}])
+def test_a_range_that_falls_is_refused(change):
+    with pytest.raises(ValueError, match=r"the lowest, .*, is above the highest"):
+        AugmentationSettings(random_resized_crop={**BOX, **change}, random_crop=None, flip=False)
+
+
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 

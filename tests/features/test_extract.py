@@ -120,6 +120,32 @@ def test_image_files_without_a_table(photos, network):
     assert np.array_equal(as_mapping, found)
 
 
+def test_one_path_is_no_list_of_paths(network):
+    with pytest.raises(ValueError, match=r"paths: is one path, expected a list of them, \['a.png'\]"):
+        embed_images(network, "a.png", transform=TRANSFORM)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": [124, 0, 0]}, "transform/mean/0: Input should be less than or equal to 1"),
+        ({"std": []}, "transform/std/0: "),
+    ],
+)
+def test_a_mistake_in_a_mapping_is_one_line(network, change, message):
+    with pytest.raises(ValueError, match=f"^{message}.*$") as raised:
+        embed_images(network, ["a.png"], transform=TRANSFORM.model_dump() | change)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("mean", "noted"), [(0.5, False), (120.0, True)])
+def test_features_that_hardly_differ_are_noted(photos, network, caplog, mean, noted):
+    table, _ = photos
+    settings = TRANSFORM.model_copy(update={"mean": (mean,) * 3, "std": (max(mean / 2, 0.25),) * 3})
+    embed_images(network, [Path(table.folder, path) for path in table.rows["path"]], transform=settings, device="cpu")
+    assert ("the features of different images hardly differ" in caplog.text) == noted
+
+
 def streamed(features, batches):
     return list(stream(features, batches, COMPUTE))
 

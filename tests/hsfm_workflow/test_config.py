@@ -59,6 +59,8 @@ MISTAKES = {  # one of each kind: the classes' own bounds and rules are tested b
     "select_by=mean": "select_by: unknown value 'mean'; allowed are 'worst_group', 'worst_class' or 'average'",
     "settings={minibirds: {transform: modle}}": f"{BIRDS}/transform: expected a section, got modle",
     "settings={minibirds: {backbone: {pretrained: true}}}": f"{BIRDS}/backbone: small_resnet has no pretrained weights",
+    "settings={minibirds: {transform: {mean: [99, 0, 0]}}}": f"{BIRDS}/transform/mean/0: expected less than or equal",
+    "settings={minibirds: {transform: {resize: small}}}": f"{BIRDS}/transform/resize: expected a valid tuple, got smal",
     "settings={minibirds: {transform: {resize: [0]}}}": f"{BIRDS}/transform/resize/0: expected greater than 0, got 0",
     "settings={minibirds: {images: {source: birds}}}": f"{BIRDS}/images/source: unknown value 'birds'; allowed are 'ce",
     WITH_OWN.replace(", split: c", ""): "settings/mine/images/columns: missing key 'split'",
