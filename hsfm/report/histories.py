@@ -11,6 +11,11 @@ ERM = ["epoch", "train_accuracy", "val_average", "val_worst_group", "kept"]
 HARD_GROUPS = ["seed", "epoch", "y", "attribute", "n"]
 
 
+def written(paths: Sequence[str]) -> list[str]:
+    """Those that hold a table: of a method that is left out it is empty."""
+    return [path for path in paths if pq.read_schema(path).names]
+
+
 def read_histories(paths: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
     """One frame with the column `run`, which a path says: results/{dataset}/run{run}/..."""
     frame = read_frames(paths, columns)

@@ -33,7 +33,7 @@ def test_it_raises_the_worst_group_where_errors_are_minority_rows(erm_head, spli
     biased = planted("val", [200, 20, 20, 200], seed=5)
     result, labels = fit(biased, erm_head, seeds=(0, 1))
     assert labels == "selection"
-    assert worst_group(result.head, splits["test"]) > worst_group(erm_head, splits["test"]) + 0.1
+    assert worst_group(result.head, splits["test"]) > worst_group(erm_head, splits["test"]) + 0.05
     rare = planted("val", [200, 10, 10, 200], seed=5)
     once, often = (fit(rare, erm_head, upweights=(w,), penalties=(0.01,))[0].head for w in (1, 20))
     assert worst_group(often, splits["test"]) > worst_group(once, splits["test"]) + 0.05

@@ -88,7 +88,7 @@ def test_the_workflow_on_ones_own_images(used):
     assert "| cat | unknown |" in card
     assert "cannot be said: attributes of train are unknown" in card
     table = pd.read_csv(used / "results/tables/main.csv").set_index("method")
-    assert list(table.index) == ["erm", "dfr", "llr", "cb_llr", "afr", "dac", "tune", "hsfm"]
+    assert list(table.index) == ["erm", "llr", "cb_llr", "afr", "dac", "tune", "hsfm", "dfr"]
     assert table["worst_group_percent"].notna().all()
     assert table["adjusted_average_percent"].isna().all(), "it weights by the groups of train, which are unknown"
     assert read_embeddings(used / "results/mine/run0/erm/embeddings/train.parquet").attribute.unique().tolist() == [-1]

@@ -6,7 +6,7 @@ from hsfm.core import job
 from hsfm.evaluation.groups import validation_groups, worst_by_run
 from hsfm.evaluation.scores import read_all_scores
 from hsfm.report import figures
-from hsfm.report.histories import read_hard_groups, read_training
+from hsfm.report.histories import read_hard_groups, read_training, written
 from hsfm.report.pictures import draw_examples
 
 
@@ -21,9 +21,8 @@ def draw_figure(name: str, inputs: dict, dataset: str) -> Figure:
         groups = validation_groups(scores)
         counts = read_hard_groups(inputs["hard_groups"], groups)
         return figures.draw_hard_set(counts, groups, f"{dataset}: what HSFM's hard set holds")
-    histories = {
-        method: read_training(method, paths) for method, paths in inputs.items() if paths and method != "scores"
-    }
+    there = {method: written(paths) for method, paths in inputs.items() if method != "scores"}
+    histories = {method: read_training(method, paths) for method, paths in there.items() if paths}
     erm = histories.pop("erm", None)
     return figures.draw_training(erm, histories, worst_by_run(scores, "erm"), f"{dataset}: training")
 
