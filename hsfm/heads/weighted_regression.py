@@ -63,3 +63,10 @@ def regress_candidates(
         rows, weight = weighted(option)
         parts.append(regress(rows, weight, [penalty for _, penalty in pairs]))
     return Head(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
+
+
+def weigh(erm: Head, rows: Embeddings, gamma: float | int) -> Float[torch.Tensor, " n"]:
+    """AFR's weights of rows, in all 1: exp(-gamma p) / n_y, with ERM's probability p of the class and its n_y rows."""
+    p = erm.logits(rows.features).softmax(-1).gather(1, rows.y[:, None])[:, 0]
+    weight = (-gamma * p).exp() / torch.bincount(rows.y, minlength=rows.n_classes)[rows.y]
+    return weight / weight.sum()

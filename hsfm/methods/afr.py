@@ -32,6 +32,7 @@ from hsfm.heads.head import Head, stack
 from hsfm.heads.held_out import rows_to_learn
 from hsfm.heads.method_settings import MethodSettings
 from hsfm.heads.scorer import Scorer
+from hsfm.heads.weighted_regression import weigh
 
 LABEL = "AFR"
 SOURCE = "Qiu et al., Simple and Fast Group Robustness by Automatic Feature Reweighting, ICML 2023"
@@ -146,13 +147,6 @@ def _descend(
 
 def _with_ones(features: Float[Tensor, "n d"]) -> Float[Tensor, "n d1"]:
     return torch.cat([features, torch.ones_like(features[:, :1])], 1)
-
-
-def weigh(erm: Head, held_out: Embeddings, gamma: float | int) -> Float[Tensor, " n"]:
-    """Weights of the images, in all 1."""
-    p = erm.logits(held_out.features).softmax(-1).gather(1, held_out.y[:, None])[:, 0]
-    weight = (-gamma * p).exp() / torch.bincount(held_out.y, minlength=held_out.n_classes)[held_out.y]
-    return weight / weight.sum()
 
 
 def _logits(w: Float[Tensor, "k c d1"], x: Float[Tensor, "n d1"]) -> Float[Tensor, "k n c"]:

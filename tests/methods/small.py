@@ -16,6 +16,7 @@ SMALL = {  # a method that is not here runs with its defaults
     "jtt": {"upweights": (2, 20), "penalties": (0.1, 0.01)},
     "evals": {"sizes": (10, 50), "penalties": (0.1, 0.01)},
     "selective": {"sizes": (10, 50), "lrs": (0.001, 0.01), "steps": 50},
+    "idfr": {"grid": (1.0, 0.1), "fits": 2, "fold_seeds": 3, "gammas": (0, 4), "penalties": (1, 0.1)},
     "afr": {"gammas": (4, 10), "penalties": (0.0, 0.2), "steps": 20, "lr": 0.5},
     "hsfm": {"support_per_class": 16, "inner_steps": 3, "inner_lr": 1e-2, "outer_lr": 0.1, "support_steps": 3,
              "epochs": 4},

@@ -8,6 +8,7 @@ import pyarrow as pa
 from hsfm.core import job
 from hsfm.core.device import choose_device
 from hsfm.core.files import write_frame, write_parquet
+from hsfm.evaluation.found_groups import compare_found
 from hsfm.evaluation.groups import count_groups
 from hsfm.heads.fit import Fit, NotApplicable
 from hsfm.heads.fit_inputs import read_fit_inputs
@@ -30,10 +31,12 @@ except NotApplicable as error:  # the other rows stay, and the table says why th
 tables = dict(fit.tables)
 if "hard_rows" in fit.arrays:  # whose groups the method may not have seen
     tables["hard_groups"] = count_groups(fit.arrays["hard_rows"], fit.seeds, val)
+if "groups_found" in tables:
+    tables["groups_found"] = compare_found(tables["groups_found"], train, val)
 for name in getattr(method, "TABLES", ()):
     table = tables.get(name, pd.DataFrame()) if left_out else tables[name]
     write = write_parquet if isinstance(table, pa.Table) else write_frame
-    write(outputs[name], table, {})
+    write(outputs[name], table, getattr(table, "attrs", {}))
 saved = fit.saved(
     method=params.row,
     class_names=val.class_names,

@@ -1,0 +1,102 @@
+"""The contract of IDFR: DFR on inferred groups where these can be believed, AFR on validation where they cannot."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from hsfm.features.embeddings import Embeddings, check_same_origin
+from hsfm.heads.balanced_regression import BalancedSettings, fit_balanced
+from hsfm.heads.fit import Fit
+from hsfm.heads.head import Head
+from hsfm.heads.method_settings import Rule
+from hsfm.heads.scorer import Scorer
+from hsfm.methods.idfr.fallback import fit_afr
+from hsfm.methods.idfr.groups import Found, find_groups
+
+CALLED = "IDFR"
+BALANCED = 1.3  # a class whose largest group is below this multiple of 1 / c has no minority worth balancing
+
+
+class Settings(BalancedSettings):
+    select_by: Rule | None = Field(
+        "worst_class",
+        description="Rule by which the fallbacks choose; the worst class reads no group label. On inferred groups C is "
+        "chosen by the worst of these. null takes the configuration's.",
+    )
+    level: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.05, description="Largest p of the test of two clouds, and of the guard, at which inferred groups are used."
+    )
+    fold_seeds: PositiveInt = Field(
+        7, description="Divisions into folds that the gate is measured on; twice the median p counts."
+    )
+    with_train: bool = Field(
+        False, description="Whether the head learns from train, too; for backbones that were not trained on it."
+    )
+    gammas: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = Field(
+        (0, 4, 8), description="Of the fallback: how much more images that ERM fits badly count."
+    )
+    penalties: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = Field(
+        (1, 0.1, 0.01, 0.001), description="Of the fallback: pull to ERM's head; every pair is tried."
+    )
+
+
+def branch(found: Found, val: Embeddings, settings: Settings) -> tuple[str, str]:
+    """Name of the head to fit, `dfr`, `llr` or `afr`, and the reason."""
+    c = val.n_classes
+    sizes = np.bincount(val.y.numpy() * c + found.val, minlength=c * c)
+    if found.p_gate > settings.level:
+        return "afr", "the attribute shows no two clouds"
+    if found.p_guard > settings.level:
+        return "afr", "the minority may be wrong labels"
+    if found.shares.max() < BALANCED / c:
+        return "llr", "the inferred groups are balanced"
+    if sizes.min() < 2:
+        return "afr", "an inferred group has fewer than two images"
+    return "dfr", "the groups are inferred"
+
+
+def fit(
+    train: Embeddings, val: Embeddings, erm: Head, *, settings: Settings, seeds: Sequence[int], scorer: Scorer
+) -> Fit:
+    """Heads `[s c d]`, one per seed; the groups are the same for all of them, and erm is the fallback's start."""
+    check_same_origin(train, val)
+    for split in (train, val):
+        split.refuse_test(CALLED)
+    found = find_groups(train, val, fold_seeds=settings.fold_seeds)
+    name, reason = branch(found, val, settings)
+    known = {"settings": settings, "seeds": seeds, "called": CALLED}
+    if name == "dfr":
+        train, val = grouped(train, found.train), grouped(val, found.val)
+        on, scorer = "both" if settings.with_train else "val", Scorer(val, "worst_group")
+        fitted = fit_balanced(train, val, lambda rows: rows.group.numpy(), on=on, scorer=scorer, **known)
+        fitted = replace(fitted, chosen_by=fitted.chosen_by.replace("worst group", "worst inferred group"))
+    elif name == "llr":
+        fitted = fit_balanced(train, val, lambda rows: rows.y.numpy(), on="val", scorer=scorer, **known)
+    else:
+        how = {"gammas": settings.gammas, "penalties": settings.penalties}
+        fitted = fit_afr(val, erm, **how, seeds=seeds, scorer=scorer, called=CALLED)
+    minority = ", ".join(f"{100 * (1 - share):.0f} %" for share in found.shares.diagonal())
+    numbers = {"p_gate": found.p_gate, "p_guard": found.p_guard, "separation": found.separation}
+    said = (
+        f"{BRANCHES[name]}: {reason} (p of one cloud {found.p_gate:.2g}, of wrong labels {found.p_guard:.2g}; "
+        f"separation {found.separation:.1f}; minority {minority} by class)"
+    )
+    return replace(
+        fitted,
+        summary=f"{said}; {fitted.summary}",
+        remarks=(said,) * len(fitted.seeds),
+        settings={"branch": name, **numbers, **fitted.settings},
+        tables={"groups_found": found.table(val)},
+    )
+
+
+BRANCHES = {"dfr": "DFR on inferred groups", "llr": "class-balanced LLR", "afr": "AFR on validation"}
+
+
+def grouped(rows: Embeddings, found: np.ndarray) -> Embeddings:
+    """Rows with the attribute that was found, by the name of the class that it goes with."""
+    return replace(rows, attribute=torch.from_numpy(found), attribute_names=rows.class_names)

@@ -1,0 +1,99 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from hsfm.heads.supervision import fit_supervised
+from hsfm.methods import cb_llr, dfr, idfr
+from tests.conftest import planted
+from tests.methods.small import settings_of, worst_group
+
+BIASED = [90, 10, 10, 90]
+
+
+def fit(train, val, erm, seeds=(0,), **settings):
+    return fit_supervised(idfr, train, val, erm, settings=settings_of("idfr", **settings), seeds=seeds)
+
+
+def shuffled_within_classes(embeddings, seed):
+    """Features without an attribute: each class one Gaussian, with the second axes' class effect alone."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(embeddings.features.shape, generator=generator)
+    features[torch.arange(len(embeddings.y)), 1 + embeddings.y] += 2.5
+    return replace(embeddings, features=features)
+
+
+def test_on_biased_validation_it_is_dfr_with_true_groups(splits, erm_head):
+    val = planted("val", BIASED, seed=5)
+    found, labels = fit(splits["train"], val, erm_head, seeds=(0, 1))
+    true, _ = fit_supervised(dfr, splits["train"], val, erm_head, settings=settings_of("dfr"), seeds=(0, 1))
+    assert labels == "none"
+    assert found.settings["branch"] == "dfr"
+    table = found.tables["groups_found"]
+    assert (table["found_group"].to_numpy() == val.group.numpy()).all()
+    assert list(table["image_id"]) == list(val.image_id)
+    torch.testing.assert_close(found.head.weight, true.head.weight)
+    assert found.chosen_by == "C by the worst inferred group of one half of validation"
+    assert found.remarks == (found.summary.split("; C ")[0],) * 2
+    assert "DFR on inferred groups" in found.summary
+    assert "minority 10 %, 10 % by class" in found.summary
+
+
+def test_train_rows_join_where_asked(splits, erm_head):
+    train, val = splits["train"], planted("val", BIASED, seed=5)
+    joined, labels = fit(train, val, erm_head, with_train=True)
+    true, _ = fit_supervised(dfr, train, val, erm_head, settings=settings_of("dfr", on="both"), seeds=(0,))
+    assert labels == "none"
+    torch.testing.assert_close(joined.head.weight, true.head.weight)
+
+
+def test_balanced_validation_gets_class_balanced_llr(splits, erm_head):
+    found, _ = fit(splits["train"], splits["val"], erm_head)
+    expected, _ = fit_supervised(
+        cb_llr, splits["train"], splits["val"], erm_head, settings=settings_of("cb_llr"), seeds=(0,)
+    )
+    assert found.settings["branch"] == "llr"
+    assert torch.equal(found.head.weight, expected.head.weight)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_without_an_attribute_it_falls_back(splits, erm_head, seed):
+    train, val = (shuffled_within_classes(splits[name], seed + i) for i, name in enumerate(("train", "val")))
+    found, labels = fit(train, val, erm_head)
+    assert labels == "none"
+    assert found.settings["branch"] == "afr"
+    assert found.settings["p_gate"] > 0.05
+    assert found.chosen_by.startswith("gamma and penalty")
+    assert "AFR on validation: the attribute shows no two clouds" in found.remarks[0]
+
+
+def test_wrong_labels_are_not_a_minority(erm_head):
+    """Classes that lie far apart, 5 % of labels wrong: two clouds, but nothing else tells the rows of a cloud apart."""
+    refused = 0
+    for seed in range(5):
+        splits = []
+        for number, (name, n) in enumerate((("train", 400), ("val", 150))):
+            given = planted(name, [n, 0, 0, n], seed=10 * seed + number)
+            flipped = torch.rand(2 * n, generator=torch.Generator().manual_seed(seed)) < 0.05
+            splits.append(replace(given, y=torch.where(flipped, 1 - given.y, given.y)))
+        found, _ = fit(*splits, erm_head)
+        assert found.settings["p_gate"] < 0.05
+        refused += "wrong labels" in found.remarks[0].split("(")[0]
+    assert refused >= 4
+
+
+def test_the_worst_group_rises(splits, erm_head):
+    val = planted("val", BIASED, seed=5)
+    found, _ = fit(splits["train"], val, erm_head)
+    assert worst_group(found.head, splits["test"]) > worst_group(erm_head, splits["test"]) + 0.2
+
+
+def test_few_rows_and_a_constant_feature_are_no_error(erm_head):
+    train, val = planted("train", [3, 1, 1, 3], seed=0), planted("val", [1, 1, 1, 1], seed=1)
+    for split in (train, val):
+        split.features[:, 3] = 1.0
+    found, _ = fit(train, val, erm_head)
+    assert found.settings["branch"] == "afr"
+    assert found.head.weight.isfinite().all()
+    assert np.isfinite(found.tables["groups_found"]["posterior"]).all()
