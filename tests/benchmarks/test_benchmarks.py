@@ -1,13 +1,15 @@
 import re
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import dac, ddb, edits, meta, overhead, paper, same_heads, scale, throughput
+from benchmarks import dac, ddb, edits, idfr, meta, overhead, paper, same_heads, scale, throughput
 from hsfm.methods.hsfm import Settings
+from tests.conftest import planted
 
 
 @pytest.fixture
@@ -126,3 +128,24 @@ def test_results_that_differ_in_one_bit_are_named(tmp_path):
     (sides[1] / "m/scores.parquet").unlink()
     assert "m/scores.parquet: only before" in list(same_heads.differences(*sides))
     assert len(list(same_heads.differences(tmp_path / "none", tmp_path / "none"))) == 2, "nothing is not equal"
+
+
+def test_the_gate_of_idfr_is_counted(printed):
+    (row,) = printed(idfr, "level", "--draws", "2", "--rows", "120", "--d", "4", rows=("| gauss",))
+    assert row[1].endswith("of 2")
+    rows = printed(idfr, "power", "--draws", "1", "--rows", "600", "--d", "4", rows=("| 3 ", "| 6 "))
+    assert [row[1] for row in rows] == ["5", "15", "50"] * 2
+    assert rows[-1][2] == "1 of 1"
+
+
+def test_idfr_is_measured_beside_dfr_on_files(tmp_path, printed):
+    for seed, (split, counts) in enumerate({"train": [190, 10, 10, 190], "val": [60] * 4, "test": [60] * 4}.items()):
+        part = planted(split, counts, seed=seed)
+        np.savez(tmp_path / f"mine_{split}.npz", x=part.features.numpy(), y=part.y.numpy(), attribute=part.attribute)
+    rows = printed(idfr, "accuracy", str(tmp_path / "mine"), "--draws", "2", "--with-train", rows=("| mine",))
+    assert [row[1] for row in rows] == ["0.5", "0.9", "0.95"]
+    balanced, biased = rows[0], rows[1]
+    assert balanced[8] == "llr 2"
+    assert biased[8] == "dfr 2"
+    assert float(biased[3]) == pytest.approx(float(biased[4]), abs=3)
+    assert float(biased[3]) > float(biased[2]) + 10
