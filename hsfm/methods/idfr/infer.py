@@ -40,8 +40,11 @@ class Clouds:
         root = np.linalg.inv(np.linalg.cholesky(self.covariance))
         return -0.5 * np.square((z[:, None] - self.means) @ root.T).sum(-1)
 
-    def posterior(self, z: Float[np.ndarray, "n k"], y: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n c"]:
-        return softmax(self.log_density(z) + np.log(self.prior[y]))
+    def posterior(
+        self, z: Float[np.ndarray, "n k"], y: Int[np.ndarray, " n"], temper: float = 1.0
+    ) -> Float[np.ndarray, "n c"]:
+        """P(a) of each row. temper: power of P(a | y); at 1 it feeds on itself in the EM, and rare values die out."""
+        return softmax(self.log_density(z) + temper * np.log(self.prior[y]))
 
     @property
     def separation(self) -> float:
@@ -111,7 +114,7 @@ def inverse_root(matrix: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"]:
 
 def fit_clouds(
     z: Float[np.ndarray, "n k"], y: Int[np.ndarray, " n"], q: Float[np.ndarray, "n c"], steps: int = 50,
-    still: Clouds | None = None,
+    still: Clouds | None = None, temper: float = 1.0,
 ) -> Clouds:  # fmt: skip
     """Mixture of scores by EM from q. still: clouds of which only P(a | y) is fitted."""
     c = q.shape[1]
@@ -125,7 +128,7 @@ def fit_clouds(
             clouds = Clouds(means, second / len(z) + 1e-9 * np.eye(z.shape[1]), prior)
         else:
             clouds = replace(still, prior=prior)
-        before, q = q, clouds.posterior(z, y)
+        before, q = q, clouds.posterior(z, y, temper)
         if np.abs(q - before).max() < 1e-4:
             break
     return clouds
@@ -146,7 +149,7 @@ def cross_fit(
 
 def infer(
     x: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], *, folds: Int[np.ndarray, " n"], rounds: int,
-    shrinkage: float, start: Float[np.ndarray, "n c"] | None = None,
+    shrinkage: float, start: Float[np.ndarray, "n c"] | None = None, temper: float = 1.0,
 ) -> Inference:  # fmt: skip
     """The EM. start: P(a) of each row; without one, a discriminant of the classes says how much a row looks like each.
 
@@ -162,6 +165,6 @@ def infer(
         q = softmax(one.log_density(z) + np.log(known.mean(0)))
     for _ in range(rounds):
         z = cross_fit(x, grams, y, q, folds, shrinkage)
-        clouds = fit_clouds(z, y, q)
-        q = clouds.posterior(z, y)
+        clouds = fit_clouds(z, y, q, temper=temper)
+        q = clouds.posterior(z, y, temper)
     return Inference(z, clouds, *probes(sum(grams), x, y, q, shrinkage))
