@@ -10,7 +10,8 @@ free of p and r; inside the null B is larger in likelihood ratio. So P(B <= b) i
 Heavy tails are not log-concave: a second test asks whether the third bin holds more than its mirror image on the other
 side of the own cloud, which no symmetric density does. The larger p counts.
 
-Everything that could favor a second cloud (probe, its scale, bins) is made without the rows that are counted.
+Probe, its scale and bins are made without the rows that are counted; the pseudo-labels of the other rows have seen
+them, as in the prototype, so that the level is measured (benchmarks/idfr.py), not proved.
 """
 
 from functools import reduce
