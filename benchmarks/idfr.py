@@ -25,10 +25,10 @@ from hsfm.features.embeddings import minority_rows
 from hsfm.features.imported import import_embeddings
 from hsfm.features.standardize import fit as standardization
 from hsfm.heads.erm_head import fit_head
+from hsfm.heads.inferred_groups.groups import TRAIN, TRAIN_FOLDS
+from hsfm.heads.inferred_groups.two_clouds import p_two_clouds
 from hsfm.heads.supervision import fit_supervised
 from hsfm.methods import dfr, idfr, llr
-from hsfm.methods.idfr.groups import TRAIN, TRAIN_FOLDS
-from hsfm.methods.idfr.two_clouds import p_two_clouds
 
 LAWS = {
     "gaussian": lambda rng, size: rng.normal(size=size),

@@ -1,7 +1,6 @@
 """IDFR, DFR on inferred groups: no group label anywhere, and a validation split that may be as biased as train.
 
-`infer` finds the attribute, `two_clouds` and `guard` test whether to believe it, `groups` brings them together; `fit`
-takes DFR on inferred groups, or one of two fallbacks.
+`fit` takes DFR on the groups of `hsfm.heads.inferred_groups` where these can be believed, or one of two fallbacks.
 """
 
 from hsfm.methods.idfr.fit import Settings as Settings

@@ -13,10 +13,10 @@ from hsfm.core.text import percent
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head, stack
+from hsfm.heads.inferred_groups.infer import softmax, stratified_folds
 from hsfm.heads.logistic_regression import raw_head, scaler_of
 from hsfm.heads.scorer import Scorer
 from hsfm.heads.weighted_regression import weigh
-from hsfm.methods.idfr.infer import softmax, stratified_folds
 
 FOLDS = 5
 

@@ -12,10 +12,10 @@ from hsfm.features.embeddings import Embeddings, check_same_origin
 from hsfm.heads.balanced_regression import BalancedSettings, fit_balanced
 from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head
+from hsfm.heads.inferred_groups.groups import Found, find_groups
 from hsfm.heads.method_settings import Rule
 from hsfm.heads.scorer import Scorer
 from hsfm.methods.idfr.fallback import fit_afr
-from hsfm.methods.idfr.groups import Found, find_groups
 
 CALLED = "IDFR"
 BALANCED = 1.3  # a class whose largest group is below this multiple of 1 / c has no minority worth balancing

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from hsfm.methods.idfr.infer import fit_clouds, infer, probes, stratified_folds
-from tests.methods.idfr.rows import two_clouds
+from hsfm.heads.inferred_groups.infer import fit_clouds, infer, probes, stratified_folds
+from tests.heads.inferred_groups.rows import two_clouds
 
 
 def inferred(x, y, seed=0, rounds=4):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hsfm.methods.idfr.guard import p_wrong_labels
+from hsfm.heads.inferred_groups.guard import p_wrong_labels
 
 
 def rows(seed, real, n=400):

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from scipy.special import gammaln
 from scipy.stats import binom, norm
 
-from hsfm.methods.idfr.infer import Clouds, fit_clouds, infer, stratified_folds
+from hsfm.heads.inferred_groups.infer import Clouds, fit_clouds, infer, stratified_folds
 
 STARTS = np.arange(0.1, 0.61, 0.1)  # of the first bin; the own cloud lies at 0, the other at 1
 WIDTHS = np.arange(0.15, 0.51, 0.05)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import mannwhitneyu, norm
 
-from hsfm.methods.idfr.infer import softmax
+from hsfm.heads.inferred_groups.infer import softmax
 
 SURE = 0.999  # least posterior under equal shares; rows between the clouds would smuggle the attribute in
 

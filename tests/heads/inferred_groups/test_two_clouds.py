@@ -3,9 +3,18 @@ from math import factorial
 import numpy as np
 import pytest
 
-from hsfm.methods.idfr.infer import Clouds
-from hsfm.methods.idfr.two_clouds import along, best_bins, count, law, p_mirror, p_of_folds, p_one_cloud, p_two_clouds
-from tests.methods.idfr.rows import one_cloud, two_clouds
+from hsfm.heads.inferred_groups.infer import Clouds
+from hsfm.heads.inferred_groups.two_clouds import (
+    along,
+    best_bins,
+    count,
+    law,
+    p_mirror,
+    p_of_folds,
+    p_one_cloud,
+    p_two_clouds,
+)
+from tests.heads.inferred_groups.rows import one_cloud, two_clouds
 
 HOW = {"folds": 4, "rounds": 4, "shrinkage": 0.3}
 

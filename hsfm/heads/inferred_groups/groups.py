@@ -8,9 +8,9 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from hsfm.features.embeddings import Embeddings
-from hsfm.methods.idfr.guard import p_wrong_labels
-from hsfm.methods.idfr.infer import fit_clouds, infer, softmax, stratified_folds
-from hsfm.methods.idfr.two_clouds import along, p_two_clouds
+from hsfm.heads.inferred_groups.guard import p_wrong_labels
+from hsfm.heads.inferred_groups.infer import fit_clouds, infer, softmax, stratified_folds
+from hsfm.heads.inferred_groups.two_clouds import along, p_two_clouds
 
 TRAIN = {"rounds": 4, "shrinkage": 0.3}
 VAL = {"rounds": 6, "shrinkage": 0.5}
