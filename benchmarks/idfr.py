@@ -10,8 +10,8 @@ paired over draws, with their standard error. True groups are DFR's alone.
 """
 
 import argparse
-import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,14 +21,17 @@ from scipy.stats import binomtest
 from hsfm.analysis.sweep import accuracies
 from hsfm.analysis.validation_bias import class_sizes, subsample
 from hsfm.core.progress import quiet
-from hsfm.features.embeddings import minority_rows
+from hsfm.features.embeddings import Embeddings, joined, minority_rows
 from hsfm.features.imported import import_embeddings
 from hsfm.features.standardize import fit as standardization
 from hsfm.heads.erm_head import fit_head
-from hsfm.heads.inferred_groups.groups import TRAIN, TRAIN_FOLDS
+from hsfm.heads.fit import Fit
+from hsfm.heads.head import Head, read_erm_features
+from hsfm.heads.inferred_groups.groups import TRAIN, TRAIN_FOLDS, Trained, carry_over, search_train
 from hsfm.heads.inferred_groups.two_clouds import p_two_clouds
-from hsfm.heads.supervision import fit_supervised
+from hsfm.heads.supervision import fit_supervised, scorer_of
 from hsfm.methods import dfr, idfr, llr
+from hsfm.methods.idfr.fit import fit_found
 
 LAWS = {
     "gaussian": lambda rng, size: rng.normal(size=size),
@@ -38,6 +41,8 @@ LAWS = {
     "t5": lambda rng, size: rng.standard_t(5, size=size),
     "t3": lambda rng, size: rng.standard_t(3, size=size),
 }
+SPLITS = ("train", "val", "test")
+METHODS = ("LLR", "IDFR", "DFR", "IDFR, train too")
 AGREEMENTS = (0.5, 0.9, 0.95)
 LEVEL = idfr.Settings().level
 
@@ -84,32 +89,77 @@ def measure_power(draws: int, rows: int, d: int) -> None:
             print(f"| {distance} | {minority} | {opened(p)} |", flush=True)
 
 
-def measure_accuracy(name: str, draws: int, rows: int, with_train: bool) -> pd.DataFrame:
-    """One row per agreement and draw: worst group of test by method, branch and seconds of IDFR."""
-    paths = {split: f"{name}_{split}.npz" for split in ("train", "val", "test")}
-    splits = import_embeddings(paths, name.rpartition("/")[2])
-    scaled = standardization(splits["train"].features, scale=0.5)  # as config/frozen.yaml has it
-    train, val, test = (replace(part, features=scaled.apply(part.features)) for part in splits.values())
-    minority = minority_rows(train, val)
+@dataclass(frozen=True)
+class Case:
+    """A data set, and what was found on its train split, which no draw of validation changes."""
+
+    train: Embeddings
+    val: Embeddings
+    test: Embeddings
+    erm: Head
+    trained: Trained
+
+
+def read_case(name: str) -> Case:
+    """{name}_train.npz and so on, standardized as config/frozen.yaml has it; or a run's folder of the workflow."""
+    if Path(name).is_dir():
+        paths = {split: f"{name}/erm/embeddings/{split}.parquet" for split in SPLITS}
+        saved, splits = read_erm_features(f"{name}/erm/heads.safetensors", **paths)
+        erm = saved.head[0]
+    else:
+        given = import_embeddings({split: f"{name}_{split}.npz" for split in SPLITS}, name.rpartition("/")[2])
+        scaled = standardization(given["train"].features, scale=0.5)
+        splits = [replace(part, features=scaled.apply(part.features)) for part in given.values()]
+        erm = fit_head(splits[0])[0]
+    return Case(*splits, erm, search_train(splits[0].without_attributes(), fold_seeds=idfr.Settings().fold_seeds))
+
+
+def draw_splits(
+    case: Case, agreement: float, draw: int, rows: int, from_test: int
+) -> tuple[Embeddings, Embeddings]:  # fmt: skip
+    """Validation rows of this agreement, and the rows of test that are left."""
+    generator = torch.Generator().manual_seed(draw)
+    val, test = case.val, case.test
+    if from_test:
+        order = torch.randperm(len(test.y), generator=generator)
+        rank = torch.from_numpy(pd.Series(test.group[order]).groupby(test.group[order].numpy()).cumcount().to_numpy())
+        val, test = joined(val, test.take(order[rank < from_test])), test.take(order[rank >= from_test])
+    minority = minority_rows(case.train, val)
     sizes = [min(size, rows) for size in class_sizes(val, minority, AGREEMENTS)]
-    with quiet():
-        erm, measured = fit_head(train)[0], []
-        methods = {"LLR": (llr, {}), "IDFR": (idfr, {}), "DFR": (dfr, {})}
-        if with_train:
-            methods["IDFR, train too"] = (idfr, {"with_train": True})
-        for agreement in AGREEMENTS:
-            for draw in range(draws):
-                part = subsample(val, minority, sizes, agreement, torch.Generator().manual_seed(draw))
-                row = {"agreement": agreement}
-                for label, (method, settings) in methods.items():
-                    start = time.perf_counter()
-                    fit, _ = fit_supervised(
-                        method, train, part, erm, settings=method.Settings(**settings), seeds=[draw]
-                    )
-                    row[label] = 100 * float(accuracies(fit.head, test)["worst_group"][0])
-                    if label == "IDFR":
-                        row |= {"branch": fit.settings["branch"], "seconds": time.perf_counter() - start}
-                measured.append(row)
+    return subsample(val, minority, sizes, agreement, generator), test
+
+
+def measure_draw(case: Case, part: Embeddings, test: Embeddings, seed: int, with_train: bool) -> dict:
+    """Worst group of test by method, and IDFR's branch."""
+    train, seeds = case.train, [seed]
+
+    def worst(fit: Fit) -> float:
+        return 100 * float(accuracies(fit.head, test)["worst_group"][0])
+
+    row = {
+        label: worst(fit_supervised(method, train, part, case.erm, settings=method.Settings(), seeds=seeds)[0])
+        for label, method in {"LLR": llr, "DFR": dfr}.items()
+    }
+    hidden = train.without_attributes(), part.without_attributes()
+    found = carry_over(case.trained, hidden[1])
+    for label, joins in {"IDFR": False, "IDFR, train too": True}.items():
+        if with_train or not joins:
+            settings = idfr.Settings(with_train=joins)
+            how = {"settings": settings, "seeds": seeds, "scorer": scorer_of(settings, part)}
+            fit = fit_found(found, *hidden, case.erm, **how)
+            row |= {label: worst(fit), "branch": fit.settings["branch"]}
+    return row
+
+
+def measure_accuracy(name: str, chosen: argparse.Namespace) -> pd.DataFrame:
+    """One row per agreement and draw: minority rows a class, and `measure_draw`."""
+    case, measured = read_case(name), []
+    for agreement in AGREEMENTS:
+        for draw in range(chosen.first, chosen.first + chosen.draws):
+            part, test = draw_splits(case, agreement, draw, chosen.rows, chosen.from_test)
+            minority = torch.bincount(part.y[minority_rows(case.train, part)])
+            row = {"agreement": agreement, "draw": draw, "minority": int(minority.min())}
+            measured.append(row | measure_draw(case, part, test, draw, chosen.with_train))
     return pd.DataFrame(measured)
 
 
@@ -118,13 +168,21 @@ def shown(table: pd.DataFrame, name: str) -> str:
         values = table[a] - table[b]
         return f"{values.mean():+.1f} ± {values.sem():.1f}"
 
-    methods = [column for column in table if column not in ("agreement", "branch", "seconds")]
-    means = " | ".join(f"{table[method].mean():.1f}" for method in methods)
-    branches = ", ".join(f"{branch} {n}" for branch, n in table["branch"].value_counts().items())
-    paired = f"{difference('IDFR', 'DFR')} | {difference('IDFR', 'LLR')}"
-    return (
-        f"| {name} | {table['agreement'].iloc[0]} | {means} | {paired} | {branches} | {table['seconds'].mean():.1f} |"
-    )
+    first = table.iloc[0]
+    methods = [method for method in METHODS if method in table]
+    cells = [name, f"{first['agreement']:g}", f"{first['minority']}"]
+    cells += [f"{table[method].mean():.1f}" for method in methods]
+    cells += [difference("IDFR", "DFR"), f"{100 * (table['IDFR'] - table['DFR'] >= -3).mean():.0f} %"]
+    cells += [difference(label, "DFR") for label in methods[3:]]
+    cells += [difference("IDFR", "LLR"), ", ".join(f"{b} {n}" for b, n in table["branch"].value_counts().items())]
+    return f"| {' | '.join(cells)} |"
+
+
+def head_of(with_train: bool) -> str:
+    methods = METHODS if with_train else METHODS[:3]
+    of_dfr = ["IDFR - DFR", "at least -3", *(f"{label} - DFR" for label in methods[3:])]
+    cells = ["set", "agreement", "minority", *methods, *of_dfr, "IDFR - LLR", "branch"]
+    return f"| {' | '.join(cells)} |\n| --- |{' ---: |' * (len(cells) - 2)} --- |"
 
 
 def main() -> None:
@@ -138,19 +196,26 @@ def main() -> None:
     of_part = parts.add_parser("accuracy")
     of_part.add_argument("names", nargs="+", help="files' paths up to _train.npz")
     of_part.add_argument("--draws", type=int, default=4)
+    of_part.add_argument("--first", type=int, default=0, help="number of the first draw")
     of_part.add_argument("--rows", type=int, default=263, help="most validation rows of a class")
+    of_part.add_argument("--from-test", type=int, default=0, help="rows of each test group that join validation")
     of_part.add_argument("--with-train", action="store_true", help="IDFR's head on train and validation rows, too")
+    of_part.add_argument("--csv", help="file to which the numbers of every draw are added")
     chosen = parser.parse_args()
     if chosen.part != "accuracy":
         measure = {"level": measure_level, "power": measure_power}[chosen.part]
         measure(chosen.draws, chosen.rows, chosen.d)
         return
-    more = " | IDFR, train too" if chosen.with_train else ""
-    print(f"| set | agreement | LLR | IDFR | DFR{more} | IDFR - DFR | IDFR - LLR | branch | seconds |")
-    print(f"| --- | ---: | ---: | ---: | ---:{' | ---:' if more else ''} | ---: | ---: | --- | ---: |", flush=True)
-    for name in chosen.names:
-        for _, table in measure_accuracy(name, chosen.draws, chosen.rows, chosen.with_train).groupby("agreement"):
-            print(shown(table.reset_index(drop=True), name.rpartition("/")[2]), flush=True)
+    print(head_of(chosen.with_train), flush=True)
+    for path in chosen.names:
+        name = "/".join(Path(path).parts[-2:]) if Path(path).is_dir() else Path(path).name
+        with quiet():
+            table = measure_accuracy(path, chosen)
+        for _, part in table.groupby("agreement"):
+            print(shown(part.reset_index(drop=True), name), flush=True)
+        if chosen.csv:
+            there = Path(chosen.csv).exists()
+            table.assign(set=name).to_csv(chosen.csv, mode="a", header=not there, index=False)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Groups of validation found from train's and validation's features and classes, and whether to believe them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.inferred_groups.guard import p_wrong_labels
-from hsfm.heads.inferred_groups.infer import fit_clouds, infer, softmax, stratified_folds
+from hsfm.heads.inferred_groups.infer import Inference, fit_clouds, infer, softmax, stratified_folds
 from hsfm.heads.inferred_groups.two_clouds import along, p_two_clouds
 
 TRAIN = {"rounds": 4, "shrinkage": 0.3}
@@ -41,63 +41,92 @@ class Found:
         return pd.DataFrame({**columns, "found": self.val, "found_group": y * len(self.shares) + self.val})
 
 
-def find_groups(train: Embeddings, val: Embeddings, *, fold_seeds: int) -> Found:
-    """Groups by features and classes alone; the folds are drawn by fixed seeds.
+@dataclass(frozen=True)
+class Space:
+    """Train's mean, spread and principal axes."""
+
+    mean: Float[np.ndarray, " d"]
+    scale: Float[np.ndarray, " d"]  # 0 of a feature without variation
+    axes: Float[np.ndarray, "d k"]  # of the standardized features
+
+    def project(self, rows: Embeddings) -> Float[np.ndarray, "n k"]:
+        return np.concatenate([block @ self.axes for block in standardized(rows, self.mean, self.scale)])
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Attribute as it was found on train."""
+
+    space: Space
+    found: Inference
+    p_gate: float  # that the scores of a class are one cloud
+
+
+def standardized(
+    rows: Embeddings, mean: Float[np.ndarray, " d"], scale: Float[np.ndarray, " d"]
+) -> Iterator[Float[np.ndarray, "k d"]]:
+    """Blocks of rows in float64, so that no second copy of a large split lies in memory."""
+    x = rows.features.numpy()
+    return ((x[i : i + BLOCK] - mean) * scale for i in range(0, len(x), BLOCK))
+
+
+def space_of(train: Embeddings) -> Space:
+    x = train.features.numpy()
+    mean, spread = x.mean(0, dtype=float), x.std(0, dtype=float)
+    scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-6 * np.abs(mean))
+    return Space(mean, scale, principal_axes(lambda: standardized(train, mean, scale), *x.shape))
+
+
+def search_train(train: Embeddings, *, fold_seeds: int) -> Trained:
+    """Attribute by features and classes alone; the folds are drawn by fixed seeds.
 
     fold_seeds: divisions into folds that the gate is measured on.
     """
-    (y, y_val), (x, x_val) = (train.y.numpy(), val.y.numpy()), standardized(train, val)
-    axes = principal_axes(x)
-    x, projected = project(x, axes), project(x_val, axes)
-    of_train = infer(x, y, folds=stratified_folds(y, TRAIN_FOLDS, np.random.default_rng(0)), temper=TEMPER, **TRAIN)
+    space, y = space_of(train), train.y.numpy()
+    x, folds = space.project(train), stratified_folds(y, TRAIN_FOLDS, np.random.default_rng(0))
+    found = infer(x, y, folds=folds, temper=TEMPER, **TRAIN)
+    return Trained(space, found, p_two_clouds(x, y, seeds=fold_seeds, folds=TRAIN_FOLDS, **TRAIN))
+
+
+def find_groups(train: Embeddings, val: Embeddings, *, fold_seeds: int) -> Found:
+    """Groups by features and classes alone. fold_seeds: as `search_train` has it."""
+    return carry_over(search_train(train, fold_seeds=fold_seeds), val)
+
+
+def carry_over(trained: Trained, val: Embeddings) -> Found:
+    """Groups of val by its features and classes and by what was found on train."""
+    y, c = val.y.numpy(), val.n_classes
+    space, of_train = trained.space, trained.found
+    projected = space.project(val)
     z = of_train.attribute.scores(projected)
-    clouds = fit_clouds(z, y_val, np.full((len(y_val), val.n_classes), 1 / val.n_classes), still=of_train.clouds)
+    clouds = fit_clouds(z, y, np.full((len(y), c), 1 / c), still=of_train.clouds)
     density = clouds.log_density(z)
-    x_val = project(x_val, principal_axes(x_val, min(x_val.shape)))  # a rotation, to no more axes than rows
-    of_val = infer(
-        x_val,
-        y_val,
-        folds=stratified_folds(y_val, VAL_FOLDS, np.random.default_rng(0)),
-        start=clouds.posterior(z, y_val),
-        **VAL,
-    )
+    x = np.concatenate(list(standardized(val, space.mean, space.scale)))
+    x = x @ principal_axes(lambda: [x], *x.shape, most=min(x.shape))  # a rotation, to no more axes than rows
+    folds = stratified_folds(y, VAL_FOLDS, np.random.default_rng(0))
+    of_val = infer(x, y, folds=folds, start=clouds.posterior(z, y), **VAL)
     both = softmax((density + of_val.clouds.log_density(of_val.scores)) / 2)
     found = both.argmax(1)
     return Found(
         train=of_train.clouds.log_density(of_train.scores).argmax(1),
         val=found,
-        posterior=both[np.arange(len(found)), y_val],
-        score=along(of_train.clouds, z, y_val),
-        p_gate=p_two_clouds(x, y, seeds=fold_seeds, folds=TRAIN_FOLDS, **TRAIN),
-        p_guard=p_wrong_labels(density, of_train.of_class.scores(projected), y_val),
+        posterior=both[np.arange(len(found)), y],
+        score=along(of_train.clouds, z, y),
+        p_gate=trained.p_gate,
+        p_guard=p_wrong_labels(density, of_train.of_class.scores(projected), y),
         separation=of_train.clouds.separation,
-        shares=np.array([np.bincount(found[y_val == k], minlength=val.n_classes) for k in range(val.n_classes)])
-        / np.bincount(y_val)[:, None],
+        shares=np.array([np.bincount(found[y == k], minlength=c) for k in range(c)]) / np.bincount(y)[:, None],
     )
 
 
-def standardized(train: Embeddings, val: Embeddings) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "m d"]]:
-    """Features on train's mean and spread; those without variation are 0."""
-    x = train.features.numpy()
-    mean, spread = x.mean(0, dtype=float), x.std(0, dtype=float)
-    scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-6 * np.abs(mean))
-    return tuple(((part - mean) * scale).astype(np.float32) for part in (x, val.features.numpy()))
-
-
-def principal_axes(x: Float[np.ndarray, "n d"], most: int = COMPONENTS) -> Float[np.ndarray, "d k"]:
-    """The axes of most variance, at most as many as rows."""
-    n, d = x.shape
+def principal_axes(
+    blocks: Callable[[], Iterable[Float[np.ndarray, "k d"]]], n: int, d: int, most: int = COMPONENTS
+) -> Float[np.ndarray, "d k"]:
+    """The axes of most variance of n rows, which `blocks` iterates over; at most as many as rows."""
     if n < d:  # from the smaller product
-        values, vectors = np.linalg.eigh(x.astype(float) @ x.T.astype(float))
+        x = np.concatenate(list(blocks()))
+        values, vectors = np.linalg.eigh(x @ x.T)
         return x.T @ vectors[:, -most:] / np.sqrt(np.maximum(values[-most:], 1e-9 * values[-1]))
     if d <= most:
         return np.eye(d)
-    return np.linalg.eigh(sum(b.T @ b for b in blocks(x)))[1][:, -most:]
-
-
-def project(x: Float[np.ndarray, "n d"], axes: Float[np.ndarray, "d k"]) -> Float[np.ndarray, "n k"]:
-    return np.concatenate([block @ axes for block in blocks(x)])
-
-
-def blocks(x: Float[np.ndarray, "n d"]) -> Iterator[Float[np.ndarray, "k d"]]:
-    return (x[i : i + BLOCK].astype(float) for i in range(0, len(x), BLOCK))
+    return np.linalg.eigh(sum(block.T @ block for block in blocks()))[1][:, -most:]

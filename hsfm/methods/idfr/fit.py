@@ -67,6 +67,14 @@ def fit(
     for split in (train, val):
         split.refuse_test(CALLED)
     found = find_groups(train, val, fold_seeds=settings.fold_seeds)
+    return fit_found(found, train, val, erm, settings=settings, seeds=seeds, scorer=scorer)
+
+
+def fit_found(
+    found: Found, train: Embeddings, val: Embeddings, erm: Head, *, settings: Settings, seeds: Sequence[int],
+    scorer: Scorer,
+) -> Fit:  # fmt: skip
+    """The rest of `fit`, once val's groups are found."""
     name, reason = branch(found, val, settings)
     known = {"settings": settings, "seeds": seeds, "called": CALLED}
     if name == "dfr":
