@@ -32,7 +32,7 @@ def ablate(
 ) -> pd.DataFrame:
     """Scores of every one of VARIANTS that the settings are not already, its name as the method; without the run."""
     tr, pool, start = train.to(device), val.to(device), head.to(device)
-    scorer, frames = scorer_of(settings, pool), []
+    scorer, frames = scorer_of(settings, tr, pool), []
     for name, changes in VARIANTS.items():
         if changes and all(getattr(settings, key) == value for key, value in changes.items()):
             continue

@@ -34,7 +34,8 @@ class HardTrainingSettings(MethodSettings):
     select_by: Rule | Literal["hard_loss"] | None = Field(
         None,
         description="Rule that picks the epoch, the later one on a tie: validation's worst_group (the paper), "
-        "worst_class, average, or the lowest mean loss on the head's own hard set. null takes the configuration's.",
+        "worst_class, average, inferred_group, or the lowest mean loss on the head's own hard set. null takes the "
+        "configuration's.",
     )
 
     def epoch_in_words(self, scorer: Scorer) -> str:

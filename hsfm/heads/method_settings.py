@@ -7,7 +7,7 @@ from pydantic import Field
 from hsfm.core.settings import FrozenSettings
 
 Groups = Literal["none", "val", "train", "both"]
-Rule = Literal["worst_group", "worst_class", "average"]
+Rule = Literal["worst_group", "worst_class", "average", "inferred_group"]
 
 
 class MethodSettings(FrozenSettings):
@@ -16,7 +16,8 @@ class MethodSettings(FrozenSettings):
     select_by: Rule | None = Field(
         None,
         description="Rule by which validation picks an epoch or a setting: the accuracy of the worst group, which "
-        "reads group labels of validation, of the worst class, or the average. null takes the configuration's.",
+        "reads group labels of validation, of the worst class, the average, or that of the worst group that is "
+        "inferred from features and classes, or of the worst class where none can be. null takes the configuration's.",
     )
 
     @property

@@ -5,7 +5,7 @@ from typing import get_args
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hsfm.core.metrics import validation_measures
+from hsfm.core.metrics import accuracy_by, validation_measures, worst
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.method_settings import Rule
 
@@ -17,14 +17,21 @@ class Scorer:
 
     It may read group labels where a method may not: the method sees numbers only. `asked` says afterwards whether a
     choice was made by it. Nothing waits for the device. Raises ValueError for `worst_group` with an unknown attribute.
+
+    inferred: for `inferred_group`, the rows of val with their inferred attribute, and the reason where it is not to be
+    believed: the worst class decides then, as `in_words` says.
     """
 
-    def __init__(self, val: Embeddings, rule: Rule):
+    def __init__(self, val: Embeddings, rule: Rule, inferred: tuple[Embeddings, str] | None = None):
         if rule == "worst_group":
             val.require_attributes('select_by="worst_group"')
+        if (rule == "inferred_group") != (inferred is not None):
+            raise ValueError(f"inferred: goes with the rule inferred_group, and with no other; the rule is {rule}")
         self.rule = rule
         self.asked = False
         self._val, self._group = val, val.group
+        rows, self.doubt = inferred or (None, "")
+        self._inferred = None if rows is None or self.doubt else rows
 
     def __call__(self, logits: Float[Tensor, "*s n c"], rows: Int[Tensor, " n"] | None = None) -> Float[Tensor, "*s"]:
         """Accuracy by the rule. rows: of val that the logits are of, all by default."""
@@ -33,17 +40,27 @@ class Scorer:
     def choose(self, measures: dict[str, Float[Tensor, "*s"]]) -> Float[Tensor, "*s"]:
         """The one of some `measures` that the rule goes by."""
         self.asked = True
-        return measures[f"val_{self.rule}"]
+        return measures["val_worst_class" if self.doubt else f"val_{self.rule}"]
 
     def measures(
         self, logits: Float[Tensor, "*s n c"], rows: Int[Tensor, " n"] | None = None
     ) -> dict[str, Float[Tensor, "*s"]]:
-        """val_average, val_worst_group (NaN where no group is known) and val_worst_class, for a method's history."""
+        """val_average, val_worst_group (NaN where no group is known) and val_worst_class, for a method's history.
+
+        Under the rule `inferred_group` val_inferred_group, too, where groups could be inferred.
+        """
         val = self._val
         y, group = (val.y, self._group) if rows is None else (val.y[rows], self._group[rows])
-        return validation_measures(logits.argmax(-1) == y, y, group, val.n_classes, val.n_groups)
+        correct = logits.argmax(-1) == y
+        measures = validation_measures(correct, y, group, val.n_classes, val.n_groups)
+        if self._inferred is not None:
+            group = self._inferred.group if rows is None else self._inferred.group[rows]
+            measures["val_inferred_group"] = worst(accuracy_by(correct, group, self._inferred.n_groups))
+        return measures
 
     @property
     def in_words(self) -> str:
         """The rule for readers: `worst group`."""
-        return self.rule.replace("_", " ")
+        if self.rule != "inferred_group":
+            return self.rule.replace("_", " ")
+        return f"worst class (no groups inferred: {self.doubt})" if self.doubt else "worst inferred group"

@@ -7,6 +7,7 @@ from typing import Any
 from hsfm.features.embeddings import Embeddings, NotApplicable
 from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head
+from hsfm.heads.inferred_groups.attribute import infer_attribute
 from hsfm.heads.method_settings import MethodSettings
 from hsfm.heads.scorer import RULES, Scorer
 
@@ -27,14 +28,19 @@ def fit_supervised(
     alone. needs: further inputs that the module's NEEDS names. A select_by of None is worst_group.
     Raises NotApplicable where the data lack what the method needs, and ValueError where they lack the scorer's groups.
     """
-    scorer = scorer_of(settings, val)
+    scorer = scorer_of(settings, train, val)
     fit = method.fit(*hidden(settings, train, val), erm, settings=settings, seeds=seeds, scorer=scorer, **needs)
     return fit, labels_used(settings, scorer)
 
 
-def scorer_of(settings: MethodSettings, val: Embeddings) -> Scorer:
-    """The scorer by the rule of the settings; where they go by a rule of the method's own, one that measures only."""
+def scorer_of(settings: MethodSettings, train: Embeddings, val: Embeddings) -> Scorer:
+    """The scorer by the rule of the settings; where they go by a rule of the method's own, one that measures only.
+
+    train is read by the rule inferred_group alone, for its features and classes.
+    """
     rule = settings.select_by or "worst_group"
+    if rule == "inferred_group":
+        return Scorer(val, rule, infer_attribute(train, val, "select_by: inferred_group"))
     try:
         return Scorer(val, rule if rule in RULES else "average")
     except NotApplicable as error:  # which is the configuration's fault, not the method's

@@ -168,6 +168,8 @@ def _hard_set(figure: Figure, place: tuple[float, float], data: MethodData, stac
     name, kind, how = "Hard", " with the highest loss", "under the current head"
     if data.settings["outer_set"] == "random":
         name, kind, how = "Random", "", "drawn at random"
+    elif data.settings["outer_set"] == "inferred":
+        name, kind, how = "Balanced", ", half of them minority", "by inferred groups"
     each = f"{data.settings['hard_per_class']} validation images of each class{kind}"
     panel = _Panel(figure, *place, f"3  {name} set", each, f"{how}, {when}")
     if data.hardest:
@@ -198,7 +200,7 @@ def _held(bars: Axes, data: MethodData, stack: Stack) -> None:
 
 
 def _outer_loss(figure: Figure, place: tuple[float, float], data: MethodData) -> None:
-    kind = "random" if data.settings["outer_set"] == "random" else "hard"
+    kind = {"random": "random", "inferred": "balanced"}.get(data.settings["outer_set"], "hard")
     mean = f"the adapted heads' mean loss on the {kind} set;"
     panel = _Panel(figure, *place, "4  Outer loss", mean, "the best epoch on validation is kept")
     history, look = data.history, of_method("hsfm")

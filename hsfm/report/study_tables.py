@@ -25,7 +25,7 @@ from hsfm.report.tables import (
 
 SPREAD = {"lowest": "min", "median": "median", "highest": "max"}  # over settings
 RULES = {"worst_group": "worst group", "worst_class": "worst class (no group labels)"}
-SELECTED_BY = get_args(Rule)
+SELECTED_BY = {rule: METRICS.get(rule, "worst inferred group") for rule in get_args(Rule)}
 VARIANTS = {
     "hsfm": "HSFM",
     "fixed_support": "support not edited (K_H = 0)",
@@ -89,7 +89,9 @@ def summarize_selection(scores: pd.DataFrame) -> pd.DataFrame:
             for rule in SELECTED_BY:
                 own = in_percent(part[part["rule"] == rule], ["worst_group", "average"])
                 row |= {f"by_{rule}_{name}": value for name, value in own.items()}
-            worst = part.pivot(index=["run", "seed"], columns="rule", values="worst_group").reindex(columns=SELECTED_BY)
+            worst = part.pivot(index=["run", "seed"], columns="rule", values="worst_group").reindex(
+                columns=list(SELECTED_BY)
+            )
             rows.append(row | _paired(worst["worst_class"], worst["worst_group"], "without_labels"))
     return pd.DataFrame(rows)
 
@@ -101,18 +103,18 @@ def selection_table(summary: pd.DataFrame, scores: pd.DataFrame, left_out: pd.Da
         ("Method", lambda row: method_label(row["method"])),
         ("Group labels", lambda row: GROUP_LABELS[row["group_labels"]]),
         *(
-            (f"by {METRICS[rule]}: {METRICS[metric]}", _accuracy(f"by_{rule}_{metric}"))
-            for rule in SELECTED_BY
+            (f"by {words}: {METRICS[metric]}", _accuracy(f"by_{rule}_{metric}"))
+            for rule, words in SELECTED_BY.items()
             for metric in ("worst_group", "average")
         ),
         ("worst class - worst group", lambda row: signed(row["without_labels"], row["without_labels_deviation"])),
     ]
     on_images = ", ".join(method.label for method in found().values() if method.images)
     notes = (
-        "Test accuracy in percent of heads whose epoch or setting validation picks by its worst group, its worst class "
-        "or its average. The last column is in points of test worst group, paired by backbone and seed: above 0 the "
-        "worst class picked better. " + spread_note(summary),
-        "Group labels: their use under the worst group; `val, to select` is no use of any under the two other rules. "
+        "Test accuracy in percent of heads whose epoch or setting validation picks by its worst group, worst class, "
+        "average or worst inferred group. The last column is in points of test worst group, paired by backbone and "
+        "seed: above 0 the worst class picked better. " + spread_note(summary),
+        "Group labels: their use under the worst group; `val, to select` is no use of any under the other rules. "
         "A method that nothing is picked for, and one with a rule of its own, has the same heads under all.",
         f"Left out: methods that are trained on images ({on_images}).",
         *left_out_notes(left_out),

@@ -264,7 +264,10 @@ def test_the_automatic_step_size(d, expected):
     [
         ({"inner_steps": "5"}, "inner_steps\n  Input should be a valid integer"),
         ({"hard_per_class": 0}, "hard_per_class\n  Input should be greater than 0"),
-        ({"select_by": "loss"}, "select_by\\..*\n  Input should be 'worst_group', 'worst_class' or 'average'"),
+        (
+            {"select_by": "loss"},
+            "select_by\\..*\n  Input should be 'worst_group', 'worst_class', 'average' or 'inferred_group'",
+        ),
         ({"device": "gpu"}, "device: 'gpu' is unknown; allowed are auto, cpu"),
         ({"head": LogisticRegression()}, r"head: LogisticRegression is not an hsfm.Head or a pair \(weight, bias\)"),
         ({"head": Head(torch.zeros(3, 12), torch.zeros(3))}, r"head: shapes \(3, 12\) and \(3,\) do not fit 2 classes"),

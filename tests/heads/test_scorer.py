@@ -24,30 +24,39 @@ def counted(correct, part):
 
 
 PARTS = {
-    "worst_group": lambda e: list(zip(e.y.tolist(), e.attribute.tolist(), strict=True)),
-    "worst_class": lambda e: e.y.tolist(),
-    "average": lambda e: [0] * len(e.y),
+    "worst_group": lambda e, rows: list(zip(e.y.tolist(), e.attribute.tolist(), strict=True)),
+    "worst_class": lambda e, rows: e.y.tolist(),
+    "average": lambda e, rows: [0] * len(e.y),
+    "inferred_group": lambda e, rows: [
+        (int(y), int(row) % 3 == 2) for y, row in zip(e.y, range(240) if rows is None else rows, strict=True)
+    ],
 }
 
 
-@pytest.mark.parametrize("rows", [None, torch.arange(0, 240, 3)])
+def scorer_by(rule, val, doubt=""):
+    """With, in place of inferred groups, those of another division."""
+    other = replace(val, attribute=torch.arange(len(val.y)) % 3 // 2)
+    return Scorer(val, rule, (other, doubt) if rule == "inferred_group" else None)
+
+
+@pytest.mark.parametrize("rows", [None, torch.arange(0, 240, 4)])
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_is_plain_counting(splits, logits, rule, rows):
     val = splits["val"]
     part = val if rows is None else val.take(rows)
     logits = logits if rows is None else logits[:, rows]
-    scorer = Scorer(val, rule)
+    scorer = scorer_by(rule, val)
     scores, averages = scorer(logits, rows), scorer.measures(logits, rows)["val_average"]
     for s in range(3):
         correct = [one == y for one, y in zip(logits[s].argmax(-1).tolist(), part.y.tolist(), strict=True)]
-        assert float(scores[s]) == pytest.approx(counted(correct, PARTS[rule](part)), abs=1e-12)
+        assert float(scores[s]) == pytest.approx(counted(correct, PARTS[rule](part, rows)), abs=1e-12)
         assert float(averages[s]) == pytest.approx(sum(correct) / len(correct), abs=1e-12)
     assert float(scorer(logits[0], rows)) == float(scores[0]), "one head has one score"
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_it_knows_whether_it_was_asked(splits, logits, rule):
-    scorer = Scorer(splits["val"], rule)
+    scorer = scorer_by(rule, splits["val"])
     measures = scorer.measures(logits)
     assert not scorer.asked
     assert torch.equal(scorer(logits), measures[f"val_{rule}"])
@@ -65,3 +74,13 @@ def test_without_attributes_there_is_no_worst_group(splits, logits):
     message = r'select_by="worst_group" needs the attribute of every val image; 1 of 240 lack it, first \'val-0007\''
     with pytest.raises(ValueError, match=message):
         Scorer(some, "worst_group")
+
+
+def test_where_nothing_is_inferred_the_worst_class_decides_and_it_is_said(splits, logits):
+    scorer = scorer_by("inferred_group", splits["val"], doubt="the attribute shows no two clouds")
+    assert torch.equal(scorer(logits), Scorer(splits["val"], "worst_class")(logits))
+    assert scorer.in_words == "worst class (no groups inferred: the attribute shows no two clouds)"
+    assert scorer_by("inferred_group", splits["val"]).in_words == "worst inferred group"
+    for rule, inferred in (("inferred_group", None), ("average", (splits["val"], ""))):
+        with pytest.raises(ValueError, match=f"goes with the rule inferred_group, and with no other; .* {rule}"):
+            Scorer(splits["val"], rule, inferred)

@@ -43,11 +43,13 @@ def assert_same(fit, expected):
         assert (fit.arrays[name] == values).all()
 
 
-@pytest.mark.parametrize("change", [shuffled, unknown])
+@pytest.mark.parametrize(
+    ("change", "rule"), [(shuffled, "worst_class"), (unknown, "worst_class"), (shuffled, "inferred_group")]
+)
 @pytest.mark.parametrize("name", METHODS)
-def test_without_a_rule_that_reads_groups_labels_change_nothing(splits, erm_head, name, change):
+def test_without_a_rule_that_reads_groups_labels_change_nothing(splits, erm_head, name, change, rule):
     """Bit for bit; the history's worst group, which is measured for readers, apart."""
-    method, settings = import_module(f"hsfm.methods.{name}"), settings_of(name, select_by="worst_class")
+    method, settings = import_module(f"hsfm.methods.{name}"), settings_of(name, select_by=rule)
     given = splits["train"], splits["val"]
     needs = needs_of(method, erm_head, splits["val"])
     fits = [
@@ -107,21 +109,22 @@ def test_the_comparison_finds_a_method_that_is_shown_labels(splits, erm_head):
 
 
 def test_the_scorer_goes_by_the_settings(splits):
-    val = splits["val"]
-    assert scorer_of(settings_of("dfr"), val).rule == "worst_group"
-    assert scorer_of(settings_of("llr"), val).rule == "worst_class"
-    assert scorer_of(settings_of("hsfm", select_by="average"), val).rule == "average"
-    own = scorer_of(settings_of("hsfm", select_by="hard_loss"), val.without_attributes())
+    both = splits["train"], splits["val"]
+    assert scorer_of(settings_of("dfr"), *both).rule == "worst_group"
+    assert scorer_of(settings_of("llr"), *both).rule == "worst_class"
+    assert scorer_of(settings_of("hsfm", select_by="average"), *both).rule == "average"
+    own = scorer_of(settings_of("hsfm", select_by="hard_loss"), *(part.without_attributes() for part in both))
     assert own.rule == "average"
     assert labels_used(settings_of("hsfm", select_by="hard_loss"), own) == "none"
 
 
 @pytest.mark.parametrize(
-    ("rule", "labels"), [("worst_group", "selection"), ("worst_class", "none"), ("average", "none")]
+    ("rule", "labels"),
+    [("worst_group", "selection"), ("worst_class", "none"), ("average", "none"), ("inferred_group", "none")],
 )
 def test_group_labels_are_used_once_worst_group_is_asked(splits, erm_head, rule, labels):
     settings, val = settings_of("hsfm", select_by=rule), splits["val"]
-    scorer = scorer_of(settings, val)
+    scorer = scorer_of(settings, splits["train"], val)
     assert labels_used(settings, scorer) == "none"
     scorer(erm_head.logits(val.features))
     assert labels_used(settings, scorer) == labels

@@ -17,10 +17,12 @@ SETTINGS = {"inner_steps": 5, "inner_lr": 0.01, "outer_lr": 1.0, "support_steps"
 METHODS = ("erm", "llr", "dfr", "hsfm", "hsfm_capped")
 
 
-def selection_frame(dataset: str = "toy", rules=("worst_group", "worst_class", "average")) -> pd.DataFrame:
+def selection_frame(
+    dataset: str = "toy", rules=("worst_group", "worst_class", "average", "inferred_group")
+) -> pd.DataFrame:
     """ERM, and HSFM of two seeds, whose worst group (in tens of percent) each rule leaves elsewhere."""
-    worst = {"worst_group": (8, 9), "worst_class": (7, 5), "average": (4, 4)}
-    uses = {"worst_group": "selection", "worst_class": "none", "average": "none"}
+    worst = {"worst_group": (8, 9), "worst_class": (7, 5), "average": (4, 4), "inferred_group": (9, 9)}
+    uses = {"worst_group": "selection", "worst_class": "none", "average": "none", "inferred_group": "none"}
     frames = [scores_of("erm", "none", [0], dataset=dataset, test=[(2, 20, 30, 40)])]
     for rule in rules:
         hits = [(own, 20, 30, 40) for own in worst[rule]]
@@ -53,12 +55,12 @@ def test_the_selection_table_for_readers():
     left_out = pd.DataFrame({"dataset": ["other"], "method": ["dfr"], "reason": ["no group is known"]})
     _, table = report.tabulate("selection", scores, left_out)
     text = table.markdown()
-    assert "| toy | ERM | no | 20.0 | 92.0 | 20.0 | 92.0 | 20.0 | 92.0 | +0.0 |" in text
+    assert "| toy | ERM | no | 20.0 | 92.0 | 20.0 | 92.0 | 20.0 | 92.0 | 20.0 | 92.0 | +0.0 |" in text
     assert (
         "| toy | HSFM | val, to select | 85.0 ± 7.1 | 98.5 ± 0.7 | 60.0 ± 14.1 | 96.0 ± 1.4 | 40.0 ± 0.0 | 94.0 ± 0.0 "
-        "| -25.0 ± 21.2 |" in text
+        "| 90.0 ± 0.0 | 99.0 ± 0.0 | -25.0 ± 21.2 |" in text
     )
-    assert "| other | HSFM | no | - | - | - | 96.0 ± 1.4 | - | 94.0 ± 0.0 | - |" in text
+    assert "| other | HSFM | no | - | - | - | 96.0 ± 1.4 | - | 94.0 ± 0.0 | - | - | - |" in text
     assert [row[0].text for row in table.rows] == ["toy", "toy", "other", "other"]
     assert table.made_from[1] == ("results/toy/run0/hsfm/scores.parquet",)
     assert "nan" not in text

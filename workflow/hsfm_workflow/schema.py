@@ -129,7 +129,8 @@ class Configuration(FrozenSettings):
     )
     select_by: Rule = Field(
         description="Rule by which validation picks an epoch or a setting, for methods that have none of their own: "
-        "the accuracy of the worst group, which reads group labels of validation, of the worst class, or the average."
+        "the accuracy of the worst group, which reads group labels of validation, of the worst class, the average, or "
+        "that of the worst inferred group, which reads features and classes."
     )
     studies: Annotated[tuple[Study, ...], Unlike] = Field(
         json_schema_extra={"uniqueItems": True},

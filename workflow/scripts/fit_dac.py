@@ -26,7 +26,7 @@ compute, transform = Compute.on(params.device, **params.compute), TransformSetti
 images = masks.of(train.image_id), lambda split: source(table.split(split))
 inputs = DaCInputs(model.trained.network, transform, standardization, compute, *images)
 settings = Settings(**params.dac)
-scorer = scorer_of(settings, val)
+scorer = scorer_of(settings, train, val)
 fitted = fit(*hidden(settings, train, val), erm.head[0], settings=settings, seeds=(seed,), scorer=scorer, inputs=inputs)
 write_frame(outputs.history, fitted.tables["history"])
 origin = train.checkpoint_sha256

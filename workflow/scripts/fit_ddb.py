@@ -34,7 +34,7 @@ data = TrainingData(
 )
 generated = kept_images(read_table(files.generated, GENERATED)[0], pruned, train.n_classes)
 compute, settings = Compute.on(params.device, **params.compute), Settings(**params.ddb)
-scorer, seen = scorer_of(settings, val), hidden(settings, train, val)
+scorer, seen = scorer_of(settings, train, val), hidden(settings, train, val)
 read = [files[name] for name in ("checkpoint", "heads", "standardization", "images", "generated", "pruned")]
 depends_on = job.depends_on({**dict(params.items()), "seed": seed}, read, str(compute.device))
 with job.resuming(outputs.checkpoint, depends_on) as resume:

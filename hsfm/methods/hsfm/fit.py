@@ -21,7 +21,8 @@ def fit(
 ) -> Fit:  # fmt: skip
     """HSFM's heads `[s c d]`; errors as in `hsfm.methods.hsfm.train.train`.
 
-    hard_set: of val under `erm`, the outer set of the first epoch, whose `per_class` is K_hard.
+    hard_set: of val under `erm`, the outer set of the first epoch unless another is asked for, whose `per_class` is
+    K_hard.
     Tables: history (per seed and epoch, see `train`), support (its rows before and after the edits). Arrays: hard_rows
     `[s e m]`, the rows of val that the outer loss of each epoch was over.
     """
@@ -45,7 +46,7 @@ def fit(
         chosen_by=settings.epoch_in_words(scorer),
         summary=kept_epochs(result.history),
         remarks=result.remarks,
-        settings={"hard_per_class": hard_set.per_class, **found},
+        settings={"hard_per_class": hard_set.per_class, **result.outer_set, **found},
         tables={"history": result.history, "support": support_table(support)},
         arrays={"hard_rows": result.hard_rows.numpy()},
     )

@@ -36,8 +36,11 @@ class Settings(HardTrainingSettings):
     support_steps: NonNegativeInt = swept(
         10, [2, 5, 10], "K_H: meta-gradient steps on the support per epoch; 0 leaves the support as drawn."
     )
-    outer_set: Literal["hard", "random"] = Field(
-        "hard", description="Outer loss over hard validation rows (the paper), or as many random ones per class."
+    outer_set: Literal["hard", "random", "inferred"] = Field(
+        "hard",
+        description="Outer loss over hard validation rows (the paper), as many random ones per class, or as many that "
+        "stay, half of a class with the attribute that goes with it and half with another, both inferred from features "
+        "and classes; hard ones where nothing can be inferred.",
     )
     gradient: Literal["full", "first_order"] = Field(
         "full", description="The meta-gradient through all inner steps (the paper), or its first-order part."

@@ -5,7 +5,7 @@ Source: arXiv 2603.29313. Letters: r trials, n support rows, d features, c class
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,11 @@ from torch import Generator, Tensor
 
 from hsfm.core.progress import Progress
 from hsfm.features.embeddings import Embeddings, check_embeddings, check_same_origin
-from hsfm.heads.draw import draw_per_class
+from hsfm.heads.draw import draw_per_class, draw_sides
 from hsfm.heads.hard_set import HardSet
 from hsfm.heads.hard_training import HardLoss
 from hsfm.heads.head import Head
+from hsfm.heads.inferred_groups.attribute import infer_attribute
 from hsfm.heads.scorer import Scorer
 from hsfm.methods.hsfm.outer_loop import OF_TRIAL, BestState, Loop, Settings, Trial
 
@@ -41,11 +42,15 @@ class MetaResult:
     support_rows: Int[Tensor, "r n"]  # rows of the training embeddings
     support_after: Float[Tensor, "r n d"]  # those rows' features as edited at the kept epoch
     moved: Float[Tensor, " r"]  # share of validation predictions that differ from the ERM head's
+    outer_set: Mapping[str, str] = field(default_factory=dict)  # settings that an inferred outer set came to
+    doubt: str = ""  # why no groups could be inferred for it
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """Warnings for readers about each trial's head; empty where there are none."""
-        return tuple(DEAD if share < DEAD_SHARE else "" for share in self.moved.tolist())
+        of_all = f"outer set of hard images, no groups inferred: {self.doubt}" if self.doubt else ""
+        each = (DEAD if share < DEAD_SHARE else "" for share in self.moved.tolist())
+        return tuple("; ".join(filter(None, (of_all, own))) for own in each)
 
 
 def train(
@@ -98,10 +103,11 @@ def train_trials(
     """
     head = Head(head.weight.detach(), head.bias.detach())
     _check(train, val, head, trials)
+    trials, inferred, doubt = _with_inferred(train, val, trials)
     shared = trials[0].settings  # but for what may differ
     generators = [Generator().manual_seed(trial.seed) for trial in trials]
     rows = torch.stack([_draw(train, shared, generator) for generator in generators])
-    outer_rows = _outer_rows(val, trials[0], first_hard_set, generators)
+    outer_rows = _outer_rows(val if inferred is None else inferred, trials[0], first_hard_set, generators)
     size = trials_that_fit(train, val, trials[0], kept=len(scorers), memory_budget=memory_budget)
     batches = [slice(i, i + size) for i in range(0, len(trials), size)]
     kept, histories, hard_rows = {name: [] for name in scorers}, [], []
@@ -128,6 +134,8 @@ def train_trials(
             history=history.assign(kept=epoch == found["kept_epoch"].numpy()[number]),
             hard_rows=torch.cat(hard_rows),
             support_rows=rows.cpu(),
+            outer_set={"outer_set": shared.outer_set, "refresh": shared.refresh} if inferred is not None else {},
+            doubt=doubt,
             **found,
         )
     return results
@@ -157,6 +165,21 @@ def _draw(train: Embeddings, shared: Settings, generator: Generator) -> Int[Tens
     return torch.randperm(len(train.y), generator=generator)[:size].to(train.y.device)
 
 
+def _with_inferred(
+    train: Embeddings, val: Embeddings, trials: Sequence[Trial]
+) -> tuple[Sequence[Trial], Embeddings | None, str]:
+    """Trials with the outer set that is to be had, val with its inferred attribute, and the reason where it has none.
+
+    An inferred outer set stays. Where nothing can be inferred the hard one of the paper takes its place.
+    """
+    if trials[0].settings.outer_set != "inferred":
+        return trials, None, ""
+    inferred, doubt = infer_attribute(train, val, "outer_set: inferred")
+    changes = {"outer_set": "hard"} if doubt else {"refresh": "never"}
+    changed = [replace(trial, settings=trial.settings.model_copy(update=changes)) for trial in trials]
+    return changed, inferred, doubt
+
+
 def _outer_rows(
     val: Embeddings, trial: Trial, first_hard_set: HardSet | None, generators: Sequence[Generator]
 ) -> Int[Tensor, "_ r m"] | None:
@@ -168,6 +191,10 @@ def _outer_rows(
             raise ValueError("first_hard_set: lists other images than val")
         chosen = first_hard_set.chosen.to(val.y.device).nonzero().squeeze(1)
         return chosen[val.y[chosen].argsort(stable=True)].expand(1, len(generators), -1)  # class by class
+    if trial.settings.outer_set == "inferred":
+        other = val.attribute != val.y  # values are numbered by the class that they go with
+        drawn = [draw_sides(val.y, other, trial.hard_per_class, val.n_classes, g) for g in generators]
+        return torch.stack(drawn)[None]
     epochs = trial.settings.epochs if trial.settings.refresh == "epoch" else 1
     drawn = [[draw_per_class(val.y, trial.hard_per_class, val.n_classes, g) for _ in range(epochs)] for g in generators]
     return torch.stack([torch.stack(of_trial) for of_trial in drawn], dim=1)

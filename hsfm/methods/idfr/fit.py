@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
-import numpy as np
-import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from hsfm.features.embeddings import Embeddings, check_same_origin
 from hsfm.heads.balanced_regression import BalancedSettings, fit_balanced
 from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head
+from hsfm.heads.inferred_groups.attribute import FOLD_SEEDS, LEVEL, doubt, with_attribute
 from hsfm.heads.inferred_groups.groups import Found, find_groups
 from hsfm.heads.method_settings import Rule
 from hsfm.heads.scorer import Scorer
@@ -28,10 +27,10 @@ class Settings(BalancedSettings):
         "chosen by the worst of these. null takes the configuration's.",
     )
     level: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.05, description="Largest p of the test of two clouds, and of the guard, at which inferred groups are used."
+        LEVEL, description="Largest p of the test of two clouds, and of the guard, at which inferred groups are used."
     )
     fold_seeds: PositiveInt = Field(
-        7, description="Divisions into folds that the gate is measured on; twice the median p counts."
+        FOLD_SEEDS, description="Divisions into folds that the gate is measured on; twice the median p counts."
     )
     with_train: bool = Field(
         False, description="Whether the head learns from train, too; for backbones that were not trained on it."
@@ -46,16 +45,11 @@ class Settings(BalancedSettings):
 
 def branch(found: Found, val: Embeddings, settings: Settings) -> tuple[str, str]:
     """Name of the head to fit, `dfr`, `llr` or `afr`, and the reason."""
-    c = val.n_classes
-    sizes = np.bincount(val.y.numpy() * c + found.val, minlength=c * c)
-    if found.p_gate > settings.level:
-        return "afr", "the attribute shows no two clouds"
-    if found.p_guard > settings.level:
-        return "afr", "the minority may be wrong labels"
-    if found.shares.max() < BALANCED / c:
+    why = doubt(found, val, settings.level)
+    if why:
+        return "afr", why
+    if found.shares.max() < BALANCED / val.n_classes:
         return "llr", "the inferred groups are balanced"
-    if sizes.min() < 2:
-        return "afr", "an inferred group has fewer than two images"
     return "dfr", "the groups are inferred"
 
 
@@ -78,7 +72,7 @@ def fit_found(
     name, reason = branch(found, val, settings)
     known = {"settings": settings, "seeds": seeds, "called": CALLED}
     if name == "dfr":
-        train, val = grouped(train, found.train), grouped(val, found.val)
+        train, val = with_attribute(train, found.train), with_attribute(val, found.val)
         on, scorer = "both" if settings.with_train else "val", Scorer(val, "worst_group")
         fitted = fit_balanced(train, val, lambda rows: rows.group.numpy(), on=on, scorer=scorer, **known)
         fitted = replace(fitted, chosen_by=fitted.chosen_by.replace("worst group", "worst inferred group"))
@@ -103,8 +97,3 @@ def fit_found(
 
 
 BRANCHES = {"dfr": "DFR on inferred groups", "llr": "class-balanced LLR", "afr": "AFR on validation"}
-
-
-def grouped(rows: Embeddings, found: np.ndarray) -> Embeddings:
-    """Rows with the attribute that was found, by the name of the class that it goes with."""
-    return replace(rows, attribute=torch.from_numpy(found), attribute_names=rows.class_names)

@@ -29,7 +29,7 @@ def changed(settings, **changes):
 def train(tr, val, head, *, seeds=(0, 1), hard_per_class=30, first_hard_set=None, **changes):
     settings = changed(SETTINGS, **changes)
     return meta.train(
-        tr, val, head, settings, seeds=seeds, hard_per_class=hard_per_class, scorer=scorer_of(settings, val),
+        tr, val, head, settings, seeds=seeds, hard_per_class=hard_per_class, scorer=scorer_of(settings, tr, val),
         first_hard_set=first_hard_set,
     )  # fmt: skip
 
