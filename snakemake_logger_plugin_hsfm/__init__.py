@@ -21,6 +21,7 @@ CHATTER = (
     *("Select jobs to execute...", "Group jobs: inactive", "Complete log(s): ", "Elapsed time: "),
 )
 OBVIOUS = ("Missing output files: ", "Input files updated by another job: ")  # reasons that tell nothing new
+PARAMS = "Params have changed since last execution"  # what follows are hashes and whole sections of settings
 END_OF_LOG = 12  # lines
 NAMED = 5  # files at most
 BEGAN = time.time()
@@ -60,7 +61,7 @@ class LogHandler(LogHandlerBase):
         if event == LogEvent.JOB_INFO and record.rule_msg:
             number, message = self.jobs.setdefault(record.jobid, (len(self.jobs) + 1, record.rule_msg))
             reasons = [reason for reason in record.reason.split("; ") if reason and not reason.startswith(OBVIOUS)]
-            why = f": {textwrap.shorten(reasons[0], 100, placeholder='...')}" if reasons else ""
+            why = f": {reason_in_words(reasons[0])}" if reasons else ""
             return f"{clock}  {message} ({number} of {self.total}){why}"
         if event == LogEvent.JOB_ERROR:
             message = f" ({self.jobs[record.jobid][1]})" if record.jobid in self.jobs else ""
@@ -68,6 +69,13 @@ class LogHandler(LogHandlerBase):
         message = record.getMessage()
         minor = record.levelno < logging.WARNING and (event is not None or message.startswith(CHATTER))
         return "" if minor or "CalledProcessError in file" in message else message
+
+
+def reason_in_words(reason: str) -> str:
+    """Snakemake's reason to run a job, short enough for the end of a line."""
+    if reason.startswith(PARAMS):
+        return "settings or code changed"
+    return textwrap.shorten(reason, 100, placeholder="...")
 
 
 def ends_of_logs(record: logging.LogRecord) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,9 @@ class TextTable:
     made_from: tuple[tuple[str, ...], ...] = ()  # by row, the results that its numbers are out of; none where not known
     title: str = ""  # in LaTeX, the caption
     parted: tuple[int, ...] = ()  # rows that begin a block: above them is a rule, in Markdown an empty row
+    # whether in HTML each value of the first column, where it has several, heads the rows that follow instead
+    sectioned: bool = False
+    page: "TextTable | None" = None  # what HTML shows instead, where a page needs another form
 
     @classmethod
     def of(
@@ -93,26 +97,46 @@ class TextTable:
         return table.replace(r"\end{table}", "".join(notes) + r"\end{table}")
 
     def html(self, name: str) -> str:
-        """A fragment: `<figure class="table" id=name>` with a table in a frame that may scroll, and its notes."""
-        numbers = [column >= self.text_columns for column in range(len(self.header))]
+        """A fragment: `<figure class="table" id=name>` with a table in a frame that may scroll, and its notes.
+
+        A table in sections has a `<tbody>` for each, whose first row is its heading.
+        """
+        if self.page is not None:
+            return self.page.html(name)
+        sections = [(text, list(own)) for text, own in groupby(range(len(self.rows)), lambda n: self.rows[n][0].text)]
+        left = int(self.sectioned and len(sections) > 1)  # columns that became headings
+        if not left:
+            sections = [("", range(len(self.rows)))]
+        numbers = [column >= self.text_columns for column in range(left, len(self.header))]
         kinds = ["number" if number else "text" for number in numbers]
-        head = [f'<th scope="col" class="{kind}">{escape(c)}</th>' for c, kind in zip(self.header, kinds, strict=True)]
-        sources = [f' data-made-from="{escape(" ".join(files))}"' if files else "" for files in self.made_from]
-        sources = sources or [""] * len(self.rows)
-        rules = [' class="parted"' if place in self.parted else "" for place in range(len(self.rows))]
-        body = [
-            f"<tr{rule}{source}>{''.join(map(Cell.html, row, numbers))}</tr>"
-            for rule, source, row in zip(rules, sources, self.rows, strict=True)
-        ]
+        named = zip(self.header[left:], kinds, strict=True)
+        head = [f'<th scope="col" class="{kind}">{escape(text)}</th>' for text, kind in named]
+        bodies = []
+        for text, places in sections:
+            bodies += ["<tbody>", *([_section(text, len(numbers))] if left else [])]
+            bodies += [self._row(place, numbers, rule=place != places[0]) for place in places]
+            bodies.append("</tbody>")
         lines = [
             f'<figure class="table" id="{escape(name)}">',
             f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(self.title or name)}">',
-            *("<table>", f"<thead><tr>{''.join(head)}</tr></thead>", "<tbody>", *body, "</tbody>", "</table>"),
+            *("<table>", f"<thead><tr>{''.join(head)}</tr></thead>", *bodies, "</table>"),
             "</div>",
             *("<figcaption>", *(f"<p>{escape(note)}</p>" for note in self.notes), "</figcaption>"),
             "</figure>",
         ]
         return "\n".join(lines) + "\n"
+
+    def _row(self, place: int, numbers: Sequence[bool], *, rule: bool) -> str:
+        """A row's last cells in HTML, as many as `numbers`. rule: whether one may stand above it."""
+        parted = ' class="parted"' if rule and place in self.parted else ""
+        files = self.made_from[place] if self.made_from else ()
+        source = f' data-made-from="{escape(" ".join(files))}"' if files else ""
+        cells = self.rows[place][len(self.header) - len(numbers) :]
+        return f"<tr{parted}{source}>{''.join(map(Cell.html, cells, numbers))}</tr>"
+
+
+def _section(text: str, columns: int) -> str:
+    return f'<tr class="section"><th scope="rowgroup" colspan="{columns}">{escape(text)}</th></tr>'
 
 
 def percent(value: float, deviation: float, form: str = ".1f") -> str:

@@ -12,6 +12,7 @@ from hsfm.data.store import open_cache
 from hsfm.data.table import group_name, read_images
 
 EXAMPLES = 8  # of a group
+EXAMPLES_SEED = 0  # of which ones are shown
 
 
 def open_source(path: str | Path, cache: Sequence[str | Path] = ()) -> Callable[[pd.DataFrame], Images | ImageFiles]:
@@ -43,10 +44,14 @@ def open_pictures(path: str | Path, cache: Sequence[str | Path] = ()) -> Callabl
 
 
 def read_examples(path: str | Path) -> dict[str, list[np.ndarray]]:
-    """The first training images of each class and attribute of the table `path`, by group name with its share."""
-    table, pictures = read_images(path), open_pictures(path)
+    """Training images of each class and attribute of the table `path`, by group name with its share.
+
+    They are drawn at random, the same for one table: the first rows are often of one folder, patient or scene.
+    """
+    table, pictures, rng = read_images(path), open_pictures(path), np.random.default_rng(EXAMPLES_SEED)
     rows, examples = table.split("train"), {}
     for (y, attribute), part in rows.fillna({"attribute": -1}).groupby(["y", "attribute"]):
         name = f"{group_name(table, y, attribute)}, {100 * len(part) / len(rows):.1f} %"
-        examples[name] = pictures(part["image_id"][:EXAMPLES].to_list())
+        drawn = rng.choice(len(part), min(EXAMPLES, len(part)), replace=False)
+        examples[name] = pictures(part["image_id"].iloc[drawn].to_list())
     return examples

@@ -42,14 +42,15 @@ _OTHERS = {
 
 
 def import_embeddings(paths: Mapping[str, str | Path], dataset: str) -> dict[str, Embeddings]:
-    """Embeddings by split, from files of one kind.
+    """Embeddings by split.
 
-    Parquet that hsfm wrote is read as it is. Other Parquet has the columns `feature` (a list of numbers per row), `y`,
-    and where there are any `attribute`, `image_id` and `early_logits` (a list per row); npz the arrays `x` [n d], `y`
-    [n], `attribute` [n] and `early_logits` [n c]. There, y and attribute are names or numbers, of which 1, 1.0 and "1"
-    are one; the classes are the sorted labels of all splits, in whose order early logits are, and an attribute that is
-    missing (null, NaN, the text nan or none, or -1 beside others than 1) is unknown. A warning names columns that are
-    not read.
+    Parquet that hsfm wrote keeps its classes and their names; beside such a file, others have its labels by name or by
+    number. Where all files are such, they are read as they are. Other Parquet has the columns `feature` (a list of
+    numbers per row), `y`, and where there are any `attribute`, `image_id` and `early_logits` (a list per row); npz the
+    arrays `x` [n d], `y` [n], `attribute` [n] and `early_logits` [n c]. There, y and attribute are names or numbers, of
+    which 1, 1.0 and "1" are one; the classes are the sorted labels of all splits, in whose order early logits are, and
+    an attribute that is missing (null, NaN, the text nan or none, or -1 beside others than 1) is unknown. A warning
+    names columns that are not read.
 
     Raises ValueError naming the file for anything that is missing, under another name or there twice, of the wrong
     shape or type, NaN, or at odds with another split; and where most classes or attributes are those of one row, or
@@ -79,6 +80,11 @@ def _is_ours(path: str | Path) -> bool:
 
 
 def _read_tables(paths: Mapping[str, str | Path], origin: str) -> dict[str, Embeddings]:
+    ours = {split: read_embeddings(path, split=split) for split, path in paths.items() if _is_ours(path)}
+    for one in ours.values():
+        check_same_origin(next(iter(ours.values())), one)
+    if ours:
+        return _read_beside(ours, paths, origin)
     tables = {split: _read_table(path, split) for split, path in paths.items()}
     ends = np.cumsum([len(table["y"]) for table in tables.values()])
     names = {}
@@ -95,6 +101,40 @@ def _read_tables(paths: Mapping[str, str | Path], origin: str) -> dict[str, Embe
         split: check_embeddings(Embeddings(split=split, **table, **described), paths[split])
         for split, table in tables.items()
     }
+
+
+def _read_beside(ours: Mapping[str, Embeddings], paths: Mapping[str, str | Path], origin: str) -> dict[str, Embeddings]:
+    """All splits, with the classes and attributes of those that hsfm wrote."""
+    known = max(ours.values(), key=lambda one: len(one.attribute_names))  # a split may have no attribute
+    splits = {}
+    for split, path in paths.items():
+        if split in ours:
+            splits[split] = replace(ours[split], attribute_names=known.attribute_names, checkpoint_sha256=origin)
+            continue
+        table = _read_table(path, split)
+        table["attribute"] = labels.known(table["attribute"], f"attribute of {path}")
+        for column, names in (("y", known.class_names), ("attribute", known.attribute_names)):
+            table[column] = _numbers_among(names, table[column], f"{path}: {column}")
+        splits[split] = check_embeddings(replace(known, split=split, checkpoint_sha256=origin, **table), path)
+    return splits
+
+
+def _numbers_among(names: Sequence[str], column: pd.Series, source: str) -> torch.Tensor:
+    """Numbers of labels that are names, or these numbers already; -1 where a label is missing."""
+    known = column.dropna()
+    by_number = len(known) > 0 and not known.isin(names).any()
+    allowed = (
+        {str(number): number for number in range(len(names))} if by_number else {n: i for i, n in enumerate(names)}
+    )
+    wrong = known[~known.isin(list(allowed))]
+    if len(wrong):
+        of = (
+            f"{few(names)}, or a number of one from 0"
+            if names
+            else "nothing: no file beside it that hsfm wrote has any"
+        )
+        raise ValueError(f"{source}: row {wrong.index[0]} has {wrong.iloc[0]!r}, expected {of}")
+    return torch.tensor(column.map(allowed).fillna(-1).to_numpy(np.int64))
 
 
 def _read_table(path: str | Path, split: str) -> dict[str, Any]:

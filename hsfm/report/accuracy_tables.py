@@ -33,5 +33,6 @@ def accuracy_tables(
     }
     if published:
         compared = comparison.compare(aggregated, scores, published)
-        made["published"] = (compared, comparison.published_table(compared, scores))
+        unlike = comparison.unlike_published(scores, published)
+        made["published"] = (compared, comparison.published_table(compared, scores, unlike))
     return made

@@ -4,6 +4,7 @@ import pandas as pd
 
 from hsfm.core.text_tables import TextTable
 from hsfm.data.table import SPLITS, ImageTable, is_minority
+from hsfm.report.tables import FEW
 
 
 def count_groups(table: ImageTable) -> pd.DataFrame:
@@ -37,7 +38,9 @@ def agreement(table: ImageTable) -> dict[str, float | None]:
 def write_text(table: ImageTable, counts: pd.DataFrame) -> str:
     """The card as Markdown."""
     totals = counts[[*SPLITS, "all"]].sum()
-    shown = pd.concat([counts, pd.DataFrame([{"class": "all", "attribute": "", **totals}])])
+    few = counts["test"].between(1, FEW - 1)
+    marked = counts["test"].astype(str) + few.map({True: " (few)", False: ""})
+    shown = pd.concat([counts.assign(test=marked), pd.DataFrame([{"class": "all", "attribute": "", **totals}])])
     shown["share of train (%)"] = (100 * shown["train"] / totals["train"]).map("{:.1f}".format)
     notes = ["How strong the spurious correlation is cannot be said: attributes of train are unknown."]
     if shares := {split: share for split, share in agreement(table).items() if share is not None}:
@@ -46,6 +49,12 @@ def write_text(table: ImageTable, counts: pd.DataFrame) -> str:
             f"Agreement, the share of images whose attribute is not rarer in their class than in all of train: {text}.",
             *(f"The attribute of some {split} images is unknown." for split in SPLITS if split not in shares),
         ]
+    if few.any():
+        least = counts.loc[few, "test"].min()
+        notes.append(
+            f"Few: {few.sum()} of {len(counts)} groups have fewer than {FEW} test images, the smallest {least}, of "
+            f"which one is {100 / least:.1f} points; read accuracies on them with their intervals only."
+        )
     notes.append(f"Examples: ../figures/{table.dataset}/examples.png")
     classes, attributes = ", ".join(table.class_names), ", ".join(table.attribute_names) or "none known"
     sizes = f"{len(table.rows)} images, {len(table.class_names)} classes ({classes}), {len(table.attribute_names)} "

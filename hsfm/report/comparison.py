@@ -5,20 +5,48 @@ from collections.abc import Mapping
 import pandas as pd
 
 from hsfm.core.text_tables import TextTable, percent, signed
+from hsfm.data.counts import beside_published
 from hsfm.report.names import method_label
 from hsfm.report.published import PUBLISHED, SOURCE
 from hsfm.report.tables import files_of
+
+COLUMNS = ["dataset", "images", "method", "one_image"]
+COLUMNS += [
+    f"{metric}_{name}"
+    for metric in ("worst_group", "average")
+    for name in ("published", "published_deviation", "percent", "deviation", "difference")
+]
+
+
+def unlike_published(scores: pd.DataFrame, sources: Mapping[str, str]) -> dict[str, str]:
+    """By dataset how its images differ from the published ones, in words; nothing of one that has the same.
+
+    sources: as for `compare`.
+    """
+    found = {}
+    for dataset, source in sources.items():
+        own = scores[(scores["dataset"] == dataset) & (scores["n"] > 0)]
+        sizes = own.groupby(["split", own["group_name"].rename("group")])["n"].first()
+        table = beside_published(source, sizes)
+        other = table[table["expected"] != table["found"]]
+        if len(other):
+            (split, group), first = other.index[0], other.iloc[0]
+            more = f", and {len(other) - 1} more groups" if len(other) > 1 else ""
+            found[dataset] = f"{split}, {group} has {first['found']} images, published {first['expected']}{more}"
+    return found
 
 
 def compare(aggregated: pd.DataFrame, scores: pd.DataFrame, sources: Mapping[str, str]) -> pd.DataFrame:
     """One row per dataset and method with published numbers: theirs, ours, and ours - theirs in points.
 
     aggregated: of `report.tables.aggregate`. sources: where the images of those datasets come from that have published
-    numbers, by name. one_image: points that one image is of the smallest test group. Ours are null for a method that
-    did not run.
+    numbers, by name; those of other images than the published ones have no rows. one_image: points that one image is
+    of the smallest test group. Ours are null for a method that did not run.
     """
-    rows = []
+    rows, unlike = [], unlike_published(scores, sources)
     for dataset, source in sources.items():
+        if dataset in unlike:
+            continue
         test = scores[(scores["dataset"] == dataset) & (scores["split"] == "test") & (scores["n"] > 0)]
         smallest = test.groupby(["y", "attribute"], dropna=False)["n"].first().min()
         ours = aggregated[aggregated["dataset"] == dataset].set_index("method")
@@ -32,11 +60,11 @@ def compare(aggregated: pd.DataFrame, scores: pd.DataFrame, sources: Mapping[str
                 row |= {f"{metric}_percent": mean, f"{metric}_deviation": spread}
                 row[f"{metric}_difference"] = mean - theirs
             rows.append({**row, "one_image": 100 / smallest})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def published_table(comparison: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
-    """The rows of `compare` for readers."""
+def published_table(comparison: pd.DataFrame, scores: pd.DataFrame, unlike: Mapping[str, str]) -> TextTable:
+    """The rows of `compare` for readers. unlike: of `unlike_published`."""
     columns = [("Dataset", "dataset"), ("Method", lambda row: method_label(row["method"]))]
     for m, words in (("worst_group", "worst group"), ("average", "average")):
         theirs = (f"{m}_published", f"{m}_published_deviation")
@@ -52,7 +80,11 @@ def published_table(comparison: pd.DataFrame, scores: pd.DataFrame) -> TextTable
         "Differences are in points. One image: the points that one image of the smallest test group is worth; "
         "differences of a few images, or within the intervals of the table uncertainty, cannot be read. Published "
         "numbers are of another backbone unless its checkpoint was given.",
+        *(
+            f"{dataset} is not set beside them, since its images are not the published ones: {how}."
+            for dataset, how in unlike.items()
+        ),
     )
     made_from = files_of(scores, comparison[["dataset", "method"]])
     title = "Ours beside the published numbers."
-    return TextTable.of(comparison, columns, notes=notes, made_from=made_from, title=title)
+    return TextTable.of(comparison, columns, notes=notes, made_from=made_from, title=title, sectioned=True)

@@ -18,6 +18,7 @@ from hsfm.core.text_tables import Cell, TextTable
 from hsfm.report.names import method_label
 
 TIMES, SIZES = ["seconds", "cpu_seconds"], ["memory_mb", "gpu_memory_mb"]
+BEYOND = "seconds_beyond_erm"
 COLUMNS = ["dataset", "run", "stage", "method", "seed", *TIMES, *SIZES, "device", "versions", "shards", "made", "job"]
 _NAME = re.compile(  # a row of the tables may end in a split or a number itself
     r"(?P<stage>(?P<of_row>(?:fit|score|select)_)?.+?)"
@@ -90,13 +91,14 @@ def of_plan(
 
 
 def method_costs(costs: pd.DataFrame, stages: Stages) -> pd.DataFrame:
-    """Cost from the images to one head: a row per dataset, run and method with the columns TIMES and SIZES.
+    """Cost from the images to one head: a row per dataset, run and method with the columns TIMES, BEYOND and
+    SIZES.
 
     Counted are the stages of ERM (training, embedding) and the method's own before its head; not the preparation of
     images, which serves all methods. Times of shards add up; of memory the highest counts. Where each seed has a job of
     its own the mean time over seeds counts; a job that fits all seeds at once counts whole. A method on a network of
-    its own (AFR) does not count ERM's. ERM itself counts embedding only where its head is fitted on embeddings. A time
-    is null where that of a stage is not known.
+    its own (AFR) does not count ERM's; BEYOND are the seconds of the method's own stages alone. ERM itself counts
+    embedding only where its head is fitted on embeddings. A time is null where that of a stage is not known.
     """
     jobs = costs[(costs["method"] != "") & ~costs["stage"].isin(stages.after_heads)]
     embedding = jobs["stage"].str.endswith("_embeddings") & ~jobs["stage"].isin(stages.of_method)
@@ -111,8 +113,11 @@ def method_costs(costs: pd.DataFrame, stages: Stages) -> pd.DataFrame:
                 own = pd.concat([part[part["method"] == "erm"], jobs[shared], own])
             share = np.where(own["seed"].notna(), 1 / max(own["seed"].nunique(), 1), 1.0)
             took = own[TIMES].mul(share, axis=0).sum(skipna=False)
-            rows.append({"dataset": dataset, "run": run, "method": method, **took, **own[SIZES].max()})
-    return pd.DataFrame(rows, columns=["dataset", "run", "method", *TIMES, *SIZES]).astype({"run": "Int64"})
+            beyond = (own["seconds"] * share)[own["method"] == method].sum(skipna=False)
+            row = {"dataset": dataset, "run": run, "method": method, **took, BEYOND: beyond, **own[SIZES].max()}
+            rows.append(row)
+    columns = ["dataset", "run", "method", *TIMES, BEYOND, *SIZES]
+    return pd.DataFrame(rows, columns=columns).astype({"run": "Int64"})
 
 
 def mean_costs(costs: pd.DataFrame, methods: Mapping[str, Sequence[str]]) -> pd.DataFrame:
@@ -121,7 +126,7 @@ def mean_costs(costs: pd.DataFrame, methods: Mapping[str, Sequence[str]]) -> pd.
     methods: those of every dataset, in the order of the table; one without a record has nulls.
     """
     grouped = costs.groupby(["dataset", "method"])
-    means = grouped[TIMES].agg(lambda values: values.mean(skipna=False)).join(grouped[SIZES].max())
+    means = grouped[[*TIMES, BEYOND]].agg(lambda values: values.mean(skipna=False)).join(grouped[SIZES].max())
     wanted = [(dataset, method) for dataset, names in methods.items() for method in names]
     return means.reindex(pd.MultiIndex.from_tuples(wanted, names=means.index.names)).reset_index()
 
@@ -136,22 +141,24 @@ def stage_costs(costs: pd.DataFrame) -> pd.DataFrame:
 
 def costs_table(summary: pd.DataFrame) -> TextTable:
     """The rows of `mean_costs` for readers."""
-    of_erm = summary[summary["method"] == "erm"].set_index("dataset")["seconds"]
-    summary = summary.assign(more=summary["seconds"] - summary["dataset"].map(of_erm).where(summary["method"] != "erm"))
     columns = [
         ("Dataset", "dataset"),
         ("Method", lambda row: method_label(row["method"])),
         ("images to head", lambda row: measured(row["seconds"])),
-        ("more than ERM", lambda row: measured(row["more"])),
+        ("beyond ERM", lambda row: Cell("-") if row["method"] == "erm" else measured(row[BEYOND])),
         *_REST,
     ]
     notes = (
         "From the images to one head: ERM's training and embedding, and the method's own stages; not the preparation "
         "of images, which serves all methods, nor scoring. Means over backbone runs, of memory the highest. "
         "Where each seed has a job of its own, the mean over seeds; a job that fits all seeds at once counts whole.",
+        "Beyond ERM: the method's own stages, on top of ERM's network and features; of one that trains a network of "
+        "its own instead, all of it.",
         ABSENT,
     )
-    return TextTable.of(summary, columns, notes=notes, title="What it takes from the images to one head.")
+    return TextTable.of(
+        summary, columns, notes=notes, title="What it takes from the images to one head.", sectioned=True
+    )
 
 
 def stages_table(stages: pd.DataFrame) -> TextTable:
@@ -165,7 +172,9 @@ def stages_table(stages: pd.DataFrame) -> TextTable:
         *_REST,
     ]
     notes = ("A stage's jobs over all runs, seeds and shards: their times added up, of memory the highest.", ABSENT)
-    return TextTable.of(stages, columns, notes=notes, text_columns=3, title="Time and memory of every stage.")
+    return TextTable.of(
+        stages, columns, notes=notes, text_columns=3, title="Time and memory of every stage.", sectioned=True
+    )
 
 
 def megabytes(number: float) -> str:

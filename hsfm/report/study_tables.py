@@ -59,7 +59,7 @@ def tabulate(study: str, rows: pd.DataFrame, left_out: pd.DataFrame) -> tuple[pd
         summary = summarize_bias(rows)
         text = bias_table(summary)
     datasets = pd.DataFrame({"dataset": [row[0].text for row in text.rows]})
-    return summary, replace(text, made_from=text.made_from or files_of(rows, datasets))
+    return summary, replace(text, made_from=text.made_from or files_of(rows, datasets), sectioned=True)
 
 
 def _paired(values: pd.Series, other: pd.Series, name: str) -> dict[str, float]:

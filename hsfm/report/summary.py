@@ -8,7 +8,7 @@ import pandas as pd
 
 from hsfm.core.text import duration
 from hsfm.report.names import method_label
-from hsfm.report.tables import GROUP_LABELS, demands, spread_note
+from hsfm.report.tables import FEW, GROUP_LABELS, demands, spread_note
 from hsfm.report.versions import CHANGES
 
 SPACE = "\N{NO-BREAK SPACE}"
@@ -59,9 +59,13 @@ def provenance(made: date, stages: pd.DataFrame, versions: pd.DataFrame) -> Prov
     )
 
 
-def summarize(main: pd.DataFrame, provenance: Provenance) -> list[tuple[str, list[str]]]:
-    """Questions of a reader, each with paragraphs that answer it; of the same as `head_to_take`."""
+Answer = list[str] | dict[str, list[str]]  # paragraphs, or those of each of several datasets
+
+
+def summarize(main: pd.DataFrame, provenance: Provenance) -> list[tuple[str, Answer]]:
+    """Questions of a reader, each with its answer; of the same as `head_to_take`."""
     main = main.assign(demand=demands(main))
+    heads = {dataset: head_to_take(part) for dataset, part in main.groupby("dataset", sort=False)}
     took = "Not known: there is no record of the jobs."
     if pd.notna(provenance.seconds):
         took = (
@@ -69,7 +73,7 @@ def summarize(main: pd.DataFrame, provenance: Provenance) -> list[tuple[str, lis
             "Costs has every stage, and what each method takes."
         )
     return [
-        ("Which head to take", [head_to_take(part) for _, part in main.groupby("dataset", sort=False)]),
+        ("Which head to take", heads if len(heads) > 1 else next(iter(heads.values()))),
         ("Group labels", group_labels(main)),
         ("Over how many", [spread_note(main)]),
         ("How long it took", [took]),
@@ -77,8 +81,8 @@ def summarize(main: pd.DataFrame, provenance: Provenance) -> list[tuple[str, lis
     ]
 
 
-def head_to_take(main: pd.DataFrame) -> str:
-    """At most two sentences on one dataset: the best head with group labels and without, each with its ties.
+def head_to_take(main: pd.DataFrame) -> list[str]:
+    """Paragraphs on one dataset: the best head with group labels and without, each with its ties, and how far to trust.
 
     main: `tables.aggregate` joined with `uncertainty.measure`, and a column `demand` of `tables.demands`. Methods are
     ranked by the worst group, or by the worst class where no group is known. Whoever has group labels may also take a
@@ -97,10 +101,15 @@ def head_to_take(main: pd.DataFrame) -> str:
     if len({own.index[0] for _, own, _ in choices}) < len(choices):
         choices = [(f"{choices[0][0]} or without", *choices[0][1:])]
     said = [f"{words} take {_choice(own, tied, MEASURES[measure])}" for words, own, tied in choices]
-    said = [f"on {main['dataset'].iloc[0]}, {said[0]}", *said[1:]]
     if "erm" in rows.index and all(own.index[0] != "erm" for _, own, _ in choices):
         said[-1] += f"; ERM has {_with_spread(rows.loc['erm'])}"
-    return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
+    images = rows[f"{measure}_images"].iloc[0]
+    if images < FEW:
+        said.append(
+            f"the smallest test {measure.removeprefix('worst_')} has {images} images, fewer than {FEW}: read the "
+            "intervals, and take no head for the best by its number alone"
+        )
+    return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in said]
 
 
 def _choice(rows: pd.DataFrame, tied: pd.Series, measure: str) -> str:

@@ -1,6 +1,6 @@
 """Tables from scores: data frames in, data frames and tables of text out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 
@@ -13,6 +13,8 @@ METRICS = {
     "adjusted_average": "adjusted average",
     "worst_class": "worst class",
 }
+FEW = 50  # test images; the accuracy of a smaller group is never shown without its interval
+MAIN_TITLE = "Test accuracy of every method."
 GROUP_LABELS = {  # the most demanding use last
     "none": "no",
     "selection": "val, to select",
@@ -28,7 +30,7 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
     average: the plain mean over test images. worst_group: the lowest group accuracy; groups without test images are
     left out, and null where no group is known. adjusted_average: group accuracies weighted by the groups' shares of
     the training split; null where a test group has no training image or a training group is unknown. worst_class: the
-    lowest class accuracy.
+    lowest class accuracy. worst_group_images, worst_class_images: images of the smallest test group and class.
     """
     keys = ["dataset", "run", "method", "seed"]
     rows = [
@@ -51,17 +53,20 @@ def _accuracies(scores: pd.DataFrame) -> dict[str, float | None]:
         "worst_group": test["accuracy"].min() if groups_known else None,
         "adjusted_average": (test["accuracy"] * share).sum() / share.sum() if adjustable else None,
         "worst_class": (classes["correct"] / classes["n"]).min(),
+        "worst_group_images": test["n"].min(),
+        "worst_class_images": classes["n"].min(),
     }
 
 
 def aggregate(summary: pd.DataFrame) -> pd.DataFrame:
-    """One row per dataset and method: mean and deviation of each accuracy, as `in_percent` has them."""
+    """One row per dataset and method: mean and deviation of each accuracy, as `in_percent` has them; least images."""
     rows = []
     for (dataset, method), part in summary.groupby(["dataset", "method"], sort=False):
         # of the head that used them most: one that had nothing to train on is ERM's, which used none
         labels = max(part["group_labels"], key=list(GROUP_LABELS).index)
         row = {"dataset": dataset, "method": method, "group_labels": labels, "runs": part["run"].nunique()}
         row["seeds"] = part.groupby("run")["seed"].nunique().max()
+        row |= part[["worst_group_images", "worst_class_images"]].min().to_dict()
         rows.append(row | in_percent(part, list(METRICS)))
     return pd.DataFrame(rows)
 
@@ -135,31 +140,42 @@ def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame, left_out: pd.Data
         for metric in ("worst_group", "average"):
             cells = pd.Series(accuracy_cells(part, metric), part["method"])
             columns[f"{dataset}: {METRICS[metric]}"] = cells.reindex(rows["method"], fill_value=Cell("-")).tolist()
+    notes = (*left_out_notes(left_out), *choice_notes(scores), *size_notes(scores))
+    by_dataset = _by_dataset(aggregated, scores, ("worst_group", "average"), notes, MAIN_TITLE)
     return TextTable.of(
         pd.DataFrame(columns),
-        notes=(*_notes(aggregated), *left_out_notes(left_out), *choice_notes(scores), *size_notes(scores)),
+        notes=by_dataset.notes,
         made_from=files_of(scores, rows[["method"]]),
-        title="Test accuracy of every method.",
+        title=MAIN_TITLE,
         parted=beginnings(rows["block"]),
+        page=by_dataset if len(aggregated["dataset"].unique()) > 1 else None,
     )
 
 
 def metrics_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
     """Every accuracy, a row per dataset and method; of the same as `main_table`."""
+    notes = (
+        "Adjusted average: group accuracies weighted by the groups' shares of the training split; empty where a test "
+        "group has no training image. Worst class: the lowest class accuracy, which needs no group labels.",
+    )
+    return _by_dataset(aggregated, scores, METRICS, notes, "Every accuracy of every method.")
+
+
+def _by_dataset(
+    aggregated: pd.DataFrame, scores: pd.DataFrame, metrics: Iterable[str], notes: tuple[str, ...], title: str
+) -> TextTable:
+    """A row per dataset and method. notes: after those that all tables of accuracies share."""
     names = {"Dataset": aggregated["dataset"], "Method": aggregated["method"].map(method_label)}
     labels = {"Group labels": aggregated["group_labels"].map(GROUP_LABELS)}
-    cells = {words: accuracy_cells(aggregated, metric) for metric, words in METRICS.items()}
+    cells = {METRICS[metric]: accuracy_cells(aggregated, metric) for metric in metrics}
     return TextTable.of(
         pd.DataFrame(names | labels | cells),
-        notes=(
-            *_notes(aggregated),
-            "Adjusted average: group accuracies weighted by the groups' shares of the training split; empty where a "
-            "test group has no training image. Worst class: the lowest class accuracy, which needs no group labels.",
-        ),
+        notes=(*_notes(aggregated), *notes),
         text_columns=3,
         made_from=files_of(scores, aggregated[["dataset", "method"]]),
-        title="Every accuracy of every method.",
+        title=title,
         parted=beginnings(aggregated["dataset"], blocks(aggregated)),
+        sectioned=True,
     )
 
 
@@ -174,7 +190,10 @@ def groups_text(groups: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
     columns = {"Dataset": groups["dataset"], "Group (class, attribute)": groups["group_name"]}
     for name in groups.columns[2:]:
         if name.startswith("n_"):
-            columns[name.replace("n_", "n ")] = groups[name]
+            few = groups[name].lt(FEW) & (groups[name] > 0) & (name == "n_test")
+            columns[name.replace("n_", "n ")] = (
+                groups[name].astype(str).where(~few, groups[name].astype(str) + " (few)")
+            )
             continue
         known = groups[name].notna()
         # a method that a dataset was not given has no number for any of its groups
@@ -182,17 +201,41 @@ def groups_text(groups: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
         columns[method_label(name.removesuffix("_percent"))] = groups[name].map("{:.1f}".format).where(known, empty)
     return TextTable.of(
         pd.DataFrame(columns),
-        notes=("Accuracy on the images of each test group in percent, the mean over all runs and seeds.",),
+        notes=(
+            "Accuracy on the images of each test group in percent, the mean over all runs and seeds. Few: under "
+            f"{FEW} test images, of which each is worth 2 points or more; the figure of the groups has the intervals.",
+        ),
         made_from=files_of(scores, groups[["dataset"]]),
         title="Test accuracy on every group.",
+        sectioned=True,
     )
 
 
 def accuracy_cells(rows: pd.DataFrame, metric: str) -> list[Cell]:
-    """A cell per row. Bold: among the best of its block. Underlined: among the best of all rows of its dataset."""
-    texts = map(percent, rows[f"{metric}_percent"].round(1), rows[f"{metric}_deviation"])
+    """A cell per row. Bold: among the best of its block. Underlined: among the best of all rows of its dataset.
+
+    With its interval where it may be of fewer than FEW test images.
+    """
+    texts = [_with_interval(row, metric) for row in rows.to_dict("records")]
     marks = (rows[f"{metric}_best_of_block"], rows[f"{metric}_best"])
     return [Cell(*cell) for cell in zip(texts, *marks, strict=True)]
+
+
+def _with_interval(row: dict, metric: str) -> str:
+    text = percent(round(row[f"{metric}_percent"], 1), row[f"{metric}_deviation"])
+    if text == "-" or not row.get(f"{metric}_images", FEW) < FEW:
+        return text
+    return f"{text} [{row[f'{metric}_low']:.0f} to {row[f'{metric}_high']:.0f}]"
+
+
+def _few_note(aggregated: pd.DataFrame) -> list[str]:
+    """A note on the intervals in cells, where there are some."""
+    if not (aggregated["worst_group_images"] < FEW).any():
+        return []
+    return [
+        f"In brackets: the 95 % interval over test images, of accuracies that may be of a group of fewer than {FEW}; "
+        "read it before the number, and call no method best by the number alone."
+    ]
 
 
 def spread_note(summary: pd.DataFrame, repeated: str = "seeds", each: str = "head seed") -> str:
@@ -217,6 +260,7 @@ def _notes(aggregated: pd.DataFrame) -> tuple[str, ...]:
         "Worst group: the lowest accuracy of a (class, attribute) group. Average: the plain mean over test images.",
         "Group labels: of which split, and for what; a method that uses them differently by dataset stands in the "
         "block of its most demanding use.",
+        *_few_note(aggregated),
     )
 
 
@@ -257,6 +301,7 @@ def size_notes(scores: pd.DataFrame) -> list[str]:
         notes.append(
             f"{dataset}: the smallest test group ({sizes[sizes > 0].idxmin()}) has {least} images; one image is "
             f"{100 / least:.2f} points."
+            + (" That is few: see the interval." if least < FEW else "")
             + (f" Without test images and left out: {'; '.join(empty)}." if len(empty) else "")
         )
     return notes

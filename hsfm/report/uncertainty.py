@@ -10,7 +10,16 @@ from hsfm.core.text_tables import TextTable
 from hsfm.evaluation.bootstrap import RESAMPLES, difference_interval, lowest_interval, resample
 from hsfm.evaluation.predictions import Predictions, check_same_images
 from hsfm.report.names import method_label
-from hsfm.report.tables import accuracy_cells, aggregate, beginnings, blocks, demands, files_of, summarize
+from hsfm.report.tables import (
+    FEW,
+    accuracy_cells,
+    aggregate,
+    beginnings,
+    blocks,
+    demands,
+    files_of,
+    summarize,
+)
 
 
 def measure(predictions: Sequence[Predictions], scores: pd.DataFrame, *, resamples: int = RESAMPLES) -> pd.DataFrame:
@@ -120,7 +129,9 @@ def uncertainty_table(measured: pd.DataFrame, results: pd.DataFrame) -> TextTabl
 
     measured: rows of `tables.in_blocks` joined with those of `measure`. results: columns dataset, method and file.
     """
-    rows = measured.assign(**{metric: accuracy_cells(measured, metric) for metric in ("worst_group", "average")})
+    # the intervals have columns of their own
+    bare = measured.drop(columns=["worst_group_images", "worst_class_images"])
+    rows = measured.assign(**{metric: accuracy_cells(bare, metric) for metric in ("worst_group", "average")})
     columns = [
         ("Dataset", "dataset"),
         ("Method", lambda row: method_label(row["method"])),
@@ -141,6 +152,7 @@ def uncertainty_table(measured: pd.DataFrame, results: pd.DataFrame) -> TextTabl
         made_from=files_of(results, rows[["dataset", "method"]]),
         title="How sure the accuracies are, given these test images.",
         parted=beginnings(rows["dataset"], blocks(rows)),
+        sectioned=True,
     )
 
 
@@ -156,6 +168,12 @@ def _notes(measured: pd.DataFrame) -> tuple[str, ...]:
         "comparison is one of its own, without a correction for their number.",
         "Worst group: of the intervals of the single groups the lowest lower and the lowest upper end, since the "
         "lowest of several resampled accuracies is too low. A group that is all right or all wrong has no spread.",
+        *(
+            f"{row.dataset}: the smallest test group has {row.worst_group_images} images, fewer than {FEW}; read the "
+            "interval before the number."
+            for row in measured.drop_duplicates("dataset").itertuples()
+            if row.worst_group_images < FEW
+        ),
     )
 
 

@@ -47,15 +47,18 @@ def test_pictures_by_id_out_of_files_of_several_sizes(tmp_path):
         np.testing.assert_array_equal(found, arrays[name])
 
 
-def test_examples_are_the_first_of_each_group(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (15, 4, 5, 3), np.uint8)
+def test_examples_are_drawn_from_each_group(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (45, 4, 5, 3), np.uint8)
     write_array(tmp_path / "pixels.npy", pixels)
-    rows = pd.DataFrame({"y": [0] * 10 + [1] + [0, 1] * 2, "split": ["train"] * 11 + ["val"] * 2 + ["test"] * 2})
-    rows["attribute"] = pd.array([0] * 10 + [None] + [0] * 4, "Int32")
-    write(
-        tmp_path / "images.parquet", rows.assign(image_id=list("abcdefghijklmno"), path="pixels.npy", index=rows.index)
-    )
-    examples = read_examples(tmp_path / "images.parquet")
-    assert list(examples) == ["a, x, 90.9 %", "b, unknown, 9.1 %"]
-    np.testing.assert_array_equal(examples["a, x, 90.9 %"], pixels[:EXAMPLES])
-    np.testing.assert_array_equal(examples["b, unknown, 9.1 %"], pixels[10:11])
+    rows = pd.DataFrame({"y": [0] * 40 + [1] + [0, 1] * 2, "split": ["train"] * 41 + ["val"] * 2 + ["test"] * 2})
+    rows["attribute"] = pd.array([0] * 40 + [None] + [0] * 4, "Int32")
+    ids = [f"i{number}" for number in range(45)]
+    write(tmp_path / "images.parquet", rows.assign(image_id=ids, path="pixels.npy", index=rows.index))
+    examples, again = (read_examples(tmp_path / "images.parquet") for _ in range(2))
+    assert list(examples) == ["a, x, 97.6 %", "b, unknown, 2.4 %"]
+    shown = [int((pixels == image).all((1, 2, 3)).nonzero()[0][0]) for image in examples["a, x, 97.6 %"]]
+    assert len(set(shown)) == EXAMPLES
+    assert max(shown) < 40, "of the group"
+    assert max(shown) >= EXAMPLES, "not its first rows"
+    np.testing.assert_array_equal(examples["a, x, 97.6 %"], again["a, x, 97.6 %"])
+    np.testing.assert_array_equal(examples["b, unknown, 2.4 %"], pixels[40:41])

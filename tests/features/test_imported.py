@@ -47,6 +47,27 @@ def test_npz_with_names(tmp_path):
     assert again["val"].checkpoint_sha256 == splits["val"].checkpoint_sha256
 
 
+def test_files_of_hsfm_stand_beside_others(tmp_path):
+    """Their classes and names hold, in their order; other files have them by name or by number."""
+    splits = import_embeddings(write_npz(tmp_path), "mine")
+    names = {"class_names": ("dog", "cat"), "attribute_names": ("out", "in")}
+    swapped = replace(splits["train"], y=1 - splits["train"].y, attribute=1 - splits["train"].attribute, **names)
+    write_embeddings(tmp_path / "train.parquet", swapped)
+    numbers = arrays(seed=2, y=np.array([0, 1] * 3), attribute=np.array([1, -1, 0] * 2))
+    np.savez(tmp_path / "numbers.npz", **numbers)
+    paths = {"train": tmp_path / "train.parquet", "val": tmp_path / "val.npz", "test": tmp_path / "numbers.npz"}
+    found = import_embeddings(paths, "mine")
+    for one in found.values():
+        assert (one.class_names, one.attribute_names) == (("dog", "cat"), ("out", "in"))
+        assert one.y.tolist() == [0, 1] * 3
+    assert found["val"].attribute.tolist() == [1, 0, 1] * 2
+    assert found["test"].attribute.tolist() == [1, -1, 0] * 2
+    assert len({one.checkpoint_sha256 for one in found.values()}) == 1
+    np.savez(tmp_path / "numbers.npz", **arrays(seed=2, y=np.array(["dog", "cow"] * 3)))
+    with pytest.raises(ValueError, match=r"numbers.npz: y: row 1 has 'cow', expected dog, cat, or a number of one"):
+        import_embeddings(paths, "mine")
+
+
 def test_numbers_are_sorted_by_size_and_minus_one_is_a_class_but_no_attribute(tmp_path):
     of = {
         split: arrays(y=np.array([10, 2, -1] * 2), attribute=np.array([-1, 11, 3] * 2), seed=i)

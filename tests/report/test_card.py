@@ -39,7 +39,8 @@ def test_agreement_is_the_share_of_majority_images():
 
 def test_the_card_for_readers():
     text = write_text(table(), count_groups(table()))
-    assert "| dog | out | 9 | 1 | 1 | 11 | 45.0 |" in text
+    assert "| dog | out | 9 | 1 | 1 (few) | 11 | 45.0 |" in text
+    assert "Few: 4 of 4 groups have fewer than 50 test images, the smallest 1, of which one is 100.0 points" in text
     assert "| all |  | 20 | 4 | 4 | 28 | 100.0 |" in text
     assert "than in all of train: train 85.0 %, val 50.0 %, test 50.0 %." in text
 

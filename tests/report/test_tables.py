@@ -12,13 +12,17 @@ from tests.latex_structure import check_latex
 from tests.report.test_accuracy_tables import NONE_LEFT_OUT
 
 
-def scores(method, labels, seeds, *, run=0, test=None, dataset="toy", val_n=(5, 5, 5, 5)) -> pd.DataFrame:
-    """Scores of two classes and two attributes. test: per seed, the correct counts of four groups of 10, 20, 30, 40."""
+def scores(method, labels, seeds, *, run=0, test=None, dataset="toy", times=10) -> pd.DataFrame:
+    """Scores of two classes and two attributes.
+
+    test: per seed, the correct counts of four groups of 10, 20, 30, 40 images; times: each so often.
+    """
     rows = []
     for seed, correct in zip(seeds, test, strict=True):
-        for split, sizes in (("train", (70, 10, 10, 110)), ("val", val_n), ("test", (10, 20, 30, 40))):
-            for group, n in enumerate(sizes):
-                hits = correct[group] if split == "test" else n
+        for split, sizes in (("train", (70, 10, 10, 110)), ("val", (5, 5, 5, 5)), ("test", (10, 20, 30, 40))):
+            for group, size in enumerate(sizes):
+                n = size * times if split == "test" else size
+                hits = correct[group] * times if split == "test" else n
                 rows.append((seed, split, group, f"{'ab'[group // 2]}, {'xy'[group % 2]}", n, hits))
     frame = pd.DataFrame(rows, columns=["seed", "split", "group", "group_name", "n", "correct"])
     return frame.assign(
@@ -38,6 +42,7 @@ def aggregated(frame: pd.DataFrame, told_apart: bool = True) -> pd.DataFrame:
         shown = table[f"{metric}_percent"].round(1)
         best = shown.groupby([table["dataset"], among]).transform("max")
         table[f"{metric}_{mark}"] = (shown == best) | (not told_apart)
+        table[f"{metric}_low"], table[f"{metric}_high"] = shown - 10, shown + 10
     return table
 
 
@@ -124,10 +129,26 @@ def test_the_best_of_each_block_is_bold_and_the_best_of_all_underlined(three_met
     assert llr == ["LLR", "no", "**50.0**", "74.0"]
     assert hsfm == ["HSFM", "val, to select", "**80.0 ± 0.0**", "**90.0 ± 1.4**"]
     assert dfr == ["DFR", "val, to train", "**<u>90.0 ± 0.0</u>**", "**<u>90.5 ± 0.7</u>**"]
-    assert "the smallest test group (a, x) has 10 images; one image is 10.00 points." in table.markdown()
+    assert "the smallest test group (a, x) has 100 images; one image is 1.00 points." in table.markdown()
     latex = table.latex("tab:main")
     assert r"\textbf{\underline{90.5 $\pm$ 0.7}}" in latex
     assert r"\textbf{90.0 $\pm$ 1.4}" in latex
+
+
+def test_accuracies_on_few_images_are_shown_with_their_intervals():
+    """Also the best ones; where no group is small there are none."""
+    two = [("erm", "none", [0], [(10, 10, 15, 40)]), ("dfr", "training", [0, 1], [(9, 18, 27, 36), (10, 18, 27, 36)])]
+    few = pd.concat([scores(*one, test=test, times=4) for *one, test in two], ignore_index=True)
+    assert [row[2].markdown() for row in main_table(few).rows] == [
+        "**50.0 [40 to 60]**", "**<u>90.0 ± 0.0 [80 to 100]</u>**"
+    ]  # fmt: skip
+    text = main_table(few).markdown()
+    assert "In brackets: the 95 % interval" in text
+    assert "(a, x) has 40 images; one image is 2.50 points. That is few" in text
+    assert [row[4].text for row in groups_text(few).rows] == ["40 (few)", "80", "120", "160"]
+    assert [row[-1].text for row in tables.metrics_table(aggregated(few), few).rows] == ["66.7", "90.0 ± 0.0"]
+    enough = few.assign(n=few["n"] * 10, correct=few["correct"] * 10)
+    assert "[" not in "".join(cell.text for row in main_table(enough).rows for cell in row)
 
 
 def test_what_test_images_do_not_tell_from_the_best_is_marked_with_it(three_methods):
@@ -159,8 +180,21 @@ def test_blocks_are_parted_in_the_order_of_the_configuration(three_methods):
     lines = table.latex("tab:main").splitlines()
     after = [lines[place + 1].split(" ")[0] for place, line in enumerate(lines) if line == r"\midrule"]
     assert after == ["ERM", "HSFM", "both"]
-    body = ElementTree.fromstring(table.html("main")).find("div/table/tbody")
-    assert [row.get("class") for row in body] == [None, None, None, "parted", "parted", None]
+    page = ElementTree.fromstring(table.html("main"))
+    assert [cell.text for cell in page.iter("th")] == [
+        "Method", "Group labels", "worst group", "average", "toy", "other"
+    ], "a block per dataset instead of columns"  # fmt: skip
+    assert [[row[0].text for row in body] for body in page.findall("div/table/tbody")] == [
+        ["toy", "ERM", "LLR", "HSFM", "both", "DFR"], ["other", "LLR", "AFR", "DFR"]
+    ]  # fmt: skip
+    assert [row.get("class") for row in page.find("div/table/tbody")] == [
+        "section",
+        None,
+        None,
+        "parted",
+        "parted",
+        None,
+    ]
     metrics = tables.metrics_table(aggregated(frame), frame)
     assert [row[1].text for row in metrics.rows] == ["ERM", "LLR", "HSFM", "both", "DFR", "LLR", "AFR", "DFR"]
     assert metrics.parted == (2, 3, 5, 7), "datasets and blocks"
@@ -229,7 +263,7 @@ def test_files_are_written_by_stem_and_suffix(tmp_path, three_methods):
 def test_group_table(three_methods):
     groups = tables.group_table(three_methods)
     assert groups["group_name"].tolist() == ["a, x", "a, y", "b, x", "b, y"]
-    assert groups["n_test"].tolist() == [10, 20, 30, 40]
+    assert groups["n_test"].tolist() == [100, 200, 300, 400]
     assert groups["n_train"].tolist() == [70, 10, 10, 110]
     assert groups["hsfm_percent"].tolist() == pytest.approx([80, 90, 90, 92.5])
     assert [c for c in groups if c.endswith("_percent")] == ["erm_percent", "dfr_percent", "hsfm_percent"]

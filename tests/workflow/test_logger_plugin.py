@@ -62,6 +62,7 @@ def clean(monkeypatch, tmp_path):
         ("Input files updated by another job: b; Forced execution", ": Forced execution"),
         ("Updated input files: a, b; Forced execution", ": Updated input files: a, b"),
         (f"Updated input files: {'x' * 60} {'y' * 60}", f": Updated input files: {'x' * 60}..."),
+        ("Params have changed since last execution: before: <nothing>; now: 'a0f3'", ": settings or code changed"),
     ],
 )
 def test_a_start_has_a_reason_where_it_is_new(handler, reason, shown):

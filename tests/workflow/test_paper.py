@@ -85,15 +85,12 @@ def test_the_table_has_every_method_on_every_dataset(done):
     assert without_training_images.to_dict() == {name: name == "metashift" for name in DATASETS}
 
 
-def test_ours_stand_beside_the_published_numbers(done):
-    found = pd.read_csv(done / "results/tables/published.csv").set_index(["dataset", "method"])
-    assert found.loc[("celeba", "hsfm"), "worst_group_published"] == 89.2
-    assert "ddb" in found.loc["celeba"].index, "published, and without a row here"
-    mine = pd.read_csv(done / "results/tables/main.csv").set_index(["dataset", "method"])["worst_group_percent"]
-    mine = mine.reindex(found.index)
-    assert set(mine["waterbirds"].dropna().index) >= {"dfr", "dac", "ddb", "hsfm"}
-    difference = found["worst_group_difference"] + found["worst_group_published"]
-    pd.testing.assert_series_equal(difference, mine, check_names=False, atol=1e-3, rtol=0)
+def test_replicas_are_not_set_beside_the_published_numbers(done):
+    """Since they have other counts, which the table says of each."""
+    assert pd.read_csv(done / "results/tables/published.csv").empty
+    text = (done / "results/tables/published.md").read_text()
+    for name in DATASETS:
+        assert f"{name} is not set beside them, since its images are not the published ones: " in text
     check_latex((done / "results/tables/published.tex").read_text())
 
 

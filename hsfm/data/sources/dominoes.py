@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int, UInt8
 
+from hsfm.data.counts import AGREEMENT
 from hsfm.data.sources._published import Published
 from hsfm.data.table import SPLITS, Listing
 
 CLASS_NAMES = ("automobile", "truck")
 ATTRIBUTE_NAMES = ("0", "1")
-AGREEMENT = {"train": 0.9, "val": 0.5, "test": 0.5}
 
 _AUTOMOBILE, _TRUCK = 1, 9  # among CIFAR-10's labels
 _SEED = 42
@@ -44,7 +44,8 @@ def pack(settings: Settings) -> Listing:
 
     The authors' arrays where the folder holds one of them; else MNIST/raw/ and cifar-10-batches-py/. Rows: train, val,
     test; within each by group if from raw data, from arrays in their order. Raises ValueError naming the folder where
-    torchvision's files are missing or not whole, an array that is missing, truncated or of another form.
+    torchvision's files are missing or not whole, an array that is missing, truncated or of another form. Arrays hold
+    fractions of 0 to 1, as the authors saved them, or uint8.
     """
     folder = Path(settings.folder)
     saved = any(folder.glob("[Xy]_*.npy")) or any(folder.glob("env_*.npy"))
@@ -119,17 +120,20 @@ def _read_official(folder: Path, train: bool) -> tuple[Images, Images]:
 def _read_arrays(folder: Path) -> Iterator[Part]:
     for split in SPLITS:
         images, y, group = (_read_array(folder / f"{name}_{split}.npy") for name in ("X", "y", "env"))
-        fractions = images.dtype.kind == "f" and images.shape[1:] in ((3, 64, 32), (64, 32, 3))
-        if not (fractions and ((images >= 0) & (images <= 1)).all()):  # NaN neither
-            found = f"{images.dtype} {list(images.shape)}"
-            raise ValueError(f"{folder}/X_{split}.npy: {found}, expected 0 to 1 as [n 3 64 32] or [n 64 32 3]")
+        whole = images.shape[1:] in ((3, 64, 32), (64, 32, 3))
+        bytes_ = images.dtype == np.uint8
+        if not (whole and (bytes_ or (images.dtype.kind == "f" and ((images >= 0) & (images <= 1)).all()))):  # no NaN
+            raise ValueError(
+                f"{folder}/X_{split}.npy: {images.dtype} {list(images.shape)}, expected fractions of 0 to 1 or uint8, "
+                "as [n 3 64 32] or [n 64 32 3]"
+            )
         n = len(images)
         if not (group.shape == y.shape == (n,) and np.isin(group, range(4)).all() and (y == group // 2).all()):
             raise ValueError(
                 f"{folder}/env_{split}.npy: expected {n} groups, 0 (automobile and 0), 1 (automobile and 1), 2 (truck "
                 "and 0) and 3 (truck and 1), where y_ holds 0, 0, 1 and 1"
             )
-        pixels = np.rint(images * 255).astype(np.uint8)
+        pixels = np.asarray(images) if bytes_ else np.rint(images * 255).astype(np.uint8)
         pixels = pixels.transpose(0, 2, 3, 1) if images.shape[1] == 3 else pixels
         yield pixels, group.astype(np.int64), [f"{split}-{i:05d}" for i in range(n)]
 

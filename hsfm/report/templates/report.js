@@ -30,8 +30,8 @@ function sorted(rows, column, direction) {
 }
 
 function makeSortable(table) {
-  const body = table.tBodies[0];
-  const first = [...body.rows];
+  // a body per section, whose first row is its heading and stays there
+  const bodies = [...table.tBodies].map((body) => [body, [...body.rows].filter((row) => row.className !== "section")]);
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
     const name = head.textContent;
@@ -43,7 +43,9 @@ function makeSortable(table) {
       const next = [...ways, "none"][(ways.indexOf(head.getAttribute("aria-sort")) + 1) % 3];
       heads.forEach((other) => other.setAttribute("aria-sort", "none"));
       head.setAttribute("aria-sort", next);
-      body.append(...(next === "none" ? first : sorted(first, column, next === "ascending" ? 1 : -1)));
+      for (const [body, first] of bodies) {
+        body.append(...(next === "none" ? first : sorted(first, column, next === "ascending" ? 1 : -1)));
+      }
       say(next === "none" ? `${name}: first order` : `Sorted by ${name}, ${next}`);
     });
   });
@@ -56,7 +58,11 @@ function addCommands(table) {
   const head = table.tHead.rows[0].appendChild(document.createElement("th"));
   head.className = "reproduce";
   head.innerHTML = '<span class="said">Reproduce</span>';
-  for (const row of table.tBodies[0].rows) {
+  for (const row of table.querySelectorAll("tbody tr")) {
+    if (row.className === "section") {
+      row.cells[0].colSpan += 1;
+      continue;
+    }
     const cell = row.insertCell();
     cell.className = "reproduce";
     const button = addButton(cell, "reproduce", "reproduce");

@@ -167,12 +167,20 @@ def test_channels_may_come_last_and_fractions_are_rounded(arrays):
     assert np.array_equal(pack(arrays).pixels, expected)
 
 
+def test_arrays_of_bytes_are_the_pixels(arrays):
+    expected = pack(arrays).pixels
+    for split in SPLITS:
+        x = np.load(arrays / f"X_{split}.npy")
+        np.save(arrays / f"X_{split}.npy", np.rint(x * 255).astype(np.uint8))
+    assert np.array_equal(pack(arrays).pixels, expected)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("X", lambda x: x * 255, "X_val.npy: float32 .* expected 0 to 1 as"),
-        ("X", lambda x: np.where(x > 0.5, np.nan, x), "X_val.npy: float32 .* expected 0 to 1 as"),
-        ("X", lambda x: (x * 255).astype(np.uint8), "X_val.npy: uint8 .* expected 0 to 1 as"),
+        ("X", lambda x: x * 255, "X_val.npy: float32 .* expected fractions of 0 to 1 or uint8, as"),
+        ("X", lambda x: np.where(x > 0.5, np.nan, x), "X_val.npy: float32 .* expected fractions of 0 to 1 or uint8"),
+        ("X", lambda x: (x * 255).astype(np.int16), "X_val.npy: int16 .* expected fractions of 0 to 1 or uint8"),
         ("X", lambda x: x.transpose(0, 1, 3, 2), r"float32 \[32, 3, 32, 64\], expected .*\[n 3 64 32\]"),
         ("X", lambda x: x.astype(object), "X_val.npy: not a readable array .*[Oo]bject"),
         ("y", lambda y: 1 - y, "env_val.npy: expected 32 groups, .* where y_ holds 0, 0, 1 and 1"),

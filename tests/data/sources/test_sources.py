@@ -272,10 +272,18 @@ def test_the_two_tables_stand_side_by_side():
     assert "waterbird, water 133 133" in lines
 
 
-@pytest.mark.parametrize(("test", "passes"), [((490,) * 4, True), ((491, 489, 489, 491), False)])
-def test_the_test_images_of_dominoes_are_counted(test, passes):
-    group, split = np.repeat([*range(4)] * 2, [9, 1, 1, 9, *test]), np.repeat(["train", "test"], [20, sum(test)])
+@pytest.mark.parametrize(
+    ("train", "test", "passes"),
+    [
+        ((90, 10, 10, 90), (490,) * 4, True),
+        ((91, 9, 10, 90), (490,) * 4, True),  # a matter of rounding
+        ((90, 10, 10, 90), (491, 489, 489, 491), False),
+        ((95, 5, 5, 95), (490,) * 4, False),
+    ],
+)
+def test_the_test_images_of_dominoes_are_counted_and_the_agreement_of_train(train, test, passes):
+    group, split = np.repeat([*range(4)] * 2, [*train, *test]), np.repeat(["train", "test"], [sum(train), sum(test)])
     rows = pd.DataFrame({"y": group // 2, "attribute": group % 2, "split": split})
-    refusal = pytest.raises(ValueError, match=r"dominoes: the images are not those.*(?s:.*)automobile, 0 .*49")
+    refusal = pytest.raises(ValueError, match=r"dominoes: the images are not those.*(?s:.*)automobile, 0 .*9")
     with nullcontext() if passes else refusal:
         counts.check_counts("dominoes", Listing(rows, ("automobile", "truck"), ("0", "1")))
