@@ -11,6 +11,7 @@ _WHERE = {
     "build_network": "models.backbone",
     "embed_images": "features.extract",
     "save_model": "deploy.export",
+    "compare": "deploy.compare",
     "Embeddings": "features.embeddings",
     "Head": "heads.head",
     "export_model": "deploy.export",

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import configuration
@@ -31,9 +32,9 @@ def read_config(name: str) -> dict:
     return yaml.safe_load((ROOT / "config" / name).read_text())
 
 
-def write_help() -> str:
-    """The text that `python -m hsfm.predict --help` prints, eighty columns wide."""
-    command = [sys.executable, "-m", "hsfm.predict", "--help"]
+def write_help(command: str) -> str:
+    """The text that `hsfm COMMAND --help` prints, eighty columns wide."""
+    command = [sys.executable, "-m", "hsfm.deploy.cli", command, "--help"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
     return f"```text\n{done.stdout}```"
@@ -67,7 +68,7 @@ def _own(settings: dict, dataset: str, section: str, schema: dict) -> dict:
 WRITERS: dict[str, Callable[[], str]] = {
     "configuration": write_configuration,
     "file formats": formats.reference,
-    "help of predict": write_help,
+    **{f"help of {command}": partial(write_help, command) for command in ("compare", "export", "predict")},
     "settings of HSFM": write_methods,
 }
 

@@ -1,5 +1,6 @@
 """Text tables in Markdown, LaTeX and HTML."""
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -24,6 +25,9 @@ def write_tables(paths: Iterable[str | Path], tables: Mapping[str, tuple[pd.Data
         }[path.suffix]()
         with write_atomically(path) as temporary:
             temporary.write_text(content)
+
+
+STYLES = ("\033[4mTEXT\033[24m", "\033[1mTEXT\033[22m")  # underlined and bold on a terminal
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,28 @@ class TextTable:
         ]
         cells = tuple(tuple(cell if isinstance(cell, Cell) else Cell(str(cell)) for cell in row) for row in rows)
         return cls(tuple(header for header, _ in columns), cells, **others)
+
+    def terminal(self, *, styled: bool, width: int = 100) -> str:
+        """Aligned columns, an empty line above a block, and the notes in lines of at most `width` characters.
+
+        styled: whether the terminal shows bold and underlined text; else `*` and `+` after a cell stand for them.
+        """
+        plain = [
+            [_one_line(c.text) + ("" if styled else "*" * c.bold + "+" * c.underlined) for c in r] for r in self.rows
+        ]
+        widths = [max(map(len, column)) for column in zip(self.header, *plain, strict=True)]
+        lines = [self._aligned(self.header, self.header, widths)]
+        for place, (row, texts) in enumerate(zip(self.rows, plain, strict=True)):
+            marked = [cell.marked(text, *STYLES) for cell, text in zip(row, texts, strict=True)]
+            lines += [""] * (place in self.parted) + [self._aligned(marked if styled else texts, texts, widths)]
+        return "\n".join([*lines, "", *(textwrap.fill(note, width) for note in self.notes)]) + "\n"
+
+    def _aligned(self, shown: Sequence[str], texts: Sequence[str], widths: Sequence[int]) -> str:
+        """A line of cells. texts: what is seen of `shown`."""
+        gaps = [" " * (width - len(text)) for text, width in zip(texts, widths, strict=True)]
+        left = range(self.text_columns)
+        cells = [text + gap if i in left else gap + text for i, (text, gap) in enumerate(zip(shown, gaps, strict=True))]
+        return "  ".join(cells).rstrip()
 
     def markdown(self) -> str:
         """A pipe table, then the notes."""

@@ -1,6 +1,6 @@
 """Class and probabilities of every image in a folder, by a model that export_model wrote.
 
-python -m hsfm.predict FOLDER --model FILE [--out predictions.parquet]
+hsfm predict FOLDER --model FILE [--out predictions.parquet]
 """
 
 import argparse
@@ -93,9 +93,9 @@ def _transformed(path: Path, metadata: Mapping[str, str], device: torch.device) 
     return prepare(pack([pixels]).to(device), settings)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m hsfm.predict") -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m hsfm.predict", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(program, description=__doc__.split("\n")[0])
     parser.add_argument("folder", metavar="FOLDER", help=f"searched with its subfolders for {', '.join(SUFFIXES)}")
     parser.add_argument("--model", metavar="FILE", required=True, help="what export_model wrote")
     parser.add_argument("--out", type=Path, default="predictions.csv", help=".csv or .parquet file (%(default)s)")

@@ -85,7 +85,31 @@ def _read_tables(paths: Mapping[str, str | Path], origin: str) -> dict[str, Embe
         check_same_origin(next(iter(ours.values())), one)
     if ours:
         return _read_beside(ours, paths, origin)
-    tables = {split: _read_table(path, split) for split, path in paths.items()}
+    return _number_labels({split: _read_table(path, split) for split, path in paths.items()}, paths, origin)
+
+
+def import_arrays(
+    splits: Mapping[str, Mapping[str, Any]], dataset: str, sources: Mapping[str, str] | None = None
+) -> dict[str, Embeddings]:
+    """Embeddings by split out of arrays in memory: `features` [n d], `y` [n], and those of OPTIONAL that there are.
+
+    sources: by split, what errors call it. Labels are read, and errors raised, as by `import_embeddings`.
+    """
+    sources, tables, digest = sources or {split: split for split in splits}, {}, digest_of()
+    for split, columns in splits.items():
+        try:
+            tables[split] = _as_table({name: np.asarray(values) for name, values in columns.items()}, split)
+        except Exception as error:  # of numpy, pandas and pyarrow on whatever they are given
+            raise ValueError(f"{sources[split]}: {error}") from error
+        digest.update(tables[split]["features"].numpy().tobytes())
+    found = _number_labels(tables, sources, digest.hexdigest())
+    return {split: replace(embeddings, dataset=dataset) for split, embeddings in found.items()}
+
+
+def _number_labels(
+    tables: dict[str, dict[str, Any]], paths: Mapping[str, str | Path], origin: str
+) -> dict[str, Embeddings]:
+    """Embeddings out of `_as_table`'s tables, whose texts become numbers that all splits share."""
     ends = np.cumsum([len(table["y"]) for table in tables.values()])
     names = {}
     for column in ("y", "attribute"):
@@ -142,28 +166,33 @@ def _read_table(path: str | Path, split: str) -> dict[str, Any]:
     if Path(path).suffix.lower() not in (".npz", ".parquet"):
         raise ValueError(f"{path}: is neither .parquet nor .npz")
     try:
-        columns = _read_columns(path)
-        n, matrices = columns["y"].size, {"features": "d", **dict.fromkeys(EXTRA, "c")}
-        matrices = {name: width for name, width in matrices.items() if name in columns}
-        for name, width in matrices.items():
-            values = columns[name]
-            if values.ndim != 2 or values.dtype.kind not in "fiu" or len(values) != n:
-                found = f"{values.dtype} {list(values.shape)}"
-                raise ValueError(f"{name} are {found}, expected numbers [n {width}] for the {n} rows of y")
-        columns = {"attribute": np.full(n, None), "image_id": [f"{split}-{i:07d}" for i in range(n)], **columns}
-        for name in ("y", "attribute", "image_id"):
-            if np.shape(columns[name]) != (n,):
-                raise ValueError(f"{name} {list(np.shape(columns[name]))} is not [{n}]")
-        y, attribute = (
-            [_label(*cell, name) for cell in enumerate(columns[name].astype(object))] for name in ("y", "attribute")
-        )
-        y, attribute = (labels.tidy(pa.array(column, pa.string())).to_pandas() for column in (y, attribute))
-        if y.isna().any():
-            raise ValueError(f"row {y.isna().argmax()} has no class")
+        return _as_table(_read_columns(path), split)
     except Exception as error:  # of numpy, pandas and pyarrow on whatever the file holds
         raise ValueError(f"{path}: {error}") from error
+
+
+def _as_table(columns: dict[str, np.ndarray], split: str) -> dict[str, Any]:
+    """Checked columns of one split, as `_read_table` returns them."""
+    n, matrices = columns["y"].size, {"features": "d", **dict.fromkeys(EXTRA, "c")}
+    matrices = {name: width for name, width in matrices.items() if name in columns}
+    for name, width in matrices.items():
+        values = columns[name]
+        if values.ndim != 2 or values.dtype.kind not in "fiu" or len(values) != n:
+            found = f"{values.dtype} {list(values.shape)}"
+            raise ValueError(f"{name} are {found}, expected numbers [n {width}] for the {n} rows of y")
+    columns = {"attribute": np.full(n, None), "image_id": [f"{split}-{i:07d}" for i in range(n)], **columns}
+    for name in ("y", "attribute", "image_id"):
+        if np.shape(columns[name]) != (n,):
+            raise ValueError(f"{name} {list(np.shape(columns[name]))} is not [{n}]")
+    y, attribute = (
+        [_label(*cell, name) for cell in enumerate(columns[name].astype(object))] for name in ("y", "attribute")
+    )
+    y, attribute = (labels.tidy(pa.array(column, pa.string())).to_pandas() for column in (y, attribute))
+    if y.isna().any():
+        raise ValueError(f"row {y.isna().argmax()} has no class")
     image_id = tuple(map(str, columns["image_id"]))
-    extra = {name: torch.from_numpy(columns[name].astype(np.float32)) for name in matrices}
+    # C's order, in which a file of ours is read: sums have it too, and their last digits
+    extra = {name: torch.from_numpy(np.array(columns[name], np.float32, order="C")) for name in matrices}
     return {"features": extra.pop("features"), "y": y, "attribute": attribute, "image_id": image_id, "extra": extra}
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat
 
 from hsfm.core.settings import FrozenSettings
 from hsfm.features.embeddings import Embeddings
-from hsfm.heads.head import Head, two_rows
+from hsfm.heads.head import Head, SavedHeads, two_rows
 
 log = logging.getLogger(__name__)
 
@@ -45,3 +45,17 @@ def fit_head(train: Embeddings, settings: ERMHeadSettings = ERMHeadSettings()) -
         log.warning("ERM head: not converged after %d iterations; standardize the features or lower C", MAX_ITER)
     weight, bias = map(torch.tensor, two_rows(model.coef_, model.intercept_))
     return Head(weight.float()[None], bias.float()[None])
+
+
+def erm_row(train: Embeddings, settings: ERMHeadSettings, run: int) -> SavedHeads:
+    """ERM's row of the tables where no network was trained: the head of `fit_head` as it is saved."""
+    return SavedHeads(
+        head=fit_head(train, settings),
+        method="erm",
+        seeds=(run,),
+        class_names=train.class_names,
+        checkpoint_sha256=train.checkpoint_sha256,
+        group_labels="none",
+        chosen_by="logistic regression on frozen features, nothing chosen",
+        settings=settings.model_dump(mode="json"),
+    )

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from hsfm.features.embeddings import Embeddings, NotApplicable
 from hsfm.heads.fit import Fit
-from hsfm.heads.head import Head
+from hsfm.heads.fit_inputs import FitInputs
+from hsfm.heads.head import Head, SavedHeads, stack
 from hsfm.heads.inferred_groups.attribute import infer_attribute
 from hsfm.heads.method_settings import MethodSettings
 from hsfm.heads.scorer import RULES, Scorer
@@ -31,6 +34,36 @@ def fit_supervised(
     scorer = scorer_of(settings, train, val)
     fit = method.fit(*hidden(settings, train, val), erm, settings=settings, seeds=seeds, scorer=scorer, **needs)
     return fit, labels_used(settings, scorer)
+
+
+def fit_row(
+    method: ModuleType,
+    inputs: FitInputs,
+    *,
+    row: str,
+    settings: MethodSettings,
+    seeds: Sequence[int],
+    device: torch.device,
+) -> tuple[Fit, SavedHeads]:
+    """A method's fit for one row of the tables, and its heads as they are saved.
+
+    row: its name there. Where the data lack what the method needs there is no head, and the saved heads say why;
+    ValueError as `fit_supervised`.
+    """
+    train, val, erm = (part.to(device) for part in (inputs.train, inputs.val, inputs.erm))
+    try:
+        fit, labels = fit_supervised(method, train, val, erm, settings=settings, seeds=seeds, **inputs.needs)
+        left_out = ""
+    except NotApplicable as error:  # the other rows stay, and the table says why this one is not there
+        fit, labels, left_out = Fit(stack([erm])[:0], ()), "none", str(error)
+    return fit, fit.saved(
+        method=row,
+        class_names=val.class_names,
+        checkpoint_sha256=inputs.checkpoint_sha256,
+        group_labels=labels,
+        settings={**dict(sorted(settings.model_dump(mode="json").items())), **inputs.training, **fit.settings},
+        left_out=left_out,
+    )
 
 
 def scorer_of(settings: MethodSettings, train: Embeddings, val: Embeddings) -> Scorer:

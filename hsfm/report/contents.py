@@ -1,4 +1,6 @@
-"""Topics and titles of the results, in the order of the page and of Snakemake's report."""
+"""Topics, titles and captions of the results, in the order of the page and of Snakemake's report."""
+
+from pathlib import Path
 
 RESULTS = {  # topic and title, by kind and name
     ("tables", "main"): ("Results", "Worst group and average of every method"),
@@ -35,3 +37,8 @@ def place(kind: str, name: str) -> tuple[int, str, str]:
     """Position, topic and title of a result (of `tables` or `figures`); one that is not listed comes last, in words."""
     topic, title = RESULTS.get((kind, name), (OTHERS, name.replace("_", " ").capitalize()))
     return [*RESULTS, (kind, name)].index((kind, name)), topic, title
+
+
+def caption(kind: str, name: str) -> Path:
+    """The file that holds the caption of a result."""
+    return Path(__file__).parent / "captions" / kind / f"{name}.rst"

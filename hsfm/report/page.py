@@ -28,13 +28,14 @@ def write_page(
     settings: str,
     settings_file: str,
     command: str,
+    checkout: bool = True,
 ) -> str:
     """The page as HTML text.
 
     tables: fragments of `TextTable.html` by file, `.../{name}.html`. figures: PNG by file, `.../{dataset}/{name}.png`.
     captions: plain reST by kind (tables, figures) and name. main: as `summary.best_method` takes it. settings: the YAML
-    text of settings_file. command: makes all results with these settings, and with files
-    after it only those.
+    text of settings_file. command: makes all results with these settings. checkout: whether it is run in
+    a checkout of the repository, and makes with files after it only those.
     """
     environment = Environment(
         loader=PackageLoader("hsfm.report", "templates"),
@@ -61,6 +62,7 @@ def write_page(
         settings_link=_data_uri(settings.encode(), "text/yaml;charset=utf-8"),
         command=f"git checkout {provenance.commit}\n{command}" if provenance.commit else command,
         provenance=provenance,
+        checkout=checkout,
     )
 
 

@@ -35,6 +35,7 @@ class Provenance:
     commit: str = ""
     dirty: bool = False  # whether code had changes that were in no commit
     mixed: bool = False  # whether other jobs were made from other commits
+    costs: bool = True  # whether the page has a topic on them
 
     @property
     def sentence(self) -> str:
@@ -71,6 +72,8 @@ def summarize(main: pd.DataFrame, provenance: Provenance) -> list[tuple[str, Ans
         took = (
             f"All stages together took {duration(provenance.seconds)} by the clock, one after the other; the topic "
             "Costs has every stage, and what each method takes."
+            if provenance.costs
+            else f"{duration(provenance.seconds)} by the clock."
         )
     return [
         ("Which head to take", heads if len(heads) > 1 else next(iter(heads.values()))),

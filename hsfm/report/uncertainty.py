@@ -12,12 +12,16 @@ from hsfm.evaluation.predictions import Predictions, check_same_images
 from hsfm.report.names import method_label
 from hsfm.report.tables import (
     FEW,
+    GROUP_LABELS,
+    METRICS,
     accuracy_cells,
     aggregate,
     beginnings,
     blocks,
     demands,
     files_of,
+    left_out_notes,
+    spread_note,
     summarize,
 )
 
@@ -154,6 +158,29 @@ def uncertainty_table(measured: pd.DataFrame, results: pd.DataFrame) -> TextTabl
         parted=beginnings(rows["dataset"], blocks(rows)),
         sectioned=True,
     )
+
+
+def short_table(measured: pd.DataFrame, left_out: pd.DataFrame, *, best: str, best_of_all: str) -> TextTable:
+    """A row per method of one dataset, narrow enough for a terminal: the worst group and the average, with intervals.
+
+    Of the same as `uncertainty_table`; without known groups the worst class stands for the worst group. best,
+    best_of_all: how the table shows the best of a block and of all, in words.
+    """
+    first = "worst_group" if measured["worst_group_percent"].notna().any() else "worst_class"
+    columns = [
+        ("Method", lambda row: method_label(row["method"])),
+        ("Group labels", lambda row: GROUP_LABELS[row["group_labels"]]),
+    ]
+    for metric in (first, "average"):
+        columns += [(METRICS[metric], metric), ("95 % interval", lambda row, metric=metric: _interval(row, metric))]
+    rows = measured.assign(**{metric: accuracy_cells(measured, metric) for metric in (first, "average")})
+    notes = (
+        f"Test accuracy in percent. {spread_note(measured)} Intervals are over test rows. Blocks: without group "
+        "labels, with those of validation to select, with some to train on.",
+        f"{best}: best of its block, or not told apart from it by the test rows; {best_of_all}: the same among all.",
+        *left_out_notes(left_out),
+    )
+    return TextTable.of(rows, columns, notes=notes, parted=beginnings(blocks(rows)))
 
 
 def _notes(measured: pd.DataFrame) -> tuple[str, ...]:

@@ -114,7 +114,7 @@ def test_html_tables_and_png_figures_are_entries_of_snakemakes_report():
     (*numbers, html), (png, pdf) = reported(table_files("main")), reported(figure_files("groups"))
     assert not any(hasattr(file, "flags") for file in (*numbers, pdf))
     table, figure = html.flags["report"], png.flags["report"]
-    assert table.caption == str(ROOT / "workflow/report/tables/main.rst")
+    assert table.caption == str(ROOT / "hsfm/report/captions/tables/main.rst")
     assert (table.category, table.subcategory) == ("Results", "all datasets")
     assert (figure.category, figure.subcategory) == ("Groups", "{dataset}")
     assert figure.labels(job()) == {"result": "Accuracy by group (figure)", "dataset": "minibirds"}

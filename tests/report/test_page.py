@@ -103,7 +103,7 @@ def test_commands_name_the_commit():
 
 
 def test_every_listed_result_has_a_caption_in_plain_text():
-    files = {(path.parent.name, path.stem): path for path in (ROOT / "workflow/report").glob("*/*.rst")}
+    files = {(path.parent.name, path.stem): path for path in (ROOT / "hsfm/report/captions").glob("*/*.rst")}
     assert set(files) == set(contents.RESULTS)
     for path in files.values():
         text = path.read_text()

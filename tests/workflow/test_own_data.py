@@ -12,6 +12,7 @@ import torchvision
 import yaml
 
 from hsfm.data.table import read_images
+from hsfm.deploy.cli import main
 from hsfm.evaluation.scores import read_scores
 from hsfm.features.embeddings import read_embeddings
 from hsfm.features.extract import embed_images
@@ -70,9 +71,9 @@ def write(folder: Path, name: str, config: dict) -> list[str]:
     return ["--configfile", f"{name}.yaml"]
 
 
-def write_dataset(folder: Path, name: str, **settings) -> list[str]:
+def write_dataset(folder: Path, name: str, methods: tuple = ("erm", "hsfm"), **settings) -> list[str]:
     own = {"base": "minibirds", **FAST, **settings}
-    return write(folder, name, {"datasets": [name], "seeds": [0], "methods": ["erm", "hsfm"], "settings": {name: own}})
+    return write(folder, name, {"datasets": [name], "seeds": [0], "methods": [*methods], "settings": {name: own}})
 
 
 @pytest.fixture(scope="module")
@@ -140,17 +141,32 @@ def test_a_frozen_backbone_and_its_export(mine):
     assert torch.allclose(exported.fc(features), expected, atol=1e-3)
 
 
-def test_features_that_are_there_already(used):
+def test_features_that_are_there_already(used, monkeypatch):
     splits = {
         s: read_embeddings(used / f"results/mine/run0/erm/embeddings/{s}.parquet") for s in ("train", "val", "test")
     }
     for name, e in splits.items():
         np.savez(used / f"{name}.npz", x=e.features.numpy(), y=e.y.numpy(), attribute=e.attribute.numpy())
-    arguments = write_dataset(used, "given", embeddings={split: f"{split}.npz" for split in splits})
+    methods = ("erm", "llr", {"afr_val": {"method": "afr", "on": "val"}}, "hsfm")
+    arguments = write_dataset(used, "given", methods, embeddings={split: f"{split}.npz" for split in splits})
     snakemake(used, *arguments, "--", "results/figures/given/training.png", MAIN)
     scores = read_scores(used / "results/given/run0/hsfm/scores.parquet")
     assert scores.loc[scores["split"] == "test", "n"].sum() == len(splits["test"].y)
     assert not (used / "results/figures/given/examples.png").exists()
+    # `hsfm compare` gives the same numbers, to the last digit
+    settings = {name: FAST[name] for name in ("erm_head", "llr", "afr", "hsfm")}
+    write(used, "compare", {"methods": [*methods], "seeds": [0], "settings": settings})
+    monkeypatch.chdir(used)
+    files = [f"{split}.npz" for split in splits]
+    assert (
+        main(["compare", *files, "--settings", "compare.yaml", "--name", "given", "--jobs", "1", "--out", "own"]) == 0
+    )
+    for table in ("main", "metrics", "groups", "uncertainty"):
+        for kind in ("csv", "md"):
+            assert Path(f"own/tables/{table}.{kind}").read_text() == Path(f"results/tables/{table}.{kind}").read_text()
+    for row in ("erm", "llr", "afr_val", "hsfm"):
+        heads = (read_heads(f) for f in (f"own/heads/{row}.safetensors", f"results/given/run0/{row}/heads.safetensors"))
+        assert len({(head.head.weight.numpy().tobytes(), head.head.bias.numpy().tobytes()) for head in heads}) == 1
     # another file under the old name is noticed, even one from before
     changed = np.load(used / "val.npz")
     np.savez(used / "val.npz", x=changed["x"] + 1, y=changed["y"], attribute=changed["attribute"])

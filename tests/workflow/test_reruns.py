@@ -66,7 +66,7 @@ def test_a_changed_setting_reruns_its_stage_and_what_follows(finished, setting, 
         ("hsfm/models/erm.py", TRAINING),
         ("hsfm/data/sources/minibirds.py", IMAGES),
         ("workflow/scripts/fit_method.py", FITS),
-        ("workflow/report/figures/groups.rst", PAGE),
+        ("hsfm/report/captions/figures/groups.rst", PAGE),
     ],
 )
 def test_changed_code_reruns_the_rules_that_import_it_and_what_follows(finished, edited, file, jobs):

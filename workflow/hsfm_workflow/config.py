@@ -19,7 +19,7 @@ from hsfm_workflow.checks import STUDY_SECTIONS, cross_check
 from hsfm_workflow.code import hash_of
 
 KEPT = Path(".snakemake", "hsfm", "configuration.json")  # the one that was validated last
-CODE = [f"workflow/hsfm_workflow/{name}.py" for name in ("config", "checks", "schema", "mistakes")]
+CODE = [f"workflow/hsfm_workflow/{name}.py" for name in ("config", "checks", "schema")] + ["hsfm/core/mistakes.py"]
 
 GONE = {  # of earlier versions, by the words of its error
     "/transform: expected a section, got model": "write what `python -m hsfm.models.clip NAME` prints",

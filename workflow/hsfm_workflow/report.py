@@ -51,7 +51,7 @@ def figure_files(figure: str, dataset: str = "{dataset}") -> list[str]:
 def caption(file: str) -> Path:
     """The caption of a table or a figure."""
     kind, *_, name = Path(file).with_suffix("").parts[1:]
-    return ROOT / "workflow" / "report" / kind / f"{name}.rst"
+    return contents.caption(kind, name)
 
 
 def reported(files: list[str]) -> list:

@@ -23,6 +23,7 @@ from hsfm.analysis.sweep import SweepSettings
 from hsfm.analysis.unclip import UnclipSettings
 from hsfm.analysis.validation_bias import ValidationBiasSettings
 from hsfm.core.device import ComputeSettings
+from hsfm.core.mistakes import checked
 from hsfm.core.settings import SOME, FrozenSettings, Unlike
 from hsfm.data.transforms import AugmentationSettings, TransformSettings
 from hsfm.features.embeddings import EmbeddingSettings
@@ -35,7 +36,6 @@ from hsfm.models.backbone import BackboneSettings
 from hsfm.models.erm import TrainingSettings
 from hsfm_workflow import ROOT, SOURCES
 from hsfm_workflow.config import merged
-from hsfm_workflow.mistakes import checked
 
 FILE = ROOT / "config" / "schema.json"
 COMMAND = "PYTHONPATH=.:workflow python -m hsfm_workflow.schema"

@@ -102,7 +102,9 @@ function enlarge(button) {
 
 document.querySelectorAll("figure.table table").forEach((table) => {
   makeSortable(table);
-  addCommands(table);
+  if (document.getElementById("command").dataset.command) {
+    addCommands(table);
+  }
 });
 document.querySelectorAll("button.copy").forEach(makeCopy);
 document.querySelectorAll("button.enlarge").forEach((button) => button.addEventListener("click", () => enlarge(button)));
