@@ -13,6 +13,8 @@ from hsfm.heads.known_methods import found
 
 DEFAULTS = "erm dfr llr cb_llr afr tune hsfm"  # as `hsfm.deploy.compare.METHODS`; what is imported here loads no torch
 
+MEASURES = ("balanced_accuracy", "recall", "ece", "auroc")  # as `hsfm.evaluation.measures.MEASURES`
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
@@ -69,6 +71,9 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--columns", nargs="+", default=[], metavar="KEY=NAME", help="of one table: its names for y, split, attribute"
     )
+    parser.add_argument(
+        "--measures", nargs="+", default=[], choices=MEASURES, help="more than accuracy, in a table of its own"
+    )
     parser.add_argument("--standardize", action="store_true", help="bring features to mean 0 and spread 1, as on train")
     parser.add_argument("--name", help="of the data in tables (the folder's or the table's)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for tables (CSV, Markdown), page and heads")
@@ -95,6 +100,8 @@ def _compare(options: argparse.Namespace) -> int:
 
     from hsfm.core.progress import say
     from hsfm.deploy import compare
+    from hsfm.evaluation.measures import check_measures
+    from hsfm.report.measures_table import measures_table
     from hsfm.report.uncertainty import short_table
 
     first = Path(options.features[0])
@@ -103,6 +110,7 @@ def _compare(options: argparse.Namespace) -> int:
     if options.standardize:
         splits = compare.standardized(splits)
     plan = compare.make_plan(splits["val"], **asked)
+    check_measures(options.measures, splits["test"].class_names)
     rows = ", ".join(f"{split} {len(part.y):,}" for split, part in splits.items())
     say(f"{name}: {rows} rows, {splits['train'].features.shape[1]:,} features, {splits['train'].n_classes} classes")
     jobs = options.jobs or joblib.cpu_count()
@@ -114,12 +122,19 @@ def _compare(options: argparse.Namespace) -> int:
     print(
         short_table(comparison.tables["uncertainty"][0], comparison.left_out, **marks).terminal(styled=styled), end=""
     )
+    more = {}
+    if options.measures:
+        measured = comparison.measured(splits, options.measures)
+        more = {"measures": (measured, measures_table(measured))}
+        print()
+        print(more["measures"][1].terminal(styled=styled), end="")
     if options.out:
         from hsfm.deploy.comparison_files import SETTINGS, write_results
 
         again = ["hsfm", "compare", *options.features, "--settings", str(options.out / SETTINGS)]
         again += ["--columns", *options.columns] * bool(options.columns) + ["--standardize"] * options.standardize
-        files = write_results(options.out, comparison, plan, command=shlex.join([*again, "--name", name]))
+        again += ["--measures", *options.measures] * bool(options.measures)
+        files = write_results(options.out, comparison, plan, more=more, command=shlex.join([*again, "--name", name]))
         print(f"\n{files[-1]} and {len(files) - 1} tables in {options.out / 'tables'}")
     # a method of the defaults for which these features have not what it needs is no error; the table says so
     wanting = comparison.without_head if "methods" in asked else comparison.failed

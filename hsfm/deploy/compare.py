@@ -26,6 +26,7 @@ from hsfm.core.progress import Progress, quiet
 from hsfm.core.text import duration, on_test
 from hsfm.core.text_tables import TextTable
 from hsfm.data.table import SPLITS
+from hsfm.evaluation.measures import check_measures, measure
 from hsfm.evaluation.predictions import Predictions, predict
 from hsfm.evaluation.scores import score_heads
 from hsfm.features import standardize
@@ -62,6 +63,7 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     name: str = "embeddings",
+    measures: Sequence[str] = (),
     jobs: int = 1,
     device: str = "auto",
 ) -> pd.DataFrame:
@@ -73,21 +75,26 @@ def compare(
     methods: names of modules in hsfm/methods, erm, or variants as in the workflow's configuration, `{"dfr_train":
     {"method": "dfr", "on": "train"}}`. select_by: worst_group, worst_class or average; None is worst_group where the
     attributes of val are known, else worst_class. settings: by method, and of `erm_head` and `hard_set`. name: of the
-    dataset in tables. jobs: methods side by side, in processes of their own.
+    dataset in tables. measures: more than accuracy, of `hsfm.evaluation.measures`: balanced_accuracy, recall, ece, auroc.
+    jobs: methods side by side, in processes of their own.
 
     Columns: dataset, method, group_labels (use of them), runs, seeds, and of worst_group, average, adjusted_average and
     worst_class the mean `_percent`, `_deviation` over seeds, ends `_low` and `_high` of the interval over test images,
-    and whether it is among the `_best`, or the `_best_of_block` of methods that use group labels alike.
+    and whether it is among the `_best`, or the `_best_of_block` of methods that use group labels alike; then those of
+    `measures`, as `hsfm.evaluation.measures.measure` names them.
     `attrs["failed"]` has the reason of every method that has no row, and a warning is logged for each.
 
     Raises ValueError naming the input and the value for features, methods or settings that are not sound.
     """
     splits = read_splits({"train": train, "val": val, "test": test}, name)
     plan = make_plan(splits["val"], methods=methods, select_by=select_by, seeds=seeds, settings=settings)
+    check_measures(measures, splits["test"].class_names)
     comparison = run(splits, plan, jobs=jobs, device=device)
     for row, reason in comparison.without_head.items():
         log.warning("%s has no row: %s", method_label(row), reason)
     frame, _ = comparison.tables["main"]
+    if measures:
+        frame = frame.merge(comparison.measured(splits, measures), on="method")
     frame.attrs["failed"] = comparison.without_head
     return frame
 
@@ -273,6 +280,16 @@ class Comparison:
     def tables(self) -> dict[str, tuple[pd.DataFrame, TextTable]]:
         """Numbers and text of the workflow's tables: main, metrics, groups, uncertainty."""
         return accuracy_tables(self.scores, [row.predictions for row in self.rows.values()], self.left_out, {})
+
+    def measured(self, splits: Mapping[str, Embeddings], measures: Sequence[str]) -> pd.DataFrame:
+        """More than accuracy, as `hsfm.evaluation.measures.measure` has it, in the order of the tables."""
+        val, test = splits["val"], splits["test"]
+        logits = {
+            name: tuple(self.rows[name].saved.head.logits(part.features).double().numpy() for part in (test, val))
+            for name in self.tables["main"][0]["method"]
+        }
+        labels = (part.numpy() for part in (test.y, val.y, test.group))
+        return measure(logits, *labels, class_names=test.class_names, measures=measures)
 
 
 def run(

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 from hsfm import __version__
 from hsfm.core.files import write_atomically
-from hsfm.core.text_tables import write_tables
+from hsfm.core.text_tables import TextTable, write_tables
 from hsfm.deploy.compare import Comparison, Plan
 from hsfm.evaluation.predictions import write_predictions
 from hsfm.heads.head import write_heads
@@ -21,14 +22,22 @@ from hsfm.report.tables import aggregate, summarize
 SETTINGS = "settings.yaml"
 
 
-def write_results(folder: str | Path, comparison: Comparison, plan: Plan, *, command: str) -> list[Path]:
+def write_results(
+    folder: str | Path,
+    comparison: Comparison,
+    plan: Plan,
+    *,
+    command: str,
+    more: Mapping[str, tuple[pd.DataFrame, TextTable]] | None = None,
+) -> list[Path]:
     """Write everything about a comparison into a folder, and return the files of tables and the page.
 
     tables/NAME.csv and .md, figures/, report.html, settings.yaml, which gives the same again, and of each row
-    heads/ROW.safetensors and predictions/ROW.parquet. command: with these settings, for the page.
+    heads/ROW.safetensors and predictions/ROW.parquet. command: with these settings, for the page. more: tables by name
+    beside the comparison's.
     """
     folder = Path(folder)
-    tables, numbers = comparison.tables, comparison.tables["uncertainty"][0]
+    tables, numbers = {**comparison.tables, **(more or {})}, comparison.tables["uncertainty"][0]
     dataset = numbers["dataset"].iloc[0]
     files = [folder / "tables" / f"{name}.{suffix}" for name in tables for suffix in ("csv", "md")]
     write_tables(files, tables)

@@ -5,6 +5,7 @@ from pathlib import Path
 RESULTS = {  # topic and title, by kind and name
     ("tables", "main"): ("Results", "Worst group and average of every method"),
     ("tables", "metrics"): ("Results", "All four accuracies"),
+    ("tables", "measures"): ("Results", "More than accuracy"),
     ("figures", "tradeoff"): ("Results", "Worst group against average"),
     ("tables", "uncertainty"): ("How sure the numbers are", "Intervals and differences"),
     ("tables", "published"): ("Against the published numbers", "Ours beside the paper's"),

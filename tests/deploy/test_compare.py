@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 import hsfm
+from hsfm.deploy import cli
 from hsfm.deploy.cli import DEFAULTS, main
 from hsfm.deploy.compare import METHODS
+from hsfm.evaluation.measures import MEASURES
 from hsfm.evaluation.predictions import read_predictions
 from hsfm.heads.head import read_heads
 from tests.methods.small import SMALL
@@ -183,6 +185,18 @@ def test_one_attribute_that_is_unknown_refuses_the_worst_group(splits):
 
 def test_the_command_line_names_the_defaults():
     assert DEFAULTS.split() == list(METHODS)
+    assert cli.MEASURES == MEASURES
+
+
+def test_more_than_accuracy_has_a_table(run, folder):
+    out = folder / "more"
+    status, printed, _ = run(*FILES, *QUICK, "--measures", "balanced_accuracy", "auroc", "--out", out)
+    assert status == 0
+    frame = pd.read_csv(out / "tables/measures.csv").set_index("method")
+    groups = pd.read_csv(out / "tables/groups.csv")["llr_percent"]
+    assert frame.loc["llr", "balanced_accuracy_percent"] == pytest.approx(groups.mean(), abs=1e-3), "of equal groups"
+    assert f"{frame.loc['dfr', 'auroc_low']:.1f} to" in printed
+    assert "More than accuracy" in (out / "report.html").read_text()
 
 
 @pytest.mark.parametrize("program", ["import hsfm", "from hsfm.deploy.cli import main; main(['compare', '--help'])"])
