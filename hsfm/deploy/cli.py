@@ -13,6 +13,7 @@ from hsfm.heads.known_methods import found
 
 DEFAULTS = "erm dfr llr cb_llr afr tune hsfm"  # as `hsfm.deploy.compare.METHODS`; what is imported here loads no torch
 
+RULES = ("worst_group", "worst_class", "average", "inferred_group")  # as `hsfm.heads.scorer.RULES`
 MEASURES = ("balanced_accuracy", "recall", "ece", "auroc")  # as `hsfm.evaluation.measures.MEASURES`
 
 
@@ -62,7 +63,7 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--select-by",
-        choices=("worst_group", "worst_class", "average"),
+        choices=RULES,
         help="accuracy on validation that picks epochs and settings (worst_group where all attributes are known, "
         "else worst_class)",
     )

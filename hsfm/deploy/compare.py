@@ -73,10 +73,10 @@ def compare(
     where there are any attribute [n], image_id [n] and early_logits [n c]; or `Embeddings`. Heads are fitted on train
     and val and chosen on val; test only scores.
     methods: names of modules in hsfm/methods, erm, or variants as in the workflow's configuration, `{"dfr_train":
-    {"method": "dfr", "on": "train"}}`. select_by: worst_group, worst_class or average; None is worst_group where the
+    {"method": "dfr", "on": "train"}}`. select_by: a rule as in the configuration; None is worst_group where the
     attributes of val are known, else worst_class. settings: by method, and of `erm_head` and `hard_set`. name: of the
-    dataset in tables. measures: more than accuracy, of `hsfm.evaluation.measures`: balanced_accuracy, recall, ece, auroc.
-    jobs: methods side by side, in processes of their own.
+    dataset in tables. measures: more than accuracy, balanced_accuracy, recall, ece or auroc. jobs: methods side
+    by side, in processes of their own.
 
     Columns: dataset, method, group_labels (use of them), runs, seeds, and of worst_group, average, adjusted_average and
     worst_class the mean `_percent`, `_deviation` over seeds, ends `_low` and `_high` of the interval over test images,

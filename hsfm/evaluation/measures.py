@@ -134,7 +134,7 @@ def calibration_error(
 ) -> Float[np.ndarray, "b s"]:
     """Expected calibration error: the distance of accuracy from mean confidence in each bin, weighted by its rows.
 
-    sum_k n_k / n |accuracy_k - confidence_k| = sum_k |sum_{i in k} (correct_i - confidence_i)| / n, with n_k rows in bin k.
+    With n_k of the n rows in bin k, n_k |accuracy_k - confidence_k| = |sum_{i in k} (correct_i - confidence_i)|.
     """
     gap, edges = correct - confidence, np.linspace(0, 1, BINS + 1)[1:-1]
     bins = np.searchsorted(edges, confidence)[..., None] == np.arange(BINS)  # [s n k]

@@ -173,7 +173,8 @@ def short_table(measured: pd.DataFrame, left_out: pd.DataFrame, *, best: str, be
     ]
     for metric in (first, "average"):
         columns += [(METRICS[metric], metric), ("95 % interval", lambda row, metric=metric: _interval(row, metric))]
-    rows = measured.assign(**{metric: accuracy_cells(measured, metric) for metric in (first, "average")})
+    plain = measured.drop(columns=["worst_group_images", "worst_class_images"])  # intervals have a column
+    rows = measured.assign(**{metric: accuracy_cells(plain, metric) for metric in (first, "average")})
     notes = (
         f"Test accuracy in percent. {spread_note(measured)} Intervals are over test rows. Blocks: without group "
         "labels, with those of validation to select, with some to train on.",

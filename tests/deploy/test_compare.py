@@ -17,6 +17,7 @@ from hsfm.deploy.compare import METHODS
 from hsfm.evaluation.measures import MEASURES
 from hsfm.evaluation.predictions import read_predictions
 from hsfm.heads.head import read_heads
+from hsfm.heads.scorer import RULES
 from tests.methods.small import SMALL
 
 FAST = {name: SMALL[name] for name in ("llr", "dfr", "afr", "hsfm")} | {"hard_set": {"hard_per_class": 30}}
@@ -185,7 +186,7 @@ def test_one_attribute_that_is_unknown_refuses_the_worst_group(splits):
 
 def test_the_command_line_names_the_defaults():
     assert DEFAULTS.split() == list(METHODS)
-    assert cli.MEASURES == MEASURES
+    assert (cli.MEASURES, cli.RULES) == (MEASURES, RULES)
 
 
 def test_more_than_accuracy_has_a_table(run, folder):
