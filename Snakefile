@@ -16,8 +16,8 @@ from hsfm_workflow import SPLITS, code, extras
 from hsfm_workflow.code import code_of
 from hsfm_workflow.config import check_writable, config_file, read_config
 from hsfm_workflow.files import downloads, folder_stamp
-from hsfm_workflow.plan import IMAGES, Plan, in_shard, one_of
-from hsfm_workflow.report import PAGE, SAVED_CONFIG, STAGES, STYLE
+from hsfm_workflow.plan import IMAGES, OF_RUN, Plan, in_shard, one_of
+from hsfm_workflow.report import OF_FEATURES, OF_SCORES, PAGE, SAVED_CONFIG, STAGES, STUDY_FIGURES, STYLE
 from hsfm_workflow.report import Results, figure_files, reported, table_files
 from hsfm_workflow.resources import IN_MEMORY, check_device, gpus, memory
 

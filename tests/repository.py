@@ -25,10 +25,10 @@ CLONED = (
     *("pyproject.toml", ".snakemake-workflow-catalog.yml"),
 )
 FAMILIES = {  # rules that a loop makes of one script
-    "draw_figure": ("draw_examples", "draw_training", "draw_hard_set"),
     "draw_study": ("draw_sweep", "draw_validation_bias"),
     "tabulate_study": ("tabulate_selection", "tabulate_sweep", "tabulate_ablations", "tabulate_validation_bias"),
 }
+OF_DATASETS = ("score_heads", "draw_scores", "draw_figures")  # of which each dataset has its own rule
 
 
 def copy_repository(folder: Path) -> Path:
@@ -115,7 +115,8 @@ def rules_planned(folder: Path, *arguments: str) -> set[str]:
 
 def family(rule: str) -> str:
     """The script of a rule that a loop makes; other rules as they are."""
-    return next((name for name, rules in FAMILIES.items() if rule in rules), rule)
+    of_dataset = next((name for name in OF_DATASETS if rule.startswith(f"{name}_")), rule)
+    return next((name for name, rules in FAMILIES.items() if rule in rules), of_dataset)
 
 
 def jobs_of_last_run(folder: Path) -> list[str]:

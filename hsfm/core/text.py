@@ -30,12 +30,17 @@ def kept_epochs(history: "pd.DataFrame") -> str:
 
 def on_test(scores: "pd.DataFrame") -> str:
     """Of a method's scores: `test worst group 92.4 ± 0.2, average 95.8 ± 0.2`, over seeds."""
+    worst, average = worst_and_average(scores)
+    return f"test worst group {worst}, average {average}"
+
+
+def worst_and_average(scores: "pd.DataFrame") -> tuple[str, str]:
+    """Of a method's scores on test, over seeds: worst group and average in percent."""
     test = scores[(scores["split"] == "test") & (scores["n"] > 0)]
     by_seed = test.groupby("seed")[["correct", "n"]].sum()
-    average = percent(by_seed["correct"] / by_seed["n"])
     groups = test[test["group"].notna()]
     worst = percent(groups.groupby("seed")["accuracy"].min()) if len(groups) == len(test) else "unknown"
-    return f"test worst group {worst}, average {average}"
+    return worst, percent(by_seed["correct"] / by_seed["n"])
 
 
 def by_split(rows: Mapping[str, int]) -> str:

@@ -21,7 +21,7 @@ TIMES, SIZES = ["seconds", "cpu_seconds"], ["memory_mb", "gpu_memory_mb"]
 BEYOND = "seconds_beyond_erm"
 COLUMNS = ["dataset", "run", "stage", "method", "seed", *TIMES, *SIZES, "device", "versions", "shards", "made", "job"]
 _NAME = re.compile(  # a row of the tables may end in a split or a number itself
-    r"(?P<stage>(?P<of_row>(?:fit|score|select)_)?.+?)"
+    r"(?P<stage>(?P<of_row>(?:fit|select)_)?.+?)"
     r"(_(seed(?P<seed>\d+)|(?(of_row)(?!)|(?:train|val|test|\d+))))?(_\d+-of-(?P<shards>\d+))?"
 )
 ABSENT = (

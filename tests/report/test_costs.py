@@ -47,7 +47,7 @@ LOGS = {  # seconds, stage and method by log
     "birds/run0/fit_dac_seed1": (60, "fit_dac", "dac"),
     "birds/run0/dac/seed0/extract_embeddings": (7, "extract_embeddings", "dac"),
     "birds/run0/gather_heads_dac": (4, "gather_heads", "dac"),
-    "birds/run0/score_hsfm": (4, "score_heads", "hsfm"),
+    "birds/run0/score_heads": (4, "score_heads", ""),
     "birds/run0/train_on_share": (90, "train_on_share", "afr"),
     "birds/run0/afr/extract_embeddings": (10, "extract_embeddings", "afr"),
     "birds/run0/fit_afr": (1, "fit_afr", "afr"),
@@ -194,14 +194,14 @@ def test_a_row_per_version_of_each_part(tmp_path):
 
 
 def test_rows_may_end_in_a_number_or_a_split(tmp_path):
-    for name in ("fit_dfr", "fit_dfr_2", "score_dfr_val"):
+    for name in ("fit_dfr", "fit_dfr_2", "fit_dfr_val"):
         job(tmp_path, f"birds/run0/{name}", 1)
     assert set(read(tmp_path)["method"]) == {"dfr", "dfr_2", "dfr_val"}
 
 
 def test_jobs_of_the_plan_alone(tmp_path):
     for name in ("fish/run0/fit_hsfm", "birds/run0/fit_hsfm", "birds/run1/fit_hsfm", "birds/pack_images",
-                 "birds/run0/fit_dac_seed0", "birds/run0/fit_dac_seed7", "birds/draw_groups", "birds/write_card",
+                 "birds/run0/fit_dac_seed0", "birds/run0/fit_dac_seed7", "birds/draw_groups", "birds/describe_images",
                  "birds/run0/decode_edits", "birds/run0/export_hsfm", "cats/run0/fit_hsfm"):  # fmt: skip
         job(tmp_path, name, 1)
     found = costs.of_plan(read(tmp_path), ["fish", "birds"], [0], [0], KNOWN)

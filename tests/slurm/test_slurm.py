@@ -20,7 +20,7 @@ import pytest
 from tests.repository import MINIMAL, ROOT, RUN, copy_repository, results, snakemake
 
 GPU_RULES = {"train_erm": 1, "extract_embeddings": 1, "fit_hsfm": 1}
-CPU_RULES = {"pack_images": 1, "build_hard_set": 1, "score_heads": 2}
+CPU_RULES = {"pack_images": 1, "build_hard_set": 1, "score_heads": 1}
 # one method beside ERM: what there is to see of Slurm is the same with all of them
 FEW = [*MINIMAL, "--config", "methods=[erm, hsfm]"]
 TABLE = "results/tables/main.csv"

@@ -27,9 +27,8 @@ SMALL = {
     "retrain": {"weights": [6, 10], "batch_size": 16, "epochs": 2},
 }
 ROWS = 2 * 6 * 2
-PRUNING = {"prune_generated", "draw_generated", "fit_ddb", "extract_embeddings"}
-SCORING = {"score_heads", "make_tables", "draw_figure", "draw_scores", "describe_results", "save_config",
-           "write_report"}  # fmt: skip
+PRUNING = {"prune_generated", "draw_figures", "fit_ddb", "extract_embeddings"}
+SCORING = {"score_heads", "make_tables", "draw_scores", "write_report"}
 MAIN = "results/tables/main.md"
 FIGURE = "results/figures/minibirds/generated.png"
 

@@ -38,7 +38,7 @@ def test_every_file_is_there_and_nothing_half_written(finished):
                 *(f"embeddings/{split}.parquet" for split in ("train", "val", "test")))  # fmt: skip
     assert set(results(finished)) == {
         *("results/report.html", "results/config.yaml", "results/minibirds/images.parquet"),
-        "results/minibirds/pixels.npy",
+        *(f"results/minibirds/{name}" for name in ("pixels.npy", "card.md", "counts.csv")),
         *(f"{RUN}/{of}/{name}" for of in ("erm", "afr") for name in networks),
         *(f"{RUN}/{method}/{name}.parquet" for method in METHODS for name in ("scores", "predictions")),
         *(f"{RUN}/{method}/heads.safetensors" for method in ("hsfm", "dfr", "llr", "cb_llr", "tune", "dac")),
@@ -166,7 +166,7 @@ def test_commands_of_the_page_name_files_of_the_run_and_snakemake_takes_them(fin
 def test_tables_of_costs_do_without_records_that_are_gone(copied):
     for record in (copied / "logs").rglob("*.*"):
         record.unlink()
-    snakemake(copied, *MINIMAL, "--forcerun", "describe_results", "--", "results/tables/costs.md")
+    snakemake(copied, *MINIMAL, "--forcerun", "make_tables", "--", "results/tables/costs.md")
     rows = (copied / "results/tables/costs.md").read_text().splitlines()[2:7]
     assert all(row.endswith("| - | - | - | - | - |") for row in rows)
 

@@ -246,24 +246,50 @@ class Plan:
         weights = self.settings[wildcards.dataset]["ddb"]["retrain"]["weights"]
         return [f"results/{wildcards.dataset}/tokens/class{label}.safetensors" for label in range(len(weights))]
 
-    def networks(self, wildcards: object) -> list[str]:
-        """Folders of the networks whose features a method's heads are for: its own, one per seed, or ERM's."""
-        folder, row = f"results/{wildcards.dataset}/run{wildcards.run}", wildcards.method
+    def networks(self, row: str, wildcards: object) -> list[str]:
+        """Folders of the networks whose features a row's heads are for: its own, one per seed, or ERM's."""
+        folder = f"results/{wildcards.dataset}/run{wildcards.run}"
         features = "erm" if row == "erm" else self.features(row, wildcards.dataset)
         if features == "own_per_seed" or (row == "dac" and wildcards.dataset in self.drifting):
             seeds = [wildcards.seed] if hasattr(wildcards, "seed") else self.seeds
             return [f"{folder}/{row}/seed{seed}" for seed in seeds]
         return [f"{folder}/{self.method(row).name if features == 'own' else 'erm'}"]
 
-    def heads_to_score(self, wildcards: object) -> list[str]:
-        """Files of heads, each with embeddings of its own in `features_to_score`."""
-        row = f"results/{wildcards.dataset}/run{wildcards.run}/{wildcards.method}"
-        of_seeds = [network for network in self.networks(wildcards) if network.startswith(f"{row}/")]
-        return [f"{folder}/heads.safetensors" for folder in of_seeds or [row]]
+    def heads(self, row: str, wildcards: object) -> list[str]:
+        """Files of a row's heads: one, or one per network of `networks`."""
+        own = f"results/{wildcards.dataset}/run{wildcards.run}/{row}"
+        of_seeds = [network for network in self.networks(row, wildcards) if network.startswith(f"{own}/")]
+        return [f"{folder}/heads.safetensors" for folder in of_seeds or [own]]
 
-    def features_to_score(self, wildcards: object) -> list[str]:
-        """Embeddings of all splits, for one file of heads after the other."""
-        return [f"{folder}/embeddings/{split}.parquet" for folder in self.networks(wildcards) for split in SPLITS]
+    def to_export(self, wildcards: object) -> dict[str, object]:
+        """The network, heads and standardization of a row and seed."""
+        folder = self.networks(wildcards.method, wildcards)[0]
+        files = {"checkpoint": f"{folder}/backbone.safetensors", "heads": self.heads(wildcards.method, wildcards)}
+        return {**files, "standardization": f"{folder}/standardization.safetensors"}
+
+    def scored(self, dataset: str) -> list[str]:
+        """The rows whose heads are scored: ERM's and those of all methods of a dataset."""
+        return list(dict.fromkeys(["erm", *self.methods_of(dataset)]))
+
+    def to_score(self, wildcards: object) -> dict[str, list[str]]:
+        """Heads of all rows of a run, one after the other, and embeddings of all splits of each network of theirs."""
+        heads = [file for row in self.scored(wildcards.dataset) for file in self.heads(row, wildcards)]
+        networks = dict.fromkeys(network for of_row in self._networks_to_score(wildcards) for network in of_row)
+        return {
+            "heads": heads,
+            "embeddings": expand("{network}/embeddings/{split}.parquet", network=networks, split=SPLITS),
+        }
+
+    def networks_to_score(self, wildcards: object) -> list[list[int]]:
+        """Of each row the networks of its files of heads, by their place among those of `to_score`."""
+        of_rows = self._networks_to_score(wildcards)
+        places = {
+            network: place for place, network in enumerate(dict.fromkeys(n for of_row in of_rows for n in of_row))
+        }
+        return [[places[network] for network in of_row] for of_row in of_rows]
+
+    def _networks_to_score(self, wildcards: object) -> list[list[str]]:
+        return [self.networks(row, wildcards) for row in self.scored(wildcards.dataset)]
 
     def results_of_heads(self, name: str) -> list[str]:
         """Scores, method by method, in the order of the tables."""
@@ -277,8 +303,8 @@ class Plan:
 
     def scores_of_methods(self, wildcards: object) -> list[str]:
         """The scores of ERM and all methods, run by run."""
-        methods, folder = dict.fromkeys(["erm", *self.methods_of(wildcards.dataset)]), f"results/{wildcards.dataset}"
-        return [f"{folder}/run{run}/{method}/scores.parquet" for run in self.runs for method in methods]
+        rows, folder = self.scored(wildcards.dataset), f"results/{wildcards.dataset}"
+        return [f"{folder}/run{run}/{row}/scores.parquet" for run in self.runs for row in rows]
 
     def of_study(self, study: str, *datasets: str) -> list[str]:
         """Results of one study, of some datasets; a sweep's lie in parts, those of selection in one per row."""

@@ -1,14 +1,13 @@
 """Tables and figures of a plan: their files, what figures are drawn from, and their places in Snakemake's report."""
 
 import os
-from functools import partial
 from pathlib import Path
 
 from snakemake.io import expand, report
 
 from hsfm.report import contents
 from hsfm_workflow import ROOT, extras
-from hsfm_workflow.plan import IMAGES, OF_RUN, Plan
+from hsfm_workflow.plan import OF_RUN, Plan
 
 STYLE = "hsfm/report/hsfm.mplstyle"  # of all figures
 PAGE = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("hsfm/report/templates/*"))  # what the page is made of
@@ -25,17 +24,16 @@ STAGES = {
         **dict.fromkeys(["build_hard_set", "measure_edits", "decode_edits"], "hsfm"),
         **dict.fromkeys(["sweep_hsfm", "ablate_hsfm"], "hsfm"),
     },
-    "prefixes": {
-        **{"score_": "score_heads", "select_": "select_heads"},
-        **{"gather_heads_": "gather_heads", "export_": "export_model"},
-    },
+    "prefixes": {"select_": "select_heads", "gather_heads_": "gather_heads", "export_": "export_model"},
     "after_heads": [
         *("gather_heads", "score_heads", "export_model", "measure_edits", "decode_edits"),
         *("sweep_hsfm", "ablate_hsfm", "bias_validation", "select_heads"),
     ],
-    "of_results": ["draw_", "write_card", "export_model", "decode_edits"],
+    "of_results": ["draw_", "describe_images", "export_model", "decode_edits"],
 }
 STUDY_FIGURES = ("sweep", "validation_bias")
+OF_SCORES = ("groups", "tradeoff", "training", "hard_set")  # drawn without images and features
+OF_FEATURES = ("masks", "generated", "method", "edits", "edit_neighbors", "unclip")
 
 
 def table_files(*names: str) -> list[str]:
@@ -80,10 +78,10 @@ class Results:
     def __init__(self, plan: Plan):
         self.plan = plan
         published = ["published"] if plan.published else []
-        self.main = table_files("main", "metrics", "groups", "uncertainty", *published)
-        self.of_jobs = table_files("costs", "stages", "versions")
-        others = [*plan.studies, *(["edits"] if plan.with_edits else [])]
-        self.tables = [*self.main, *self.of_jobs, *table_files(*others)]
+        edits = ["edits"] if plan.with_edits else []
+        of_jobs = ["costs", "stages", "versions"]
+        self.of_all = table_files("main", "metrics", "groups", "uncertainty", *published, *edits, *of_jobs)
+        self.tables = [*self.of_all, *table_files(*plan.studies)]
         self.figures = [file for d in plan.datasets for name in self.figures_of(d) for file in figure_files(name, d)]
         self.page = "results/report.html"
         self.on_page = {
@@ -111,46 +109,44 @@ class Results:
         }
         return [name for name, wanted in asked.items() if wanted] + [s for s in plan.studies if s in STUDY_FIGURES]
 
-    @property
-    def tabulated(self) -> dict[str, tuple[str, list[str]]]:
-        """Script and inputs of the tables that one rule each makes."""
-        plan = self.plan
-        studies = {study: ("tabulate_study", plan.of_study(study, *plan.datasets)) for study in plan.studies}
-        return {**studies, "edits": ("tabulate_edits", plan.edits)}
+    def drawn(self, dataset: str, of: tuple[str, ...]) -> dict[str, list[str]]:
+        """The files of those of some figures that a dataset has, by name."""
+        return {name: figure_files(name) for name in self.figures_of(dataset) if name in of}
 
-    @property
-    def drawn(self) -> dict[str, tuple[str, dict, dict]]:
-        """Script, inputs and params of the figures that one rule each draws."""
-        plan, of_first = self.plan, self._of_first_run
-        shown = {"transform": plan.section("transform"), "shown": plan.sections("invert", "quantile", of="dac")}
-        masks = {
-            **{name: of_first(f"erm/{name}.safetensors") for name in ("heads", "standardization")},
-            **{"checkpoint": of_first("erm/backbone.safetensors"), "train": of_first("erm/embeddings/train.parquet")},
-            "masks": plan.masks_for("masks", "source", run=plan.runs[0]),
-        }
-        generated = {name: of_first(f"ddb/{name}.parquet") for name in ("generated", "pruned")}
-        decoded = {"decoded": of_first("hsfm/decoded.parquet")}
-        method = {
-            **{name: of_first(f"hsfm/{name}.parquet") for name in ("support", "history", "hard_groups")},
-            **{"heads": of_first("hsfm/heads.safetensors"), "erm": of_first("erm/heads.safetensors")},
-            "hard_set": of_first("erm/hard_set.parquet"),
-            **{split: of_first(f"erm/embeddings/{split}.parquet") for split in ("train", "val")},
-            **plan.images,
-        }
-        scores = {"scores": self._of_runs("erm/scores")}
-        with_history = [row for row in plan.methods if row != "erm" and "history" in plan.method(row).tables]
-        histories = {row: partial(self._histories, row) for row in ("erm", *with_history)}
-        studies = {study: (lambda w, study=study: plan.of_study(study, w.dataset)) for study in STUDY_FIGURES}
-        return {
-            "examples": ("draw_figure", {"images": IMAGES, "pixels": plan.pixels}, {}),
-            "training": ("draw_figure", {**scores, **histories}, {}),
-            "hard_set": ("draw_figure", {**scores, "hard_groups": self._of_runs("hsfm/hard_groups")}, {}),
-            **{study: ("draw_study", {"results": files}, {}) for study, files in studies.items()},
-            "masks": ("draw_masks", {**masks, **plan.images}, shown),
-            "generated": ("draw_generated", {**generated, **plan.images}, {}),
-            "unclip": ("draw_unclip", {**decoded, **plan.images}, {}),
-            "method": ("draw_method", method, {"run": plan.runs[0]}),
-        }
+    def drawn_from(self, wildcards: object) -> dict[str, object]:
+        """What OF_SCORES are drawn from: scores, histories by row, what HSFM's hard set holds."""
+        plan, dataset = self.plan, wildcards.dataset
+        histories = {row: self._histories(row, dataset) for row in ("erm", *plan.with_history(dataset))}
+        hard_groups = {"hard_groups": self._of_runs("hsfm/hard_groups")} if "hsfm" in plan.methods_of(dataset) else {}
+        return {"scores": plan.scores_of_methods(wildcards), **histories, **hard_groups}
+
+    def pictured_from(self, wildcards: object) -> dict[str, object]:
+        """What OF_FEATURES are drawn from, of the first run."""
+        plan, dataset, of_first = self.plan, wildcards.dataset, self._of_first_run
+        figures, files = self.figures_of(dataset), {}
+        if dataset not in plan.given:
+            files |= {
+                name: files_of(wildcards) if callable(files_of) else files_of for name, files_of in plan.images.items()
+            }
+        if {"masks", "method", "edits"} & {*figures}:
+            files |= {split: of_first(f"erm/embeddings/{split}.parquet") for split in ("train", "val")}
+            files["erm"] = of_first("erm/heads.safetensors")
+        if "masks" in figures:
+            files |= {"checkpoint": of_first("erm/backbone.safetensors")}
+            files |= {"standardization": of_first("erm/standardization.safetensors")}
+            files |= {"masks": plan.masks_for("masks", "source", run=plan.runs[0])(wildcards)}
+        if "method" in figures:
+            files |= {name: of_first(f"hsfm/{name}.parquet") for name in ("history", "hard_groups")}
+            files |= {"heads": of_first("hsfm/heads.safetensors"), "hard_set": of_first("erm/hard_set.parquet")}
+        if {"method", "edits"} & {*figures}:
+            files["support"] = of_first("hsfm/support.parquet")
+        if "edits" in figures:
+            files["edits"] = of_first("hsfm/edits.parquet")
+        if "generated" in figures:
+            files |= {name: of_first(f"ddb/{name}.parquet") for name in ("generated", "pruned")}
+        if "unclip" in figures:
+            files["decoded"] = of_first("hsfm/decoded.parquet")
+        return files
 
     def _of_first_run(self, file: str) -> str:
         return f"{OF_RUN}/{file}".replace("{run}", str(self.plan.runs[0]))
@@ -158,10 +154,10 @@ class Results:
     def _of_runs(self, file: str) -> list[str]:
         return expand(f"{OF_RUN}/{file}.parquet", run=self.plan.runs, allow_missing=True)
 
-    def _histories(self, row: str, wildcards: object) -> list[str]:
+    def _histories(self, row: str, dataset: str) -> list[str]:
         """Of a row of a dataset, none where it was not trained; a method that reads images has one per seed."""
-        plan, dataset = self.plan, wildcards.dataset
-        if dataset not in plan.trained if row == "erm" else row not in plan.with_history(dataset):
+        plan = self.plan
+        if row == "erm" and dataset not in plan.trained:
             return []
         each = "seed{seed}/" if row != "erm" and plan.method(row).images else ""
         path = f"{OF_RUN}/{row}/{each}history.parquet"

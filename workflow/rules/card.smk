@@ -1,13 +1,16 @@
-use rule stage as write_card with:
+use rule stage as describe_images with:
     input:
-        images="results/{dataset}/images.parquet",
+        images=IMAGES,
+        pixels=plan.pixels,
     output:
         card="results/{dataset}/card.md",
         counts="results/{dataset}/counts.csv",
+        examples=reported(figure_files("examples")),
     log:
-        "logs/{dataset}/write_card.log",
+        "logs/{dataset}/describe_images.log",
+    localrule: True
     params:
-        **code_of("write_card"),
+        **code_of("describe_images", STYLE),
     message:
         "Describing {wildcards.dataset}"
 

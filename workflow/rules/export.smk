@@ -1,9 +1,7 @@
 # Nothing asks for these files but the user: snakemake results/minibirds/run0/hsfm/model_seed0.safetensors --cores 2
 use rule stage as export_model with:
     input:
-        checkpoint=lambda wildcards: f"{plan.networks(wildcards)[0]}/backbone.safetensors",
-        heads=plan.heads_to_score,
-        standardization=lambda wildcards: f"{plan.networks(wildcards)[0]}/standardization.safetensors",
+        unpack(plan.to_export),
     output:
         model="results/{dataset}/run{run}/{method}/model_seed{seed}.safetensors",
     log:

@@ -1,41 +1,73 @@
-# Figures of one dataset that one rule each draws; on this machine those that need no images out of the store.
-for FIGURE, (SCRIPT, INPUTS, PARAMS) in results.drawn.items():
+# Figures of one dataset, in two jobs: those of scores and histories alone are drawn on this machine.
+for DATASET in plan.datasets:
 
     rule:
         name:
-            f"draw_{FIGURE}"
+            f"draw_scores_{DATASET}"
         input:
-            **INPUTS,
+            unpack(results.drawn_from),
         output:
-            reported(figure_files(FIGURE)),
+            **{name: reported(files) for name, files in results.drawn(DATASET, OF_SCORES).items()},
         log:
-            f"logs/{{dataset}}/draw_{FIGURE}.log",
-        localrule: "cache" not in INPUTS
+            "logs/{dataset}/draw_scores.log",
+        wildcard_constraints:
+            dataset=DATASET,
+        localrule: True
         conda:
             "../../environment.yml"
-        resources:
-            mem_mb=memory(4000),
-            runtime=240,
         params:
-            **code_of(SCRIPT, STYLE),
-            **PARAMS,
-            figure=FIGURE,
+            **code_of("draw_scores", STYLE),
         message:
-            f"Drawing {FIGURE} of {{wildcards.dataset}}"
+            "Drawing the scores of {wildcards.dataset}"
         script:
             "../scripts/{params.script}.py"
 
+    if results.drawn(DATASET, OF_FEATURES):
 
-use rule stage as draw_scores with:
-    input:
-        scores=plan.scores_of_methods,
-    output:
-        groups=reported(figure_files("groups")),
-        tradeoff=reported(figure_files("tradeoff")),
-    log:
-        "logs/{dataset}/draw_scores.log",
-    localrule: True
-    params:
-        **code_of("draw_scores", STYLE),
-    message:
-        "Drawing the scores of {wildcards.dataset}"
+        rule:
+            name:
+                f"draw_figures_{DATASET}"
+            input:
+                unpack(results.pictured_from),
+            output:
+                **{name: reported(files) for name, files in results.drawn(DATASET, OF_FEATURES).items()},
+            log:
+                "logs/{dataset}/draw_figures.log",
+            wildcard_constraints:
+                dataset=DATASET,
+            conda:
+                "../../environment.yml"
+            resources:
+                mem_mb=memory(4000),
+                runtime=240,
+            params:
+                **code_of("draw_figures", STYLE),
+                run=plan.runs[0],
+                transform=plan.section("transform") if DATASET in plan.with_images else {},
+                dac=plan.sections("invert", "quantile", of="dac") if "masks" in results.figures_of(DATASET) else {},
+            message:
+                "Drawing what the methods of {wildcards.dataset} make of its images"
+            script:
+                "../scripts/{params.script}.py"
+
+
+for STUDY in (study for study in plan.studies if study in STUDY_FIGURES):
+
+    rule:
+        name:
+            f"draw_{STUDY}"
+        input:
+            results=lambda wildcards, study=STUDY: plan.of_study(study, wildcards.dataset),
+        output:
+            reported(figure_files(STUDY)),
+        log:
+            f"logs/{{dataset}}/draw_{STUDY}.log",
+        localrule: True
+        conda:
+            "../../environment.yml"
+        params:
+            **code_of("draw_study", STYLE),
+        message:
+            f"Drawing {STUDY} of {{wildcards.dataset}}"
+        script:
+            "../scripts/{params.script}.py"

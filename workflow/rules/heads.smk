@@ -86,16 +86,30 @@ for ROW in plan.fitted:
             "../scripts/fit_method.py"
 
 
-use rule stage as score_heads with:
-    input:
-        heads=plan.heads_to_score,
-        embeddings=plan.features_to_score,
-    output:
-        scores="results/{dataset}/run{run}/{method}/scores.parquet",
-        predictions="results/{dataset}/run{run}/{method}/predictions.parquet",
-    log:
-        "logs/{dataset}/run{run}/score_{method}.log",
-    params:
-        **code_of("score_heads"),
-    message:
-        "Scoring {wildcards.method} on {wildcards.dataset}, run {wildcards.run}"
+# All rows of a run in one job, which reads its features once.
+for DATASET in plan.datasets:
+
+    rule:
+        name:
+            f"score_heads_{DATASET}"
+        input:
+            unpack(plan.to_score),
+        output:
+            scores=[f"{OF_RUN}/{row}/scores.parquet" for row in plan.scored(DATASET)],
+            predictions=[f"{OF_RUN}/{row}/predictions.parquet" for row in plan.scored(DATASET)],
+        log:
+            "logs/{dataset}/run{run}/score_heads.log",
+        wildcard_constraints:
+            dataset=DATASET,
+        conda:
+            "../../environment.yml"
+        resources:
+            mem_mb=memory(4000),
+            runtime=240,
+        params:
+            **code_of("score_heads"),
+            networks=plan.networks_to_score,
+        message:
+            "Scoring the heads of {wildcards.dataset}, run {wildcards.run}"
+        script:
+            "../scripts/{params.script}.py"
