@@ -8,7 +8,7 @@ import yaml
 from hsfm_workflow.config import merged, read_config
 from hsfm_workflow.plan import Plan
 
-from tests.repository import MINIMAL, rules_planned, snakemake
+from tests.repository import MINIMAL, rules_planned
 
 PAGE = {"write_report"}
 TABLES = {"make_tables", *PAGE}
