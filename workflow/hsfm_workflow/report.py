@@ -114,14 +114,14 @@ class Results:
         return {name: figure_files(name) for name in self.figures_of(dataset) if name in of}
 
     def drawn_from(self, wildcards: object) -> dict[str, object]:
-        """What OF_SCORES are drawn from: scores, histories by row, what HSFM's hard set holds."""
+        """Inputs of OF_SCORES: scores, histories by row, what HSFM's hard set holds."""
         plan, dataset = self.plan, wildcards.dataset
         histories = {row: self._histories(row, dataset) for row in ("erm", *plan.with_history(dataset))}
         hard_groups = {"hard_groups": self._of_runs("hsfm/hard_groups")} if "hsfm" in plan.methods_of(dataset) else {}
         return {"scores": plan.scores_of_methods(wildcards), **histories, **hard_groups}
 
     def pictured_from(self, wildcards: object) -> dict[str, object]:
-        """What OF_FEATURES are drawn from, of the first run."""
+        """Inputs of OF_FEATURES, of the first run."""
         plan, dataset, of_first = self.plan, wildcards.dataset, self._of_first_run
         figures, files = self.figures_of(dataset), {}
         if dataset not in plan.given:

@@ -40,7 +40,7 @@ def embeddings(split: str) -> Embeddings:
 
 
 def masks() -> Figure:
-    """What DaC makes of some training images of each group: heat map, mask, loss over the cuts, compositions."""
+    """Some training images of each group as DaC sees them: heat map, mask, loss over the cuts, compositions."""
     table = read_images(inputs.images)
     rows, note = some_of_each_group(table.split("train"))
     model = read_classifier(inputs.checkpoint, inputs.erm, standardization=inputs.standardization)
@@ -121,7 +121,7 @@ def edit_neighbors() -> Figure:
 
 
 def decoded() -> Figure:
-    """What unCLIP made of HSFM's edits, beside the images that they come from."""
+    """Pictures of HSFM's edits by unCLIP, beside the images that they come from."""
     table, _ = read_parquet(inputs.decoded, unclip.SCHEMA)
     names = read_images(inputs.images)
     originals = open_pictures(inputs.images, inputs.cache)
