@@ -145,7 +145,7 @@ def measure_draw(case: Case, part: Embeddings, test: Embeddings, seed: int, with
     for label, joins in {"IDFR": False, "IDFR, train too": True}.items():
         if with_train or not joins:
             settings = idfr.Settings(with_train=joins)
-            how = {"settings": settings, "seeds": seeds, "scorer": scorer_of(settings, part)}
+            how = {"settings": settings, "seeds": seeds, "scorer": scorer_of(settings, *hidden)}
             fit = fit_found(found, *hidden, case.erm, **how)
             row |= {label: worst(fit), "branch": fit.settings["branch"]}
     return row

@@ -2,7 +2,7 @@
 
 from hsfm.heads.known_methods import found
 
-_LABELS = {"erm": "ERM", "ddb_cut_paste": "DDB, cut and paste", "hsfm_capped": "HSFM, K_hard capped"}
+_LABELS = {"erm": "ERM", "ddb_cut_paste": "DDB, cut and paste", "hsfm_capped": "HSFM, K_hard capped by an oracle"}
 
 
 def method_label(method: str) -> str:

@@ -58,20 +58,30 @@ def _panel(axis: Axes, part: pd.DataFrame, best: pd.DataFrame, name: str, rule: 
         axis.set_ylabel("accuracy (%)")
 
 
-@styled()
 def draw_bias(summary: pd.DataFrame, title: str) -> Figure:
-    """Worst group and average on test against the agreement of the validation subsample, a line per method."""
-    figure = Figure(figsize=(WIDTH, 3.6))
-    for axis, measure in zip(figure.subplots(1, 2), ("worst_group", "average"), strict=True):
-        for method, part in summary.groupby("method", sort=False):
-            x, y = 100 * part["agreement"], part[f"test_{measure}_percent"]
-            spread = part[f"test_{measure}_deviation"].fillna(0)
-            look, line = of_method(method), "--" if method == "hsfm_capped" else "-"
-            label = f"{method_label(method)} ({part['sees'].iloc[0]})"
-            axis.plot(x, y, f"{look.marker}{line}", color=look.color, markersize=4.5, label=label)
-            axis.fill_between(x, y - spread, y + spread, color=look.color, alpha=0.12, linewidth=0)
-        axis.set_xticks(100 * summary["agreement"].unique())
-        axis.set(xlabel="majority images in validation (%)", ylabel=f"test {METRICS[measure]} (%)")
-    legend_below(figure, ncols=2)
-    figure.suptitle(title)
-    return figure
+    """Test worst group, and its difference to DFR's, against the agreement of validation, a line per method.
+
+    Bands are two standard errors over draws to either side.
+    """
+    with styled(summary["method"].unique()):
+        figure = Figure(figsize=(WIDTH, 4.2))
+        columns = {"test_worst_group": "test worst group (%)", "over_dfr": "worst group less DFR's (points)"}
+        for axis, (measure, label) in zip(figure.subplots(1, 2), columns.items(), strict=True):
+            for method, part in summary.groupby("method", sort=False):
+                if f"{measure}_percent" not in part:
+                    continue
+                x, y, error = (
+                    100 * part["agreement"],
+                    part[f"{measure}_percent"],
+                    2 * part[f"{measure}_error"].fillna(0),
+                )
+                look, line = of_method(method), "--" if method == "hsfm_capped" else "-"
+                style = {"color": look.color, "markersize": 4, "label": method_label(method)}
+                axis.plot(x, y, marker=look.marker, linestyle=line, **style)
+                axis.fill_between(x, y - error, y + error, color=look.color, alpha=0.12, linewidth=0)
+            axis.set_xticks(100 * summary["agreement"].unique())
+            axis.tick_params(axis="x", labelsize=7)
+            axis.set(xlabel="majority images in validation (%)", ylabel=label)
+        legend_below(figure, ncols=4)
+        figure.suptitle(title)
+        return figure

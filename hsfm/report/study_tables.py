@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import get_args
 
+import numpy as np
 import pandas as pd
 
 from hsfm.core.text_tables import TextTable, percent, signed
@@ -15,6 +16,7 @@ from hsfm.report.tables import (
     GROUP_LABELS,
     METRICS,
     aggregate,
+    beginnings,
     choice_notes,
     files_of,
     in_percent,
@@ -34,7 +36,7 @@ VARIANTS = {
     "first_order": "first-order meta-gradient",
     "unbalanced_support": "support drawn without class balance",
 }
-OURS = ("hsfm", "hsfm_capped")  # of the validation-bias study
+REFERENCES = ("dfr", "llr")  # of the validation-bias study
 SWEEP = {  # columns of a sweep that are no settings
     *("dataset", "run", "setting", "seed", "rule", "val_average", "val_worst_group", "val_worst_class"),
     *("test_average", "test_worst_group", "test_worst_class", "kept_epoch", "moved", "file"),
@@ -235,47 +237,88 @@ def ablations_table(summary: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
 
 
 def summarize_bias(bias: pd.DataFrame) -> pd.DataFrame:
-    """One row per dataset, agreement and method: mean and deviation of test worst group and average, in percent.
+    """One row per dataset, agreement and method: test worst group and average in percent, with their standard errors.
 
-    bias: as `hsfm.analysis.validation_bias.measure_validation_bias` makes it, with columns dataset and run.
-    over_control: the worst group's difference to LLR in points, with its deviation, over pairs of a run and draw.
+    bias: as `hsfm.analysis.validation_bias.measure_validation_bias` makes it, with columns dataset and run; a row that
+    stands there twice, as ERM's does in every file, counts once. over_dfr and over_llr: the worst group's difference to
+    these in points, over pairs of a run and draw. Errors are over draws about the mean of their run. Where a draw could
+    not be fitted there is no number, and left_out says why. branches: which a method took, and in how many draws.
     """
-    rows = []
+    keys = ["dataset", "run", "method", "agreement", "draw"]
+    bias, rows = bias.drop_duplicates(keys), []
     for (dataset, agreement), part in bias.groupby(["dataset", "agreement"], sort=False):
         by_method = {m: of.set_index(["run", "draw"]).sort_index() for m, of in part.groupby("method", sort=False)}
-        worst = {m: of["test_worst_group"] for m, of in by_method.items()}
         for method, of in by_method.items():
-            row = {"dataset": dataset, "agreement": agreement, "method": method, "sees": of["sees"].iloc[0]}
+            row = {"dataset": dataset, "agreement": agreement, "method": method}
+            row |= {name: next(filter(None, of[name]), "") for name in ("sees", "left_out")}
             row |= {name: round(of[name].mean()) for name in ("n", "n_minority")}
-            # ERM has one head, whatever the draw
-            drawn = (of.groupby("run").head(1) if method == "erm" else of).reset_index()
-            row |= in_percent(drawn, ["test_average", "test_worst_group"])
-            row |= {"runs": part["run"].nunique(), "draws": part["draw"].nunique()}
-            row |= _paired(worst[method], worst["llr"], "over_control")
+            row |= {"runs": part["run"].nunique(), "draws": of.groupby("run").size().max()}
+            row["branches"] = ", ".join(f"{b} {n}" for b, n in of["branch"].value_counts().items() if b)
+            for measure in ("test_average", "test_worst_group"):
+                row |= _over_draws(of[measure], measure)
+            for other in REFERENCES:
+                pairs = of.index.intersection(by_method[other].index) if other in by_method else []
+                if len(pairs) and method != other:
+                    worst, reference = (one.loc[pairs, "test_worst_group"] for one in (of, by_method[other]))
+                    row |= _over_draws(worst - reference, f"over_{other}")
+            if method == "erm":  # one head, whatever the draw
+                row |= {"test_average_error": np.nan, "test_worst_group_error": np.nan}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
+def _over_draws(values: pd.Series, name: str) -> dict[str, float]:
+    """Mean and standard error, in percent, of values by run and draw; none where a value is not there."""
+    values = 100 * values.astype(float)
+    within = values - values.groupby("run").transform("mean")
+    free = len(values) - values.index.get_level_values("run").nunique()
+    error = np.sqrt((within**2).sum() / free / len(values)) if free else np.nan
+    return {f"{name}_percent": values.mean(skipna=False), f"{name}_error": error if values.notna().all() else np.nan}
+
+
 def bias_table(summary: pd.DataFrame) -> TextTable:
-    """A row per dataset and agreement: test worst group of each method, and HSFM's lead over the control."""
-    keys = summary.drop_duplicates(["dataset", "agreement"])
-    rows = pd.DataFrame({"Dataset": keys["dataset"], "Agreement (%)": (100 * keys["agreement"]).map("{:g}".format)})
-    rows["n"] = [f"{row.n} ({row.n_minority})" for row in keys.itertuples()]
-    parts = dict(list(summary.groupby("method", sort=False)))
-    for method, part in parts.items():
-        texts = map(percent, part["test_worst_group_percent"], part["test_worst_group_deviation"])
-        rows[method_label(method)] = list(texts)
-    for method in OURS:
-        leads = map(signed, parts[method]["over_control"], parts[method]["over_control_deviation"])
-        rows[f"{method_label(method)} - LLR"] = list(leads)
-    sees = summary.groupby("method", sort=False)["sees"].unique()
-    notes = (
-        "Test worst group in percent after fitting on subsamples of validation of one size, whose share of majority "
-        "images is the agreement; n counts all images and, in brackets, those of minority groups. "
-        "Of validation each method sees: "
-        + "; ".join(f"{method_label(m)} {' or '.join(seen)}" for m, seen in sees.items())
-        + ". LLR and DFR choose C on every subsample; HSFM's settings are the configured ones throughout, but that "
-        "`K_hard capped` takes at most as many hard images of a class as there are minority images. "
-        + spread_note(summary, "draws", "draw"),
-    )
-    return TextTable.of(rows, notes=notes, text_columns=1, title="Test worst group by the bias of validation.")
+    """Two blocks per dataset, a row per method: test worst group by agreement, and its difference to DFR's."""
+    shares, rows = sorted(summary["agreement"].unique()), []
+    for dataset, of_dataset in summary.groupby("dataset", sort=False):
+        for measure, words, show in (("test_worst_group", "worst group", percent), ("over_dfr", "less DFR's", signed)):
+            for method, part in of_dataset.groupby("method", sort=False):
+                if measure == "over_dfr" and method == "dfr":
+                    continue
+                by_share = part.set_index("agreement").reindex(shares)
+                by_share = by_share.reindex(columns=[f"{measure}_percent", f"{measure}_error"])
+                cells = itertools.starmap(show, by_share.itertuples(index=False))
+                sees = next(filter(None, part["sees"]), "")
+                row = {"Dataset": dataset, "Test": words, "Method": method_label(method), "Sees of validation": sees}
+                rows.append(row | {f"{100 * share:g} %": cell for share, cell in zip(shares, cells, strict=True)})
+    rows = pd.DataFrame(rows)
+    notes = [
+        "Test worst group in percent after fitting on subsamples of validation of one size, by their share of majority "
+        "images, and its difference to that of DFR, which is given all group labels of them, in points over the same "
+        f"draws. Mean ± standard error over draws ({_counts(summary)}), which share images: it is about the draw, not "
+        "about the validation or test split.",
+        *_bias_notes(summary),
+    ]
+    if "hsfm_capped" in set(summary["method"]):
+        notes.append("K_hard capped: at most as many hard images per class as there are true minority images.")
+    parted = beginnings(rows["Dataset"], rows["Test"])
+    title = "Test worst group by the bias of validation."
+    return TextTable.of(rows, notes=tuple(notes), text_columns=4, title=title, parted=parted)
+
+
+def _counts(summary: pd.DataFrame) -> str:
+    draws, runs = summary["draws"].unique(), summary["runs"].max()
+    of_runs = f" on each of {runs} backbone runs" if runs > 1 else ""
+    return f"{draws.min()} to {draws.max()}{of_runs}" if len(draws) > 1 else f"{draws[0]}{of_runs}"
+
+
+def _bias_notes(summary: pd.DataFrame) -> Iterable[str]:
+    """Sizes of the subsamples, branches that were taken, and what could not be fitted."""
+    for dataset, part in summary.groupby("dataset", sort=False):
+        each = part.drop_duplicates("agreement")
+        minority = ", ".join(f"{row.n_minority} at {100 * row.agreement:g} %" for row in each.itertuples())
+        yield f"{dataset}: subsamples of {each['n'].iloc[0]} images; of a minority are {minority}."
+        for method, own in part[part["branches"] != ""].groupby("method", sort=False):
+            taken = "; ".join(f"{row.branches} at {100 * row.agreement:g} %" for row in own.itertuples())
+            yield f"{dataset}, {method_label(method)}, branch by draws: {taken}."
+        for row in part[part["left_out"] != ""].itertuples():
+            yield f"{dataset}, {method_label(row.method)} at {100 * row.agreement:g} %: no number. {row.left_out}"

@@ -1,3 +1,5 @@
+from importlib import import_module
+
 import pytest
 import torch
 
@@ -6,16 +8,17 @@ from hsfm.core.metrics import accuracy_by, worst
 from hsfm.features.embeddings import minority_rows
 from hsfm.heads.hard_set import build
 from hsfm.heads.supervision import fit_supervised
-from hsfm.methods import dfr, hsfm, llr
+from hsfm.methods import dfr, hsfm, idfr, llr
 from tests.conftest import planted
 from tests.methods.small import settings_of
 
-SETTINGS = {name: settings_of(name) for name in ("hsfm", "dfr", "llr")}
+SETTINGS = {name: settings_of(name) for name in ("llr", "dfr", "hsfm", "idfr")}
 
 
 def measured(tr, val, test, erm, *, agreement, draws=1, settings=SETTINGS):
     bias = ValidationBiasSettings(agreement=tuple(agreement), draws=draws)
-    return measure_validation_bias(tr, val, test, erm, bias=bias, settings=settings, hard_per_class=20)
+    rows = {name: (import_module(f"hsfm.methods.{name}"), own) for name, own in settings.items()}
+    return measure_validation_bias(tr, val, test, erm, bias=bias, rows=rows, hard_per_class=20)
 
 
 def test_every_agreement_has_one_size_and_its_share_of_majority(splits):
@@ -42,7 +45,7 @@ def test_every_agreement_has_one_size_and_its_share_of_majority(splits):
 def test_rows_are_what_the_methods_give_on_the_subsample(splits, erm_head):
     tr, val, test = splits["train"], splits["val"], splits["test"]
     frame = measured(tr, val, test, erm_head, agreement=[0.5, 0.9], draws=2)
-    assert frame[["method", "agreement", "draw"]].drop_duplicates().shape == (20, 3)
+    assert frame[["method", "agreement", "draw"]].drop_duplicates().shape == (len(frame), 3) == (24, 3)
     assert set(frame["n"]) == {132}
     assert frame.groupby("agreement")["n_minority"].unique().map(list).to_dict() == {0.5: [66], 0.9: [14]}
     minority = minority_rows(tr, val)
@@ -58,6 +61,7 @@ def test_rows_are_what_the_methods_give_on_the_subsample(splits, erm_head):
         "dfr": alone(dfr),
         "hsfm": alone(hsfm, hard_set=build(erm_head, part, per_class=20)),
         "hsfm_capped": alone(hsfm, hard_set=build(erm_head, part, per_class=7)),
+        "idfr": alone(idfr),
     }
     rows = frame[(frame["agreement"] == 0.9) & (frame["draw"] == 1)].set_index("method")
     assert list(rows.index) == list(expected)
@@ -71,12 +75,26 @@ def test_rows_are_what_the_methods_give_on_the_subsample(splits, erm_head):
         "erm": "nothing",
         "llr": "classes",
         "dfr": "classes, groups",
-        "hsfm": "classes; groups choose the epoch",
-        "hsfm_capped": "classes; groups choose the epoch",
+        "hsfm": "classes; groups to choose by",
+        "hsfm_capped": "classes; groups to choose by; number of minority images",
+        "idfr": "classes",
     }
+    assert rows["branch"].to_dict() == {**dict.fromkeys(expected, ""), "idfr": "dfr"}
     by_class = {**SETTINGS, "hsfm": settings_of("hsfm", select_by="worst_class")}
     other = measured(tr, val, test, erm_head, agreement=[0.5], settings=by_class)
     assert other.set_index("method").loc["hsfm", "sees"] == "classes"
+
+
+def test_a_draw_without_what_a_method_needs_has_no_number_and_a_reason(splits, erm_head):
+    tr, val, test = splits["train"], splits["val"], splits["test"]
+    only = {name: SETTINGS[name] for name in ("llr", "dfr")}
+    frame = measured(tr, val, test, erm_head, agreement=[0.5, 0.99], settings=only).set_index(["method", "agreement"])
+    assert frame.loc[("dfr", 0.99), "n_minority"] == 2, "one of each class"
+    assert "1 validation image; two halves need at least 2" in frame.loc[("dfr", 0.99), "left_out"]
+    assert frame.loc[("dfr", 0.99), ["test_average", "test_worst_group"]].isna().all()
+    rest = frame.drop(index=("dfr", 0.99))
+    assert (rest["left_out"] == "").all()
+    assert rest["test_worst_group"].notna().all()
 
 
 def test_what_cannot_be_subsampled_is_named(splits, erm_head):

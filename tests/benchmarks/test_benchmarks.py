@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import dac, ddb, edits, idfr, meta, overhead, paper, same_heads, scale, throughput
+from benchmarks import dac, ddb, edits, idfr, meta, overhead, paper, same_heads, scale, throughput, validation_bias
 from hsfm.methods.hsfm import Settings
 from tests.conftest import planted
 
@@ -138,11 +138,17 @@ def test_the_gate_of_idfr_is_counted(printed):
     assert rows[-1][2] == "1 of 1"
 
 
-def test_idfr_is_measured_beside_dfr_on_files(tmp_path, printed):
+@pytest.fixture
+def mine(tmp_path):
+    """Files of a set, by their beginning."""
     for seed, (split, counts) in enumerate({"train": [190, 10, 10, 190], "val": [60] * 4, "test": [60] * 4}.items()):
         part = planted(split, counts, seed=seed)
         np.savez(tmp_path / f"mine_{split}.npz", x=part.features.numpy(), y=part.y.numpy(), attribute=part.attribute)
-    rows = printed(idfr, "accuracy", str(tmp_path / "mine"), "--draws", "2", "--with-train", rows=("| mine",))
+    return str(tmp_path / "mine")
+
+
+def test_idfr_is_measured_beside_dfr_on_files(mine, printed):
+    rows = printed(idfr, "accuracy", mine, "--draws", "2", "--with-train", rows=("| mine",))
     assert [row[1] for row in rows] == ["0.5", "0.9", "0.95"]
     balanced, biased = rows[0], rows[1]
     assert balanced[-1] == "llr 2"
@@ -150,3 +156,11 @@ def test_idfr_is_measured_beside_dfr_on_files(tmp_path, printed):
     llr, ours, true = map(float, biased[3:6])
     assert ours == pytest.approx(true, abs=3)
     assert ours > llr + 10
+
+
+def test_methods_are_measured_under_bias_on_files(tmp_path, mine, printed):
+    how = ("--methods", "llr", "idfr", "dfr", "--agreement", "0.5", "0.9", "--draws", "2", "--out", str(tmp_path))
+    rows = printed(validation_bias, mine, *how, rows=("| mine | worst group", "| mine | less DFR's"))
+    assert [row[2] for row in rows] == ["ERM", "LLR", "IDFR", "DFR", "ERM", "LLR", "IDFR"]
+    assert (tmp_path / "mine.png").stat().st_size > 0
+    assert len(pd.read_parquet(tmp_path / "mine.parquet")) == 4 * 2 * 2

@@ -168,35 +168,57 @@ def test_ablations_are_compared_by_seed():
 
 
 def bias_frame(lead: float = 0.1) -> pd.DataFrame:
+    """Two runs whose worst groups are 0.1 apart; draws differ by 0.01, and HSFM's by a bit more."""
     rows = []
-    for agreement, draw, method in itertools.product((0.5, 0.9), range(4), METHODS):
-        start = {"erm": 0.5, "llr": 0.7, "dfr": 0.9, "hsfm": 0.7 + lead, "hsfm_capped": 0.75}[method]
-        wobble = 0.0 if method == "erm" else 0.01 * draw + (0.001 * draw if method == "hsfm" else 0)
-        row = {"method": method, "sees": f"what {method} sees", "agreement": agreement, "draw": draw}
+    for agreement, run, draw, method in itertools.product((0.5, 0.9), range(2), range(4), METHODS):
+        start = {"erm": 0.5, "llr": 0.7, "dfr": 0.85, "hsfm": 0.7 + lead, "hsfm_capped": 0.75}[method]
+        wobble = 0.0 if method == "erm" else 0.1 * run + 0.01 * draw + (0.001 * draw if method == "hsfm" else 0)
+        row = {"method": method, "sees": f"what {method} sees", "agreement": agreement, "draw": draw, "run": run}
         rows.append({**row, "n_minority": round(100 * (1 - agreement)), "test_worst_group": start + wobble})
-    return pd.DataFrame(rows).assign(dataset="birds", run=0, n=100, test_average=0.95)
+    return pd.DataFrame(rows).assign(dataset="birds", n=100, test_average=0.95, branch="", left_out="")
 
 
-def test_bias_differences_are_paired_by_draw():
-    summary = report.summarize_bias(bias_frame()).set_index(["agreement", "method"])
+def test_bias_differences_are_paired_by_run_and_draw():
+    frame = bias_frame()
+    again = pd.concat([frame, frame[frame["method"] == "erm"]])  # as it stands in every file
+    summary = report.summarize_bias(again).set_index(["agreement", "method"])
     row = summary.loc[(0.9, "hsfm")]
-    assert row["over_control"] == pytest.approx(10.15)
-    assert row["over_control_deviation"] == pytest.approx(100 * np.std([0, 0.001, 0.002, 0.003], ddof=1))
+    assert row["over_llr_percent"] == pytest.approx(10.15)
+    assert row["over_dfr_percent"] == pytest.approx(-4.85)
+    deviation = 100 * np.std([0, 0.001, 0.002, 0.003]) * np.sqrt(8 / 6)  # about two means
+    assert row["over_dfr_error"] == pytest.approx(deviation / np.sqrt(8))
+    assert row["test_worst_group_error"] == pytest.approx(11 * deviation / np.sqrt(8)), "not the runs' difference"
+    assert (row["runs"], row["draws"]) == (2, 4)
     assert summary.loc[(0.9, "erm"), "n_minority"] == 10
-    assert np.isnan(summary.loc[(0.9, "erm"), "test_worst_group_deviation"]), "one head, whatever the draw"
+    assert np.isnan(summary.loc[(0.9, "erm"), "test_worst_group_error"]), "one head, whatever the draw"
+    fewer = report.summarize_bias(frame[(frame["method"] != "hsfm") | (frame["draw"] < 2)])
+    assert fewer.set_index(["agreement", "method"]).loc[(0.9, "hsfm"), "over_llr_percent"] == pytest.approx(10.05)
 
 
 def test_the_bias_table_for_readers():
-    text = report.bias_table(report.summarize_bias(bias_frame())).markdown()
-    assert "; DFR what dfr sees; HSFM what hsfm sees; " in text
-    assert text.splitlines()[2].startswith("| birds | 50 | 100 (50) | 50.0 | 71.5 ± 1.3 | 91.5 ± 1.3 |")
+    frame = bias_frame()
+    frame.loc[frame["method"] == "llr", "branch"] = np.where(frame.loc[frame["method"] == "llr", "draw"] > 0, "a", "b")
+    lost = (frame["method"] == "hsfm") & (frame["agreement"] == 0.9) & (frame["draw"] == 3)
+    frame.loc[lost, ["test_worst_group", "left_out"]] = [np.nan, "one image"]
+    text = report.bias_table(report.summarize_bias(frame)).markdown()
+    lines = [line for line in text.splitlines() if line.startswith("| birds")]
+    assert lines[2] == "| birds | worst group | DFR | what dfr sees | 91.5 ± 0.5 | 91.5 ± 0.5 |"
+    assert lines[6].startswith("| birds | less DFR's | LLR | what llr sees | -15.0 ± 0.0 |")
+    assert lines[7].endswith("| -4.9 ± 0.0 | - |"), "not a mean of those that are left"
+    assert "birds, HSFM at 90 %: no number. one image" in text
+    assert "birds: subsamples of 100 images; of a minority are 50 at 50 %, 10 at 90 %." in text
+    assert "birds, LLR, branch by draws: a 6, b 2 at 50 %; a 6, b 2 at 90 %." in text
+    assert "over draws (4 on each of 2 backbone runs)" in text
 
 
 def test_the_bias_figure():
     figure = figures.draw_bias(report.summarize_bias(bias_frame()), "a title")
-    line = next(x for x in figure.axes[0].get_lines() if str(x.get_label()).startswith("DFR"))
+    levels, differences = figure.axes
+    line = next(x for x in levels.get_lines() if x.get_label() == "DFR")
     assert line.get_xdata().tolist() == [50, 90]
     assert line.get_ydata().tolist() == pytest.approx([91.5, 91.5])
+    line = next(x for x in differences.get_lines() if x.get_label() == "HSFM")
+    assert line.get_ydata().tolist() == pytest.approx([-4.85, -4.85])
     figure.canvas.draw()
 
 

@@ -10,7 +10,7 @@ STUDY_SECTIONS = {
     "sweep": ["sweep", "hsfm"],
     "ablations": ["hsfm"],
     "selection": [],
-    "validation_bias": ["validation_bias", "hsfm", "dfr", "llr"],
+    "validation_bias": ["validation_bias", "dfr"],
 }
 SPLITS_OF = {"val": "validation", "train": "train", "both": "train and validation"}  # whose group labels a method reads
 NO_MASKS = "only minibirds knows its masks; set it to heat_map"

@@ -307,7 +307,7 @@ class Plan:
         return [f"{folder}/run{run}/{row}/scores.parquet" for run in self.runs for row in rows]
 
     def of_study(self, study: str, *datasets: str) -> list[str]:
-        """Results of one study, of some datasets; a sweep's lie in parts, those of selection in one per row."""
+        """Results of one study, of some datasets; a sweep's lie in parts, some studies' in one file per row."""
 
         def names(dataset: str) -> list[str]:
             if study == "sweep":
@@ -315,6 +315,9 @@ class Plan:
             if study == "selection":
                 rows = [row for row in self.methods_of(dataset) if row in self.selected]
                 return ["erm/scores", *(f"studies/selection_{row}" for row in rows)]
+            if study == "validation_bias":
+                rows = [row for row in self.methods_of(dataset) if row in self.selected]
+                return [f"studies/{study}_{row}" for row in dict.fromkeys([*rows, "dfr"])]  # with what it is paired
             return [f"studies/{study}"]
 
         path = f"{OF_RUN}/{{name}}.parquet"

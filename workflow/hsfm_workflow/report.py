@@ -24,7 +24,10 @@ STAGES = {
         **dict.fromkeys(["build_hard_set", "measure_edits", "decode_edits"], "hsfm"),
         **dict.fromkeys(["sweep_hsfm", "ablate_hsfm"], "hsfm"),
     },
-    "prefixes": {"select_": "select_heads", "gather_heads_": "gather_heads", "export_": "export_model"},
+    "prefixes": {
+        **{"select_": "select_heads", "bias_": "bias_validation"},
+        **{"gather_heads_": "gather_heads", "export_": "export_model"},
+    },
     "after_heads": [
         *("gather_heads", "score_heads", "export_model", "measure_edits", "decode_edits"),
         *("sweep_hsfm", "ablate_hsfm", "bias_validation", "select_heads"),

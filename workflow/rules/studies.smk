@@ -32,20 +32,6 @@ use rule sweep_hsfm as ablate_hsfm with:
         "Taking parts of HSFM away on {wildcards.dataset}, run {wildcards.run}"
 
 
-use rule long_stage as bias_validation with:
-    input:
-        **ERM_FEATURES,
-    output:
-        "results/{dataset}/run{run}/studies/validation_bias.parquet",
-    log:
-        "logs/{dataset}/run{run}/bias_validation.log",
-    params:
-        **code_of("bias_validation"),
-        settings=plan.sections("validation_bias", "hsfm", "hard_set", "dfr", "llr"),
-    message:
-        "Fitting on biased validation splits of {wildcards.dataset}, run {wildcards.run}"
-
-
 # One job per row of the tables, of which a changed method reruns its own alone.
 use rule stage as select_heads with:
     input:
@@ -70,3 +56,22 @@ use rule stage as select_heads with:
         device=plan.of_method(lambda method: plan.config["device"] if method.device else "cpu"),
     message:
         "Fitting {wildcards.method} under every rule on {wildcards.dataset}, run {wildcards.run}"
+
+
+use rule long_stage as bias_validation with:
+    input:
+        unpack(plan.inputs_of_selection),
+    output:
+        "results/{dataset}/run{run}/studies/validation_bias_{method}.parquet",
+    log:
+        "logs/{dataset}/run{run}/bias_{method}.log",
+    wildcard_constraints:
+        method=one_of(dict.fromkeys([*plan.selected, "dfr"])),
+    params:
+        **plan.code_of_row("bias_validation"),
+        module=plan.of_method(lambda method: method.name),
+        settings=lambda wildcards: plan.settings[wildcards.dataset][wildcards.method],
+        bias=plan.section("validation_bias"),
+        hard_set=plan.section("hard_set"),
+    message:
+        "Fitting {wildcards.method} on biased validation splits of {wildcards.dataset}, run {wildcards.run}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.inferred_groups.guard import p_wrong_labels
@@ -18,6 +19,7 @@ TRAIN_FOLDS, VAL_FOLDS = 4, 5
 # chosen on style tuned by train's true attribute: 0.9 of the minority found, 0.4 at 1; the gate's level is that of 1
 TEMPER = 0.5
 COMPONENTS = 256  # of train's features, by principal components
+_SEARCHED = WeakTensorKeyDictionary()  # what was found on features that still exist, by all else that it depends on
 BLOCK = 8192  # rows that are summed in float64 at once
 
 
@@ -89,8 +91,15 @@ def search_train(train: Embeddings, *, fold_seeds: int) -> Trained:
 
 
 def find_groups(train: Embeddings, val: Embeddings, *, fold_seeds: int) -> Found:
-    """Groups by features and classes alone. fold_seeds: as `search_train` has it."""
-    return carry_over(search_train(train, fold_seeds=fold_seeds), val)
+    """Groups by features and classes alone. fold_seeds: as `search_train` has it.
+
+    Train is searched once, however many splits follow with the same tensor of features.
+    """
+    searched = _SEARCHED.setdefault(train.features, {})
+    key = fold_seeds, train.features._version, train.y.numpy().tobytes()
+    if key not in searched:
+        searched[key] = search_train(train, fold_seeds=fold_seeds)
+    return carry_over(searched[key], val)
 
 
 def carry_over(trained: Trained, val: Embeddings) -> Found:

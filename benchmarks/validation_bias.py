@@ -1,0 +1,96 @@
+"""Methods on validation splits of growing bias, on embeddings of your own: a table and a figure per set.
+
+    python -m benchmarks.validation_bias FOLDER/dominoes_frozen results/minibirds/run0/erm [--draws 10] [--out FOLDER]
+    python -m benchmarks.validation_bias FOLDER/mine --methods llr idfr dfr --agreement 0.5 0.9 0.98
+
+A set is either {NAME}_train.npz, _val.npz and _test.npz with x, y and attribute, whose ERM head is fitted here, or a
+network's folder that the workflow made. Attributes are hidden from methods that train without them, and none chooses by
+them; DFR, the reference, is given all of them on validation.
+"""
+
+import argparse
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+from hsfm.analysis.validation_bias import ValidationBiasSettings, measure_validation_bias
+from hsfm.core.files import write_frame
+from hsfm.deploy.estimators import AUTO_LR, MOST_LR
+from hsfm.features.embeddings import Embeddings
+from hsfm.features.imported import import_embeddings
+from hsfm.features.standardize import fit as standardization
+from hsfm.heads.erm_head import fit_head
+from hsfm.heads.hard_set import HardSetSettings
+from hsfm.heads.head import Head, read_erm_features
+from hsfm.report.study_figures import draw_study
+from hsfm.report.study_tables import bias_table, summarize_bias
+
+SPLITS = ("train", "val", "test")
+BY_CLASS = {"select_by": "worst_class"}
+INFERRED = {"select_by": "inferred_group"}
+ROWS = {  # by name: the method, and its settings where they are not the defaults
+    "class_scaling": ("class_scaling", BY_CLASS),
+    "llr": ("llr", {}),
+    "cb_llr": ("cb_llr", {}),
+    "jtt": ("jtt", BY_CLASS),
+    "jtt, inferred": ("jtt", INFERRED),
+    "evals": ("evals", BY_CLASS),
+    "afr_val": ("afr", {"on": "val", **BY_CLASS}),
+    "tune": ("tune", BY_CLASS),
+    "hsfm": ("hsfm", BY_CLASS),
+    "hsfm, inferred": ("hsfm", {"outer_set": "inferred", **INFERRED}),
+    "idfr": ("idfr", {}),
+    "dfr": ("dfr", {}),
+}
+
+
+def read_set(name: str) -> tuple[list[Embeddings], Head]:
+    """Train, val and test, and ERM's head."""
+    if Path(name).is_dir():
+        files = {split: f"{name}/embeddings/{split}.parquet" for split in SPLITS}
+        saved, splits = read_erm_features(f"{name}/heads.safetensors", **files)
+        return splits, saved.head[0]
+    imported = import_embeddings({split: f"{name}_{split}.npz" for split in SPLITS}, Path(name).name)
+    scaled = standardization(imported["train"].features, scale=0.5)  # as config/frozen.yaml has it
+    splits = [replace(part, features=scaled.apply(part.features)) for part in imported.values()]
+    return splits, fit_head(splits[0])[0]
+
+
+def chosen_rows(names: list[str], d: int) -> dict:
+    """Methods and settings by row. d: features; HSFM's and Tune's step size goes by it, as that of the classifiers."""
+    rows = {}
+    for name in names:
+        method, given = ROWS[name]
+        module = import_module(f"hsfm.methods.{method}")
+        if method in ("hsfm", "tune"):
+            given = {"inner_lr": min(AUTO_LR / d, MOST_LR), **given}
+        rows[name] = module, module.Settings(**given)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    defaults = ValidationBiasSettings()
+    parser.add_argument("sets", nargs="+", help="files' paths up to _train.npz, or a network's folder")
+    parser.add_argument("--methods", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--agreement", nargs="+", type=float, default=defaults.agreement)
+    parser.add_argument("--draws", type=int, default=defaults.draws)
+    parser.add_argument("--out", type=Path, help="folder for {SET}.parquet, with every draw, and {SET}.png")
+    chosen = parser.parse_args()
+    bias = ValidationBiasSettings(agreement=tuple(chosen.agreement), draws=chosen.draws)
+    for name in chosen.sets:
+        splits, erm = read_set(name)
+        rows = chosen_rows(chosen.methods, splits[0].features.shape[1])
+        size = HardSetSettings().hard_per_class
+        found = measure_validation_bias(*splits, erm, bias=bias, rows=rows, hard_per_class=size)
+        called = splits[0].dataset
+        found = found.assign(dataset=called, run=0)
+        print(bias_table(summarize_bias(found)).markdown(), flush=True)
+        if chosen.out:
+            chosen.out.mkdir(parents=True, exist_ok=True)
+            write_frame(chosen.out / f"{called}.parquet", found, {})
+            draw_study("validation_bias", found, called).savefig(chosen.out / f"{called}.png")
+
+
+if __name__ == "__main__":
+    main()
