@@ -37,11 +37,19 @@ class _EpochSettings(FrozenSettings):
 
 
 class TrainingSettings(_EpochSettings):
-    """SGD on mean cross-entropy over the training split."""
+    """Gradient steps on mean cross-entropy over the training split."""
 
-    momentum: float = Field(ge=0, lt=1, description="Of SGD.")
+    epochs: PositiveInt | None = Field(
+        description="Passes over the training split; null, as for the rate, takes that of the backbone's family, for "
+        "fine-tuning from pretrained weights (docs/how-to/fine-tune.md)."
+    )
+    lr: PositiveFloat | None = Field(description="Learning rate; its peak under one_cycle. null: the family's.")
+    optimizer: Literal["sgd", "adamw"] | None = Field(
+        "sgd", description="SGD with momentum, or AdamW, whose decay is decoupled. null: the family's."
+    )
+    momentum: float = Field(ge=0, lt=1, description="Of SGD; AdamW has its own.")
     nesterov: bool = Field(description="Nesterov's form of momentum, which has to be above 0.")
-    weight_decay: float = Field(ge=0, description="L2 penalty on all weights.")
+    weight_decay: float | None = Field(ge=0, description="L2 penalty on all weights. null: the family's.")
     schedule: Literal["constant", "one_cycle"] = Field(
         description="Learning rate over time: constant, or one_cycle up to lr and down again."
     )
@@ -60,7 +68,7 @@ class TrainingSettings(_EpochSettings):
 
     @model_validator(mode="after")
     def _check_early_epoch(self) -> "TrainingSettings":
-        if self.early_epoch is not None and self.early_epoch >= self.epochs:
+        if self.early_epoch is not None and self.epochs is not None and self.early_epoch >= self.epochs:
             raise ValueError(f"early_epoch {self.early_epoch} is not before the last of {self.epochs} epochs")
         return self
 
@@ -160,8 +168,11 @@ def train(
     training images, before each step), loss_NAME (mean, of the auxiliary images), val_loss, val_average,
     val_worst_group (NaN where no group is known), val_worst_class, and kept (whose weights the network ends with).
 
-    Raises ValueError when the loss is no longer finite, and on several processes for BatchNorm that is not torch's own.
+    Raises ValueError for settings that are null, when the loss is no longer finite, and on several processes for
+    BatchNorm that is not torch's own.
     """
+    if None in (settings.epochs, settings.lr):
+        raise ValueError("epochs or lr is null; hsfm.models.fine_tuning.filled gives those of a pretrained backbone")
     compute.prepare(network)
     batches, epochs = _cut(len(data.training.y), settings.batch_size), settings.epochs
     state = _start(network, settings, epochs * batches.steps, seed, compute)
@@ -209,6 +220,8 @@ def _start(
     parameters, how = network.parameters(), {"lr": settings.lr, "fused": not compute.on_cpu}
     if isinstance(settings, AdamSettings):
         optimizer = torch.optim.Adam(parameters, **how)
+    elif settings.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(parameters, **how, weight_decay=settings.weight_decay)
     else:
         optimizer = torch.optim.SGD(
             parameters, **how, **settings.model_dump(include={"momentum", "nesterov", "weight_decay"})

@@ -79,6 +79,7 @@ MISTAKES = {  # one of each kind: the classes' own bounds and rules are tested b
     "methods=[ddb]": f"{BIRDS}: missing key 'ddb', which methods asks for; ddb: null leaves it out",
     "studies=[ablations]|settings={minibirds: {hsfm: null}}": f"{BIRDS}/hsfm: missing or null, but the study ablations",
     f"settings={{minibirds: {{{FROZEN}}}}}": f"{BIRDS}/afr: needs a network that is trained here, on a part of the im",
+    "settings={minibirds: {erm: {lr: null}}}": f"{BIRDS}/erm: lr is null, which is for pretrained weights, but",
     "settings={minibirds: {erm: {holdout: null}}}": f"{BIRDS}/erm: missing key 'holdout', which afr needs",
     DRIFTING: f"{BIRDS}/dac/batchnorm: drift moves the features, which",
     "settings={minibirds: {embeddings: {standardize: {scale: 1}}}}": f"{BIRDS}/embeddings/standardize: is for a frozen",
@@ -139,6 +140,17 @@ def test_a_dataset_takes_what_it_does_not_say_from_its_base():
     whole = read_config({"settings": {"more": own, "most": {"base": "more", "images": images}}})["settings"]
     assert whole["most"]["hsfm"] == {**whole["minibirds"]["hsfm"], "epochs": 7}
     assert whole["minibirds"]["hsfm"]["epochs"] == 40
+
+
+def test_photographs_need_a_folder_and_a_table():
+    """Settings that their overlay leaves to the backbone's family and to the machine have values in the end."""
+    own = yaml.safe_load((ROOT / "config/photos.yaml").read_text())
+    images = {"folder": ".", "metadata": "pyproject.toml"}
+    found = read_config(merged(own, {"settings": {"photos": {"images": images}}}))
+    erm = found["settings"]["photos"]["erm"]
+    assert (erm["optimizer"], erm["lr"], erm["epochs"]) == ("sgd", 0.001, 10)
+    assert 1 <= found["training_threads"] <= config.MOST_THREADS
+    assert not found["settings"]["photos"]["augmentation"]["flip"], "text and digits stay readable"
 
 
 def test_a_variant_differs_from_the_datasets_own_section_of_its_method():

@@ -23,7 +23,11 @@ def file(tmp_path_factory) -> Path:
     main = TextTable(("Method", "n"), tuple(cells), ("A note.",), text_columns=1, made_from=sources)
     wide = TextTable(tuple(f"column {k}" for k in range(30)), ((Cell("a rather long text"),) * 30,) * 3, ("Notes.",))
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(page(settings=SETTINGS, main=main.html("table-main"), metrics=wide.html("table-metrics")))
+    rows = (("birds", "a", "1"), ("birds", "b", "2"), ("faces", "c", "3 (few)"), ("faces", "d", "40"))
+    groups = TextTable(("Dataset", "Group", "n"), tuple(tuple(map(Cell, row)) for row in rows), ("N.",), sectioned=True)
+    tables = {"main": main, "metrics": wide, "groups": groups}
+    fragments = {name: table.html(f"table-{name}") for name, table in tables.items()}
+    path.write_text(page(settings=SETTINGS, **fragments))
     return path
 
 
@@ -80,6 +84,18 @@ def test_columns_sort_by_mouse_and_keyboard(opened):
     tab.keyboard.press("Enter")
     assert column(1) == sorted(column(1), key=str.lower)
     assert "Sorted by Method, ascending" in tab.locator("#said").inner_text()
+
+
+def test_columns_sort_within_the_block_of_each_dataset(opened):
+    tab = opened(viewport={"width": 400, "height": 800})
+    table = tab.locator("#table-groups table")
+    assert [head.inner_text() for head in table.locator("thead button").all()] == ["Group", "n"]
+    table.locator("th").nth(1).locator("button").click()
+    assert [row.split("\t")[0] for row in table.locator("tbody tr").all_inner_texts()] == [
+        "birds", "b", "a", "faces", "d", "c"
+    ]  # fmt: skip
+    assert table.locator("tbody tr.section").count() == 2
+    assert table.locator("tr.section button").count() == 0
 
 
 def test_figures_enlarge_and_close(opened):

@@ -66,6 +66,12 @@ def mine(tmp_path_factory) -> Path:
     return folder
 
 
+def own_images() -> dict:
+    """The README's section on images, with what it takes from config/photos.yaml."""
+    given = yaml.safe_load((ROOT / "config/photos.yaml").read_text())["settings"]["photos"]["images"]
+    return {**given, **yaml.safe_load(blocks("yaml")[0])["settings"]["photos"]["images"]}
+
+
 def write(folder: Path, name: str, config: dict) -> list[str]:
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
     return ["--configfile", f"{name}.yaml"]
@@ -79,31 +85,34 @@ def write_dataset(folder: Path, name: str, methods: tuple = ("erm", "hsfm"), **s
 @pytest.fixture(scope="module")
 def used(mine) -> Path:
     """The clone in which the workflow has run on the photos, with training attributes unknown."""
-    fast = write(mine, "fast", {"seeds": [0], "settings": {"mine": SMALL}})
-    snakemake(mine, "--configfile", "mine.yaml", *fast[1:], "--", "describe", MAIN)
+    small = {**SMALL, "backbone": {"name": "resnet18"}, "augmentation": {"random_resized_crop": {"size": [64, 64]}}}
+    methods = ["erm", "llr", "cb_llr", "afr", "dac", "tune", "hsfm", "dfr"]
+    fast = write(mine, "fast", {"seeds": [0], "methods": methods, "settings": {"photos": small}})
+    snakemake(mine, "--configfile", "config/photos.yaml", "mine.yaml", *fast[1:], "--", "describe", MAIN)
     return mine
 
 
 def test_the_workflow_on_ones_own_images(used):
-    card = (used / "results/mine/card.md").read_text()
+    card = (used / "results/photos/card.md").read_text()
     assert "| cat | unknown |" in card
     assert "cannot be said: attributes of train are unknown" in card
     table = pd.read_csv(used / "results/tables/main.csv").set_index("method")
     assert list(table.index) == ["erm", "llr", "cb_llr", "afr", "dac", "tune", "hsfm", "dfr"]
     assert table["worst_group_percent"].notna().all()
     assert table["adjusted_average_percent"].isna().all(), "it weights by the groups of train, which are unknown"
-    assert read_embeddings(used / "results/mine/run0/erm/embeddings/train.parquet").attribute.unique().tolist() == [-1]
+    assert read_embeddings(used / "results/photos/run0/erm/embeddings/train.parquet").attribute.unique().tolist() == [
+        -1
+    ]
 
 
 def test_without_any_attribute_the_worst_class_is_what_there_is(mine):
     metadata = pd.read_csv(mine / "photos/metadata.csv").drop(columns="background")
     metadata.to_csv(mine / "photos/plain.csv", index=False)
-    own = {**yaml.safe_load(blocks("yaml")[0])["settings"]["mine"], **SMALL}
+    own = {"base": "minibirds", "images": own_images(), **SMALL}
     own["images"] |= {"metadata": "photos/plain.csv", "columns": {"path": "file", "y": "label", "split": "split"}}
     own["backbone"] = {"name": "small_resnet", "pretrained": False}
     methods = ["erm", "llr", "afr", "dac", "hsfm"]
     config = {"datasets": ["plain"], "seeds": [0], "methods": methods, "select_by": "worst_class"}
-    own["hsfm"] = {**own["hsfm"], "select_by": None}
     snakemake(mine, *write(mine, "plain", {**config, "settings": {"plain": own}}), "--", "all")
     table = pd.read_csv(mine / "results/tables/main.csv").set_index("method")
     assert list(table.index) == methods
@@ -124,7 +133,7 @@ def test_a_frozen_backbone_and_its_export(mine):
     torch.manual_seed(2)
     torch.save(torchvision.models.resnet18().state_dict(), mine / "weights.pth")
     backbone = {"name": "resnet18", "weights": "weights.pth", "train": False}
-    images = yaml.safe_load(blocks("yaml")[0])["settings"]["mine"]["images"]
+    images = own_images()
     embeddings = {"batch_size": 16, "standardize": {"scale": 0.5}}
     own = {"images": images, "transform": TRANSFORM, "backbone": backbone, "embeddings": embeddings}
     arguments = write_dataset(mine, "frozen", **own)
@@ -143,7 +152,7 @@ def test_a_frozen_backbone_and_its_export(mine):
 
 def test_features_that_are_there_already(used, monkeypatch):
     splits = {
-        s: read_embeddings(used / f"results/mine/run0/erm/embeddings/{s}.parquet") for s in ("train", "val", "test")
+        s: read_embeddings(used / f"results/photos/run0/erm/embeddings/{s}.parquet") for s in ("train", "val", "test")
     }
     for name, e in splits.items():
         np.savez(used / f"{name}.npz", x=e.features.numpy(), y=e.y.numpy(), attribute=e.attribute.numpy())

@@ -19,6 +19,7 @@ from hsfm_workflow.checks import STUDY_SECTIONS, cross_check
 from hsfm_workflow.code import hash_of
 
 KEPT = Path(".snakemake", "hsfm", "configuration.json")  # the one that was validated last
+MOST_THREADS = 8  # of `training_threads: auto`; more wait for one another
 CODE = [f"workflow/hsfm_workflow/{name}.py" for name in ("config", "checks", "schema")] + ["hsfm/core/mistakes.py"]
 
 GONE = {  # of earlier versions, by the words of its error
@@ -54,6 +55,10 @@ def read_config(own: dict, files: Sequence[object] = ()) -> dict:
         config, mistakes = validated(raw)
     if not mistakes:
         groups = config.pop("groups")
+        if config["training_threads"] == "auto":
+            from joblib import cpu_count  # which knows the limits of containers, and takes a while to import
+
+            config["training_threads"] = min(cpu_count(), MOST_THREADS)
         mistakes = list(cross_check(config, groups))
     for line in mistakes:
         line += "".join(f" ({said})" for words, said in GONE.items() if words in line)

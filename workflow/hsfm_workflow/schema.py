@@ -34,7 +34,9 @@ from hsfm.heads.method_settings import MethodSettings, Rule
 from hsfm.methods.dac.masks import MaskSettings
 from hsfm.models.backbone import BackboneSettings
 from hsfm.models.erm import TrainingSettings
+from hsfm.models.fine_tuning import filled
 from hsfm_workflow import ROOT, SOURCES
+from hsfm_workflow.checks import is_trained
 from hsfm_workflow.config import merged
 
 FILE = ROOT / "config" / "schema.json"
@@ -145,8 +147,9 @@ class Configuration(FrozenSettings):
         "has.",
     )
     compute: ComputeSettings
-    training_threads: PositiveInt = Field(
-        description="CPU threads of training and embedding. On the CPU, results repeat bit for bit for a given number."
+    training_threads: PositiveInt | Literal["auto"] = Field(
+        description="CPU threads of training and embedding; auto takes as many as this machine has, at most 8. On the "
+        "CPU, results repeat bit for bit for a given number."
     )
     training_gpus: PositiveInt = Field(
         description="GPUs of one machine that an ERM training gets, at most as many as --resources gpu allows; they "
@@ -216,6 +219,11 @@ def validated(raw: dict, studied: dict[str, list[str]]) -> tuple[dict, list[str]
         left = type(sections).model_fields.keys() - sections.model_fields_set
         lacking = {name for name in left if getattr(sections, name) is None}
         own = config["settings"][dataset] = sections.model_dump(mode="json", exclude=lacking)
+        if dataset in model.datasets and is_trained(own) and sections.erm is not None:
+            try:
+                own["erm"] = filled(sections.erm, sections.backbone).model_dump(mode="json")
+            except ValueError as error:
+                mistakes.append(f"settings/{dataset}/erm: {error}")
         asked = {name: (name, {}, ("settings", dataset, name)) for name in settings_classes()}
         asked |= {name: row for name, row in rows.items() if name not in asked and name != "erm"}
         given = sections.model_dump(mode="json", exclude_unset=True)

@@ -60,13 +60,16 @@ def pack(settings: Settings) -> Listing:
 
 
 def _compose_splits(folder: Path) -> Iterator[Part]:
-    official = {train: _read_official(folder, train) for train in (True, False)}
+    official = {train: read_official(folder, train) for train in (True, False)}
     for split in SPLITS:
-        yield _compose(split, *official[split != "test"])
+        yield compose(split, *official[split != "test"], AGREEMENT[split])
 
 
-def _compose(split: str, digits: Images, vehicles: Images) -> Part:
-    """Dominoes of one split, out of the official set that holds its images."""
+def compose(split: str, digits: Images, vehicles: Images, agreement: float) -> Part:
+    """Dominoes of one split, out of the official set that holds its images.
+
+    agreement: share of the images whose digit agrees with the class.
+    """
     import torch  # here, so that whoever imports this module for its settings does not wait for torch
 
     # ASSUME: the original shuffles each pool without a seed. Here one generator per split, seeded like the cut,
@@ -81,8 +84,8 @@ def _compose(split: str, digits: Images, vehicles: Images) -> Part:
     n = min(len(pool) for pool in pools)
     zeros, ones, automobiles, trucks = (pool[:n] for pool in pools)
     # ASSUME: the odd image agrees, and products are not corrected for rounding (0.1 of 4000 gives 399): so does
-    # `random_split` with shares (AGREEMENT, 1 - AGREEMENT).
-    m = n - int(n * (1 - AGREEMENT[split]))
+    # `random_split` with shares (agreement, 1 - agreement).
+    m = n - int(n * (1 - agreement))
     top = np.concatenate([automobiles[:m], automobiles[m:], trucks[m:], trucks[:m]])
     below = np.concatenate([zeros[:m], ones[m:], zeros[m:], ones[:m]])
     padded = np.pad(digits[0][below], ((0, 0), (2, 2), (2, 2)))
@@ -106,7 +109,7 @@ def _rows_of(split: str, n: int) -> Int[np.ndarray, " _"]:
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def _read_official(folder: Path, train: bool) -> tuple[Images, Images]:
+def read_official(folder: Path, train: bool) -> tuple[Images, Images]:
     """MNIST [n 28 28] and CIFAR-10 [n 32 32 3], of which torchvision checks the MD5 before it unpickles it."""
     from torchvision.datasets import CIFAR10, MNIST
 

@@ -110,12 +110,11 @@ def test_raw_data_are_cut_and_paired_by_the_rule(originals):
 
 
 @pytest.mark.parametrize(("n", "share"), [(980, 0.5), (3985, 0.9), (3990, 0.9), (4000, 0.9), (993, 0.5)])
-def test_groups_are_as_large_as_random_splits(n, share, monkeypatch):
-    monkeypatch.setitem(dominoes.AGREEMENT, "test", share)
+def test_groups_are_as_large_as_random_splits(n, share):
     agree, differ = (len(part) for part in random_split(range(n), [share, 1 - share]))
     digits = np.zeros((2 * n, 28, 28), np.uint8), np.repeat([0, 1], n)
     vehicles = np.zeros((2 * n, 32, 32, 3), np.uint8), np.repeat([1, 9], n)
-    assert np.bincount(dominoes._compose("test", digits, vehicles)[1]).tolist() == [agree, differ, differ, agree]
+    assert np.bincount(dominoes.compose("test", digits, vehicles, share)[1]).tolist() == [agree, differ, differ, agree]
 
 
 def test_files_that_are_not_whole_are_refused_with_what_belongs_there(raw, monkeypatch):
