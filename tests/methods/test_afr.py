@@ -76,6 +76,14 @@ def test_the_kept_step_is_the_best_of_the_history(splits, erm_head, rule):
     assert (result.chosen_by, result.seeds) == (words, (5,))
 
 
+def test_on_train_pairs_and_steps_are_judged_on_rows_that_teach_nothing(splits, erm_head):
+    """Other classes on validation change what is kept; the heads that are tried stay."""
+    train, val = splits["train"], splits["val"]
+    flipped = replace(val, y=1 - val.y)
+    found, other = (fit(train, part, erm_head, select_by="average").tables["history"] for part in (val, flipped))
+    np.testing.assert_allclose(found["val_average"], 1 - other["val_average"], atol=1e-6)
+
+
 def test_it_raises_the_worst_group_above_erm(splits, erm_head):
     result = fit(splits["train"], splits["val"], erm_head, steps=200)
     assert worst_group(result.head, splits["test"]) > worst_group(erm_head, splits["test"]) + 0.1

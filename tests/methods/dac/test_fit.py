@@ -171,6 +171,15 @@ def test_the_best_epoch_is_kept_the_first_among_equals(world):
     assert worst_group(result.head, splits["val"]) == pytest.approx(best["val_worst_group"])
 
 
+def test_epochs_are_judged_on_rows_that_teach_nothing(world):
+    """Other classes on validation change which epoch is kept, and no step of the training."""
+    _, splits, _, _, _ = world
+    flipped = {**splits, "val": replace(splits["val"], y=1 - splits["val"].y)}
+    found, other = (fitted(world, splits=part, epochs=5).history for part in (splits, flipped))
+    assert found["batch_loss"].tolist() == other["batch_loss"].tolist()
+    assert found["val_average"].tolist() == pytest.approx((1 - other["val_average"]).tolist())
+
+
 def test_group_labels_are_read_to_select_by_the_worst_group_alone(world):
     _, splits, _, _, _ = world
     unknown = {name: replace(splits[name], attribute=torch.full_like(splits[name].attribute, -1)) for name in splits}

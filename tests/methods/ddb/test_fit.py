@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -83,6 +84,16 @@ def test_retraining_learns_and_says_which_epoch_was_kept(data, tmp_path):
     assert float(correct.double().mean()) == pytest.approx(kept["val_average"]), "its weights are the network's"
     assert torch.equal(found.head.weight, network.fc.weight[None])
     assert (found.chosen_by, found.remarks) == ("the epoch with the best validation worst group", ("",))
+
+
+def test_epochs_are_judged_on_images_that_teach_nothing(data, tmp_path):
+    """Other classes on validation change its measures, and no step of the training."""
+    training, validation = data
+    flipped = training, replace(validation, y=1 - validation.y)
+    network, generated = build_network("small_resnet", 2), [of_class(tmp_path, 0), None]
+    found, other = (retrained(network, part, generated).tables["history"] for part in (data, flipped))
+    assert found["train_loss"].tolist() == other["train_loss"].tolist()
+    assert found["val_average"].tolist() == pytest.approx((1 - other["val_average"]).tolist())
 
 
 def test_several_seeds_are_those_of_one_seed_each(data, tmp_path):
