@@ -78,23 +78,25 @@ def main() -> None:
         erm = erm_head(train)
     names = arguments.methods or [name for name, method in found().items() if not method.images]
     started = time.monotonic()
-    print("method | settings | seconds | summary")
+    print("method | settings | seconds | of processor | summary")
     for name in names:
         module = import_module(f"hsfm.methods.{name}")
         needs = {"hard_set": build(erm, val, per_class=128)} if "hard_set" in getattr(module, "NEEDS", ()) else {}
         for settings in VARIANTS.get(name, [{}]):
             share = (name, settings.get("on")) == ("afr", "train")
             rows = train.take(torch.arange(int(HELD_OUT * len(train.y)))) if share else train
-            began = time.monotonic()
+            began, used = time.monotonic(), time.process_time()
             try:
                 with quiet():
                     of = module.Settings(**settings)
                     said = fit_supervised(module, rows, val, erm, settings=of, seeds=(0, 1, 2), **needs)[0].summary
             except NotApplicable as error:
                 said = str(error)
-            print(f"{name} | {settings or ''} | {time.monotonic() - began:.1f} | {said}", flush=True)
+            took, used = time.monotonic() - began, time.process_time() - used
+            print(f"{name} | {settings or ''} | {took:.1f} | {used:.1f} | {said}", flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"in all {time.monotonic() - started:.1f} s, at most {peak:.1f} GB")
+    took, used = time.monotonic() - started, time.process_time()
+    print(f"in all {took:.1f} s, {used:.1f} s of processor, at most {peak:.1f} GB")
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def _search(
     of_pairs = {"trial": np.arange(len(pairs)), "gamma": gammas, "penalty": penalties}
     best, kept, measured = (-1.0, -1.0), (torch.empty(0, 0), 0, 0), []
     for step, w in track(_descend(taught, erm, pairs, settings, settings.steps), "AFR", "step", settings.steps):
-        measures = scorer.measures(_logits(w, x_val), held_out)
+        measures = scorer.measures(_logits(w, x_val).permute(2, 0, 1), held_out)
         of_step = {name: values.cpu().numpy() for name, values in measures.items()}
         measured.append(pd.DataFrame({**of_step, "epoch": step, **of_pairs}))
         scores = torch.stack([scorer.choose(measures), measures["val_average"]]).T.tolist()
@@ -130,33 +130,44 @@ def _search(
 def _descend(
     taught: Embeddings, erm: Head, pairs: Sequence[tuple], settings: Settings, steps: int
 ) -> Iterator[tuple[int, Float[Tensor, "k c d1"]]]:
-    """Number of the step and the heads of all pairs after it; one wider column holds the bias."""
+    """Number of the step and the heads of all pairs after it; one wider column holds the bias.
+
+    A gradient's rows sum to zero over classes, so that what a head has moved by is computed of all rows but the first.
+    """
     weights = torch.stack([weigh(erm, taught, gamma) for gamma, _ in pairs])
     penalty = torch.tensor([value for _, value in pairs], device=weights.device)
     x, start = _with_ones(taught.features), torch.cat([erm.weight, erm.bias[:, None]], 1)
-    w = start.expand(len(pairs), -1, -1).clone()
-    target = one_hot(taught.y, taught.n_classes).to(x)
+    logits, target = x @ start.T, one_hot(taught.y, taught.n_classes).to(x)
+    moved = torch.zeros_like(start[1:]).expand(len(pairs), -1, -1)
     for step in range(1, steps + 1):
-        gradient, longest = _gradient(w, start, x, target, weights, penalty), settings.clip_norm
-        norm = gradient.flatten(1).norm(dim=1)[:, None, None]
-        w = w - settings.lr * (gradient * (longest / norm.clamp(min=longest)))
-        if not w.isfinite().all():
+        gradient = _gradient(moved, logits, x, target, weights, penalty)
+        norm = _with_first(gradient, 1).flatten(1).norm(dim=1)[:, None, None]
+        moved = moved - settings.lr * (gradient * (settings.clip_norm / norm.clamp(min=settings.clip_norm)))
+        if not moved.isfinite().all():
             raise ValueError(f"AFR: a head is no longer finite after step {step}; lower lr (now {settings.lr})")
-        yield step, w
+        yield step, start + _with_first(moved, 1)
 
 
 def _with_ones(features: Float[Tensor, "n d"]) -> Float[Tensor, "n d1"]:
     return torch.cat([features, torch.ones_like(features[:, :1])], 1)
 
 
-def _logits(w: Float[Tensor, "k c d1"], x: Float[Tensor, "n d1"]) -> Float[Tensor, "k n c"]:
-    return (x @ w.flatten(0, 1).T).unflatten(1, w.shape[:2]).movedim(1, 0)
+def _with_first(others: Float[Tensor, "..."], dim: int) -> Float[Tensor, "..."]:
+    """All classes, where the first is minus the sum of the others."""
+    return torch.cat([-others.sum(dim, keepdim=True), others], dim)
+
+
+def _logits(w: Float[Tensor, "k c d1"], x: Float[Tensor, "n d1"]) -> Float[Tensor, "n c k"]:
+    """Pairs lie innermost: a softmax over a last axis of few classes would take as long as the product."""
+    return (x @ w.transpose(0, 1).flatten(0, 1).T).unflatten(1, (w.shape[1], w.shape[0]))
 
 
 def _gradient(
-    w: Float[Tensor, "k c d1"], start: Float[Tensor, "c d1"], x: Float[Tensor, "n d1"],
+    moved: Float[Tensor, "k c1 d1"], logits: Float[Tensor, "n c"], x: Float[Tensor, "n d1"],
     target: Float[Tensor, "n c"], weights: Float[Tensor, "k n"], penalty: Float[Tensor, " k"],
-) -> Float[Tensor, "k c d1"]:  # fmt: skip
-    """sum_i w_i (softmax(z_i) - e_y) x_i + 2 lambda (W - W_0)"""
-    slope = weights[:, :, None] * (_logits(w, x).softmax(-1) - target)
-    return (slope.movedim(0, 1).flatten(1).T @ x).unflatten(0, w.shape[:2]) + 2 * penalty[:, None, None] * (w - start)
+) -> Float[Tensor, "k c1 d1"]:  # fmt: skip
+    """sum_i w_i (softmax(z_i) - e_y) x_i + 2 lambda (W - W_0), of all classes but the first. logits: at W_0."""
+    z = logits[:, :, None] + _with_first(_logits(moved, x), 1)
+    slope = weights.T[:, None] * (z.softmax(1) - target[:, :, None])[:, 1:]
+    of_loss = (slope.flatten(1).T @ x).unflatten(0, slope.shape[1:]).transpose(0, 1)
+    return of_loss + 2 * penalty[:, None, None] * moved
