@@ -111,4 +111,8 @@ def test_nothing_leaves_the_page_or_overlaps(groups):
     assert all(box.x0 >= 0 and box.y0 >= -1 and box.x1 <= page.x1 and box.y1 <= page.y1 for box in boxes)
     pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
     assert not pairs
+    named = [axis for axis in figure.axes if axis.get_title(loc="right")]
+    assert len(named) == 2
+    for axis in named:  # the epoch's label stands above the curves
+        assert axis._right_title.get_window_extent().y0 >= axis.get_window_extent().y1
     assert len(figure.legends[0].get_texts()) == min(groups, style.GROUP_LOOKS)
