@@ -108,12 +108,6 @@ def classify(
     return torch.cat([zero_shot(prepare(part, transform)) for part in parts]).cpu()
 
 
-def check_prompts(prompts: Sequence[str], names: ImageTable) -> None:
-    """Raise ValueError unless there is one prompt for each attribute."""
-    if len(prompts) != len(names.attribute_names):
-        raise ValueError(f"unclip/prompts: {len(prompts)}; give one for each of {', '.join(names.attribute_names)}")
-
-
 def as_table(
     edits: pd.DataFrame,
     pictures: Mapping[str, Sequence[np.ndarray]],

@@ -67,10 +67,7 @@ def measure_validation_bias(
     method could not be fitted; its accuracies are NaN). Raises ValueError for an agreement that cannot be had, a group
     that would keep a single image, and unknown attributes.
     """
-    for split in (train, val, test):
-        split.require_attributes("validation_bias")
-    minority = minority_rows(train, val)
-    sizes = class_sizes(val, minority, bias.agreement)
+    minority, sizes = check_labels(train, val, test, bias.agreement)
     of_erm, found = accuracies(Head(erm.weight[None], erm.bias[None]), test), []
     pairs = list(itertools.product(bias.agreement, range(bias.draws)))
     for share, draw in track(pairs, "validation bias", "subsample"):
@@ -96,6 +93,16 @@ def _row(
 ) -> dict[str, Any]:
     measures = {f"test_{m}": float(scores[m][0]) if m in scores else float("nan") for m in MEASURES}
     return {"method": name, **of_draw, **said, **measures}
+
+
+def check_labels(
+    train: Embeddings, val: Embeddings, test: Embeddings, agreement: Sequence[float]
+) -> tuple[Bool[Tensor, " n"], list[int]]:
+    """Minority rows of val and images of each class in a subsample; ValueError as `measure_validation_bias`."""
+    for split in (train, val, test):
+        split.require_attributes("validation_bias")
+    minority = minority_rows(train, val)
+    return minority, class_sizes(val, minority, agreement)
 
 
 def _fit(

@@ -5,7 +5,7 @@ nothing, and does not depend on where or in which batches the images are compute
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -239,9 +239,14 @@ def _resize(
 
 def shape_after(images: Images, transform: TransformSettings) -> tuple[int, int]:
     """Height and width of all images after resize and crop; ValueError where they differ."""
+    return common_shape(images.size_on_cpu.tolist(), transform)
+
+
+def common_shape(sizes: Iterable[Sequence[int]], transform: TransformSettings) -> tuple[int, int]:
+    """As `shape_after`, of images of these heights and widths."""
     if transform.crop is not None:
         return transform.crop
-    shapes = sorted({resized(*size, transform.resize) for size in images.size_on_cpu.tolist()})
+    shapes = sorted({resized(*size, transform.resize) for size in sizes})
     if len(shapes) > 1:
         raise ValueError(
             f"transform: the images differ in size, {list(shapes[0])} and {list(shapes[-1])} (height, width); "

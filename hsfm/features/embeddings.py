@@ -1,6 +1,6 @@
 """Embeddings: the features of one split with the labels of its images, and their Parquet file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -114,6 +114,13 @@ class Embeddings:
                 f"{purpose} needs the attribute of every {self.split or 'given'} image; "
                 f"{len(unknown)} of {len(self.y)} lack it, first {self.image_id[int(unknown[0])]!r}"
             )
+
+    def require_extra(self, purpose: str, names: Sequence[str]) -> None:
+        """Raise NotApplicable unless `extra` has these names."""
+        for name in names:
+            if name not in self.extra:
+                way_out = f"set erm: early_epoch, or give {name} in your file"
+                raise NotApplicable(f"{purpose} needs {name} of every {self.split or 'given'} image: {way_out}")
 
 
 def joined(*parts: Embeddings) -> Embeddings:

@@ -17,9 +17,10 @@ from hsfm.core.progress import Progress
 from hsfm.core.shards import WHOLE, Shard
 from hsfm.data.pixels import ImageFiles, Images, image_batches
 from hsfm.data.table import ImageTable
-from hsfm.data.transforms import TransformSettings, apply
+from hsfm.data.transforms import TransformSettings, apply, shape_after
 from hsfm.features.embeddings import Embeddings
 from hsfm.models.backbone import Network
+from hsfm.models.input_size import check_takes
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def embed_images(
     transform: the settings, or a mapping of them: `resize` (also one number, of the shorter side) and `crop`, each
     [height, width] or None, `mean` and `std` of the three channels in 0..1. Raises ValueError for settings that are
     missing or out of bounds, for an image that cannot be read, and where the images are not of one size
-    after the transform.
+    after the transform, or of one that the network does not take.
     """
     if isinstance(paths, str | Path):
         raise ValueError(f"paths: is one path, expected a list of them, [{str(paths)!r}]")
@@ -49,6 +50,7 @@ def embed_images(
         first = error.errors(include_url=False)[0]
         raise ValueError(f"transform/{'/'.join(map(str, first['loc']))}: {first['msg']}") from None
     images = ImageFiles(pd.DataFrame({"path": [str(path) for path in paths]}), "")
+    check_takes(network, shape_after(images.read(torch.tensor([0])), transform), "transform")
     return _embed(feature_function(network, transform, compute), images, "embedding", batch_size, compute).numpy()
 
 

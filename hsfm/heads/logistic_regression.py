@@ -13,7 +13,7 @@ from torch import Tensor
 from hsfm.features.embeddings import Embeddings, NotApplicable
 from hsfm.features.standardize import fold
 from hsfm.heads.head import Head, two_rows
-from hsfm.heads.method_settings import MethodSettings
+from hsfm.heads.method_settings import Halves, MethodSettings
 from hsfm.heads.scorer import Scorer
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,10 @@ class L1Settings(MethodSettings):
         (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01),
         description="Inverse strengths C of the L1 penalty to choose from, on two halves of validation (DFR's code).",
     )
+
+    @property
+    def halves(self) -> Halves:
+        return "class"
 
 
 def tune(

@@ -7,6 +7,7 @@ from pydantic import Field
 from hsfm.core.settings import FrozenSettings
 
 Groups = Literal["none", "val", "train", "both"]
+Halves = Literal["none", "class", "group"]
 Rule = Literal["worst_group", "worst_class", "average", "inferred_group"]
 
 
@@ -23,4 +24,9 @@ class MethodSettings(FrozenSettings):
     @property
     def groups(self) -> Groups:
         """Splits whose group labels the method trains on; the attributes of all others are hidden from it."""
+        return "none"
+
+    @property
+    def halves(self) -> Halves:
+        """Parts of validation that lie in two halves, one to fit and one to score: each needs two images."""
         return "none"

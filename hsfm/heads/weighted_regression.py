@@ -16,7 +16,7 @@ from pydantic import Field, PositiveFloat
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.head import Head, stack
 from hsfm.heads.logistic_regression import raw_head, scaler_of
-from hsfm.heads.method_settings import MethodSettings
+from hsfm.heads.method_settings import Halves, MethodSettings
 
 Penalties = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
 
@@ -29,6 +29,10 @@ class L2Settings(MethodSettings):
         description="Strengths of the L2 penalty to choose from, per unit of the mean loss; the best on validation "
         "rows that the head was not fitted to.",
     )
+
+    @property
+    def halves(self) -> Halves:
+        return "class"
 
 
 def regress(rows: Embeddings, weight: Float[np.ndarray, " n"], penalties: Sequence[float]) -> Head:

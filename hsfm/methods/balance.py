@@ -15,7 +15,7 @@ from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head
 from hsfm.heads.held_out import fit_chosen
 from hsfm.heads.logistic_regression import balanced_rows
-from hsfm.heads.method_settings import Groups
+from hsfm.heads.method_settings import Groups, Halves
 from hsfm.heads.scorer import Scorer
 from hsfm.heads.weighted_regression import L2Settings, regress
 
@@ -34,6 +34,10 @@ class Settings(L2Settings):
     def groups(self) -> Groups:
         return self.on if self.by == "group" else "none"
 
+    @property
+    def halves(self) -> Halves:
+        return "none" if self.on == "train" else self.by
+
 
 def fit(
     train: Embeddings, val: Embeddings, erm: Head, *, settings: Settings, seeds: Sequence[int], scorer: Scorer
@@ -46,7 +50,7 @@ def fit(
     for split in (train, val):
         split.refuse_test(LABEL)
     if settings.by == "group":
-        learned.require_attributes(f"{LABEL} by group")
+        learned.require_attributes(LABEL)
 
     def part_of(rows: Embeddings) -> np.ndarray:
         return (rows.group if settings.by == "group" else rows.y).numpy()

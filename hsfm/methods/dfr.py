@@ -9,7 +9,7 @@ from hsfm.heads.balanced_regression import BalancedSettings, fit_balanced
 from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head
 from hsfm.heads.held_out import On
-from hsfm.heads.method_settings import Groups
+from hsfm.heads.method_settings import Groups, Halves
 from hsfm.heads.scorer import Scorer
 
 LABEL = "DFR"
@@ -24,6 +24,10 @@ class Settings(BalancedSettings):
     @property
     def groups(self) -> Groups:
         return self.on
+
+    @property
+    def halves(self) -> Halves:
+        return "none" if self.on == "train" else "group"
 
 
 def fit(

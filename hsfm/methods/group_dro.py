@@ -22,7 +22,7 @@ from hsfm.features.embeddings import Embeddings
 from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head
 from hsfm.heads.held_out import fit_chosen
-from hsfm.heads.method_settings import Groups, MethodSettings
+from hsfm.heads.method_settings import Groups, Halves, MethodSettings
 from hsfm.heads.scorer import Scorer
 
 LABEL = "Group DRO"
@@ -46,6 +46,10 @@ class Settings(MethodSettings):
     @property
     def groups(self) -> Groups:
         return self.on
+
+    @property
+    def halves(self) -> Halves:
+        return "none" if self.on == "train" else "group"
 
 
 def fit(

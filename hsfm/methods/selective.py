@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hsfm.features.embeddings import Embeddings
-from hsfm.heads.fit import Fit, NotApplicable
+from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head, stack
 from hsfm.heads.held_out import fit_chosen
-from hsfm.heads.method_settings import MethodSettings
+from hsfm.heads.method_settings import Halves, MethodSettings
 from hsfm.heads.scorer import Scorer
 
 LABEL = "SELF"
@@ -40,6 +40,10 @@ class Settings(MethodSettings):
     )
     steps: PositiveInt = Field(250, description="Steps of SGD, each over all chosen rows (the authors' code).")
 
+    @property
+    def halves(self) -> Halves:
+        return "class"
+
 
 def fit(
     train: Embeddings, val: Embeddings, erm: Head, *, settings: Settings, seeds: Sequence[int], scorer: Scorer
@@ -50,10 +54,7 @@ def fit(
     single row.
     """
     val.refuse_test(LABEL)
-    if "early_logits" not in val.extra:
-        raise NotApplicable(
-            "SELF needs validation logits of an early epoch: set erm: early_epoch, or give early_logits in your file"
-        )
+    val.require_extra(LABEL, EXTRA)
 
     def heads(rows: Embeddings, candidates: Sequence[tuple], rng: np.random.Generator) -> Head:
         apart = disagreement(rows.extra["early_logits"], erm.logits(rows.features))

@@ -28,6 +28,7 @@ from hsfm.models.backbone import BackboneSettings, Checkpoint, build_network, de
 from hsfm.models.distributed import rank
 from hsfm.models.erm import LabeledImages, TrainingData, TrainingSettings, train
 from hsfm.models.holdout import hold_out
+from hsfm.models.input_size import check_input_size
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,9 @@ def train_erm(
     network = build_network(
         backbone.name, len(table.class_names), pretrained=backbone.pretrained, seed=run, weights=backbone.weights
     )
+    transform = TransformSettings(**settings["transform"])
+    augmentation = AugmentationSettings(**settings["augmentation"])
+    check_input_size(network, table, transform, augmentation)
     source, rows = open_source(images, cache), table.split("train")
     if training.holdout is not None:
         held_out = hold_out(torch.tensor(rows["y"].to_numpy("int64")), training.holdout, run)
@@ -79,8 +83,8 @@ def train_erm(
     data = TrainingData(
         LabeledImages.of(rows, source),
         LabeledImages.of(table.split("val"), source),
-        TransformSettings(**settings["transform"]),
-        AugmentationSettings(**settings["augmentation"]),
+        transform,
+        augmentation,
     )
     compute = Compute(device, ComputeSettings(**settings["compute"]))
     trained = train(network, data, training, seed=run, compute=compute, resume=Path(resume))

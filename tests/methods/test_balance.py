@@ -58,5 +58,5 @@ def test_by_group_raises_the_worst_group_and_by_class_does_not(splits, erm_head,
 def test_groups_are_asked_of_the_split_that_teaches_alone(splits, erm_head):
     train, val = splits["train"].without_attributes(), splits["val"]
     assert fit(train, val, erm_head, by="group", on="val")[1] == "training"
-    with pytest.raises(ValueError, match="Balance by group needs the attribute of every train image"):
+    with pytest.raises(ValueError, match="Balance needs the attribute of every train image"):
         fit(train, val, erm_head, by="group", on="train")

@@ -92,5 +92,5 @@ def test_where_early_and_final_network_agree_nothing_is_told_apart(biased, split
 
 def test_without_early_logits_it_does_not_apply(splits, erm_head):
     bare = replace(splits["val"], extra={})
-    with pytest.raises(NotApplicable, match="SELF needs validation logits of an early epoch: set erm: early_epoch, or"):
+    with pytest.raises(NotApplicable, match="SELF needs early_logits of every val image: set erm: early_epoch, or"):
         fit(bare, erm_head)

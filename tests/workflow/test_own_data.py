@@ -120,6 +120,28 @@ def test_without_any_attribute_the_worst_class_is_what_there_is(mine):
     assert table["worst_class_percent"].notna().all()
 
 
+def test_what_labels_lack_is_said_before_an_image_is_decoded(mine):
+    photos = pd.read_csv(mine / "photos/metadata.csv")
+    val = photos.index[photos["split"].isin(["val", 1])]
+    one = photos["background"].eq(photos["background"][val[0]]) & photos["label"].eq(photos["label"][val[0]])
+    alone = photos.drop(val[one[val]][1:])
+    alone.to_csv(mine / "photos/alone.csv", index=False)
+    photos.loc[val[:3], "background"] = None
+    photos.to_csv(mine / "photos/some.csv", index=False)
+    own = yaml.safe_load(blocks("yaml")[0])["settings"]["mine"]
+    for name in ("alone", "some"):
+        images = {**own["images"], "metadata": f"photos/{name}.csv"}
+        write_dataset(mine, name, **{**own, **SMALL, "images": images})
+        out = snakemake(mine, "--configfile", f"{name}.yaml", "--config", "methods=[erm, dfr, hsfm]", "--",
+                        f"results/{name}/left_out.csv", check=False).stdout  # fmt: skip
+        assert "Traceback" not in out
+    lacking = f"needs the attribute of every val image; 3 of {len(val)} lack it"
+    assert f"ERROR: photos/some.csv: select_by: worst_group (dfr, hsfm) {lacking}" in out
+    left_out = pd.read_csv(mine / "results/alone/left_out.csv").set_index("method")["reason"]
+    assert left_out.index.tolist() == ["dfr"]
+    assert left_out["dfr"].startswith("DFR halves every group of validation, but ")
+
+
 def test_images_in_and_a_robust_model_out(mine):
     (program,) = blocks("python", "docs/how-to/own-images.md")
     assert re.search(r"^test accuracy [01]\.[0-9]{3}$", run_python(program, mine), re.MULTILINE)

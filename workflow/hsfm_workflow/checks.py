@@ -16,8 +16,8 @@ SPLITS_OF = {"val": "validation", "train": "train", "both": "train and validatio
 NO_MASKS = "only minibirds knows its masks; set it to heat_map"
 
 
-def cross_check(config: dict, groups: dict[str, dict[str, str]]) -> Iterator[str]:
-    """One line per mistake. groups: by dataset and row, which group labels it is trained on."""
+def cross_check(config: dict) -> Iterator[str]:
+    """One line per mistake in a configuration as `schema.validated` returns it."""
     if config["training_gpus"] > 1 and ":" in config["device"]:
         yield f"training_gpus: {config['training_gpus']}, but device: {config['device']} names one; set it to auto"
     if config["training_gpus"] > 1 and config["compute"]["compile"]:
@@ -29,7 +29,7 @@ def cross_check(config: dict, groups: dict[str, dict[str, str]]) -> Iterator[str
             continue
         if len(config["runs"]) > 1 and not is_trained(settings):
             yield f"runs: {dataset} is not trained here and has one run only, but runs lists {config['runs']}"
-        for where, said in _of_dataset(settings, config, groups[dataset]):
+        for where, said in _of_dataset(settings, config, config["labels"][dataset]):
             yield f"settings/{dataset}{'/' * bool(where)}{where}: {said}"
 
 
@@ -38,7 +38,7 @@ def is_trained(settings: dict) -> bool:
     return "images" in settings and backbone is not None and backbone["train"] and backbone["checkpoint"] is None
 
 
-def _of_dataset(settings: dict, config: dict, groups: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _of_dataset(settings: dict, config: dict, labels: dict[str, dict]) -> Iterator[tuple[str, str]]:
     """Place and words of each mistake in a dataset's settings."""
     yield from _of_network(settings) if "images" in settings else _of_embeddings(settings)
     used = {row: methods.found()[name] for row, name in config["variants"].items() if settings[row] is not None}
@@ -59,7 +59,7 @@ def _of_dataset(settings: dict, config: dict, groups: dict[str, str]) -> Iterato
         yield "masks/source", NO_MASKS
     images = settings.get("images", {})
     if images.get("source") == "metadata" and images["columns"]["attribute"] is None:
-        need = list(_with_attributes(settings, config, groups))
+        need = list(_with_attributes(settings, config, labels))
         yield from (("images/columns", f"no attribute, which {what}") for what in need)
 
 
@@ -145,11 +145,11 @@ def _of_unclip(settings: dict) -> Iterator[tuple[str, str]]:
         yield "", "missing key 'edits', which unclip shows"
 
 
-def _with_attributes(settings: dict, config: dict, groups: dict[str, str]) -> Iterator[str]:
+def _with_attributes(settings: dict, config: dict, labels: dict[str, dict]) -> Iterator[str]:
     """Who needs the attribute, and where: without it they would fail only after the training."""
     for name in (name for name in config["variants"] if settings[name] is not None):
-        if groups[name] != "none":
-            yield f"{name} needs on {SPLITS_OF[groups[name]]}"
+        if (groups := labels[name]["groups"]) != "none":
+            yield f"{name} needs on {SPLITS_OF[groups]}"
         elif settings[name]["select_by"] == "worst_group":
             yield f"{name}/select_by: worst_group needs on validation"
     if "validation_bias" in config["studies"]:

@@ -54,12 +54,11 @@ def read_config(own: dict, files: Sequence[object] = ()) -> dict:
     if not mistakes:
         config, mistakes = validated(raw)
     if not mistakes:
-        groups = config.pop("groups")
         if config["training_threads"] == "auto":
             from joblib import cpu_count  # which knows the limits of containers, and takes a while to import
 
             config["training_threads"] = min(cpu_count(), MOST_THREADS)
-        mistakes = list(cross_check(config, groups))
+        mistakes = list(cross_check(config))
     for line in mistakes:
         line += "".join(f" ({said})" for words, said in GONE.items() if words in line)
         logger.error(f"ERROR: configuration ({', '.join(dict.fromkeys(map(str, files)))}): {line}")

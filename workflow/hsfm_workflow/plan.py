@@ -216,7 +216,46 @@ class Plan:
 
         return {"script": script, "code": self.of_method(code)}
 
+    def requirements(self, wildcards: object) -> dict:
+        """What the rows and settings of a dataset ask of its labels, for the script check_labels."""
+        name, settings = wildcards.dataset, self.settings[wildcards.dataset]
+        rows = {
+            row: {
+                **{"label": self.method(row).label, "select_by": settings[row]["select_by"]},
+                **{"extra": list(self.method(row).extra), **self.config["labels"][name][row]},
+            }
+            for row in self.methods_of(name)
+            if row != "erm"
+        }
+        erm = settings["erm"] if name in self.trained else {"early_epoch": None}
+        own = any(self.features(row, name) == "own" for row in rows)
+        weights = settings["ddb"]["retrain"]["weights"] if "ddb" in rows else None
+        prompts = settings["unclip"]["prompts"] if name in self.with_unclip else None
+        each = {"ddb/retrain/weights": ("class", weights), "unclip/prompts": ("attribute", prompts)}
+        return in_order(
+            {
+                "rows": rows,
+                "numbers": {key: [of, len(values)] for key, (of, values) in each.items() if values is not None},
+                "early_logits": erm["early_epoch"] is not None,
+                "holdout": [erm["holdout"], self.runs] if own else None,
+                "agreement": settings["validation_bias"]["agreement"] if "validation_bias" in self.studies else None,
+            }
+        )
+
     # Inputs by wildcards
+
+    def labels(self, wildcards: object) -> list[str]:
+        """Where a dataset's labels are first: in the table of its images, or in its embeddings."""
+        folder = f"results/{wildcards.dataset}"
+        if wildcards.dataset in self.given:
+            return [f"{folder}/run{self.runs[0]}/erm/embeddings/{split}.parquet" for split in SPLITS]
+        return [f"{folder}/{'images' if wildcards.dataset in self.packed else 'listed'}.parquet"]
+
+    def source_of_labels(self, wildcards: object) -> str:
+        """The file or folder that the labels come from, as the user knows it."""
+        settings = self.settings[wildcards.dataset]
+        images = settings.get("images", {"metadata": settings["embeddings"]["val"]})
+        return images.get("metadata") or images.get("folder") or wildcards.dataset
 
     def raw_data(self, wildcards: object) -> list[str]:
         """The files that a dataset is made of, as far as a rule makes them or its table says so."""
@@ -337,7 +376,7 @@ class Plan:
     def saved_config(self) -> dict:
         """All that results are made with, as a configuration: of datasets that were not chosen there is nothing."""
         first = {"datasets": self.datasets, "runs": self.runs, "seeds": self.seeds, "studies": self.studies}
-        others = self.config.keys() - {*first, "settings", "methods", "rows", "variants"}
+        others = self.config.keys() - {*first, "settings", "methods", "rows", "variants", "labels"}
         variants = self.config["variants"].keys() - methods.found().keys()
         settings = {
             name: {section: own for section, own in self.settings[name].items() if section not in variants}

@@ -205,7 +205,8 @@ def validated(raw: dict, studied: dict[str, list[str]]) -> tuple[dict, list[str]
     """A configuration with all defaults, as `read_config` returns it, or its mistakes, one line each.
 
     raw: whole, as files and command line have it. studied: sections of a dataset that a study needs, by its name. A
-    dataset's `groups` say which group labels each row, and every other method with defaults, is trained on.
+    dataset's `labels` say which group labels each row, and every other method with defaults, is trained on, and what it
+    halves of validation.
     """
     model, mistakes = checked(configuration(), raw)
     if mistakes:
@@ -213,7 +214,7 @@ def validated(raw: dict, studied: dict[str, list[str]]) -> tuple[dict, list[str]
     config = model.model_dump(mode="json", exclude={"settings"})
     rows = dict(_rows(model.methods))
     variants = {name: method for name, (method, _, _) in rows.items() if method != "erm"}
-    config |= {"rows": config["methods"], "methods": list(rows), "variants": variants, "settings": {}, "groups": {}}
+    config |= {"rows": config["methods"], "methods": list(rows), "variants": variants, "settings": {}, "labels": {}}
     needed = {*rows, *(name for study in model.studies for name in studied[study])}
     for dataset, sections in model.settings.items():
         left = type(sections).model_fields.keys() - sections.model_fields_set
@@ -232,7 +233,8 @@ def validated(raw: dict, studied: dict[str, list[str]]) -> tuple[dict, list[str]
             mistakes += [line for name, (_, lines) in fitted.items() if name in needed for line in lines]
         found = {name: settings for name, (settings, lines) in fitted.items() if not lines}
         own |= {name: settings and settings.model_dump(mode="json") for name, settings in found.items()}
-        config["groups"][dataset] = {name: settings.groups for name, settings in found.items() if settings is not None}
+        asked = {name: settings for name, settings in found.items() if settings is not None}
+        config["labels"][dataset] = {n: {"groups": s.groups, "halves": s.halves} for n, s in asked.items()}
     return config, list(dict.fromkeys(mistakes))
 
 

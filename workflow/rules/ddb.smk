@@ -7,7 +7,6 @@ TOKEN = "results/{dataset}/tokens/class{label}"
 use rule stage as choose_sources with:
     input:
         train=f"{EMBEDDINGS}/train.parquet",
-        val=f"{EMBEDDINGS}/val.parquet",
         heads=ERM_NETWORK["heads"],
         extra=extras.needs_extra("DDB"),
     output:
@@ -16,8 +15,7 @@ use rule stage as choose_sources with:
         "logs/{dataset}/run{run}/choose_sources.log",
     params:
         **code_of("choose_sources"),
-        ddb=plan.sections("select_by", "sources_per_class", of="ddb"),
-        classes=lambda wildcards: len(plan.tokens(wildcards)),
+        ddb=plan.sections("sources_per_class", of="ddb"),
     message:
         "Choosing the images that ERM finds easiest: {wildcards.dataset}, run {wildcards.run}"
 

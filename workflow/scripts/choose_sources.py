@@ -4,21 +4,12 @@ import pyarrow as pa
 
 from hsfm.core import job
 from hsfm.core.files import write_parquet
-from hsfm.features.embeddings import read_embeddings
 from hsfm.heads.head import read_erm_features
 from hsfm.methods.ddb.generated import SOURCES, choose_sources
 
 job.start(snakemake.log[0])
-files, settings, classes = snakemake.input, snakemake.params.ddb, snakemake.params.classes
+files, settings = snakemake.input, snakemake.params.ddb
 erm, (train,) = read_erm_features(files.heads, train=files.train)
-if classes != train.n_classes:
-    raise ValueError(
-        f"ddb/retrain/weights: {classes} numbers, but {train.dataset} has {train.n_classes} classes "
-        f"({', '.join(train.class_names)}); give one for each"
-    )
-if settings["select_by"] in (None, "worst_group"):
-    # said here, for retraining comes last
-    read_embeddings(files.val, split="val").require_attributes("DDB with select_by: worst_group")
 sources = choose_sources(erm.head[0], train, settings["sources_per_class"])
 metadata = {
     "dataset": train.dataset,

@@ -9,7 +9,7 @@ import torch
 from diffusers import StableUnCLIPImg2ImgPipeline
 
 from hsfm.analysis.edits import largest_of_each_group, read_edits
-from hsfm.analysis.unclip import UnclipSettings, as_table, check_prompts, classify, decode
+from hsfm.analysis.unclip import UnclipSettings, as_table, classify, decode
 from hsfm.core.device import Compute
 from hsfm.core.files import write_parquet
 from hsfm.data.table import read_images
@@ -23,7 +23,6 @@ inputs, params = snakemake.input, snakemake.params
 settings = UnclipSettings(**params.unclip)
 edits, metadata = read_edits(inputs.edits)
 names = read_images(inputs.images)
-check_prompts(settings.prompts, names)
 rows = largest_of_each_group(edits[edits["seed"] == edits["seed"].iloc[0]], settings.rows_per_group)
 places = torch.tensor(rows.index.to_numpy())
 support, (standardization, _) = read_support(inputs.support), read_standardization(inputs.standardization)

@@ -12,7 +12,7 @@ from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head
 from hsfm.heads.inferred_groups.attribute import FOLD_SEEDS, LEVEL, doubt, with_attribute
 from hsfm.heads.inferred_groups.groups import Found, find_groups
-from hsfm.heads.method_settings import Rule
+from hsfm.heads.method_settings import Halves, Rule
 from hsfm.heads.scorer import Scorer
 from hsfm.methods.idfr.fallback import fit_afr
 
@@ -41,6 +41,10 @@ class Settings(BalancedSettings):
     penalties: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = Field(
         (1, 0.1, 0.01, 0.001), description="Of the fallback: pull to ERM's head; every pair is tried."
     )
+
+    @property
+    def halves(self) -> Halves:
+        return "none"  # where an inferred group cannot be halved it takes the fallback
 
 
 def branch(found: Found, val: Embeddings, settings: Settings) -> tuple[str, str]:

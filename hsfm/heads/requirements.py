@@ -1,0 +1,116 @@
+"""Requirements of scorer and methods on labels, checked on the labels alone, before anything is trained or fitted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hsfm.core.files import open_parquet, read_parquet
+from hsfm.core.text import few
+from hsfm.data.table import SPLITS, group_name, read_images
+from hsfm.features.embeddings import EXTRA, ROWS, Embeddings, NotApplicable
+from hsfm.heads.method_settings import Groups, Halves
+from hsfm.models.holdout import hold_out
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What one row of the tables asks of the labels, by its settings."""
+
+    label: str  # of its method
+    select_by: str | None  # rule of the scorer
+    groups: Groups = "none"  # splits whose group labels it trains on
+    halves: Halves = "none"
+    extra: tuple[str, ...] = ()  # names in val's `Embeddings.extra`
+
+
+def check_labels(splits: Mapping[str, Embeddings], rows: Mapping[str, Requirement]) -> dict[str, str]:
+    """Reasons by row why it is going to be left out, for those that are.
+
+    splits: train and val; their features are not read. Raises ValueError where the scorer of a row lacks its groups,
+    which would stop its fit.
+    """
+    chosen = [row for row, asked in rows.items() if asked.select_by == "worst_group"]
+    if chosen:
+        try:
+            splits["val"].require_attributes(f"select_by: worst_group ({few(chosen)})")
+        except NotApplicable as error:
+            raise ValueError(f"{error}; give it, or set select_by to worst_class") from error
+    reasons = {row: _lacking(splits, asked) for row, asked in rows.items()}
+    return {row: reason for row, reason in reasons.items() if reason}
+
+
+def _lacking(splits: Mapping[str, Embeddings], asked: Requirement) -> str:
+    try:
+        for split in {"none": (), "both": ("train", "val")}.get(asked.groups, (asked.groups,)):
+            splits[split].require_attributes(asked.label)
+        splits["val"].require_extra(asked.label, asked.extra)
+    except NotApplicable as error:
+        return str(error)
+    return _alone(splits["val"], asked)
+
+
+def _alone(val: Embeddings, asked: Requirement) -> str:
+    """The group or class of validation that cannot be halved, in words; nothing where there is none."""
+    if asked.halves == "none":
+        return ""
+    group = asked.halves == "group"
+    _, first, count = np.unique(val.group if group else val.y, return_index=True, return_counts=True)
+    if count.min() > 1:
+        return ""
+    row = int(first[count.argmin()])
+    y, attribute = int(val.y[row]), int(val.attribute[row])
+    name = group_name(val, y, attribute) if group else val.class_names[y]
+    return f"{asked.label} halves every {asked.halves} of validation, but {name} has 1 image"
+
+
+def check_numbers(names: Embeddings, numbers: Mapping[str, tuple[str, int]]) -> None:
+    """Raise ValueError unless settings that give one number or text for each class, or attribute, have as many.
+
+    numbers: by the place of the setting `class` or `attribute`, and how many it gives.
+    """
+    for where, (of_each, given) in numbers.items():
+        expected = getattr(names, f"{of_each}_names")
+        if given != len(expected):
+            raise ValueError(f"{where}: has {given}, expected one for each {of_each}: {few(expected)}")
+
+
+def check_holdout(train: Embeddings, share: float, runs: Sequence[int]) -> None:
+    """Raise ValueError as `hold_out` does for any of the runs."""
+    for run in runs:
+        hold_out(train.y, share, run)
+
+
+def read_labels(files: Sequence[str | Path], extra: Sequence[str] = ()) -> dict[str, Embeddings]:
+    """The labels of all splits, as embeddings without features, out of an image table or three files of embeddings.
+
+    extra: names in val's `Embeddings.extra` that a table's embeddings are going to have; files have their own.
+    """
+    if len(files) == 1:
+        table = read_images(files[0])
+        names = {key: getattr(table, key) for key in ("class_names", "attribute_names", "dataset")}
+        return {split: _labels(table.split(split), split, extra, names) for split in SPLITS}
+    found = {}
+    for split, path in zip(SPLITS, files, strict=True):
+        rows, metadata = read_parquet(path, ROWS)
+        with open_parquet(path) as file:
+            own = [name for name in EXTRA if name in file.schema_arrow.names]
+        names = {key: tuple(metadata[key]) for key in ("class_names", "attribute_names")}
+        found[split] = _labels(rows.to_pandas(), split, own, names | {"dataset": metadata["dataset"]})
+    return found
+
+
+def _labels(rows: pd.DataFrame, split: str, extra: Sequence[str], names: Mapping) -> Embeddings:
+    n = len(rows)
+    return Embeddings(
+        features=torch.empty(n, 0),
+        y=torch.tensor(rows["y"].to_numpy(np.int64)),
+        attribute=torch.tensor(rows["attribute"].fillna(-1).to_numpy(np.int64)),
+        image_id=tuple(rows["image_id"]),
+        split=split,
+        extra={name: torch.empty(n, 0) for name in extra if split == "val"},
+        **names,
+    )
