@@ -1,6 +1,7 @@
 """Figures of training, scores and hard sets, and what all figures share: data frames in, matplotlib figures out."""
 
 import textwrap
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hsfm.core.files import write_atomically
+from hsfm.report.fonts import give_fonts
 from hsfm.report.names import method_label
 from hsfm.report.style import GROUP_LOOKS, OTHER_GROUPS, Look, of_group, of_method, styled
 from hsfm.report.tables import METRICS
@@ -22,11 +24,13 @@ SHOWN_GROUPS = 8  # more do not fit side by side
 
 def save(figure: Figure, *paths: str | Path) -> None:
     """Write as the suffixes say (.png, .pdf), without the date, so that equal figures are equal files."""
+    give_fonts(figure)
     for path in paths:
         suffix = Path(path).suffix.removeprefix(".")
         metadata = {"CreationDate": None} if suffix == "pdf" else {"Software": None}
         smaller = {"pil_kwargs": {"compress_level": 9}} if suffix == "png" else {}
-        with write_atomically(path) as temporary, styled():
+        with write_atomically(path) as temporary, styled(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")  # said where labels are read
             figure.savefig(temporary, format=suffix, metadata=metadata, **smaller)
 
 

@@ -55,10 +55,11 @@ def test_the_panels_say_what_the_run_was():
     figure = draw_method(method_data())
     said = texts(figure)
     for part in (
-        "1  Support", "6 training images, 3 of each class", "2  Inner loop", r"T = 2 trial steps of $\alpha$ = 0.002",
+        "1  Support", "6 training images, 3 of each class", "2  Inner loop",
+            "T = 2 trial steps of \N{GREEK SMALL LETTER ALPHA} = 0.002",
         "3  Hard set", "4 validation images of each class with the highest loss\nunder the current head",
         "each epoch anew", "the adapted head: outer loss\n1.23 in epoch 1, 0.60 after epoch 2",
-        "4  Outer loss", r"$\eta$ = 0.5", "$K_H$ = 7 times an epoch", "5.0", "1.5",
+        "4  Outer loss", "η = 0.5", "Kₕ = 7 times an epoch", "5.0", "1.5",
     ):  # fmt: skip
         assert part in said
     assert len([axis for axis in figure.axes if axis.images]) == 4 * 3 + 8

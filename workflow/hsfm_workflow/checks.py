@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from snakemake.io import contains_wildcard
+
 from hsfm.heads import known_methods as methods
 from hsfm_workflow import SOURCES_IN_ARRAYS, SPLITS
+from hsfm_workflow.files import downloads
 
 STUDY_SECTIONS = {
     "sweep": ["sweep", "hsfm"],
@@ -81,6 +84,9 @@ def _of_network(settings: dict) -> Iterator[tuple[str, str]]:
     for where, file in {"images/metadata": images.get("metadata"), **named}.items():
         if file is not None and not file.startswith("package:") and not Path(file).is_file():
             yield where, f"no file {file}"
+    folder = images.get("folder", "")
+    if contains_wildcard(folder) and downloads({"": {"images": images}}):
+        yield "images/folder", f"{folder} has braces, and nothing can be downloaded into it; put the dataset there"
     shrunk = in_files and settings["pixels"] == "cached" and settings["decode_size"] == "needed"
     if shrunk and settings["transform"]["interpolation"] == "bicubic":
         said = "needed makes images smaller bilinearly, but transform/interpolation is bicubic; set it to original"

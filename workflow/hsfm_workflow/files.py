@@ -1,7 +1,10 @@
 """Files that a user brings: what a dataset is made of, what is missing of it, and how they are told from others."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
+
+from snakemake.io import contains_wildcard
 
 from hsfm.core.files import sha256
 from hsfm_workflow import SPLITS
@@ -49,6 +52,14 @@ def downloads(settings: dict[str, dict]) -> list[tuple[str, str, str, list[str]]
             name = f"{source}_{len(found)}" if source in [name for name, *_ in found.values()] else source
             found[folder] = name, source, folder, missing
     return list(found.values())
+
+
+def as_inputs(files: Iterable[str]) -> list[str]:
+    """The files that a rule can have as inputs: all but those with braces, which Snakemake takes for wildcards.
+
+    Scripts read them where the settings say, and `stamp` tells when they change.
+    """
+    return [file for file in files if not contains_wildcard(file)]
 
 
 def stamp(file: str) -> str | None:

@@ -17,7 +17,7 @@ from hsfm_workflow import SOURCES_IN_ARRAYS, SPLITS, extras
 from hsfm_workflow.checks import is_trained
 from hsfm_workflow.code import code_of
 from hsfm_workflow.config import in_order
-from hsfm_workflow.files import folder_stamp, raw_files, stamp
+from hsfm_workflow.files import as_inputs, folder_stamp, raw_files, stamp
 
 OF_RUN = "results/{dataset}/run{run}"
 IMAGES = "results/{dataset}/images.parquet"
@@ -188,17 +188,22 @@ class Plan:
         return {"clip": folder_stamp(name.removeprefix("open_clip:"))} if name.startswith("open_clip:") else {}
 
     def files_in(self, section: str, *keys: str) -> Callable:
-        """Those of some settings that name a file."""
+        """Those of some settings that name a file, but for names that cannot be an input."""
+        return lambda wildcards: as_inputs(self._files_in(wildcards, section, *keys))
 
-        def files(wildcards: object) -> list[str]:
-            settings = self.settings[wildcards.dataset].get(section, {})
-            return [own for own in map(settings.get, keys) if own is not None and not own.startswith("package:")]
-
-        return files
+    def _files_in(self, wildcards: object, section: str, *keys: str) -> list[str]:
+        settings = self.settings[wildcards.dataset].get(section, {})
+        return [own for own in map(settings.get, keys) if own is not None and not own.startswith("package:")]
 
     def stamps_of(self, section: str, *keys: str) -> Callable:
         """Stamps that tell those files from others of these names: one that is moved may be of an older date."""
-        return lambda wildcards: {file: stamp(file) for file in self.files_in(section, *keys)(wildcards)}
+        return lambda wildcards: {file: stamp(file) for file in self._files_in(wildcards, section, *keys)}
+
+    def stamps_of_images(self, wildcards: object) -> dict:
+        """As `stamps_of`, of the table that the user names, and of what cannot be an input."""
+        images = self.settings[wildcards.dataset]["images"]
+        files = raw_files(images)
+        return {file: stamp(file) for file in files if file == images.get("metadata") or file not in as_inputs(files)}
 
     def code_of_source(self, script: str) -> dict:
         """As `code_of`, but of the one module that reads the job's dataset: others may change."""
@@ -259,7 +264,7 @@ class Plan:
 
     def raw_data(self, wildcards: object) -> list[str]:
         """The files that a dataset is made of, as far as a rule makes them or its table says so."""
-        return raw_files(self.settings[wildcards.dataset]["images"])
+        return as_inputs(raw_files(self.settings[wildcards.dataset]["images"]))
 
     def pixels(self, wildcards: object) -> list[str]:
         """The array of a dataset's images, where there is one."""

@@ -16,6 +16,7 @@ use rule stage as pack_images with:
     params:
         **plan.code_of_source("pack_images"),
         settings=plan.section("images"),
+        files=plan.stamps_of_images,
     message:
         "Packing the images of {wildcards.dataset}"
 
@@ -30,7 +31,7 @@ use rule stage as list_images with:
     params:
         **plan.code_of_source("list_images"),
         settings=plan.section("images", without=("on_bad_image",)),
-        files=plan.stamps_of("images", "metadata"),
+        files=plan.stamps_of_images,
     message:
         "Listing the images of {wildcards.dataset}"
 

@@ -24,6 +24,21 @@ except ValueError as error:
     raise ValueError(f"{source}: {error}") from error
 for row, reason in reasons.items():
     log.warning("%s: %s is going to be left out: %s", source, row, reason)
+names = [*splits["train"].class_names, *splits["train"].attribute_names]
+if not "".join(names).isascii():
+    from hsfm.report.fonts import fallback, lacking  # matplotlib takes a second
+
+    if needed := lacking(names):
+        family, left = fallback(needed)
+        advice = "figures show boxes; install a font that has them, such as Noto Sans CJK, and draw them anew"
+        log.log(
+            logging.WARNING if left else logging.INFO,
+            "%s: %s draws %s%s",
+            source,
+            family or "no font",
+            needed,
+            f", and nothing {left}: {advice}" if left else "",
+        )
 table = pd.DataFrame({"method": list(reasons), "reason": list(reasons.values())})
 with write_atomically(snakemake.output[0]) as temporary:
     table.to_csv(temporary, index=False)
