@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from hsfm.core.text import few
 from hsfm.core.text_tables import TextTable
 from hsfm.data.table import SPLITS, ImageTable, is_minority
 from hsfm.report.tables import FEW
@@ -56,7 +57,7 @@ def write_text(table: ImageTable, counts: pd.DataFrame) -> str:
             f"which one is {100 / least:.1f} points; read accuracies on them with their intervals only."
         )
     notes.append(f"Examples: ../figures/{table.dataset}/examples.png")
-    classes, attributes = ", ".join(table.class_names), ", ".join(table.attribute_names) or "none known"
+    classes, attributes = few(table.class_names, 50), few(table.attribute_names, 50) or "none known"
     sizes = f"{len(table.rows)} images, {len(table.class_names)} classes ({classes}), {len(table.attribute_names)} "
     shown = TextTable.of(shown, notes=tuple(notes)).markdown()
     return f"# {table.dataset}\n\n{sizes}attributes ({attributes}).\n\n{shown}"

@@ -11,6 +11,7 @@ from PIL import Image
 from hsfm.report.figures import WIDTH
 from hsfm.report.style import MARKED, of_method, styled
 
+MOST = 24  # rows of a figure; one of hundreds is taller than viewers open
 DECODED_SIDE = 160  # pixels, of a decoded picture
 KEPT, DROPPED = {"color": "#009E73"}, {"color": MARKED, "linestyle": (0, (2, 1))}  # frames of generated images
 
@@ -38,6 +39,14 @@ def _grid(
     return figure, axes
 
 
+def _some(rows: Sequence[Any], title: str, most: int = MOST) -> tuple[list[Any], str]:
+    """At most so many rows, evenly spaced, and the title, which says so."""
+    if len(rows) <= most:
+        return list(rows), title
+    places = np.linspace(0, len(rows) - 1, most).round().astype(int)
+    return [rows[place] for place in places], f"{title} ({most} of {len(rows):,})"
+
+
 def _name(axis: Axes, name: str) -> None:
     axis.set_ylabel(name.replace(", ", ",\n"), rotation=0, ha="right", va="center", fontsize=7)
 
@@ -50,10 +59,11 @@ def _show(axis: Axes, picture: np.ndarray, text: str = "", stressed: bool = Fals
 
 @styled()
 def draw_examples(images: Mapping[str, Sequence[np.ndarray]], title: str) -> Figure:
-    """A row of images, each `uint8 [h w 3]`, per group name."""
-    columns = max(len(row) for row in images.values())
-    figure, axes = _grid(len(images), [1] * columns, (WIDTH - 1.4) / columns, title)
-    for row, (name, pictures) in zip(axes, images.items(), strict=True):
+    """A row of images, each `uint8 [h w 3]`, per group name, of some groups where there are more than MOST."""
+    shown, title = _some(list(images.items()), title)
+    columns = max(len(row) for _, row in shown)
+    figure, axes = _grid(len(shown), [1] * columns, (WIDTH - 1.4) / columns, title)
+    for row, (name, pictures) in zip(axes, shown, strict=True):
         _name(row[0], name)
         for axis, picture in zip(row, pictures, strict=False):
             axis.imshow(thumbnail(picture))
@@ -107,6 +117,7 @@ def draw_generated(pictures: Sequence[Mapping[str, Any]], title: str) -> Figure:
     pictures: name; source, uint8 [h w 3]; mask, bool [h w], and generated, uint8 [h w 3], both None where nothing was
     generated; kept; caption.
     """
+    pictures, title = _some(pictures, title, 2 * MOST)
     rows = -(-len(pictures) // 2)
     figure, axes = _grid(rows, [1, 1, 1, 1.35] * 2, 0.66, title, ("source", "mask", "generated", "") * 2)
     for number, picture in enumerate(pictures):
@@ -150,6 +161,7 @@ def draw_decoded(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     rows: name; original, uint8 [h w 3]; before and after, such pictures with a text; moved, whether the texts tell
     different attributes.
     """
+    rows, title = _some(rows, title, 2 * MOST)
     lines = -(-len(rows) // 2)
     heads = ("original", "before", "after", "", "original", "before", "after")
     figure, axes = _grid(lines, [1, 1, 1, 0.35, 1, 1, 1], 1.2, title, heads)

@@ -298,10 +298,11 @@ def size_notes(scores: pd.DataFrame) -> list[str]:
     for dataset, part in known.groupby("dataset", sort=False):
         sizes = part.groupby("group_name", sort=False)["n"].first()
         least, empty = sizes[sizes > 0].min(), sizes.index[sizes == 0]
+        shown = "; ".join(empty[:10]) + (f"; ... ({len(empty)} in all)" if len(empty) > 10 else "")
         notes.append(
             f"{dataset}: the smallest test group ({sizes[sizes > 0].idxmin()}) has {least} images; one image is "
             f"{100 / least:.2f} points."
             + (" That is few: see the interval." if least < FEW else "")
-            + (f" Without test images and left out: {'; '.join(empty)}." if len(empty) else "")
+            + (f" Without test images and left out: {shown}." if shown else "")
         )
     return notes

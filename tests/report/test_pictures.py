@@ -11,6 +11,19 @@ def test_examples_show_every_picture():
     assert sum(len(axis.images) for axis in figure.axes) == 3
 
 
+def test_a_figure_of_hundreds_of_rows_shows_some_and_says_so():
+    images = {f"class {i}, x": [np.zeros((8, 8, 3), np.uint8)] * 2 for i in range(210)}
+    figure = pictures.draw_examples(images, "toy")
+    assert figure.get_suptitle() == "toy (24 of 210)"
+    shown = [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()]
+    assert (len(shown), shown[0], shown[-1]) == (24, "class 0,\nx", "class 209,\nx")
+    assert (figure.get_size_inches() * 160 < 2**14).all()
+    picture = np.zeros((8, 8, 3), np.uint8)
+    edit = {"name": "a", "original": picture, "before": (picture, "b"), "after": (picture, "b"), "moved": False}
+    assert pictures.draw_decoded([edit] * 49, "toy").get_suptitle() == "toy (48 of 49)"
+    assert pictures.draw_decoded([edit] * 48, "toy").get_suptitle() == "toy"
+
+
 def test_masks_are_shown_with_what_they_came_from():
     image = np.full((8, 8, 3), 100, np.uint8)
     mask = np.zeros((8, 8), bool)

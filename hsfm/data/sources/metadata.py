@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import Field
 
 from hsfm.core.settings import FrozenSettings
+from hsfm.core.text import few
 from hsfm.data import labels
 from hsfm.data.sources._published import Folder, OnBadImage
 from hsfm.data.table import Listing
@@ -70,7 +71,7 @@ def read(settings: Settings) -> Listing:
     labels.refuse(text["path"].str.contains(_NOT_PLAIN), text["path"], what["path"], allowed)
     text["y"], class_names = labels.number(text["y"], what["y"])
     if len(class_names) < 2:
-        raise ValueError(f"{metadata}: holds {len(class_names)} class ({', '.join(class_names)}), expected at least 2")
+        raise ValueError(f"{metadata}: holds {len(class_names)} class ({few(class_names)}), expected at least 2")
     if "attribute" in used:
         known = labels.known(text["attribute"], what["attribute"])
         text["attribute"], attribute_names = labels.number(known, what["attribute"])
