@@ -7,6 +7,7 @@ it imports nothing slow, and hsfm itself only when it is used.
 import logging
 import os
 import re
+import sys
 import textwrap
 import time
 from pathlib import Path
@@ -29,6 +30,20 @@ LOGGER = logging.getLogger("snakemake.logging")
 FAILED: dict[int, list[str]] = {}  # logs of the jobs that failed and have not succeeded since, by id
 
 
+def check_cache() -> None:
+    """End with one line where Snakemake's cache, below the home, takes no files; what follows would be a traceback."""
+    from snakemake.common import get_appdirs
+
+    cache = Path(get_appdirs().user_cache_dir)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        problem = None if os.access(cache, os.W_OK) else "read-only"
+    except OSError as error:
+        problem = error.strerror
+    if problem:
+        sys.exit(f"ERROR: {cache}: Snakemake cannot write there ({problem}); run XDG_CACHE_HOME=FOLDER snakemake ...")
+
+
 class LogHandler(LogHandlerBase):
     """Writer of a line per event to standard error."""
 
@@ -36,6 +51,8 @@ class LogHandler(LogHandlerBase):
     has_filter = has_formatter = True  # of Snakemake's own, --quiet rules would hide errors as well
 
     def __post_init__(self) -> None:
+        if "--mode" not in sys.argv:  # which jobs have, whose node may need no cache
+            check_cache()
         self.jobs: dict[int, tuple[int, str]] = {}  # by id: number in the order of starts, message
         self.total = 0
 

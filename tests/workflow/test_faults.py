@@ -200,6 +200,17 @@ def test_a_read_only_folder_is_said_before_a_job_runs(tmp_path):
     assert "Packing the images" not in out
 
 
+def test_a_home_that_takes_no_files_is_said_with_what_helps(copied, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/proc/1/nowhere")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    out = snakemake(copied, *MINIMAL, "--dry-run", check=False).stdout
+    cache = "/proc/1/nowhere/.cache/snakemake: Snakemake cannot write there (No such file or directory)"
+    assert errors(out) == [f"ERROR: {cache}; run XDG_CACHE_HOME=FOLDER snakemake ..."]
+    assert "Traceback" not in out
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert rules_planned(copied, *MINIMAL) == set()
+
+
 def test_a_deleted_output_is_made_again_where_something_needs_it(minimal_run, copied):
     for deleted in ("results/tables/main.md", EMBEDDINGS):
         (copied / deleted).unlink()

@@ -106,14 +106,19 @@ def test_the_workflow_on_ones_own_images(used):
 
 
 def test_without_any_attribute_the_worst_class_is_what_there_is(mine):
+    """And classes have names that matplotlib, Snakemake and HTML have a meaning for."""
     metadata = pd.read_csv(mine / "photos/metadata.csv").drop(columns="background")
-    metadata.to_csv(mine / "photos/plain.csv", index=False)
+    metadata["label"] = metadata["label"].map({"cat": "$cat {run}$", "dog": "<狗> & $"})
+    metadata.to_csv(mine / "photos/plain {v2}.csv", index=False)
     own = {"base": "minibirds", "images": own_images(), **SMALL}
-    own["images"] |= {"metadata": "photos/plain.csv", "columns": {"path": "file", "y": "label", "split": "split"}}
+    own["images"] |= {"metadata": "photos/plain {v2}.csv", "columns": {"path": "file", "y": "label", "split": "split"}}
     own["backbone"] = {"name": "small_resnet", "pretrained": False}
     methods = ["erm", "llr", "afr", "dac", "hsfm"]
     config = {"datasets": ["plain"], "seeds": [0], "methods": methods, "select_by": "worst_class"}
-    snakemake(mine, *write(mine, "plain", {**config, "settings": {"plain": own}}), "--", "all")
+    out = snakemake(mine, *write(mine, "plain", {**config, "settings": {"plain": own}}), "--", "all").stdout
+    assert out.count("draws 狗, and nothing 狗") <= 1, "where no font has it, once"
+    assert "Glyph" not in out
+    assert "&lt;狗&gt; &amp; $" in (mine / "results/report.html").read_text()
     table = pd.read_csv(mine / "results/tables/main.csv").set_index("method")
     assert list(table.index) == methods
     assert table["worst_group_percent"].isna().all()
@@ -128,10 +133,8 @@ def test_what_labels_lack_is_said_before_an_image_is_decoded(mine):
     alone.to_csv(mine / "photos/alone.csv", index=False)
     photos.loc[val[:3], "background"] = None
     photos.to_csv(mine / "photos/some.csv", index=False)
-    own = yaml.safe_load(blocks("yaml")[0])["settings"]["mine"]
     for name in ("alone", "some"):
-        images = {**own["images"], "metadata": f"photos/{name}.csv"}
-        write_dataset(mine, name, **{**own, **SMALL, "images": images})
+        write_dataset(mine, name, images={**own_images(), "metadata": f"photos/{name}.csv"}, **SMALL)
         out = snakemake(mine, "--configfile", f"{name}.yaml", "--config", "methods=[erm, dfr, hsfm]", "--",
                         f"results/{name}/left_out.csv", check=False).stdout  # fmt: skip
         assert "Traceback" not in out
@@ -153,8 +156,8 @@ def test_images_in_and_a_robust_model_out(mine):
 
 def test_a_frozen_backbone_and_its_export(mine):
     torch.manual_seed(2)
-    torch.save(torchvision.models.resnet18().state_dict(), mine / "weights.pth")
-    backbone = {"name": "resnet18", "weights": "weights.pth", "train": False}
+    torch.save(torchvision.models.resnet18().state_dict(), mine / "weights {v2}.pth")
+    backbone = {"name": "resnet18", "weights": "weights {v2}.pth", "train": False}
     images = own_images()
     embeddings = {"batch_size": 16, "standardize": {"scale": 0.5}}
     own = {"images": images, "transform": TRANSFORM, "backbone": backbone, "embeddings": embeddings}
@@ -177,9 +180,9 @@ def test_features_that_are_there_already(used, monkeypatch):
         s: read_embeddings(used / f"results/photos/run0/erm/embeddings/{s}.parquet") for s in ("train", "val", "test")
     }
     for name, e in splits.items():
-        np.savez(used / f"{name}.npz", x=e.features.numpy(), y=e.y.numpy(), attribute=e.attribute.numpy())
+        np.savez(used / f"{name} {{v2}}.npz", x=e.features.numpy(), y=e.y.numpy(), attribute=e.attribute.numpy())
     methods = ("erm", "llr", {"afr_val": {"method": "afr", "on": "val"}}, "hsfm")
-    arguments = write_dataset(used, "given", methods, embeddings={split: f"{split}.npz" for split in splits})
+    arguments = write_dataset(used, "given", methods, embeddings={split: f"{split} {{v2}}.npz" for split in splits})
     snakemake(used, *arguments, "--", "results/figures/given/training.png", MAIN)
     scores = read_scores(used / "results/given/run0/hsfm/scores.parquet")
     assert scores.loc[scores["split"] == "test", "n"].sum() == len(splits["test"].y)
@@ -188,7 +191,7 @@ def test_features_that_are_there_already(used, monkeypatch):
     settings = {name: FAST[name] for name in ("erm_head", "llr", "afr", "hsfm")}
     write(used, "compare", {"methods": [*methods], "seeds": [0], "settings": settings})
     monkeypatch.chdir(used)
-    files = [f"{split}.npz" for split in splits]
+    files = [f"{split} {{v2}}.npz" for split in splits]
     assert (
         main(["compare", *files, "--settings", "compare.yaml", "--name", "given", "--jobs", "1", "--out", "own"]) == 0
     )
@@ -199,9 +202,9 @@ def test_features_that_are_there_already(used, monkeypatch):
         heads = (read_heads(f) for f in (f"own/heads/{row}.safetensors", f"results/given/run0/{row}/heads.safetensors"))
         assert len({(head.head.weight.numpy().tobytes(), head.head.bias.numpy().tobytes()) for head in heads}) == 1
     # another file under the old name is noticed, even one from before
-    changed = np.load(used / "val.npz")
-    np.savez(used / "val.npz", x=changed["x"] + 1, y=changed["y"], attribute=changed["attribute"])
-    os.utime(used / "val.npz", (0, 0))
+    changed = np.load(used / "val {v2}.npz")
+    np.savez(used / "val {v2}.npz", x=changed["x"] + 1, y=changed["y"], attribute=changed["attribute"])
+    os.utime(used / "val {v2}.npz", (0, 0))
     assert "import_embeddings" in rules_planned(used, *arguments)
 
 
