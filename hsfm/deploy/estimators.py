@@ -152,9 +152,6 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
     In a Pipeline, earlier steps transform X but not an X_val that is passed as `hsfm__X_val`. Either leave scaling to
     `standardize`, or transform X_val beforehand, or let the pipeline do it: `Pipeline(..., transform_input=["X_val"])`
     with scikit-learn's metadata routing on and `.set_fit_request(X_val=True, y_val=True, groups_val=True)`.
-
-    A grid search cuts whatever is as long as X into its folds, an X_val of that length too. It hands `groups` to its
-    splitter, and to `fit` only with metadata routing.
     """
 
     _method: Method
@@ -196,6 +193,10 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         than 1 stand for an unknown one. Those of X_val choose by the worst group; a method that trains on groups reads
         those of its rows (`on`), and takes each class for a group where neither is given. Without X_val a share of X
         is held out, with its groups, and is as biased as X.
+
+        A grid search (`GridSearchCV(...).fit(X, y, X_val=...)`) cuts whatever is as long as X into its folds, an X_val
+        of that length too, with y_val and groups_val: each fit sees a part of it. Give X_val another number of rows. It
+        hands `groups` to its splitter, and to `fit` only with metadata routing.
 
         Raises ValueError naming the argument: settings out of range, inputs that do not belong together, a NaN, a
         class without a validation row, groups of other rows than those that teach, and without X_val a class, or a

@@ -39,8 +39,8 @@ def agreement(table: ImageTable) -> dict[str, float | None]:
 def write_text(table: ImageTable, counts: pd.DataFrame) -> str:
     """The card as Markdown."""
     totals = counts[[*SPLITS, "all"]].sum()
-    few = counts["test"].between(1, FEW - 1)
-    marked = counts["test"].astype(str) + few.map({True: " (few)", False: ""})
+    small = counts["test"].between(1, FEW - 1)
+    marked = counts["test"].astype(str) + small.map({True: " (few)", False: ""})
     shown = pd.concat([counts.assign(test=marked), pd.DataFrame([{"class": "all", "attribute": "", **totals}])])
     shown["share of train (%)"] = (100 * shown["train"] / totals["train"]).map("{:.1f}".format)
     notes = ["How strong the spurious correlation is cannot be said: attributes of train are unknown."]
