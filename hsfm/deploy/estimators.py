@@ -29,11 +29,12 @@ from hsfm.core.text import few
 from hsfm.data.labels import attributes
 from hsfm.features.embeddings import Embeddings
 from hsfm.features.standardize import fold
-from hsfm.heads.fit import Fit
+from hsfm.heads.fit import Fit, NotApplicable
 from hsfm.heads.hard_set import HardSetSettings, build
 from hsfm.heads.head import Head, two_rows
 from hsfm.heads.known_methods import Method, found
 from hsfm.heads.method_settings import MethodSettings
+from hsfm.heads.requirements import Requirement, check_labels
 from hsfm.heads.supervision import fit_supervised
 
 AUTO_LR = 0.064  # times 1 / d: a step of size alpha moves a standardized row's logits by about alpha d, for any d
@@ -231,9 +232,11 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
             scaler = StandardScaler().fit(X)
             shift, scale = scaler.mean_.astype(X.dtype), scaler.scale_.astype(X.dtype)
         X, X_val = (X - shift) / scale, (X_val - shift) / scale
-        start = self._start(X, y, shift, scale)
         parts = {"train": (X, y, attribute), "val": (X_val, y_val, attribute_val)}
-        fit, used = self._fit(settings, self._embeddings(parts, settings), start)
+        splits = self._embeddings(parts, settings)
+        self._check_labels(settings, splits)  # before the start, which may take long
+        start = self._start(X, y, shift, scale)
+        fit, used = self._fit(settings, splits, start)
         self.start_coef_, self.start_intercept_ = _binary(start, shift, scale, X.dtype)
         self.coef_, self.intercept_ = _binary(fit.head[0], shift, scale, X.dtype)
         self.head_ = _rows(self.coef_, self.intercept_)
@@ -328,6 +331,11 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
             given = few(pd.unique(y_val).tolist())
             raise ValueError(f"y_val: holds [{given}]; expected every class of y, [{few(classes)}], no other")
         return X_val, codes
+
+    def _check_labels(self, settings: MethodSettings, splits: dict[str, Embeddings]) -> None:
+        asked = Requirement(self._method.label, settings.select_by, settings.groups, settings.halves)
+        for reason in check_labels(splits, {type(self).__name__: asked}).values():
+            raise NotApplicable(reason)
 
     def _start(self, X: np.ndarray, y: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> Head:
         """The starting head on standardized features."""

@@ -50,10 +50,10 @@ def write_text(table: ImageTable, counts: pd.DataFrame) -> str:
             f"Agreement, the share of images whose attribute is not rarer in their class than in all of train: {text}.",
             *(f"The attribute of some {split} images is unknown." for split in SPLITS if split not in shares),
         ]
-    if few.any():
-        least = counts.loc[few, "test"].min()
+    if small.any():
+        least = counts.loc[small, "test"].min()
         notes.append(
-            f"Few: {few.sum()} of {len(counts)} groups have fewer than {FEW} test images, the smallest {least}, of "
+            f"Few: {small.sum()} of {len(counts)} groups have fewer than {FEW} test images, the smallest {least}, of "
             f"which one is {100 / least:.1f} points; read accuracies on them with their intervals only."
         )
     notes.append(f"Examples: ../figures/{table.dataset}/examples.png")
