@@ -4,12 +4,14 @@
 it imports nothing slow, and hsfm itself only when it is used.
 """
 
+import itertools
 import logging
 import os
 import re
 import sys
 import textwrap
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,24 @@ def check_cache() -> None:
         sys.exit(f"ERROR: {cache}: Snakemake cannot write there ({problem}); run XDG_CACHE_HOME=FOLDER snakemake ...")
 
 
+def check_config_files(arguments: Sequence[str]) -> None:
+    """End with one line where a file after --configfile is missing or no YAML; Snakemake's error names no line."""
+    import yaml
+
+    places = [place + 1 for place, word in enumerate(arguments) if re.fullmatch("--configfiles?", word)]
+    files = [itertools.takewhile(lambda word: not word.startswith("-"), arguments[place:]) for place in places]
+    for file in itertools.chain(*files):
+        try:
+            with open(file, encoding="utf-8") as opened:
+                yaml.compose(opened, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        except (OSError, UnicodeDecodeError) as error:
+            sys.exit(f"ERROR: {file}: {getattr(error, 'strerror', None) or error}")
+        except yaml.YAMLError as error:
+            at = getattr(error, "problem_mark", None)
+            problem = getattr(error, "problem", None) or str(error)
+            sys.exit(f"ERROR: {file}{f', line {at.line + 1}' if at else ''}: {problem}")
+
+
 class LogHandler(LogHandlerBase):
     """Writer of a line per event to standard error."""
 
@@ -53,6 +73,7 @@ class LogHandler(LogHandlerBase):
     def __post_init__(self) -> None:
         if "--mode" not in sys.argv:  # which jobs have, whose node may need no cache
             check_cache()
+            check_config_files(sys.argv)
         self.jobs: dict[int, tuple[int, str]] = {}  # by id: number in the order of starts, message
         self.total = 0
 

@@ -102,6 +102,11 @@ class Embeddings:
     def n_groups(self) -> int:
         return self.n_classes * self.n_attributes
 
+    @property
+    def where(self) -> str:
+        """The rows in words, for errors: `mine train`."""
+        return f"{self.dataset} {self.split or 'rows'}".strip()
+
     def refuse_test(self, purpose: str) -> None:
         if self.split == "test":
             raise ValueError(f"{purpose} was given the test split of {self.dataset}; it trains on train and val")

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from hsfm.core.device import Compute
+from hsfm.core.naming import naming
 from hsfm.core.progress import Progress
 from hsfm.core.shards import WHOLE, Shard
 from hsfm.data.pixels import ImageFiles, Images, image_batches
@@ -107,7 +108,7 @@ def _embed(
 ) -> Float[Tensor, "n d"]:
     batches = image_batches(images, torch.arange(len(images)), batch_size, compute.device)
     found = []
-    with Progress(what, len(images), "image") as bar:
+    with Progress(what, len(images), "image") as bar, naming(f"{what}, batch_size {batch_size}"):
         for part in stream(features, batches, compute):
             found.append(part)
             bar.update(len(part))

@@ -6,6 +6,7 @@ import warnings
 import torch
 from pydantic import Field, PositiveFloat
 
+from hsfm.core.naming import naming
 from hsfm.core.settings import FrozenSettings
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.head import Head, SavedHeads, two_rows
@@ -38,7 +39,7 @@ def fit_head(train: Embeddings, settings: ERMHeadSettings = ERMHeadSettings()) -
 
     train.refuse_test("the ERM head")
     model = LogisticRegression(C=settings.C, tol=TOLERANCE, max_iter=MAX_ITER)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), naming(train.where):
         warnings.simplefilter("ignore", ConvergenceWarning)  # said below, in the log
         model.fit(train.features.double().cpu().numpy(), train.y.cpu().numpy())
     if model.n_iter_.max() >= MAX_ITER:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from hsfm.core.naming import naming
 from hsfm.features.embeddings import Embeddings, NotApplicable
 from hsfm.heads.fit import Fit
 from hsfm.heads.fit_inputs import FitInputs
@@ -32,7 +33,8 @@ def fit_supervised(
     Raises NotApplicable where the data lack what the method needs, and ValueError where they lack the scorer's groups.
     """
     scorer = scorer_of(settings, train, val)
-    fit = method.fit(*hidden(settings, train, val), erm, settings=settings, seeds=seeds, scorer=scorer, **needs)
+    with naming(f"{train.where}, {val.where}"):
+        fit = method.fit(*hidden(settings, train, val), erm, settings=settings, seeds=seeds, scorer=scorer, **needs)
     return fit, labels_used(settings, scorer)
 
 

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from hsfm.core import job
 from hsfm.core.device import Compute, ComputeSettings, choose_device
 from hsfm.core.files import write_frame
+from hsfm.core.naming import naming
 from hsfm.data.open_images import open_source
 from hsfm.data.table import read_images
 from hsfm.data.transforms import AugmentationSettings, TransformSettings
@@ -87,7 +88,8 @@ def train_erm(
         augmentation,
     )
     compute = Compute(device, ComputeSettings(**settings["compute"]))
-    trained = train(network, data, training, seed=run, compute=compute, resume=Path(resume))
+    with naming(f"{table.dataset}, batch_size {training.batch_size}"):
+        trained = train(network, data, training, seed=run, compute=compute, resume=Path(resume))
     if rank() == 0:
         write_frame(history, trained.history)
         metadata = describe(table, run, settings)

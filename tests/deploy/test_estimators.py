@@ -311,7 +311,11 @@ def test_inputs_that_do_not_belong_together_are_named(data, change, message):
 @pytest.mark.parametrize(
     ("settings", "y", "message"),
     [
-        ({"select_by": "worst_group"}, None, 'select_by="worst_group" needs the attribute of every val image'),
+        (
+            {"select_by": "worst_group"},
+            None,
+            "select_by: worst_group .HSFMClassifier. needs the attribute of every val image",
+        ),
         ({}, np.array(["rare", *["common"] * 799]), r"y: class 'rare' has 1 row, and holding out takes 2; give X_val"),
         *(
             ({"validation_fraction": share}, None, f"validation_fraction: {share!r} is not a number between 0 and 1")
