@@ -18,7 +18,7 @@ from hsfm.models.holdout import hold_out
 
 @dataclass(frozen=True)
 class Requirement:
-    """What one row of the tables asks of the labels, by its settings."""
+    """Needs of one row of the tables, by its settings."""
 
     label: str  # of its method
     select_by: str | None  # rule of the scorer

@@ -222,7 +222,7 @@ class Plan:
         return {"script": script, "code": self.of_method(code)}
 
     def requirements(self, wildcards: object) -> dict:
-        """What the rows and settings of a dataset ask of its labels, for the script check_labels."""
+        """Needs of the rows and settings of a dataset on its labels, for the script check_labels."""
         name, settings = wildcards.dataset, self.settings[wildcards.dataset]
         rows = {
             row: {
