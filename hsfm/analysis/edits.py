@@ -177,7 +177,7 @@ def measure(
         "directions_cosine": None if spurious is None or between is None else float(spurious @ between),
         "spurious": spurious is not None,
         "probe_accuracy": accuracy,
-        "neighbors": settings.neighbors,
+        "neighbors": min(settings.neighbors, len(train.y) - 1),
     }
     return frame, metadata
 
@@ -235,12 +235,13 @@ def _neighbors(support: Support, train: Embeddings, own: Int[Tensor, " n"], k: i
 def nearest(
     queries: Float[Tensor, "m d"], rows: Float[Tensor, "n d"], k: int, *, own: Int[Tensor, " m"]
 ) -> Int[Tensor, "m k"]:
-    """The k nearest rows of each query, the nearest first, without the row `own` that the query comes from.
+    """The k nearest rows of each query, or all, the nearest first, without the row `own` that the query comes from.
 
     It is left out after an edit too, or one that moves nothing would come to lie nearer to its own class.
     """
     from sklearn.neighbors import NearestNeighbors  # slow to import
 
+    k = min(k, len(rows) - 1)
     model = NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(rows.numpy())
     found = torch.from_numpy(model.kneighbors(queries.numpy(), return_distance=False))
     left_out = found == own[:, None]

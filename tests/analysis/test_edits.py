@@ -162,6 +162,9 @@ def test_small_distances_far_from_the_origin_are_told_apart_and_copies_of_a_row_
     rows = 100 + 0.01 * torch.randn(40, 6, generator=generator)
     expected = torch.cdist(rows.double(), rows.double(), compute_mode="donot_use_mm_for_euclid_dist").argsort(1)
     assert torch.equal(nearest(rows, rows, 5, own=torch.arange(40)), expected[:, 1:6])
+    assert torch.equal(nearest(rows[:4], rows[:4], 5, own=torch.arange(4)).sort(1)[0][0], torch.tensor([1, 2, 3])), (
+        "all there are"
+    )
     copies = torch.cat([torch.zeros(5, 6), rows])
     found = nearest(copies[:5], copies, 3, own=torch.arange(5))
     assert (found < 5).all()
