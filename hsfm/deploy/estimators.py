@@ -31,6 +31,7 @@ from hsfm.features.embeddings import Embeddings
 from hsfm.features.standardize import fold
 from hsfm.heads.fit import Fit, NotApplicable
 from hsfm.heads.hard_set import HardSetSettings, build
+from hsfm.heads.hard_training import TUNED, TuneSettings
 from hsfm.heads.head import Head, two_rows
 from hsfm.heads.known_methods import Method, found
 from hsfm.heads.method_settings import MethodSettings
@@ -46,7 +47,13 @@ INNER_LR = (
 )
 HARD_PER_CLASS = (
     HardSetSettings().hard_per_class,
-    "hard validation rows per class; keep it at or below the number of minority rows of a class.",
+    "hard validation rows per class; keep it at or below the number of minority rows of a class. For tune=False.",
+)
+TUNE = (
+    True,
+    "choose {} and the hard rows per class on held-out halves of the validation rows, then fit on all of them. False "
+    "takes these parameters as they are and picks the epoch on the rows that teach; a "
+    "`hsfm.heads.hard_training.TuneSettings`, or a dict of its fields, is another grid.",
 )
 EARLY_C = (
     0.001,
@@ -126,7 +133,8 @@ def _parameters(method: Method) -> dict[str, tuple[Any, str]]:
         on = next(value for value, features in method.features.items() if features == "erm")
         found["on"] = on, found["on"][1]
     if "hard_set" in method.needs:
-        found |= {"inner_lr": INNER_LR, "hard_per_class": HARD_PER_CLASS}
+        tuned = ", ".join(name for name in TUNED if name in found)
+        found |= {"tune": (TUNE[0], TUNE[1].format(tuned)), "inner_lr": INNER_LR, "hard_per_class": HARD_PER_CLASS}
     if "early_logits" in method.extra:
         found["early_C"] = EARLY_C
     return found | {"select_by": (default, text), **{n: c for n, c in COMMON.items() if n != "device" or method.device}}
@@ -270,7 +278,20 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         given["select_by"] = rule if self.select_by is None else given["select_by"]
         if given.get("inner_lr") == "auto":
             given["inner_lr"] = min(AUTO_LR / d, MOST_LR)
+        if self._hard:
+            given["tune"] = self._tune()
         return kind.model_validate(given, strict=True)
+
+    def _tune(self) -> TuneSettings | None:
+        """The grid; raises ValueError beside a parameter that it would choose."""
+        if self.tune is None or self.tune is False:
+            return None
+        for name in (*TUNED, "hard_per_class"):
+            if name in self._defaults and getattr(self, name) != self._defaults[name]:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is given, but tune chooses it; set tune=False")
+        if isinstance(self.tune, dict):
+            return TuneSettings(**self.tune)
+        return TuneSettings() if self.tune is True else self.tune
 
     def _fit(self, settings: MethodSettings, splits: dict[str, Embeddings], start: Head) -> tuple[Fit, str]:
         """The method's fit, and its use of group labels."""
@@ -294,13 +315,14 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         if "history" in fit.tables:
             self.history_ = fit.tables["history"].drop(columns=["number", "seed"], errors="ignore")
         if self._hard:
-            self.kept_epoch_, self.inner_lr_ = int(np.ravel(fit.settings["kept_epoch"])[0]), settings.inner_lr
+            self.kept_epoch_ = int(np.ravel(fit.settings["kept_epoch"])[0])
+            self.inner_lr_ = fit.settings.get("inner_lr", settings.inner_lr)
 
     def _hold_out(
         self, y: Int[np.ndarray, " n"], attribute: Int[np.ndarray, " n"] | None, rng: np.random.RandomState
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train on and rows to validate on, ascending; every class, or group, has rows in both."""
-        share, least = self.validation_fraction, 1 if self._hard else 2  # others halve the validation rows
+        share, least = self.validation_fraction, 1 if self._hard and not self.tune else 2  # others halve validation
         if not (isinstance(share, Real) and 0 < share < 1):
             raise ValueError(f"validation_fraction: {share!r} is not a number between 0 and 1")
         held_out, within = np.zeros(len(y), dtype=bool), "" if attribute is None else " in a group"

@@ -1,12 +1,13 @@
 """Training of a head on hard validation rows, epoch by epoch: settings and rule that HSFM and its control share."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from jaxtyping import Float
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
+from hsfm.core.settings import SOME, FrozenSettings, Unlike
 from hsfm.heads.method_settings import MethodSettings, Rule
 from hsfm.heads.scorer import Scorer
 
@@ -16,8 +17,52 @@ def swept(default: int | float, values: list, description: str) -> Any:
     return Field(default, description=description, json_schema_extra={"sweep": values})
 
 
+Rates = Annotated[tuple[PositiveFloat, ...], SOME, Unlike]
+Shares = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], SOME, Unlike]
+Counts = Annotated[tuple[PositiveInt, ...], SOME, Unlike]
+
+
+class TuneSettings(FrozenSettings):
+    """What is tried on halves of validation before the fit: every combination of the lists.
+
+    The points of one combination of hard_share, support_per_class, inner_steps and support_steps are trained side by
+    side, as one batch, since inner_lr and outer_lr alone may differ in it; each further combination is a batch.
+    """
+
+    inner_lr: Rates = Field(
+        (0.005, 0.01, 0.02),
+        description="alpha, in units of 1 / (d s), d the number of features and s their mean absolute deviation on "
+        "train: a step of Adam then moves a logit by about this much. One batch.",
+    )
+    outer_lr: Rates = Field((0.2, 1.0), description="eta, in units of s. One batch with inner_lr.")
+    hard_share: Shares = Field(
+        (0.3, 1.0), description="K_hard as a share of the smallest class among the rows that teach. A batch each."
+    )
+    support_per_class: Counts = Field((16,), description="Support rows drawn per class. A batch each.")
+    inner_steps: Counts = Field((10,), description="T. A batch each.")
+    support_steps: Counts = Field((3,), description="K_H, at least 1. A batch each.")
+    epochs: PositiveInt = Field(200, description="Most epochs.")
+    patience: PositiveInt = Field(
+        60, description="A batch ends where no point of it has improved on held-out rows for so many epochs."
+    )
+    repeats: PositiveInt = Field(
+        3, description="Ways to halve validation; on each, either half teaches once and is held out once."
+    )
+
+
+# a setting of this name is found by `tune`; where a configuration gives one, it is fixed, and nothing is tuned
+TUNED = ("support_per_class", "inner_steps", "inner_lr", "outer_lr", "support_steps", "epochs")
+
+
 class HardTrainingSettings(MethodSettings):
     """Settings of the head's training; the paper's symbols stand in the descriptions."""
+
+    tune: TuneSettings | None = Field(
+        TuneSettings(),
+        description="Choose what stands in it on held-out halves of validation, then fit on all of validation. null "
+        "takes the settings beside it as they are, and picks the epoch on the rows that teach. The default is null "
+        f"where one of these is given: {', '.join(TUNED)}, or the rule hard_loss. true is the grid, false null.",
+    )
 
     inner_steps: PositiveInt = swept(
         10, [5, 10, 20], "T: gradient steps of the head on the support, in each meta-gradient and each epoch."
@@ -37,6 +82,25 @@ class HardTrainingSettings(MethodSettings):
         "worst_class, average, inferred_group, or the lowest mean loss on the head's own hard set. null takes the "
         "configuration's.",
     )
+
+    @classmethod
+    def fixes(cls, values: Mapping[str, Any]) -> bool:
+        """Whether settings as given leave nothing to `tune`."""
+        return bool(values.keys() & {*TUNED}) or values.get("select_by") == "hard_loss"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fixed_where_given(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        tune = values.get("tune", not cls.fixes(values))
+        return {**values, "tune": {True: TuneSettings(), False: None}[tune] if isinstance(tune, bool) else tune}
+
+    @model_validator(mode="after")
+    def _tuned_by_accuracy(self) -> "HardTrainingSettings":
+        if self.tune is not None and self.select_by == "hard_loss":
+            raise ValueError("select_by: hard_loss picks an epoch on the rows that teach; set tune: null beside it")
+        return self
 
     def epoch_in_words(self, scorer: Scorer) -> str:
         """The rule that picked the epoch."""

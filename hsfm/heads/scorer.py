@@ -59,6 +59,14 @@ class Scorer:
         return measures
 
     @property
+    def parts(self) -> Int[Tensor, " n"]:
+        """Parts of val that a cut of it is to leave in proportion: groups where the rule reads them, else classes."""
+        if self.rule != "worst_group":
+            return self._val.y
+        self.asked = True
+        return self._group
+
+    @property
     def in_words(self) -> str:
         """The rule for readers: `worst group`."""
         if self.rule != "inferred_group":

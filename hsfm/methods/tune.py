@@ -1,12 +1,15 @@
 """Tune: ERM's head trained by Adam on the rows of HSFM's outer loss, with no support in between.
 
-The control of HSFM's bilevel part: the same hard rows, epochs, steps and rate of the head, and the same rule.
+The control of HSFM's bilevel part: the same hard rows, epochs, steps and rates of the head, chosen in the same way.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hsfm.core.progress import track
@@ -15,8 +18,9 @@ from hsfm.features.embeddings import Embeddings
 from hsfm.heads.fit import Fit
 from hsfm.heads.hard_set import HardSet, hardest
 from hsfm.heads.hard_training import HardTrainingSettings
-from hsfm.heads.head import Head
+from hsfm.heads.head import Head, stack
 from hsfm.heads.scorer import Scorer
+from hsfm.heads.tuning import Half, LastEpoch, choose
 
 LABEL = "Tune"
 SOURCE = "the control of HSFM's bilevel part"
@@ -24,7 +28,7 @@ COLOR = "#CC4444"
 MARKER = "p"
 LIKE = "hsfm"
 NEEDS = ("hard_set",)
-TABLES = ("history",)
+TABLES = ("history", "tried")
 
 
 class Settings(HardTrainingSettings):
@@ -35,13 +39,23 @@ def fit(
     train: Embeddings, val: Embeddings, erm: Head,
     *, settings: Settings, seeds: Sequence[int], scorer: Scorer, hard_set: HardSet,
 ) -> Fit:  # fmt: skip
-    """The head `[1 c d]` of the kept epoch; nothing is drawn, so that it is under the first seed. train is not used.
+    """The head `[1 c d]` of the kept epoch; nothing is drawn for it, so that it is under the first seed.
 
-    hard_set: of val under `erm`, the rows of the first epoch, whose `per_class` is K_hard. The history has the columns
-    of HSFM's; outer_loss is the mean over the epoch's steps, natural log. Raises ValueError where every epoch diverged.
+    With `settings.tune` settings and epoch are chosen on held-out halves, as HSFM's; of train only the spread of the
+    features is used. hard_set: of val under `erm`, the rows of the first epoch, whose `per_class` is K_hard where
+    nothing is tuned. The tables history and tried have the columns of HSFM's; outer_loss is the mean over the epoch's
+    steps, natural log. Raises ValueError where every epoch diverged, and as `hsfm.heads.tuning.choose`.
     """
     val.refuse_test(LABEL)
-    rule, device = settings.rule(scorer), val.y.device
+    choice, device = None, val.y.device
+    if settings.tune is not None:
+        choice = choose(
+            train, val, settings=settings, scorer=scorer, called=LABEL,
+            start=lambda *batch: HalvesTraining(val, erm, *batch).advance,
+        )  # fmt: skip
+        settings = choice.settings
+        hard_set = replace(hard_set, chosen=hard_set.rank <= choice.hard_per_class)
+    rule = settings.rule(scorer) if choice is None else LastEpoch(scorer)
     class_rows = [(val.y == label).nonzero().squeeze(1) for label in range(val.n_classes)]
     rows = hard_set.chosen.to(device).nonzero().squeeze(1)
     head = Head(erm.weight.clone().requires_grad_(), erm.bias.clone().requires_grad_())
@@ -70,11 +84,62 @@ def fit(
     if epoch == 0:
         raise ValueError(f"{LABEL}: inner_lr {settings.inner_lr} diverged, no epoch has a finite loss; lower it")
     history = pd.DataFrame(measured).assign(kept=lambda table: table["epoch"] == epoch)
+    found, chosen_by, summary, remarks = {}, settings.epoch_in_words(scorer), kept_epochs(history), ()
+    if choice is not None:
+        taught = [float(scorer(chosen.logits(val.features)))]
+        found, chosen_by, summary = choice.found(taught), choice.in_words(scorer), choice.remark(taught, scorer)
+        remarks = choice.remarks(taught, scorer)
+        choice.warn(LABEL, taught)
     return Fit(
         head=Head(chosen.weight[None].cpu(), chosen.bias[None].cpu()),
         seeds=tuple(seeds[:1]),
-        chosen_by=settings.epoch_in_words(scorer),
-        summary=kept_epochs(history),
-        settings={"hard_per_class": hard_set.per_class, "kept_epoch": epoch},
-        tables={"history": history},
+        chosen_by=chosen_by,
+        summary=summary,
+        remarks=remarks,
+        settings={"hard_per_class": hard_set.per_class, "kept_epoch": epoch, **found},
+        tables={"history": history, "tried": pd.DataFrame() if choice is None else choice.table},
     )
+
+
+class HalvesTraining:
+    """Points of a grid on halves of validation, side by side, whose `advance` is a `hsfm.heads.tuning.Advance`."""
+
+    def __init__(
+        self, val: Embeddings, erm: Head, points: Sequence[Settings], hard_per_class: int, halves: Sequence[Half]
+    ):
+        self._val, self._settings, self._hard_per_class = val, points[0], hard_per_class
+        self._shape = len(halves), len(points)
+        self._class_rows = [(val.y == label).nonzero().squeeze(1) for label in range(val.n_classes)]
+        self._taught = torch.stack([half.taught for half in halves]).repeat_interleave(len(points), 0)
+        of_each = [settings for _ in halves for settings in points]
+        self._heads = [Head(erm.weight.clone().requires_grad_(), erm.bias.clone().requires_grad_()) for _ in of_each]
+        groups = [
+            {"params": [head.weight, head.bias], "lr": settings.inner_lr}
+            for head, settings in zip(self._heads, of_each, strict=True)
+        ]
+        self._optimizer = torch.optim.Adam(groups, foreach=True)
+        self._choose_rows(self._losses(stack(self._heads)).detach())
+
+    def advance(self, epochs: int) -> tuple[Int[Tensor, "e h p n"], Bool[Tensor, "e h p"]]:
+        classes, sound = [], []
+        for _ in range(epochs):
+            for _ in range(self._settings.inner_steps):
+                self._optimizer.zero_grad()
+                (self._losses(stack(self._heads)) * self._weights).sum().backward()
+                self._optimizer.step()
+            with torch.no_grad():
+                now = stack(self._heads)
+                losses = self._losses(now)
+                classes.append(now.predict(self._val.features))
+                sound.append(losses.isfinite().all(1))
+            if self._settings.refresh == "epoch":
+                self._choose_rows(losses)
+        return torch.stack(classes).view(epochs, *self._shape, -1), torch.stack(sound).view(epochs, *self._shape)
+
+    def _losses(self, heads: Head) -> Float[Tensor, "r n"]:
+        logits = heads.logits(self._val.features)
+        return cross_entropy(logits.mT, self._val.y.expand(logits.shape[:-1]), reduction="none")
+
+    def _choose_rows(self, losses: Float[Tensor, "r n"]) -> None:
+        rows = hardest(losses.where(self._taught, -torch.inf), self._class_rows, self._hard_per_class)
+        self._weights = torch.zeros_like(losses).scatter_(1, rows, 1 / rows.shape[1])

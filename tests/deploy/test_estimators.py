@@ -22,10 +22,11 @@ from hsfm.methods.hsfm import train as meta
 from hsfm.methods.hsfm.outer_loop import Settings
 from tests.conftest import planted
 
-FEW = {"epochs": 3, "support_steps": 2, "support_per_class": 24, "hard_per_class": 30, "random_state": 0}
+FEW = {"tune": False, "epochs": 3, "support_steps": 2, "support_per_class": 24, "hard_per_class": 30, "random_state": 0}
+GRID = {"inner_lr": (0.05, 0.1), "outer_lr": (0.3,), "hard_share": (1.0,), "epochs": 2, "repeats": 1}
 
 
-@parametrize_with_checks([HSFMClassifier(epochs=2)])
+@parametrize_with_checks([HSFMClassifier(tune=False, epochs=2), HSFMClassifier(tune=GRID)])
 def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
 
@@ -255,7 +256,7 @@ def test_numbers_may_be_numpys(data):
 @pytest.mark.parametrize(("d", "expected"), [(2, 0.01), (12, 0.064 / 12), (128, 5e-4), (1280, 5e-5)])
 def test_the_automatic_step_size(d, expected):
     x = np.random.default_rng(0).normal(size=(40, d))
-    model = HSFMClassifier(epochs=1, random_state=0).fit(x, np.arange(40) % 2)
+    model = HSFMClassifier(tune=False, epochs=1, random_state=0).fit(x, np.arange(40) % 2)
     assert model.inner_lr_ == pytest.approx(expected)
 
 
@@ -344,7 +345,23 @@ def test_every_setting_of_hsfm_is_a_parameter_with_its_default():
     for name, value in Settings():
         assert name in parameters
         assert re.search(rf"^    {name} : ", HSFMClassifier.__doc__, re.MULTILINE), name
-        if name != "inner_lr":
+        if name not in ("inner_lr", "tune"):
             assert model.get_params()[name] == value == parameters[name].default
+    assert model.tune is True
     with pytest.raises(TypeError, match="HSFMClassifier has no parameter 'inner_step'; there are C, device"):
         HSFMClassifier(inner_step=3)
+
+
+def test_it_tunes_itself_on_held_out_halves(data):
+    model = HSFMClassifier(tune=GRID | {"epochs": 30}, random_state=0).fit(**data)
+    assert 0.5 < model.chosen_["held_out"] < 1
+    assert model.kept_epoch_ == model.chosen_["epochs"]
+    assert model.inner_lr_ == model.chosen_["inner_lr"]
+    fixed = {name: model.chosen_[name] for name in ("inner_lr", "outer_lr", "epochs", "hard_per_class")}
+    with pytest.raises(ValueError, match=f"inner_lr: {model.inner_lr_} is given, but tune chooses it; set tune=False"):
+        HSFMClassifier(**fixed).fit(**data)
+    with pytest.raises(ValueError, match="unknown key 'rate'"):
+        HSFMClassifier(tune={"rate": 1}).fit(**data)
+    X, y = data["X"][:40], np.array([0] * 38 + [1] * 2)
+    with pytest.raises(ValueError, match="class 1 has 2 rows, and holding out takes 3"):
+        HSFMClassifier(tune=GRID).fit(X, y)

@@ -28,6 +28,7 @@ METHODS = {method.estimator: method for method in found().values() if not method
 SMALL = {
     "grid": (1.0, 0.1), "fits": 2, "steps": 10, "epochs": 2, "inner_steps": 3, "support_steps": 2, "gammas": (4.0, 8.0),
     "penalties": (0.1, 0.01), "sizes": (10, 20), "upweights": (2.0, 20.0), "hard_per_class": 30, "random_state": 0,
+    "tune": False,
 }  # fmt: skip
 ONE = {name: value[:1] if isinstance(value, tuple) else value for name, value in SMALL.items()}
 
@@ -70,7 +71,7 @@ def test_every_setting_is_a_parameter_with_its_default_and_text(name):
     parameters = kind().get_params()
     expected = dict(settings) | {"AFRClassifier": {"on": "val"}}.get(name, {})
     assert {key: parameters[key] for key in expected} == expected | (
-        {"inner_lr": "auto"} if "inner_lr" in expected else {}
+        {"inner_lr": "auto", "tune": True} if "tune" in expected else {}
     )
     assert all(f"\n    {key} : " in kind.__doc__ for key in parameters)
     assert "configuration" not in kind.__doc__

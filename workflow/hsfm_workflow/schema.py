@@ -254,6 +254,8 @@ def _row(own: dict, method: str, other: dict, where: tuple, select_by: str) -> t
         return None, []
     kind, like = settings_classes()[method], own.get(methods.found()[method].like) or {}
     lent = {name: value for name, value in like.items() if name in kind.model_fields}
+    if "tune" in kind.model_fields and "tune" not in like and kind.fixes(like):
+        lent["tune"] = None  # though what is given may be a setting that this method lacks
     values = merged(merged(lent, own.get(method, {})), other)
     if values.get("select_by", kind.model_fields["select_by"].default) is None:
         values["select_by"] = select_by

@@ -13,4 +13,4 @@ COLOR = "#D55E00"
 MARKER = "o"
 DEVICE = True
 NEEDS = ("hard_set",)
-TABLES = ("history", "support", "hard_groups")
+TABLES = ("history", "support", "hard_groups", "tried")

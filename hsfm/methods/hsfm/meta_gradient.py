@@ -28,18 +28,21 @@ def meta_gradient(
     bias: Float[Tensor, "r c"],
     support: Float[Tensor, "r n d"],
     support_y: Int[Tensor, "r n"],
-    hard: Float[Tensor, "r m d"],
+    hard: Float[Tensor, "r m d"] | Float[Tensor, "m d"],
     hard_y: Int[Tensor, " m"],
     *,
     steps: int,
     lr: Float[Tensor, " r"],
+    weights: Float[Tensor, "r m"] | None = None,
     first_order: bool = False,
     form: str = "auto",
 ) -> LossAndGradient:
     """Outer loss (natural log) of r trials, and its gradient in their support features.
 
-    hard_y: shared by all trials. steps: T, at least 1. lr: alpha of each trial. first_order: leave out how the head of
-    a step depends on the support through earlier ones. form: `dual`, `primal` or `auto`, the one with fewer operations.
+    hard_y: shared by all trials. steps: T, at least 1. lr: alpha of each trial. weights: of the rows of one `hard` that
+    all trials share, each trial's summing to 1; else a trial's rows are its own and count alike. first_order: leave out
+    how the head of a step depends on the support through earlier ones. form: `dual`, `primal` or `auto`, the one with
+    fewer operations.
     """
     n_classes, d = weight.shape[1:]
     n = support.shape[1]
@@ -55,7 +58,10 @@ def meta_gradient(
         k = weight.shape[1]
         form = "dual" if 2 * n * d + 4 * steps * n * k < 6 * steps * k * d else "primal"
     solve = {"dual": _dual, "primal": _primal}[form]
-    outer = partial(_outer, hard=hard, labels=hard_labels)
+    if weights is None:
+        outer = partial(_outer, hard=hard, labels=hard_labels)
+    else:
+        outer = partial(weighted_outer, rows=hard, labels=hard_labels, weights=weights)
     return solve(weight, bias, support, labels, outer, steps, step, first_order)
 
 
@@ -134,6 +140,25 @@ def _outer(
         loss = cross_entropy(logits.mT, classes, reduction="none").mean(1)
     residual = (_softmax(logits) - labels) / len(labels)
     return loss, residual.mT @ hard, residual.sum(1)
+
+
+def weighted_outer(
+    weight: Weight, bias: Bias,
+    *, rows: Float[Tensor, "m d"], labels: Float[Tensor, "m k"], weights: Float[Tensor, "r m"],
+) -> tuple[Float[Tensor, " r"], Weight, Bias]:  # fmt: skip
+    """As `_outer`, over rows that all trials share: two large products instead of 2 r small ones."""
+    r, k, d = weight.shape
+    logits = (weight.view(r * k, d) @ rows.T).view(r, k, -1) + bias.unsqueeze(-1)  # [r k m]
+    targets = labels.T.expand_as(logits)
+    if k == 1:
+        losses = binary_cross_entropy_with_logits(logits, targets, reduction="none").squeeze(1)
+        residual = logits.sigmoid() - targets
+    else:
+        losses = cross_entropy(logits, labels.argmax(1).expand(r, -1), reduction="none")
+        residual = logits.softmax(1) - targets
+    residual = residual * weights.unsqueeze(1)
+    by_weight = (residual.view(r * k, -1) @ rows).view(r, k, d)
+    return (losses * weights).sum(1), by_weight, residual.sum(-1)
 
 
 def _softmax(logits: Float[Tensor, "r n k"]) -> Float[Tensor, "r n k"]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
@@ -77,7 +77,7 @@ class Trial:
     @property
     def shape(self) -> tuple:
         """Settings that trials side by side have in common."""
-        values = {name: value for name, value in self.settings if name not in (*OF_TRIAL, "select_by")}
+        values = {name: value for name, value in self.settings if name not in (*OF_TRIAL, "select_by", "tune")}
         return self.hard_per_class, *values.values()
 
 
@@ -97,15 +97,20 @@ class Loop:
 
     trials: of one shape. rows: the support of each trial among the rows of train. outer_rows: the rows of val in the
     outer loss, by epoch, or None to take those that are hardest under the current head; the first entry serves the
-    first epoch in either case. After `train`: `best` by scorer, `history` `[e r]` by measure, and `hard_rows`
-    `[e r m]`, the rows of val that the outer loss of each epoch was over.
+    first epoch in either case. weighted: take the outer loss over all of val with weights, the faster way where most
+    rows are hard; its sums round otherwise. taught: rows of val that a trial may learn from, all by default.
+    After `train`: `best` by scorer, `history` `[e r]` by measure, and `hard_rows` `[e r m]`, the rows of val that the
+    outer loss of each epoch was over; or where `taught` is given `classes` `[r v]`, the predictions for val after the
+    last epoch.
     """
 
     def __init__(
         self, train: Embeddings, val: Embeddings, erm: Head, trials: Sequence[Trial],
         *, rows: Int[Tensor, "r n"], outer_rows: Int[Tensor, "_ r m"] | None, scorers: Mapping[str, Any],
+        weighted: bool = False, taught: Bool[Tensor, "r v"] | None = None,
     ):  # fmt: skip
         self._val, self._outer_rows, self._scorers = val, outer_rows, scorers
+        self._weighted, self._taught = weighted, taught
         self._settings = trials[0].settings  # but for OF_TRIAL
         self.support = train.features[rows]
         self.support_y = train.y[rows]
@@ -113,26 +118,35 @@ class Loop:
         self._edit = Adam([self.support], [trial.settings.outer_lr for trial in trials])
         self._adapt = Adam([self.weight, self.bias], [trial.settings.inner_lr for trial in trials])
         self._inner_lr = self.support.new_tensor([trial.settings.inner_lr for trial in trials])
-        self._hard_per_class, self._measure = trials[0].hard_per_class, next(iter(scorers.values())).measures
+        self._hard_per_class, self._measure = trials[0].hard_per_class, None
+        if scorers:
+            self._measure = next(iter(scorers.values())).measures
         self._class_rows = [(val.y == label).nonzero().squeeze(1) for label in range(val.n_classes)]
+        if taught is not None:
+            self.classes = val.y.repeat(len(trials), 1)
         hard_rows, measures = self._evaluate()
         self._hard_rows = hard_rows if outer_rows is None else outer_rows[0].clone()
-        self._hard = val.features[self._hard_rows]
-        self._hard_y = val.y[self._hard_rows[0]]  # the same for every trial: rows lie class by class
+        if weighted:
+            self._hard, self._hard_y = val.features, val.y
+            self._row_weights = self.support.new_empty(len(trials), len(val.y))
+            self._gather_hard()
+        else:
+            self._hard, self._row_weights = val.features[self._hard_rows], None
+            self._hard_y = val.y[self._hard_rows[0]]  # the same for every trial: rows lie class by class
 
         whole = {"dtype": torch.int64, "device": self.support.device}
         self._epoch = torch.zeros(1, **whole)  # finished ones
-        average = measures["val_average"]
-        value, epoch = torch.full_like(average, -torch.inf), torch.zeros(len(trials), **whole)
+        value, epoch = torch.full_like(measures["hard_loss"], -torch.inf), torch.zeros(len(trials), **whole)
         state = value, epoch, self.weight, self.bias, self.support
         self.best = {name: BestState(*(tensor.clone() for tensor in state)) for name in scorers}
         epochs = self._settings.epochs
-        self.history = {name: average.new_empty(epochs, len(trials)) for name in ("outer_loss", *measures)}
-        self.hard_rows = self._hard_rows.new_empty(epochs, *self._hard_rows.shape, dtype=torch.int32)
+        self.history = {name: value.new_empty(epochs, len(trials)) for name in ("outer_loss", *measures)}
+        if taught is None:
+            self.hard_rows = self._hard_rows.new_empty(epochs, *self._hard_rows.shape, dtype=torch.int32)
 
-    def train(self, after_epoch: Callable[[], object]) -> None:
-        """All epochs; `after_epoch` is called as each is handed to the device."""
-        repeat(self._one_epoch, self._settings.epochs, self.support.device, after_epoch)
+    def train(self, after_epoch: Callable[[], object] = lambda: None, epochs: int | None = None) -> None:
+        """All epochs, or the next few; `after_epoch` is called as each is handed to the device."""
+        repeat(self._one_epoch, self._settings.epochs if epochs is None else epochs, self.support.device, after_epoch)
 
     def _one_epoch(self) -> None:
         outer_losses = [self._edit_support() for _ in range(self._settings.support_steps)]
@@ -143,7 +157,8 @@ class Loop:
         measures["outer_loss"] = torch.stack(outer_losses).mean(0) if outer_losses else unknown
         for name, values in measures.items():
             self.history[name].index_copy_(0, self._epoch, values.to(self.history[name]).unsqueeze(0))
-        self.hard_rows.index_copy_(0, self._epoch, self._hard_rows.to(torch.int32).unsqueeze(0))
+        if self._taught is None:
+            self.hard_rows.index_copy_(0, self._epoch, self._hard_rows.to(torch.int32).unsqueeze(0))
         self._epoch += 1
         for name, best in self.best.items():
             self._update_best(best, self._scorers[name].choose(measures))
@@ -152,13 +167,21 @@ class Loop:
                 following = self._epoch.clamp(max=self._settings.epochs - 1)
                 hard_rows = self._outer_rows.index_select(0, following).squeeze(0)
             self._hard_rows.copy_(hard_rows)
+            self._gather_hard()
+
+    def _gather_hard(self) -> None:
+        """Bring the hard rows' features, or weights, in step with their numbers."""
+        if self._weighted:
+            self._row_weights.zero_().scatter_(1, self._hard_rows, 1 / self._hard_rows.shape[1])
+        else:
             flat = self._hard.view(-1, self._hard.shape[-1])
             torch.index_select(self._val.features, 0, self._hard_rows.flatten(), out=flat)
 
     def _edit_support(self) -> Float[Tensor, " r"]:
         loss, gradient = meta_gradient(
             self.weight, self.bias, self.support, self.support_y, self._hard, self._hard_y,
-            steps=self._settings.inner_steps, lr=self._inner_lr, first_order=self._settings.gradient == "first_order",
+            steps=self._settings.inner_steps, lr=self._inner_lr, weights=self._row_weights,
+            first_order=self._settings.gradient == "first_order",
         )  # fmt: skip
         self._edit.step(clip(gradient, CLIP_NORM))
         return loss
@@ -168,8 +191,14 @@ class Loop:
         logits = Head(self.weight, self.bias).logits(self._val.features)  # [r n c]
         y = self._val.y.expand(logits.shape[:-1])
         loss = cross_entropy(logits.flatten(0, -2), y.flatten(), reduction="none").view(y.shape)
-        rows = hardest(loss, self._class_rows, self._hard_per_class)
-        measures = {"hard_loss": loss.gather(1, rows).double().mean(1), **self._measure(logits)}
+        if self._taught is None:
+            rows = hardest(loss, self._class_rows, self._hard_per_class)
+        else:
+            self.classes.copy_(logits.argmax(-1))
+            rows = hardest(loss.where(self._taught, -torch.inf), self._class_rows, self._hard_per_class)
+        measures = {"hard_loss": loss.gather(1, rows).double().mean(1)}
+        if self._measure is not None:
+            measures |= self._measure(logits)
         # a head that is NaN predicts the first class everywhere, which would count as an accuracy
         sound = loss.isfinite().all(1)
         return rows, {name: values.where(sound, torch.nan) for name, values in measures.items()}

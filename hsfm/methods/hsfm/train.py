@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from hsfm.core.progress import Progress
@@ -21,6 +21,7 @@ from hsfm.heads.hard_training import HardLoss
 from hsfm.heads.head import Head
 from hsfm.heads.inferred_groups.attribute import infer_attribute
 from hsfm.heads.scorer import Scorer
+from hsfm.heads.tuning import Half, LastEpoch
 from hsfm.methods.hsfm.outer_loop import OF_TRIAL, BestState, Loop, Settings, Trial
 
 log = logging.getLogger(__name__)
@@ -56,13 +57,15 @@ class MetaResult:
 def train(
     train: Embeddings, val: Embeddings, head: Head, settings: Settings,
     *, seeds: Sequence[int], hard_per_class: int, scorer: Scorer, first_hard_set: HardSet | None = None,
+    last: bool = False,
 ) -> MetaResult:  # fmt: skip
     """Meta-train the support of each seed and return the heads adapted on it.
 
     train, val: embeddings of one checkpoint. Features and classes of both are trained on, val being the pool of hard
     samples; group labels enter through `scorer` alone. head: ERM's, weight `[c d]`. hard_per_class (K_hard): hard
     samples per class. scorer: picks the epoch, unless `settings.select_by` is `hard_loss`; the later epoch wins a tie.
-    first_hard_set: the choice of the first epoch, which is otherwise made here by the same rule.
+    first_hard_set: the choice of the first epoch, which is otherwise made here by the same rule. last: keep the last
+    epoch, whose number was chosen on other rows, and sum the outer loss in the faster of two ways.
 
     The history holds per seed and epoch: outer_loss (mean over the epoch's meta-gradient steps, natural log; NaN
     without any), hard_loss (of the epoch's head on its own hard set), val_average, val_worst_group (NaN without
@@ -71,8 +74,12 @@ def train(
     Raises ValueError for embeddings or a head that do not belong together, and where every epoch of a seed diverged.
     """
     trials = [Trial(seed, settings, hard_per_class) for seed in seeds]
-    scorers = {"kept": settings.rule(scorer)}
-    result = train_trials(train, val, head, trials, scorers=scorers, first_hard_set=first_hard_set)["kept"]
+    kept = train_trials(
+        train, val, head, trials,
+        scorers={"kept": LastEpoch(scorer) if last else settings.rule(scorer)}, first_hard_set=first_hard_set,
+        weighted=last and most_are_hard(val, hard_per_class),
+    )  # fmt: skip
+    result = kept["kept"]
     for seed, epoch, moved in zip(seeds, result.kept_epoch.tolist(), result.moved.tolist(), strict=True):
         if epoch == 0:
             raise ValueError(
@@ -91,8 +98,8 @@ def train(
 
 def train_trials(
     train: Embeddings, val: Embeddings, head: Head, trials: Sequence[Trial],
-    *, scorers: Mapping[str, Scorer | HardLoss], first_hard_set: HardSet | None = None,
-    memory_budget: int = MEMORY_BUDGET,
+    *, scorers: Mapping[str, Scorer | HardLoss | LastEpoch], first_hard_set: HardSet | None = None,
+    memory_budget: int = MEMORY_BUDGET, weighted: bool = False,
 ) -> dict[str, MetaResult]:  # fmt: skip
     """Meta-train many trials of one shape side by side; history and errors as in `train`, whose `seed` may repeat here.
 
@@ -116,6 +123,7 @@ def train_trials(
             loop = Loop(
                 train, val, head, trials[batch],
                 rows=rows[batch], outer_rows=None if outer_rows is None else outer_rows[:, batch], scorers=scorers,
+                weighted=weighted,
             )  # fmt: skip
             loop.train(bar.update)
             histories.append(loop.history)
@@ -139,6 +147,47 @@ def train_trials(
             **found,
         )
     return results
+
+
+def most_are_hard(val: Embeddings, hard_per_class: int) -> bool:
+    """Whether so many rows are hard that weighting all of them is faster than gathering these for each trial."""
+    return 4 * int(torch.bincount(val.y).clamp(max=hard_per_class).sum()) >= len(val.y)
+
+
+class HalvesTraining:
+    """Points of a grid on halves of validation, side by side, whose `advance` is a `hsfm.heads.tuning.Advance`."""
+
+    def __init__(
+        self, train: Embeddings, val: Embeddings, erm: Head, points: Sequence[Settings], hard_per_class: int,
+        halves: Sequence[Half],
+    ):  # fmt: skip
+        trials = [Trial(half.seed, settings, hard_per_class) for half in halves for settings in points]
+        _check(train, val, erm, trials)
+        generators = [Generator().manual_seed(half.seed) for half in halves]
+        rows = torch.stack([_draw(train, points[0], generator) for generator in generators])
+        outer_rows = None
+        if points[0].outer_set == "random":
+            drawn = [
+                half.rows[_outer_rows(val.take(half.rows), trials[0], None, [generator])]
+                for half, generator in zip(halves, generators, strict=True)
+            ]
+            outer_rows = torch.cat(drawn, dim=1).repeat_interleave(len(points), 1)
+        taught = torch.stack([half.taught for half in halves])
+        gathered = 2 * len(trials) * hard_per_class * val.n_classes * train.features[0].nbytes
+        self._shape, self._done = (len(halves), len(points)), 0
+        self._loop = Loop(
+            train, val, erm, trials,
+            rows=rows.repeat_interleave(len(points), 0), outer_rows=outer_rows, scorers={},
+            weighted=most_are_hard(val, hard_per_class) or gathered > MEMORY_BUDGET,
+            taught=taught.repeat_interleave(len(points), 0),
+        )  # fmt: skip
+
+    def advance(self, epochs: int) -> tuple[Int[Tensor, "e h p n"], Bool[Tensor, "e h p"]]:
+        classes: list[Tensor] = []
+        self._loop.train(lambda: classes.append(self._loop.classes.to(torch.int16)), epochs)
+        sound = self._loop.history["hard_loss"][self._done : self._done + epochs].isfinite()
+        self._done += epochs
+        return torch.stack(classes).view(epochs, *self._shape, -1), sound.view(epochs, *self._shape)
 
 
 def _kept(best: BestState, erm: Head, val: Embeddings) -> dict[str, Tensor]:

@@ -5,10 +5,12 @@ from hsfm.core.files import write_parquet
 from hsfm.heads.hard_set import build
 from hsfm.heads.scorer import Scorer
 from hsfm.heads.supervision import fit_supervised
-from hsfm.methods import hsfm
+from hsfm.heads.tuning import LastEpoch, _halves
+from hsfm.methods import hsfm, tune
+from hsfm.methods.hsfm.outer_loop import Trial
 from hsfm.methods.hsfm.support import read_support
-from hsfm.methods.hsfm.train import train
-from tests.methods.small import settings_of
+from hsfm.methods.hsfm.train import train, train_trials
+from tests.methods.small import settings_of, worst_group
 
 SEEDS = (3, 7)
 
@@ -75,3 +77,80 @@ def test_the_support_is_a_table(tmp_path, splits, erm_head):
     assert of_one.seed == (7,) * 32
     assert of_one.image_id[2] == tr.image_id[int(expected.support_rows[1, 2])]
     assert torch.equal(of_one.y, tr.y[expected.support_rows[1]])
+
+
+GRID = {"inner_lr": (0.05, 0.1, 0.2), "outer_lr": (0.3,), "hard_share": (0.5,), "support_per_class": (8,),
+        "inner_steps": (3,), "support_steps": (1,), "epochs": 24, "repeats": 1}  # fmt: skip
+
+
+def tuned(method, tr, val, erm, seeds=SEEDS, **changes):
+    own = {name: changes.pop(name) for name in ("outer_set", "select_by") if name in changes}
+    settings = method.Settings(tune={**GRID, **changes}, **own)
+    hard_set = build(erm, val, per_class=30)
+    return fit_supervised(method, tr, val, erm, settings=settings, seeds=seeds, hard_set=hard_set)
+
+
+@pytest.mark.parametrize("share", [0.1, 1.0])
+def test_held_out_accuracies_are_those_of_heads_trained_on_the_other_half(splits, erm_head, monkeypatch, share):
+    monkeypatch.setattr("hsfm.heads.tuning.WINDOW", 3)
+    tr, val = splits["train"], splits["val"]
+    result, used = tuned(hsfm, tr, val, erm_head, hard_share=(share,), inner_lr=(0.1, 0.2), epochs=6)
+    assert used == "selection"
+    scorer, halves = Scorer(val, "worst_group"), _halves(val, Scorer(val, "worst_group"), 0)
+    unit = float((tr.features - tr.features.mean(0)).abs().mean())
+    k = round(share * min(int(torch.bincount(val.y[half.rows]).min()) for half in halves))
+    for row in result.tables["tried"].itertuples():
+        lrs, accuracies = {"inner_lr": row.inner_lr / 12 / unit, "outer_lr": 0.3 * unit}, []
+        for epochs in range(1, 7):
+            settings = hsfm.Settings(**lrs, support_per_class=8, inner_steps=3, support_steps=1, epochs=epochs)
+            classes = val.y.clone()
+            for half, other in (halves, halves[::-1]):
+                part, trial = val.take(half.rows), Trial(half.seed, settings, k)
+                last = {"": LastEpoch(Scorer(part, "average"))}
+                head = train_trials(tr, part, erm_head, [trial], scorers=last)[""].head[0]
+                classes[other.rows] = head.predict(val.features[other.rows])
+            accuracies.append(float(scorer(torch.nn.functional.one_hot(classes, 2).float())))
+        smooth = [float(torch.tensor(accuracies[max(0, i - 1) : i + 2]).mean()) for i in range(6)]
+        assert row.held_out == pytest.approx(max(smooth), abs=1e-6)
+        assert smooth[row.epoch - 1] == max(smooth)
+
+
+def test_random_rows_come_from_the_half_that_teaches(splits, erm_head):
+    result, _ = tuned(hsfm, splits["train"], splits["val"], erm_head, outer_set="random")
+    assert result.tables["tried"]["held_out"].between(0, 1).all()
+
+
+def test_a_tuned_fit_is_the_training_under_the_choice_and_the_same_for_a_seed_alone(splits, erm_head):
+    tr, val = splits["train"], splits["val"]
+    result, _ = tuned(hsfm, tr, val, erm_head)
+    found = result.settings
+    named = {
+        name: found[name] for name in ("support_per_class", "inner_steps", "inner_lr", "outer_lr", "support_steps")
+    }
+    again = train(
+        tr, val, erm_head, hsfm.Settings(**named, epochs=found["epochs"]),
+        seeds=SEEDS, hard_per_class=found["hard_per_class"], scorer=Scorer(val, "average"), last=True,
+    )  # fmt: skip
+    torch.testing.assert_close(result.head.weight, again.head.weight, rtol=1e-4, atol=1e-5)
+    assert found["kept_epoch"] == [found["epochs"]] * 2
+    assert result.tables["history"].groupby("seed")["epoch"].max().tolist() == found["kept_epoch"]
+    alone, _ = tuned(hsfm, tr, val, erm_head, seeds=SEEDS[1:])
+    torch.testing.assert_close(alone.head.weight[0], result.head.weight[1], rtol=1e-4, atol=1e-5)
+    taught = worst_group(result.head[0], val)
+    assert found["taught"][0] == pytest.approx(taught)
+    assert f"{100 * found['held_out']:.1f} held out" in result.remarks[0]
+    assert result.chosen_by == "settings and epoch by the worst group of held-out halves of validation"
+
+
+def test_the_control_is_chosen_on_the_same_halves(splits, erm_head, monkeypatch):
+    tr, val = splits["train"], splits["val"]
+    drawn = []
+    monkeypatch.setattr("hsfm.heads.tuning._halves", lambda *args: drawn.append(_halves(*args)) or drawn[-1])
+    for method in (hsfm, tune):
+        result, used = tuned(method, tr, val, erm_head)
+        assert used == "selection"
+        assert "held out" in result.summary
+    of_hsfm, of_tune = drawn
+    assert all(torch.equal(a.taught, b.taught) for a, b in zip(of_hsfm, of_tune, strict=True))
+    assert list(result.tables["tried"].columns[:3]) == ["hard_share", "inner_steps", "inner_lr"]
+    assert worst_group(result.head, splits["test"]) > worst_group(erm_head, splits["test"])

@@ -103,3 +103,18 @@ def test_steps_are_those_of_autograd(splits, erm_head):
         weight, bias = ((t - 0.05 * g).detach().requires_grad_() for t, g in ((weight, by_weight), (bias, by_bias)))
     hard_loss = float(cross_entropy(head.logits(val.features[:20]), val.y[:20]).detach())
     assert loop["outer_loss"] == pytest.approx(hard_loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("form", ["dual", "primal"])
+@pytest.mark.parametrize(("classes", "sizes"), [CASES[1], CASES[3]])
+def test_rows_of_all_trials_with_weights_are_those_rows_of_each(classes, sizes, form):
+    weight, bias, support, support_y, *_, lr = problem(classes, sizes)
+    pool = torch.randn(30, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    pool_y = torch.arange(30) % classes
+    rows = torch.stack([torch.cat([(pool_y == c).nonzero()[i : 2 + i, 0] for c in range(classes)]) for i in range(3)])
+    weights = torch.zeros(3, 30, dtype=torch.float64).scatter_(1, rows, 1 / rows.shape[1])
+    same = {"steps": 4, "lr": lr, "form": form}
+    own = meta_gradient(weight, bias, support, support_y, pool[rows], pool_y[rows[0]], **same)
+    shared = meta_gradient(weight, bias, support, support_y, pool, pool_y, weights=weights, **same)
+    for of_own, of_shared in zip(own, shared, strict=True):
+        torch.testing.assert_close(of_own, of_shared)

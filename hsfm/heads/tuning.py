@@ -1,0 +1,245 @@
+"""Choice of settings and epoch of a head's training on held-out halves of validation; HSFM and its control share it.
+
+Letters: n rows of validation, e epochs, p points of the grid, c classes.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hsfm.core.progress import Progress
+from hsfm.core.text import percent
+from hsfm.features.embeddings import Embeddings, NotApplicable
+from hsfm.heads.hard_training import TUNED, HardTrainingSettings, TuneSettings
+from hsfm.heads.scorer import Scorer
+
+log = logging.getLogger(__name__)
+
+SIDE_BY_SIDE = ("inner_lr", "outer_lr")  # of TuneSettings, which points of one batch may differ in
+AXES = (*SIDE_BY_SIDE, "hard_share", "support_per_class", "inner_steps", "support_steps")
+CHUNK = 20  # epochs between two looks at whether a batch has stalled
+WINDOW = 11  # epochs that the held-out accuracy is averaged over: it swings from one epoch to the next
+TOLERANCE = 0.01  # accuracy that a point off the grid's middle must be better by
+GAP = 0.1  # between the accuracy on rows that taught and on held-out ones, above which a warning says so
+
+
+class LastEpoch:
+    """A chooser that keeps the last epoch with a finite loss; it measures as another does."""
+
+    def __init__(self, scorer: Scorer):
+        self.measures = scorer.measures
+
+    def choose(self, measures: dict[str, Float[Tensor, "*r"]]) -> Float[Tensor, "*r"]:
+        return measures["hard_loss"] * 0
+
+
+@dataclass(frozen=True)
+class Half:
+    """One half of validation, which teaches while the other is held out."""
+
+    taught: Bool[Tensor, " n"]
+    seed: int  # of what a training on it draws
+
+    @property
+    def rows(self) -> Int[Tensor, " m"]:
+        return self.taught.nonzero().squeeze(1)
+
+
+# Trains the p points of one batch on h halves, side by side, for the next e epochs; returns after each the classes that
+# the heads predict for all of validation, [e h p n], and which heads are finite, [e h p].
+Advance = Callable[[int], tuple[Tensor, Tensor]]
+# an Advance for the points of one batch, K_hard, and the halves
+Start = Callable[[Sequence[HardTrainingSettings], int, Sequence[Half]], Advance]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The settings that a fit on all of validation takes."""
+
+    settings: HardTrainingSettings  # with `tune` null, and as `epochs` the chosen one
+    hard_per_class: int  # K_hard on all of validation
+    held_out: float  # accuracy by the scorer's rule on rows that did not teach, averaged over epochs nearby
+    epochs: int  # that its batch was trained for
+    at_edge: tuple[str, ...]  # axes on whose first or last value the choice lies
+    table: pd.DataFrame  # one row per point: its place on AXES, its best epoch and held_out there, chosen
+
+    def found(self, taught: Sequence[float]) -> dict[str, Any]:
+        """What was chosen, for the heads' file. taught: accuracy by the rule on all of validation, by seed."""
+        own = {name: getattr(self.settings, name) for name in TUNED if name in type(self.settings).model_fields}
+        kept = {"held_out": self.held_out, "taught": list(taught), "epochs_tried": self.epochs}
+        return {**own, **kept, "at_edge": list(self.at_edge)}
+
+    def in_words(self, scorer: Scorer) -> str:
+        return f"settings and epoch by the {scorer.in_words} of held-out halves of validation"
+
+    def remark(self, taught: Sequence[float], scorer: Scorer) -> str:
+        """Accuracies of the choice, and whether training had stalled, for tables' notes."""
+        end = f"the last of {self.epochs}" if "epochs" in self.at_edge else "where held-out rows stalled"
+        return (
+            f"validation {scorer.in_words} {100 * self.held_out:.1f} held out, {percent(taught)} on the rows that "
+            f"taught; epoch {self.settings.epochs}, {end}"
+        )
+
+    def remarks(self, taught: Sequence[float], scorer: Scorer, others: Sequence[str] = ()) -> tuple[str, ...]:
+        """The remark for each seed, behind others of its head."""
+        said = self.remark(taught, scorer)
+        return tuple("; ".join(filter(None, [other, said])) for other in others or [""] * len(taught))
+
+    def warn(self, called: str, taught: Sequence[float]) -> None:
+        """One line in the log where the choice is not to be trusted as it is, with what to do."""
+        found, cures, learned = [], [], float(np.mean(taught))
+        if learned - self.held_out > GAP:
+            found.append(
+                f"{percent([learned])} % on the rows that taught, {percent([self.held_out])} % on held-out ones"
+            )
+            cures.append("expect the lower on new images, and give more validation images if you can")
+        if self.at_edge:
+            found.append(f"the choice lies at the edge of {', '.join(self.at_edge)}")
+            cures.append(f"widen {', '.join(f'tune/{name}' for name in self.at_edge)}")
+        if found:
+            log.warning("%s: %s: %s", called, "; ".join(found), "; ".join(cures))
+
+
+def spread(features: Float[Tensor, "n d"]) -> float:
+    """Mean absolute deviation of features from their column's mean, over all columns."""
+    return float((features - features.mean(0)).abs().mean())
+
+
+def choose(
+    train: Embeddings, val: Embeddings,
+    *, settings: HardTrainingSettings, scorer: Scorer, start: Start, called: str,
+) -> Choice:  # fmt: skip
+    """The point of `settings.tune` and the epoch that do best on rows of val that they were not taught on.
+
+    On each of so many ways to halve val, by `scorer.parts`, either half teaches once while the classes of the other are
+    read; together they are predictions for all of val by heads that did not see it, which the scorer scores by its
+    rule. That number is averaged over the ways and over WINDOW epochs. Of the points whose best is within TOLERANCE of
+    the highest, the one nearest to the middle of the grid is taken: on a few hundred rows smaller differences are
+    noise. The halves, and what is drawn on them, are the same for all seeds, and so is the choice.
+
+    Raises NotApplicable where a class has one row in val, and ValueError where every point diverged.
+    """
+    tune = settings.tune
+    axes = [name for name in AXES if name in ("hard_share", *type(settings).model_fields)]
+    halves = [half for repeat in range(tune.repeats) for half in _halves(val, scorer, repeat)]
+    smallest = min(_smallest_class(val.take(half.rows)) for half in halves)
+    units = {"inner_lr": 1 / (train.features.shape[1] * spread(train.features)), "outer_lr": spread(train.features)}
+    side, apart = ([name for name in axes if (name in SIDE_BY_SIDE) == of] for of in (True, False))
+    batches = [dict(zip(apart, values, strict=True)) for values in product(*(getattr(tune, name) for name in apart))]
+    places, curves, fixed = [], [], []
+    with Progress(f"{called}, choosing", tune.epochs * len(batches), "epoch") as bar:
+        for batch in batches:
+            points = [batch | dict(zip(side, v, strict=True)) for v in product(*(getattr(tune, name) for name in side))]
+            tried = [_fixed(settings, point, units) for point in points]
+            advance = start(tried, _share(batch["hard_share"], smallest), halves)
+            curves.append(_curves(advance, halves, val, scorer, tune, bar.update))
+            places += points
+            fixed += tried
+    ends = np.repeat([len(curve) for curve in curves], [curve.shape[1] for curve in curves])
+    best = np.concatenate([curve.argmax(0) for curve in curves])
+    held_out = np.concatenate([curve.max(0) for curve in curves])
+    if not np.isfinite(held_out).any():
+        raise ValueError(f"{called}: every point of tune diverged; lower tune/inner_lr and tune/outer_lr")
+    grid = {name: getattr(tune, name) for name in axes}
+    close = np.flatnonzero(held_out >= held_out.max() - TOLERANCE)
+    number = min(close, key=lambda i: (_off_middle(places[i], grid), -held_out[i]))
+    edges = [name for name in axes if _at_edge(name, places[number][name], grid[name])]
+    if best[number] + 1 + WINDOW // 2 >= ends[number] == tune.epochs:
+        edges.append("epochs")
+    chosen = np.arange(len(places)) == number
+    found = {"epoch": best + 1, "held_out": held_out, "chosen": chosen}
+    place = ", ".join(f"{name} {value:g}" for name, value in places[number].items())
+    log.info(
+        "%s: %s, epoch %d of %d (%s %.1f %% on held-out rows)",
+        called, place, best[number] + 1, ends[number], scorer.in_words, 100 * held_out[number],
+    )  # fmt: skip
+    return Choice(
+        settings=type(settings)(**{**dict(fixed[number]), "epochs": int(best[number]) + 1}),
+        hard_per_class=_share(places[number]["hard_share"], _smallest_class(val)),
+        held_out=float(held_out[number]),
+        epochs=int(ends[number]),
+        at_edge=tuple(edges),
+        table=pd.DataFrame(places).assign(**found),
+    )
+
+
+def _halves(val: Embeddings, scorer: Scorer, repeat: int) -> list[Half]:
+    """Two halves of val, each of which teaches once; of every part both hold as many rows, but for an odd one."""
+    counts = torch.bincount(val.y, minlength=val.n_classes)
+    if counts.min() < 2:
+        name = val.class_names[int(counts.argmin())]
+        raise NotApplicable(f"class {name} has {int(counts.min())} validation image(s); two halves need at least 2")
+    rng = np.random.default_rng(repeat)
+    parts, y = scorer.parts.cpu().numpy(), val.y.cpu().numpy()
+    second = np.zeros(len(y), dtype=bool)
+    for label in np.unique(y):
+        # part after part, shuffled within, so that every other row splits each of them, and the class
+        order = rng.permutation(np.flatnonzero(y == label))
+        second[order[np.argsort(parts[order], kind="stable")][rng.integers(2) :: 2]] = True
+    sides = torch.from_numpy(second).to(val.y.device)
+    return [Half(taught, 2 * repeat + number) for number, taught in enumerate((sides, ~sides))]
+
+
+def _curves(
+    advance: Advance, halves: Sequence[Half], val: Embeddings, scorer: Scorer, tune: TuneSettings,
+    report: Callable[[int], None],
+) -> Float[np.ndarray, "e p"]:  # fmt: skip
+    """Smoothed held-out accuracy of every point of a batch by epoch, -inf where it diverged on a half."""
+    raw: list[Tensor] = []
+    first = torch.stack([half.taught for half in halves[::2]]).unsqueeze(1)  # [repeats 1 n]
+    while len(raw) < tune.epochs:
+        epochs = min(CHUNK, tune.epochs - len(raw))
+        for classes, sound in zip(*advance(epochs), strict=True):
+            # each row by the head of its way to halve that was not taught on it
+            held_out = torch.where(first, classes[1::2], classes[::2]).long()
+            values = scorer(torch.nn.functional.one_hot(held_out, val.n_classes).to(val.features))
+            raw.append(values.where(sound[::2] & sound[1::2], -torch.inf).mean(0))
+        report(epochs)
+        smooth = _smooth(torch.stack(raw).cpu().numpy())
+        if len(raw) - 1 - smooth.max(1).argmax() >= tune.patience:
+            report(tune.epochs - len(raw))
+            break
+    return smooth
+
+
+def _smooth(values: Float[np.ndarray, "e p"]) -> Float[np.ndarray, "e p"]:
+    """Mean over WINDOW epochs around each, fewer at the ends."""
+    half = WINDOW // 2
+    return np.stack([values[max(0, i - half) : i + half + 1].mean(0) for i in range(len(values))])
+
+
+def _fixed(settings: HardTrainingSettings, point: dict[str, float], units: dict[str, float]) -> HardTrainingSettings:
+    """The settings of one point, in the features' own units."""
+    own = {name: value * units.get(name, 1) for name, value in point.items() if name != "hard_share"}
+    return type(settings)(**{**dict(settings), **own, "tune": None, "epochs": settings.tune.epochs})
+
+
+def _smallest_class(rows: Embeddings) -> int:
+    return int(torch.bincount(rows.y, minlength=rows.n_classes).min())
+
+
+def _share(share: float, smallest: int) -> int:
+    """K_hard: so much of the smallest class, at least one row."""
+    return max(1, round(share * smallest))
+
+
+def _off_middle(point: dict[str, float], grid: dict[str, tuple]) -> float:
+    """Steps on the grid from the middle of every axis; of a share from the largest, which is no end of a scale."""
+    steps = 0.0
+    for name, values in grid.items():
+        place = sorted(values).index(point[name])
+        steps += len(values) - 1 - place if name == "hard_share" else abs(place - (len(values) - 1) / 2)
+    return steps
+
+
+def _at_edge(name: str, value: Any, values: tuple) -> bool:
+    """Whether it is the first or last of three values or more; a share of 1 is all that there is."""
+    return len(values) > 2 and value in (min(values), max(values)) and (name, value) != ("hard_share", 1)
