@@ -60,7 +60,8 @@ def measure_validation_bias(
     rows: methods by their names in tables. Each is given the attributes that its settings train on, and no others; the
     number of a draw is its seed. ERM's head, which sees no validation image, is the row `erm`. `hsfm_capped`, beside
     `hsfm`, has at most as many hard images per class as there are minority images, so that the hard set need not fill
-    up with others: an oracle, for it counts true minority images. hard_per_class: K_hard of all others.
+    up with others: an oracle, for it counts true minority images. It is left out where HSFM tunes K_hard itself.
+    hard_per_class: K_hard of all others.
 
     Columns: method, sees (what of validation), agreement, draw, n (images of the subsample), n_minority (of them),
     test_average, test_worst_group, test_worst_class, branch (of a method that has some: which it took), left_out (why a
@@ -77,7 +78,7 @@ def measure_validation_bias(
         found.append(_row("erm", of_draw, {"sees": "nothing", "branch": "", "left_out": ""}, of_erm))
         for name, (method, settings) in rows.items():
             sizes_of_hard = {name: hard_per_class}
-            if name == "hsfm":
+            if name == "hsfm" and settings.tune is None:  # else held-out rows choose K_hard
                 sizes_of_hard[CAPPED] = max(1, min(hard_per_class, n_minority // part.n_classes))
             for row, k in sizes_of_hard.items():
                 with quiet():

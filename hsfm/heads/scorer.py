@@ -61,10 +61,10 @@ class Scorer:
     @property
     def parts(self) -> Int[Tensor, " n"]:
         """Parts of val that a cut of it is to leave in proportion: groups where the rule reads them, else classes."""
-        if self.rule != "worst_group":
-            return self._val.y
         self.asked = True
-        return self._group
+        if self.rule == "worst_group":
+            return self._group
+        return self._val.y if self._inferred is None else self._inferred.group
 
     @property
     def in_words(self) -> str:

@@ -2,7 +2,10 @@ import pytest
 import torch
 
 from hsfm.analysis.ablations import VARIANTS, ablate
+from hsfm.heads.hard_set import build
 from hsfm.heads.scorer import Scorer
+from hsfm.heads.supervision import fit_supervised
+from hsfm.methods import hsfm
 from hsfm.methods.hsfm.outer_loop import Settings
 from hsfm.methods.hsfm.train import train
 from hsfm.report import study_tables as report
@@ -53,3 +56,17 @@ def test_scores_carry_the_rule(splits, erm_head, rule, words, labels):
     scores = scores_of(splits, erm_head, changed(epochs=1, select_by=rule))
     assert set(scores["chosen_by"]) == {words}
     assert set(scores["group_labels"]) == {labels}
+
+
+def test_variants_run_under_the_settings_that_hsfm_chooses(splits, erm_head):
+    grid = {"inner_lr": (0.05, 0.1), "outer_lr": (0.3,), "hard_share": (0.5,), "epochs": 12, "repeats": 1}
+    settings = Settings(tune=grid)
+    scores = scores_of(splits, erm_head, settings)
+    whole, _ = fit_supervised(
+        hsfm, splits["train"], splits["val"], erm_head,
+        settings=settings, seeds=(0,), hard_set=build(erm_head, splits["val"], per_class=20),
+    )  # fmt: skip
+    test, own = splits["test"], scores[(scores["method"] == "hsfm") & (scores["split"] == "test")]
+    assert own["correct"].sum() == int((whole.head.predict(test.features) == test.y).sum())
+    assert set(scores["chosen_by"]) == {whole.chosen_by}
+    assert scores["method"].nunique() == len(VARIANTS)

@@ -12,11 +12,19 @@ from hsfm.heads.fit import Fit
 from hsfm.heads.hard_set import HardSet
 from hsfm.heads.head import Head
 from hsfm.heads.scorer import Scorer
-from hsfm.heads.tuning import choose
+from hsfm.heads.tuning import Choice, choose
 from hsfm.methods.hsfm.outer_loop import Settings
 from hsfm.methods.hsfm.support import Support, support_table
 from hsfm.methods.hsfm.train import HalvesTraining
 from hsfm.methods.hsfm.train import train as meta_train
+
+
+def tuned(train: Embeddings, val: Embeddings, erm: Head, settings: Settings, scorer: Scorer) -> Choice:
+    """The choice of `settings.tune`; as `hsfm.heads.tuning.choose`."""
+    return choose(
+        train, val, settings=settings, scorer=scorer, called="HSFM",
+        start=lambda *batch: HalvesTraining(train, val, erm, *batch).advance,
+    )  # fmt: skip
 
 
 def fit(
@@ -34,10 +42,7 @@ def fit(
     """
     choice = None
     if settings.tune is not None:
-        choice = choose(
-            train, val, settings=settings, scorer=scorer, called="HSFM",
-            start=lambda *batch: HalvesTraining(train, val, erm, *batch).advance,
-        )  # fmt: skip
+        choice = tuned(train, val, erm, settings, scorer)
         settings = choice.settings
         hard_set = replace(hard_set, chosen=hard_set.rank <= choice.hard_per_class)
     result = meta_train(

@@ -163,12 +163,14 @@ class HalvesTraining:
     ):  # fmt: skip
         trials = [Trial(half.seed, settings, hard_per_class) for half in halves for settings in points]
         _check(train, val, erm, trials)
+        trials, inferred, _ = _with_inferred(train, val, trials)
+        pool, shared = val if inferred is None else inferred, trials[0].settings
         generators = [Generator().manual_seed(half.seed) for half in halves]
-        rows = torch.stack([_draw(train, points[0], generator) for generator in generators])
+        rows = torch.stack([_draw(train, shared, generator) for generator in generators])
         outer_rows = None
-        if points[0].outer_set == "random":
+        if shared.outer_set != "hard":
             drawn = [
-                half.rows[_outer_rows(val.take(half.rows), trials[0], None, [generator])]
+                half.rows[_outer_rows(pool.take(half.rows), trials[0], None, [generator])]
                 for half, generator in zip(halves, generators, strict=True)
             ]
             outer_rows = torch.cat(drawn, dim=1).repeat_interleave(len(points), 1)
