@@ -23,7 +23,7 @@ Counts = Annotated[tuple[PositiveInt, ...], SOME, Unlike]
 
 
 class TuneSettings(FrozenSettings):
-    """What is tried on halves of validation before the fit: every combination of the lists.
+    """Grid that is tried on halves of validation before the fit: every combination of the lists.
 
     The points of one combination of hard_share, support_per_class, inner_steps and support_steps are trained side by
     side, as one batch, since inner_lr and outer_lr alone may differ in it; each further combination is a batch.

@@ -72,7 +72,7 @@ class Choice:
     table: pd.DataFrame  # one row per point: its place on AXES, its best epoch and held_out there, chosen
 
     def found(self, taught: Sequence[float]) -> dict[str, Any]:
-        """What was chosen, for the heads' file. taught: accuracy by the rule on all of validation, by seed."""
+        """Choice and accuracies, for the heads' file. taught: accuracy by the rule on all of validation, by seed."""
         own = {name: getattr(self.settings, name) for name in TUNED if name in type(self.settings).model_fields}
         kept = {"held_out": self.held_out, "taught": list(taught), "epochs_tried": self.epochs}
         return {**own, **kept, "at_edge": list(self.at_edge)}

@@ -6,6 +6,7 @@ Source: arXiv 2603.29313. Letters: r trials, n support rows, d features, c class
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,6 @@ from hsfm.core.progress import Progress
 from hsfm.features.embeddings import Embeddings, check_embeddings, check_same_origin
 from hsfm.heads.draw import draw_per_class, draw_sides
 from hsfm.heads.hard_set import HardSet
-from hsfm.heads.hard_training import HardLoss
 from hsfm.heads.head import Head
 from hsfm.heads.inferred_groups.attribute import infer_attribute
 from hsfm.heads.scorer import Scorer
@@ -98,11 +98,12 @@ def train(
 
 def train_trials(
     train: Embeddings, val: Embeddings, head: Head, trials: Sequence[Trial],
-    *, scorers: Mapping[str, Scorer | HardLoss | LastEpoch], first_hard_set: HardSet | None = None,
+    *, scorers: Mapping[str, Any], first_hard_set: HardSet | None = None,
     memory_budget: int = MEMORY_BUDGET, weighted: bool = False,
 ) -> dict[str, MetaResult]:  # fmt: skip
     """Meta-train many trials of one shape side by side; history and errors as in `train`, whose `seed` may repeat here.
 
+    scorers: `Scorer`, or what measures and chooses as one does.
     The training is the same whichever scorer chooses the epoch, so that the results of several, by their names, cost
     one. The history's column `number` counts the trials. Each trial is what it would be alone, up to rounding. A trial
     whose every epoch diverged is no error here: its kept_epoch is 0 and its head NaN. memory_budget: bytes that trials
