@@ -13,6 +13,8 @@ from hsfm.heads.method_settings import MethodSettings
 from hsfm.heads.scorer import RULES
 from hsfm.heads.supervision import fit_supervised
 
+SHOWN = tuple(rule for rule in RULES if rule != "worst_value")  # which is worst_group, where there is one attribute
+
 
 def select_heads(
     method: ModuleType,
@@ -45,5 +47,5 @@ def select_heads(
 def under_rules(settings: MethodSettings, known: bool = True) -> Iterator[tuple[str, MethodSettings]]:
     """Rules and the settings with each. known: whether the groups of validation are; else there is no worst_group."""
     own = settings.select_by not in (None, *RULES)
-    for rule in RULES if known else [rule for rule in RULES if rule != "worst_group"]:
+    for rule in (rule for rule in SHOWN if known or rule != "worst_group"):
         yield rule, settings if own else type(settings)(**{**dict(settings), "select_by": rule})

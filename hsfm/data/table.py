@@ -1,8 +1,8 @@
 """The image table: one row per image, its labels, its split and where its pixels are."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -43,6 +43,7 @@ class Listing:
     class_names: tuple[str, ...]  # y counts into these
     attribute_names: tuple[str, ...]  # attribute counts into these
     pixels: np.ndarray | None = None  # uint8 [n h w 3]: image i is row `index[i]`
+    cells: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # as in ImageTable
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class ImageTable:
     class_names: tuple[str, ...]  # y counts into these
     attribute_names: tuple[str, ...]  # attribute counts into these
     folder: str = ""  # where image files lie; empty where the images are packed beside the table
+    # of several attributes, by name, the value of each in every one of attribute_names; empty where there is one
+    cells: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def split(self, name: str) -> pd.DataFrame:
         """The rows of one split, in table order; the index keeps their numbers in the table."""
@@ -87,6 +90,7 @@ def write_images(path: str | Path, table: ImageTable) -> None:
             if (split, y) not in there:
                 raise ValueError(f"{path}: class {y} ({name}) has no image in the {split} split")
     names = {key: getattr(table, key) for key in ("dataset", "class_names", "attribute_names", "folder")}
+    names |= {"cells": dict(table.cells)} if table.cells else {}
     write_parquet(path, pa.Table.from_pandas(rows[SCHEMA.names], SCHEMA, preserve_index=False), names)
 
 
@@ -95,7 +99,8 @@ def read_images(path: str | Path) -> ImageTable:
     table, metadata = read_parquet(path, SCHEMA)
     rows = table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype()}.get)
     names = (tuple(metadata[name]) for name in ("class_names", "attribute_names"))
-    return ImageTable(rows, metadata["dataset"], *names, metadata["folder"])
+    cells = {name: tuple(values) for name, values in metadata.get("cells", {}).items()}
+    return ImageTable(rows, metadata["dataset"], *names, metadata["folder"], cells)
 
 
 def write_readable(

@@ -13,7 +13,7 @@ from hsfm.heads.known_methods import found
 
 DEFAULTS = "erm dfr llr cb_llr afr tune hsfm"  # as `hsfm.deploy.compare.METHODS`; what is imported here loads no torch
 
-RULES = ("worst_group", "worst_class", "average", "inferred_group")  # as `hsfm.heads.scorer.RULES`
+RULES = ("worst_group", "worst_class", "average", "inferred_group", "worst_value")  # as `hsfm.heads.scorer.RULES`
 MEASURES = ("balanced_accuracy", "recall", "ece", "auroc")  # as `hsfm.evaluation.measures.MEASURES`
 
 
@@ -70,7 +70,14 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1 of each method (3)")
     parser.add_argument("--settings", metavar="FILE", help="YAML as --out writes it: settings by method, and the above")
     parser.add_argument(
-        "--columns", nargs="+", default=[], metavar="KEY=NAME", help="of one table: its names for y, split, attribute"
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="KEY=NAME",
+        help="of one table: its names for y, split, attribute (several: NAME,NAME)",
+    )
+    parser.add_argument(
+        "--min-group", type=int, default=1, metavar="N", help="a group of fewer rows is not the worst (%(default)s)"
     )
     parser.add_argument(
         "--measures", nargs="+", default=[], choices=MEASURES, help="more than accuracy, in a table of its own"
@@ -108,6 +115,7 @@ def _compare(options: argparse.Namespace) -> int:
     first = Path(options.features[0])
     name = options.name or (first.stem if len(options.features) == 1 else first.resolve().parent.name) or "embeddings"
     splits = compare.read_files(options.features, name, {key: value for key, _, value in pairs})
+    splits = compare.with_min_group(splits, options.min_group)
     if options.standardize:
         splits = compare.standardized(splits)
     plan = compare.make_plan(splits["val"], **asked)
@@ -134,6 +142,7 @@ def _compare(options: argparse.Namespace) -> int:
 
         again = ["hsfm", "compare", *options.features, "--settings", str(options.out / SETTINGS)]
         again += ["--columns", *options.columns] * bool(options.columns) + ["--standardize"] * options.standardize
+        again += ["--min-group", str(options.min_group)] * (options.min_group > 1)
         again += ["--measures", *options.measures] * bool(options.measures)
         files = write_results(options.out, comparison, plan, more=more, command=shlex.join([*again, "--name", name]))
         print(f"\n{files[-1]} and {len(files) - 1} tables in {options.out / 'tables'}")

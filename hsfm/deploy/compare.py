@@ -31,7 +31,7 @@ from hsfm.evaluation.predictions import Predictions, predict
 from hsfm.evaluation.scores import score_heads
 from hsfm.features import standardize
 from hsfm.features.embeddings import Embeddings, check_embeddings, check_same_origin
-from hsfm.features.imported import import_arrays, import_embeddings
+from hsfm.features.imported import SEVERAL, import_arrays, import_embeddings
 from hsfm.features.one_table import import_table
 from hsfm.heads.erm_head import ERMHeadSettings, erm_row
 from hsfm.heads.fit_inputs import FitInputs
@@ -39,7 +39,7 @@ from hsfm.heads.hard_set import HardSetSettings, build
 from hsfm.heads.head import SavedHeads
 from hsfm.heads.known_methods import Method, found
 from hsfm.heads.method_settings import MethodSettings
-from hsfm.heads.scorer import RULES
+from hsfm.heads.scorer import OF_GROUPS, RULES
 from hsfm.heads.supervision import fit_row
 from hsfm.report.accuracy_tables import accuracy_tables
 from hsfm.report.names import method_label
@@ -63,6 +63,7 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     name: str = "embeddings",
+    min_group: int = 1,
     measures: Sequence[str] = (),
     jobs: int = 1,
     device: str = "auto",
@@ -70,13 +71,14 @@ def compare(
     """Test accuracies of methods on the same features, with their 95 % intervals: a row per method.
 
     train, val, test: each an .npz or Parquet file as `import_embeddings` reads it; or a mapping with x [n d], y [n] and
-    where there are any attribute [n], image_id [n] and early_logits [n c]; or `Embeddings`. Heads are fitted on train
+    where there are any attribute [n], or of several attributes [n k] or a DataFrame, image_id [n] and early_logits
+    [n c]; or `Embeddings`. Heads are fitted on train
     and val and chosen on val; test only scores.
     methods: names of modules in hsfm/methods, erm, or variants as in the workflow's configuration, `{"dfr_train":
     {"method": "dfr", "on": "train"}}`. select_by: a rule as in the configuration; None is worst_group where the
     attributes of val are known, else worst_class. settings: by method, and of `erm_head` and `hard_set`. name: of the
-    dataset in tables. measures: more than accuracy, balanced_accuracy, recall, ece or auroc. jobs: methods side
-    by side, in processes of their own.
+    dataset in tables. min_group: rows that a group of a split needs to count for its worst group. measures: more than
+    accuracy, balanced_accuracy, recall, ece or auroc. jobs: methods side by side, in processes of their own.
 
     Columns: dataset, method, group_labels (use of them), runs, seeds, and of worst_group, average, adjusted_average and
     worst_class the mean `_percent`, `_deviation` over seeds, ends `_low` and `_high` of the interval over test images,
@@ -86,7 +88,7 @@ def compare(
 
     Raises ValueError naming the input and the value for features, methods or settings that are not sound.
     """
-    splits = read_splits({"train": train, "val": val, "test": test}, name)
+    splits = with_min_group(read_splits({"train": train, "val": val, "test": test}, name), min_group)
     plan = make_plan(splits["val"], methods=methods, select_by=select_by, seeds=seeds, settings=settings)
     check_measures(measures, splits["test"].class_names)
     comparison = run(splits, plan, jobs=jobs, device=device)
@@ -120,7 +122,11 @@ def _arrays(split: str, source: Mapping[str, Any]) -> dict[str, Any]:
     lacking = [name for name in ("x", "y") if name not in source]
     if lacking:
         raise ValueError(f"{split}: no {lacking[0]!r}; there are {', '.join(map(str, source))}")
-    return {ARRAYS.get(name, name): source[name] for name in source}
+    arrays = {ARRAYS.get(name, name): source[name] for name in source}
+    if isinstance(arrays.get("attribute"), pd.DataFrame):
+        several = arrays.pop("attribute")
+        arrays |= {f"{SEVERAL}{name}": several[name].to_numpy(object) for name in several}
+    return arrays
 
 
 def read_files(
@@ -134,6 +140,13 @@ def read_files(
     if columns:
         raise ValueError("columns: are for one table; files of splits have x (feature in Parquet), y and attribute")
     return import_embeddings(dict(zip(SPLITS, files, strict=True)), name)
+
+
+def with_min_group(splits: Mapping[str, Embeddings], min_group: int) -> dict[str, Embeddings]:
+    """The splits, of which groups of fewer rows do not count for the worst group; ValueError for less than one."""
+    if min_group < 1:
+        raise ValueError(f"min_group: {min_group}; expected a whole number of rows from 1")
+    return {split: replace(part, min_group=min_group) for split, part in splits.items()}
 
 
 def standardized(splits: Mapping[str, Embeddings]) -> dict[str, Embeddings]:
@@ -181,8 +194,8 @@ def make_plan(
     of_embeddings = {name: method for name, method in found().items() if not method.images}
     if select_by not in (None, *RULES):
         raise ValueError(f"select_by: unknown {select_by!r}; allowed are {', '.join(RULES)}")
-    if select_by == "worst_group":
-        val.require_attributes("select_by: worst_group")
+    if select_by in OF_GROUPS:
+        val.require_attributes(f"select_by: {select_by}")
     seeds = tuple(seeds)
     if not seeds or len({*seeds}) < len(seeds) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
         raise ValueError(f"seeds: {list(seeds)}; expected different whole numbers from 0, at least one")

@@ -36,6 +36,7 @@ from hsfm.heads.head import Head, two_rows
 from hsfm.heads.known_methods import Method, found
 from hsfm.heads.method_settings import MethodSettings
 from hsfm.heads.requirements import Requirement, check_labels
+from hsfm.heads.scorer import OF_GROUPS
 from hsfm.heads.supervision import fit_supervised
 
 AUTO_LR = 0.064  # times 1 / d: a step of size alpha moves a standardized row's logits by about alpha d, for any d
@@ -387,7 +388,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
                 "give them, or neither groups nor groups_val to take each class for a group"
             )
         # classes serve to train on; that worst_group has none to choose by is the scorer's to say
-        serving = () if settings.select_by == "worst_group" else taught
+        serving = () if settings.select_by in OF_GROUPS else taught
         names = tuple(map(str, range(1 + max((parts[split][2].max() for split in known), default=0))))
         splits = {}
         for split, (X, y, attribute) in parts.items():

@@ -3,6 +3,7 @@
 Knows no torch, so that tables and figures load quickly, and nothing that trains a network depends on it.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from jaxtyping import Int
+from pyarrow.parquet import read_schema
 
 from hsfm.core.files import read_parquet, write_parquet
+from hsfm.data.cells import cell_name
 
 SCHEMA = pa.schema(
     [
@@ -33,6 +36,9 @@ SCHEMA = pa.schema(
         ("accuracy", pa.float64()),
     ]
 )
+# further columns where there are several attributes, or groups too small to count for the worst: the cell's value of
+# each attribute as JSON, null of an unknown one; and the fewest rows of a group that counts
+SEVERAL = pa.schema([("values", pa.string()), ("min_group", pa.int64())])
 BY_RULE = SCHEMA.append(pa.field("rule", pa.string()))  # of heads that each rule of the scorer has picked
 
 
@@ -44,11 +50,14 @@ def score(
     seeds: Sequence[int],
     class_names: Sequence[str],
     attribute_names: Sequence[str],
+    cells: Mapping[str, Sequence[str]] | None = None,
+    min_group: int = 1,
 ) -> pd.DataFrame:
     """One row per seed and group: seed, y, attribute, group, group_name, n, correct, accuracy (a fraction).
 
     attribute: -1 where unknown. A group without images has n = 0 and a null accuracy. Images of unknown attribute, if
-    there are any, are counted by class alone, in rows with a null attribute and group.
+    there are any, are counted by class alone, in rows with a null attribute and group. cells, min_group: of
+    `Embeddings`; where they say something, the columns of SEVERAL are there, too.
     """
     # one part more per class than there are attributes: the unknown ones
     n_attributes = len(attribute_names)
@@ -65,6 +74,9 @@ def score(
         }
     )
     parts.loc[a == n_attributes, ["attribute", "group"]] = pd.NA
+    if cells or min_group > 1:
+        texts = [json.dumps({name: values[i] for name, values in (cells or {}).items()}) for i in range(n_attributes)]
+        parts = parts.assign(values=pd.array([*texts, None], "str")[a], min_group=min_group)
     hits = [np.bincount(part[predicted == y], minlength=n_parts) for predicted in predictions]
     none = parts[:0].assign(correct=0)  # for a method without a head
     frame = pd.concat([none, *(parts.assign(correct=correct) for correct in hits)], ignore_index=True)
@@ -86,10 +98,33 @@ def score_splits(head: Any, splits: Sequence[Any], *, seeds: Sequence[int]) -> p
             seeds=seeds,
             class_names=part.class_names,
             attribute_names=part.attribute_names,
+            cells=part.cells,
+            min_group=part.min_group,
         ).assign(split=part.split, dataset=part.dataset)
         for part in splits
     ]
     return pd.concat(frames, ignore_index=True)
+
+
+def value_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores of every class with one value of one attribute, of datasets with several attributes; none of others.
+
+    Columns dataset, run, method, seed and split as far as they are there, y, group_name, n, correct and accuracy.
+    """
+    several = scores[scores["values"].notna() & (scores["values"] != "{}")] if "values" in scores else scores[:0]
+    keys = [name for name in ("dataset", "run", "method", "seed", "split") if name in scores]
+    parts, cells = [], {text: json.loads(text) for text in (several["values"].unique() if len(several) else ())}
+    for names in {tuple(values) for values in cells.values()}:
+        own = several[several["values"].map(lambda text, names=names: tuple(cells[text]) == names)]
+        for name in names:
+            ends = own["values"].map({text: f", {cell_name(values)}" for text, values in cells.items()})
+            classes = [group.removesuffix(end) for group, end in zip(own["group_name"], ends, strict=True)]
+            values = own["values"].map(lambda text, name=name: cells[text].get(name))
+            parts.append(own.assign(group_name=[f"{y}, {name} {v}" for y, v in zip(classes, values, strict=True)]))
+    if not parts:
+        return several[[*keys, "y", "group_name", "n", "correct", "accuracy"]]
+    found = pd.concat(parts).groupby([*keys, "y", "group_name"], sort=False)[["n", "correct"]].sum().reset_index()
+    return found.assign(accuracy=found["correct"] / found["n"])
 
 
 def score_heads(saved: Any, splits: Sequence[Any], run: int) -> pd.DataFrame:
@@ -108,13 +143,16 @@ def score_heads(saved: Any, splits: Sequence[Any], run: int) -> pd.DataFrame:
 def write_scores(
     path: str | Path, scores: pd.DataFrame, metadata: Mapping[str, Any], schema: pa.Schema = SCHEMA
 ) -> None:
-    """Write the columns of SCHEMA, or of BY_RULE."""
+    """Write the columns of SCHEMA, or of BY_RULE, and those of SEVERAL where they are there."""
+    schema = pa.schema([*schema, *SEVERAL]) if "values" in scores else schema
     write_parquet(path, pa.Table.from_pandas(scores[schema.names], schema, preserve_index=False), metadata)
 
 
 def read_scores(path: str | Path, schema: pa.Schema = SCHEMA) -> pd.DataFrame:
     """Read scores; every error names the file."""
     table, _ = read_parquet(path, schema)
+    if "values" in read_schema(path).names:
+        table, _ = read_parquet(path, pa.schema([*schema, *SEVERAL]))
     return table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
 
 

@@ -44,6 +44,9 @@ class EmbeddingSettings(FrozenSettings):
         description="Bring the features of a frozen backbone to mean 0 and one spread, measured on train; null for "
         "none.",
     )
+    min_group: PositiveInt = Field(
+        1, description="Groups of fewer images of a split do not count for its worst group, in tables and selection."
+    )
     train: GivenFile | None = Field(
         None, description="Your own features, Parquet as hsfm writes it, or npz with x, y and attribute."
     )
@@ -67,12 +70,29 @@ class Embeddings:
     split: str = ""
     checkpoint_sha256: str = ""  # of the network that made the features
     details: Mapping[str, Any] = field(default_factory=dict)  # backbone, transform, precision
+    # of several attributes, by name, the value of each in every one of attribute_names; empty where there is one
+    cells: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    min_group: int = 1  # a smaller group of a split does not count for its worst group
     extra: Mapping[str, Tensor] = field(default_factory=dict)  # by row, what some methods need: `early_logits` [n c]
 
     @property
     def group(self) -> Int[Tensor, " n"]:
         """y * n_attributes + attribute, -1 where the attribute is unknown."""
         return torch.where(self.attribute < 0, -1, self.y * self.n_attributes + self.attribute)
+
+    @property
+    def value_groups(self) -> list[tuple[Int[Tensor, " n"], int]]:
+        """For each attribute alone, y * n_values + value of every row (-1 where unknown), and the number of groups.
+
+        `group` where there is one attribute.
+        """
+        groups = []
+        for values in self.cells.values():
+            numbers, names = pd.factorize(np.array(values, object))
+            value = torch.from_numpy(numbers).to(self.y.device)[self.attribute.clamp(min=0)]
+            group = torch.where(self.attribute < 0, -1, self.y * len(names) + value)
+            groups.append((group, self.n_classes * len(names)))
+        return groups or [(self.group, self.n_groups)]
 
     def to(self, device: torch.device) -> "Embeddings":
         return self._each(lambda tensor: tensor.to(device))
@@ -193,6 +213,8 @@ def write_embeddings(path: str | Path, embeddings: Embeddings, *, whole: bool = 
     ]
     metadata = {"d": d, "package_version": __version__, **{key: getattr(embeddings, key) for key in FIELDS}}
     metadata |= {key: embeddings.details.get(key) for key in DETAILS}
+    metadata |= {"cells": dict(embeddings.cells)} if embeddings.cells else {}
+    metadata |= {"min_group": embeddings.min_group} if embeddings.min_group > 1 else {}
     # features are as good as random: looking for repetitions in them takes time and finds none
     options = {"row_group_size": ROWS_AT_ONCE, "compression": "none", "use_dictionary": ["split"]}
     write_parquet(path, pa.table(columns, names=[*SCHEMA.names, *embeddings.extra]), metadata, **options)
@@ -225,6 +247,8 @@ def read_embeddings(path: str | Path, *, split: str | None = None, whole: bool =
         image_id=tuple(table["image_id"].to_pylist()),
         details={key: metadata[key] for key in DETAILS if metadata.get(key) is not None},
         extra=found,
+        cells={name: tuple(values) for name, values in metadata.get("cells", {}).items()},
+        min_group=metadata.get("min_group", 1),
         **{key: tuple(metadata[key]) if key.endswith("names") else metadata[key] for key in FIELDS},
     )
     return check_embeddings(embeddings, path, whole=whole)

@@ -92,6 +92,7 @@ def embed_table(
         image_id=tuple(rows["image_id"]),
         class_names=table.class_names,
         attribute_names=table.attribute_names,
+        cells=table.cells,
         dataset=table.dataset,
         split=split,
         extra=extra,

@@ -19,11 +19,13 @@ import torch
 from hsfm.core.files import sha256
 from hsfm.core.text import few
 from hsfm.data import labels
+from hsfm.data.cells import combine
 from hsfm.features.embeddings import EXTRA, METADATA, Embeddings, check_embeddings, check_same_origin, read_embeddings
 
 log = logging.getLogger(__name__)
 
 OPTIONAL = ("attribute", "image_id", *EXTRA)  # beside features and y
+SEVERAL = "attribute_"  # begins the name of each of several attributes
 # other writings of a name, of which a file may hold one, and what others call an array that is not there
 _WRITINGS = {
     "features": "x|features?",
@@ -49,8 +51,9 @@ def import_embeddings(paths: Mapping[str, str | Path], dataset: str) -> dict[str
     numbers per row), `y`, and where there are any `attribute`, `image_id` and `early_logits` (a list per row); npz the
     arrays `x` [n d], `y` [n], `attribute` [n] and `early_logits` [n c]. There, y and attribute are names or numbers, of
     which 1, 1.0 and "1" are one; the classes are the sorted labels of all splits, in whose order early logits are, and
-    an attribute that is missing (null, NaN, the text nan or none, or -1 beside others than 1) is unknown. A warning
-    names columns that are not read.
+    an attribute that is missing (null, NaN, the text nan or none, or -1 beside others than 1) is unknown. Several
+    attributes are columns or arrays `attribute_NAME`, or `attribute` [n k]; a row that lacks one is of no group. A
+    warning names columns that are not read.
 
     Raises ValueError naming the file for anything that is missing, under another name or there twice, of the wrong
     shape or type, NaN, or at odds with another split; and where most classes or attributes are those of one row, or
@@ -111,15 +114,30 @@ def _number_labels(
 ) -> dict[str, Embeddings]:
     """Embeddings out of `_as_table`'s tables, whose texts become numbers that all splits share."""
     ends = np.cumsum([len(table["y"]) for table in tables.values()])
-    names = {}
-    for column in ("y", "attribute"):
-        what = f"{column} of {', '.join(map(str, paths.values()))}"
-        of_all = pd.concat([table[column] for table in tables.values()], ignore_index=True)
-        codes, names[column] = labels.number(of_all if column == "y" else labels.known(of_all, what), what)
+    several = max((list(table["attribute"]) for table in tables.values()), key=len)
+    for split, table in tables.items():
+        if (own := list(table["attribute"])) not in (several, []):
+            raise ValueError(f"{paths[split]}: has {few(own)}, but another split has {few(several)}")
+    columns = {"y": [table["y"] for table in tables.values()]}
+    for name in several:  # of a split without attributes they are unknown
+        columns[name] = [table["attribute"].reindex(columns=several)[name] for table in tables.values()]
+    numbered = {}
+    for name, parts in columns.items():
+        what = f"{name} of {', '.join(map(str, paths.values()))}"
+        of_all = pd.concat(parts, ignore_index=True)
+        numbered[name] = labels.number(of_all if name == "y" else labels.known(of_all, what), what)
+    y, class_names = numbered.pop("y")
+    if len(several) > 1:
+        attribute, attribute_names, cells = combine({n.removeprefix(SEVERAL): of for n, of in numbered.items()})
+    else:
+        unknown = pd.Series(pd.NA, y.index, dtype="Int32"), ()
+        (attribute, attribute_names), cells = next(iter(numbered.values()), unknown), {}
+    for column, codes in (("y", y), ("attribute", attribute)):
         parts = np.split(codes.to_numpy(np.int64, na_value=-1), ends[:-1])
         for table, part in zip(tables.values(), parts, strict=True):
             table[column] = torch.from_numpy(part)
-    described = {"class_names": names["y"], "attribute_names": names["attribute"], "checkpoint_sha256": origin}
+    described = {"class_names": class_names, "attribute_names": attribute_names, "checkpoint_sha256": origin}
+    described["cells"] = cells
     described["details"] = {"backbone": "unknown", "transform": None}
     return {
         split: check_embeddings(Embeddings(split=split, **table, **described), paths[split])
@@ -133,10 +151,14 @@ def _read_beside(ours: Mapping[str, Embeddings], paths: Mapping[str, str | Path]
     splits = {}
     for split, path in paths.items():
         if split in ours:
-            splits[split] = replace(ours[split], attribute_names=known.attribute_names, checkpoint_sha256=origin)
+            shared = {"attribute_names": known.attribute_names, "cells": known.cells, "checkpoint_sha256": origin}
+            splits[split] = replace(ours[split], **shared)
             continue
         table = _read_table(path, split)
-        table["attribute"] = labels.known(table["attribute"], f"attribute of {path}")
+        if list(table["attribute"]) not in (["attribute"], []):
+            raise ValueError(f"{path}: has several attributes, which goes beside no file that hsfm wrote")
+        own = table["attribute"].reindex(columns=["attribute"])["attribute"]
+        table["attribute"] = labels.known(own, f"attribute of {path}")
         for column, names in (("y", known.class_names), ("attribute", known.attribute_names)):
             table[column] = _numbers_among(names, table[column], f"{path}: {column}")
         splits[split] = check_embeddings(replace(known, split=split, checkpoint_sha256=origin, **table), path)
@@ -180,20 +202,42 @@ def _as_table(columns: dict[str, np.ndarray], split: str) -> dict[str, Any]:
         if values.ndim != 2 or values.dtype.kind not in "fiu" or len(values) != n:
             found = f"{values.dtype} {list(values.shape)}"
             raise ValueError(f"{name} are {found}, expected numbers [n {width}] for the {n} rows of y")
-    columns = {"attribute": np.full(n, None), "image_id": [f"{split}-{i:07d}" for i in range(n)], **columns}
-    for name in ("y", "attribute", "image_id"):
+    columns = {"image_id": [f"{split}-{i:07d}" for i in range(n)], **_attributes(columns)}
+    several = [name for name in columns if name == "attribute" or name.startswith(SEVERAL)]
+    for name in ("y", *several, "image_id"):
         if np.shape(columns[name]) != (n,):
             raise ValueError(f"{name} {list(np.shape(columns[name]))} is not [{n}]")
-    y, attribute = (
-        [_label(*cell, name) for cell in enumerate(columns[name].astype(object))] for name in ("y", "attribute")
+    y, *attributes = (
+        labels.tidy(pa.array([_label(*cell, name) for cell in enumerate(columns[name].astype(object))], pa.string()))
+        for name in ("y", *several)
     )
-    y, attribute = (labels.tidy(pa.array(column, pa.string())).to_pandas() for column in (y, attribute))
+    y = y.to_pandas()
+    attribute = pd.DataFrame(
+        {name: of.to_pandas() for name, of in zip(several, attributes, strict=True)}, index=range(n)
+    )
     if y.isna().any():
         raise ValueError(f"row {y.isna().argmax()} has no class")
     image_id = tuple(map(str, columns["image_id"]))
     # C's order, in which a file of ours is read: sums have it too, and their last digits
     extra = {name: torch.from_numpy(np.array(columns[name], np.float32, order="C")) for name in matrices}
     return {"features": extra.pop("features"), "y": y, "attribute": attribute, "image_id": image_id, "extra": extra}
+
+
+def _attributes(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Columns with attributes of one dimension each.
+
+    A two-dimensional `attribute` [n k] becomes k, named by their numbers from 1.
+    """
+    there, given = dict(columns), columns.get("attribute")
+    several = [name for name in there if name.startswith(SEVERAL)]
+    if several and given is not None:
+        raise ValueError(f"both 'attribute' and {several[0]!r}; leave one out")
+    if given is None:
+        return there
+    if np.ndim(given) == 2 and np.shape(given)[1] > 1:
+        del there["attribute"]
+        return {**there, **{f"{SEVERAL}{j + 1}": column for j, column in enumerate(np.asarray(given).T)}}
+    return {**there, "attribute": given[:, 0] if np.ndim(given) == 2 else given}
 
 
 def _read_columns(path: str | Path) -> dict[str, np.ndarray]:
@@ -214,9 +258,11 @@ def _names_to_read(there: Sequence[str], features: str, path: str | Path) -> lis
 
     Raises ValueError where one of them is not there, or under another name, or twice.
     """
-    names = (features, "y", *OPTIONAL)
+    names = (features, "y", *OPTIONAL, *(name for name in there if name.startswith(SEVERAL)))
     others = [name for name in there if name not in names]
     for name in names:
+        if name.startswith(SEVERAL):
+            continue
         thing = "features" if name == features else name
         same, near = (
             [other for other in others if re.fullmatch(of[thing], other, re.IGNORECASE)] for of in (_WRITINGS, _OTHERS)

@@ -13,7 +13,7 @@ from hsfm.core.text import few
 from hsfm.data import labels
 from hsfm.data.table import SPLITS
 from hsfm.features.embeddings import EXTRA, Embeddings
-from hsfm.features.imported import import_arrays
+from hsfm.features.imported import SEVERAL, import_arrays
 
 log = logging.getLogger(__name__)
 
@@ -25,21 +25,27 @@ def import_table(path: str | Path, dataset: str, columns: Mapping[str, str] | No
 
     It has `y`, `split` (0, 1, 2 or train, val, test) and where there are any `attribute` and `image_id`, as
     `import_embeddings` reads them. Features are the array `x` [n d] of npz; the column `feature` of Parquet, a list of
-    numbers per row; else all other columns of a table, each of numbers. columns: by those names the file's own.
+    numbers per row; else all other columns of a table, each of numbers. columns: by those names the file's own; for
+    several attributes "NAME,NAME".
 
     Raises ValueError naming the file and the column for one that is missing, a feature that is no number, an unknown
     split, and as `import_arrays`.
     """
-    path, called = Path(path), dict(zip(LABELS, LABELS, strict=True)) | dict(columns or {})
-    if unknown := called.keys() - set(LABELS):
+    path, given = Path(path), dict(columns or {})
+    if unknown := given.keys() - set(LABELS):
         raise ValueError(f"columns: unknown {min(unknown)!r}; allowed are {', '.join(LABELS)}")
+    several = given.pop("attribute", "").split(",")
+    given |= {"attribute" if len(several) == 1 else f"{SEVERAL}{name}": name for name in several if name}
+    called = dict(zip(LABELS, LABELS, strict=True)) | given
+    if len(several) > 1:
+        del called["attribute"]
     kind = path.suffix.lower()
     if kind not in (".npz", ".parquet", ".csv"):
         raise ValueError(f"{path}: is neither .npz, .parquet nor .csv")
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     there = _names_in(path, kind)
-    used = {key: name for key, name in called.items() if name in there or key in LABELS[:2] or key in (columns or {})}
+    used = {key: name for key, name in called.items() if name in there or key in LABELS[:2] or key in given}
     labels.require_columns(path, there, used.values())
     found = _arrays(path, used) if kind == ".npz" else labels.read_text(path, used).to_dict("series")
     what = f"{path}: column {used['split']!r}"
@@ -66,7 +72,8 @@ def _names_in(path: Path, kind: str) -> list[str]:
 def _arrays(path: Path, used: Mapping[str, str]) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
         labels.require_columns(path, file.files, ["x"])
-        names = {"features": "x", **used, **{name: name for name in EXTRA if name in file.files}}
+        others = (name for name in file.files if name in EXTRA or name.startswith(SEVERAL))
+        names = {"features": "x", **used, **{name: name for name in others}}
         return {key: file[name] for key, name in names.items()}
 
 

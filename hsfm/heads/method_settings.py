@@ -8,7 +8,7 @@ from hsfm.core.settings import FrozenSettings
 
 Groups = Literal["none", "val", "train", "both"]
 Halves = Literal["none", "class", "group"]
-Rule = Literal["worst_group", "worst_class", "average", "inferred_group"]
+Rule = Literal["worst_group", "worst_class", "average", "inferred_group", "worst_value"]
 
 
 class MethodSettings(FrozenSettings):
@@ -18,7 +18,8 @@ class MethodSettings(FrozenSettings):
         None,
         description="Rule by which validation picks an epoch or a setting: the accuracy of the worst group, which "
         "reads group labels of validation, of the worst class, the average, or that of the worst group that is "
-        "inferred from features and classes, or of the worst class where none can be. null takes the configuration's.",
+        "inferred from features and classes, or of the worst class where none can be; worst_value is that of the worst "
+        "class with one value of one attribute, where there are several. null takes the configuration's.",
     )
 
     @property

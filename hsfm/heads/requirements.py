@@ -13,6 +13,7 @@ from hsfm.core.text import few
 from hsfm.data.table import SPLITS, group_name, read_images
 from hsfm.features.embeddings import EXTRA, ROWS, Embeddings, NotApplicable
 from hsfm.heads.method_settings import Groups, Halves
+from hsfm.heads.scorer import OF_GROUPS
 from hsfm.models.holdout import hold_out
 
 
@@ -33,10 +34,10 @@ def check_labels(splits: Mapping[str, Embeddings], rows: Mapping[str, Requiremen
     splits: train and val; their features are not read. Raises ValueError where the scorer of a row lacks its groups,
     which would stop its fit.
     """
-    chosen = [row for row, asked in rows.items() if asked.select_by == "worst_group"]
+    chosen = {row: asked.select_by for row, asked in rows.items() if asked.select_by in OF_GROUPS}
     if chosen:
         try:
-            splits["val"].require_attributes(f"select_by: worst_group ({few(chosen)})")
+            splits["val"].require_attributes(f"select_by: {' or '.join(sorted({*chosen.values()}))} ({few(list(chosen))})")
         except NotApplicable as error:
             raise ValueError(f"{error}; give it, or set select_by to worst_class") from error
     reasons = {row: _lacking(splits, asked) for row, asked in rows.items()}

@@ -2,6 +2,7 @@
 
 from typing import get_args
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from hsfm.features.embeddings import Embeddings
 from hsfm.heads.method_settings import Rule
 
 RULES = get_args(Rule)
+OF_GROUPS = ("worst_group", "worst_value")  # rules that read group labels of validation
 
 
 class Scorer:
@@ -23,13 +25,13 @@ class Scorer:
     """
 
     def __init__(self, val: Embeddings, rule: Rule, inferred: tuple[Embeddings, str] | None = None):
-        if rule == "worst_group":
-            val.require_attributes('select_by="worst_group"')
+        if rule in OF_GROUPS:
+            val.require_attributes(f'select_by="{rule}"')
         if (rule == "inferred_group") != (inferred is not None):
             raise ValueError(f"inferred: goes with the rule inferred_group, and with no other; the rule is {rule}")
         self.rule = rule
         self.asked = False
-        self._val, self._group = val, val.group
+        self._val, self._group, self._values = val, _large(val), val.value_groups
         rows, self.doubt = inferred or (None, "")
         self._inferred = None if rows is None or self.doubt else rows
 
@@ -47,7 +49,8 @@ class Scorer:
     ) -> dict[str, Float[Tensor, "*s"]]:
         """val_average, val_worst_group (NaN where no group is known) and val_worst_class, for a method's history.
 
-        Under the rule `inferred_group` val_inferred_group, too, where groups could be inferred.
+        Under the rule `inferred_group` val_inferred_group, too, where groups could be inferred, and under worst_value
+        val_worst_value.
         """
         val = self._val
         y, group = (val.y, self._group) if rows is None else (val.y[rows], self._group[rows])
@@ -56,6 +59,11 @@ class Scorer:
         if self._inferred is not None:
             group = self._inferred.group if rows is None else self._inferred.group[rows]
             measures["val_inferred_group"] = worst(accuracy_by(correct, group, self._inferred.n_groups))
+        if self.rule == "worst_value":
+            of_each = [
+                worst(accuracy_by(correct, group if rows is None else group[rows], n)) for group, n in self._values
+            ]
+            measures["val_worst_value"] = torch.stack(of_each).amin(0)
         return measures
 
     @property
@@ -72,3 +80,11 @@ class Scorer:
         if self.rule != "inferred_group":
             return self.rule.replace("_", " ")
         return f"worst class (no groups inferred: {self.doubt})" if self.doubt else "worst inferred group"
+
+
+def _large(val: Embeddings) -> Int[Tensor, " n"]:
+    """The group of every row, -1 for those of groups with fewer rows than count for the worst group."""
+    if val.min_group == 1:
+        return val.group
+    sizes = torch.bincount(val.group + 1, minlength=val.n_groups + 1)
+    return torch.where(sizes[val.group + 1] < val.min_group, -1, val.group)

@@ -13,7 +13,7 @@ from hsfm.heads.fit_inputs import FitInputs
 from hsfm.heads.head import Head, SavedHeads, stack
 from hsfm.heads.inferred_groups.attribute import infer_attribute
 from hsfm.heads.method_settings import MethodSettings
-from hsfm.heads.scorer import RULES, Scorer
+from hsfm.heads.scorer import OF_GROUPS, RULES, Scorer
 
 
 def fit_supervised(
@@ -93,4 +93,4 @@ def labels_used(settings: MethodSettings, scorer: Scorer) -> str:
     """Use of group labels: `none`, `selection` by those of val, `training` on those of val, or on `train` or `both`."""
     if settings.groups != "none":
         return "training" if settings.groups == "val" else settings.groups
-    return "selection" if scorer.asked and scorer.rule == "worst_group" else "none"
+    return "selection" if scorer.asked and scorer.rule in OF_GROUPS else "none"

@@ -27,7 +27,7 @@ from hsfm.report.tables import (
 
 SPREAD = {"lowest": "min", "median": "median", "highest": "max"}  # over settings
 RULES = {"worst_group": "worst group", "worst_class": "worst class (no group labels)"}
-SELECTED_BY = {rule: METRICS.get(rule, "worst inferred group") for rule in get_args(Rule)}
+SELECTED_BY = {rule: METRICS.get(rule, "worst inferred group") for rule in get_args(Rule) if rule != "worst_value"}
 VARIANTS = {
     "hsfm": "HSFM",
     "fixed_support": "support not edited (K_H = 0)",

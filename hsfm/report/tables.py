@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import pandas as pd
 
 from hsfm.core.text_tables import Cell, TextTable, percent
+from hsfm.evaluation.scores import value_scores
 from hsfm.report.names import method_label
 
 METRICS = {
@@ -13,6 +14,7 @@ METRICS = {
     "adjusted_average": "adjusted average",
     "worst_class": "worst class",
 }
+WORDS = {**METRICS, "worst_value": "worst value"}  # the last where there are several attributes
 FEW = 50  # test images; the accuracy of a smaller group is never shown without its interval
 MAIN_TITLE = "Test accuracy of every method."
 GROUP_LABELS = {  # the most demanding use last
@@ -31,6 +33,8 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
     left out, and null where no group is known. adjusted_average: group accuracies weighted by the groups' shares of
     the training split; null where a test group has no training image or a training group is unknown. worst_class: the
     lowest class accuracy. worst_group_images, worst_class_images: images of the smallest test group and class.
+    Groups of fewer test images than the scores' min_group do not count for worst_group. Of several attributes,
+    worst_value: the lowest accuracy of a class with one value of one of them; with worst_value_images.
     """
     keys = ["dataset", "run", "method", "seed"]
     rows = [
@@ -48,13 +52,17 @@ def _accuracies(scores: pd.DataFrame) -> dict[str, float | None]:
     weights = train.set_index("group")["n"] if train["group"].notna().all() else pd.Series(dtype=float)
     adjustable = groups_known and test["group"].isin(weights.index).all() and len(test)
     share = test["group"].map(weights) if adjustable else None
+    large = test[test["n"] >= test["min_group"].fillna(1)] if "min_group" in test else test
+    values = value_scores(test)
     return {
         "average": test["correct"].sum() / test["n"].sum(),
-        "worst_group": test["accuracy"].min() if groups_known else None,
+        "worst_group": large["accuracy"].min() if groups_known else None,
         "adjusted_average": (test["accuracy"] * share).sum() / share.sum() if adjustable else None,
         "worst_class": (classes["correct"] / classes["n"]).min(),
-        "worst_group_images": test["n"].min(),
+        "worst_group_images": large["n"].min(),
         "worst_class_images": classes["n"].min(),
+        **({"worst_value": values["accuracy"].min() if groups_known else None} if len(values) else {}),
+        **({"worst_value_images": values["n"].min()} if len(values) else {}),
     }
 
 
@@ -66,8 +74,8 @@ def aggregate(summary: pd.DataFrame) -> pd.DataFrame:
         labels = max(part["group_labels"], key=list(GROUP_LABELS).index)
         row = {"dataset": dataset, "method": method, "group_labels": labels, "runs": part["run"].nunique()}
         row["seeds"] = part.groupby("run")["seed"].nunique().max()
-        row |= part[["worst_group_images", "worst_class_images"]].min().to_dict()
-        rows.append(row | in_percent(part, list(METRICS)))
+        row |= part[[name for name in part if name.endswith("_images")]].min().to_dict()
+        rows.append(row | in_percent(part, [name for name in WORDS if name in part]))
     return pd.DataFrame(rows)
 
 
@@ -111,9 +119,11 @@ def in_percent(part: pd.DataFrame, columns: Sequence[str]) -> dict[str, float]:
 def group_table(scores: pd.DataFrame) -> pd.DataFrame:
     """One row per dataset and test group: n of train, val and test, and each method's mean accuracy in percent.
 
-    The mean is over all runs and seeds.
+    The mean is over all runs and seeds. Of several attributes, each class with one value of one of them has a row, too.
     """
     names = ["dataset", "group_name"]
+    if len(values := value_scores(scores)):
+        scores = pd.concat([scores, values], ignore_index=True)
     sizes = scores.groupby([*names, "split"], sort=False)["n"].first().unstack("split").fillna(0).astype(int)
     sizes = sizes[[split for split in ("train", "val", "test") if split in sizes]].add_prefix("n_")
     test = scores[scores["split"] == "test"]
@@ -121,6 +131,12 @@ def group_table(scores: pd.DataFrame) -> pd.DataFrame:
     accuracy = accuracy[list(dict.fromkeys(scores["method"]))]
     order = list(dict.fromkeys(zip(test["dataset"], test["group_name"], strict=True)))
     return sizes.join(accuracy.add_suffix("_percent")).reindex(order).rename_axis(names).reset_index()
+
+
+def shown_metrics(aggregated: pd.DataFrame) -> list[str]:
+    """The metrics of the main table; the worst value where there are several attributes."""
+    several = "worst_value_percent" in aggregated and aggregated["worst_value_percent"].notna().any()
+    return ["worst_group", *(["worst_value"] if several else []), "average"]
 
 
 def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame, left_out: pd.DataFrame) -> TextTable:
@@ -137,11 +153,11 @@ def main_table(aggregated: pd.DataFrame, scores: pd.DataFrame, left_out: pd.Data
         "Group labels": [_labels_used(used.get_group(method)) for method in rows["method"]],
     }
     for dataset, part in aggregated.groupby("dataset", sort=False):
-        for metric in ("worst_group", "average"):
+        for metric in shown_metrics(part):
             cells = pd.Series(accuracy_cells(part, metric), part["method"])
-            columns[f"{dataset}: {METRICS[metric]}"] = cells.reindex(rows["method"], fill_value=Cell("-")).tolist()
+            columns[f"{dataset}: {WORDS[metric]}"] = cells.reindex(rows["method"], fill_value=Cell("-")).tolist()
     notes = (*left_out_notes(left_out), *choice_notes(scores), *size_notes(scores))
-    by_dataset = _by_dataset(aggregated, scores, ("worst_group", "average"), notes, MAIN_TITLE)
+    by_dataset = _by_dataset(aggregated, scores, shown_metrics(aggregated), notes, MAIN_TITLE)
     return TextTable.of(
         pd.DataFrame(columns),
         notes=by_dataset.notes,
@@ -158,7 +174,8 @@ def metrics_table(aggregated: pd.DataFrame, scores: pd.DataFrame) -> TextTable:
         "Adjusted average: group accuracies weighted by the groups' shares of the training split; empty where a test "
         "group has no training image. Worst class: the lowest class accuracy, which needs no group labels.",
     )
-    return _by_dataset(aggregated, scores, METRICS, notes, "Every accuracy of every method.")
+    metrics = [name for name in WORDS if f"{name}_percent" in aggregated]
+    return _by_dataset(aggregated, scores, metrics, notes, "Every accuracy of every method.")
 
 
 def _by_dataset(
@@ -167,7 +184,7 @@ def _by_dataset(
     """A row per dataset and method. notes: after those that all tables of accuracies share."""
     names = {"Dataset": aggregated["dataset"], "Method": aggregated["method"].map(method_label)}
     labels = {"Group labels": aggregated["group_labels"].map(GROUP_LABELS)}
-    cells = {METRICS[metric]: accuracy_cells(aggregated, metric) for metric in metrics}
+    cells = {WORDS[metric]: accuracy_cells(aggregated, metric) for metric in metrics}
     return TextTable.of(
         pd.DataFrame(names | labels | cells),
         notes=(*_notes(aggregated), *notes),
@@ -261,7 +278,14 @@ def _notes(aggregated: pd.DataFrame) -> tuple[str, ...]:
         "Group labels: of which split, and for what; a method that uses them differently by dataset stands in the "
         "block of its most demanding use.",
         *_few_note(aggregated),
+        *_value_note(aggregated),
     )
+
+
+def _value_note(aggregated: pd.DataFrame) -> list[str]:
+    if "worst_value" not in shown_metrics(aggregated):
+        return []
+    return ["Worst value, of several attributes: the lowest accuracy of a class with one value of one attribute."]
 
 
 def left_out_notes(left_out: pd.DataFrame) -> list[str]:
@@ -305,4 +329,8 @@ def size_notes(scores: pd.DataFrame) -> list[str]:
             + (" That is few: see the interval." if least < FEW else "")
             + (f" Without test images and left out: {shown}." if shown else "")
         )
+        if "min_group" in part and (fewest := part["min_group"].max()) > 1:
+            small = sizes.index[(sizes > 0) & (sizes < fewest)]
+            said = "; ".join(small) or "none"
+            notes.append(f"{dataset}: groups of fewer than {fewest:.0f} test images do not count as worst: {said}.")
     return notes

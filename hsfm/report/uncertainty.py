@@ -1,10 +1,11 @@
 """Bootstrap confidence intervals and paired comparisons."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from hsfm.core.text_tables import TextTable
 from hsfm.evaluation.bootstrap import RESAMPLES, difference_interval, lowest_interval, resample
@@ -13,7 +14,7 @@ from hsfm.report.names import method_label
 from hsfm.report.tables import (
     FEW,
     GROUP_LABELS,
-    METRICS,
+    WORDS,
     accuracy_cells,
     aggregate,
     beginnings,
@@ -21,6 +22,7 @@ from hsfm.report.tables import (
     demands,
     files_of,
     left_out_notes,
+    shown_metrics,
     spread_note,
     summarize,
 )
@@ -97,9 +99,38 @@ def _draw(
         "adjusted_average": _training_shares(one, scores, groups),
         "worst_class": of_class / of_class.sum(1, keepdims=True),
     }
+    of_value = _value_shares(scores, groups, sizes, int(n_attributes))
+    if of_value is not None:
+        shares["worst_value"] = of_value
     weighted = {metric: (of @ observed, np.einsum("pg,bgh->bph", of, drawn)) for metric, of in shares.items()}
     known = 1 if (one.attribute >= 0).all() else np.nan
+    if "worst_value" in weighted:
+        weighted["worst_value"] = tuple(of * known for of in weighted["worst_value"])
+    large = sizes >= (scores["min_group"].max() if "min_group" in scores else 1)
+    if large.any():
+        observed, drawn = observed[large], drawn[:, large]
+    else:
+        known = np.nan
     return {"worst_group": (observed * known, drawn * known), **weighted}
+
+
+def _value_shares(
+    scores: pd.DataFrame, groups: Int[np.ndarray, " g"], sizes: Int[np.ndarray, " g"], n_attributes: int
+) -> Float[np.ndarray, "p g"] | None:
+    """Of the groups, y * n_attributes + attribute + 1, in each class with one value of one of several attributes."""
+    if "values" not in scores:
+        return None
+    cells = scores.dropna(subset="attribute").drop_duplicates("attribute").set_index("attribute")["values"].dropna()
+    values = {int(attribute): json.loads(text) for attribute, text in cells.items()}
+    y, attribute = groups // n_attributes, groups % n_attributes - 1
+    parts = [
+        (y == label) & [values.get(a, {}).get(name) == value for a in attribute]
+        for label in np.unique(y)
+        for name in next(iter(values.values()), {})
+        for value in dict.fromkeys(cell[name] for cell in values.values())
+    ]
+    members = np.array([part * sizes for part in parts if part.any()], dtype=float)
+    return members / members.sum(1, keepdims=True) if len(members) else None
 
 
 def _training_shares(one: Predictions, scores: pd.DataFrame, parts: np.ndarray) -> Float[np.ndarray, "1 g"]:
@@ -171,10 +202,11 @@ def short_table(measured: pd.DataFrame, left_out: pd.DataFrame, *, best: str, be
         ("Method", lambda row: method_label(row["method"])),
         ("Group labels", lambda row: GROUP_LABELS[row["group_labels"]]),
     ]
-    for metric in (first, "average"):
-        columns += [(METRICS[metric], metric), ("95 % interval", lambda row, metric=metric: _interval(row, metric))]
-    plain = measured.drop(columns=["worst_group_images", "worst_class_images"])  # intervals have a column
-    rows = measured.assign(**{metric: accuracy_cells(plain, metric) for metric in (first, "average")})
+    metrics = [first if metric == "worst_group" else metric for metric in shown_metrics(measured)]
+    for metric in metrics:
+        columns += [(WORDS[metric], metric), ("95 % interval", lambda row, metric=metric: _interval(row, metric))]
+    plain = measured[[name for name in measured if not name.endswith("_images")]]  # intervals have a column
+    rows = measured.assign(**{metric: accuracy_cells(plain, metric) for metric in metrics})
     notes = (
         f"Test accuracy in percent. {spread_note(measured)} Intervals are over test rows. Blocks: without group "
         "labels, with those of validation to select, with some to train on.",

@@ -5,7 +5,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from hsfm.analysis.selection import select_heads
+from hsfm.analysis.selection import SHOWN, select_heads
 from hsfm.core.metrics import accuracy_by, worst
 from hsfm.evaluation.scores import BY_RULE, score_splits
 from hsfm.features.embeddings import NotApplicable
@@ -14,7 +14,6 @@ from hsfm.heads.fit_inputs import FitInputs
 from hsfm.heads.head import Head
 from hsfm.heads.inferred_groups.attribute import infer_attribute
 from hsfm.heads.method_settings import MethodSettings
-from hsfm.heads.scorer import RULES
 from hsfm.heads.supervision import fit_supervised
 from tests.conftest import planted
 from tests.methods.small import needs_of, settings_of
@@ -57,9 +56,9 @@ def test_every_rule_picks_its_own_best_head(splits, erm_head):
     best = {rule: int(values.argmax()) for rule, values in scores.items()}
     assert len({*best.values()}) >= 3, "or the test shows nothing"
     found = selected(splits, erm_head, choosing(candidates), MethodSettings(select_by="average"))
-    assert list(found["rule"].unique()) == list(RULES)
+    assert list(found["rule"].unique()) == list(SHOWN)
     assert found.groupby("rule")["chosen_by"].first().to_dict() == {
-        **{rule: rule.replace("_", " ") for rule in RULES},
+        **{rule: rule.replace("_", " ") for rule in SHOWN},
         "inferred_group": "worst inferred group",
     }
     for rule, own in found.groupby("rule"):

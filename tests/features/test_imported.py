@@ -283,3 +283,37 @@ def test_one_file_for_two_splits_is_named(tmp_path):
     paths = write_npz(tmp_path)
     with pytest.raises(ValueError, match=r"train.npz: the test split is the same file as train"):
         import_embeddings({**paths, "test": paths["train"]}, "mine")
+
+
+def test_several_attributes_are_one_of_their_cells(tmp_path):
+    several = {
+        "attribute_place": np.array(["in", "out", "in"] * 2),
+        "attribute_size": np.array([2, 1, 1, 2, np.nan, 1]),
+    }
+    bare = {name: values for name, values in arrays().items() if name != "attribute"}
+    of = {split: {**bare, "x": arrays(seed=seed)["x"], **several} for seed, split in enumerate(SPLITS)}
+    splits = import_embeddings(write_npz(tmp_path, **of | {"train": bare}), "mine")
+    val = splits["val"]
+    assert val.attribute_names == ("place in, size 1", "place in, size 2", "place out, size 1")
+    assert val.attribute.tolist() == [1, 2, 0, 1, -1, 0]
+    assert val.cells == {"place": ("in", "in", "out"), "size": ("1", "2", "1")}
+    groups = [(group.tolist(), n) for group, n in val.value_groups]
+    assert groups == [([2, 1, 2, 0, -1, 0], 4), ([3, 0, 2, 1, -1, 0], 4)]
+    assert splits["train"].attribute.tolist() == [-1] * 6, "without attributes they are unknown"
+    columns = np.stack([several["attribute_place"], several["attribute_size"].astype(str)], axis=1)
+    two = {split: {**of[split], "attribute": columns} for split in SPLITS}
+    for arrays_of in two.values():
+        del arrays_of["attribute_place"], arrays_of["attribute_size"]
+    found = import_embeddings(write_npz(tmp_path, **two), "mine")["val"]
+    assert found.attribute.tolist() == val.attribute.tolist()
+    assert list(found.cells) == ["1", "2"]
+
+
+def test_attributes_that_do_not_go_together_are_refused(tmp_path):
+    of = of_splits()
+    of["val"] = {**of["val"], "attribute_size": np.arange(6) % 2}
+    with pytest.raises(ValueError, match=r"val\.npz: both 'attribute' and 'attribute_size'; leave one out"):
+        import_embeddings(write_npz(tmp_path, **of), "mine")
+    del of["val"]["attribute"]
+    with pytest.raises(ValueError, match=r"val\.npz: has attribute_size, but another split has attribute"):
+        import_embeddings(write_npz(tmp_path, **of), "mine")

@@ -25,6 +25,7 @@ def counted(correct, part):
 
 PARTS = {
     "worst_group": lambda e, rows: list(zip(e.y.tolist(), e.attribute.tolist(), strict=True)),
+    "worst_value": lambda e, rows: list(zip(e.y.tolist(), e.attribute.tolist(), strict=True)),  # of one attribute
     "worst_class": lambda e, rows: e.y.tolist(),
     "average": lambda e, rows: [0] * len(e.y),
     "inferred_group": lambda e, rows: [
@@ -84,3 +85,27 @@ def test_where_nothing_is_inferred_the_worst_class_decides_and_it_is_said(splits
     for rule, inferred in (("inferred_group", None), ("average", (splits["val"], ""))):
         with pytest.raises(ValueError, match=f"goes with the rule inferred_group, and with no other; .* {rule}"):
             Scorer(splits["val"], rule, inferred)
+
+
+@pytest.mark.parametrize("rows", [None, torch.arange(0, 240, 4)])
+def test_of_several_attributes_there_are_cells_and_each_ones_values(splits, logits, rows):
+    """Cells of fewer than min_group rows of all of val are not the worst group; values of one attribute are as they
+    are."""
+    size = torch.arange(240) % 7 // 2  # of the second attribute, 0 to 3; of 3 there are fewest
+    one = splits["val"]
+    values = {"place": ("left",) * 4 + ("right",) * 4, "size": ("s", "m", "l", "xl") * 2}
+    names = tuple(map(str, range(8)))
+    val = replace(one, attribute=4 * one.attribute + size, attribute_names=names, cells=values, min_group=15)
+    own = slice(None) if rows is None else rows
+    logits = logits[:, own]
+    y, place, size = one.y[own].tolist(), one.attribute[own].tolist(), size[own].tolist()
+    sizes = torch.bincount(val.group)
+    groups = list(zip(y, place, size, strict=True))
+    large = [sizes[group] >= 15 for group in val.group[own].tolist()]
+    assert 0 < sum(large) < len(large), "min_group leaves some out"
+    for s, one_head in enumerate(logits.argmax(-1).tolist()):
+        correct = [a == b for a, b in zip(one_head, y, strict=True)]
+        kept = [(right, group) for right, group, ok in zip(correct, groups, large, strict=True) if ok]
+        assert float(Scorer(val, "worst_group")(logits, rows)[s]) == counted(*zip(*kept, strict=True))
+        each = min(counted(correct, list(zip(y, of, strict=True))) for of in (place, size))
+        assert float(Scorer(val, "worst_value")(logits, rows)[s]) == each

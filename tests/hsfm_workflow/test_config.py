@@ -56,8 +56,8 @@ MISTAKES = {  # one of each kind: the classes' own bounds and rules are tested b
     "seed=3": "unknown key 'seed'; did you mean 'seeds'?",
     "settings={minibirds: {hfsm: {}}}": f"{BIRDS}: unknown key 'hfsm'; did you mean 'hsfm'?",
     "settings={minibirds: {hsfm: {epochs: 0}}}": f"{BIRDS}/hsfm/epochs: expected greater than 0, got 0",
-    "select_by=mean": "select_by: unknown value 'mean'; allowed are 'worst_group', 'worst_class', 'average' or "
-    "'inferred_group'",
+    "select_by=mean": "select_by: unknown value 'mean'; allowed are 'worst_group', 'worst_class', 'average', "
+    "'inferred_group' or 'worst_value'",
     "settings={minibirds: {transform: modle}}": f"{BIRDS}/transform: expected a section, got modle",
     "settings={minibirds: {backbone: {pretrained: true}}}": f"{BIRDS}/backbone: small_resnet has no pretrained weights",
     "settings={minibirds: {transform: {mean: [99, 0, 0]}}}": f"{BIRDS}/transform/mean/0: expected less than or equal",

@@ -61,7 +61,7 @@ def _of_dataset(settings: dict, config: dict, labels: dict[str, dict]) -> Iterat
     if settings["masks"]["source"] == "dataset" and settings.get("images", {}).get("source") != "minibirds":
         yield "masks/source", NO_MASKS
     images = settings.get("images", {})
-    if images.get("source") == "metadata" and images["columns"]["attribute"] is None:
+    if images.get("source") == "metadata" and not (images["columns"]["attribute"] or images["columns"]["attributes"]):
         need = list(_with_attributes(settings, config, labels))
         yield from (("images/columns", f"no attribute, which {what}") for what in need)
 
@@ -156,7 +156,7 @@ def _with_attributes(settings: dict, config: dict, labels: dict[str, dict]) -> I
     for name in (name for name in config["variants"] if settings[name] is not None):
         if (groups := labels[name]["groups"]) != "none":
             yield f"{name} needs on {SPLITS_OF[groups]}"
-        elif settings[name]["select_by"] == "worst_group":
-            yield f"{name}/select_by: worst_group needs on validation"
+        elif settings[name]["select_by"] in ("worst_group", "worst_value"):
+            yield f"{name}/select_by: {settings[name]['select_by']} needs on validation"
     if "validation_bias" in config["studies"]:
         yield "validation_bias needs on validation"

@@ -31,7 +31,7 @@ embed = partial(
     open_source(files.images, files.cache),
     batch_size=settings.batch_size,
     compute=compute,
-    metadata={"checkpoint_sha256": sha256(files.checkpoint), "details": details},
+    metadata={"checkpoint_sha256": sha256(files.checkpoint), "details": details, "min_group": settings.min_group},
     early_logits=trained.early_logits,
     shard=shard,
 )

@@ -15,5 +15,6 @@ names = listing.class_names, listing.attribute_names
 if not getattr(settings, "allow_other_counts", True):
     counts.check_counts(settings.source, listing)
 rows = complete(listing.rows, listing.attribute_names)
-write_images(snakemake.output[0], ImageTable(rows, snakemake.wildcards.dataset, *names, settings.folder))
+table = ImageTable(rows, snakemake.wildcards.dataset, *names, settings.folder, listing.cells)
+write_images(snakemake.output[0], table)
 job.finish("Image table", by_split(listing.rows["split"].value_counts(sort=False).to_dict()))

@@ -13,6 +13,7 @@ from pydantic import Field
 from hsfm.core.settings import FrozenSettings
 from hsfm.core.text import few
 from hsfm.data import labels
+from hsfm.data.cells import combine
 from hsfm.data.sources._published import Folder, OnBadImage
 from hsfm.data.table import Listing
 
@@ -28,6 +29,11 @@ class Columns(FrozenSettings):
     split: str = Field(description="0, 1, 2 or train, val, test.")
     attribute: str | None = Field(
         None, description="The spurious attribute, a name or a number, empty where unknown; null if there is none."
+    )
+    attributes: Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(
+        None,
+        description="Several attributes in place of one: groups are then of a class and one value of each "
+        "(docs/how-to/several-attributes.md).",
     )
     id: str | None = Field(None, description="A name for each image; null takes the path.")
 
@@ -58,12 +64,18 @@ def read(settings: Settings) -> Listing:
     empty, a path is not plain, a split unknown, a file or id listed twice; where most classes or attributes are those
     of one image, or measurements; or where images are not there.
     """
-    metadata, used = settings.metadata, settings.columns.model_dump(exclude_none=True)
+    metadata, used = settings.metadata, settings.columns.model_dump(exclude_none=True, exclude={"attributes"})
+    several = settings.columns.attributes or ()
+    if several and "attribute" in used:
+        raise ValueError("columns: attribute and attributes; one of them is allowed")
+    if twice := [name for name in several if several.count(name) > 1]:
+        raise ValueError(f"columns: attributes holds {twice[0]!r} twice")
+    used |= {f"attribute {name}": name for name in several}
     text = labels.read_text(metadata, used)
     what = {key: f"{metadata}: column {name!r}" for key, name in used.items()}
     text["path"] = text["path"].str.removeprefix("./")
     for key in used:
-        if key != "attribute":
+        if not key.startswith("attribute"):
             labels.require_filled(text[key], what[key])
         if key in ("path", "id"):
             labels.require_unique(text[key], what[key])
@@ -72,13 +84,19 @@ def read(settings: Settings) -> Listing:
     text["y"], class_names = labels.number(text["y"], what["y"])
     if len(class_names) < 2:
         raise ValueError(f"{metadata}: holds {len(class_names)} class ({few(class_names)}), expected at least 2")
-    if "attribute" in used:
-        known = labels.known(text["attribute"], what["attribute"])
-        text["attribute"], attribute_names = labels.number(known, what["attribute"])
+    numbered = {
+        key: labels.number(labels.known(text[key], what[key]), what[key]) for key in used if key.startswith("attribute")
+    }
+    cells = {}
+    if several:
+        columns = {name: numbered[f"attribute {name}"] for name in several}
+        text["attribute"], attribute_names, cells = combine(columns)
+    elif numbered:
+        text["attribute"], attribute_names = numbered["attribute"]
     else:
         text["attribute"], attribute_names = pd.Series(pd.NA, text.index, dtype="Int32"), ()
     text["split"] = labels.look_up(text["split"], labels.SPLIT_NAMES, what["split"])
     text["image_id"] = text["id" if "id" in used else "path"]
     advice = "Paths are relative to that folder."
     text["path"] = labels.require_files(settings.folder, text["path"], metadata, advice)
-    return Listing(text, class_names, attribute_names)
+    return Listing(text, class_names, attribute_names, cells=cells)

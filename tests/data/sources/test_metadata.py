@@ -67,6 +67,20 @@ def test_attributes_and_ids_may_be_absent(tmp_path):
     assert (listing.rows["image_id"] == listing.rows["path"]).all()
 
 
+def test_several_attributes_are_one_of_their_cells(tmp_path):
+    frame = replicas.write_metadata(tmp_path, attributes=("new", "old"))
+    frame["size"] = ["big", "small", None] * (len(frame) // 3) + ["big"] * (len(frame) % 3)
+    frame.to_csv(tmp_path / "metadata.csv", index=False)
+    columns = {name: of for name, of in COLUMNS.items() if name != "attribute"} | {"attributes": ["place", "size"]}
+    listing = read(tmp_path, columns=columns)
+    assert listing.cells == {"place": ("new", "new", "old", "old"), "size": ("big", "small") * 2}
+    known = frame["place"].notna() & frame["size"].notna()
+    expected = ("place " + frame["place"] + ", size " + frame["size"]).where(known, None)
+    assert names(listing)[1] == expected.replace({float("nan"): None}).tolist()
+    with pytest.raises(ValueError, match="columns: attribute and attributes; one of them is allowed"):
+        read(tmp_path, columns=columns | {"attribute": "place"})
+
+
 @pytest.mark.parametrize("splits", [("Train", "VALIDATION", " test"), ("0", "1.0", "2")])
 def test_splits_have_several_names(tmp_path, splits):
     expected = replicas.write_metadata(tmp_path / "plain")
