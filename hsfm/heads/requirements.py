@@ -37,7 +37,9 @@ def check_labels(splits: Mapping[str, Embeddings], rows: Mapping[str, Requiremen
     chosen = {row: asked.select_by for row, asked in rows.items() if asked.select_by in OF_GROUPS}
     if chosen:
         try:
-            splits["val"].require_attributes(f"select_by: {' or '.join(sorted({*chosen.values()}))} ({few(list(chosen))})")
+            splits["val"].require_attributes(
+                f"select_by: {' or '.join(sorted({*chosen.values()}))} ({few(list(chosen))})"
+            )
         except NotApplicable as error:
             raise ValueError(f"{error}; give it, or set select_by to worst_class") from error
     reasons = {row: _lacking(splits, asked) for row, asked in rows.items()}

@@ -15,11 +15,15 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
 from markdown_it import MarkdownIt
 
+from hsfm.features.one_table import import_table
+from tests import replicas
 from tests.repository import ROOT, environment, run_python
 
 TUTORIAL = "docs/tutorial.md"
@@ -128,7 +132,55 @@ def test_the_blocks_of_a_page_run(page, used, clone):
     if page == "docs/how-to/own-embeddings.md":
         assert re.search(r"^test accuracy [01]\.\d{3}, epoch \d+ kept$", "".join(printed.values()), re.MULTILINE)
         assert re.search(r"^seed 2: worst group [\d.]+ %$", "".join(printed.values()), re.MULTILINE)
+    if page == "docs/how-to/compare.md":
+        assert re.search(r"^HSFM +val, to select +[\d.]+", printed_by(printed), re.MULTILINE)
+        assert (clone / "compared/report.html").is_file()
+    if page == "docs/how-to/several-attributes.md":
+        assert re.search(r"^Method +Group labels +worst group +95 % interval +worst value", printed_by(printed), re.M)
+    if page == "docs/how-to/text.md":
+        assert re.search(r"^LLR +no +[\d.]+", printed_by(printed), re.MULTILINE)
+        check_layouts_of_text(clone)
+    if page == "docs/how-to/tables.md":
+        assert re.search(r"^DFR +val, to train +[\d.]+", printed_by(printed), re.MULTILINE)
+        replicas.write_celeba(clone / "data/celeba", "kaggle")
+        run_python((clone / "celeba_table.py").read_text(), clone)
+        columns = {"y": "hair", "attribute": "gender", "split": "partition"}
+        found = import_table(clone / "celeba.csv", "celeba", columns)["train"]
+        assert found.features.shape[1] == 39
+        assert (found.class_names, found.attribute_names) == (("blond", "dark"), ("female", "male"))
     if page == "docs/how-to/own-backbone.md":
         assert (clone / "results/trained/run0/hsfm/scores.parquet").is_file()
         assert "ERM: its own, as given" in (clone / "results/tables/main.md").read_text()
         assert not (clone / "results/trained/run0/erm/history.parquet").exists()
+
+
+def printed_by(blocks: dict[int, str]) -> str:
+    return "".join(blocks.values())
+
+
+def check_layouts_of_text(folder: Path) -> None:
+    """The page's readers of CivilComments and MultiNLI, on tables of a few rows."""
+    n, rng = 90, np.random.default_rng(0)
+    identities = ["male", "female", "LGBTQ", "christian", "muslim", "other_religions", "black", "white"]
+    comments = pd.DataFrame({name: np.round(rng.random(n), 2) for name in ("toxicity", *identities)})
+    comments = comments.assign(comment_text="a comment", split=["train", "val", "test"] * (n // 3))
+    comments.to_csv(folder / "all_data_with_identities.csv")
+    pairs = {"gold_label": rng.integers(0, 3, n), "sentence2_has_negation": rng.integers(0, 2, n)}
+    pd.DataFrame({**pairs, "split": np.repeat([0, 1, 2], n // 3)}).to_csv(folder / "metadata_random.csv")
+    lines = [
+        "import numpy as np",
+        (folder / "civilcomments.py").read_text(),
+        (folder / "multinli.py").read_text(),
+        f"x = np.random.default_rng(0).normal(size=({n}, 3))",
+        "write_civilcomments('all_data_with_identities.csv', lambda texts: x[: len(texts)], 'civilcomments.npz')",
+        "write_multinli('metadata_random.csv', x, 'multinli.npz')",
+    ]
+    run_python("\n".join(lines), folder)
+    found = import_table(folder / "civilcomments.npz", "civilcomments")["train"]
+    assert list(found.cells) == identities
+    assert found.class_names == ("other", "toxic")
+    male = [found.cells["male"][cell] for cell in found.attribute.tolist()]
+    assert male == (comments["male"][::3] >= 0.5).astype(int).astype(str).tolist()
+    found = import_table(folder / "multinli.npz", "multinli")["test"]
+    assert found.class_names == ("contradiction", "entailment", "neutral")
+    assert found.attribute.tolist() == (1 - pairs["sentence2_has_negation"][60:]).tolist(), "negation before plain"
