@@ -69,12 +69,16 @@ def encode(metadata: Mapping[str, Any], schema: "pa.Schema") -> dict[bytes, byte
     return {**(schema.metadata or {}), **{key.encode(): json.dumps(value).encode() for key, value in metadata.items()}}
 
 
+def decode(schema: "pa.Schema") -> dict[str, Any]:
+    """The metadata that `encode` wrote."""
+    ours = {key: value for key, value in (schema.metadata or {}).items() if key != b"pandas"}
+    return {key.decode(): json.loads(value) for key, value in ours.items()}
+
+
 def read_parquet(path: str | Path, schema: "pa.Schema") -> tuple["pa.Table", dict[str, Any]]:
     """Read the columns of `schema` and the metadata that `write_parquet` wrote; errors as `open_parquet`."""
     with open_parquet(path, schema) as file:
-        ours = {key: value for key, value in (file.schema_arrow.metadata or {}).items() if key != b"pandas"}
-        table = file.read(schema.names).select(schema.names)
-    return table, {key.decode(): json.loads(value) for key, value in ours.items()}
+        return file.read(schema.names).select(schema.names), decode(file.schema_arrow)
 
 
 @contextmanager
@@ -121,6 +125,16 @@ def write_frame(path: str | Path, frame: "pd.DataFrame", metadata: Mapping[str, 
 def read_frame(path: str | Path, columns: Sequence[str]) -> "pd.DataFrame":
     with open_parquet(path) as file:
         return file.read(list(columns)).select(columns).to_pandas()
+
+
+def read_described(path: str | Path, columns: Sequence[str]) -> tuple["pd.DataFrame", dict[str, Any]]:
+    """A data frame that `write_frame` wrote, with its metadata; ValueError where one of some columns is missing."""
+    with open_parquet(path) as file:
+        frame, metadata = file.read().to_pandas(), decode(file.schema_arrow)
+    for column in columns:
+        if column not in frame:
+            raise ValueError(f"{path}: no column {column!r}; the columns are {', '.join(frame.columns)}")
+    return frame, metadata
 
 
 def read_frames(paths: Iterable[str | Path], columns: Sequence[str]) -> "pd.DataFrame":

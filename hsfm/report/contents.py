@@ -13,6 +13,8 @@ RESULTS = {  # topic and title, by kind and name
     ("figures", "groups"): ("Groups", "Accuracy by group"),
     ("figures", "examples"): ("Groups", "Images of every group"),
     ("figures", "training"): ("How it trained", "Training curves and kept epochs"),
+    ("figures", "found_groups"): ("What IDFR found", "Scores of the inferred groups"),
+    ("figures", "found_images"): ("What IDFR found", "Images of the inferred groups"),
     ("tables", "edits"): ("What HSFM did", "What its edits mean"),
     ("figures", "method"): ("What HSFM did", "HSFM step by step, from this run"),
     ("figures", "hard_set"): ("What HSFM did", "What the hard set holds, by group"),

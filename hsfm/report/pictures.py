@@ -1,4 +1,4 @@
-"""Figures of images: examples, masks, generated images, neighbors of edits, decoded edits. Arrays in, figures out."""
+"""Figures of images: examples, inferred groups, masks, generated images, neighbors of edits, decoded edits."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -67,6 +67,19 @@ def draw_examples(images: Mapping[str, Sequence[np.ndarray]], title: str) -> Fig
         _name(row[0], name)
         for axis, picture in zip(row, pictures, strict=False):
             axis.imshow(thumbnail(picture))
+    return figure
+
+
+@styled()
+def draw_found_images(groups: Mapping[str, Sequence[tuple[np.ndarray, str, bool]]], title: str) -> Figure:
+    """A row of images per inferred group: each `uint8 [h w 3]` with a text and whether that is stressed."""
+    rows, title = _some(list(groups.items()), title)
+    columns = max(len(pictures) for _, pictures in rows)
+    figure, axes = _grid(len(rows), [1] * columns, (WIDTH - 1.4) / columns + 0.12, title)
+    for row, (name, pictures) in zip(axes, rows, strict=True):
+        _name(row[0], name)
+        for axis, picture in zip(row, pictures, strict=False):
+            _show(axis, *picture)
     return figure
 
 

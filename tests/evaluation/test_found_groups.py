@@ -20,11 +20,12 @@ def given():
 
 def test_right_groups_are_right_and_opposite_ones_wrong(given):
     found, train, val = given
-    assert compare_found(found, train, val).attrs == {"auroc": 1.0, "balanced_accuracy": 1.0}
+    names = {"attribute_names": list(val.attribute_names)}
+    assert compare_found(found, train, val).attrs == {**names, "auroc": 1.0, "balanced_accuracy": 1.0}
     opposite = found.assign(posterior=1 - found["posterior"], found=1 - found["found"])
-    assert compare_found(opposite, train, val).attrs == {"auroc": 0.0, "balanced_accuracy": 0.0}
+    assert compare_found(opposite, train, val).attrs == {**names, "auroc": 0.0, "balanced_accuracy": 0.0}
     one = compare_found(found.assign(found=found["y"], posterior=0.5), train, val)
-    assert one.attrs == {"auroc": 0.5, "balanced_accuracy": 0.5}
+    assert one.attrs == {**names, "auroc": 0.5, "balanced_accuracy": 0.5}
     assert one["minority"].sum() == 20
 
 

@@ -86,6 +86,10 @@ class Plan:
         """The rows of a dataset that leave a history of their training."""
         return [row for row in self.methods_of(dataset) if row != "erm" and "history" in self.method(row).tables]
 
+    def finders(self, dataset: str) -> list[str]:
+        """The rows of a dataset that leave the groups that they inferred."""
+        return [row for row in self.methods_of(dataset) if row != "erm" and "groups_found" in self.method(row).tables]
+
     def inputs_of_fit(self, row: str) -> Callable:
         """Files that the fit of a row reads, by name."""
 

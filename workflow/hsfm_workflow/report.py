@@ -36,7 +36,7 @@ STAGES = {
 }
 STUDY_FIGURES = ("sweep", "validation_bias")
 OF_SCORES = ("groups", "tradeoff", "training", "hard_set")  # drawn without images and features
-OF_FEATURES = ("masks", "generated", "method", "edits", "edit_neighbors", "unclip")
+OF_FEATURES = ("found_groups", "found_images", "masks", "generated", "method", "edits", "edit_neighbors", "unclip")
 
 
 def table_files(*names: str) -> list[str]:
@@ -106,6 +106,7 @@ class Results:
             "training": dataset in plan.trained or plan.with_history(dataset),
             "hard_set": "hsfm" in methods,
             "method": "hsfm" in methods and not given,
+            **{"found_groups": bool(plan.finders(dataset)), "found_images": bool(plan.finders(dataset)) and not given},
             **{"masks": "dac" in methods, "generated": "ddb" in methods},
             **{"edits": edited, "edit_neighbors": edited and not given},
             "unclip": dataset in plan.with_unclip and not extras.MISSING,
@@ -147,6 +148,8 @@ class Results:
             files["edits"] = of_first("hsfm/edits.parquet")
         if "generated" in figures:
             files |= {name: of_first(f"ddb/{name}.parquet") for name in ("generated", "pruned")}
+        if "found_groups" in figures:
+            files["found"] = of_first(f"{plan.finders(dataset)[0]}/groups_found.parquet")
         if "unclip" in figures:
             files["decoded"] = of_first("hsfm/decoded.parquet")
         return files

@@ -43,6 +43,7 @@ for DATASET in plan.datasets:
             params:
                 **code_of("draw_figures", STYLE),
                 run=plan.runs[0],
+                finder=next(iter(plan.finders(DATASET)), None),
                 transform=plan.section("transform") if DATASET in plan.with_images else {},
                 dac=plan.sections("invert", "quantile", of="dac") if "masks" in results.figures_of(DATASET) else {},
             message:

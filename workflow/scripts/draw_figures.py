@@ -1,7 +1,8 @@
-"""Draw the figures of one dataset that show images or features: masks, generated images, HSFM's cycle and edits."""
+"""Draw the figures of one dataset that show images or features: inferred groups, masks, generated images, HSFM's cycle and edits."""
 
 from functools import cache
 
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
@@ -12,7 +13,7 @@ from hsfm.analysis.generated_pictures import count_kept, generated_pictures
 from hsfm.analysis.mask_pictures import mask_pictures, some_of_each_group
 from hsfm.analysis.method_panels import hardest_pictures, held_by, inner_loops, support_panel
 from hsfm.core import job
-from hsfm.core.files import read_frame, read_parquet
+from hsfm.core.files import read_described, read_frame, read_parquet
 from hsfm.data.open_images import open_pictures, open_source
 from hsfm.data.table import group_name, read_images
 from hsfm.data.transforms import TransformSettings
@@ -28,8 +29,10 @@ from hsfm.methods.hsfm.support import read_support
 from hsfm.report import pictures
 from hsfm.report.edit_figures import draw_plane
 from hsfm.report.figures import save
+from hsfm.report.found_figures import FOUND, draw_found_groups, found_pictures, said
 from hsfm.report.histories import HARD_GROUPS
 from hsfm.report.method_figure import HISTORY, MethodData, draw_method
+from hsfm.report.names import method_label
 
 inputs, params, dataset = snakemake.input, snakemake.params, snakemake.wildcards.dataset
 
@@ -37,6 +40,25 @@ inputs, params, dataset = snakemake.input, snakemake.params, snakemake.wildcards
 @cache
 def embeddings(split: str) -> Embeddings:
     return read_embeddings(inputs[split], split=split)
+
+
+@cache
+def found() -> tuple[pd.DataFrame, dict, str]:
+    """Inferred groups, facts about them, and a title."""
+    table, facts = read_described(inputs.found, FOUND)
+    return table, facts, f"{dataset}: {method_label(params.finder)}, run {params.run}: {said(facts)}"
+
+
+def found_groups() -> Figure:
+    """Scores of validation along the attribute that was inferred."""
+    return draw_found_groups(*found())
+
+
+def found_images() -> Figure:
+    """Images of each inferred group."""
+    table, facts, title = found()
+    shown = found_pictures(table, facts, open_pictures(inputs.images, inputs.cache))
+    return pictures.draw_found_images(shown, title)
 
 
 def masks() -> Figure:
@@ -133,6 +155,7 @@ def decoded() -> Figure:
 
 
 DRAW = {
+    "found_groups": found_groups, "found_images": found_images,
     "masks": masks, "generated": generated, "method": method, "edits": edits, "edit_neighbors": edit_neighbors,
     "unclip": decoded,
 }  # fmt: skip

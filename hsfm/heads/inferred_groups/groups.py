@@ -10,8 +10,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.inferred_groups.guard import p_wrong_labels
-from hsfm.heads.inferred_groups.infer import Inference, fit_clouds, infer, softmax, stratified_folds
-from hsfm.heads.inferred_groups.two_clouds import along, p_two_clouds
+from hsfm.heads.inferred_groups.infer import Clouds, Inference, fit_clouds, infer, softmax, stratified_folds
+from hsfm.heads.inferred_groups.two_clouds import along, p_two_clouds, shape_along
 
 TRAIN = {"rounds": 4, "shrinkage": 0.3}
 VAL = {"rounds": 6, "shrinkage": 0.5}
@@ -35,12 +35,21 @@ class Found:
     p_guard: float  # that the minority is wrong labels
     separation: float  # of the clouds, in standard deviations
     shares: Float[np.ndarray, "c c"]  # of each value within each class of val
+    clouds: Clouds  # train's, with the shares of a mixture on val
 
     def table(self, val: Embeddings) -> pd.DataFrame:
-        """One row per image of val."""
+        """One row per image of val; `attrs` has the mixture along the score, by class, and both tests."""
         y = val.y.numpy()
         columns = {"image_id": val.image_id, "y": y, "score": self.score, "posterior": self.posterior}
-        return pd.DataFrame({**columns, "found": self.val, "found_group": y * len(self.shares) + self.val})
+        table = pd.DataFrame({**columns, "found": self.val, "found_group": y * len(self.shares) + self.val})
+        centers, spread = shape_along(self.clouds)
+        mixture = {"centers": centers.tolist(), "spread": spread.tolist(), "prior": self.clouds.prior.tolist()}
+        table.attrs = {"class_names": list(val.class_names), **mixture, **self.numbers}
+        return table
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        return {"p_gate": self.p_gate, "p_guard": self.p_guard, "separation": self.separation}
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,7 @@ def carry_over(trained: Trained, val: Embeddings) -> Found:
         p_guard=p_wrong_labels(density, of_train.of_class.scores(projected), y),
         separation=of_train.clouds.separation,
         shares=np.array([np.bincount(found[y == k], minlength=c) for k in range(c)]) / np.bincount(y)[:, None],
+        clouds=clouds,
     )
 
 

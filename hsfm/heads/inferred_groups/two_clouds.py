@@ -56,6 +56,13 @@ def normals(clouds: Clouds) -> Float[np.ndarray, "c k"]:
     return normal / np.maximum((normal * step).sum(1, keepdims=True), 1e-12)
 
 
+def shape_along(clouds: Clouds) -> tuple[Float[np.ndarray, "c c"], Float[np.ndarray, " c"]]:
+    """Centers of the clouds (columns) on the axis of each class (rows), and the standard deviation about them there."""
+    axes = normals(clouds)
+    centers = (clouds.means - clouds.means[:, None]) @ axes[..., None]
+    return centers[..., 0], np.sqrt(np.einsum("ck,kl,cl->c", axes, clouds.covariance, axes))
+
+
 def along(clouds: Clouds, z: Float[np.ndarray, "n k"], y: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """u of each row: 0 at the cloud that goes with its class, 1 at the center of the others, linear in the scores."""
     return ((z - clouds.means[y]) * normals(clouds)[y]).sum(1)
@@ -74,9 +81,8 @@ def best_bins(clouds: Clouds, sizes: Int[np.ndarray, " c"]) -> Float[np.ndarray,
     """
     edges = BINS[:, :1] + BINS[:, 1:] * np.arange(4)
     shortfall = variance = 0
-    for label, normal in enumerate(normals(clouds)):
-        center = (clouds.means - clouds.means[label]) @ normal
-        below = norm.cdf((edges[..., None] - center) / np.sqrt(normal @ clouds.covariance @ normal))
+    for label, (center, spread) in enumerate(zip(*shape_along(clouds), strict=True)):
+        below = norm.cdf((edges[..., None] - center) / spread)
         a, b, c = sizes[label] * np.diff(below @ clouds.prior[label], axis=1).T + 0.1  # no bin is empty for sure
         n, t = a + b + c, b + 2 * c
         # n (r + 2 r^2) = t (1 + r + r^2)

@@ -86,17 +86,18 @@ def fit_found(
         how = {"gammas": settings.gammas, "penalties": settings.penalties}
         fitted = fit_afr(val, erm, **how, seeds=seeds, scorer=scorer, called=CALLED)
     minority = ", ".join(f"{100 * (1 - share):.0f} %" for share in found.shares.diagonal())
-    numbers = {"p_gate": found.p_gate, "p_guard": found.p_guard, "separation": found.separation}
     said = (
         f"{BRANCHES[name]}: {reason} (p of one cloud {found.p_gate:.2g}, of wrong labels {found.p_guard:.2g}; "
         f"separation {found.separation:.1f}; minority {minority} by class)"
     )
+    table = found.table(val)
+    table.attrs["branch"] = BRANCHES[name]
     return replace(
         fitted,
         summary=f"{said}; {fitted.summary}",
         remarks=(said,) * len(fitted.seeds),
-        settings={"branch": name, **numbers, **fitted.settings},
-        tables={"groups_found": found.table(val)},
+        settings={"branch": name, **found.numbers, **fitted.settings},
+        tables={"groups_found": table},
     )
 
 
