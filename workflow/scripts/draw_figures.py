@@ -1,4 +1,4 @@
-"""Draw the figures of one dataset that show images or features: inferred groups, masks, generated images, HSFM's cycle and edits."""
+"""Draw figures of one dataset that show images or features: inferred groups, masks, generated images, HSFM's edits."""
 
 from functools import cache
 
