@@ -4,14 +4,16 @@
     python -m benchmarks.validation_bias FOLDER/mine --methods llr idfr dfr --agreement 0.5 0.9 0.98
 
 A set is either {NAME}_train.npz, _val.npz and _test.npz with x, y and attribute, whose ERM head is fitted here, or a
-network's folder that the workflow made. Attributes are hidden from methods that train without them, and none chooses by
-them; DFR, the reference, is given all of them on validation.
+network's folder that the workflow made; several of one dataset are its backbone runs. Attributes are hidden from
+methods that train without them, and none chooses by them; DFR, the reference, is given all of them on validation.
 """
 
 import argparse
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+
+import pandas as pd
 
 from hsfm.analysis.validation_bias import ValidationBiasSettings, measure_validation_bias
 from hsfm.core.files import write_frame
@@ -78,18 +80,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for {SET}.parquet, with every draw, and {SET}.png")
     chosen = parser.parse_args()
     bias = ValidationBiasSettings(agreement=tuple(chosen.agreement), draws=chosen.draws)
+    size, found = HardSetSettings().hard_per_class, {}
     for name in chosen.sets:
         splits, erm = read_set(name)
         rows = chosen_rows(chosen.methods, splits[0].features.shape[1])
-        size = HardSetSettings().hard_per_class
-        found = measure_validation_bias(*splits, erm, bias=bias, rows=rows, hard_per_class=size)
-        called = splits[0].dataset
-        found = found.assign(dataset=called, run=0)
-        print(bias_table(summarize_bias(found)).markdown(), flush=True)
+        frame = measure_validation_bias(*splits, erm, bias=bias, rows=rows, hard_per_class=size)
+        runs = found.setdefault(splits[0].dataset, [])
+        runs.append(frame.assign(dataset=splits[0].dataset, run=len(runs)))
+    for called, runs in found.items():
+        frame = pd.concat(runs, ignore_index=True)
+        print(bias_table(summarize_bias(frame)).markdown(), flush=True)
         if chosen.out:
             chosen.out.mkdir(parents=True, exist_ok=True)
-            write_frame(chosen.out / f"{called}.parquet", found, {})
-            draw_study("validation_bias", found, called).savefig(chosen.out / f"{called}.png")
+            write_frame(chosen.out / f"{called}.parquet", frame, {})
+            draw_study("validation_bias", frame, called).savefig(chosen.out / f"{called}.png")
 
 
 if __name__ == "__main__":

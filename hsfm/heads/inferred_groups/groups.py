@@ -102,13 +102,21 @@ def search_train(train: Embeddings, *, fold_seeds: int) -> Trained:
 def find_groups(train: Embeddings, val: Embeddings, *, fold_seeds: int) -> Found:
     """Groups by features and classes alone. fold_seeds: as `search_train` has it.
 
-    Train is searched once, however many splits follow with the same tensor of features.
+    Train is searched once, however many splits follow with the same tensor of features; and so is val, for each train.
     """
-    searched = _SEARCHED.setdefault(train.features, {})
-    key = fold_seeds, train.features._version, train.y.numpy().tobytes()
+    searched, key = _SEARCHED.setdefault(train.features, {}), (fold_seeds, *_state(train))
     if key not in searched:
-        searched[key] = search_train(train, fold_seeds=fold_seeds)
-    return carry_over(searched[key], val)
+        searched[key] = search_train(train, fold_seeds=fold_seeds), WeakTensorKeyDictionary()
+    trained, found = searched[key]
+    of_val = found.setdefault(val.features, {})
+    if _state(val) not in of_val:
+        of_val[_state(val)] = carry_over(trained, val)
+    return of_val[_state(val)]
+
+
+def _state(rows: Embeddings) -> tuple[int, bytes]:
+    """Of all that is read besides the tensor of features itself, which may be edited in place."""
+    return rows.features._version, rows.y.numpy().tobytes()
 
 
 def carry_over(trained: Trained, val: Embeddings) -> Found:

@@ -6,6 +6,7 @@ import torch
 
 from hsfm.heads.hard_set import build
 from hsfm.heads.inferred_groups.attribute import infer_attribute
+from hsfm.heads.inferred_groups.groups import find_groups
 from hsfm.heads.supervision import fit_supervised
 from hsfm.methods import hsfm, llr
 from tests.conftest import planted
@@ -78,3 +79,17 @@ def test_without_groups_hsfms_outer_set_is_the_hard_one_and_it_is_said(erm_head,
     assert found[0].settings["outer_set"] == "hard"
     assert found[1].remarks == ("",)
     assert "outer_set: inferred: no groups inferred, the attribute shows no two clouds" in caplog.text
+
+
+def test_a_split_is_searched_once_and_anew_where_it_changes(splits):
+    train, val = (replace(part, features=part.features.clone()) for part in (splits["train"], BIASED))
+
+    def find(train=train, val=val):
+        return find_groups(train.without_attributes(), val.without_attributes(), fold_seeds=1)
+
+    first = find()
+    assert find() is first
+    assert find(val=replace(val, y=1 - val.y)).shares[0, 0] != first.shares[0, 0]
+    assert find(train=replace(train, y=1 - train.y)).p_guard != first.p_guard
+    val.features[:, 0] *= -1  # in place: the attribute that went with a class goes with the other
+    assert (find().val != first.val).mean() > 0.9
