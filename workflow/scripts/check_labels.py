@@ -30,15 +30,11 @@ if not "".join(names).isascii():
 
     if needed := lacking(names):
         family, left = fallback(needed)
-        advice = "figures show boxes; install a font that has them, such as Noto Sans CJK, and draw them anew"
-        log.log(
-            logging.WARNING if left else logging.INFO,
-            "%s: %s draws %s%s",
-            source,
-            family or "no font",
-            needed,
-            f", and nothing {left}: {advice}" if left else "",
-        )
+        if family:
+            log.info("figures draw %s with %s", "".join(sorted({*needed} - {*left})), family)
+        if left:
+            advice = "figures show boxes for it; install one, such as Noto Sans CJK, and draw them anew"
+            log.warning("%s: no installed font has %s: %s", source, left, advice)
 table = pd.DataFrame({"method": list(reasons), "reason": list(reasons.values())})
 with write_atomically(snakemake.output[0]) as temporary:
     table.to_csv(temporary, index=False)
