@@ -40,6 +40,8 @@ configfile: config_file()
 
 plan = Plan(read_config(config, [*workflow.configfiles, *workflow.overwrite_configfiles]))
 results = Results(plan)
+# For scripts, by dataset. Not in params, which would train anew where a method is added.
+config = {**config, "asked_of_labels": plan.asked_of_labels}
 gpu = gpus(workflow, plan.config["device"])
 check_writable(".")
 extras.warn(plan, workflow)

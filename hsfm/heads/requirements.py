@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
-from hsfm.core.files import open_parquet, read_parquet
 from hsfm.core.text import few
-from hsfm.data.table import SPLITS, group_name, read_images
-from hsfm.features.embeddings import EXTRA, ROWS, Embeddings, NotApplicable
+from hsfm.data.table import SPLITS, ImageTable, group_name
+from hsfm.features.embeddings import Embeddings, NotApplicable
 from hsfm.heads.method_settings import Groups, Halves
 from hsfm.heads.scorer import OF_GROUPS
 from hsfm.models.holdout import hold_out
@@ -87,33 +84,22 @@ def check_holdout(train: Embeddings, share: float, runs: Sequence[int]) -> None:
         hold_out(train.y, share, run)
 
 
-def read_labels(files: Sequence[str | Path], extra: Sequence[str] = ()) -> dict[str, Embeddings]:
-    """The labels of all splits, as embeddings without features, out of an image table or three files of embeddings.
+def labels_of(table: ImageTable, extra: Sequence[str] = ()) -> dict[str, Embeddings]:
+    """The labels of an image table by split, as embeddings without features.
 
-    extra: names in val's `Embeddings.extra` that a table's embeddings are going to have; files have their own.
+    extra: names in val's `Embeddings.extra` that its embeddings are going to have.
     """
-    if len(files) == 1:
-        table = read_images(files[0])
-        names = {key: getattr(table, key) for key in ("class_names", "attribute_names", "dataset")}
-        return {split: _labels(table.split(split), split, extra, names) for split in SPLITS}
+    names = {key: getattr(table, key) for key in ("class_names", "attribute_names", "dataset")}
     found = {}
-    for split, path in zip(SPLITS, files, strict=True):
-        rows, metadata = read_parquet(path, ROWS)
-        with open_parquet(path) as file:
-            own = [name for name in EXTRA if name in file.schema_arrow.names]
-        names = {key: tuple(metadata[key]) for key in ("class_names", "attribute_names")}
-        found[split] = _labels(rows.to_pandas(), split, own, names | {"dataset": metadata["dataset"]})
+    for split in SPLITS:
+        rows = table.split(split)
+        found[split] = Embeddings(
+            features=torch.empty(len(rows), 0),
+            y=torch.tensor(rows["y"].to_numpy(np.int64)),
+            attribute=torch.tensor(rows["attribute"].fillna(-1).to_numpy(np.int64)),
+            image_id=tuple(rows["image_id"]),
+            split=split,
+            extra={name: torch.empty(len(rows), 0) for name in extra if split == "val"},
+            **names,
+        )
     return found
-
-
-def _labels(rows: pd.DataFrame, split: str, extra: Sequence[str], names: Mapping) -> Embeddings:
-    n = len(rows)
-    return Embeddings(
-        features=torch.empty(n, 0),
-        y=torch.tensor(rows["y"].to_numpy(np.int64)),
-        attribute=torch.tensor(rows["attribute"].fillna(-1).to_numpy(np.int64)),
-        image_id=tuple(rows["image_id"]),
-        split=split,
-        extra={name: torch.empty(n, 0) for name in extra if split == "val"},
-        **names,
-    )

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from hsfm.data.table import ImageTable, complete, write_images
-from hsfm.features.embeddings import NotApplicable, write_embeddings
+from hsfm.data.table import ImageTable, complete
+from hsfm.features.embeddings import NotApplicable
 from hsfm.heads.known_methods import found
-from hsfm.heads.requirements import Requirement, check_holdout, check_labels, check_numbers, read_labels
+from hsfm.heads.requirements import Requirement, check_holdout, check_labels, check_numbers, labels_of
 from hsfm.heads.supervision import fit_supervised
 from tests.conftest import planted
 from tests.methods.small import needs_of, settings_of
@@ -72,20 +72,16 @@ def test_a_group_of_one_is_named(splits):
     }
 
 
-def test_labels_are_read_without_images_or_features(tmp_path, splits):
-    files = [tmp_path / f"{name}.parquet" for name in ("train", "val", "test")]
-    for (name, given), file in zip(splits.items(), files, strict=True):
-        write_embeddings(file, unknown(given) if name == "val" else given)
+def test_labels_of_a_table_are_those_of_its_embeddings(splits):
     rows = pd.concat(
-        pd.DataFrame({"image_id": e.image_id, "y": e.y, "attribute": e.attribute, "split": name, "path": ""})
+        pd.DataFrame({"image_id": e.image_id, "y": e.y, "attribute": e.attribute, "split": name})
         for name, e in splits.items()
     )
     rows["attribute"] = rows["attribute"].astype("Int32").mask(rows["image_id"] == "val-0005")
     names = splits["val"].class_names, splits["val"].attribute_names
-    write_images(tmp_path / "images.parquet", ImageTable(complete(rows, names[1]), "planted", *names))
-    for found_labels in (read_labels(files), read_labels([tmp_path / "images.parquet"], ["early_logits"])):
-        for name, e in splits.items():
-            expected = unknown(e) if name == "val" else e
-            assert torch.equal(found_labels[name].group, expected.group)
-            assert set(found_labels[name].extra) == ({"early_logits"} if name == "val" else set())
-            assert found_labels[name].image_id == e.image_id
+    found_labels = labels_of(ImageTable(complete(rows, names[1]), "planted", *names), ["early_logits"])
+    for name, e in splits.items():
+        expected = unknown(e) if name == "val" else e
+        assert torch.equal(found_labels[name].group, expected.group)
+        assert set(found_labels[name].extra) == ({"early_logits"} if name == "val" else set())
+        assert found_labels[name].image_id == e.image_id

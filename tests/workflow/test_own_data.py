@@ -133,16 +133,23 @@ def test_what_labels_lack_is_said_before_an_image_is_decoded(mine):
     alone.to_csv(mine / "photos/alone.csv", index=False)
     photos.loc[val[:3], "background"] = None
     photos.to_csv(mine / "photos/some.csv", index=False)
+    said = []
     for name in ("alone", "some"):
         write_dataset(mine, name, images={**own_images(), "metadata": f"photos/{name}.csv"}, **SMALL)
-        out = snakemake(mine, "--configfile", f"{name}.yaml", "--config", "methods=[erm, dfr, hsfm]", "--",
-                        f"results/{name}/left_out.csv", check=False).stdout  # fmt: skip
+        asked = ["--configfile", f"{name}.yaml", "--config", "methods=[erm, dfr, hsfm]"]
+        out = snakemake(mine, *asked, "--", f"results/{name}/listed.parquet", check=name == "alone").stdout
         assert "Traceback" not in out
+        said.append(out)
+    warning = "WARNING: photos/alone.csv: dfr is going to be left out: DFR halves every group of validation, but "
+    assert said[0].count(warning) == 1
     lacking = f"needs the attribute of every val image; 3 of {len(val)} lack it"
-    assert f"ERROR: photos/some.csv: select_by: worst_group (dfr, hsfm) {lacking}" in out
-    left_out = pd.read_csv(mine / "results/alone/left_out.csv").set_index("method")["reason"]
-    assert left_out.index.tolist() == ["dfr"]
-    assert left_out["dfr"].startswith("DFR halves every group of validation, but ")
+    assert f"ERROR: photos/some.csv: select_by: worst_group (dfr, hsfm) {lacking}" in said[1]
+    # labels that were read before another method was asked for: said before decoding, and nothing is read again
+    asked[-1] = "methods=[erm, llr]"
+    snakemake(mine, *asked, "--", "results/some/listed.parquet")
+    out = snakemake(mine, *asked[:-1], "methods=[erm, hsfm]", "--", "results/some/images.parquet", check=False).stdout
+    assert "Listing the images" not in out
+    assert f"ERROR: photos/some.csv: select_by: worst_group (hsfm) {lacking}" in out
 
 
 def test_images_in_and_a_robust_model_out(mine):

@@ -86,10 +86,10 @@ def test_a_changed_setting_of_one_dataset_leaves_the_others_alone(finished, data
         ("hsfm/methods/ddb/inpaint.py", {*of(WITH_DDB, "inpaint_objects", *PRUNED), *TABLES}),
         ("hsfm/models/erm.py", {*of(WITH_DDB, *NETWORK_WITH_DDB), *of(["dominoes"], *NETWORK), *TABLES}),
         ("hsfm/data/sources/celeba.py",
-         {*of(["celeba"], "list_images", "check_labels", "decode_images", "describe_images", "learn_token",
+         {*of(["celeba"], "list_images", "decode_images", "describe_images", "learn_token",
               *NETWORK_WITH_DDB),
           *TABLES}),
-        ("hsfm/heads/requirements.py", of([*WITH_DDB, "dominoes"], "check_labels")),
+        ("hsfm/heads/requirements.py", set()),
     ],
 )  # fmt: skip
 def test_a_changed_module_concerns_the_datasets_that_need_it(finished, edited, module, jobs):

@@ -22,7 +22,7 @@ FITS = {"fit_afr", "fit_dfr", "fit_llr", "fit_cb_llr", "fit_tune", *HSFM}
 HEADS = {"read_erm_head", "build_hard_set", *FITS, *MASKS}
 DRAWINGS = {"describe_images", "draw_scores", "draw_figures"}
 TRAINING = {"train_erm", "train_on_share", "extract_embeddings", *HEADS}
-IMAGES = {"pack_images", "check_labels", "describe_images", *TRAINING}
+IMAGES = {"pack_images", "describe_images", *TRAINING}
 
 
 def planned(folder, *arguments: str) -> set[str]:

@@ -225,9 +225,13 @@ class Plan:
 
         return {"script": script, "code": self.of_method(code)}
 
-    def requirements(self, wildcards: object) -> dict:
-        """Needs of the rows and settings of a dataset on its labels, for the script check_labels."""
-        name, settings = wildcards.dataset, self.settings[wildcards.dataset]
+    @property
+    def asked_of_labels(self) -> dict[str, dict]:
+        """By dataset what its rows and settings ask of its labels, as `hsfm.deploy.label_checks` reads it."""
+        return {name: self._asked_of_labels(name) for name in self.datasets}
+
+    def _asked_of_labels(self, name: str) -> dict:
+        settings = self.settings[name]
         rows = {
             row: {
                 **{"label": self.method(row).label, "select_by": settings[row]["select_by"]},
@@ -241,30 +245,17 @@ class Plan:
         weights = settings["ddb"]["retrain"]["weights"] if "ddb" in rows else None
         prompts = settings["unclip"]["prompts"] if name in self.with_unclip else None
         each = {"ddb/retrain/weights": ("class", weights), "unclip/prompts": ("attribute", prompts)}
-        return in_order(
-            {
-                "rows": rows,
-                "numbers": {key: [of, len(values)] for key, (of, values) in each.items() if values is not None},
-                "early_logits": erm["early_epoch"] is not None,
-                "holdout": [erm["holdout"], self.runs] if own else None,
-                "agreement": settings["validation_bias"]["agreement"] if "validation_bias" in self.studies else None,
-            }
-        )
+        images = settings.get("images", {"metadata": settings["embeddings"]["val"]})
+        return {
+            "source": images.get("metadata") or images.get("folder") or name,
+            "rows": rows,
+            "numbers": {key: [of, len(values)] for key, (of, values) in each.items() if values is not None},
+            "extra": [] if erm["early_epoch"] is None else ["early_logits"],
+            "holdout": [erm["holdout"], self.runs] if own else None,
+            "agreement": settings["validation_bias"]["agreement"] if "validation_bias" in self.studies else None,
+        }
 
     # Inputs by wildcards
-
-    def labels(self, wildcards: object) -> list[str]:
-        """Where a dataset's labels are first: in the table of its images, or in its embeddings."""
-        folder = f"results/{wildcards.dataset}"
-        if wildcards.dataset in self.given:
-            return [f"{folder}/run{self.runs[0]}/erm/embeddings/{split}.parquet" for split in SPLITS]
-        return [f"{folder}/{'images' if wildcards.dataset in self.packed else 'listed'}.parquet"]
-
-    def source_of_labels(self, wildcards: object) -> str:
-        """The file or folder that the labels come from, as the user knows it."""
-        settings = self.settings[wildcards.dataset]
-        images = settings.get("images", {"metadata": settings["embeddings"]["val"]})
-        return images.get("metadata") or images.get("folder") or wildcards.dataset
 
     def raw_data(self, wildcards: object) -> list[str]:
         """The files that a dataset is made of, as far as a rule makes them or its table says so."""

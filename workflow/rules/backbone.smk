@@ -14,7 +14,6 @@ use rule stage as train_erm with:
     input:
         **plan.images,
         weights=plan.files_in("backbone", "weights"),
-        checked=CHECKED,
     output:
         checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
         history="results/{dataset}/run{run}/erm/history.parquet",
@@ -46,7 +45,6 @@ use rule stage as take_backbone with:
     input:
         images="results/{dataset}/images.parquet",
         files=plan.files_in("backbone", "weights", "checkpoint"),
-        checked=CHECKED,
     output:
         checkpoint="results/{dataset}/run{run}/erm/backbone.safetensors",
     log:

@@ -1,7 +1,3 @@
-# Labels that were found to suffice for what is asked of them.
-CHECKED = ancient("results/{dataset}/left_out.csv")
-
-
 use rule stage as pack_images with:
     input:
         raw=plan.raw_data,
@@ -39,7 +35,6 @@ use rule stage as list_images with:
 use rule long_stage as decode_images with:
     input:
         listed="results/{dataset}/listed.parquet",
-        checked=CHECKED,
     output:
         images="results/{dataset}/images.parquet",
         unreadable="results/{dataset}/unreadable_images.csv",
@@ -68,23 +63,6 @@ use rule decode_images as check_images with:
         dataset=one_of([name for name in plan.in_files if name not in plan.cached]),
     message:
         "Opening every image of {wildcards.dataset} once"
-
-
-# Before anything long. It repeats whenever methods change, and what follows is of the same labels: hence ancient there.
-use rule stage as check_labels with:
-    input:
-        plan.labels,
-    output:
-        "results/{dataset}/left_out.csv",
-    log:
-        "logs/{dataset}/check_labels.log",
-    localrule: True
-    params:
-        **code_of("check_labels", *(["hsfm/analysis/validation_bias.py"] if "validation_bias" in plan.studies else [])),
-        asked=plan.requirements,
-        source=plan.source_of_labels,
-    message:
-        "Checking the labels of {wildcards.dataset}"
 
 
 # Only what is missing is declared, and while it is missing: Snakemake deletes the outputs of a job that fails, and must

@@ -20,7 +20,6 @@ use rule stage as read_erm_head with:
 use rule stage as fit_erm_head with:
     input:
         train=ERM_FEATURES["train"],
-        checked=CHECKED,
     output:
         heads="results/{dataset}/run{run}/erm/heads.safetensors",
     log:

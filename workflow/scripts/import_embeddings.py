@@ -1,6 +1,7 @@
 """Bring embeddings that a user has into the form of the workflow."""
 
 from dataclasses import replace
+from importlib import import_module
 
 from hsfm.core import job
 from hsfm.core.text import by_split
@@ -13,5 +14,8 @@ paths = {"train": settings.train, "val": settings.val, "test": settings.test}
 splits = import_embeddings(paths, snakemake.wildcards.dataset)
 for split, output in snakemake.output.items():
     write_embeddings(output, replace(splits[split], min_group=settings.min_group))
+# not in the hash of this job's code, for it changes no output
+asked = snakemake.config["asked_of_labels"][snakemake.wildcards.dataset]
+import_module("hsfm.deploy.label_checks").check_splits(splits, asked, speaks=True)
 rows = by_split({split: len(part.y) for split, part in splits.items()})
 job.finish("Embeddings", f"{rows}, {splits['train'].features.shape[1]} features")

@@ -22,6 +22,10 @@ if not getattr(settings, "allow_other_counts", True):
 write_array(outputs.pixels, packed.pixels)
 height, width = packed.pixels.shape[1:3]
 rows = complete(packed.rows.assign(path="pixels.npy", height=height, width=width), packed.attribute_names)
-write_images(outputs.images, ImageTable(rows, snakemake.wildcards.dataset, *names))
+table = ImageTable(rows, snakemake.wildcards.dataset, *names)
+write_images(outputs.images, table)
+# not in the hash of this job's code, for it changes no output
+asked = snakemake.config["asked_of_labels"][table.dataset]
+import_module("hsfm.deploy.label_checks").check_table(table, asked, speaks=True)
 splits = by_split(rows["split"].value_counts(sort=False).to_dict())
 job.finish("Images", f"{splits}, {height} x {width} pixels")

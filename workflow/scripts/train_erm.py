@@ -1,13 +1,19 @@
 """Train a network by ERM on the training images of one dataset."""
 
+from importlib import import_module
 from pathlib import Path
 
 from hsfm.core import job
 from hsfm.core.files import read_frame
 from hsfm.core.text import kept_epochs
+from hsfm.data.table import read_images
 from hsfm.models.training_job import start_training
 
 job.start(snakemake.log[0], gpus=snakemake.resources.gpu, device=snakemake.params.device)
+table = read_images(snakemake.input.images)
+# not in the hash of this job's code, for it changes no output
+asked = snakemake.config["asked_of_labels"][table.dataset]
+import_module("hsfm.deploy.label_checks").check_table(table, asked)
 start_training(
     {
         "images": snakemake.input.images,
