@@ -30,7 +30,7 @@ from hsfm.heads.head import Head, read_erm_features
 from hsfm.heads.inferred_groups.groups import TRAIN, TRAIN_FOLDS, Trained, carry_over, search_train
 from hsfm.heads.inferred_groups.two_clouds import p_two_clouds
 from hsfm.heads.supervision import fit_supervised, scorer_of
-from hsfm.methods import dfr, idfr, llr
+from hsfm.methods import cb_llr, dfr, idfr, llr
 from hsfm.methods.idfr.fit import fit_found
 
 LAWS = {
@@ -42,7 +42,7 @@ LAWS = {
     "t3": lambda rng, size: rng.standard_t(3, size=size),
 }
 SPLITS = ("train", "val", "test")
-METHODS = ("LLR", "IDFR", "DFR", "IDFR, train too")
+METHODS = ("LLR", "CB-LLR", "IDFR", "DFR", "IDFR, train too")
 AGREEMENTS = (0.5, 0.9, 0.95)
 LEVEL = idfr.Settings().level
 
@@ -138,7 +138,7 @@ def measure_draw(case: Case, part: Embeddings, test: Embeddings, seed: int, with
 
     row = {
         label: worst(fit_supervised(method, train, part, case.erm, settings=method.Settings(), seeds=seeds)[0])
-        for label, method in {"LLR": llr, "DFR": dfr}.items()
+        for label, method in {"LLR": llr, "CB-LLR": cb_llr, "DFR": dfr}.items()
     }
     hidden = train.without_attributes(), part.without_attributes()
     found = carry_over(case.trained, hidden[1])
@@ -173,14 +173,14 @@ def shown(table: pd.DataFrame, name: str) -> str:
     cells = [name, f"{first['agreement']:g}", f"{first['minority']}"]
     cells += [f"{table[method].mean():.1f}" for method in methods]
     cells += [difference("IDFR", "DFR"), f"{100 * (table['IDFR'] - table['DFR'] >= -3).mean():.0f} %"]
-    cells += [difference(label, "DFR") for label in methods[3:]]
+    cells += [difference(label, "DFR") for label in methods[4:]]
     cells += [difference("IDFR", "LLR"), ", ".join(f"{b} {n}" for b, n in table["branch"].value_counts().items())]
     return f"| {' | '.join(cells)} |"
 
 
 def head_of(with_train: bool) -> str:
-    methods = METHODS if with_train else METHODS[:3]
-    of_dfr = ["IDFR - DFR", "at least -3", *(f"{label} - DFR" for label in methods[3:])]
+    methods = METHODS if with_train else METHODS[:4]
+    of_dfr = ["IDFR - DFR", "at least -3", *(f"{label} - DFR" for label in methods[4:])]
     cells = ["set", "agreement", "minority", *methods, *of_dfr, "IDFR - LLR", "branch"]
     return f"| {' | '.join(cells)} |\n| --- |{' ---: |' * (len(cells) - 2)} --- |"
 

@@ -153,7 +153,7 @@ def test_idfr_is_measured_beside_dfr_on_files(mine, printed):
     balanced, biased = rows[0], rows[1]
     assert balanced[-1] == "llr 2"
     assert biased[-1] == "dfr 2"
-    llr, ours, true = map(float, biased[3:6])
+    llr, _, ours, true = map(float, biased[3:7])
     assert ours == pytest.approx(true, abs=3)
     assert ours > llr + 10
 

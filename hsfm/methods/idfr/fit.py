@@ -4,14 +4,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
+import numpy as np
+import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from hsfm.core.text import percent
 from hsfm.features.embeddings import Embeddings, check_same_origin
 from hsfm.heads.balanced_regression import BalancedSettings, fit_balanced
 from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head
 from hsfm.heads.inferred_groups.attribute import FOLD_SEEDS, LEVEL, doubt, with_attribute
 from hsfm.heads.inferred_groups.groups import Found, find_groups
+from hsfm.heads.inferred_groups.infer import stratified_folds
 from hsfm.heads.method_settings import Halves, Rule
 from hsfm.heads.scorer import Scorer
 from hsfm.methods.idfr.fallback import fit_afr
@@ -48,12 +52,13 @@ class Settings(BalancedSettings):
 
 
 def branch(found: Found, val: Embeddings, settings: Settings) -> tuple[str, str]:
-    """Name of the head to fit, `dfr`, `llr` or `afr`, and the reason."""
+    """Name of the head to fit, `dfr` or `afr`, or `balanced` where halves decide, and the reason."""
     why = doubt(found, val, settings.level)
     if why:
         return "afr", why
-    if found.shares.max() < BALANCED / val.n_classes:
-        return "llr", "the inferred groups are balanced"
+    sizes = np.bincount(val.y.numpy() * val.n_classes + found.val)
+    if found.shares.max() < BALANCED / val.n_classes and sizes.min() >= 4:  # two in each half
+        return "balanced", "the inferred groups are balanced"
     return "dfr", "the groups are inferred"
 
 
@@ -80,11 +85,10 @@ def fit_found(
         on, scorer = "both" if settings.with_train else "val", Scorer(val, "worst_group")
         fitted = fit_balanced(train, val, lambda rows: rows.group.numpy(), on=on, scorer=scorer, **known)
         fitted = replace(fitted, chosen_by=fitted.chosen_by.replace("worst group", "worst inferred group"))
-    elif name == "llr":
-        fitted = fit_balanced(train, val, lambda rows: rows.y.numpy(), on="val", scorer=scorer, **known)
+    elif name == "balanced":
+        name, fitted = fit_on_balanced(with_attribute(val, found.val), erm, settings=settings, seeds=seeds)
     else:
-        how = {"gammas": settings.gammas, "penalties": settings.penalties}
-        fitted = fit_afr(val, erm, **how, seeds=seeds, scorer=scorer, called=CALLED)
+        fitted = fit_pulled(val, erm, settings=settings, seeds=seeds, scorer=scorer)
     minority = ", ".join(f"{100 * (1 - share):.0f} %" for share in found.shares.diagonal())
     said = (
         f"{BRANCHES[name]}: {reason} (p of one cloud {found.p_gate:.2g}, of wrong labels {found.p_guard:.2g}; "
@@ -99,6 +103,42 @@ def fit_found(
         settings={"branch": name, **found.numbers, **fitted.settings},
         tables={"groups_found": table},
     )
+
+
+def fit_on_balanced(val: Embeddings, erm: Head, *, settings: Settings, seeds: Sequence[int]) -> tuple[str, Fit]:
+    """`llr` or `afr` and its heads: that of the better worst inferred group where each half of val is fitted alone.
+
+    Settings are chosen by the same rule; on a tie it is LLR, and all seeds take the choice of the first.
+    """
+
+    def llr(rows: Embeddings, seeds: Sequence[int]) -> Fit:
+        how = {"settings": settings, "seeds": seeds, "scorer": Scorer(rows, "worst_group"), "called": CALLED}
+        return fit_balanced(rows, rows, lambda given: given.y.numpy(), on="val", **how)
+
+    def afr(rows: Embeddings, seeds: Sequence[int]) -> Fit:
+        return fit_pulled(rows, erm, settings=settings, seeds=seeds, scorer=Scorer(rows, "worst_group"))
+
+    group, methods, score = val.group.numpy(), {"llr": llr, "afr": afr}, {}
+    halves = stratified_folds(group, 2, np.random.default_rng(0))
+    for name, method in methods.items():
+        right = np.empty(len(group), dtype=bool)
+        for half in (0, 1):
+            taught, held = (torch.from_numpy(np.flatnonzero(rows)) for rows in (halves != half, halves == half))
+            logits = method(val.take(taught), seeds[:1]).head.logits(val.features[held])[0]
+            right[held] = (logits.argmax(-1) == val.y[held]).numpy()
+        score[name] = min(right[group == one].mean() for one in np.unique(group))
+    name = max(score, key=score.get)  # the first of equal ones
+    fitted = methods[name](val, seeds)
+    said = f"worst inferred group of halves {percent([score['llr']])} by LLR, {percent([score['afr']])} by AFR"
+    by = f"{fitted.chosen_by.replace('worst group', 'worst inferred group')}; {said}"
+    return name, replace(fitted, chosen_by=by, summary=f"{said}; {fitted.summary}")
+
+
+def fit_pulled(
+    val: Embeddings, erm: Head, *, settings: Settings, seeds: Sequence[int], scorer: Scorer
+) -> Fit:  # fmt: skip
+    how = {"gammas": settings.gammas, "penalties": settings.penalties}
+    return fit_afr(val, erm, **how, seeds=seeds, scorer=scorer, called=CALLED)
 
 
 BRANCHES = {"dfr": "DFR on inferred groups", "llr": "class-balanced LLR", "afr": "AFR on validation"}

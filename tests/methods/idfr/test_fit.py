@@ -48,13 +48,20 @@ def test_train_rows_join_where_asked(splits, erm_head):
     torch.testing.assert_close(joined.head.weight, true.head.weight)
 
 
-def test_balanced_validation_gets_class_balanced_llr(splits, erm_head):
-    found, _ = fit(splits["train"], splits["val"], erm_head)
+def test_balanced_validation_gets_llr_or_afr_by_halves(splits, erm_head):
+    """ERM's head is bad here, and AFR that may not leave it is, too; from a head of the true direction it is better."""
+    train, val = splits["train"], splits["val"]
+    found, _ = fit(train, val, erm_head, penalties=(1e6,))
     expected, _ = fit_supervised(
-        cb_llr, splits["train"], splits["val"], erm_head, settings=settings_of("cb_llr"), seeds=(0,)
+        cb_llr, train, val, erm_head, settings=settings_of("cb_llr", select_by="worst_group"), seeds=(0,)
     )
     assert found.settings["branch"] == "llr"
     assert torch.equal(found.head.weight, expected.head.weight)
+    assert "worst inferred group of halves" in found.chosen_by
+    good = expected.head[0]
+    pulled, _ = fit(train, val, good, penalties=(1e6,), grid=(1e-6,))  # LLR's weights are 0
+    assert pulled.settings["branch"] == "afr"
+    torch.testing.assert_close(pulled.head.weight[0], good.weight, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(3))
