@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -142,17 +143,18 @@ class ImageFiles:
 
 
 def image_batches(
-    images: Images | ImageFiles, order: Int[Tensor, " m"], batch_size: int, device: torch.device
+    images: Images | ImageFiles, order: Int[Tensor, " m"], batch_size: int | list[int], device: torch.device
 ) -> Iterator[Images]:
     """Batches on `device`, in this order: the one way in which images reach a network.
 
-    Images that lie on the device are chosen there. Others are read ahead of use, decoded if need be, and copied.
+    batch_size: of all batches but the last, or of each, none of them 0. Images that lie on the device are chosen there.
+    Others are read ahead of use, decoded if need be, and copied.
     """
-    starts = range(0, len(order), batch_size)
+    parts = order.split(batch_size) if len(order) else ()
     if isinstance(images, ImageFiles):
-        return upload(prefetch(images.read(order[start : start + batch_size]) for start in starts), device)
-    chosen = images.take(order)
-    batches = (chosen[start : start + batch_size] for start in starts)
+        return upload(prefetch(map(images.read, parts)), device)
+    chosen, ends = images.take(order), accumulate(map(len, parts))
+    batches = (chosen[end - len(part) : end] for part, end in zip(parts, ends, strict=True))
     return batches if images.pixels.device.type == device.type else upload(batches, device)
 
 

@@ -20,6 +20,7 @@ class FitInputs:
     checkpoint_sha256: str  # of that network
     needs: dict[str, Any]  # by the names in the module's NEEDS
     training: dict[str, Any] = field(default_factory=dict)  # settings of a network of the method's own
+    remark: str = ""  # on that network, for the tables' notes
 
 
 def read_fit_inputs(files: Mapping[str, str | Path], needs: Mapping[str, Any], run: int) -> FitInputs:
@@ -30,7 +31,7 @@ def read_fit_inputs(files: Mapping[str, str | Path], needs: Mapping[str, Any], r
     network.
     """
     splits = {split: files[split] for split in ("train", "val")}
-    training = {}
+    training, remark = {}, ""
     if files.get("checkpoint"):
         from hsfm.models.backbone import read_checkpoint
         from hsfm.models.holdout import hold_out
@@ -38,7 +39,10 @@ def read_fit_inputs(files: Mapping[str, str | Path], needs: Mapping[str, Any], r
         network = read_checkpoint(files["checkpoint"])
         train, val = (read_embeddings(file, split=split) for split, file in splits.items())
         erm, origin = Head.of(network.network.fc), sha256(files["checkpoint"])
-        training["holdout"] = json.loads(network.metadata["settings"])["training"]["holdout"]
+        recipe = json.loads(network.metadata["settings"])["training"]
+        training["holdout"] = recipe["holdout"]
+        if not recipe.get("on_share"):
+            remark = "its network is trained on a share of the images by ERM's recipe, not by one of its own"
         train = train.take(hold_out(train.y, training["holdout"], run))
     else:
         saved, (train, val) = read_erm_features(files["heads"], **splits)
@@ -47,4 +51,4 @@ def read_fit_inputs(files: Mapping[str, str | Path], needs: Mapping[str, Any], r
         need: import_module(f"hsfm.heads.{need}").read_need(files[need], val, settings)
         for need, settings in needs.items()
     }
-    return FitInputs(train, val, erm, origin, found, training)
+    return FitInputs(train, val, erm, origin, found, training, remark)

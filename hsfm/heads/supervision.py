@@ -1,6 +1,7 @@
 """Supervision enforced: a method is fitted on the group labels that its settings allow, and on no others."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -58,6 +59,9 @@ def fit_row(
         left_out = ""
     except NotApplicable as error:  # the other rows stay, and the table says why this one is not there
         fit, labels, left_out = Fit(stack([erm])[:0], ()), "none", str(error)
+    if inputs.remark:
+        own = fit.remarks or [""] * len(fit.seeds)
+        fit = replace(fit, remarks=tuple("; ".join(filter(None, [remark, inputs.remark])) for remark in own))
     return fit, fit.saved(
         method=row,
         class_names=val.class_names,

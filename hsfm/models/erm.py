@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -36,6 +37,16 @@ class _EpochSettings(FrozenSettings):
     lr: PositiveFloat = Field(description="Learning rate; its peak under one_cycle.")
 
 
+class ShareRecipe(FrozenSettings):
+    """Changes against ERM's recipe; null is ERM's."""
+
+    epochs: PositiveInt | None = Field(None, description="Passes over the share.")
+    batch_size: int | None = Field(None, ge=2, description="Images per step.")
+    lr: PositiveFloat | None = Field(None, description="Learning rate.")
+    weight_decay: float | None = Field(None, ge=0, description="L2 penalty on all weights.")
+    schedule: Literal["constant", "one_cycle", "cosine"] | None = Field(None, description="Learning rate over time.")
+
+
 class TrainingSettings(_EpochSettings):
     """Gradient steps on mean cross-entropy over the training split."""
 
@@ -50,8 +61,9 @@ class TrainingSettings(_EpochSettings):
     momentum: float = Field(ge=0, lt=1, description="Of SGD; AdamW has its own.")
     nesterov: bool = Field(description="Nesterov's form of momentum, which has to be above 0.")
     weight_decay: float | None = Field(ge=0, description="L2 penalty on all weights. null: the family's.")
-    schedule: Literal["constant", "one_cycle"] = Field(
-        description="Learning rate over time: constant, or one_cycle up to lr and down again."
+    schedule: Literal["constant", "one_cycle", "cosine"] = Field(
+        description="Learning rate over time: constant, one_cycle up to lr and down again, or by cosine from lr in the "
+        "first epoch down towards a hundredth of it, epoch by epoch."
     )
     warmup: float = Field(gt=0, lt=1, description="Share of the steps on which one_cycle rises.")
     checkpoint: Literal["last", "best_val"] = Field(
@@ -59,6 +71,9 @@ class TrainingSettings(_EpochSettings):
     )
     holdout: float | None = Field(
         None, gt=0, lt=1, description="Share of the training images that AFR's own network is not trained on."
+    )
+    on_share: ShareRecipe | None = Field(
+        None, description="How AFR's own network is trained otherwise than ERM's; null for alike."
     )
     early_epoch: PositiveInt | None = Field(
         None,
@@ -97,7 +112,7 @@ class LabeledImages:
 
 @dataclass(frozen=True)
 class AuxiliaryData:
-    """Further images whose mean loss is added in every step, as many at a time as training images, over and over."""
+    """Further images, in one random order with the training images; their mean loss in a batch is added to it."""
 
     name: str
     images: LabeledImages
@@ -113,6 +128,11 @@ class TrainingData:
     transform: TransformSettings
     augmentation: AugmentationSettings  # of training and auxiliary images
     auxiliary: Sequence[AuxiliaryData] = ()
+
+    @property
+    def shown(self) -> list[LabeledImages]:
+        """The training images, and each auxiliary set."""
+        return [self.training, *(part.images for part in self.auxiliary)]
 
     def kept_on_device(self, compute: Compute) -> "TrainingData":
         """The same; images that fit lie on the device."""
@@ -156,17 +176,19 @@ def train(
 ) -> Training:
     """Train `network` in place on mean cross-entropy; returns the history, one row per epoch, and early logits.
 
-    data: auxiliary images pass through the network in one batch with the training images, so that BatchNorm sees them
-    together. seed: of the order of the images and of the augmentation. resume: file of the state after every epoch,
-    from which a killed training goes on to the same weights (on the CPU with equal threads, on CUDA with
-    `deterministic`); the caller names it after all that the result depends on, and removes it. called: the method.
+    data: training and auxiliary images are shuffled together, and a batch holds of each what falls into it, so that
+    BatchNorm sees them in the share that they have of all. seed: of the order of the images and of the
+    augmentation. resume: file of the state after every epoch, from which a killed training goes on to the same
+    weights (on the CPU with equal threads, on CUDA with `deterministic`); the caller names it after all that the
+    result depends on, and removes it. called: the method.
 
     Processes that torch.distributed joins train one network; each calls this with the same arguments but for its
     device. Each takes `batch_size` divided by their number, rounded down; images that do not go round are left out.
 
-    History columns: epoch (from 1), lr (of the epoch's last step), train_loss, train_accuracy (of the augmented
-    training images, before each step), loss_NAME (mean, of the auxiliary images), val_loss, val_average,
-    val_worst_group (NaN where no group is known), val_worst_class, and kept (whose weights the network ends with).
+    History columns: epoch (from 1), lr (of the epoch's last step), train_loss (of the steps, by their images),
+    train_accuracy (of the augmented training images, before each step), loss_NAME (mean, of the auxiliary images),
+    val_loss, val_average, val_worst_group (NaN where no group is known), val_worst_class, and kept (whose weights
+    the network ends with).
 
     Raises ValueError for settings that are null, when the loss is no longer finite, and on several processes for
     BatchNorm that is not torch's own.
@@ -174,8 +196,8 @@ def train(
     if None in (settings.epochs, settings.lr):
         raise ValueError("epochs or lr is null; hsfm.models.fine_tuning.filled gives those of a pretrained backbone")
     compute.prepare(network)
-    batches, epochs = _cut(len(data.training.y), settings.batch_size), settings.epochs
-    state = _start(network, settings, epochs * batches.steps, seed, compute)
+    batches, epochs = _cut(sum(len(part.y) for part in data.shown), settings.batch_size), settings.epochs
+    state = _start(network, settings, batches.steps, seed, compute)
     if resume is not None:
         _load(state, resume)
     done = len(state.rows)
@@ -216,7 +238,7 @@ def train(
 def _start(
     network: Network, settings: TrainingSettings | AdamSettings, steps: int, seed: int, compute: Compute
 ) -> _State:
-    """The state before the first of so many steps."""
+    """The state before the first step. steps: of an epoch."""
     parameters, how = network.parameters(), {"lr": settings.lr, "fused": not compute.on_cpu}
     if isinstance(settings, AdamSettings):
         optimizer = torch.optim.Adam(parameters, **how)
@@ -228,9 +250,13 @@ def _start(
         )
     if isinstance(settings, AdamSettings) or settings.schedule == "constant":
         scheduler = LambdaLR(optimizer, lambda step: 1.0)
+    elif settings.schedule == "cosine":
+        # AFR's: CosineAnnealingLR over the epochs, down to lr / 100 after the last
+        turn = math.pi / settings.epochs
+        scheduler = LambdaLR(optimizer, lambda step: 0.01 + 0.99 * (1 + math.cos(turn * (step // steps))) / 2)
     else:
         rise = {"max_lr": settings.lr, "pct_start": settings.warmup, "cycle_momentum": False}
-        scheduler = OneCycleLR(optimizer, total_steps=steps, **rise)
+        scheduler = OneCycleLR(optimizer, total_steps=settings.epochs * steps, **rise)
     return _State(network, optimizer, scheduler, compute.scaler(), Generator().manual_seed(seed))
 
 
@@ -282,63 +308,65 @@ def _cut(n: int, batch_size: int) -> _Batches:
 def _train_epoch(
     state: _State, forward: Callable, data: TrainingData, batches: _Batches, compute: Compute, bar: Progress
 ) -> dict[str, float]:
-    """One pass over the training images; its columns of the history."""
+    """One pass over the training and auxiliary images; its columns of the history."""
     state.network.train()
-    sums = torch.zeros(2, device=compute.device)  # loss of the steps, and right answers to training images
-    means = torch.zeros(1 + len(data.auxiliary), device=compute.device)
-    weights = [part.weight for part in data.auxiliary]
+    weights = torch.tensor([1.0, *(part.weight for part in data.auxiliary)], device=compute.device)
+    losses = torch.zeros((), device=compute.device)  # of the steps, times their images
+    found = torch.zeros(len(weights), 3, device=compute.device)  # of each set: loss, right answers, images
     for step in _draw_epoch(data, batches, state.generator, compute.device):
-        shown, labels = zip(*step, strict=True)
+        shown, labels = zip(*step.values(), strict=True)
         with compute.autocast():
-            logits = forward(torch.cat(shown) if weights else shown[0]).split([len(y) for y in labels])
+            logits = forward(torch.cat(shown) if len(shown) > 1 else shown[0]).split([len(y) for y in labels])
             each = [cross_entropy(z, y) for z, y in zip(logits, labels, strict=True)]
-            loss = sum((weight * mean for weight, mean in zip(weights, each[1:], strict=True)), start=each[0])
-        means += torch.stack(each).detach()
+            loss = sum(weights[number] * mean for number, mean in zip(step, each, strict=True))
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()
         state.scaler.step(state.optimizer)
         state.scaler.update()
         lr = state.scheduler.get_last_lr()[0]
         state.scheduler.step()
-        n = len(labels[0])
-        sums += torch.stack([loss.detach() * n, (logits[0].argmax(1) == labels[0]).sum()])
+        n = sum(map(len, labels))
+        losses += loss.detach() * n
+        for number, mean, z, y in zip(step, each, logits, labels, strict=True):
+            found[number, 0] += mean.detach() * len(y)
+            found[number, 1] += (z.argmax(1) == y).sum()
+            found[number, 2] += len(y)
         bar.update(n * process_count())
-    loss_sum, correct = total(sums).tolist()
-    of_auxiliary = zip(data.auxiliary, means[1:].tolist(), strict=True)
+    train_loss = total(losses).item() / batches.used
+    (_, correct, shown), *others = total(found).tolist()
+    of_auxiliary = zip(data.auxiliary, others, strict=True)
     return {
         "lr": lr,
-        "train_loss": loss_sum / batches.used,
-        "train_accuracy": correct / batches.used,
-        **{f"loss_{part.name}": value / batches.steps for part, value in of_auxiliary},
+        "train_loss": train_loss,
+        "train_accuracy": correct / shown,
+        # the one image that is left over, or that no process has, may be all of a set
+        **{f"loss_{part.name}": value / images if images else math.nan for part, (value, _, images) in of_auxiliary},
     }
 
 
 def _draw_epoch(
     data: TrainingData, batches: _Batches, generator: Generator, device: torch.device
-) -> Iterator[tuple[tuple[Tensor, Tensor], ...]]:
-    """Input and classes of each step's training images and auxiliary sets.
+) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
+    """Input and classes of each step's images, by the number of their set among `data.shown`; of sets that it shows.
 
     All is drawn and moved before the first step, so that within a step nothing waits for the device.
     """
-
-    def show(images: LabeledImages, order: Tensor, size: int, own: slice = slice(None)) -> Iterator:
-        views = draw_views(images.pixels.size_on_cpu[order], data.augmentation, generator)[own].to(device)
-        order = order[own]
-        labels, pixels = images.y[order].to(device).split(size), image_batches(images.pixels, order, size, device)
-        return (
-            (prepare(part, data.transform, data.augmentation, views[n * size : (n + 1) * size]), y)
-            for n, (part, y) in enumerate(zip(pixels, labels, strict=True))
-        )
-
-    order = torch.randperm(len(data.training.y), generator=generator)[: batches.drawn]
-    sets = [show(data.training, order, batches.size, share(batches.used))]
-    for images in (part.images for part in data.auxiliary):
-        n = len(images.y)
-        size = min(batches.size, n)
-        length = batches.steps * size
-        order = torch.cat([torch.randperm(n, generator=generator) for _ in range(math.ceil(length / n))])[:length]
-        sets.append(show(images, order, size))
-    return zip(*sets, strict=True)
+    ends = torch.tensor([len(images.y) for images in data.shown]).cumsum(0)
+    order = torch.randperm(int(ends[-1]), generator=generator)[: batches.drawn]
+    in_set, own = torch.bucketize(order, ends, right=True), torch.zeros(len(order), dtype=torch.bool)
+    own[share(batches.used)] = True
+    parts, drawn = in_set[own].split(batches.size), []
+    for number, (images, end) in enumerate(zip(data.shown, ends.tolist(), strict=True)):
+        here = in_set == number
+        rows, mine = order[here] - (end - len(images.y)), own[here].nonzero()[:, 0]
+        views = draw_views(images.pixels.size_on_cpu[rows], data.augmentation, generator)[mine].to(device)
+        rows, sizes = rows[mine], [n for part in parts if (n := int((part == number).sum()))]
+        labels, pixels = images.y[rows].to(device).split(sizes), image_batches(images.pixels, rows, sizes, device)
+        seen = [views[end - n : end] for n, end in zip(sizes, accumulate(sizes), strict=True)]
+        drawn.append(zip(pixels, labels, seen, strict=True))
+    for part in parts:
+        shown = ((number, next(drawn[number])) for number in part.unique().tolist())
+        yield {number: (prepare(p, data.transform, data.augmentation, view), y) for number, (p, y, view) in shown}
 
 
 @torch.inference_mode()

@@ -41,7 +41,7 @@ def test_pictures_and_captions(pruned):
         asked.extend(ids)
         return [np.full((2, 2, 3), number, np.uint8) for number in range(len(ids))]
 
-    found = generated_pictures(pruned, generated, sources, ("cat", "dog"), 0.5)
+    found = generated_pictures(pruned, generated, sources, ("cat", "dog"), {"rule": "share", "attribution": 0.5})
     assert asked == some_of_each_fate(pruned)["source_id"].tolist()
     assert [row["source"][0, 0, 0] for row in found] == list(range(9))
     nothing, dropped, kept = found[0], found[1], found[3]

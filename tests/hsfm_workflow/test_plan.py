@@ -89,6 +89,11 @@ def test_settings_of_a_stage_are_plain_values_in_order():
     assert list(plan.sections("hsfm", "dfr")(job())) == ["dfr", "hsfm"]
     assert "holdout" not in plan.section("erm", without=("holdout",))(job())
     assert {"holdout", "early_epoch"} <= plan.section("erm")(job()).keys()
+    for recipe in (None, {"epochs": 20, "schedule": "cosine"}):
+        plan = plan_of(settings={"minibirds": {"erm": {"on_share": recipe}}})
+        erm, on_share = plan.section("erm", without=("early_epoch", "on_share"))(job()), plan.training_on_share(job())
+        assert {k: v for k, v in on_share.items() if k != "on_share"} == erm | (recipe or {})
+        assert ("on_share" in on_share) == bool(recipe), "which the note on AFR's network goes by"
     for epoch in (None, 3):
         plan = plan_of(settings={"minibirds": {"erm": {"early_epoch": epoch}}})
         erm = plan.section("erm", unless_null=("early_epoch",))

@@ -106,9 +106,9 @@ def test_it_learns_and_records_every_epoch(data):
     assert not history["train_loss"].equals(other["train_loss"])
 
 
-@pytest.mark.parametrize("sizes", [(), (20, 6)], ids=["sgd", "adam-auxiliary"])
+@pytest.mark.parametrize("sizes", [(), (20, 3)], ids=["sgd", "adam-auxiliary"])
 def test_one_epoch_is_what_torch_does_by_hand(data, tmp_path, sizes):
-    """Of auxiliary images too: the sum of the weighted mean losses; smaller sets go round several times."""
+    """Of auxiliary images too: one order of all, and the sum of the weighted mean losses of what a batch shows."""
     training, validation = data
     weight = torch.tensor([1.0, 6.0, 10.0])[: 1 + len(sizes)]
     others = [bright_and_dark(tmp_path, n, 2 + n) for n in sizes]
@@ -122,23 +122,39 @@ def test_one_epoch_is_what_torch_does_by_hand(data, tmp_path, sizes):
     sgd = {"lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
     parameters = theirs.parameters()
     optimizer = torch.optim.Adam(parameters, lr=1e-3) if sizes else torch.optim.SGD(parameters, **sgd)
-    generator, losses = torch.Generator().manual_seed(0), torch.zeros(1 + len(sizes))
-    orders = [torch.randperm(48, generator=generator).split(16)]
-    for n in sizes:
-        orders.append(torch.cat([torch.randperm(n, generator=generator) for _ in range(3)]).split(min(n, 16)))
-    for rows in zip(*(order[:3] for order in orders), strict=True):
-        parts = list(zip((training, *others), rows, strict=True))
-        images = torch.cat([part.pixels.take(r).stacked() for part, r in parts]).float() / 127.5 - 1
-        logits = theirs(images).split([len(r) for r in rows])
-        each = [cross_entropy(z, part.y[r]) for z, (part, r) in zip(logits, parts, strict=True)]
+    shown = (training, *others)
+    pixels, y = torch.cat([part.pixels.stacked() for part in shown]), torch.cat([part.y for part in shown])
+    in_set = torch.repeat_interleave(torch.arange(len(shown)), torch.tensor([48, *sizes]))
+    losses, found = 0.0, torch.zeros(len(shown), 2)
+    for rows in torch.randperm(len(y), generator=torch.Generator().manual_seed(0)).split(16):
+        logits, loss = theirs(pixels[rows].float() / 127.5 - 1), torch.zeros(())
+        for k in in_set[rows].unique():
+            of_set = in_set[rows] == k
+            mean = cross_entropy(logits[of_set], y[rows][of_set])
+            loss = loss + weight[k] * mean
+            found[k] += torch.stack([mean.detach(), torch.ones(())]) * of_set.sum()
         optimizer.zero_grad()
-        (torch.stack(each) * weight).sum().backward()
+        loss.backward()
         optimizer.step()
-        losses += torch.stack(each).detach() / 3
+        losses += loss.item() * len(rows) / len(y)
+    assert found[:, 1].tolist() == [48, *sizes]
+    assert not sizes or len(in_set) % 16, "the last batch is smaller"
     for a, b in zip(weights(ours), weights(theirs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-    found = history[["train_loss", *(f"loss_of_{n}" for n in sizes)]].iloc[0].tolist()
-    np.testing.assert_allclose(found, [float(losses @ weight), *losses[1:].tolist()], rtol=1e-4)
+    row = history[["train_loss", *(f"loss_of_{n}" for n in sizes)]].iloc[0].tolist()
+    np.testing.assert_allclose(row, [losses, *(found[1:, 0] / found[1:, 1]).tolist()], rtol=1e-4)
+
+
+def test_cosine_falls_epoch_by_epoch_as_torchs(data):
+    """From lr towards a hundredth of it, AFR's schedule."""
+    history = learn(build_network("small_resnet", 2), *data, under(schedule="cosine", epochs=4))
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.02)
+    theirs, expected = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4, eta_min=0.02 / 100), []
+    for _ in range(4):
+        expected += theirs.get_last_lr()
+        optimizer.step()
+        theirs.step()
+    np.testing.assert_allclose(history["lr"], expected, rtol=1e-6)
 
 
 def test_early_logits_are_those_of_a_training_that_ends_there(data):

@@ -29,7 +29,7 @@ def small(name: str, ddb: dict | None) -> dict:
     settings = {
         "images": {"folder": f"data/{name}", "allow_other_counts": True},
         "backbone": {"name": "resnet18", "pretrained": False},
-        "erm": {"epochs": 1},
+        "erm": {"epochs": 1, "on_share": {"epochs": 1} if ddb else None},
         "embeddings": {"batch_size": 32},
         "hsfm": {"epochs": 2},
         "dfr": {"grid": [1.0, 0.1], "fits": 2},

@@ -100,6 +100,7 @@ def test_afrs_head_is_plain_torchs_on_what_its_own_network_has_not_seen(finished
     erm = read_checkpoint(finished / RUN / "erm/backbone.safetensors")
     settings = [json.loads(checkpoint.metadata["settings"])["training"] for checkpoint in (erm, trained)]
     assert settings[1] == {**settings[0], "holdout": 0.2}, "but for that they are trained alike"
+    assert "by ERM's recipe" in heads.remarks[0]
 
 
 def test_hsfm_starts_from_the_hard_set_in_the_file(copied):

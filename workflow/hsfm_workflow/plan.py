@@ -156,6 +156,12 @@ class Plan:
 
         return found
 
+    def training_on_share(self, wildcards: object) -> dict:
+        """Settings of the training of AFR's own network: ERM's, but for `erm/on_share`, which stays among them."""
+        training = self.section("erm", without=("early_epoch",), unless_null=("on_share",))(wildcards)
+        changes = training.get("on_share", {})
+        return {**training, **{name: value for name, value in changes.items() if value is not None}}
+
     def embedding_settings(self, wildcards: object) -> dict:
         """Settings of a network's features; a shard leaves their spread to the job that gathers."""
         settings = dict(self.settings[wildcards.dataset]["embeddings"])

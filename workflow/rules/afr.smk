@@ -1,4 +1,5 @@
-# ERM on a share of the training images, in a folder of its own; AFR's head is fitted on the rest.
+# ERM on a share of the training images, by ERM's recipe or its own, in a folder of its own; AFR's head is fitted on the
+# rest.
 use rule train_erm as train_on_share with:
     output:
         checkpoint="results/{dataset}/run{run}/afr/backbone.safetensors",
@@ -6,6 +7,6 @@ use rule train_erm as train_on_share with:
     log:
         "logs/{dataset}/run{run}/train_on_share.log",
     params:
-        training=plan.section("erm", without=("early_epoch",)),
+        training=plan.training_on_share,
     message:
         "Training {wildcards.dataset}, run {wildcards.run}, by ERM on a share of the images"

@@ -36,7 +36,7 @@ use rule stage as train_erm with:
         decode_size=plan.decode_size,
         device=plan.config["device"],
         compute=plan.compute,
-        training=plan.section("erm", without=("holdout",), unless_null=("early_epoch",)),
+        training=plan.section("erm", without=("holdout", "on_share"), unless_null=("early_epoch",)),
     message:
         "Training {wildcards.dataset}, run {wildcards.run}, by ERM"
 

@@ -91,9 +91,9 @@ def generated() -> Figure:
     pruned, metadata = read_table(inputs.pruned, PRUNED)
     made, _ = read_table(inputs.generated, GENERATED)
     sources = open_pictures(inputs.images, inputs.cache)
-    classes, limit = metadata["classes"], metadata["rules"]["attribution"]
+    classes = metadata["classes"]
     title = f"{dataset}: {count_kept(pruned, classes)}"
-    return pictures.draw_generated(generated_pictures(pruned, made, sources, classes, limit), title)
+    return pictures.draw_generated(generated_pictures(pruned, made, sources, classes, metadata["rules"]), title)
 
 
 def method() -> Figure:

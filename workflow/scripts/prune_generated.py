@@ -16,13 +16,15 @@ files, params = snakemake.input, snakemake.params
 model = read_classifier(files.checkpoint, files.heads, standardization=files.standardization)
 erm, (train,) = read_erm_features(files.heads, train=files.train)
 generated, metadata = read_table(files.generated, GENERATED)
+settings = PruneSettings(**params.prune)
+sources = set(generated["source_id"]) if settings.rule == "sum" else None
 pruned = prune(
     model.trained.network,
     generated.to_dict("records"),
     open_pictures(files.images, files.cache),
-    class_confidence(erm.head[0], train),
+    class_confidence(erm.head[0], train, sources),
     TransformSettings(**params.transform),
-    settings=PruneSettings(**params.prune),
+    settings=settings,
     compute=Compute.on(params.device, **params.compute),
 )
 rows = list(track(pruned, "pruning", "image", len(generated)))

@@ -47,8 +47,8 @@ class RetrainSettings(FrozenSettings):
         description="Of the loss on the generated images of each class, in their order; that on original images has 1.",
     )
     lr: PositiveFloat = Field(0.000005, description="Adam's learning rate.")
-    batch_size: int = Field(32, ge=2, description="Training images per step, and as many generated ones of each class.")
-    epochs: PositiveInt = Field(200, description="Passes over the training split.")
+    batch_size: int = Field(32, ge=2, description="Images per step, training and generated ones in one order.")
+    epochs: PositiveInt = Field(200, description="Passes over the training split and the generated images.")
 
 
 class Settings(MethodSettings):
@@ -128,9 +128,11 @@ def kept_images(generated: pd.DataFrame, pruned: pd.DataFrame, n_classes: int) -
 def retrain(inputs: DDBInputs, settings: RetrainSettings, scorer: Scorer, seed: int) -> tuple[Network, pd.DataFrame]:
     """A copy of ERM's network, retrained from its weights and a fresh head by Adam, with its history.
 
-    The loss of a step is the mean cross-entropy of a batch of training images, plus that of as many generated images of
-    each class times the class's weight (the method's three-part loss, for any number of classes). The epoch that is
-    best by the scorer's rule is kept, the higher average on a tie.
+    Training and generated images are shuffled together. The loss of a step is the mean cross-entropy of the training
+    images in its batch, plus that of the generated images of each class times the class's weight (the method's
+    three-part loss, for any number of classes); a part that has no image in a batch adds nothing. The head starts from
+    Xavier's uniform weights and no bias, as the authors' does. The epoch that is best by the scorer's rule is kept, the
+    higher average on a tie.
     """
     auxiliary = [
         AuxiliaryData(f"generated_{y}", images, float(weight))
@@ -141,7 +143,8 @@ def retrain(inputs: DDBInputs, settings: RetrainSettings, scorer: Scorer, seed: 
     # torch's initializers draw from the global generator only; fork_rng hands it back as it was
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network.fc.reset_parameters()
+        torch.nn.init.xavier_uniform_(network.fc.weight)
+        torch.nn.init.zeros_(network.fc.bias)
     history = train(
         network,
         replace(inputs.data, auxiliary=auxiliary),

@@ -60,7 +60,7 @@ GENERATED = pa.schema([*_PLANNED, ("image", pa.binary()), ("mask", pa.binary())]
 PRUNED = pa.schema(
     [
         *_PLANNED,
-        ("attribution", pa.float32()),  # share of it that lies on the object; null where nothing was generated
+        ("attribution", pa.float32()),  # on the object, as prune/rule has it; null where nothing was generated
         ("probability", pa.float32()),  # of the class under ERM
         ("limit", pa.float32()),  # that it has to stay below
         ("kept", pa.bool_()),

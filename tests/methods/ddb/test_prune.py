@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from hsfm.core.device import Compute
@@ -19,6 +20,10 @@ def test_confidence_is_the_mean_probability_of_a_class_over_its_own_images(split
     probability = torch.softmax(erm_head.logits(train.features).double(), 1).numpy()
     expected = [probability[train.y.numpy() == y, y].mean() for y in (0, 1)]
     np.testing.assert_allclose(pruning.class_confidence(erm_head, train), expected, rtol=1e-5)
+    few = [[n for n, c in enumerate(train.y.tolist()) if c == y][:3] for y in (0, 1)]
+    ids = {train.image_id[n] for rows in few for n in rows}
+    expected = [probability[rows, y].mean() for y, rows in enumerate(few)]
+    np.testing.assert_allclose(pruning.class_confidence(erm_head, train, ids), expected, rtol=1e-5)
     with pytest.raises(ValueError, match="DDB was given the test split"):
         pruning.class_confidence(erm_head, splits["test"])
 
@@ -49,9 +54,9 @@ def pairs(side: tuple[int, int], changed: tuple[slice, slice], n: int = 2) -> tu
     return pack(images), pack(sources)
 
 
-def scores(network, images, masks, transform) -> tuple[torch.Tensor, torch.Tensor]:
+def scores(network, images, masks, transform, rule="share") -> tuple[torch.Tensor, torch.Tensor]:
     y = torch.tensor([0, 1] * (len(masks) // 2))
-    return pruning.score(network, *images, masks, y, transform, steps=5, compute=CPU)
+    return pruning.score(network, *images, masks, y, transform, rule=rule, steps=5, compute=CPU)
 
 
 def test_shares_and_probabilities_of_a_linear_network(monkeypatch):
@@ -60,11 +65,21 @@ def test_shares_and_probabilities_of_a_linear_network(monkeypatch):
     mask[:4, :3] = True
     images, y = pairs((8, 8), (slice(None), slice(None)), n=4), torch.tensor([0, 1, 0, 1])
     shown, baseline = (part.stacked().float() / 127.5 - 1 for part in images)
-    size = ((shown - baseline) * network.fc.weight[y].view(4, 3, 8, 8)).abs().sum(1).detach()
+    signed = ((shown - baseline) * network.fc.weight[y].view(4, 3, 8, 8)).detach()
+    size = signed.abs().sum(1)
     share, found = scores(network, images, [mask] * 4, TRANSFORM)
     np.testing.assert_allclose(share, size[:, :4, :3].sum((1, 2)) / size.sum((1, 2)), rtol=1e-4)
     with torch.no_grad():
         torch.testing.assert_close(found, network(shown).softmax(1)[torch.arange(4), y])
+    on_object, same = scores(network, images, [mask] * 4, TRANSFORM, "sum")
+    np.testing.assert_allclose(on_object, signed[:, :, :4, :3].sum((1, 2, 3)), rtol=1e-3, atol=1e-5)
+    assert torch.equal(found, same)
+
+
+def test_no_share_is_more_than_one():
+    with pytest.raises(ValidationError, match=r"attribution 1.5 is more than 1, which no share is"):
+        pruning.PruneSettings(attribution=1.5)
+    assert pruning.PruneSettings(rule="sum", attribution=1.5).attribution == 1.5
 
 
 def test_source_image_and_mask_keep_to_one_place_through_resize_and_crop():
