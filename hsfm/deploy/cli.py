@@ -14,6 +14,7 @@ from hsfm.heads.known_methods import found
 DEFAULTS = "erm dfr llr cb_llr afr tune hsfm"  # as `hsfm.deploy.compare.METHODS`; what is imported here loads no torch
 
 RULES = ("worst_group", "worst_class", "average", "inferred_group", "worst_value")  # as `hsfm.heads.scorer.RULES`
+SMALL = 500_000  # numbers in train; of fewer, a method takes less time than a process of its own needs to start
 MEASURES = ("balanced_accuracy", "recall", "ece", "auroc")  # as `hsfm.evaluation.measures.MEASURES`
 
 
@@ -85,7 +86,9 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--standardize", action="store_true", help="bring features to mean 0 and spread 1, as on train")
     parser.add_argument("--name", help="of the data in tables (the folder's or the table's)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for tables (CSV, Markdown), page and heads")
-    parser.add_argument("--jobs", type=int, default=None, help="methods side by side (all processor cores)")
+    parser.add_argument(
+        "--jobs", type=int, default=None, help="methods side by side (all processor cores; 1 for small features)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:NUMBER (%(default)s)")
     parser.set_defaults(run=_compare)
 
@@ -122,7 +125,8 @@ def _compare(options: argparse.Namespace) -> int:
     check_measures(options.measures, splits["test"].class_names)
     rows = ", ".join(f"{split} {len(part.y):,}" for split, part in splits.items())
     say(f"{name}: {rows} rows, {splits['train'].features.shape[1]:,} features, {splits['train'].n_classes} classes")
-    jobs = options.jobs or joblib.cpu_count()
+    small = splits["train"].features.numel() < SMALL
+    jobs = options.jobs or (1 if small else joblib.cpu_count())
     comparison = compare.run(splits, plan, jobs=jobs, device=options.device, say=say)
 
     styled = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
