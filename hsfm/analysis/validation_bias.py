@@ -38,6 +38,7 @@ class ValidationBiasSettings(FrozenSettings):
 SEES = {
     "none": "classes",
     "selection": "classes; groups to choose by",
+    "hints": "classes; groups of some",
     "training": "classes, groups",
     "train": "classes; groups of train",
     "both": "classes, groups; those of train, too",

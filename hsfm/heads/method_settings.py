@@ -28,6 +28,11 @@ class MethodSettings(FrozenSettings):
         return "none"
 
     @property
+    def hinted(self) -> int:
+        """Validation images per class whose group label the method may ask for where `groups` hides the others."""
+        return 0
+
+    @property
     def halves(self) -> Halves:
         """Parts of validation that lie in two halves, one to fit and one to score: each needs two images."""
         return "none"

@@ -5,7 +5,9 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int
 
 from hsfm.core.naming import naming
 from hsfm.features.embeddings import Embeddings, NotApplicable
@@ -34,6 +36,8 @@ def fit_supervised(
     Raises NotApplicable where the data lack what the method needs, and ValueError where they lack the scorer's groups.
     """
     scorer = scorer_of(settings, train, val)
+    if settings.hinted:
+        needs["label_of"] = Labeler(val, settings.hinted)
     with naming(f"{train.where}, {val.where}"):
         fit = method.fit(*hidden(settings, train, val), erm, settings=settings, seeds=seeds, scorer=scorer, **needs)
     return fit, labels_used(settings, scorer)
@@ -93,8 +97,34 @@ def hidden(settings: MethodSettings, train: Embeddings, val: Embeddings) -> tupl
     )
 
 
+class Labeler:
+    """Attributes of rows of val that a method asks for, of at most so many of a class.
+
+    Raises ValueError for more, and NotApplicable where an attribute is unknown.
+    """
+
+    def __init__(self, val: Embeddings, per_class: int):
+        self._val, self._per_class, self._asked = val, per_class, torch.zeros(len(val.y), dtype=torch.bool)
+
+    def __call__(self, rows: Int[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:
+        self._asked[rows] = True
+        most = int(torch.bincount(self._val.y.cpu()[self._asked]).max())
+        if most > self._per_class:
+            raise ValueError(f"{most} group labels of a class were asked for; hints allows {self._per_class}")
+        attribute = self._val.attribute.cpu().numpy()[rows]
+        unknown = np.flatnonzero(attribute < 0)
+        if len(unknown):
+            name = self._val.image_id[int(rows[unknown[0]])]
+            raise NotApplicable(f"hints asks for the attribute of image {name!r}, which is unknown")
+        return attribute
+
+
 def labels_used(settings: MethodSettings, scorer: Scorer) -> str:
-    """Use of group labels: `none`, `selection` by those of val, `training` on those of val, or on `train` or `both`."""
+    """Use of group labels: `none`, `selection` by those of val, or to train on: `hints` some of val, `training` all of
+    val, `train`, `both`.
+    """
+    if settings.groups == "none" and settings.hinted:
+        return "hints"
     if settings.groups != "none":
         return "training" if settings.groups == "val" else settings.groups
     return "selection" if scorer.asked and scorer.rule in OF_GROUPS else "none"

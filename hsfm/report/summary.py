@@ -14,13 +14,14 @@ from hsfm.report.versions import CHANGES
 SPACE = "\N{NO-BREAK SPACE}"
 CHOICES = {  # by the most demanding use that is allowed; with the column that marks the best and its ties
     0: ("without group labels", "best_of_block"),
-    2: ("with group labels of validation", "best_without_train"),
-    4: ("with group labels of training images, too,", "best"),
+    3: ("with group labels of validation", "best_without_train"),
+    5: ("with group labels of training images, too,", "best"),
 }
 USES = {
     "both": "{} trained on the group labels of training and validation images",
     "train": "{} trained on the group labels of training images",
     "training": "{} trained on the group labels of validation images",
+    "hints": "{} trained on the group labels of some validation images",
     "selection": "{} used those of validation to choose an epoch or a setting, not to train",
     "none": "{} used none",
 }

@@ -20,6 +20,7 @@ MAIN_TITLE = "Test accuracy of every method."
 GROUP_LABELS = {  # the most demanding use last
     "none": "no",
     "selection": "val, to select",
+    "hints": "some of val, to train",
     "training": "val, to train",
     "train": "train, to train",
     "both": "train and val, to train",

@@ -41,7 +41,7 @@ def measure(predictions: Sequence[Predictions], scores: pd.DataFrame, *, resampl
     predictions: of every method and run that scores are of. Raises ValueError where one is of other images.
     """
     aggregated = aggregate(summarize(scores))
-    among = {"best": 0, "best_of_block": blocks(aggregated), "best_without_train": demands(aggregated) > 2}
+    among = {"best": 0, "best_of_block": blocks(aggregated), "best_without_train": demands(aggregated) > 3}
     aggregated = aggregated.assign(**among)
     rows = []
     for dataset, part in scores.groupby("dataset", sort=False):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from hsfm.features.embeddings import NotApplicable
 from hsfm.heads.supervision import fit_supervised
 from hsfm.methods import cb_llr, dfr, idfr
 from tests.conftest import planted
@@ -104,3 +105,51 @@ def test_few_rows_and_a_constant_feature_are_no_error(erm_head):
     assert found.settings["branch"] == "afr"
     assert found.head.weight.isfinite().all()
     assert np.isfinite(found.tables["groups_found"]["posterior"]).all()
+
+
+def overlapping(name, n, share, seed):
+    """Two classes and an attribute whose clouds overlap, of which `share` goes with the class."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 2
+    attribute = np.where(np.arange(n) < share * n, y, 1 - y)
+    x = rng.normal(size=(n, 12))
+    x[:, 0] += 3 * (attribute - 0.5)
+    x[:, 1] += 2.5 * (y - 0.5)
+    given = planted(name, [n // 4] * 4, seed=0)
+    features = torch.from_numpy(x.astype(np.float32))
+    return replace(given, features=features, y=torch.from_numpy(y), attribute=torch.from_numpy(1 - attribute))
+
+
+def test_hints_open_the_gate_by_labels_of_the_rows_that_it_asks_for_and_no_others(erm_head):
+    train, val, test = (
+        overlapping(*of) for of in (("train", 1000, 0.95, 0), ("val", 400, 0.9, 1), ("test", 2000, 0.5, 2))
+    )
+    erm = erm_head
+    shut, _ = fit(train, val, erm)
+    opened, labels = fit(train, val, erm, hints=20)
+    assert (shut.settings["branch"], opened.settings["branch"], labels) == ("afr", "dfr", "hints")
+    table = opened.tables["groups_found"]
+    assert list(table[table["hinted"]].groupby("y").size()) == [20, 20]
+    assert opened.settings["p_hints"] < 0.01
+    # the attribute is numbered the other way round than the class that it goes with
+    hinted = table["hinted"].to_numpy()
+    assert (table["found"].to_numpy() == 1 - val.attribute.numpy())[hinted].all()
+    assert worst_group(opened.head, test) > worst_group(shut.head, test) + 0.05
+    rows = torch.from_numpy(np.flatnonzero(hinted))
+    only = torch.full_like(val.attribute, -1)
+    only[rows] = val.attribute[rows]
+    seen = fit_supervised(
+        idfr, train, replace(val, attribute=only), erm, settings=settings_of("idfr", hints=20), seeds=(0,)
+    )[0]
+    torch.testing.assert_close(seen.head.weight, opened.head.weight)
+    only[rows[0]] = -1
+    with pytest.raises(NotApplicable, match="hints asks for the attribute of image"):
+        fit(train, replace(val, attribute=only), erm, hints=20)
+
+
+def test_labels_that_have_nothing_to_do_with_the_groups_confirm_nothing(erm_head):
+    train, val = overlapping("train", 1000, 0.95, 0), overlapping("val", 400, 0.9, 1)
+    shuffled = val.attribute[torch.randperm(400, generator=torch.Generator().manual_seed(0))]
+    found, _ = fit(train, replace(val, attribute=shuffled), erm_head, hints=10)
+    assert found.settings["branch"] == "afr"
+    assert found.settings["p_hints"] > 0.05
