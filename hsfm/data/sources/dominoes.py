@@ -3,7 +3,7 @@
 Input: 64 x 32 RGB, CIFAR's image above, MNIST's (padded by 2 to 32 x 32, in three channels) below. Class: 0 automobile,
 1 truck. Attribute: the digit, 0 or 1; it agrees with the class for 90 % of train, 50 % of val and test. Source: made
 here of MNIST and CIFAR-10, as torchvision downloads them and checks their MD5; or the arrays that the authors saved,
-which alone are exactly theirs. License: unknown, of both.
+which alone are exactly theirs. Their networks see fractions of 0 to 1 without normalization. License: unknown, of both.
 """
 
 from collections.abc import Iterator

@@ -3,7 +3,8 @@
 Input: JPEG images of many sizes. Class: 0 cat, 1 dog. Attribute, the context: 0 sofa and 1 bed (cats in train), 2 bench
 and 3 bike (dogs in train), 4 shelf (val and test). Source: Wu et al., "Discover and cure" (DISC), its archive
 metashifts.zip linked at https://github.com/Wuyxin/DISC; not SubpopBench's dataset of that name, which is indoor against
-outdoor. License: unknown for this selection; MetaShift's images are Visual Genome's (CC BY 4.0).
+outdoor. The published split cannot be made again: the authors cut files in the order of `os.listdir`, and shuffle train
+before they seed. License: unknown for this selection; MetaShift's images are Visual Genome's (CC BY 4.0).
 """
 
 from pathlib import Path
