@@ -75,7 +75,12 @@ def combinations(
 
 
 def plan_sweep(settings: Settings, hard_per_class: int, sweep: SweepSettings) -> list[Group]:
-    """The trials of a sweep around some settings, in groups that can go side by side."""
+    """The trials of a sweep around some settings, in groups that can go side by side; nothing is tuned.
+
+    Where HSFM tunes itself, the settings that it would choose are those of `tune: null`.
+    """
+    if settings.tune is not None:
+        settings = Settings(**{**dict(settings), "tune": None, "max_edit": None})
     base = {name: getattr(settings, name, hard_per_class) for name in SWEPT}
     groups: dict[tuple, Group] = {}
     for number, setting in enumerate(combinations(base, dict(sweep.values), draws=sweep.draws, seed=sweep.seed)):

@@ -136,6 +136,8 @@ def _parameters(method: Method) -> dict[str, tuple[Any, str]]:
     if "hard_set" in method.needs:
         tuned = ", ".join(name for name in TUNED if name in found)
         found |= {"tune": (TUNE[0], TUNE[1].format(tuned)), "inner_lr": INNER_LR, "hard_per_class": HARD_PER_CLASS}
+    if "max_edit" in found:
+        found["max_edit"] = "auto", found["max_edit"][1].replace("Where it is not given", '"auto"')
     if "early_logits" in method.extra:
         found["early_C"] = EARLY_C
     return found | {"select_by": (default, text), **{n: c for n, c in COMMON.items() if n != "device" or method.device}}
@@ -281,6 +283,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
             given["inner_lr"] = min(AUTO_LR / d, MOST_LR)
         if self._hard:
             given["tune"] = self._tune()
+        if given.get("max_edit") == "auto":
+            del given["max_edit"]
         return kind.model_validate(given, strict=True)
 
     def _tune(self) -> TuneSettings | None:

@@ -34,7 +34,7 @@ class TuneSettings(FrozenSettings):
         description="alpha, in units of 1 / (d s), d the number of features and s their mean absolute deviation on "
         "train: a step of Adam then moves a logit by about this much. One batch.",
     )
-    outer_lr: Rates = Field((0.2, 1.0), description="eta, in units of s. One batch with inner_lr.")
+    outer_lr: Rates = Field((0.05, 0.1), description="eta, in units of s. One batch with inner_lr.")
     hard_share: Shares = Field(
         (0.3, 1.0), description="K_hard as a share of the smallest class among the rows that teach. A batch each."
     )
@@ -46,7 +46,7 @@ class TuneSettings(FrozenSettings):
         60, description="A batch ends where no point of it has improved on held-out rows for so many epochs."
     )
     repeats: PositiveInt = Field(
-        3, description="Ways to halve validation; on each, either half teaches once and is held out once."
+        2, description="Ways to halve validation; on each, either half teaches once and is held out once."
     )
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
 from hsfm.core.progress import track
 from hsfm.core.text import kept_epochs
@@ -18,7 +18,7 @@ from hsfm.features.embeddings import Embeddings
 from hsfm.heads.fit import Fit
 from hsfm.heads.hard_set import HardSet, hardest
 from hsfm.heads.hard_training import HardTrainingSettings
-from hsfm.heads.head import Head, stack
+from hsfm.heads.head import Head
 from hsfm.heads.scorer import Scorer
 from hsfm.heads.tuning import Half, LastEpoch, choose
 
@@ -111,30 +111,36 @@ class HalvesTraining:
         self._shape = len(halves), len(points)
         self._class_rows = [(val.y == label).nonzero().squeeze(1) for label in range(val.n_classes)]
         self._taught = torch.stack([half.taught for half in halves]).repeat_interleave(len(points), 0)
-        of_each = [settings for _ in halves for settings in points]
-        self._heads = [Head(erm.weight.clone().requires_grad_(), erm.bias.clone().requires_grad_()) for _ in of_each]
-        groups = [
-            {"params": [head.weight, head.bias], "lr": settings.inner_lr}
-            for head, settings in zip(self._heads, of_each, strict=True)
-        ]
-        self._optimizer = torch.optim.Adam(groups, foreach=True)
-        self._choose_rows(self._losses(stack(self._heads)).detach())
+        r, like = len(halves) * len(points), erm.weight
+        self._erm, self._rates = erm, like.new_tensor([point.inner_lr for point in points]).repeat(len(halves))
+        # Adam moves by its rate times what it makes of the gradients: the heads are ERM's plus their rates times these
+        self._moves = [like.new_zeros(r, *part.shape).requires_grad_() for part in (erm.weight, erm.bias)]
+        self._optimizer = torch.optim.Adam(self._moves, lr=1.0)
+        self._target = one_hot(val.y, val.n_classes).to(like)
+        self._choose_rows(self._losses(self._heads()))
 
+    @torch.no_grad()
     def advance(self, epochs: int) -> tuple[Int[Tensor, "e h p n"], Bool[Tensor, "e h p"]]:
         classes, sound = [], []
         for _ in range(epochs):
             for _ in range(self._settings.inner_steps):
-                self._optimizer.zero_grad()
-                (self._losses(stack(self._heads)) * self._weights).sum().backward()
+                slope = self._heads().logits(self._val.features).softmax(-1) - self._target
+                slope = slope * self._weights.unsqueeze(-1)  # [r n c]
+                self._moves[0].grad = (slope.movedim(1, 2).flatten(0, 1) @ self._val.features).view_as(self._moves[0])
+                self._moves[1].grad = slope.sum(1)
                 self._optimizer.step()
-            with torch.no_grad():
-                now = stack(self._heads)
-                losses = self._losses(now)
-                classes.append(now.predict(self._val.features))
-                sound.append(losses.isfinite().all(1))
+            now = self._heads()
+            losses = self._losses(now)
+            classes.append(now.predict(self._val.features))
+            sound.append(losses.isfinite().all(1))
             if self._settings.refresh == "epoch":
                 self._choose_rows(losses)
         return torch.stack(classes).view(epochs, *self._shape, -1), torch.stack(sound).view(epochs, *self._shape)
+
+    def _heads(self) -> Head:
+        weight, bias = (move.detach() for move in self._moves)
+        rates = self._rates
+        return Head(self._erm.weight + rates[:, None, None] * weight, self._erm.bias + rates[:, None] * bias)
 
     def _losses(self, heads: Head) -> Float[Tensor, "r n"]:
         logits = heads.logits(self._val.features)

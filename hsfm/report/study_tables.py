@@ -35,6 +35,7 @@ VARIANTS = {
     "hard_set_once": "validation images chosen once, at the start",
     "first_order": "first-order meta-gradient",
     "unbalanced_support": "support drawn without class balance",
+    "unbounded_edits": "edits of any length",
 }
 REFERENCES = ("dfr", "llr")  # of the validation-bias study
 SWEEP = {  # columns of a sweep that are no settings

@@ -10,7 +10,9 @@ from hsfm.methods.hsfm.outer_loop import Settings
 from hsfm.methods.hsfm.train import train
 from hsfm.report import study_tables as report
 
-SETTINGS = Settings(support_per_class=16, inner_steps=3, inner_lr=1e-2, outer_lr=0.1, support_steps=3, epochs=3)
+SETTINGS = Settings(
+    support_per_class=16, inner_steps=3, inner_lr=1e-2, outer_lr=0.1, support_steps=3, epochs=3, max_edit=0.2
+)
 
 
 def changed(**changes):

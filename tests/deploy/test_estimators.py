@@ -345,7 +345,7 @@ def test_every_setting_of_hsfm_is_a_parameter_with_its_default():
     for name, value in Settings():
         assert name in parameters
         assert re.search(rf"^    {name} : ", HSFMClassifier.__doc__, re.MULTILINE), name
-        if name not in ("inner_lr", "tune"):
+        if name not in ("inner_lr", "tune", "max_edit"):
             assert model.get_params()[name] == value == parameters[name].default
     assert model.tune is True
     with pytest.raises(TypeError, match="HSFMClassifier has no parameter 'inner_step'; there are C, device"):

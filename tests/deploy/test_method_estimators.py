@@ -30,6 +30,7 @@ SMALL = {
     "penalties": (0.1, 0.01), "sizes": (10, 20), "upweights": (2.0, 20.0), "hard_per_class": 30, "random_state": 0,
     "tune": False,
 }  # fmt: skip
+AUTO = {"inner_lr": "auto", "max_edit": "auto", "tune": True}
 ONE = {name: value[:1] if isinstance(value, tuple) else value for name, value in SMALL.items()}
 
 
@@ -71,7 +72,7 @@ def test_every_setting_is_a_parameter_with_its_default_and_text(name):
     parameters = kind().get_params()
     expected = dict(settings) | {"AFRClassifier": {"on": "val"}}.get(name, {})
     assert {key: parameters[key] for key in expected} == expected | (
-        {"inner_lr": "auto", "tune": True} if "tune" in expected else {}
+        {key: value for key, value in AUTO.items() if key in expected}
     )
     assert all(f"\n    {key} : " in kind.__doc__ for key in parameters)
     assert "configuration" not in kind.__doc__
@@ -98,6 +99,7 @@ def test_the_head_is_the_methods_own_on_standardized_rows(name, splits, data):
     method = import_module(f"hsfm.methods.{METHODS[name].name}")
     given = {key: getattr(model, key) for key in method.Settings.model_fields} | {"select_by": model.select_by_}
     given |= {"inner_lr": model.inner_lr_} if "inner_lr" in given else {}
+    given = {key: value for key, value in given.items() if (key, value) != ("max_edit", "auto")}
     settings = method.Settings(**given)
     fit, used = fit_supervised(method, train, val, erm, settings=settings, seeds=[0], **needs_of(method, erm, val))
     logits = fit.head[0].logits(val.features).numpy()

@@ -84,7 +84,7 @@ GRID = {"inner_lr": (0.05, 0.1, 0.2), "outer_lr": (0.3,), "hard_share": (0.5,), 
 
 
 def tuned(method, tr, val, erm, seeds=SEEDS, **changes):
-    own = {name: changes.pop(name) for name in ("outer_set", "select_by") if name in changes}
+    own = {name: changes.pop(name) for name in ("outer_set", "select_by", "max_edit") if name in changes}
     settings = method.Settings(tune={**GRID, **changes}, **own)
     hard_set = build(erm, val, per_class=30)
     return fit_supervised(method, tr, val, erm, settings=settings, seeds=seeds, hard_set=hard_set)
@@ -94,7 +94,7 @@ def tuned(method, tr, val, erm, seeds=SEEDS, **changes):
 def test_held_out_accuracies_are_those_of_heads_trained_on_the_other_half(splits, erm_head, monkeypatch, share):
     monkeypatch.setattr("hsfm.heads.tuning.WINDOW", 3)
     tr, val = splits["train"], splits["val"]
-    result, used = tuned(hsfm, tr, val, erm_head, hard_share=(share,), inner_lr=(0.1, 0.2), epochs=6)
+    result, used = tuned(hsfm, tr, val, erm_head, hard_share=(share,), inner_lr=(0.1, 0.2), epochs=6, max_edit=0.7)
     assert used == "selection"
     scorer, halves = Scorer(val, "worst_group"), _halves(val, Scorer(val, "worst_group"), 0)
     unit = float((tr.features - tr.features.mean(0)).abs().mean())
@@ -102,7 +102,9 @@ def test_held_out_accuracies_are_those_of_heads_trained_on_the_other_half(splits
     for row in result.tables["tried"].itertuples():
         lrs, accuracies = {"inner_lr": row.inner_lr / 12 / unit, "outer_lr": 0.3 * unit}, []
         for epochs in range(1, 7):
-            settings = hsfm.Settings(**lrs, support_per_class=8, inner_steps=3, support_steps=1, epochs=epochs)
+            settings = hsfm.Settings(
+                **lrs, support_per_class=8, inner_steps=3, support_steps=1, epochs=epochs, max_edit=0.7
+            )
             classes = val.y.clone()
             for half, other in (halves, halves[::-1]):
                 part, trial = val.take(half.rows), Trial(half.seed, settings, k)
@@ -128,7 +130,7 @@ def test_a_tuned_fit_is_the_training_under_the_choice_and_the_same_for_a_seed_al
         name: found[name] for name in ("support_per_class", "inner_steps", "inner_lr", "outer_lr", "support_steps")
     }
     again = train(
-        tr, val, erm_head, hsfm.Settings(**named, epochs=found["epochs"]),
+        tr, val, erm_head, hsfm.Settings(**named, epochs=found["epochs"], max_edit=3.0),
         seeds=SEEDS, hard_per_class=found["hard_per_class"], scorer=Scorer(val, "average"), last=True,
     )  # fmt: skip
     torch.testing.assert_close(result.head.weight, again.head.weight, rtol=1e-4, atol=1e-5)
@@ -152,5 +154,19 @@ def test_the_control_is_chosen_on_the_same_halves(splits, erm_head, monkeypatch)
         assert "held out" in result.summary
     of_hsfm, of_tune = drawn
     assert all(torch.equal(a.taught, b.taught) for a, b in zip(of_hsfm, of_tune, strict=True))
+    # the control's heads are torch's Adam on the half that teaches
+    point, half = result.tables["tried"].iloc[1], of_tune[0]
+    part, unit = val.take(half.rows), 1 / (12 * float((tr.features - tr.features.mean(0)).abs().mean()))
+    size = round(0.5 * min(int(torch.bincount(val.y[one.rows]).min()) for one in of_tune))
+    alone = tune.Settings(inner_steps=3, inner_lr=point["inner_lr"] * unit, epochs=5)
+    own = tune.fit(
+        tr, part, erm_head,
+        settings=alone, seeds=(0,), scorer=Scorer(part, "average"), hard_set=build(erm_head, part, per_class=size),
+    )  # fmt: skip
+    batch = tune.HalvesTraining(val, erm_head, [alone], size, [half])
+    classes, sound = batch.advance(5)
+    assert sound.all()
+    kept = own.settings["kept_epoch"]
+    assert torch.equal(classes[kept - 1, 0, 0], own.head[0].predict(val.features))
     assert list(result.tables["tried"].columns[:3]) == ["hard_share", "inner_steps", "inner_lr"]
     assert worst_group(result.head, splits["test"]) > worst_group(erm_head, splits["test"])

@@ -311,3 +311,25 @@ def test_inputs_that_do_not_belong_together_are_named(splits, erm_head):
 def test_a_head_with_a_gradient_is_taken(splits, erm_head):
     learning = Head(erm_head.weight.clone().requires_grad_(), erm_head.bias.clone().requires_grad_())
     assert not train(splits["train"], splits["val"], learning, epochs=2).head.weight.requires_grad
+
+
+@pytest.mark.parametrize("bound", [0.5, 2.0, 1e9])
+def test_edits_end_at_the_bound_and_are_else_as_without(splits, erm_head, bound):
+    tr, val = splits["train"], splits["val"]
+    centered = torch.cat([tr.features[tr.y == c] - tr.features[tr.y == c].mean(0) for c in (0, 1)])
+    radius = float(centered.square().sum(1).mean().sqrt())
+    assert outer_loop.class_radius(tr) == pytest.approx(radius, rel=1e-5)
+    how = {"seeds": (0,), "hard_per_class": 30, "scorer": Scorer(val, "worst_group"), "last": True}
+    bounded, free = (meta.train(tr, val, erm_head, changed(SETTINGS, max_edit=m), **how) for m in (bound, None))
+    length = (bounded.support_after[0] - tr.features[bounded.support_rows[0]]).norm(dim=1)
+    assert (length <= bound * radius * 1.0001).all()
+    longest = float((free.support_after[0] - tr.features[free.support_rows[0]]).norm(dim=1).max())
+    assert longest > 2 * radius
+    assert torch.equal(bounded.head.weight, free.head.weight) == (bound > longest / radius)
+
+
+def test_the_bound_is_by_default_where_hsfm_tunes_itself():
+    assert Settings().max_edit == outer_loop.MAX_EDIT == Settings(**dict(Settings())).max_edit
+    assert Settings(inner_lr=0.1).max_edit is None is Settings(tune=None).max_edit
+    assert Settings(max_edit=2).tune == Settings(max_edit=None).tune == Settings().tune
+    assert Settings(inner_lr=0.1, max_edit=2).max_edit == 2
