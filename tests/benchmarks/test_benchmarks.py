@@ -147,6 +147,18 @@ def mine(tmp_path):
     return str(tmp_path / "mine")
 
 
+def test_hints_and_times_of_idfr(printed, monkeypatch):
+    monkeypatch.setattr(idfr, "HINTS", (0, 20))
+    monkeypatch.setattr(idfr, "HINTED", {"overlapping": idfr.HINTED["overlapping attribute"]})
+    ours, probe = printed(idfr, "hints", "--draws", "1", rows=("| overl",))
+    assert ours[2].endswith("(0 %)")
+    assert ours[3].endswith("(100 %)")
+    assert float(ours[3].split()[0]) > float(ours[2].split()[0]) + 5
+    assert probe[1:3] == ["probe", ""]
+    (row,) = printed(idfr, "time", "--shapes", "600x300x6", rows=("| 600",))
+    assert (row[3], row[6]) == ("dfr", "afr")
+
+
 def test_idfr_is_measured_beside_dfr_on_files(mine, printed):
     rows = printed(idfr, "accuracy", mine, "--draws", "2", "--with-train", rows=("| mine",))
     assert [row[1] for row in rows] == ["0.5", "0.9", "0.95"]

@@ -83,9 +83,11 @@ def standardized(
 
 def space_of(train: Embeddings) -> Space:
     x = train.features.numpy()
-    mean, spread = x.mean(0, dtype=float), x.std(0, dtype=float)
+    (n, d), nothing = x.shape, np.ones(x.shape[1])
+    mean = sum(block.sum(0) for block in standardized(train, np.zeros(d), nothing)) / n
+    spread = np.sqrt(sum(np.square(block).sum(0) for block in standardized(train, mean, nothing)) / n)
     scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-6 * np.abs(mean))
-    return Space(mean, scale, principal_axes(lambda: standardized(train, mean, scale), *x.shape))
+    return Space(mean, scale, principal_axes(lambda: standardized(train, mean, scale), n, d))
 
 
 def search_train(train: Embeddings, *, fold_seeds: int) -> Trained:
