@@ -1,12 +1,13 @@
 """The contract of IDFR: DFR on inferred groups where these can be believed, AFR on validation where they cannot."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from jaxtyping import Int
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hsfm.core.text import percent
 from hsfm.features.embeddings import Embeddings, check_same_origin
@@ -15,6 +16,7 @@ from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head
 from hsfm.heads.inferred_groups.attribute import FOLD_SEEDS, LEVEL, doubt, with_attribute
 from hsfm.heads.inferred_groups.groups import Found, find_groups
+from hsfm.heads.inferred_groups.hints import AskedBy, use_hints
 from hsfm.heads.inferred_groups.infer import stratified_folds
 from hsfm.heads.method_settings import Halves, Rule
 from hsfm.heads.scorer import Scorer
@@ -38,6 +40,14 @@ class Settings(BalancedSettings):
     fold_seeds: PositiveInt = Field(
         FOLD_SEEDS, description="Divisions into folds that the gate is measured on; twice the median p counts."
     )
+    hints: NonNegativeInt = Field(
+        0, description="Group labels of validation that it asks for, per class, to confirm and correct inferred groups."
+    )
+    hints_by: AskedBy = Field(
+        "sides",
+        description="Images whose labels it asks for: as many on either side of the inferred attribute, a random "
+        "sample of the class, or the uncertain ones.",
+    )
     with_train: bool = Field(
         False, description="Whether the head learns from train, too; for backbones that were not trained on it."
     )
@@ -49,38 +59,53 @@ class Settings(BalancedSettings):
     )
 
     @property
+    def hinted(self) -> int:
+        return self.hints
+
+    @property
     def halves(self) -> Halves:
         return "none"  # where an inferred group cannot be halved it takes the fallback
 
 
-def branch(found: Found, val: Embeddings, settings: Settings) -> tuple[str, str]:
+def branch(found: Found, val: Embeddings, settings: Settings, confirmed: bool) -> tuple[str, str]:
     """Name of the head to fit, `dfr` or `afr`, or `balanced` where halves decide, and the reason."""
+    if confirmed:  # by labels, which say more than both tests
+        found = replace(found, p_gate=0.0, p_guard=0.0)
     why = doubt(found, val, settings.level)
     if why:
         return "afr", why
     sizes = np.bincount(val.y.numpy() * val.n_classes + found.val)
     if found.shares.max() < BALANCED / val.n_classes and sizes.min() >= 4:  # two in each half
         return "balanced", "the inferred groups are balanced"
-    return "dfr", "the groups are inferred"
+    return "dfr", "the groups are inferred, and hints confirm them" if confirmed else "the groups are inferred"
 
 
 def fit(
-    train: Embeddings, val: Embeddings, erm: Head, *, settings: Settings, seeds: Sequence[int], scorer: Scorer
-) -> Fit:
-    """Heads `[s c d]`, one per seed; the groups are the same for all of them, and erm is the fallback's start."""
+    train: Embeddings, val: Embeddings, erm: Head, *, settings: Settings, seeds: Sequence[int], scorer: Scorer,
+    label_of: Callable[[Int[np.ndarray, " k"]], Int[np.ndarray, " k"]] | None = None,
+) -> Fit:  # fmt: skip
+    """Heads `[s c d]`, one per seed; the groups are the same for all of them, and erm is the fallback's start.
+
+    label_of: with hints, from rows of val to their true attribute.
+    """
     check_same_origin(train, val)
     for split in (train, val):
         split.refuse_test(CALLED)
     found = find_groups(train, val, fold_seeds=settings.fold_seeds)
-    return fit_found(found, train, val, erm, settings=settings, seeds=seeds, scorer=scorer)
+    how = {"settings": settings, "seeds": seeds, "scorer": scorer, "label_of": label_of}
+    return fit_found(found, train, val, erm, **how)
 
 
 def fit_found(
     found: Found, train: Embeddings, val: Embeddings, erm: Head, *, settings: Settings, seeds: Sequence[int],
-    scorer: Scorer,
+    scorer: Scorer, label_of: Callable[[Int[np.ndarray, " k"]], Int[np.ndarray, " k"]] | None = None,
 ) -> Fit:  # fmt: skip
     """The rest of `fit`, once val's groups are found."""
-    name, reason = branch(found, val, settings)
+    hinted = None
+    if label_of is not None:
+        hinted = use_hints(found, val.y.numpy(), label_of, n=settings.hints, by=settings.hints_by)
+        found = hinted.found
+    name, reason = branch(found, val, settings, confirmed=hinted is not None and hinted.p_unrelated <= settings.level)
     known = {"settings": settings, "seeds": seeds, "called": CALLED}
     if name == "dfr":
         train, val = with_attribute(train, found.train), with_attribute(val, found.val)
@@ -96,13 +121,18 @@ def fit_found(
         f"{BRANCHES[name]}: {reason} (p of one cloud {found.p_gate:.2g}, of wrong labels {found.p_guard:.2g}; "
         f"separation {found.separation:.1f}; minority {minority} by class)"
     )
+    numbers = dict(found.numbers)
+    if hinted is not None:
+        said += f"; {len(hinted.rows)} hints, p of unrelated ones {hinted.p_unrelated:.2g}"
+        numbers["p_hints"] = hinted.p_unrelated
     table = found.table(val)
+    table["hinted"] = np.isin(np.arange(len(table)), [] if hinted is None else hinted.rows)
     table.attrs["branch"] = BRANCHES[name]
     return replace(
         fitted,
         summary=f"{said}; {fitted.summary}",
         remarks=(said,) * len(fitted.seeds),
-        settings={"branch": name, **found.numbers, **fitted.settings},
+        settings={"branch": name, **numbers, **fitted.settings},
         tables={"groups_found": table},
     )
 
