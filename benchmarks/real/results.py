@@ -3,13 +3,14 @@
     python -m benchmarks.real.results FOLDER style_frozen style_tuned --out results/real
 
 FOLDER holds {set}_{train,val,test}.npz or .parquet, as `hsfm compare` reads them. Validation of 50 and 95 % are
-subsamples of equal size, drawn once; test stays. Each comparison is kept in --out, and only what is not there is
-computed.
+subsamples of equal size, drawn once; test stays. Heads are kept in --out, and only those that are not there are fitted.
 """
 
 import argparse
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from torch import Generator
@@ -19,7 +20,11 @@ from hsfm.core.text import duration
 from hsfm.core.text_tables import percent
 from hsfm.data.table import SPLITS
 from hsfm.deploy.compare import make_plan, read_splits, run
+from hsfm.evaluation.predictions import predict
+from hsfm.evaluation.scores import score_heads
 from hsfm.features.embeddings import Embeddings, minority_rows
+from hsfm.heads.head import read_heads, write_heads
+from hsfm.report.accuracy_tables import accuracy_tables
 from hsfm.report.names import method_label
 from hsfm.report.tables import GROUP_LABELS
 
@@ -46,18 +51,28 @@ def validations(splits: Mapping[str, Embeddings]) -> dict[str, Embeddings]:
     return {"val": val, **drawn}
 
 
-def compared(splits: Mapping[str, Embeddings], file: Path) -> pd.DataFrame:
-    """Accuracies and seconds of every method, kept in the file."""
-    if not file.exists():
-        comparison = run(splits, make_plan(splits["val"], methods=METHODS), say=print)
-        frame, _ = comparison.tables["main"]
-        seconds = {name: row.seconds for name, row in comparison.rows.items()}
-        chosen = {name: row.saved.chosen_by for name, row in comparison.rows.items()}
-        frame = frame.assign(seconds=frame["method"].map(seconds), chosen_by=frame["method"].map(chosen))
-        for name, reason in comparison.without_head.items():
-            print(f"{file.stem}, {name}: {reason}")
-        frame.assign(n_val=len(splits["val"].y)).to_csv(file, index=False)
-    return pd.read_csv(file)
+def compared(splits: Mapping[str, Embeddings], methods: Sequence[Any], folder: Path) -> pd.DataFrame:
+    """Accuracies and seconds of every method. Heads lie in the folder, each fitted once."""
+    rows = {}
+    for method in methods:
+        name = method if isinstance(method, str) else next(iter(method))
+        file = folder / f"{name}.safetensors"
+        if not file.exists():
+            found = run(splits, make_plan(splits["val"], methods=[method]), say=print)
+            if name not in found.rows:
+                print(f"{file}: {found.without_head[name]}")
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            write_heads(file, found.rows[name].saved)
+            file.with_suffix(".json").write_text(json.dumps({"seconds": found.rows[name].seconds}))
+        rows[name] = read_heads(file)
+    parts = list(splits.values())
+    scores = pd.concat([score_heads(saved, parts, run=0) for saved in rows.values()], ignore_index=True)
+    predictions = [predict(saved, parts[-1], run=0) for saved in rows.values()]
+    left_out = pd.DataFrame(columns=["dataset", "method", "reason"])
+    frame, _ = accuracy_tables(scores.assign(file="scores.parquet"), predictions, left_out, {})["main"]
+    seconds = {name: json.loads((folder / f"{name}.json").read_text())["seconds"] for name in rows}
+    return frame.assign(seconds=frame["method"].map(seconds), n_val=len(splits["val"].y))
 
 
 def cell(row: pd.Series, metric: str) -> str:
@@ -85,17 +100,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of {set}_{split}.npz or .parquet")
     parser.add_argument("sets", nargs="+", help="names of the files before _train")
     parser.add_argument("--out", type=Path, default=Path("results/real"), help="(%(default)s)")
+    parser.add_argument("--methods", nargs="+", help="some of the rows (all)")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    asked = [m for m in METHODS if args.methods is None or (m if isinstance(m, str) else next(iter(m))) in args.methods]
     for name in args.sets:
         suffix = ".npz" if (args.folder / f"{name}_train.npz").exists() else ".parquet"
         splits = read_splits({split: args.folder / f"{name}_{split}{suffix}" for split in SPLITS}, name)
         found = {
-            part: compared({**splits, "val": val}, args.out / f"{name}_{part}.csv")
+            part: compared({**splits, "val": val}, asked, args.out / name / part)
             for part, val in validations(splits).items()
         }
         whole = found.pop("val")
-        heads = {f"worst group, val {part[3:]} % (n = {of['n_val'].iloc[0]})": of for part, of in found.items()}
+        heads = {f"val {part[3:]} % (n = {of['n_val'].iloc[0]})": of for part, of in found.items()}
         print(f"\n{name}\n\n{table(whole, heads)}\n")
 
 
