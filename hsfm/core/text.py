@@ -39,7 +39,8 @@ def worst_and_average(scores: "pd.DataFrame") -> tuple[str, str]:
     test = scores[(scores["split"] == "test") & (scores["n"] > 0)]
     by_seed = test.groupby("seed")[["correct", "n"]].sum()
     groups = test[test["group"].notna()]
-    worst = percent(groups.groupby("seed")["accuracy"].min()) if len(groups) == len(test) else "unknown"
+    large = groups[groups["n"] >= groups["min_group"].fillna(1)] if "min_group" in groups else groups
+    worst = percent(large.groupby("seed")["accuracy"].min()) if len(groups) == len(test) else "unknown"
     return worst, percent(by_seed["correct"] / by_seed["n"])
 
 
