@@ -37,7 +37,7 @@ VARIANTS = {
     "unbalanced_support": "support drawn without class balance",
     "unbounded_edits": "edits of any length",
 }
-REFERENCES = ("dfr", "llr")  # of the validation-bias study
+REFERENCES = ("dfr", "llr", "cb_llr")  # of the validation-bias study
 SWEEP = {  # columns of a sweep that are no settings
     *("dataset", "run", "setting", "seed", "rule", "val_average", "val_worst_group", "val_worst_class"),
     *("test_average", "test_worst_group", "test_worst_class", "kept_epoch", "moved", "file"),
@@ -241,9 +241,10 @@ def summarize_bias(bias: pd.DataFrame) -> pd.DataFrame:
     """One row per dataset, agreement and method: test worst group and average in percent, with their standard errors.
 
     bias: as `hsfm.analysis.validation_bias.measure_validation_bias` makes it, with columns dataset and run; a row that
-    stands there twice, as ERM's does in every file, counts once. over_dfr and over_llr: the worst group's difference to
-    these in points, over pairs of a run and draw. Errors are over draws about the mean of their run. Where a draw could
-    not be fitted there is no number, and left_out says why. branches: which a method took, and in how many draws.
+    stands there twice, as ERM's does in every file, counts once. over_dfr, over_llr and over_cb_llr: the worst group's
+    difference to these in points, over pairs of a run and draw. Errors are over draws about the mean of their run.
+    Where a draw could not be fitted there is no number, and left_out says why. branches: which a method took, and in
+    how many draws.
     """
     keys = ["dataset", "run", "method", "agreement", "draw"]
     bias, rows = bias.drop_duplicates(keys), []

@@ -23,6 +23,15 @@ def docstrings(path: Path) -> Iterator[tuple[int, str]]:
             yield getattr(node, "lineno", 1), text
 
 
+def test_differences_from_the_originals_name_functions_that_exist():
+    """Of ours, by file and function; a table in explanation/baselines.md."""
+    text = (ROOT / "docs/explanation/baselines.md").read_text().partition("## Differences from the originals")[2]
+    named = re.findall(r"`(hsfm/[a-z_/]+\.py)` `(\w+)`", text)
+    assert len(named) > 30
+    for path, name in named:
+        assert re.search(rf"^\s*def {name}\(", (ROOT / path).read_text(), re.MULTILINE), (path, name)
+
+
 def test_docstrings_say_the_thing():
     """A docstring begins with a verb or a noun, not with "What", "How", "Whatever" or "Such"."""
     assert len(FILES) > 200
