@@ -2,17 +2,18 @@
 
 from dataclasses import replace
 from importlib import import_module
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
 from hsfm.heads.fit import Fit
-from hsfm.heads.head import Head
+from hsfm.heads.fit_inputs import FitInputs
+from hsfm.heads.head import Head, stack
 from hsfm.heads.known_methods import found
 from hsfm.heads.method_settings import MethodSettings
 from hsfm.heads.scorer import Scorer
-from hsfm.heads.supervision import fit_supervised, labels_used, scorer_of
+from hsfm.heads.supervision import fit_row, fit_supervised, labels_used, scorer_of
 from tests.methods.small import needs_of, settings_of
 
 METHODS = [name for name, method in found().items() if not method.images]
@@ -128,3 +129,14 @@ def test_group_labels_are_used_once_worst_group_is_asked(splits, erm_head, rule,
     assert labels_used(settings, scorer) == "none"
     scorer(erm_head.logits(val.features))
     assert labels_used(settings, scorer) == labels
+
+
+@pytest.mark.parametrize(
+    ("own", "saved"), [((), ["its network", "its network"]), (("dead", ""), ["dead; its network", "its network"])]
+)
+def test_a_remark_on_the_network_stands_beside_those_on_heads(splits, erm_head, own, saved):
+    method = SimpleNamespace(fit=lambda *_, **__: Fit(stack([erm_head] * 2), (0, 1), remarks=own))
+    inputs = FitInputs(splits["train"], splits["val"], erm_head, "a" * 64, {}, remark="its network")
+    how = {"row": "afr", "settings": settings_of("llr"), "seeds": (0, 1), "device": torch.device("cpu")}
+    assert list(fit_row(method, inputs, **how)[1].remarks) == saved
+    assert fit_row(method, replace(inputs, remark=""), **how)[1].remarks == own
