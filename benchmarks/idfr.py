@@ -255,8 +255,11 @@ def measure_time(rows: int, val_rows: int, d: int) -> str:
             y = np.arange(n) % 2
             attribute = np.where(rng.uniform(size=n) < 0.06, 1 - y, y)
             x = rng.standard_normal((n, d), dtype=np.float32)
-            x[:, 0] += gap * (attribute - 0.5)
-            x[:, 1] += 2.5 * (y - 0.5)
+            # on all axes, for one axis among many of equal spread is no principal one
+            sign = np.where(np.arange(d) % 2, 1, -1)
+            x += ((gap * (attribute - 0.5))[:, None] + 2.5 * np.outer(y - 0.5, sign)).astype(np.float32) / np.float32(
+                np.sqrt(d)
+            )
             of = {"class_names": ("a", "b"), "image_id": tuple(map(str, range(n))), "split": split}
             splits.append(Embeddings(torch.from_numpy(x), torch.from_numpy(y), torch.full((n,), -1), **of))
         erm = Head(torch.zeros(2, d), torch.zeros(2))
