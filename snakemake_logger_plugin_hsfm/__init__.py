@@ -43,7 +43,12 @@ def check_cache() -> None:
     except OSError as error:
         problem = error.strerror
     if problem:
-        sys.exit(f"ERROR: {cache}: Snakemake cannot write there ({problem}); run XDG_CACHE_HOME=FOLDER snakemake ...")
+        _end(f"{cache}: Snakemake cannot write there ({problem}); run XDG_CACHE_HOME=FOLDER snakemake ...")
+
+
+def _end(problem: str) -> None:
+    print(f"ERROR: {problem}", file=sys.stderr)
+    sys.exit(1)
 
 
 def check_config_files(arguments: Sequence[str]) -> None:
@@ -57,11 +62,11 @@ def check_config_files(arguments: Sequence[str]) -> None:
             with open(file, encoding="utf-8") as opened:
                 yaml.compose(opened, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         except (OSError, UnicodeDecodeError) as error:
-            sys.exit(f"ERROR: {file}: {getattr(error, 'strerror', None) or error}")
+            _end(f"{file}: {getattr(error, 'strerror', None) or error}")
         except yaml.YAMLError as error:
             at = getattr(error, "problem_mark", None)
             problem = getattr(error, "problem", None) or str(error)
-            sys.exit(f"ERROR: {file}{f', line {at.line + 1}' if at else ''}: {problem}")
+            _end(f"{file}{f', line {at.line + 1}' if at else ''}: {problem}")
 
 
 class LogHandler(LogHandlerBase):

@@ -200,7 +200,7 @@ def test_a_read_only_folder_is_said_before_a_job_runs(tmp_path):
     assert "Packing the images" not in out
 
 
-def test_a_home_that_takes_no_files_is_said_with_what_helps(copied, monkeypatch, tmp_path):
+def test_a_home_that_takes_no_files_is_said_and_a_broken_configuration(copied, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", "/proc/1/nowhere")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     out = snakemake(copied, *MINIMAL, "--dry-run", check=False).stdout
@@ -209,6 +209,10 @@ def test_a_home_that_takes_no_files_is_said_with_what_helps(copied, monkeypatch,
     assert "Traceback" not in out
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert rules_planned(copied, *MINIMAL) == set()
+    (copied / "broken.yaml").write_text("seeds: [0]\nruns: [0\n")
+    for file, problem in (("none.yaml", ": No such file or directory"), ("broken.yaml", ", line 3: did not find")):
+        (said,) = errors(snakemake(copied, "--dry-run", "--configfile", file, check=False).stdout)
+        assert said.startswith(f"ERROR: {file}{problem}")
 
 
 def test_a_deleted_output_is_made_again_where_something_needs_it(minimal_run, copied):
