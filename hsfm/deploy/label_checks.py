@@ -15,16 +15,16 @@ log = logging.getLogger(__name__)
 
 def check_table(table: ImageTable, asked: Mapping[str, Any], *, speaks: bool = False) -> None:
     """As `check_splits`, of an image table."""
-    check_splits(labels_of(table, asked["extra"]), asked, speaks=speaks)
+    check_splits(labels_of(table, asked["extra"], asked["min_group"]), asked, speaks=speaks)
 
 
 def check_splits(splits: Mapping[str, Embeddings], asked: Mapping[str, Any], *, speaks: bool = False) -> None:
     """Raise ValueError naming the source where labels do not suffice, so that a job of the workflow would fail.
 
-    splits: train, val and test; their features are not read. asked: source; rows, by name the fields of `Requirement`;
-    numbers, of `check_numbers`; holdout, a share and the runs, and agreement, of the study validation_bias, both None
-    where nothing asks for them. speaks: whether to warn of rows that are going to be left out, and of characters that
-    no font has.
+    splits: train, val and test; their features are not read. asked: source; of a table extra and min_group; rows, by
+    name the fields of `Requirement`; numbers, of `check_numbers`; holdout, a share and the runs, and agreement, of the
+    study validation_bias, both None where nothing asks for them. speaks: whether to warn of rows that are going to be
+    left out, and of characters that no font has.
     """
     rows = {row: Requirement(**{**of, "extra": tuple(of["extra"])}) for row, of in asked["rows"].items()}
     try:

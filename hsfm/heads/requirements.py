@@ -39,6 +39,11 @@ def check_labels(splits: Mapping[str, Embeddings], rows: Mapping[str, Requiremen
             )
         except NotApplicable as error:
             raise ValueError(f"{error}; give it, or set select_by to worst_class") from error
+    if "worst_group" in chosen.values():
+        largest = int(torch.bincount(splits["val"].group).max())
+        if largest < splits["val"].min_group:
+            asked_for = f"embeddings/min_group: is {splits['val'].min_group}"
+            raise ValueError(f"{asked_for}, but the largest group of validation has {largest} images")
     reasons = {row: _lacking(splits, asked) for row, asked in rows.items()}
     return {row: reason for row, reason in reasons.items() if reason}
 
@@ -84,10 +89,10 @@ def check_holdout(train: Embeddings, share: float, runs: Sequence[int]) -> None:
         hold_out(train.y, share, run)
 
 
-def labels_of(table: ImageTable, extra: Sequence[str] = ()) -> dict[str, Embeddings]:
+def labels_of(table: ImageTable, extra: Sequence[str] = (), min_group: int = 1) -> dict[str, Embeddings]:
     """The labels of an image table by split, as embeddings without features.
 
-    extra: names in val's `Embeddings.extra` that its embeddings are going to have.
+    extra, min_group: what its embeddings are going to have of these, extra by name and in val alone.
     """
     names = {key: getattr(table, key) for key in ("class_names", "attribute_names", "dataset")}
     found = {}
@@ -99,6 +104,7 @@ def labels_of(table: ImageTable, extra: Sequence[str] = ()) -> dict[str, Embeddi
             attribute=torch.tensor(rows["attribute"].fillna(-1).to_numpy(np.int64)),
             image_id=tuple(rows["image_id"]),
             split=split,
+            min_group=min_group,
             extra={name: torch.empty(len(rows), 0) for name in extra if split == "val"},
             **names,
         )

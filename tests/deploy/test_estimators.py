@@ -267,7 +267,7 @@ def test_the_automatic_step_size(d, expected):
         ({"hard_per_class": 0}, "hard_per_class\n  Input should be greater than 0"),
         (
             {"select_by": "loss"},
-            "select_by\\..*\n  Input should be 'worst_group', 'worst_class', 'average' or 'inferred_group'",
+            "select_by\\..*\n  Input should be 'worst_group', 'worst_class', 'average'",
         ),
         ({"device": "gpu"}, "device: 'gpu' is unknown; allowed are auto, cpu"),
         ({"head": LogisticRegression()}, r"head: LogisticRegression is not an hsfm.Head or a pair \(weight, bias\)"),

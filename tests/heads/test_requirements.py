@@ -59,6 +59,9 @@ def test_what_would_stop_the_run_is_an_error(splits):
     assert check_labels(some, {"llr": rows["llr"]}) == {}
     with pytest.raises(ValueError, match="ddb/retrain/weights: has 3, expected one for each class: class 0, class 1"):
         check_numbers(splits["train"], {"unclip/prompts": ("attribute", 2), "ddb/retrain/weights": ("class", 3)})
+    large = replace(splits["val"], min_group=500)
+    with pytest.raises(ValueError, match=r"min_group: is 500, but the largest group of validation has [0-9]+ images"):
+        check_labels({**some, "val": large}, rows)
     few = planted("train", [30, 0, 1, 0], seed=0)
     with pytest.raises(ValueError, match=r"holdout: 0.2 takes [01] of 1 images of class 1"):
         check_holdout(few, 0.2, (0, 1))

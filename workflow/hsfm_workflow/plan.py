@@ -256,6 +256,7 @@ class Plan:
             "source": images.get("metadata") or images.get("folder") or name,
             "rows": rows,
             "numbers": {key: [of, len(values)] for key, (of, values) in each.items() if values is not None},
+            "min_group": settings["embeddings"]["min_group"],
             "extra": [] if erm["early_epoch"] is None else ["early_logits"],
             "holdout": [erm["holdout"], self.runs] if own else None,
             "agreement": settings["validation_bias"]["agreement"] if "validation_bias" in self.studies else None,

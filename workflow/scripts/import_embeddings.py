@@ -12,8 +12,9 @@ job.start(snakemake.log[0])
 settings = EmbeddingSettings(**snakemake.params.settings)
 paths = {"train": settings.train, "val": settings.val, "test": settings.test}
 splits = import_embeddings(paths, snakemake.wildcards.dataset)
+splits = {split: replace(part, min_group=settings.min_group) for split, part in splits.items()}
 for split, output in snakemake.output.items():
-    write_embeddings(output, replace(splits[split], min_group=settings.min_group))
+    write_embeddings(output, splits[split])
 # not in the hash of this job's code, for it changes no output
 asked = snakemake.config["asked_of_labels"][snakemake.wildcards.dataset]
 import_module("hsfm.deploy.label_checks").check_splits(splits, asked, speaks=True)
