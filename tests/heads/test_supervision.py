@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from importlib import import_module
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
@@ -135,7 +135,8 @@ def test_group_labels_are_used_once_worst_group_is_asked(splits, erm_head, rule,
     ("own", "saved"), [((), ["its network", "its network"]), (("dead", ""), ["dead; its network", "its network"])]
 )
 def test_a_remark_on_the_network_stands_beside_those_on_heads(splits, erm_head, own, saved):
-    method = SimpleNamespace(fit=lambda *_, **__: Fit(stack([erm_head] * 2), (0, 1), remarks=own))
+    method = ModuleType("afr")
+    method.fit = lambda *_, **__: Fit(stack([erm_head] * 2), (0, 1), remarks=own)
     inputs = FitInputs(splits["train"], splits["val"], erm_head, "a" * 64, {}, remark="its network")
     how = {"row": "afr", "settings": settings_of("llr"), "seeds": (0, 1), "device": torch.device("cpu")}
     assert list(fit_row(method, inputs, **how)[1].remarks) == saved
