@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from hsfm import __version__
 from hsfm.core.files import read_safetensors, sha256
+from hsfm.deploy.cli import main
 from hsfm.deploy.export import export_model
 from hsfm.features.standardize import Standardization, write_standardization
 from hsfm.heads.head import Head, SavedHeads, write_heads
@@ -70,6 +71,16 @@ def test_everything_but_the_head_is_the_checkpoints(tmp_path):
     }
     written = path.read_bytes()
     assert export(tmp_path, seed=8)[2].read_bytes() == written
+
+
+def test_the_command_line_writes_the_same_file(tmp_path, capsys):
+    checkpoint, _, path = export(tmp_path, seed=8)
+    other = tmp_path / "other.safetensors"
+    call = ["export", str(other), "--checkpoint", str(checkpoint), "--heads", str(tmp_path / "heads.safetensors")]
+    assert main([*call, "--seed", "8"]) == 0
+    assert other.read_bytes() == path.read_bytes()
+    assert main(call) == 1
+    assert "several heads, name one by its seed; the seeds are 3, 8" in capsys.readouterr().err
 
 
 def test_the_heads_of_another_checkpoint_are_refused(tmp_path):

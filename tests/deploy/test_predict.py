@@ -11,6 +11,7 @@ from PIL import Image
 from hsfm.core.files import read_safetensors, write_safetensors
 from hsfm.data.pixels import image_batches, pack
 from hsfm.data.transforms import TransformSettings, prepare
+from hsfm.deploy import cli
 from hsfm.deploy.export import save_model
 from hsfm.deploy.predict import find_images, main, predict_folder
 from hsfm.heads.head import Head
@@ -112,7 +113,7 @@ def test_csv_and_parquet_hold_the_same(tmp_path, folder, model, monkeypatch, cap
     call = [str(folder), "--model", str(model), "--device", "cpu"]
     assert main(call) == 0
     assert capsys.readouterr().out.startswith("predictions.csv: 7 images (")
-    assert main([*call, "--out", "new/predictions.PARQUET", "--batch-size", "3"]) == 0
+    assert cli.main(["predict", *call, "--out", "new/predictions.PARQUET", "--batch-size", "3"]) == 0
     expected = predict_folder(folder, model, device="cpu")
     csv, parquet = pd.read_csv("predictions.csv"), pd.read_parquet("new/predictions.PARQUET")
     assert csv["path"].tolist() == NAMES
