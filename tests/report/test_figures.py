@@ -87,8 +87,8 @@ def test_a_training_without_groups_and_one_of_a_variant(hsfm):
 
 
 def several_methods() -> pd.DataFrame:
-    erm = scores("erm", "none", [0], test=[(10, 10, 15, 40)])
-    return pd.concat([erm, scores("hsfm", "selection", [0, 1], test=[(8, 18, 27, 38), (8, 18, 27, 36)])])
+    erm = scores("erm", "none", [0], test=[(10, 10, 15, 40)], times=1)
+    return pd.concat([erm, scores("hsfm", "selection", [0, 1], test=[(8, 18, 27, 38), (8, 18, 27, 36)], times=1)])
 
 
 def test_markers_are_mean_accuracies_with_intervals_from_erms_worst_group_on():
