@@ -1,6 +1,6 @@
 """IDFR and the rule inferred_group where there is no minority to find, or none that can be found.
 
-    python -m benchmarks.negative_controls [--draws 20] [--rows 1000] [--d 20]
+    python -m benchmarks.negative_controls ["no correlation" ...] [--draws 10] [--rows 1000] [--d 20]
 
 Every draw makes train, validation and test anew, with as many test rows of each class and attribute, whose labels are
 right. Worst group of test in percent, mean ± standard error over draws; differences are paired by draw. No group label
@@ -111,15 +111,18 @@ def mean_and_error(values: pd.Series) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument(
+        "controls", nargs="*", metavar="CONTROL", help="all by default: " + "; ".join(CONTROLS).replace("%", "%%")
+    )
+    parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--rows", type=int, default=1000, help="of train; validation has half of them")
     parser.add_argument("--d", type=int, default=20, help="features")
     chosen = parser.parse_args()
     print("| control | validation | ERM | LLR | LLR, inferred | IDFR | IDFR - LLR | IDFR - ERM | IDFR's branch |")
     print(f"| --- | ---: {'| ---: ' * 6}| --- |", flush=True)
-    for name, control in CONTROLS.items():
+    for name in chosen.controls or CONTROLS:
         for agreement in AGREEMENTS:
-            table = measure(control, agreement, chosen.draws, rows=chosen.rows, d=chosen.d)
+            table = measure(CONTROLS[name], agreement, chosen.draws, rows=chosen.rows, d=chosen.d)
             means = " | ".join(f"{table[label].mean():.1f}" for label in ("ERM", "LLR", "LLR, inferred", "IDFR"))
             over = " | ".join(mean_and_error(table["IDFR"] - table[other]) for other in ("LLR", "ERM"))
             branches = ", ".join(f"{branch} {n}" for branch, n in table["branch"].value_counts().items())

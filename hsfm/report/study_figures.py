@@ -61,10 +61,10 @@ def _panel(axis: Axes, part: pd.DataFrame, best: pd.DataFrame, name: str, rule: 
 def draw_bias(summary: pd.DataFrame, title: str) -> Figure:
     """Test worst group, and its difference to DFR's, against the agreement of validation, a line per method.
 
-    Bands are two standard errors over draws to either side.
+    Bars are two standard errors over draws to either side.
     """
     with styled(summary["method"].unique()):
-        figure = Figure(figsize=(WIDTH, 4.2))
+        figure = Figure(figsize=(WIDTH, 4.6))
         columns = {"test_worst_group": "test worst group (%)", "over_dfr": "worst group less DFR's (points)"}
         for axis, (measure, label) in zip(figure.subplots(1, 2), columns.items(), strict=True):
             for method, part in summary.groupby("method", sort=False):
@@ -78,10 +78,10 @@ def draw_bias(summary: pd.DataFrame, title: str) -> Figure:
                 look, line = of_method(method), "--" if method == "hsfm_capped" else "-"
                 style = {"color": look.color, "markersize": 4, "label": method_label(method)}
                 axis.plot(x, y, marker=look.marker, linestyle=line, **style)
-                axis.fill_between(x, y - error, y + error, color=look.color, alpha=0.12, linewidth=0)
+                axis.vlines(x, y - error, y + error, color=look.color, linewidth=0.8, alpha=0.6)
             axis.set_xticks(100 * summary["agreement"].unique())
             axis.tick_params(axis="x", labelsize=7)
             axis.set(xlabel="majority images in validation (%)", ylabel=label)
-        legend_below(figure, ncols=4)
+        legend_below(figure, ncols=3)
         figure.suptitle(title)
         return figure
