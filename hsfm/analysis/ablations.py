@@ -37,8 +37,8 @@ def ablate(
     """
     tr, pool, start = train.to(device), val.to(device), head.to(device)
     scorer, frames = scorer_of(settings, tr, pool), []
-    chosen_by, last = settings.epoch_in_words(scorer), settings.tune is not None
-    if last:
+    chosen_by, choice = settings.epoch_in_words(scorer), None
+    if settings.tune is not None:
         choice = tuned(tr, pool.without_attributes(), start, settings, scorer)
         settings, hard_per_class, chosen_by = choice.settings, choice.hard_per_class, choice.in_words(scorer)
     for name, changes in VARIANTS.items():
@@ -47,7 +47,7 @@ def ablate(
         log.info("variant %s", name)
         changed = Settings(**{**dict(settings), **changes})
         result = meta_train(
-            tr, pool, start, changed, seeds=seeds, hard_per_class=hard_per_class, scorer=scorer, last=last
+            tr, pool, start, changed, seeds=seeds, hard_per_class=hard_per_class, scorer=scorer, choice=choice
         )
         frame = score_splits(result.head, [train, val, test], seeds=result.seeds).assign(method=name)
         remarks = dict(zip(result.seeds, result.remarks, strict=True))

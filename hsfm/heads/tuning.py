@@ -26,19 +26,10 @@ log = logging.getLogger(__name__)
 SIDE_BY_SIDE = ("inner_lr", "outer_lr")  # of TuneSettings, which points of one batch may differ in
 AXES = (*SIDE_BY_SIDE, "hard_share", "support_per_class", "inner_steps", "support_steps")
 CHUNK = 20  # epochs between two looks at whether a batch has stalled
-WINDOW = 11  # epochs that the held-out accuracy is averaged over: it swings from one epoch to the next
+REACH = 10  # epochs before and after the chosen one, of which rows that taught pick: heads swing between the groups
+WINDOW = 11  # epochs that the held-out accuracy is averaged over
 TOLERANCE = 0.01  # accuracy that a point off the grid's middle must be better by
 GAP = 0.1  # between the accuracy on rows that taught and on held-out ones, above which a warning says so
-
-
-class LastEpoch:
-    """A chooser that keeps the last epoch with a finite loss; it measures as another does."""
-
-    def __init__(self, scorer: Scorer):
-        self.measures = scorer.measures
-
-    def choose(self, measures: dict[str, Float[Tensor, "*r"]]) -> Float[Tensor, "*r"]:
-        return measures["hard_loss"] * 0
 
 
 @dataclass(frozen=True)
@@ -64,17 +55,23 @@ Start = Callable[[Sequence[HardTrainingSettings], int, Sequence[Half]], Advance]
 class Choice:
     """The settings that a fit on all of validation takes."""
 
-    settings: HardTrainingSettings  # with `tune` null, and as `epochs` the chosen one
+    settings: HardTrainingSettings  # with `tune` null, and as `epochs` the last that may be kept
+    epoch: int  # the chosen one
     hard_per_class: int  # K_hard on all of validation
     held_out: float  # accuracy by the scorer's rule on rows that did not teach, averaged over epochs nearby
     epochs: int  # that its batch was trained for
     at_edge: tuple[str, ...]  # axes on whose first or last value the choice lies
     table: pd.DataFrame  # one row per point: its place on AXES, its best epoch and held_out there, chosen
 
+    @property
+    def keep_from(self) -> int:
+        """The first epoch that may be kept; of these the best on all of validation is, the later one on a tie."""
+        return max(1, self.epoch - REACH)
+
     def found(self, taught: Sequence[float]) -> dict[str, Any]:
         """Choice and accuracies, for the heads' file. taught: accuracy by the rule on all of validation, by seed."""
         own = {name: getattr(self.settings, name) for name in TUNED if name in type(self.settings).model_fields}
-        kept = {"held_out": self.held_out, "taught": list(taught), "epochs_tried": self.epochs}
+        kept = {"epoch": self.epoch, "held_out": self.held_out, "taught": list(taught), "epochs_tried": self.epochs}
         return {**own, **kept, "at_edge": list(self.at_edge)}
 
     def in_words(self, scorer: Scorer) -> str:
@@ -85,7 +82,7 @@ class Choice:
         end = f"the last of {self.epochs}" if "epochs" in self.at_edge else "where held-out rows stalled"
         return (
             f"validation {scorer.in_words} {100 * self.held_out:.1f} held out, {percent(taught)} on the rows that "
-            f"taught; epoch {self.settings.epochs}, {end}"
+            f"taught; epoch {self.epoch} and {REACH} around it, {end}"
         )
 
     def remarks(self, taught: Sequence[float], scorer: Scorer, others: Sequence[str] = ()) -> tuple[str, ...]:
@@ -121,9 +118,11 @@ def choose(
 
     On each of so many ways to halve val, by `scorer.parts`, either half teaches once while the classes of the other are
     read; together they are predictions for all of val by heads that did not see it, which the scorer scores by its
-    rule. That number is averaged over the ways and over WINDOW epochs. Of the points whose best is within TOLERANCE of
-    the highest, the one nearest to the middle of the grid is taken: on a few hundred rows smaller differences are
-    noise. The halves, and what is drawn on them, are the same for all seeds, and so is the choice.
+    rule. A half's head of an epoch is, of those at most REACH epochs away, the one that scores best on the rows that
+    taught it, as it will be in the fit. The number is averaged over the ways and over WINDOW epochs. Of the points
+    whose best is within TOLERANCE of the highest, the one nearest to the middle of the grid is taken: on a few hundred
+    rows smaller differences are noise. The halves, and what is drawn on them, are the same for all seeds, and so is the
+    choice.
 
     Raises NotApplicable where a class has one row in val, and ValueError where every point diverged.
     """
@@ -144,7 +143,7 @@ def choose(
             places += points
             fixed += tried
     ends = np.repeat([len(curve) for curve in curves], [curve.shape[1] for curve in curves])
-    best = np.concatenate([curve.argmax(0) for curve in curves])
+    best = np.array([_middle_of_best(of_point) for curve in curves for of_point in curve.T])
     held_out = np.concatenate([curve.max(0) for curve in curves])
     if not np.isfinite(held_out).any():
         raise ValueError(f"{called}: every point of tune diverged; lower tune/inner_lr and tune/outer_lr")
@@ -162,7 +161,8 @@ def choose(
         called, place, best[number] + 1, ends[number], scorer.in_words, 100 * held_out[number],
     )  # fmt: skip
     return Choice(
-        settings=type(settings)(**{**dict(fixed[number]), "epochs": int(best[number]) + 1}),
+        settings=type(settings)(**{**dict(fixed[number]), "epochs": int(best[number]) + 1 + REACH}),
+        epoch=int(best[number]) + 1,
         hard_per_class=_share(places[number]["hard_share"], _smallest_class(val)),
         held_out=float(held_out[number]),
         epochs=int(ends[number]),
@@ -193,14 +193,26 @@ def _curves(
     report: Callable[[int], None],
 ) -> Float[np.ndarray, "e p"]:  # fmt: skip
     """Smoothed held-out accuracy of every point of a batch by epoch, -inf where it diverged on a half."""
+    classes: list[Tensor] = []  # by epoch [h p n]
+    taught: list[Tensor] = []  # by epoch [h p], the accuracy on the rows that taught
     raw: list[Tensor] = []
+    rows = [half.rows for half in halves]
     first = torch.stack([half.taught for half in halves[::2]]).unsqueeze(1)  # [repeats 1 n]
-    while len(raw) < tune.epochs:
-        epochs = min(CHUNK, tune.epochs - len(raw))
-        for classes, sound in zip(*advance(epochs), strict=True):
+    while len(taught) < tune.epochs:
+        epochs = min(CHUNK, tune.epochs - len(taught))
+        del raw[max(0, len(taught) - REACH) :]  # epochs that could not see as far ahead as they may now
+        for predicted, sound in zip(*advance(epochs), strict=True):
+            classes.append(predicted)
+            own = [scorer(_logits(of_half[:, r], val), r) for of_half, r in zip(predicted, rows, strict=True)]
+            taught.append(torch.stack(own).where(sound, -torch.inf))
+        for epoch in range(len(raw), len(taught)):
+            near = slice(max(0, epoch - REACH), epoch + REACH + 1)
+            scores, of_near = torch.stack(taught[near]), torch.stack(classes[near])
+            latest = len(scores) - 1 - scores.flip(0).argmax(0)  # of the best, [h p]
+            kept = of_near.gather(0, latest[None, :, :, None].expand(1, *of_near.shape[1:]))[0]
             # each row by the head of its way to halve that was not taught on it
-            held_out = torch.where(first, classes[1::2], classes[::2]).long()
-            values = scorer(torch.nn.functional.one_hot(held_out, val.n_classes).to(val.features))
+            values = scorer(_logits(torch.where(first, kept[1::2], kept[::2]), val))
+            sound = scores.amax(0).isfinite()
             raw.append(values.where(sound[::2] & sound[1::2], -torch.inf).mean(0))
         report(epochs)
         smooth = _smooth(torch.stack(raw).cpu().numpy())
@@ -210,10 +222,21 @@ def _curves(
     return smooth
 
 
+def _logits(classes: Int[Tensor, "*s m"], val: Embeddings) -> Float[Tensor, "*s m c"]:
+    """Of heads that predict these classes."""
+    return torch.nn.functional.one_hot(classes.long(), val.n_classes).to(val.features)
+
+
 def _smooth(values: Float[np.ndarray, "e p"]) -> Float[np.ndarray, "e p"]:
     """Mean over WINDOW epochs around each, fewer at the ends."""
     half = WINDOW // 2
     return np.stack([values[max(0, i - half) : i + half + 1].mean(0) for i in range(len(values))])
+
+
+def _middle_of_best(curve: Float[np.ndarray, " e"]) -> int:
+    """The middle one of the highest epochs, counted from 0: epochs that reach the same best one lie side by side."""
+    highest = np.flatnonzero(curve == curve.max())
+    return int(highest[len(highest) // 2])
 
 
 def _fixed(settings: HardTrainingSettings, point: dict[str, float], units: dict[str, float]) -> HardTrainingSettings:

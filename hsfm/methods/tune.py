@@ -20,7 +20,7 @@ from hsfm.heads.hard_set import HardSet, hardest
 from hsfm.heads.hard_training import HardTrainingSettings
 from hsfm.heads.head import Head
 from hsfm.heads.scorer import Scorer
-from hsfm.heads.tuning import Half, LastEpoch, choose
+from hsfm.heads.tuning import Half, choose
 
 LABEL = "Tune"
 SOURCE = "the control of HSFM's bilevel part"
@@ -55,7 +55,7 @@ def fit(
         )  # fmt: skip
         settings = choice.settings
         hard_set = replace(hard_set, chosen=hard_set.rank <= choice.hard_per_class)
-    rule = settings.rule(scorer) if choice is None else LastEpoch(scorer)
+    rule, keep_from = settings.rule(scorer), 1 if choice is None else choice.keep_from
     class_rows = [(val.y == label).nonzero().squeeze(1) for label in range(val.n_classes)]
     rows = hard_set.chosen.to(device).nonzero().squeeze(1)
     head = Head(erm.weight.clone().requires_grad_(), erm.bias.clone().requires_grad_())
@@ -76,7 +76,7 @@ def fit(
         numbers = {name: float(value) for name, value in {"outer_loss": outer_loss, **measures}.items()}
         measured.append({"seed": seeds[0], "epoch": epoch, **numbers})
         value = float(rule.choose(measures))
-        if loss.isfinite().all() and value >= best:  # a later tie wins, as in HSFM
+        if epoch >= keep_from and loss.isfinite().all() and value >= best:  # a later tie wins, as in HSFM
             best, kept = value, (now, epoch)
         if settings.refresh == "epoch":
             rows = hard

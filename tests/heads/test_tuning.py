@@ -13,6 +13,12 @@ from hsfm.heads.tuning import choose
 RATES = (0.01, 0.02, 0.04)
 
 
+@pytest.fixture(autouse=True)
+def _an_epoch_stands_for_itself(monkeypatch):
+    """tests/methods/hsfm/test_fit.py has the oracle of the epochs nearby."""
+    monkeypatch.setattr(tuning, "REACH", 0)
+
+
 def chosen(splits, accuracy, rule="average", diverged=None, **grid):
     """The choice where point p's heads are right on a share accuracy(p, epoch) of the rows, on either half."""
     val = splits["val"]
@@ -58,9 +64,8 @@ def peak(at, height, wide=40):
 def test_the_highest_smoothed_curve_wins_and_counts_are_shares_of_the_smallest_class(splits):
     curves = [peak(20, 0.7), peak(30, 0.8), peak(25, 0.75)]
     choice, asked, scorer = chosen(splits, lambda batch, number, epoch: curves[number](epoch))
-    mean_near = 0.8 - np.mean(np.abs(np.arange(-5, 6))) / 400
-    assert choice.settings.epochs == 30
-    assert choice.held_out == pytest.approx(mean_near, abs=0.005)
+    assert choice.epoch == choice.settings.epochs == choice.keep_from == 30
+    assert choice.held_out == pytest.approx(0.8 - np.mean(np.abs(np.arange(-5, 6))) / 400, abs=0.005)
     assert choice.at_edge == ()
     assert choice.table["chosen"].tolist() == [False, True, False]
     assert not choice.table["epoch"].equals(choice.table["held_out"])
@@ -105,7 +110,7 @@ def test_a_choice_to_distrust_is_one_warning(splits, caplog, at, height, edge, s
 def test_training_ends_when_no_point_has_improved_for_long(splits):
     choice, *_ = chosen(splits, lambda batch, number, epoch: peak(15, 0.8)(epoch), epochs=200, patience=30)
     assert choice.epochs == 60  # looked at every CHUNK epochs
-    assert choice.settings.epochs == 15
+    assert choice.epoch == 15
 
 
 def test_a_point_that_diverges_on_one_half_is_not_taken(splits):

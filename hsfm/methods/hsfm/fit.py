@@ -47,7 +47,7 @@ def fit(
         hard_set = replace(hard_set, chosen=hard_set.rank <= choice.hard_per_class)
     result = meta_train(
         train, val, erm, settings,
-        seeds=seeds, hard_per_class=hard_set.per_class, scorer=scorer, first_hard_set=hard_set, last=choice is not None,
+        seeds=seeds, hard_per_class=hard_set.per_class, scorer=scorer, first_hard_set=hard_set, choice=choice,
     )  # fmt: skip
     rows = result.support_rows.flatten()
     support = Support(

@@ -116,6 +116,7 @@ class Loop:
     outer loss, by epoch, or None to take those that are hardest under the current head; the first entry serves the
     first epoch in either case. weighted: take the outer loss over all of val with weights, the faster way where most
     rows are hard; its sums round otherwise. taught: rows of val that a trial may learn from, all by default.
+    keep_from: the first epoch that may be `best`.
     After `train`: `best` by scorer, `history` `[e r]` by measure, and `hard_rows` `[e r m]`, the rows of val that the
     outer loss of each epoch was over; or where `taught` is given `classes` `[r v]`, the predictions for val after the
     last epoch.
@@ -124,10 +125,10 @@ class Loop:
     def __init__(
         self, train: Embeddings, val: Embeddings, erm: Head, trials: Sequence[Trial],
         *, rows: Int[Tensor, "r n"], outer_rows: Int[Tensor, "_ r m"] | None, scorers: Mapping[str, Any],
-        weighted: bool = False, taught: Bool[Tensor, "r v"] | None = None,
+        weighted: bool = False, taught: Bool[Tensor, "r v"] | None = None, keep_from: int = 1,
     ):  # fmt: skip
         self._val, self._outer_rows, self._scorers = val, outer_rows, scorers
-        self._weighted, self._taught = weighted, taught
+        self._weighted, self._taught, self._keep_from = weighted, taught, keep_from
         self._settings = trials[0].settings  # but for OF_TRIAL
         self.support = train.features[rows]
         self.support_y = train.y[rows]
@@ -207,7 +208,9 @@ class Loop:
         if self._longest is not None:
             edit = self.support - self._drawn
             length = edit.norm(dim=-1, keepdim=True)
-            self.support.copy_(self._drawn + edit * (self._longest / length.clamp(min=self._longest)))
+            torch.where(
+                length > self._longest, self._drawn + edit * (self._longest / length), self.support, out=self.support
+            )
         return loss
 
     def _evaluate(self) -> tuple[Int[Tensor, "r m"], dict[str, Float[Tensor, " r"]]]:
@@ -228,7 +231,7 @@ class Loop:
         return rows, {name: values.where(sound, torch.nan) for name, values in measures.items()}
 
     def _update_best(self, best: BestState, value: Float[Tensor, " r"]) -> None:
-        better = value >= best.value  # a later tie wins; NaN never does
+        better = (value >= best.value) & (self._epoch >= self._keep_from)  # a later tie wins; NaN never does
         state = (value, self._epoch.expand_as(best.epoch), self.weight, self.bias, self.support)
         for new, target in zip(state, vars(best).values(), strict=True):
             torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, target, out=target)

@@ -21,7 +21,7 @@ from hsfm.heads.hard_set import HardSet
 from hsfm.heads.head import Head
 from hsfm.heads.inferred_groups.attribute import infer_attribute
 from hsfm.heads.scorer import Scorer
-from hsfm.heads.tuning import Half, LastEpoch
+from hsfm.heads.tuning import Choice, Half
 from hsfm.methods.hsfm.outer_loop import OF_TRIAL, BestState, Loop, Settings, Trial
 
 log = logging.getLogger(__name__)
@@ -57,15 +57,15 @@ class MetaResult:
 def train(
     train: Embeddings, val: Embeddings, head: Head, settings: Settings,
     *, seeds: Sequence[int], hard_per_class: int, scorer: Scorer, first_hard_set: HardSet | None = None,
-    last: bool = False,
+    choice: Choice | None = None,
 ) -> MetaResult:  # fmt: skip
     """Meta-train the support of each seed and return the heads adapted on it.
 
     train, val: embeddings of one checkpoint. Features and classes of both are trained on, val being the pool of hard
     samples; group labels enter through `scorer` alone. head: ERM's, weight `[c d]`. hard_per_class (K_hard): hard
     samples per class. scorer: picks the epoch, unless `settings.select_by` is `hard_loss`; the later epoch wins a tie.
-    first_hard_set: the choice of the first epoch, which is otherwise made here by the same rule. last: keep the last
-    epoch, whose number was chosen on other rows, and sum the outer loss in the faster of two ways.
+    first_hard_set: the choice of the first epoch, which is otherwise made here by the same rule. choice: that led to
+    these settings; it says which epochs may be kept, and sums go the faster of two ways.
 
     The history holds per seed and epoch: outer_loss (mean over the epoch's meta-gradient steps, natural log; NaN
     without any), hard_loss (of the epoch's head on its own hard set), val_average, val_worst_group (NaN without
@@ -76,8 +76,9 @@ def train(
     trials = [Trial(seed, settings, hard_per_class) for seed in seeds]
     kept = train_trials(
         train, val, head, trials,
-        scorers={"kept": LastEpoch(scorer) if last else settings.rule(scorer)}, first_hard_set=first_hard_set,
-        weighted=last and most_are_hard(val, hard_per_class),
+        scorers={"kept": settings.rule(scorer)}, first_hard_set=first_hard_set,
+        weighted=choice is not None and most_are_hard(val, hard_per_class),
+        keep_from=1 if choice is None else choice.keep_from,
     )  # fmt: skip
     result = kept["kept"]
     for seed, epoch, moved in zip(seeds, result.kept_epoch.tolist(), result.moved.tolist(), strict=True):
@@ -99,7 +100,7 @@ def train(
 def train_trials(
     train: Embeddings, val: Embeddings, head: Head, trials: Sequence[Trial],
     *, scorers: Mapping[str, Any], first_hard_set: HardSet | None = None,
-    memory_budget: int = MEMORY_BUDGET, weighted: bool = False,
+    memory_budget: int = MEMORY_BUDGET, weighted: bool = False, keep_from: int = 1,
 ) -> dict[str, MetaResult]:  # fmt: skip
     """Meta-train many trials of one shape side by side; history and errors as in `train`, whose `seed` may repeat here.
 
@@ -124,7 +125,7 @@ def train_trials(
             loop = Loop(
                 train, val, head, trials[batch],
                 rows=rows[batch], outer_rows=None if outer_rows is None else outer_rows[:, batch], scorers=scorers,
-                weighted=weighted,
+                weighted=weighted, keep_from=keep_from,
             )  # fmt: skip
             loop.train(bar.update)
             histories.append(loop.history)

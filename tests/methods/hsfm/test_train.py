@@ -319,7 +319,7 @@ def test_edits_end_at_the_bound_and_are_else_as_without(splits, erm_head, bound)
     centered = torch.cat([tr.features[tr.y == c] - tr.features[tr.y == c].mean(0) for c in (0, 1)])
     radius = float(centered.square().sum(1).mean().sqrt())
     assert outer_loop.class_radius(tr) == pytest.approx(radius, rel=1e-5)
-    how = {"seeds": (0,), "hard_per_class": 30, "scorer": Scorer(val, "worst_group"), "last": True}
+    how = {"seeds": (0,), "hard_per_class": 30, "scorer": Scorer(val, "worst_group")}
     bounded, free = (meta.train(tr, val, erm_head, changed(SETTINGS, max_edit=m), **how) for m in (bound, None))
     length = (bounded.support_after[0] - tr.features[bounded.support_rows[0]]).norm(dim=1)
     assert (length <= bound * radius * 1.0001).all()
