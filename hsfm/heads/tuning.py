@@ -28,7 +28,7 @@ AXES = (*SIDE_BY_SIDE, "hard_share", "support_per_class", "inner_steps", "suppor
 CHUNK = 20  # epochs between two looks at whether a batch has stalled
 REACH = 10  # epochs before and after the chosen one, of which rows that taught pick: heads swing between the groups
 WINDOW = 11  # epochs that the held-out accuracy is averaged over
-TOLERANCE = 0.01  # accuracy that a point off the grid's middle must be better by
+TOLERANCE = 0.5  # standard errors of an accuracy that a point off the grid's middle must be better by
 GAP = 0.1  # between the accuracy on rows that taught and on held-out ones, above which a warning says so
 
 
@@ -120,9 +120,9 @@ def choose(
     read; together they are predictions for all of val by heads that did not see it, which the scorer scores by its
     rule. A half's head of an epoch is, of those at most REACH epochs away, the one that scores best on the rows that
     taught it, as it will be in the fit. The number is averaged over the ways and over WINDOW epochs. Of the points
-    whose best is within TOLERANCE of the highest, the one nearest to the middle of the grid is taken: on a few hundred
-    rows smaller differences are noise. The halves, and what is drawn on them, are the same for all seeds, and so is the
-    choice.
+    whose best is within TOLERANCE standard errors of the highest, the one nearest to the middle of the grid is taken:
+    smaller differences are noise, since most points get the same rows right. The halves, and what is drawn on them, are
+    the same for all seeds, and so is the choice.
 
     Raises NotApplicable where a class has one row in val, and ValueError where every point diverged.
     """
@@ -148,7 +148,7 @@ def choose(
     if not np.isfinite(held_out).any():
         raise ValueError(f"{called}: every point of tune diverged; lower tune/inner_lr and tune/outer_lr")
     grid = {name: getattr(tune, name) for name in axes}
-    close = np.flatnonzero(held_out >= held_out.max() - TOLERANCE)
+    close = np.flatnonzero(held_out >= held_out.max() - TOLERANCE * _standard_error(held_out.max(), scorer))
     number = min(close, key=lambda i: (_off_middle(places[i], grid), -held_out[i]))
     edges = [name for name in axes if _at_edge(name, places[number][name], grid[name])]
     if best[number] + 1 + WINDOW // 2 >= ends[number] == tune.epochs:
@@ -237,6 +237,13 @@ def _middle_of_best(curve: Float[np.ndarray, " e"]) -> int:
     """The middle one of the highest epochs, counted from 0: epochs that reach the same best one lie side by side."""
     highest = np.flatnonzero(curve == curve.max())
     return int(highest[len(highest) // 2])
+
+
+def _standard_error(accuracy: float, scorer: Scorer) -> float:
+    """Of this accuracy on the smallest part that the scorer tells apart; as of 50 % where it is 0 or 1."""
+    variance = accuracy * (1 - accuracy) or 0.25
+    _, counts = scorer.parts[scorer.parts >= 0].unique(return_counts=True)
+    return float(np.sqrt(variance / int(counts.min())))
 
 
 def _fixed(settings: HardTrainingSettings, point: dict[str, float], units: dict[str, float]) -> HardTrainingSettings:
