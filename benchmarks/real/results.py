@@ -76,7 +76,9 @@ def compared(splits: Mapping[str, Embeddings], methods: Sequence[Any], folder: P
 
 
 def cell(row: pd.Series, metric: str) -> str:
-    """Mean, deviation and interval."""
+    """Mean, deviation and interval; a dash where there is no such row."""
+    if pd.isna(row[f"{metric}_percent"]):
+        return "-"
     text = percent(row[f"{metric}_percent"], row[f"{metric}_deviation"])
     return f"{text} [{row[f'{metric}_low']:.0f}-{row[f'{metric}_high']:.0f}]"
 
