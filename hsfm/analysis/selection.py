@@ -11,7 +11,7 @@ from hsfm.features.embeddings import Embeddings
 from hsfm.heads.fit_inputs import FitInputs
 from hsfm.heads.method_settings import MethodSettings
 from hsfm.heads.scorer import RULES
-from hsfm.heads.supervision import fit_supervised
+from hsfm.heads.supervision import fit_supervised, remarked
 
 SHOWN = tuple(rule for rule in RULES if rule != "worst_value")  # which is worst_group, where there is one attribute
 
@@ -38,7 +38,7 @@ def select_heads(
     for rule, changed in under_rules(settings, known):
         fit, labels = fit_supervised(method, train, val, erm, settings=changed, seeds=seeds, **inputs.needs)
         described = {"class_names": val.class_names, "checkpoint_sha256": inputs.checkpoint_sha256}
-        saved = fit.saved(method=row, group_labels=labels, **described)
+        saved = remarked(fit, inputs).saved(method=row, group_labels=labels, **described)
         saved.check_fits(test, f"{test.dataset} test")
         frames.append(score_heads(saved, [inputs.val, test], run).assign(rule=rule))
     return pd.concat(frames, ignore_index=True)

@@ -63,9 +63,7 @@ def fit_row(
         left_out = ""
     except NotApplicable as error:  # the other rows stay, and the table says why this one is not there
         fit, labels, left_out = Fit(stack([erm])[:0], ()), "none", str(error)
-    if inputs.remark:
-        own = fit.remarks or [""] * len(fit.seeds)
-        fit = replace(fit, remarks=tuple("; ".join(filter(None, [remark, inputs.remark])) for remark in own))
+    fit = remarked(fit, inputs)
     return fit, fit.saved(
         method=row,
         class_names=val.class_names,
@@ -74,6 +72,14 @@ def fit_row(
         settings={**dict(sorted(settings.model_dump(mode="json").items())), **inputs.training, **fit.settings},
         left_out=left_out,
     )
+
+
+def remarked(fit: Fit, inputs: FitInputs) -> Fit:
+    """A fit with the remark on its network behind those on its heads."""
+    if not inputs.remark:
+        return fit
+    own = fit.remarks or [""] * len(fit.seeds)
+    return replace(fit, remarks=tuple("; ".join(filter(None, [remark, inputs.remark])) for remark in own))
 
 
 def scorer_of(settings: MethodSettings, train: Embeddings, val: Embeddings) -> Scorer:

@@ -136,10 +136,10 @@ def test_texts_that_are_numbers_are_read_where_a_number_belongs():
 
 def test_a_dataset_takes_what_it_does_not_say_from_its_base():
     images = yaml.safe_load((ROOT / "config/config.yaml").read_text())["settings"]["minibirds"]["images"]
-    own = {"base": "minibirds", "images": images, "hsfm": {"epochs": 7}}
+    own = {"base": "minibirds", "images": images, "hsfm": {"outer_set": "random"}}
     whole = read_config({"settings": {"more": own, "most": {"base": "more", "images": images}}})["settings"]
-    assert whole["most"]["hsfm"] == {**whole["minibirds"]["hsfm"], "epochs": 7}
-    assert whole["minibirds"]["hsfm"]["epochs"] == 40
+    assert whole["most"]["hsfm"] == {**whole["minibirds"]["hsfm"], "outer_set": "random"}
+    assert whole["minibirds"]["hsfm"]["outer_set"] == "hard"
 
 
 def test_photographs_need_a_folder_and_a_table():

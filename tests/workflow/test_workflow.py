@@ -44,8 +44,8 @@ def test_every_file_is_there_and_nothing_half_written(finished):
         *(f"{RUN}/{method}/heads.safetensors" for method in ("hsfm", "dfr", "llr", "cb_llr", "tune", "dac")),
         *(f"{RUN}/dac/seed{seed}/{name}" for seed in (0, 1) for name in ("heads.safetensors", "history.parquet")),
         *(f"{RUN}/{name}.parquet" for name in ("erm/history", "erm/hard_set", "erm/masks/heat_map/train")),
-        *(f"{RUN}/{name}.parquet" for name in ("afr/training", "afr/history", "tune/history")),
-        *(f"{RUN}/hsfm/{name}.parquet" for name in ("history", "hard_groups", "support", "edits")),
+        *(f"{RUN}/{name}.parquet" for name in ("afr/training", "afr/history", "tune/history", "tune/tried")),
+        *(f"{RUN}/hsfm/{name}.parquet" for name in ("history", "hard_groups", "support", "edits", "tried")),
         *(f"results/tables/{table}.{suffix}" for table in tables for suffix in ("csv", "md", "tex", "html")),
         *(f"results/figures/minibirds/{figure}.{suffix}" for figure in figures for suffix in ("png", "pdf")),
     }
