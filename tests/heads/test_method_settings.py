@@ -16,7 +16,7 @@ BAD = [
     (hsfm.Settings, {"outer_lr": float("inf")}, "finite number"),
     (hsfm.Settings, {"refresh": "step"}, "'epoch' or 'never'"),
     (hsfm.Settings, {"select_by": "luck"}, "'hard_loss'"),
-    (dfr.Settings, {"select_by": "hard_loss"}, "'worst_group', 'worst_class', 'average', 'inferred_group' or 'worst_value'"),
+    (dfr.Settings, {"select_by": "hard_loss"}, "'worst_group', 'worst_class', 'average', 'inferred_group'"),
     (llr.Settings, {"grid": ()}, "at least 1 item"),
     (afr.Settings, {"penalties": (-1.0,)}, "greater than or equal to 0"),
     (ERMHeadSettings, {"C": 0.0}, "greater than 0"),

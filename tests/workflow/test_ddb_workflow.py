@@ -154,7 +154,7 @@ def test_without_the_extra_the_row_is_left_out_and_asking_for_it_says_what_to_in
     out = snakemake(copied, *arguments, MAIN, before=without_extra).stdout
     assert f"DDB is left out: {INSTALL}" in out
     assert "DDB" not in (copied / MAIN).read_text()
-    out = snakemake(copied, "-n", *arguments, f"{RUN}/ddb/scores.parquet", check=False, before=without_extra).stdout
+    out = snakemake(copied, "-n", *arguments, f"{RUN}/ddb/heads.safetensors", check=False, before=without_extra).stdout
     assert f"DDB was asked for: {INSTALL}" in out
 
 

@@ -69,7 +69,7 @@ def reached(rule):
         time.sleep(600)
 """
 # a training, embeddings, parts, a fit, tables, a figure
-SAMPLED = ("train_erm", "extract_embeddings", "make_masks", "fit_hsfm", "make_tables", "draw_scores")
+SAMPLED = ("train_erm", "extract_embeddings", "make_masks", "fit_hsfm", "make_tables", "draw_scores_minibirds")
 
 
 def test_jobs_that_are_killed_twice_lose_nothing(minimal_run, tmp_path):
