@@ -55,8 +55,8 @@ def test_the_main_table_stands_at_the_end_of_a_whole_run(folder):
     lines = said(out)
     table = lines[lines.index(next(line for line in lines if line.startswith("Method  "))) :]
     assert re.fullmatch(r"Method +Group labels +minibirds: worst group +minibirds: average", table[0])
-    assert re.fullmatch(r"ERM +no +[\d.]+ +[\d.]+", table[1])
-    assert re.fullmatch(r"DFR +val, to train +[\d.]+ ± [\d.]+ +[\d.]+ ± [\d.]+", table[2])
+    assert re.fullmatch(r"ERM +no +[\d.]+ \[[\d. to]+\] +[\d.]+", table[1])
+    assert re.fullmatch(r"DFR +val, to train +[\d.]+ ± [\d.]+ \[[\d. to]+\] +[\d.]+ ± [\d.]+", table[2])
     assert table[-3:-1] == [f"Tables:  {folder / 'results/tables'}", f"Figures: {folder / 'results/figures'}"]
     assert table[-1].startswith("Done in ")
 
