@@ -202,6 +202,8 @@ def make_plan(
     if unknown := settings.keys() - {*of_embeddings, *SECTIONS}:
         raise ValueError(f"settings: unknown {min(unknown)!r}; allowed are {', '.join([*of_embeddings, *SECTIONS])}")
     select_by = select_by or ("worst_group" if known else "worst_class")
+    if select_by == "worst_group" and (largest := int(torch.bincount(val.group).max())) < val.min_group:
+        raise ValueError(f"min_group: is {val.min_group}, but the largest group of validation has {largest} rows")
     rows: dict[str, tuple[str, MethodSettings]] = {}
     place = None
     for number, asked in enumerate(methods):

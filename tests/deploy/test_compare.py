@@ -158,6 +158,8 @@ def test_without_attributes_the_worst_class_chooses_and_what_needs_groups_is_lef
         ((*FILES, "--methods", "lrr"), "methods: unknown 'lrr'; allowed are erm, afr"),
         ((*FILES, "--methods", "{a: {method: afr, on: train}}"), "afr: on: train needs a network of its own"),
         ((*FILES, "--methods", "{a: {method: dfr, fit: 3}}"), "dfr: unknown key 'fit'; did you mean 'fits'?"),
+        ((*FILES, "--min-group", "61"), "min_group: is 61, but the largest group of validation has 60 rows"),
+        ((*FILES, "--min-group", "0"), "min_group: 0; expected a whole number of rows from 1"),
         ((*FILES, "--seeds", "0"), "seeds: []; expected different whole numbers"),
     ],
 )
