@@ -26,7 +26,7 @@ FAMILIES = {  # the first whose pattern is found in the name; what none is found
     ),
     "mobile": (
         r"efficientnet|mobilenet|mnasnet|shufflenet|lite|ghostnet",
-        Recipe("sgd", 0.01, 1e-4, "Kornblith et al., CVPR 2019; measured on EfficientNet-Lite0"),
+        Recipe("sgd", 0.01, 1e-4, "Kornblith et al., CVPR 2019; not measured here"),
     ),
     "without BatchNorm": (
         r"alexnet|squeezenet|vgg\d+$",
