@@ -96,7 +96,7 @@ def test_markers_are_mean_accuracies_with_intervals_from_erms_worst_group_on():
     (axis,) = figure.axes
     # ERM: 100, 50, 50 and 100
     assert [label.get_text() for label in axis.get_xticklabels()] == [
-        "a\ny\nn = 200", "b\nx\nn = 300", "a\nx\nn = 100", "b\ny\nn = 400",
+        "a\ny\nn = 20", "b\nx\nn = 30", "a\nx\nn = 10", "b\ny\nn = 40",
     ]  # fmt: skip
     marks = {line.get_label(): line for line in axis.lines if not line.get_label().startswith("_")}
     assert list(marks["ERM"].get_ydata()) == pytest.approx([50, 50, 100, 100])
@@ -105,7 +105,7 @@ def test_markers_are_mean_accuracies_with_intervals_from_erms_worst_group_on():
         look = style.of_method(name.lower())
         assert (mark.get_marker(), mark.get_color()) == (look.marker, look.color)
     bar = axis.collections[0].get_segments()[0][:, 1]
-    assert bar == pytest.approx([100 * end for end in binomtest(100, 200).proportion_ci(method="wilson")])
+    assert bar == pytest.approx([100 * end for end in binomtest(10, 20).proportion_ci(method="wilson")])
     heads = [line for line in axis.lines if line.get_marker() == "."]
     assert sorted(y for line in heads for y in line.get_ydata()) == pytest.approx([80, 80, 90, 90, 90, 90, 90, 95])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ERM", "HSFM"]
