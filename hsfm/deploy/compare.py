@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from hsfm.core.device import choose_device
 from hsfm.core.mistakes import checked
 from hsfm.core.progress import Progress, quiet
+from hsfm.core.settings import merged
 from hsfm.core.text import duration, on_test
 from hsfm.core.text_tables import TextTable
 from hsfm.data.table import SPLITS
@@ -239,8 +240,7 @@ def _variant(asked: Any, known: Mapping[str, Method]) -> tuple[str, str, dict[st
 def _settings(method: Method, given: Mapping[str, Any], other: Mapping[str, Any], select_by: str) -> MethodSettings:
     """Settings of one row: the method's own, those of the method that it is like, and what a variant changes."""
     kind = import_module(f"hsfm.methods.{method.name}").Settings
-    lent = {name: value for name, value in given.get(method.like, {}).items() if name in kind.model_fields}
-    values = {**lent, **given.get(method.name, {}), **other}
+    values = merged(merged(kind.lent(given.get(method.like, {})), dict(given.get(method.name, {}))), other)
     if isinstance(method.features, dict):  # there is one network here, which stands for ERM's
         own = next(value for value, features in method.features.items() if features == "erm")
         if values.setdefault("on", own) != own:

@@ -88,6 +88,12 @@ class HardTrainingSettings(MethodSettings):
         """Whether settings as given leave nothing to `tune`."""
         return bool(values.keys() & {*TUNED}) or values.get("select_by") == "hard_loss"
 
+    @classmethod
+    def lent(cls, like: Mapping[str, Any]) -> dict[str, Any]:
+        # what is given may fix the other method by a setting that this one lacks
+        fixed = {"tune": None} if "tune" not in like and cls.fixes(like) else {}
+        return {**super().lent(like), **fixed}
+
     @model_validator(mode="before")
     @classmethod
     def _fixed_where_given(cls, values: Any) -> Any:

@@ -1,6 +1,7 @@
 """Base of every method's settings."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -21,6 +22,11 @@ class MethodSettings(FrozenSettings):
         "inferred from features and classes, or of the worst class where none can be; worst_value is that of the worst "
         "class with one value of one attribute, where there are several. null takes the configuration's.",
     )
+
+    @classmethod
+    def lent(cls, like: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the settings given to the method that this one is like, those that serve where it has none of its own."""
+        return {name: value for name, value in like.items() if name in cls.model_fields}
 
     @property
     def groups(self) -> Groups:

@@ -13,7 +13,7 @@ import yaml
 import hsfm
 from hsfm.deploy import cli
 from hsfm.deploy.cli import DEFAULTS, main
-from hsfm.deploy.compare import METHODS
+from hsfm.deploy.compare import METHODS, make_plan
 from hsfm.evaluation.measures import MEASURES
 from hsfm.evaluation.predictions import read_predictions
 from hsfm.heads.head import read_heads
@@ -184,6 +184,19 @@ def test_one_attribute_that_is_unknown_refuses_the_worst_group(splits):
     hidden = replace(val, attribute=val.attribute.clone().index_fill_(0, val.y.new_tensor([3]), -1))
     with pytest.raises(ValueError, match="select_by: worst_group needs the attribute of every val image; 1 of 240"):
         hsfm.compare(splits["train"], hidden, splits["test"], select_by="worst_group")
+
+
+def test_tune_is_fixed_where_hsfm_is(splits):
+    """By a setting that Tune has not; what both give to the grid is merged."""
+    fixed, half = (
+        make_plan(splits["val"], methods=["tune"], settings=settings).rows["tune"][1]
+        for settings in (
+            {"hsfm": {"support_per_class": 4}},
+            {"hsfm": {"tune": {"epochs": 7}}, "tune": {"tune": {"repeats": 1}}},
+        )
+    )
+    assert fixed.tune is None
+    assert (half.tune.epochs, half.tune.repeats) == (7, 1)
 
 
 def test_the_command_line_names_the_defaults():

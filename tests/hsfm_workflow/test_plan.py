@@ -4,7 +4,7 @@ import pytest
 import yaml
 from hsfm_workflow import ROOT
 from hsfm_workflow.code import closure, code_of
-from hsfm_workflow.config import merged, read_config
+from hsfm_workflow.config import read_config
 from hsfm_workflow.files import downloads, raw_files, stamp
 from hsfm_workflow.plan import Plan, in_shard
 from hsfm_workflow.report import Results, caption, figure_files, reported, table_files

@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 import yaml
-from hsfm_workflow.config import merged, read_config
+from hsfm_workflow.config import read_config
 from hsfm_workflow.plan import Plan
 
+from hsfm.core.settings import merged
 from tests.repository import MINIMAL, rules_planned
 
 PAGE = {"write_report"}

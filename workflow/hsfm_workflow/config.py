@@ -1,6 +1,5 @@
 """The configuration: defaults, overlays and what datasets inherit as one, and every check that needs no job."""
 
-import copy
 import hashlib
 import json
 import os
@@ -13,6 +12,7 @@ import yaml
 from snakemake.logging import logger
 
 from hsfm.core.files import write_atomically
+from hsfm.core.settings import merged
 from hsfm.heads import known_methods as methods
 from hsfm_workflow import ROOT, SOURCES
 from hsfm_workflow.checks import STUDY_SECTIONS, cross_check
@@ -131,14 +131,6 @@ def _inherited(settings: dict, name: str, *above: str) -> object:
     left = ["images", *(["ddb"] if own.get("ddb") is None else [])]
     taken = {key: value for key, value in _inherited(settings, base, name, *above).items() if key not in left}
     return merged(taken, {key: value for key, value in own.items() if key != "base"})
-
-
-def merged(base: object, own: object) -> object:
-    """`own`, and what only `base` has, all the way down."""
-    if not (isinstance(base, dict) and isinstance(own, dict)):
-        return copy.deepcopy(own)
-    both = {key: merged(base.get(key), own[key]) for key in own}
-    return {**copy.deepcopy({key: value for key, value in base.items() if key not in own}), **both}
 
 
 def in_order(value: object) -> object:

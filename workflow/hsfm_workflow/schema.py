@@ -24,7 +24,7 @@ from hsfm.analysis.unclip import UnclipSettings
 from hsfm.analysis.validation_bias import ValidationBiasSettings
 from hsfm.core.device import ComputeSettings
 from hsfm.core.mistakes import checked
-from hsfm.core.settings import SOME, FrozenSettings, Unlike
+from hsfm.core.settings import SOME, FrozenSettings, Unlike, merged
 from hsfm.data.transforms import AugmentationSettings, TransformSettings
 from hsfm.features.embeddings import EmbeddingSettings
 from hsfm.heads import known_methods as methods
@@ -37,7 +37,6 @@ from hsfm.models.erm import TrainingSettings
 from hsfm.models.fine_tuning import filled
 from hsfm_workflow import ROOT, SOURCES
 from hsfm_workflow.checks import is_trained
-from hsfm_workflow.config import merged
 
 FILE = ROOT / "config" / "schema.json"
 COMMAND = "PYTHONPATH=.:workflow python -m hsfm_workflow.schema"
@@ -253,10 +252,7 @@ def _row(own: dict, method: str, other: dict, where: tuple, select_by: str) -> t
     if method in own and own[method] is None:
         return None, []
     kind, like = settings_classes()[method], own.get(methods.found()[method].like) or {}
-    lent = {name: value for name, value in like.items() if name in kind.model_fields}
-    if "tune" in kind.model_fields and "tune" not in like and kind.fixes(like):
-        lent["tune"] = None  # though what is given may be a setting that this method lacks
-    values = merged(merged(lent, own.get(method, {})), other)
+    values = merged(merged(kind.lent(like), own.get(method, {})), other)
     if values.get("select_by", kind.model_fields["select_by"].default) is None:
         values["select_by"] = select_by
     found, lines = checked(kind, values, where)
