@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter
 
 from hsfm.report.edit_figures import plot_edits
 from hsfm.report.figures import WIDTH, frame_around, stacking
@@ -145,7 +145,7 @@ def _support(figure: Figure, place: tuple[float, float], data: MethodData, looks
 def _inner_loop(figure: Figure, place: tuple[float, float], data: MethodData) -> None:
     steps = data.symbols["T"]
     trial = (
-        f"T = {steps} trial steps of \N{GREEK SMALL LETTER ALPHA} = {data.symbols['alpha']:g} on the support's loss;"
+        f"T = {steps} trial steps of \N{GREEK SMALL LETTER ALPHA} = {data.symbols['alpha']:.2g} on the support's loss;"
     )
     moves = "once an epoch T steps of Adam move the head itself"
     panel = _Panel(figure, *place, "2  Inner loop", trial, moves)
@@ -159,7 +159,9 @@ def _inner_loop(figure: Figure, place: tuple[float, float], data: MethodData) ->
     if values.min() > 0 and values.max() > 20 * values.min():
         loss.set_yscale("log")
         loss.yaxis.set_major_formatter(LogFormatter())  # in plain text
-        loss.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
+        # labels within a decade overlap where there are two decades, which have labels of their own
+        few = values.max() < 100 * values.min()
+        loss.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)) if few else NullFormatter())
     spacing = {"borderaxespad": 0.1, "handlelength": 1.8, "columnspacing": 1.0}
     loss.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=2, fontsize=SMALL - 0.5, **spacing)
     loss.set(ylabel="support loss")
@@ -234,7 +236,7 @@ def _arrows(figure: Figure, data: MethodData) -> None:
     across_left, across_right, middle = EDGE + 0.5, right + 0.5, (low + high) / 2
     first, later = (f"{loop['outer_loss']:.2f}" for loop in data.loops)
     adapted = f"the adapted head: outer loss\n{first} in epoch 1, {later} after epoch {data.kept_epoch}"
-    gradient = f"gradient through all steps, by Adam with η = {data.symbols['eta']:g}\nto H; "
+    gradient = f"gradient through all steps, by Adam with η = {data.symbols['eta']:.2g}\nto H; "
     gradient += f"Kₕ = {data.symbols['K_H']} times an epoch"
     above, beside = {"ha": "center", "va": "bottom"}, {"va": "center"}
     for start, end, place, text, style in (
