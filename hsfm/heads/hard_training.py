@@ -38,7 +38,11 @@ class TuneSettings(FrozenSettings):
     hard_share: Shares = Field(
         (0.3, 1.0), description="K_hard as a share of the smallest class among the rows that teach. A batch each."
     )
-    support_per_class: Counts = Field((16,), description="Support rows drawn per class. A batch each.")
+    support_per_class: Counts = Field(
+        (32,),
+        description="Support rows drawn per class; with 16 some seeds had a support that their head failed on. A batch "
+        "each.",
+    )
     inner_steps: Counts = Field((10,), description="T. A batch each.")
     support_steps: Counts = Field((3,), description="K_H, at least 1. A batch each.")
     epochs: PositiveInt = Field(200, description="Most epochs.")

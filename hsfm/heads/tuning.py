@@ -29,7 +29,7 @@ CHUNK = 20  # epochs between two looks at whether a batch has stalled
 REACH = 10  # epochs before and after the chosen one, of which rows that taught pick: heads swing between the groups
 WINDOW = 11  # epochs that the held-out accuracy is averaged over
 TOLERANCE = 0.5  # standard errors of an accuracy that a point off the grid's middle must be better by
-GAP = 0.1  # between the accuracy on rows that taught and on held-out ones, above which a warning says so
+GAP = 0.1  # between the accuracy on rows that taught and on held-out ones, either way, that a warning speaks of
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,9 @@ class Choice:
                 f"{percent([learned])} % on the rows that taught, {percent([self.held_out])} % on held-out ones"
             )
             cures.append("expect the lower on new images, and give more validation images if you can")
+        if self.held_out - min(taught) > GAP:  # which no row that taught should be
+            found.append(f"a seed has {percent([min(taught)])} % on the rows that taught it")
+            cures.append("leave it out, or raise tune/support_per_class")
         if self.at_edge:
             found.append(f"the choice lies at the edge of {', '.join(self.at_edge)}")
             cures.append(f"widen {', '.join(f'tune/{name}' for name in self.at_edge)}")

@@ -152,3 +152,13 @@ def test_what_is_given_is_fixed():
     assert kind(inner_lr=0.1, tune=True).tune == TuneSettings()
     with pytest.raises(ValueError, match="hard_loss picks an epoch on the rows that teach; set tune: null"):
         kind(select_by="hard_loss", tune=True)
+
+
+def test_a_seed_below_the_held_out_rows_is_warned_of(splits, caplog):
+    """Its support may hold nothing that helps: it fails where the others do not."""
+    choice, *_ = chosen(splits, lambda batch, number, epoch: peak(30, (0.7, 0.9, 0.7)[number])(epoch))
+    with caplog.at_level(logging.WARNING):
+        choice.warn("HSFM", [0.92, 0.4, 0.92])
+    assert caplog.messages == [
+        "HSFM: a seed has 40.0 % on the rows that taught it: leave it out, or raise tune/support_per_class"
+    ]
