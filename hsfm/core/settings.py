@@ -4,7 +4,6 @@ A setting is declared once, in a class beside the function that uses it. The con
 (workflow/hsfm_workflow/config.py); its JSON schema and the reference in docs/ are generated from them.
 """
 
-import copy
 from difflib import get_close_matches
 from typing import Any
 
@@ -26,14 +25,6 @@ class FrozenSettings(BaseModel):
                 hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(cls.model_fields)}"
                 raise ValueError(f"unknown key {key!r}; {hint}")
         return values
-
-
-def merged(base: object, own: object) -> object:
-    """`own`, and what only `base` has, all the way down."""
-    if not (isinstance(base, dict) and isinstance(own, dict)):
-        return copy.deepcopy(own)
-    both = {key: merged(base.get(key), own[key]) for key in own}
-    return {**copy.deepcopy({key: value for key, value in base.items() if key not in own}), **both}
 
 
 def unlike(values: tuple) -> tuple:

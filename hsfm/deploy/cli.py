@@ -159,15 +159,11 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _read_yaml(text: str) -> Any:
-    """Values of a YAML text; the key `on`, which YAML 1.1 reads as true, stays."""
     import yaml
 
-    def meant(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {"on" if key is True else key: meant(of) for key, of in value.items()}
-        return [meant(of) for of in value] if isinstance(value, list) else value
+    from hsfm.core.nested import as_meant
 
-    return meant(yaml.safe_load(text))
+    return as_meant(yaml.safe_load(text))
 
 
 def _add_export(commands: argparse._SubParsersAction) -> None:

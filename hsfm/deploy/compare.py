@@ -22,8 +22,8 @@ from threadpoolctl import threadpool_limits
 
 from hsfm.core.device import choose_device
 from hsfm.core.mistakes import checked
+from hsfm.core.nested import merged
 from hsfm.core.progress import Progress, quiet
-from hsfm.core.settings import merged
 from hsfm.core.text import duration, on_test
 from hsfm.core.text_tables import TextTable
 from hsfm.data.table import SPLITS

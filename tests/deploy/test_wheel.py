@@ -25,6 +25,11 @@ print(model.score(data["test"]["x"], data["test"]["y"]), Path(hsfm.__file__).par
 """
 
 
+def without_python() -> dict[str, str]:
+    """The environment without PYTHONPATH and its like: a clone on that path is an installed hsfm for pip."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory) -> Path:
     """Its folder for programs. Packages other than hsfm are those of the environment that runs the tests; Snakemake and
@@ -42,7 +47,8 @@ def environment(tmp_path_factory) -> Path:
     venv.create(folder / "env", with_pip=False, symlinks=True)
     programs = folder / "env/bin"
     (wheel,) = folder.glob("hsfm-*.whl")
-    subprocess.run([*pip, "--python", programs / "python", "install", "--no-deps", "--no-index", wheel], check=True)
+    install = [*pip, "--python", programs / "python", "install", "--no-deps", "--no-index", wheel]
+    subprocess.run(install, env=without_python(), check=True)
     (packages,) = folder.glob("env/lib/python*/site-packages")
     (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
     for name in ("snakemake", "hsfm_workflow"):
@@ -53,8 +59,7 @@ def environment(tmp_path_factory) -> Path:
 def test_a_wheel_compares_and_has_estimators_in_any_folder(environment, splits, tmp_path):
     for split, part in splits.items():
         np.savez(tmp_path / f"{split}.npz", x=part.features, y=part.y, attribute=part.attribute)
-    bare = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    how = {"cwd": tmp_path, "env": bare, "capture_output": True, "text": True}
+    how = {"cwd": tmp_path, "env": without_python(), "capture_output": True, "text": True}
     files = ["train.npz", "val.npz", "test.npz", "--methods", "erm", "llr", "--seeds", "1", "--jobs", "1"]
     done = subprocess.run([environment / "hsfm", "compare", *files, "--out", "out"], **how, check=False)
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ import yaml
 from hsfm_workflow import ROOT, config, schema
 from hsfm_workflow.config import read_config
 
-from hsfm.core.settings import merged
+from hsfm.core.nested import merged
 from hsfm.methods.dfr import Settings as DFR
 from tests.repository import copy_repository
 

@@ -9,7 +9,7 @@ from hsfm_workflow.files import downloads, raw_files, stamp
 from hsfm_workflow.plan import Plan, in_shard
 from hsfm_workflow.report import Results, caption, figure_files, reported, table_files
 
-from hsfm.core.settings import merged
+from hsfm.core.nested import merged
 
 
 def plan_of(*files: str, **own) -> Plan:

@@ -8,7 +8,7 @@ import yaml
 from hsfm_workflow.config import read_config
 from hsfm_workflow.plan import Plan
 
-from hsfm.core.settings import merged
+from hsfm.core.nested import merged
 from tests.repository import MINIMAL, rules_planned
 
 PAGE = {"write_report"}

@@ -12,7 +12,7 @@ import yaml
 from snakemake.logging import logger
 
 from hsfm.core.files import write_atomically
-from hsfm.core.settings import merged
+from hsfm.core.nested import as_meant, merged
 from hsfm.heads import known_methods as methods
 from hsfm_workflow import ROOT, SOURCES
 from hsfm_workflow.checks import STUDY_SECTIONS, cross_check
@@ -49,7 +49,7 @@ def read_config(own: dict, files: Sequence[object] = ()) -> dict:
         sys.exit(1)
     # by libyaml where it is there, since Python's reader takes a quarter of a second; both are safe
     defaults = yaml.load((ROOT / "config/config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    raw = merged(_as_meant(defaults), _as_meant(own))
+    raw = merged(as_meant(defaults), as_meant(own))
     mistakes = list(inherit(raw))
     if not mistakes:
         config, mistakes = validated(raw)
@@ -84,16 +84,6 @@ def validated(raw: dict) -> tuple[dict, list[str]]:
         with suppress(OSError), write_atomically(KEPT) as temporary:  # read-only is another check's matter
             temporary.write_text(json.dumps({"key": key, "config": config}))
     return config, mistakes
-
-
-def _as_meant(values: object) -> object:
-    """Values with null for the text of that name, which `--config afr=null` hands over, and the key `on`, which YAML
-    1.1 reads as true."""
-    if isinstance(values, dict):
-        return {"on" if key is True else key: _as_meant(value) for key, value in values.items()}
-    if isinstance(values, list):
-        return [_as_meant(value) for value in values]
-    return None if values == "null" else values
 
 
 def check_writable(*folders: str) -> None:

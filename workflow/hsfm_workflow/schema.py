@@ -24,7 +24,8 @@ from hsfm.analysis.unclip import UnclipSettings
 from hsfm.analysis.validation_bias import ValidationBiasSettings
 from hsfm.core.device import ComputeSettings
 from hsfm.core.mistakes import checked
-from hsfm.core.settings import SOME, FrozenSettings, Unlike, merged
+from hsfm.core.nested import merged
+from hsfm.core.settings import SOME, FrozenSettings, Unlike
 from hsfm.data.transforms import AugmentationSettings, TransformSettings
 from hsfm.features.embeddings import EmbeddingSettings
 from hsfm.heads import known_methods as methods
