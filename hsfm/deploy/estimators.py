@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float, Int
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.extmath import softmax
 from sklearn.utils.multiclass import check_classification_targets
@@ -34,6 +33,7 @@ from hsfm.heads.hard_set import HardSetSettings, build
 from hsfm.heads.hard_training import TUNED, TuneSettings
 from hsfm.heads.head import Head, two_rows
 from hsfm.heads.known_methods import Method, found
+from hsfm.heads.logistic_regression import scaler_of
 from hsfm.heads.method_settings import MethodSettings
 from hsfm.heads.requirements import Requirement, check_labels
 from hsfm.heads.scorer import OF_GROUPS
@@ -240,7 +240,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
 
         shift, scale = np.zeros_like(X[0]), np.ones_like(X[0])
         if self.standardize:
-            scaler = StandardScaler().fit(X)
+            scaler = scaler_of(X)
             shift, scale = scaler.mean_.astype(X.dtype), scaler.scale_.astype(X.dtype)
         X, X_val = (X - shift) / scale, (X_val - shift) / scale
         parts = {"train": (X, y, attribute), "val": (X_val, y_val, attribute_val)}

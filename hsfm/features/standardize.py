@@ -14,6 +14,7 @@ from hsfm.core.files import read_safetensors, write_safetensors
 from hsfm.core.settings import FrozenSettings
 
 BLOCK_BYTES = 2**21  # of the features that are summed at once, on which the last bits of the sums depend
+FEW, SHARE = 3.5, 1 / 30  # rows that the spread of a feature rests on, or share of all, below which it is wild
 
 
 class StandardizationSettings(FrozenSettings):
@@ -27,7 +28,7 @@ class Standardization:
     """(feature - mean) * factor, the statistics from training features."""
 
     mean: Float[Tensor, " d"]
-    factor: Float[Tensor, " d"]  # scale / standard deviation, 0 for a feature without variation
+    factor: Float[Tensor, " d"]  # scale / spread, as `fit` has it; 0 for a feature without variation
 
     def apply(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         return (features - self.mean.to(features.device)) * self.factor.to(features.device)
@@ -65,12 +66,12 @@ def fold(
 def fit(features: Float[Tensor, "n d"], scale: float = 1.0) -> Standardization:
     """Statistics that give these features, of the training split, mean 0 and standard deviation `scale`.
 
-    The standard deviation divides by n. All is computed in float64, a block of rows at a time. With the mean m and the
-    sum of squares S about it of n rows, and those of k more, t = m' - m: the whole has the mean m + t k/(n + k) and the
-    sum S + S' + t^2 n k/(n + k) (Chan, Golub, LeVeque 1983).
+    The standard deviation divides by n; that of a wild feature is replaced, see `steadied`. All is computed in float64,
+    a block of rows at a time. With the mean m and the sum of squares S about it of n rows, and those of k more, t =
+    m' - m: the whole has the mean m + t k/(n + k) and the sum S + S' + t^2 n k/(n + k) (Chan, Golub, LeVeque 1983).
     """
     n, mean, squares = 0, torch.zeros(()), torch.zeros(())
-    for block in features.split(max(BLOCK_BYTES // (4 * features.shape[1]), 1)):
+    for block in _blocks(features):
         k, rows = len(block), block.double()
         block_mean = rows.mean(0)
         block_squares = (rows - block_mean).square().sum(0)
@@ -82,8 +83,30 @@ def fit(features: Float[Tensor, "n d"], scale: float = 1.0) -> Standardization:
     # ASSUME: a feature that is constant in train, up to float32's rounding, is left out (0 everywhere): scaled up,
     # its rounding, or what it does in other splits alone, would weigh like any other feature
     varies = deviation > 1e-6 * mean.abs()
-    factor = torch.where(varies, scale / deviation, 0.0)
+    factor = torch.where(varies, scale / steadied(deviation, features, mean), 0.0)
     return Standardization(mean=mean.float(), factor=factor.float())
+
+
+def steadied(
+    deviation: Float[Tensor, " d"], features: Float[Tensor, "n d"], mean: Float[Tensor, " d"]
+) -> Float[Tensor, " d"]:
+    """The features' standard deviations, but of a wild feature at least the median one of all.
+
+    A feature is wild whose spread rests on fewer than FEW rows (and SHARE of all), as one that is active in three: by
+    sum(s)^2 / sum(s^2) of its squared deviations s, which is k where k rows deviate alike and all others do not. Scaled
+    by its own deviation, it reaches hundreds of them where another split has it active in earnest.
+    """
+    squares, fourth = torch.zeros(()), torch.zeros(())
+    for block in _blocks(features):
+        square = (block.double() - mean).square()
+        squares, fourth = squares + square.sum(0), fourth + square.square().sum(0)
+    wild = squares.square() < min(FEW, SHARE * len(features)) * fourth
+    usual = deviation[squares > 0].median() if wild.any() else deviation
+    return torch.where(wild, deviation.maximum(usual), deviation)
+
+
+def _blocks(features: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "k d"], ...]:
+    return features.split(max(BLOCK_BYTES // (4 * features.shape[1]), 1))
 
 
 def write_standardization(path: str | Path, standardization: Standardization, metadata: Mapping[str, str]) -> None:

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from hsfm.features.embeddings import Embeddings, NotApplicable
-from hsfm.features.standardize import fold
+from hsfm.features.standardize import fold, steadied
 from hsfm.heads.head import Head, two_rows
 from hsfm.heads.method_settings import Halves, MethodSettings
 from hsfm.heads.scorer import Scorer
@@ -99,10 +99,13 @@ def regress(x: np.ndarray, y: np.ndarray, c: float) -> tuple[np.ndarray, np.ndar
     return np.concatenate([m.coef_ for m in models]), np.concatenate([m.intercept_ for m in models])
 
 
-def scaler_of(x: np.ndarray) -> Any:
+def scaler_of(x: Float[np.ndarray, "n d"]) -> Any:
+    """scikit-learn's scaler, but for wild columns, see `hsfm.features.standardize.steadied`."""
     from sklearn.preprocessing import StandardScaler
 
-    return StandardScaler().fit(x)
+    scaler = StandardScaler().fit(x)
+    scaler.scale_ = steadied(*map(torch.from_numpy, (scaler.scale_, x, scaler.mean_))).numpy()
+    return scaler
 
 
 def raw_head(coefficients: np.ndarray, intercepts: np.ndarray, scaler: Any) -> Head:

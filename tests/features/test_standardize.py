@@ -50,6 +50,36 @@ def test_a_constant_feature_is_left_out_everywhere():
     assert standardization.fold(torch.ones(2, 3), torch.zeros(2))[0][:, [0, 2]].abs().max() == 0
 
 
+def wild(features, rows=3):
+    """A column more, active in so many rows."""
+    column = torch.zeros(len(features), 1)
+    column[:rows] = 0.002
+    return torch.cat([features, column], dim=1)
+
+
+def test_a_wild_feature_takes_the_usual_scale_and_no_other_does():
+    features = torch.randn(200, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 20.0, 0.01, 0.5])
+    features[:8, 3] = 30.0  # a heavy tail that more than a few rows have
+    plain, found = fit(features), fit(wild(features))
+    assert torch.equal(found.factor[:4], plain.factor)
+    usual = wild(features).std(0, correction=0).median()
+    torch.testing.assert_close(found.factor[4], 1 / usual)
+    # where another split has it in earnest
+    active = wild(features)[:1].index_fill(1, torch.tensor(4), 1.0)
+    assert found.apply(active)[0, 4] < 3
+    theirs = StandardScaler().fit(wild(features).numpy())
+    assert theirs.transform(active.numpy())[0, 4] > 1000
+    again = fit(found.apply(wild(features)))
+    torch.testing.assert_close(again.factor, torch.ones(5), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "n", "is_wild"), [(3, 200, True), (4, 200, False), (1, 30, False), (3, 60, False)])
+def test_few_rows_of_few_are_not_wild(rows, n, is_wild):
+    features = torch.randn(n, 4, generator=torch.Generator().manual_seed(1))
+    spread = float(wild(features, rows)[:, 4].std(correction=0))
+    assert (float(fit(wild(features, rows)).factor[4]) < 0.9 / spread) == is_wild
+
+
 def test_raw_features_come_back():
     standardization = Standardization(torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.0]))
     raw = torch.tensor([[3.0, 2.0], [-1.0, 2.0]])

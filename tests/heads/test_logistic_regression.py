@@ -4,7 +4,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from hsfm.heads.logistic_regression import L1Settings, balanced_rows, halves, regress, tune
+from hsfm.heads.logistic_regression import L1Settings, balanced_rows, halves, regress, scaler_of, tune
 from hsfm.heads.scorer import Scorer
 from tests.conftest import planted
 
@@ -37,6 +37,16 @@ def test_the_first_of_equal_cs_wins():
     given = {"settings": L1Settings(grid=(0.3, 1.0, 0.1)), "scorer": Scorer(val, "worst_class")}
     assert tune(val, val, torch.arange(80), **given, report=told.append) == 0.3
     assert told == [1, 1, 1]
+
+
+def test_scaler_is_scikit_learns_to_the_bit_but_for_wild_columns():
+    x = np.random.default_rng(0).normal(size=(150, 6)).astype(np.float32)
+    assert (scaler_of(x).transform(x) == StandardScaler().fit(x).transform(x)).all()
+    x[:, 2] = 0
+    x[:2, 2] = 1e-3
+    ours, theirs = scaler_of(x), StandardScaler().fit(x)
+    assert (np.delete(ours.scale_, 2) == np.delete(theirs.scale_, 2)).all()
+    assert ours.scale_[2] == pytest.approx(np.median(theirs.scale_), rel=0.05)
 
 
 def test_the_second_half_of_a_shuffle_trains():
