@@ -1,14 +1,15 @@
 """IDFR's gate and its heads: level on one cloud, power on two, and accuracy on embeddings of your own.
 
-    python -m benchmarks.idfr level [--draws 100] [--rows 1000] [--d 20]
-    python -m benchmarks.idfr power [--draws 20]
+    python -m benchmarks.idfr level [FOLDER/style_tuned] [--draws 100] [--rows 1000] [--d 20]
+    python -m benchmarks.idfr power [FOLDER/style_tuned] [--draws 20] [--out power.png]
     python -m benchmarks.idfr time [--shapes 162770x19867x2048]
     python -m benchmarks.idfr hints [FOLDER/lesions_frozen] [--draws 10]
     python -m benchmarks.idfr accuracy FOLDER/dominoes_frozen FOLDER/style_tuned [--draws 4] [--rows 263] [--with-train]
 
-`accuracy` reads {NAME}_train.npz, _val.npz and _test.npz with x, y, attribute, and draws subsamples of validation at
-agreements 0.5, 0.9 and 0.95; a draw's number is the methods' seed. Worst group of test in percent; differences are
-paired over draws, with their standard error. True groups are DFR's alone.
+`level` and `power` take train splits: without their minority rows, and with some of them. `accuracy` reads
+{NAME}_train.npz, _val.npz and _test.npz with x, y, attribute, and draws subsamples of validation at agreements 0.5, 0.9
+and 0.95; a draw's number is the methods' seed. Worst group of test in percent; differences are paired over draws, with
+their standard error. True groups are DFR's alone.
 """
 
 import argparse
@@ -19,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 
+from benchmarks.idfr_gate import draw_power, measure_level, measure_power
 from benchmarks.negative_controls import Control, draw_rows
 from hsfm.analysis.sweep import accuracies
 from hsfm.analysis.validation_bias import class_sizes, subsample
@@ -32,20 +33,12 @@ from hsfm.features.standardize import fit as standardization
 from hsfm.heads.erm_head import fit_head
 from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head, read_erm_features
-from hsfm.heads.inferred_groups.groups import TRAIN, TRAIN_FOLDS, Trained, carry_over, search_train
-from hsfm.heads.inferred_groups.two_clouds import p_two_clouds
+from hsfm.heads.inferred_groups.groups import Trained, carry_over, search_train
 from hsfm.heads.supervision import Labeler, fit_supervised, scorer_of
 from hsfm.methods import cb_llr, dfr, idfr, llr
 from hsfm.methods.idfr.fit import fit_found
+from hsfm.report.figures import save
 
-LAWS = {
-    "gaussian": lambda rng, size: rng.normal(size=size),
-    "logistic": lambda rng, size: rng.logistic(size=size),
-    "uniform": lambda rng, size: rng.uniform(-1, 1, size=size),
-    "exponential": lambda rng, size: rng.exponential(size=size),
-    "t5": lambda rng, size: rng.standard_t(5, size=size),
-    "t3": lambda rng, size: rng.standard_t(3, size=size),
-}
 SPLITS = ("train", "val", "test")
 METHODS = ("LLR", "CB-LLR", "IDFR", "DFR", "IDFR, train too")
 AGREEMENTS = (0.5, 0.9, 0.95)
@@ -56,49 +49,6 @@ HINTED = {  # None: four classes and four values
     "5 % wrong labels beside an attribute": Control(noise=0.05),
     "4 x 4": None,
 }
-LEVEL = idfr.Settings().level
-
-
-def p_gate(x: np.ndarray, y: np.ndarray) -> float:
-    x = (x - x.mean(0)) / x.std(0)
-    return p_two_clouds(x, y, seeds=idfr.Settings().fold_seeds, folds=TRAIN_FOLDS, **TRAIN)
-
-
-def opened(p: list[float]) -> str:
-    """Gates that open, their share and its 95 % interval (Clopper-Pearson)."""
-    number = sum(value <= LEVEL for value in p)
-    low, high = binomtest(number, len(p)).proportion_ci(method="exact")
-    return f"{number} of {len(p)} | {100 * number / len(p):.1f} % | {100 * low:.1f} to {100 * high:.1f} %"
-
-
-def measure_level(draws: int, rows: int, d: int) -> None:
-    print("| law within a class | gates opened | share | 95 % interval |\n| --- | ---: | ---: | ---: |")
-    for name, law in LAWS.items():
-        p = []
-        for draw in range(draws):
-            rng = np.random.default_rng([draw, rows, d])
-            y = np.arange(rows) % 2
-            x = law(rng, (rows, d))
-            x[:, 0] += 3 * (y - 0.5)  # the classes, of which one cloud each
-            p.append(p_gate(x, y))
-        print(f"| {name} | {opened(p)} |", flush=True)
-
-
-def measure_power(draws: int, rows: int, d: int) -> None:
-    print("| distance, standard deviations | minority rows a class | gates opened | share | 95 % interval |")
-    print("| ---: | ---: | ---: | ---: | ---: |")
-    for distance in (3, 4, 5, 6):
-        for minority in (5, 15, 50):
-            p = []
-            for draw in range(draws):
-                rng = np.random.default_rng([draw, distance, minority])
-                y = np.arange(rows) % 2
-                attribute = np.where(np.arange(rows) < 2 * minority, 1 - y, y)
-                x = rng.normal(size=(rows, d))
-                x[:, 0] += distance * (attribute - 0.5)
-                x[:, 1] += 2 * (y - 0.5)
-                p.append(p_gate(x, y))
-            print(f"| {distance} | {minority} | {opened(p)} |", flush=True)
 
 
 @dataclass(frozen=True)
@@ -112,8 +62,10 @@ class Case:
     trained: Trained
 
 
-def read_case(name: str) -> Case:
-    """{name}_train.npz and so on, standardized as config/frozen.yaml has it; or a run's folder of the workflow."""
+def read_splits(name: str) -> tuple[list[Embeddings], Head]:
+    """Train, val, test and ERM's head of {name}_train.npz and so on, standardized as config/frozen.yaml has it; or of a
+    run's folder of the workflow.
+    """
     if Path(name).is_dir():
         paths = {split: f"{name}/erm/embeddings/{split}.parquet" for split in SPLITS}
         saved, splits = read_erm_features(f"{name}/erm/heads.safetensors", **paths)
@@ -123,7 +75,16 @@ def read_case(name: str) -> Case:
         scaled = standardization(given["train"].features, scale=0.5)
         splits = [replace(part, features=scaled.apply(part.features)) for part in given.values()]
         erm = fit_head(splits[0])[0]
+    return splits, erm
+
+
+def read_case(name: str) -> Case:
+    splits, erm = read_splits(name)
     return Case(*splits, erm, search_train(splits[0].without_attributes(), fold_seeds=idfr.Settings().fold_seeds))
+
+
+def called(path: str) -> str:
+    return "/".join(Path(path).parts[-2:]) if Path(path).is_dir() else Path(path).name
 
 
 def draw_splits(
@@ -142,7 +103,7 @@ def draw_splits(
 
 
 def measure_draw(case: Case, part: Embeddings, test: Embeddings, seed: int, with_train: bool) -> dict:
-    """Worst group of test by method, and IDFR's branch."""
+    """Worst group of test by method, IDFR's branch and tests, and rows whose attribute was found wrong."""
     train, seeds = case.train, [seed]
 
     def worst(fit: Fit) -> float:
@@ -154,6 +115,8 @@ def measure_draw(case: Case, part: Embeddings, test: Embeddings, seed: int, with
     }
     hidden = train.without_attributes(), part.without_attributes()
     found = carry_over(case.trained, hidden[1])
+    wrong = found.val != part.attribute.numpy()
+    row |= {**found.numbers, "wrong": wrong.sum(), "wrong_of_minority": wrong[minority_rows(train, part).numpy()].sum()}
     for label, joins in {"IDFR": False, "IDFR, train too": True}.items():
         if with_train or not joins:
             settings = idfr.Settings(with_train=joins)
@@ -309,7 +272,11 @@ def main() -> None:
     parts = parser.add_subparsers(dest="part", required=True)
     for part, draws in (("level", 100), ("power", 20)):
         of_part = parts.add_parser(part)
+        of_part.add_argument("names", nargs="*", help="as of accuracy: train splits, beside synthetic rows")
         of_part.add_argument("--draws", type=int, default=draws)
+        of_part.add_argument("--first", type=int, default=0, help="number of the first draw")
+        if part == "power":
+            of_part.add_argument("--out", help="file of the figure")
         of_part.add_argument("--rows", type=int, default=1000)
         of_part.add_argument("--d", type=int, default=20)
     of_part = parts.add_parser("time")
@@ -341,12 +308,19 @@ def main() -> None:
             measure_hints(chosen.draws, chosen.first, chosen.names)
         return
     if chosen.part != "accuracy":
-        measure = {"level": measure_level, "power": measure_power}[chosen.part]
-        measure(chosen.draws, chosen.rows, chosen.d)
+        with quiet():
+            real = {called(path): read_splits(path)[0][0] for path in chosen.names}
+        how = real, range(chosen.first, chosen.first + chosen.draws), chosen.rows, chosen.d
+        if chosen.part == "level":
+            measure_level(*how)
+            return
+        found = measure_power(*how)
+        if chosen.out:
+            save(draw_power(found), chosen.out)
         return
     print(head_of(chosen.with_train), flush=True)
     for path in chosen.names:
-        name = "/".join(Path(path).parts[-2:]) if Path(path).is_dir() else Path(path).name
+        name = called(path)
         with quiet():
             table = measure_accuracy(path, chosen)
         for _, part in table.groupby("agreement"):
