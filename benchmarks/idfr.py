@@ -33,7 +33,8 @@ from hsfm.features.standardize import fit as standardization
 from hsfm.heads.erm_head import fit_head
 from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head, read_erm_features
-from hsfm.heads.inferred_groups.groups import Trained, carry_over, search_train
+from hsfm.heads.inferred_groups.attribute import FOLD_SEEDS
+from hsfm.heads.inferred_groups.groups import Trained, groups_of, search_train
 from hsfm.heads.supervision import Labeler, fit_supervised, scorer_of
 from hsfm.methods import cb_llr, dfr, idfr, llr
 from hsfm.methods.idfr.fit import fit_found
@@ -80,7 +81,7 @@ def read_splits(name: str) -> tuple[list[Embeddings], Head]:
 
 def read_case(name: str) -> Case:
     splits, erm = read_splits(name)
-    return Case(*splits, erm, search_train(splits[0].without_attributes(), fold_seeds=idfr.Settings().fold_seeds))
+    return Case(*splits, erm, search_train(splits[0].without_attributes(), fold_seeds=FOLD_SEEDS))
 
 
 def called(path: str) -> str:
@@ -114,7 +115,7 @@ def measure_draw(case: Case, part: Embeddings, test: Embeddings, seed: int, with
         for label, method in {"LLR": llr, "CB-LLR": cb_llr, "DFR": dfr}.items()
     }
     hidden = train.without_attributes(), part.without_attributes()
-    found = carry_over(case.trained, hidden[1])
+    found = groups_of(case.trained, *hidden, fold_seeds=FOLD_SEEDS)
     wrong = found.val != part.attribute.numpy()
     row |= {**found.numbers, "wrong": wrong.sum(), "wrong_of_minority": wrong[minority_rows(train, part).numpy()].sum()}
     for label, joins in {"IDFR": False, "IDFR, train too": True}.items():
@@ -150,7 +151,7 @@ def synthetic(name: str, draw: int) -> Case:
     else:
         noise = {"train": control.noise, "val": control.noise, "test": 0}
         splits = [draw_rows(control, split, n, 20, share, noise[split], rng) for split, (n, share) in shares.items()]
-    trained = search_train(splits[0].without_attributes(), fold_seeds=idfr.Settings().fold_seeds)
+    trained = search_train(splits[0].without_attributes(), fold_seeds=FOLD_SEEDS)
     return Case(*splits, fit_head(splits[0])[0], trained)
 
 
@@ -196,7 +197,7 @@ def measure_hinted(case: Case, part: Embeddings, test: Embeddings, seed: int) ->
             return np.nan
 
     hidden, row = (case.train.without_attributes(), part.without_attributes()), {("DFR", "all"): of_groups(part)}
-    found = carry_over(case.trained, hidden[1])
+    found = groups_of(case.trained, *hidden, fold_seeds=FOLD_SEEDS)
     for n in HINTS:
         settings = idfr.Settings(hints=n)
         how = {"settings": settings, "seeds": [seed], "scorer": scorer_of(settings, case.train, part)}

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from benchmarks.negative_controls import Control, draw_rows
 from hsfm.features.embeddings import Embeddings, minority_rows
 from hsfm.heads.inferred_groups.attribute import FOLD_SEEDS, GUARD_SHARE, LEVEL
-from hsfm.heads.inferred_groups.groups import TRAIN, TRAIN_FOLDS, carry_over, search_train, space_of
+from hsfm.heads.inferred_groups.groups import TRAIN, TRAIN_FOLDS, find_groups, space_of
 from hsfm.heads.inferred_groups.two_clouds import p_of_folds
 from hsfm.report.figures import WIDTH
 from hsfm.report.style import of_group, styled
@@ -27,6 +27,7 @@ LAWS = {
     "t, 3 degrees, elliptical": lambda rng, size: rng.normal(size=size) / np.sqrt(rng.chisquare(3, (size[0], 1)) / 3),
     "log-normal": lambda rng, size: np.exp(rng.normal(size=size)),
 }
+MOST = 2000  # majority rows of train in a draw
 NOISE = (0.05, 0.1)  # shares of wrong labels in classes of one cloud
 DISTANCES, MINORITY = (3, 4, 5, 6), (5, 10, 15, 25, 50)
 
@@ -70,10 +71,10 @@ def two_clouds(distance: float, minority: int, draw: int, rows: int, d: int) -> 
 
 
 def rows_with(train: Embeddings, minority: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Principal components and classes of 80 % of train's majority rows, and `minority` others of each class."""
+    """Principal components and classes of 80 % of train's majority rows, MOST at most, and so many others a class."""
     rare, y = minority_rows(train, train).numpy(), train.y.numpy()
     order = rng.permutation(len(y))
-    chosen = [order[~rare[order]][: int(0.8 * (~rare).sum())]]
+    chosen = [order[~rare[order]][: min(int(0.8 * (~rare).sum()), MOST)]]
     chosen += [order[rare[order] & (y[order] == label)][:minority] for label in range(train.n_classes)]
     part = train.take(torch.from_numpy(np.sort(np.concatenate(chosen))))
     return space_of(part).project(part), part.y.numpy()
@@ -109,7 +110,7 @@ def p_of_noise(noise: float, draw: int, rows: int, d: int) -> tuple[float, float
         draw_rows(control, split, n, d, 0.5, noise, rng).without_attributes()
         for split, n in {"train": rows, "val": rows // 2}.items()
     )
-    found = carry_over(search_train(train, fold_seeds=FOLD_SEEDS), val)
+    found = find_groups(train, val, fold_seeds=FOLD_SEEDS)
     return found.p_gate, found.p_guard
 
 

@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Int
 
 from hsfm.features.embeddings import Embeddings, check_same_origin
-from hsfm.heads.inferred_groups.groups import Found, find_groups
+from hsfm.heads.inferred_groups.groups import LEVEL, Found, find_groups
 
 log = logging.getLogger(__name__)
 
-LEVEL = 0.05  # largest p of the gate at which inferred groups are used
 # Of it, the guard's, whose false alarm takes wrong labels for a group, which costs tens of points: at the gate's level
 # two on average (benchmarks/negative_controls.py). Real minorities of two images a class had p of 0.001 at most.
 GUARD_SHARE = 0.2

@@ -32,6 +32,16 @@ def test_groups_are_those_that_were_planted_and_no_label_is_read(splits):
     assert torch.equal(inferred.features, val.features)
 
 
+def test_a_bias_that_validation_alone_has_is_found_there():
+    train = planted("train", [160] * 4, seed=3)
+    found = find_groups(train.without_attributes(), BIASED.without_attributes(), fold_seeds=3)
+    assert found.p_gate < 0.05
+    assert found.p_guard < 0.01
+    assert (found.val == BIASED.attribute.numpy()).mean() > 0.98
+    assert (found.train == train.attribute.numpy()).mean() > 0.98
+    assert ((found.posterior > 0.5) == (found.val == BIASED.y.numpy())).all()
+
+
 def test_a_rule_that_cannot_be_kept_is_said_and_the_worst_class_takes_its_place(erm_head, caplog):
     train, val = one_cloud("train", 1), one_cloud("val", 2)
     fits = {
