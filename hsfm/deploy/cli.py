@@ -113,6 +113,7 @@ def _compare(options: argparse.Namespace) -> int:
     from hsfm.deploy import compare
     from hsfm.evaluation.measures import check_measures
     from hsfm.report.measures_table import measures_table
+    from hsfm.report.summary import told_by_validation
     from hsfm.report.uncertainty import short_table
 
     first = Path(options.features[0])
@@ -135,6 +136,8 @@ def _compare(options: argparse.Namespace) -> int:
     print(
         short_table(comparison.tables["uncertainty"][0], comparison.left_out, **marks).terminal(styled=styled), end=""
     )
+    for sentence in told_by_validation(comparison.tables["uncertainty"][0]):
+        print(f"\n{sentence[0].upper()}{sentence[1:]}.")
     more = {}
     if options.measures:
         measured = comparison.measured(splits, options.measures)

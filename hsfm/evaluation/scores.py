@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
 # further columns where there are several attributes, or groups too small to count for the worst: the cell's value of
 # each attribute as JSON, null of an unknown one; and the fewest rows of a group that counts
 SEVERAL = pa.schema([("values", pa.string()), ("min_group", pa.int64())])
+HELD_OUT = "held_out"  # in place of a split: images of validation, by heads that were not taught on them
 BY_RULE = SCHEMA.append(pa.field("rule", pa.string()))  # of heads that each rule of the scorer has picked
 
 
@@ -90,20 +91,20 @@ def score_splits(head: Any, splits: Sequence[Any], *, seeds: Sequence[int]) -> p
 
     head: with `predict`, from features `[n d]` to classes `[s n]`; splits: embeddings.
     """
-    frames = [
-        score(
-            head.predict(part.features).numpy(),
-            part.y.numpy(),
-            part.attribute.numpy(),
-            seeds=seeds,
-            class_names=part.class_names,
-            attribute_names=part.attribute_names,
-            cells=part.cells,
-            min_group=part.min_group,
-        ).assign(split=part.split, dataset=part.dataset)
-        for part in splits
-    ]
+    frames = [_of_split(head.predict(part.features).numpy(), part, seeds) for part in splits]
     return pd.concat(frames, ignore_index=True)
+
+
+def _of_split(predictions: Int[np.ndarray, "s n"], part: Any, seeds: Sequence[int]) -> pd.DataFrame:
+    described = {name: getattr(part, name) for name in ("class_names", "attribute_names", "cells", "min_group")}
+    frame = score(predictions, part.y.numpy(), part.attribute.numpy(), seeds=seeds, **described)
+    return frame.assign(split=part.split, dataset=part.dataset)
+
+
+def _held_out(classes: Any, val: Any, seed: int) -> pd.DataFrame:
+    """Scores of predictions `[k n]` for the rows of val, -1 for none, all together under one seed."""
+    rows = (classes >= 0).nonzero()[:, 1]
+    return _of_split(classes[classes >= 0].numpy()[None], val.take(rows), [seed]).assign(split=HELD_OUT)
 
 
 def value_scores(scores: pd.DataFrame) -> pd.DataFrame:
@@ -128,9 +129,15 @@ def value_scores(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def score_heads(saved: Any, splits: Sequence[Any], run: int) -> pd.DataFrame:
-    """The columns of SCHEMA for the heads of a file. saved: `hsfm.heads.SavedHeads`; splits: embeddings."""
+    """The columns of SCHEMA for the heads of a file. saved: `hsfm.heads.SavedHeads`; splits: embeddings.
+
+    Where it has predictions of held-out rows of validation, these are scored as a split of its own, HELD_OUT.
+    """
     remarks = dict(zip(saved.seeds, saved.remarks or [""] * len(saved.seeds), strict=True))
     frame = score_splits(saved.head, splits, seeds=saved.seeds)
+    if saved.held_out is not None:
+        val = next(part for part in splits if part.split == "val")
+        frame = pd.concat([frame, _held_out(saved.held_out, val, saved.seeds[0])], ignore_index=True)
     return frame.assign(
         run=run,
         method=saved.method,

@@ -36,13 +36,13 @@ def fit_balanced(
     # ASSUME: the scaler is fitted on the rows that teach; DFR's code fits it on train
     scaler, part = scaler_of(rows.features.numpy()), part_of(rows)
     scaled, y = scaler.transform(rows.features.numpy()), rows.y.numpy()
-    chosen, heads = [], []
+    chosen, heads, predicted = [], [], []
     with Progress(called, len(seeds) * (len(settings.grid) + settings.fits), "regression") as bar:
         for seed in seeds:
             rng = np.random.default_rng(seed)
             learned, held_out = rows_to_learn(train, val, on, part_of(val), rng)
             learned = learned.take(torch.from_numpy(balanced_rows(part_of(learned), rng)))
-            c = tune(learned, val, held_out, settings=settings, scorer=scorer, report=bar.update)
+            c, classes = tune(learned, val, held_out, settings=settings, scorer=scorer, report=bar.update)
             fits = []
             for _ in range(settings.fits):
                 drawn = balanced_rows(part, rng)
@@ -51,5 +51,8 @@ def fit_balanced(
             weight, bias = (np.mean(part, axis=0) for part in zip(*fits, strict=True))
             heads.append(raw_head(weight, bias, scaler))
             chosen.append(c)
+            predicted.append(classes)
     by = f"C by the {scorer.in_words} of {SCORED_ON[on]}"
-    return Fit(stack(heads), tuple(seeds), by, strengths(chosen), settings={"C": chosen})
+    return Fit(
+        stack(heads), tuple(seeds), by, strengths(chosen), settings={"C": chosen}, held_out=torch.stack(predicted)
+    )

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from jaxtyping import Int
+from torch import Tensor
 
 from hsfm.features.embeddings import NotApplicable as NotApplicable
 from hsfm.heads.head import Head, SavedHeads
@@ -25,8 +27,9 @@ class Fit:
     tables: Mapping[str, pd.DataFrame | pa.Table] = field(default_factory=dict)  # by the names in the module's TABLES
     networks: tuple[Any, ...] = ()  # `Network`, one per seed with its head, where features are not the embeddings'
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)  # row ids and the like, for analysis
+    held_out: Int[Tensor, "k n"] | None = None  # as SavedHeads has it
 
     def saved(self, **described: Any) -> SavedHeads:
         """The heads for their file. described: the fields of SavedHeads that a method does not know, and other ones."""
-        known = {name: getattr(self, name) for name in ("head", "seeds", "chosen_by", "remarks")}
+        known = {name: getattr(self, name) for name in ("head", "seeds", "chosen_by", "remarks", "held_out")}
         return SavedHeads(**{**known, **described})

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hsfm.core.files import read_safetensors, require, write_safetensors
@@ -73,6 +73,9 @@ class SavedHeads:
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the method
     remarks: tuple[str, ...] = ()  # caveats about each seed's head; empty, or one text per seed
     left_out: str = ""  # why there is no head: what of the data the method lacks
+    # of the n images of validation the classes that heads predict which were chosen as these, and taught without the
+    # image; k times, -1 where there is none
+    held_out: Int[Tensor, "k n"] | None = None
 
     def check_fits(self, embeddings: Any, source: str | Path) -> None:
         """Raise ValueError naming `source`, their file, unless the heads belong to these embeddings."""
@@ -98,7 +101,7 @@ def gather(parts: Sequence[SavedHeads]) -> SavedHeads:
 
 
 def write_heads(path: str | Path, saved: SavedHeads) -> None:
-    """Write heads: tensors `weight` and `bias`, everything else as metadata.
+    """Write heads: tensors `weight` and `bias`, and `held_out` where there is one, everything else as metadata.
 
     Raises ValueError naming `path` for a NaN, or where the shapes are not those of the seeds and classes.
     """
@@ -112,7 +115,8 @@ def write_heads(path: str | Path, saved: SavedHeads) -> None:
             raise ValueError(f"{path}: the {saved.method} head of seed {seed} holds a NaN or an infinity")
     metadata = {key: getattr(saved, key) for key in _TEXTS}
     metadata |= {key: json.dumps(getattr(saved, name)) for key, name in _LISTS.items()}
-    write_safetensors(path, {"weight": weight, "bias": bias}, metadata)
+    tensors = {"weight": weight, "bias": bias, "held_out": saved.held_out}
+    write_safetensors(path, {name: tensor for name, tensor in tensors.items() if tensor is not None}, metadata)
 
 
 def read_heads(path: str | Path) -> SavedHeads:
@@ -121,6 +125,7 @@ def read_heads(path: str | Path) -> SavedHeads:
     fields = {name: json.loads(metadata[key]) for key, name in _LISTS.items()}
     return SavedHeads(
         head=Head(tensors["weight"], tensors["bias"]),
+        held_out=tensors.get("held_out"),
         **{key: metadata[key] for key in _TEXTS},
         **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()},
     )

@@ -13,7 +13,7 @@ from hsfm.core.progress import track
 from hsfm.features.embeddings import Embeddings, joined
 from hsfm.heads.fit import Fit
 from hsfm.heads.head import Head, stack
-from hsfm.heads.logistic_regression import halves
+from hsfm.heads.logistic_regression import halves, held_out_classes
 from hsfm.heads.scorer import Scorer
 
 log = logging.getLogger(__name__)
@@ -42,12 +42,13 @@ def fit_chosen(
     """
     candidates = list(product(*options.values()))
     seeds = tuple(seeds if draws or on != "train" else seeds[:1])
-    heads, chosen, fitted = [], [], {}
+    heads, chosen, predicted, fitted = [], [], [], {}
     for seed in track(seeds, called, "head"):
         rng = np.random.default_rng(seed)
         learned, held_out = rows_to_learn(train, val, on, part, rng)
         tried = fit(learned, candidates, rng)
-        scores = scorer(tried.logits(val.features[held_out]), held_out)
+        logits = tried.logits(val.features[held_out])
+        scores = scorer(logits, held_out)
         number = int(scores.argmax())
         best = candidates[number]
         said = _in_words(options, [best])
@@ -56,12 +57,14 @@ def fit_chosen(
             fitted[best] = tried[number] if on == "train" else fit(all_rows(train, val, on), [best], rng)[0]
         heads.append(fitted[best])
         chosen.append(best)
+        predicted.append(held_out_classes(logits[number], held_out, len(val.y)))
     return Fit(
         stack(heads),
         seeds,
         chosen_by=f"{' and '.join(options)} by the {scorer.in_words} of {SCORED_ON[on]}",
         summary=_in_words(options, chosen),
         settings={name: list(values) for name, values in zip(options, zip(*chosen, strict=True), strict=True)},
+        held_out=torch.stack(predicted),
     )
 
 

@@ -39,20 +39,29 @@ class L1Settings(MethodSettings):
 def tune(
     learned: Embeddings, val: Embeddings, held_out: Int[Tensor, " m"], *, settings: L1Settings, scorer: Scorer,
     report: Callable[[int], None] = lambda n: None,
-) -> float:  # fmt: skip
-    """The first C of the grid whose regression on the rows of `learned` scores best on the held-out rows of val."""
+) -> tuple[float, Int[Tensor, " n"]]:  # fmt: skip
+    """The first C of the grid whose regression on the rows of `learned` scores best on the held-out rows of val.
+
+    And the classes that it predicts for val, -1 but for the held-out rows.
+    """
     scaler = scaler_of(learned.features.numpy())
     x, held_out_x = (scaler.transform(part.numpy()) for part in (learned.features, val.features[held_out]))
 
-    def score(c: float) -> float:
+    def tried(c: float) -> Float[Tensor, "m c"]:
         weight, bias = two_rows(*regress(x, learned.y.numpy(), c))
         report(1)
-        return float(scorer(torch.from_numpy(held_out_x @ weight.T + bias), held_out))
+        return torch.from_numpy(held_out_x @ weight.T + bias)
 
-    scores = [score(c) for c in settings.grid]
-    best = settings.grid[int(np.argmax(scores))]
-    log.info("C = %g (%s %.1f %% on held-out rows)", best, scorer.in_words, 100 * max(scores))
-    return best
+    logits = torch.stack([tried(c) for c in settings.grid])
+    scores = scorer(logits, held_out)
+    best = int(scores.argmax())
+    log.info("C = %g (%s %.1f %% on held-out rows)", settings.grid[best], scorer.in_words, 100 * float(scores[best]))
+    return settings.grid[best], held_out_classes(logits[best], held_out, len(val.y))
+
+
+def held_out_classes(logits: Float[Tensor, "m c"], rows: Int[Tensor, " m"], n: int) -> Int[Tensor, " n"]:
+    """Predicted classes of these rows among n, -1 for all others."""
+    return torch.full((n,), -1, dtype=torch.int16).index_copy(0, rows.cpu(), logits.argmax(-1).short().cpu())
 
 
 def halves(part: Int[np.ndarray, " n"], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ validation data.
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from pydantic import Field
 
 from hsfm.core.progress import Progress
@@ -42,14 +43,18 @@ def fit(
     val.refuse_test("LLR")
     x, y = val.features.numpy(), val.y.numpy()
     scaler = scaler_of(x)
-    scaled, chosen, fitted = scaler.transform(x), [], {}
+    scaled, chosen, predicted, fitted = scaler.transform(x), [], [], {}
     with Progress("LLR", len(seeds) * (len(settings.grid) + 1), "regression") as bar:
         for seed in seeds:
             half, held_out = rows_to_learn(train, val, "val", y, np.random.default_rng(seed))
-            c = tune(half, val, held_out, settings=settings, scorer=scorer, report=bar.update)
+            c, classes = tune(half, val, held_out, settings=settings, scorer=scorer, report=bar.update)
             if c not in fitted:
                 fitted[c] = raw_head(*regress(scaled, y, c), scaler)
             chosen.append(c)
+            predicted.append(classes)
             bar.update()
     by = f"C by the {scorer.in_words} of one half of validation"
-    return Fit(stack([fitted[c] for c in chosen]), tuple(seeds), by, strengths(chosen), settings={"C": chosen})
+    return Fit(
+        stack([fitted[c] for c in chosen]), tuple(seeds), by, strengths(chosen),
+        settings={"C": chosen}, held_out=torch.stack(predicted),
+    )  # fmt: skip

@@ -21,6 +21,7 @@ def accuracy_tables(
     measured = uncertainty.measure([one for one in predictions if one.seeds], scores)
     aggregated = tables.in_blocks(tables.aggregate(tables.summarize(scores)))
     aggregated = aggregated.merge(measured, on=["dataset", "method"])
+    aggregated = aggregated.merge(tables.held_out(scores), on=["dataset", "method"], how="left")
     # the differences have a table of their own
     ends = aggregated[[name for name in aggregated if "_to_" not in name]]
     groups = tables.group_table(scores)

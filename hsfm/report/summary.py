@@ -113,7 +113,29 @@ def head_to_take(main: pd.DataFrame) -> list[str]:
             f"the smallest test {measure.removeprefix('worst_')} has {images} images, fewer than {FEW}: read the "
             "intervals, and take no head for the best by its number alone"
         )
+    said += told_by_validation(main)
     return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in said]
+
+
+def told_by_validation(main: pd.DataFrame) -> list[str]:
+    """A sentence where HSFM does worse on held-out validation than another method that needs no more group labels.
+
+    main: as `head_to_take` has it, of one dataset. The difference is more than HSFM's standard error.
+    """
+    rows = main.assign(demand=demands(main)).dropna(subset="held_out_percent").set_index("method")
+    if "hsfm" not in rows.index:
+        return []
+    own = rows.loc["hsfm"]
+    best = rows[rows["demand"] <= own["demand"]].sort_values("held_out_percent", kind="stable").iloc[-1]
+    if best["held_out_percent"] <= own["held_out_percent"] + own["held_out_error"]:
+        return []
+    part = MEASURES["worst_group" if pd.notna(own["worst_group_percent"]) else "worst_class"].removesuffix(" accuracy")
+    others = f"{method_label(best.name)} has {best['held_out_percent']:.1f}{SPACE}% in the {part.replace('-', ' ')}"
+    hsfm = f"{method_label('hsfm')} {own['held_out_percent']:.1f} ±{SPACE}{own['held_out_error']:.1f}{SPACE}%"
+    return [
+        f"by validation alone, on images that did not teach, {others} and {hsfm}: take {method_label(best.name)} "
+        f"rather than {method_label('hsfm')}"
+    ]
 
 
 def _choice(rows: pd.DataFrame, tied: pd.Series, measure: str) -> str:

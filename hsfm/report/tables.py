@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import pandas as pd
 
 from hsfm.core.text_tables import Cell, TextTable, percent
-from hsfm.evaluation.scores import value_scores
+from hsfm.evaluation.scores import HELD_OUT, value_scores
 from hsfm.report.names import method_label
 
 METRICS = {
@@ -78,6 +78,28 @@ def aggregate(summary: pd.DataFrame) -> pd.DataFrame:
         row |= part[[name for name in part if name.endswith("_images")]].min().to_dict()
         rows.append(row | in_percent(part, [name for name in WORDS if name in part]))
     return pd.DataFrame(rows)
+
+
+def held_out(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row per dataset and method that has such: worst group (or class, without groups) of held-out validation.
+
+    Columns: dataset, method, held_out_percent, and held_out_error, its standard error over images of that group; both
+    in percent. Several heads were asked about one image, which counts once for the error.
+    """
+    rows = []
+    for (dataset, method), part in scores[scores["n"] > 0].groupby(["dataset", "method"], sort=False):
+        asked, val = (part[part["split"] == split] for split in (HELD_OUT, "val"))
+        by = "group" if val["group"].notna().all() else "y"
+        images = val.drop_duplicates(["y", "attribute"]).groupby(by)["n"].sum()
+        counts = asked.groupby(by)[["correct", "n"]].sum()
+        if by == "group" and "min_group" in val:
+            images = images[images >= val["min_group"].fillna(1).max()]
+        accuracy = (counts["correct"] / counts["n"]).reindex(images.index).dropna()
+        if len(accuracy):
+            share = accuracy.min()
+            error = (share * (1 - share) / images[accuracy.idxmin()]) ** 0.5
+            rows.append((dataset, method, 100 * share, 100 * error))
+    return pd.DataFrame(rows, columns=["dataset", "method", "held_out_percent", "held_out_error"])
 
 
 def demands(aggregated: pd.DataFrame) -> pd.Series:

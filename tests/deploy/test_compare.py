@@ -100,6 +100,21 @@ def test_the_table_has_blocks_ties_and_intervals(run, folder):
         assert again == (out / f"tables/{name}.csv").read_bytes()
 
 
+def test_validation_alone_speaks_against_an_hsfm_that_does_not_learn(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    grid = {"inner_lr": [1e-6], "outer_lr": [0.3], "hard_share": [1.0], "support_per_class": [16], "epochs": 3}
+    settings = {"hsfm": {"tune": grid}, "llr": {"grid": [0.1]}}
+    (folder / "tuned.yaml").write_text(yaml.safe_dump({"settings": settings}))
+    methods = ("--methods", "erm", "llr", "hsfm", "--seeds", "2", "--jobs", "1", "--out", "told")
+    assert main(["compare", *FILES, *methods, "--settings", "tuned.yaml"]) == 0
+    line = "By validation alone, on images that did not teach, LLR has"
+    page = (folder / "told/report.html").read_text()
+    assert line in capsys.readouterr().out
+    assert line in page
+    numbers = pd.read_csv(folder / "told/tables/uncertainty.csv").set_index("method")
+    assert numbers["held_out_percent"].isna().to_dict() == {"erm": True, "llr": False, "hsfm": False}
+
+
 def test_one_method_that_fails_leaves_the_others(run, monkeypatch):
     def fail(*args, **settings):
         raise RuntimeError("no memory left")

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import accuracy_score
 
 from hsfm.data.table import SPLITS
@@ -56,6 +57,14 @@ def test_scores_of_a_file_of_heads(splits, erm_head, opposites):
         right = int((erm_head.predict(splits[split].features) == splits[split].y).sum())
         assert hits.loc[(split, 3)].tolist() == [right, len(splits[split].y)]
         assert hits.loc[(split, 5), "correct"] == len(splits[split].y) - right
+    assert "held_out" not in set(found["split"])
+    val, held_out = splits["val"], torch.full((2, len(splits["val"].y)), -1, dtype=torch.int16)
+    held_out[0, ::2], held_out[1, 1::4] = 1, val.y[1::4].short()
+    own = score_heads(replace(opposites, held_out=held_out), [splits["train"], val], run=0)
+    own = own[own["split"] == "held_out"]
+    assert own["n"].sum() == (held_out >= 0).sum()
+    assert own["correct"].sum() == int((val.y[::2] == 1).sum()) + len(val.y[1::4])
+    assert (own["seed"] == 3).all()
     without = score_heads(replace(opposites, remarks=()), [splits["val"]], run=0)
     assert (without["remark"] == "").all()
 

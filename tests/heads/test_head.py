@@ -46,6 +46,9 @@ def test_round_trip(tmp_path, saved):
     assert torch.equal(read.head.weight, saved.head.weight)
     assert torch.equal(read.head.bias, saved.head.bias)
     assert replace(read, head=saved.head) == saved
+    held_out = torch.tensor([[0, -1, 1]], dtype=torch.int16)
+    write_heads(path, replace(saved, held_out=held_out))
+    assert torch.equal(read_heads(path).held_out, held_out)
 
 
 def test_unsound_heads_are_not_written(tmp_path, saved):

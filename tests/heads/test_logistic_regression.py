@@ -21,7 +21,7 @@ def test_c_is_the_first_best_on_the_half_that_evaluates():
     settings, scorer = L1Settings(grid=GRID), Scorer(val, "worst_group")
     fit, evaluation = halves(group, np.random.default_rng(0))
     learned, held_out = val.take(torch.from_numpy(fit)), torch.from_numpy(evaluation)
-    chosen = tune(learned, val, held_out, settings=settings, scorer=scorer)
+    chosen, predicted = tune(learned, val, held_out, settings=settings, scorer=scorer)
     scaler = StandardScaler().fit(x[fit])
     scores = []
     for c in GRID:
@@ -29,13 +29,16 @@ def test_c_is_the_first_best_on_the_half_that_evaluates():
         correct = model.predict(scaler.transform(x[evaluation])) == y[evaluation]
         scores.append(min(correct[group[evaluation] == g].mean() for g in range(4)))
     assert chosen == GRID[scores.index(max(scores))]
+    model = scikit_learns(chosen).fit(scaler.transform(x[fit]), y[fit])
+    assert predicted[evaluation].tolist() == model.predict(scaler.transform(x[evaluation])).tolist()
+    assert (predicted[fit] == -1).all()
 
 
 def test_the_first_of_equal_cs_wins():
     val, told = planted("val", [20, 20, 20, 20], seed=0), []
     val.features[:, 1] = 10.0 * val.y  # every C gets all of it right
     given = {"settings": L1Settings(grid=(0.3, 1.0, 0.1)), "scorer": Scorer(val, "worst_class")}
-    assert tune(val, val, torch.arange(80), **given, report=told.append) == 0.3
+    assert tune(val, val, torch.arange(80), **given, report=told.append)[0] == 0.3
     assert told == [1, 1, 1]
 
 

@@ -24,7 +24,7 @@ def test_the_head_is_the_mean_over_fits(erm_head):
     rng, scorer = np.random.default_rng(7), Scorer(uneven, "worst_group")
     fit_rows, held_out = halves(group, rng)
     half = uneven.take(torch.from_numpy(fit_rows[balanced_rows(group[fit_rows], rng)]))
-    c = tune(half, uneven, torch.from_numpy(held_out), settings=dfr.Settings(grid=GRID), scorer=scorer)
+    c, _ = tune(half, uneven, torch.from_numpy(held_out), settings=dfr.Settings(grid=GRID), scorer=scorer)
     scaled = StandardScaler().fit_transform(x)
     of_fits = [balanced_rows(group, rng) for _ in range(3)]
     models = [scikit_learns(c).fit(scaled[rows], y[rows]) for rows in of_fits]

@@ -66,6 +66,22 @@ def three_methods() -> pd.DataFrame:
     )
 
 
+def test_held_out_accuracy_is_of_the_worst_group_and_its_error_of_the_images(three_methods):
+    """Two heads were asked about each of 5 images of a group."""
+    rows = three_methods[(three_methods["method"] == "hsfm") & (three_methods["split"] == "val")]
+    asked = rows[rows["seed"] == 0].assign(split="held_out", n=10, correct=[9, 8, 10, 10])
+    found = tables.held_out(pd.concat([three_methods, asked]))
+    assert found["method"].tolist() == ["hsfm"]
+    assert found[["held_out_percent", "held_out_error"]].iloc[0].tolist() == pytest.approx(
+        [80, 100 * (0.8 * 0.2 / 5) ** 0.5]
+    )
+    classes = pd.concat([three_methods, asked]).assign(group=pd.NA, attribute=pd.NA)
+    classes = classes.drop_duplicates(["method", "seed", "split", "y"])
+    assert tables.held_out(classes)["held_out_percent"].tolist() == [90]
+    few = pd.concat([three_methods, asked]).assign(min_group=6)
+    assert tables.held_out(few).empty
+
+
 def test_summary_by_hand(three_methods):
     erm = tables.summarize(three_methods).set_index(["method", "seed"]).loc[("erm", 0)]
     assert erm["average"] == pytest.approx(75 / 100)
