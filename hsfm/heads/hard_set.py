@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from hsfm.core.files import read_parquet, require, write_parquet
 from hsfm.core.settings import FrozenSettings
 from hsfm.features.embeddings import Embeddings
+from hsfm.heads.draw import PerClass, sizes_of
 from hsfm.heads.head import Head
 
 SCHEMA = pa.schema(
@@ -54,20 +55,28 @@ def rank_in_class(loss: Float[Tensor, " n"], y: Int[Tensor, " n"]) -> Int[Tensor
     return torch.from_numpy(rank.to_numpy(np.int64))
 
 
-def hardest(loss: Float[Tensor, "r n"], class_rows: Sequence[Int[Tensor, " _"]], per_class: int) -> Int[Tensor, "r m"]:
+def limits(per_class: PerClass, y: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """K_hard of each row's class."""
+    return torch.tensor(sizes_of(per_class, int(y.max()) + 1))[y.long().cpu()]
+
+
+def hardest(
+    loss: Float[Tensor, "r n"], class_rows: Sequence[Int[Tensor, " _"]], per_class: PerClass
+) -> Int[Tensor, "r m"]:
     """Rows of the `per_class` highest losses of each class, or all of a smaller class; classes ascend.
 
     class_rows: the rows of each class, ascending. The choice is that of `rank_in_class`, for r lists of losses at once.
     """
-    return torch.cat(
-        [rows[loss[:, rows].argsort(dim=1, descending=True, stable=True)[:, :per_class]] for rows in class_rows], dim=1
-    )
+    sizes = sizes_of(per_class, len(class_rows))
+    orders = (loss[:, rows].argsort(dim=1, descending=True, stable=True) for rows in class_rows)
+    chosen = (rows[order[:, :size]] for rows, order, size in zip(class_rows, orders, sizes, strict=True))
+    return torch.cat(list(chosen), dim=1)
 
 
-def build(head: Head, pool: Embeddings, *, per_class: int) -> HardSet:
+def build(head: Head, pool: Embeddings, *, per_class: PerClass) -> HardSet:
     loss = cross_entropy(head.logits(pool.features), pool.y, reduction="none")
     rank = rank_in_class(loss, pool.y)
-    return HardSet(image_id=pool.image_id, y=pool.y, loss=loss, rank=rank, chosen=rank <= per_class)
+    return HardSet(image_id=pool.image_id, y=pool.y, loss=loss, rank=rank, chosen=rank <= limits(per_class, pool.y))
 
 
 def write_hard_set(path: str | Path, hard_set: HardSet, pool: Embeddings) -> None:
@@ -81,7 +90,7 @@ def write_hard_set(path: str | Path, hard_set: HardSet, pool: Embeddings) -> Non
 
 
 def read_need(path: str | Path, pool: Embeddings, settings: Mapping[str, Any]) -> HardSet:
-    """Read the hard set of `pool`, also for a method whose NEEDS names it. settings: of `HardSetSettings`.
+    """Read the hard set of `pool`, also for a method whose NEEDS names it. settings: with hard_per_class, a PerClass.
 
     Raises ValueError where it was built on another checkpoint or other images.
     """
@@ -94,4 +103,4 @@ def read_need(path: str | Path, pool: Embeddings, settings: Mapping[str, Any]) -
     if tuple(table["image_id"].to_pylist()) != pool.image_id:
         raise ValueError(f"{path}: lists {len(table)} images that are not the {len(pool.image_id)} of the pool")
     y, loss, rank = (torch.tensor(table[name].to_numpy()) for name in ("y", "loss", "rank"))
-    return HardSet(pool.image_id, y, loss, rank, rank <= HardSetSettings(**settings).hard_per_class)
+    return HardSet(pool.image_id, y, loss, rank, rank <= limits(settings["hard_per_class"], y))

@@ -36,7 +36,8 @@ class TuneSettings(FrozenSettings):
     )
     outer_lr: Rates = Field((0.05, 0.1), description="eta, in units of s. One batch with inner_lr.")
     hard_share: Shares = Field(
-        (0.3, 1.0), description="K_hard as a share of the smallest class among the rows that teach. A batch each."
+        (0.3, 1.0),
+        description="K_hard as a share of each class among the rows that teach; classes count alike. A batch each.",
     )
     support_per_class: Counts = Field(
         (32,),

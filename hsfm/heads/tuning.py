@@ -5,7 +5,7 @@ Letters: n rows of validation, e epochs, p points of the grid, c classes.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from hsfm.core.progress import Progress
 from hsfm.core.text import percent
 from hsfm.features.embeddings import Embeddings, NotApplicable
+from hsfm.heads.hard_set import HardSet, limits
 from hsfm.heads.hard_training import TUNED, HardTrainingSettings, TuneSettings
 from hsfm.heads.scorer import Scorer
 
@@ -48,7 +49,7 @@ class Half:
 # the heads predict for all of validation, [e h p n], and which heads are finite, [e h p].
 Advance = Callable[[int], tuple[Tensor, Tensor]]
 # an Advance for the points of one batch, K_hard, and the halves
-Start = Callable[[Sequence[HardTrainingSettings], int, Sequence[Half]], Advance]
+Start = Callable[[Sequence[HardTrainingSettings], tuple[int, ...], Sequence[Half]], Advance]
 
 
 @dataclass(frozen=True)
@@ -57,22 +58,28 @@ class Choice:
 
     settings: HardTrainingSettings  # with `tune` null, and as `epochs` the last that may be kept
     epoch: int  # the chosen one
-    hard_per_class: int  # K_hard on all of validation
+    hard_per_class: tuple[int, ...]  # K_hard of every class on all of validation
     held_out: float  # accuracy by the scorer's rule on rows that did not teach, averaged over epochs nearby
     epochs: int  # that its batch was trained for
     at_edge: tuple[str, ...]  # axes on whose first or last value the choice lies
     table: pd.DataFrame  # one row per point: its place on AXES, its best epoch and held_out there, chosen
+    held_out_classes: Int[Tensor, "k n"]  # of each way to halve validation, predicted for its rows where held out
 
     @property
     def keep_from(self) -> int:
         """The first epoch that may be kept; of these the best on all of validation is, the later one on a tie."""
         return max(1, self.epoch - REACH)
 
+    def outer_set(self, hard_set: HardSet) -> HardSet:
+        """The hard set of the first epoch, with K_hard as chosen."""
+        return replace(hard_set, chosen=hard_set.rank <= limits(self.hard_per_class, hard_set.y))
+
     def found(self, taught: Sequence[float]) -> dict[str, Any]:
         """Choice and accuracies, for the heads' file. taught: accuracy by the rule on all of validation, by seed."""
         own = {name: getattr(self.settings, name) for name in TUNED if name in type(self.settings).model_fields}
         kept = {"epoch": self.epoch, "held_out": self.held_out, "taught": list(taught), "epochs_tried": self.epochs}
-        return {**own, **kept, "at_edge": list(self.at_edge)}
+        sizes = self.hard_per_class[0] if len({*self.hard_per_class}) == 1 else list(self.hard_per_class)
+        return {**own, **kept, "hard_per_class": sizes, "at_edge": list(self.at_edge)}
 
     def in_words(self, scorer: Scorer) -> str:
         return f"settings and epoch by the {scorer.in_words} of held-out halves of validation"
@@ -132,17 +139,19 @@ def choose(
     tune = settings.tune
     axes = [name for name in AXES if name in ("hard_share", *type(settings).model_fields)]
     halves = [half for repeat in range(tune.repeats) for half in _halves(val, scorer, repeat)]
-    smallest = min(_smallest_class(val.take(half.rows)) for half in halves)
+    smallest = torch.stack([torch.bincount(val.y[half.rows], minlength=val.n_classes) for half in halves]).amin(0)
     units = {"inner_lr": 1 / (train.features.shape[1] * spread(train.features)), "outer_lr": spread(train.features)}
     side, apart = ([name for name in axes if (name in SIDE_BY_SIDE) == of] for of in (True, False))
     batches = [dict(zip(apart, values, strict=True)) for values in product(*(getattr(tune, name) for name in apart))]
-    places, curves, fixed = [], [], []
+    places, curves, fixed, classes = [], [], [], []
     with Progress(f"{called}, choosing", tune.epochs * len(batches), "epoch") as bar:
         for batch in batches:
             points = [batch | dict(zip(side, v, strict=True)) for v in product(*(getattr(tune, name) for name in side))]
             tried = [_fixed(settings, point, units) for point in points]
             advance = start(tried, _share(batch["hard_share"], smallest), halves)
-            curves.append(_curves(advance, halves, val, scorer, tune, bar.update))
+            curve, predicted = _curves(advance, halves, val, scorer, tune, bar.update)
+            curves.append(curve)
+            classes += predicted
             places += points
             fixed += tried
     ends = np.repeat([len(curve) for curve in curves], [curve.shape[1] for curve in curves])
@@ -166,11 +175,12 @@ def choose(
     return Choice(
         settings=type(settings)(**{**dict(fixed[number]), "epochs": int(best[number]) + 1 + REACH}),
         epoch=int(best[number]) + 1,
-        hard_per_class=_share(places[number]["hard_share"], _smallest_class(val)),
+        hard_per_class=_share(places[number]["hard_share"], torch.bincount(val.y, minlength=val.n_classes)),
         held_out=float(held_out[number]),
         epochs=int(ends[number]),
         at_edge=tuple(edges),
         table=pd.DataFrame(places).assign(**found),
+        held_out_classes=classes[number].cpu(),
     )
 
 
@@ -194,16 +204,21 @@ def _halves(val: Embeddings, scorer: Scorer, repeat: int) -> list[Half]:
 def _curves(
     advance: Advance, halves: Sequence[Half], val: Embeddings, scorer: Scorer, tune: TuneSettings,
     report: Callable[[int], None],
-) -> Float[np.ndarray, "e p"]:  # fmt: skip
-    """Smoothed held-out accuracy of every point of a batch by epoch, -inf where it diverged on a half."""
+) -> tuple[Float[np.ndarray, "e p"], Int[Tensor, "p k n"]]:  # fmt: skip
+    """Smoothed held-out accuracy of every point of a batch by epoch, -inf where it diverged on a half.
+
+    And the classes that were predicted for held-out rows at each point's best epoch, for k ways to halve.
+    """
     classes: list[Tensor] = []  # by epoch [h p n]
     taught: list[Tensor] = []  # by epoch [h p], the accuracy on the rows that taught
+    held_out: list[Tensor] = []  # by epoch [k p n], each row by the head of its way to halve that was not taught on it
     raw: list[Tensor] = []
     rows = [half.rows for half in halves]
-    first = torch.stack([half.taught for half in halves[::2]]).unsqueeze(1)  # [repeats 1 n]
+    first = torch.stack([half.taught for half in halves[::2]]).unsqueeze(1)  # [k 1 n]
     while len(taught) < tune.epochs:
         epochs = min(CHUNK, tune.epochs - len(taught))
-        del raw[max(0, len(taught) - REACH) :]  # epochs that could not see as far ahead as they may now
+        again = max(0, len(taught) - REACH)  # epochs from here on could not see as far ahead as they may now
+        del raw[again:], held_out[again:]
         for predicted, sound in zip(*advance(epochs), strict=True):
             classes.append(predicted)
             own = [scorer(_logits(of_half[:, r], val), r) for of_half, r in zip(predicted, rows, strict=True)]
@@ -213,8 +228,8 @@ def _curves(
             scores, of_near = torch.stack(taught[near]), torch.stack(classes[near])
             latest = len(scores) - 1 - scores.flip(0).argmax(0)  # of the best, [h p]
             kept = of_near.gather(0, latest[None, :, :, None].expand(1, *of_near.shape[1:]))[0]
-            # each row by the head of its way to halve that was not taught on it
-            values = scorer(_logits(torch.where(first, kept[1::2], kept[::2]), val))
+            held_out.append(torch.where(first, kept[1::2], kept[::2]))
+            values = scorer(_logits(held_out[-1], val))
             sound = scores.amax(0).isfinite()
             raw.append(values.where(sound[::2] & sound[1::2], -torch.inf).mean(0))
         report(epochs)
@@ -222,7 +237,8 @@ def _curves(
         if len(raw) - 1 - smooth.max(1).argmax() >= tune.patience:
             report(tune.epochs - len(raw))
             break
-    return smooth
+    best = [held_out[_middle_of_best(curve)][:, number] for number, curve in enumerate(smooth.T)]
+    return smooth, torch.stack(best)
 
 
 def _logits(classes: Int[Tensor, "*s m"], val: Embeddings) -> Float[Tensor, "*s m c"]:
@@ -255,13 +271,9 @@ def _fixed(settings: HardTrainingSettings, point: dict[str, float], units: dict[
     return type(settings)(**{**dict(settings), **own, "tune": None, "epochs": settings.tune.epochs})
 
 
-def _smallest_class(rows: Embeddings) -> int:
-    return int(torch.bincount(rows.y, minlength=rows.n_classes).min())
-
-
-def _share(share: float, smallest: int) -> int:
-    """K_hard: so much of the smallest class, at least one row."""
-    return max(1, round(share * smallest))
+def _share(share: float, counts: Int[Tensor, " c"]) -> tuple[int, ...]:
+    """K_hard: so much of each class, at least one row."""
+    return tuple(max(1, round(share * count)) for count in counts.tolist())
 
 
 def _off_middle(point: dict[str, float], grid: dict[str, tuple]) -> float:

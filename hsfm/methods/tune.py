@@ -4,7 +4,6 @@ The control of HSFM's bilevel part: the same hard rows, epochs, steps and rates 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pandas as pd
 import torch
@@ -15,6 +14,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from hsfm.core.progress import track
 from hsfm.core.text import kept_epochs
 from hsfm.features.embeddings import Embeddings
+from hsfm.heads.draw import PerClass
 from hsfm.heads.fit import Fit
 from hsfm.heads.hard_set import HardSet, hardest
 from hsfm.heads.hard_training import HardTrainingSettings
@@ -54,10 +54,13 @@ def fit(
             start=lambda *batch: HalvesTraining(val, erm, *batch).advance,
         )  # fmt: skip
         settings = choice.settings
-        hard_set = replace(hard_set, chosen=hard_set.rank <= choice.hard_per_class)
+        hard_set = choice.outer_set(hard_set)
+    per_class = hard_set.per_class if choice is None else choice.hard_per_class
     rule, keep_from = settings.rule(scorer), 1 if choice is None else choice.keep_from
     class_rows = [(val.y == label).nonzero().squeeze(1) for label in range(val.n_classes)]
     rows = hard_set.chosen.to(device).nonzero().squeeze(1)
+    counts = torch.bincount(val.y[rows], minlength=val.n_classes)
+    weights = None if choice is None else (1 / counts).to(val.features)  # classes count alike
     head = Head(erm.weight.clone().requires_grad_(), erm.bias.clone().requires_grad_())
     optimizer = torch.optim.Adam([head.weight, head.bias], lr=settings.inner_lr)
     best, kept, measured = -torch.inf, (erm, 0), []
@@ -65,12 +68,12 @@ def fit(
         outer_losses = []
         for _ in range(settings.inner_steps):
             optimizer.zero_grad()
-            outer_losses.append(cross_entropy(head.logits(val.features[rows]), val.y[rows]))
+            outer_losses.append(cross_entropy(head.logits(val.features[rows]), val.y[rows], weights))
             outer_losses[-1].backward()
             optimizer.step()
         now = Head(head.weight.detach().clone(), head.bias.detach().clone())
         loss = cross_entropy(now.logits(val.features), val.y, reduction="none")
-        hard = hardest(loss[None], class_rows, hard_set.per_class)[0]
+        hard = hardest(loss[None], class_rows, per_class)[0]
         measures = {"hard_loss": loss[hard].double().mean(), **scorer.measures(now.logits(val.features))}
         outer_loss = torch.stack(outer_losses).detach().mean()
         numbers = {name: float(value) for name, value in {"outer_loss": outer_loss, **measures}.items()}
@@ -98,6 +101,7 @@ def fit(
         remarks=remarks,
         settings={"hard_per_class": hard_set.per_class, "kept_epoch": epoch, **found},
         tables={"history": history, "tried": pd.DataFrame() if choice is None else choice.table},
+        held_out=None if choice is None else choice.held_out_classes,
     )
 
 
@@ -105,7 +109,7 @@ class HalvesTraining:
     """Points of a grid on halves of validation, side by side, whose `advance` is a `hsfm.heads.tuning.Advance`."""
 
     def __init__(
-        self, val: Embeddings, erm: Head, points: Sequence[Settings], hard_per_class: int, halves: Sequence[Half]
+        self, val: Embeddings, erm: Head, points: Sequence[Settings], hard_per_class: PerClass, halves: Sequence[Half]
     ):
         self._val, self._settings, self._hard_per_class = val, points[0], hard_per_class
         self._shape = len(halves), len(points)
@@ -148,4 +152,6 @@ class HalvesTraining:
 
     def _choose_rows(self, losses: Float[Tensor, "r n"]) -> None:
         rows = hardest(losses.where(self._taught, -torch.inf), self._class_rows, self._hard_per_class)
-        self._weights = torch.zeros_like(losses).scatter_(1, rows, 1 / rows.shape[1])
+        y = self._val.y[rows]
+        weights = 1 / torch.bincount(y[0]).to(losses)[y] / self._val.n_classes
+        self._weights = torch.zeros_like(losses).scatter_(1, rows, weights)

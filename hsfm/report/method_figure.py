@@ -176,7 +176,9 @@ def _hard_set(figure: Figure, place: tuple[float, float], data: MethodData, stac
         name, kind, how = "Random", "", "drawn at random"
     elif data.settings["outer_set"] == "inferred":
         name, kind, how = "Balanced", ", half of them minority", "by inferred groups"
-    each = f"{data.settings['hard_per_class']} validation images of each class{kind}"
+    size = data.settings["hard_per_class"]
+    sizes = str(size) if isinstance(size, int) else " and ".join(map(str, size))
+    each = f"{sizes} validation images of each class{kind}"
     panel = _Panel(figure, *place, f"3  {name} set", each, f"{how}, {when}")
     if data.hardest:
         panel.text(0.14, PANEL[1] - 0.76, "the hardest of epoch 1 and their loss", va="bottom")

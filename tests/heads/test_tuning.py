@@ -61,7 +61,7 @@ def peak(at, height, wide=40):
     return lambda epoch: height - abs(epoch - at) / wide / 10
 
 
-def test_the_highest_smoothed_curve_wins_and_counts_are_shares_of_the_smallest_class(splits):
+def test_the_highest_smoothed_curve_wins_and_counts_are_shares_of_each_class(splits):
     curves = [peak(20, 0.7), peak(30, 0.8), peak(25, 0.75)]
     choice, asked, scorer = chosen(splits, lambda batch, number, epoch: curves[number](epoch))
     assert choice.epoch == choice.settings.epochs == choice.keep_from == 30
@@ -72,9 +72,12 @@ def test_the_highest_smoothed_curve_wins_and_counts_are_shares_of_the_smallest_c
     spread = float((splits["train"].features - splits["train"].features.mean(0)).abs().mean())
     assert choice.settings.inner_lr == pytest.approx(0.02 / 12 / spread)
     assert choice.settings.tune is None
-    (points, per_class, halves), counts = asked[0], torch.bincount(splits["val"].y)
-    assert per_class == min(int(torch.bincount(splits["val"].y[half.rows]).min()) for half in halves)
-    assert choice.hard_per_class == int(counts.min())
+    (points, per_class, halves), y = asked[0], splits["val"].y
+    of_halves = torch.stack([torch.bincount(y[half.rows]) for half in halves])
+    assert per_class == tuple(of_halves.amin(0).tolist())
+    assert choice.hard_per_class == tuple(torch.bincount(y).tolist())
+    right = (choice.held_out_classes == y).double().mean(1)
+    assert right.tolist() == pytest.approx([0.8] * 2, abs=0.005)
     assert scorer.asked
     assert [settings.epochs for settings in points] == [60] * 3
 

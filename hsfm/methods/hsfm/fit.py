@@ -1,7 +1,6 @@
 """HSFM's heads of all seeds, by the contract of methods."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -44,10 +43,11 @@ def fit(
     if settings.tune is not None:
         choice = tuned(train, val, erm, settings, scorer)
         settings = choice.settings
-        hard_set = replace(hard_set, chosen=hard_set.rank <= choice.hard_per_class)
+        hard_set = choice.outer_set(hard_set)
     result = meta_train(
         train, val, erm, settings,
-        seeds=seeds, hard_per_class=hard_set.per_class, scorer=scorer, first_hard_set=hard_set, choice=choice,
+        seeds=seeds, hard_per_class=choice.hard_per_class if choice else hard_set.per_class, scorer=scorer,
+        first_hard_set=hard_set, choice=choice,
     )  # fmt: skip
     rows = result.support_rows.flatten()
     support = Support(
@@ -58,7 +58,7 @@ def fit(
         after=result.support_after.flatten(0, 1),
         checkpoint_sha256=train.checkpoint_sha256,
     )
-    found = {"kept_epoch": result.kept_epoch.tolist(), "moved": result.moved.tolist(), "engine": result.engine}
+    found = {"kept_epoch": result.kept_epoch.tolist(), "moved": result.moved.tolist()}
     chosen_by, remarks, summary = settings.epoch_in_words(scorer), result.remarks, kept_epochs(result.history)
     if choice is not None:
         taught = scorer(result.head.to(val.y.device).logits(val.features)).tolist()
@@ -79,4 +79,5 @@ def fit(
             "tried": pd.DataFrame() if choice is None else choice.table,
         },
         arrays={"hard_rows": result.hard_rows.numpy()},
+        held_out=None if choice is None else choice.held_out_classes,
     )

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from hsfm.core.progress import Progress
 from hsfm.features.embeddings import Embeddings, check_embeddings, check_same_origin
-from hsfm.heads.draw import draw_per_class, draw_sides
+from hsfm.heads.draw import PerClass, draw_per_class, draw_sides, sizes_of
 from hsfm.heads.hard_set import HardSet
 from hsfm.heads.head import Head
 from hsfm.heads.inferred_groups.attribute import infer_attribute
@@ -43,7 +43,6 @@ class MetaResult:
     support_rows: Int[Tensor, "r n"]  # rows of the training embeddings
     support_after: Float[Tensor, "r n d"]  # those rows' features as edited at the kept epoch
     moved: Float[Tensor, " r"]  # share of validation predictions that differ from the ERM head's
-    engine: str  # what trained them: compiled, or torch with the reason
     outer_set: Mapping[str, str] = field(default_factory=dict)  # settings that an inferred outer set came to
     doubt: str = ""  # why no groups could be inferred for it
 
@@ -57,7 +56,7 @@ class MetaResult:
 
 def train(
     train: Embeddings, val: Embeddings, head: Head, settings: Settings,
-    *, seeds: Sequence[int], hard_per_class: int, scorer: Scorer, first_hard_set: HardSet | None = None,
+    *, seeds: Sequence[int], hard_per_class: PerClass, scorer: Scorer, first_hard_set: HardSet | None = None,
     choice: Choice | None = None,
 ) -> MetaResult:  # fmt: skip
     """Meta-train the support of each seed and return the heads adapted on it.
@@ -78,7 +77,7 @@ def train(
     kept = train_trials(
         train, val, head, trials,
         scorers={"kept": settings.rule(scorer)}, first_hard_set=first_hard_set,
-        weighted=choice is not None and most_are_hard(val, hard_per_class),
+        weighted=choice is not None and in_weights(val, hard_per_class),
         keep_from=1 if choice is None else choice.keep_from,
     )  # fmt: skip
     result = kept["kept"]
@@ -145,7 +144,6 @@ def train_trials(
             history=history.assign(kept=epoch == found["kept_epoch"].numpy()[number]),
             hard_rows=torch.cat(hard_rows),
             support_rows=rows.cpu(),
-            engine=loop.engine,
             outer_set={"outer_set": shared.outer_set, "refresh": shared.refresh} if inferred is not None else {},
             doubt=doubt,
             **found,
@@ -153,16 +151,21 @@ def train_trials(
     return results
 
 
-def most_are_hard(val: Embeddings, hard_per_class: int) -> bool:
-    """Whether so many rows are hard that weighting all of them is faster than gathering these for each trial."""
-    return 4 * int(torch.bincount(val.y).clamp(max=hard_per_class).sum()) >= len(val.y)
+def in_weights(val: Embeddings, hard_per_class: PerClass) -> bool:
+    """Whether to weight all rows rather than to gather the hard ones for each trial.
+
+    It is faster where most are hard, and lets classes of different numbers of rows count alike.
+    """
+    sizes = torch.tensor(sizes_of(hard_per_class, val.n_classes))
+    counts = torch.bincount(val.y.cpu(), minlength=val.n_classes).minimum(sizes)
+    return bool((counts != counts[0]).any()) or 4 * int(counts.sum()) >= len(val.y)
 
 
 class HalvesTraining:
     """Points of a grid on halves of validation, side by side, whose `advance` is a `hsfm.heads.tuning.Advance`."""
 
     def __init__(
-        self, train: Embeddings, val: Embeddings, erm: Head, points: Sequence[Settings], hard_per_class: int,
+        self, train: Embeddings, val: Embeddings, erm: Head, points: Sequence[Settings], hard_per_class: PerClass,
         halves: Sequence[Half],
     ):  # fmt: skip
         trials = [Trial(half.seed, settings, hard_per_class) for half in halves for settings in points]
@@ -179,12 +182,12 @@ class HalvesTraining:
             ]
             outer_rows = torch.cat(drawn, dim=1).repeat_interleave(len(points), 1)
         taught = torch.stack([half.taught for half in halves])
-        gathered = 2 * len(trials) * hard_per_class * val.n_classes * train.features[0].nbytes
+        gathered = 2 * len(trials) * sum(sizes_of(hard_per_class, val.n_classes)) * train.features[0].nbytes
         self._shape, self._done = (len(halves), len(points)), 0
         self._loop = Loop(
             train, val, erm, trials,
             rows=rows.repeat_interleave(len(points), 0), outer_rows=outer_rows, scorers={},
-            weighted=most_are_hard(val, hard_per_class) or gathered > MEMORY_BUDGET,
+            weighted=in_weights(val, hard_per_class) or gathered > MEMORY_BUDGET,
             taught=taught.repeat_interleave(len(points), 0),
         )  # fmt: skip
 
@@ -264,7 +267,7 @@ def trials_that_fit(
     """
     d, item = train.features.shape[1], train.features.element_size()
     n = min(trial.settings.support_per_class * train.n_classes, len(train.y))
-    m = min(trial.hard_per_class * val.n_classes, len(val.y))
+    m = min(sum(sizes_of(trial.hard_per_class, val.n_classes)), len(val.y))
     rows = 2 * 4 * trial.settings.epochs * m
     # support, gradient, Adam's moments, temporaries, best states; hard features; logits of val; products of the support
     each = rows + item * ((8 + kept) * n * d + 2 * m * d + 6 * len(val.y) * val.n_classes + 2 * n * n)

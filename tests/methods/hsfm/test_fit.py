@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -99,7 +101,8 @@ def test_held_out_accuracies_are_those_of_heads_trained_on_the_other_half(splits
     assert used == "selection"
     scorer, halves = Scorer(val, "worst_group"), _halves(val, Scorer(val, "worst_group"), 0)
     unit = float((tr.features - tr.features.mean(0)).abs().mean())
-    k = round(share * min(int(torch.bincount(val.y[half.rows]).min()) for half in halves))
+    counts = torch.stack([torch.bincount(val.y[half.rows]) for half in halves]).amin(0)
+    k = tuple(max(1, round(share * count)) for count in counts.tolist())
     for row in result.tables["tried"].itertuples():
         how = {"inner_lr": row.inner_lr / 12 / unit, "outer_lr": 0.3 * unit, "max_edit": 0.7, "support_per_class": 8}
         settings = [hsfm.Settings(**how, inner_steps=3, support_steps=1, epochs=epochs) for epochs in range(1, 7)]
@@ -122,6 +125,25 @@ def test_held_out_accuracies_are_those_of_heads_trained_on_the_other_half(splits
         assert smooth[row.epoch - 1] == pytest.approx(max(smooth))
 
 
+def test_classes_of_different_size_count_alike(splits, erm_head):
+    """As if the rows of the smaller class were there twice."""
+    tr, val = splits["train"], splits["val"]
+    first, second = ((val.y == label).nonzero().squeeze(1) for label in (0, 1))
+    few = val.take(torch.cat([first[:40], second[:20]]))
+    twice = val.take(torch.cat([first[:40], second[:20], second[:20]]))
+    twice = replace(twice, image_id=tuple(map(str, range(80))))
+    settings = settings_of("hsfm")
+    heads = [
+        train_trials(
+            tr, part, erm_head, [Trial(3, settings, sizes)],
+            scorers={"": Scorer(part, "worst_class")}, keep_from=settings.epochs, weighted=weighted,
+        )[""].head.weight
+        for part, sizes, weighted in ((few, (40, 20), True), (twice, 40, False), (few, 40, False))
+    ]  # fmt: skip
+    torch.testing.assert_close(heads[0], heads[1], rtol=1e-4, atol=1e-5)
+    assert (heads[0] - heads[2]).abs().max() > 1e-3
+
+
 def test_random_rows_come_from_the_half_that_teaches(splits, erm_head):
     result, _ = tuned(hsfm, splits["train"], splits["val"], erm_head, outer_set="random")
     assert result.tables["tried"]["held_out"].between(0, 1).all()
@@ -141,6 +163,8 @@ def test_a_tuned_fit_is_the_training_under_the_choice_and_the_same_for_a_seed_al
     )[""]  # fmt: skip
     torch.testing.assert_close(result.head.weight, again.head.weight, rtol=1e-4, atol=1e-5)
     assert found["kept_epoch"] == again.kept_epoch.tolist()
+    accuracies = Scorer(val, "worst_group")(torch.nn.functional.one_hot(result.held_out.long(), 2).float())
+    assert abs(float(accuracies.mean()) - found["held_out"]) < 0.05
     assert all(abs(kept - found["epoch"]) <= 10 for kept in found["kept_epoch"])
     assert result.tables["history"].groupby("seed")["epoch"].max().tolist() == [found["epoch"] + 10] * 2
     alone, _ = tuned(hsfm, tr, val, erm_head, seeds=SEEDS[1:])
