@@ -23,7 +23,7 @@ def test_conda_and_pip_install_the_same():
     pip = [*project["dependencies"], *extras]
     expected = {f"python{project['requires-python']}"}
     for requirement in pip:
-        name, bound = requirement.split(">=")
+        name, bound = requirement.partition(";")[0].split(">=")
         expected.add(f"{CONDA.get(name, name)}>={bound}")
     conda = set(yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"])
     assert conda - {"pip"} == expected

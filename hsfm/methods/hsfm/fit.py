@@ -58,7 +58,7 @@ def fit(
         after=result.support_after.flatten(0, 1),
         checkpoint_sha256=train.checkpoint_sha256,
     )
-    found = {"kept_epoch": result.kept_epoch.tolist(), "moved": result.moved.tolist()}
+    found = {"kept_epoch": result.kept_epoch.tolist(), "moved": result.moved.tolist(), "engine": result.engine}
     chosen_by, remarks, summary = settings.epoch_in_words(scorer), result.remarks, kept_epochs(result.history)
     if choice is not None:
         taught = scorer(result.head.to(val.y.device).logits(val.features)).tolist()

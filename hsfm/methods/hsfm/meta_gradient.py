@@ -55,14 +55,19 @@ def meta_gradient(
         rate = lr
     step = (rate / n).to(support).view(-1, 1, 1)
     if form == "auto":
-        k = weight.shape[1]
-        form = "dual" if 2 * n * d + 4 * steps * n * k < 6 * steps * k * d else "primal"
+        form = cheaper_form(n, d, n_classes, steps)
     solve = {"dual": _dual, "primal": _primal}[form]
     if weights is None:
         outer = partial(_outer, hard=hard, labels=hard_labels)
     else:
         outer = partial(weighted_outer, rows=hard, labels=hard_labels, weights=weights)
     return solve(weight, bias, support, labels, outer, steps, step, first_order)
+
+
+def cheaper_form(n: int, d: int, n_classes: int, steps: int) -> str:
+    """`dual` or `primal`, by the number of multiplications."""
+    k = 1 if n_classes == 2 else n_classes
+    return "dual" if 2 * n * d + 4 * steps * n * k < 6 * steps * k * d else "primal"
 
 
 def _dual(

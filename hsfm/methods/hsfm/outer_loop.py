@@ -2,9 +2,11 @@
 
 Letters: r trials, n support rows, d features, c classes, m hard samples, e epochs. Everything that an epoch changes
 lies in tensors that it edits in place, and nothing inside waits for the device: on CUDA one epoch is recorded as a
-graph and replayed.
+graph and replayed. On the CPU a training of two classes is compiled, where numba is at hand; torch does all others.
 """
 
+import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,7 +24,10 @@ from hsfm.heads.draw import PerClass
 from hsfm.heads.hard_set import hardest
 from hsfm.heads.hard_training import HardTrainingSettings, swept
 from hsfm.heads.head import Head
-from hsfm.methods.hsfm.meta_gradient import meta_gradient
+from hsfm.methods.hsfm.compiled import CompiledEpoch
+from hsfm.methods.hsfm.meta_gradient import cheaper_form, meta_gradient
+
+log = logging.getLogger(__name__)
 
 # a trial's settings that may differ between trials side by side; all others set the shape or order of operations
 OF_TRIAL = ("inner_lr", "outer_lr")
@@ -118,9 +123,9 @@ class Loop:
     first epoch in either case. weighted: take the outer loss over all of val with weights, the faster way where most
     rows are hard; its sums round otherwise. taught: rows of val that a trial may learn from, all by default.
     keep_from: the first epoch that may be `best`.
-    After `train`: `best` by scorer, `history` `[e r]` by measure, and `hard_rows` `[e r m]`, the rows of val that the
-    outer loss of each epoch was over; or where `taught` is given `classes` `[r v]`, the predictions for val after the
-    last epoch.
+    `engine` says what trains: `compiled`, or torch and why. After `train`: `best` by scorer, `history` `[e r]` by
+    measure, and `hard_rows` `[e r m]`, the rows of val that the outer loss of each epoch was over; or where `taught` is
+    given `classes` `[r v]`, the predictions for val after the last epoch.
     """
 
     def __init__(
@@ -137,9 +142,8 @@ class Loop:
         if self._settings.max_edit is not None:
             self._longest = self._settings.max_edit * class_radius(train)
         self.weight, self.bias = (t.expand(len(trials), *t.shape).clone() for t in (erm.weight, erm.bias))
-        self._edit = Adam([self.support], [trial.settings.outer_lr for trial in trials])
-        self._adapt = Adam([self.weight, self.bias], [trial.settings.inner_lr for trial in trials])
-        self._inner_lr = self.support.new_tensor([trial.settings.inner_lr for trial in trials])
+        inner_lr, outer_lr = ([getattr(trial.settings, name) for trial in trials] for name in OF_TRIAL)
+        self._form = cheaper_form(*self.support.shape[1:], val.n_classes, self._settings.inner_steps)
         self._hard_per_class, self._measure = trials[0].hard_per_class, None
         if scorers:
             self._measure = next(iter(scorers.values())).measures
@@ -149,8 +153,14 @@ class Loop:
         hard_rows, measures = self._evaluate()
         self._hard_rows = hard_rows if outer_rows is None else outer_rows[0].clone()
         of_class = torch.bincount(val.y[self._hard_rows[0]], minlength=val.n_classes).to(self.support)
-        self._weight_of_class = 1 / of_class / val.n_classes
-        if weighted:
+        self._weight_of_class = 1 / (of_class * val.n_classes if weighted else of_class.sum().expand_as(of_class))
+        self._compiled, self.engine = self._compile(inner_lr, outer_lr)
+        if self._compiled is None:
+            self._edit, self._adapt = Adam([self.support], outer_lr), Adam([self.weight, self.bias], inner_lr)
+            self._inner_lr = self.support.new_tensor(inner_lr)
+        if self._compiled is not None:
+            pass  # it reads the hard rows' features where they are
+        elif weighted:
             self._hard, self._hard_y = val.features, val.y
             self._row_weights = self.support.new_empty(len(trials), len(val.y))
             self._gather_hard()
@@ -173,12 +183,9 @@ class Loop:
         repeat(self._one_epoch, self._settings.epochs if epochs is None else epochs, self.support.device, after_epoch)
 
     def _one_epoch(self) -> None:
-        outer_losses = [self._edit_support() for _ in range(self._settings.support_steps)]
-        for _ in range(self._settings.inner_steps):
-            self._adapt.step(*head_gradient(self.weight, self.bias, self.support, self.support_y))
+        outer_loss = self._by_torch() if self._compiled is None else self._compiled(self._hard_rows)
         hard_rows, measures = self._evaluate()
-        unknown = torch.full_like(self._inner_lr, torch.nan)
-        measures["outer_loss"] = torch.stack(outer_losses).mean(0) if outer_losses else unknown
+        measures["outer_loss"] = outer_loss
         for name, values in measures.items():
             self.history[name].index_copy_(0, self._epoch, values.to(self.history[name]).unsqueeze(0))
         if self._taught is None:
@@ -193,8 +200,38 @@ class Loop:
             self._hard_rows.copy_(hard_rows)
             self._gather_hard()
 
+    def _compile(self, inner_lr: list[float], outer_lr: list[float]) -> tuple[CompiledEpoch | None, str]:
+        """The compiled epoch where there is one, and what trains, in words for the record."""
+        settings, n_classes = self._settings, self.weight.shape[1]
+        if self.support.device.type != "cpu":
+            return None, f"torch (on {self.support.device.type})"
+        if n_classes != 2:
+            return None, f"torch ({n_classes} classes)"
+        try:
+            compiled = CompiledEpoch(
+                self.support, self.support_y, self.weight, self.bias, self._val.features, self._val.y,
+                row_weights=self._weight_of_class, inner_lr=inner_lr, outer_lr=outer_lr,
+                inner_steps=settings.inner_steps, support_steps=settings.support_steps,
+                clip_norm=CLIP_NORM, longest=self._longest,
+                first_order=settings.gradient == "first_order", form=self._form,
+            )  # fmt: skip
+        except Exception as error:  # of numba, LLVM or the disk
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            _warn(reason)
+            return None, f"torch ({reason})"
+        return compiled, "compiled"
+
+    def _by_torch(self) -> Float[Tensor, " r"]:
+        """One epoch's steps of support and heads; the mean outer loss, NaN without any."""
+        outer_losses = [self._edit_support() for _ in range(self._settings.support_steps)]
+        for _ in range(self._settings.inner_steps):
+            self._adapt.step(*head_gradient(self.weight, self.bias, self.support, self.support_y))
+        return torch.stack(outer_losses).mean(0) if outer_losses else torch.full_like(self._inner_lr, torch.nan)
+
     def _gather_hard(self) -> None:
         """Bring the hard rows' features, or weights, in step with their numbers."""
+        if self._compiled is not None:
+            return
         if self._weighted:
             weights = self._weight_of_class[self._val.y[self._hard_rows]]
             self._row_weights.zero_().scatter_(1, self._hard_rows, weights)
@@ -206,7 +243,7 @@ class Loop:
         loss, gradient = meta_gradient(
             self.weight, self.bias, self.support, self.support_y, self._hard, self._hard_y,
             steps=self._settings.inner_steps, lr=self._inner_lr, weights=self._row_weights,
-            first_order=self._settings.gradient == "first_order",
+            first_order=self._settings.gradient == "first_order", form=self._form,
         )  # fmt: skip
         self._edit.step(clip(gradient, CLIP_NORM))
         if self._longest is not None:
@@ -239,6 +276,11 @@ class Loop:
         state = (value, self._epoch.expand_as(best.epoch), self.weight, self.bias, self.support)
         for new, target in zip(state, vars(best).values(), strict=True):
             torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, target, out=target)
+
+
+@functools.cache  # once per process
+def _warn(reason: str) -> None:
+    log.warning("HSFM trains without compiled code, which takes a few times longer: %s", reason)
 
 
 class Adam:

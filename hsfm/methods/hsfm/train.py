@@ -43,6 +43,7 @@ class MetaResult:
     support_rows: Int[Tensor, "r n"]  # rows of the training embeddings
     support_after: Float[Tensor, "r n d"]  # those rows' features as edited at the kept epoch
     moved: Float[Tensor, " r"]  # share of validation predictions that differ from the ERM head's
+    engine: str  # what trained them: compiled, or torch with the reason
     outer_set: Mapping[str, str] = field(default_factory=dict)  # settings that an inferred outer set came to
     doubt: str = ""  # why no groups could be inferred for it
 
@@ -144,6 +145,7 @@ def train_trials(
             history=history.assign(kept=epoch == found["kept_epoch"].numpy()[number]),
             hard_rows=torch.cat(hard_rows),
             support_rows=rows.cpu(),
+            engine=loop.engine,
             outer_set={"outer_set": shared.outer_set, "refresh": shared.refresh} if inferred is not None else {},
             doubt=doubt,
             **found,

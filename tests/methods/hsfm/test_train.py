@@ -1,6 +1,5 @@
 import logging
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -53,18 +52,22 @@ def in_double(embeddings):
 TRIALS = [trial(0), trial(1), trial(1, inner_lr=3e-2, outer_lr=0.5), trial(2, outer_lr=1.0)]
 
 
-@pytest.mark.parametrize("form", ["dual", "primal"])
+@pytest.mark.parametrize(("form", "off"), [("dual", 0), ("dual", 1), ("primal", 0), ("primal", 1)])
 @pytest.mark.parametrize(
     ("trials", "steps", "clip_norm"), [(TRIALS, 5, CLIP_NORM), (TRIALS[:2], 12, 1e-3), (TRIALS[2:3], 1, CLIP_NORM)]
 )
-def test_trajectories_are_those_of_plain_autograd(splits, erm_head, trials, steps, clip_norm, form, monkeypatch):
-    """Side by side, with rates of their own, clipped or not, by both forms of the gradient: to 1e-9 in float64."""
-    monkeypatch.setattr(outer_loop, "meta_gradient", partial(outer_loop.meta_gradient, form=form))
+def test_trajectories_are_those_of_plain_autograd(
+    splits, erm_head, trials, steps, clip_norm, form, off, monkeypatch
+):  # fmt: skip
+    """Side by side, with rates of their own, clipped or not, by both forms, compiled or not: to 1e-9 in float64."""
+    monkeypatch.setattr(outer_loop, "cheaper_form", lambda *_: form)
+    monkeypatch.setattr("numba.config.DISABLE_JIT", off)
     monkeypatch.setattr(outer_loop, "CLIP_NORM", clip_norm)
     tr, val = in_double(splits["train"]), in_double(splits["val"])
     erm = Head(erm_head.weight.double(), erm_head.bias.double())
     trials = [replace(each, settings=changed(each.settings, inner_steps=steps)) for each in trials]
     result = train_trials(tr, val, erm, trials)
+    assert result.engine == ("torch (NUMBA_DISABLE_JIT is set)" if off else "compiled")
     for i, each in enumerate(trials):
         oracle = autograd_loop.train(tr, val, erm, each)
         history = result.history[result.history["number"] == i]
@@ -197,8 +200,9 @@ def test_a_uniform_support_takes_classes_as_they_come(splits, erm_head):
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """Heads and hard features of every meta-gradient that is taken."""
+    """Heads and hard features of every meta-gradient that torch takes."""
     calls, original = [], outer_loop.meta_gradient
+    monkeypatch.setattr("numba.config.DISABLE_JIT", 1)
 
     def record(weight, bias, support, support_y, hard, hard_y, **settings):
         calls.append((Head(weight.clone(), bias.clone()), hard.clone()))
