@@ -262,9 +262,11 @@ def _one_by_one(images: Images) -> bool:
 
 def center_crop(images: Shaped[Tensor, "*b 3 h w"], height: int, width: int) -> Shaped[Tensor, "*b 3 h2 w2"]:
     """The middle of each image; black around it where the image is smaller."""
-    from torchvision.transforms.v2.functional import center_crop  # reading a configuration does not pay for torchvision
+    if images.shape[-2:] == (height, width):
+        return images
+    from torchvision.transforms.v2.functional import center_crop  # a second, which not every job has to pay
 
-    return images if images.shape[-2:] == (height, width) else center_crop(images, [height, width])
+    return center_crop(images, [height, width])
 
 
 def _random_crop(

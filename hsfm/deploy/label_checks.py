@@ -4,11 +4,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from hsfm.analysis import validation_bias
 from hsfm.data.table import ImageTable
 from hsfm.features.embeddings import Embeddings
 from hsfm.heads.requirements import Requirement, check_holdout, check_labels, check_numbers, labels_of
-from hsfm.report.fonts import fallback, lacking
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +31,8 @@ def check_splits(splits: Mapping[str, Embeddings], asked: Mapping[str, Any], *, 
         if asked["holdout"]:
             check_holdout(splits["train"], *asked["holdout"])
         if asked["agreement"]:
+            from hsfm.analysis import validation_bias  # imports scipy
+
             validation_bias.check_labels(splits["train"], splits["val"], splits["test"], asked["agreement"])
     except ValueError as error:
         raise ValueError(f"{asked['source']}: {error}") from error
@@ -43,6 +43,8 @@ def check_splits(splits: Mapping[str, Embeddings], asked: Mapping[str, Any], *, 
 
 
 def _warn_of_characters(names: Embeddings, source: str) -> None:
+    from hsfm.report.fonts import fallback, lacking  # imports matplotlib
+
     needed = lacking([*names.class_names, *names.attribute_names])
     family, left = fallback(needed) if needed else ("", "")
     if family:

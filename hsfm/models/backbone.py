@@ -6,7 +6,6 @@ where training kept them, the tensor `early_logits` lies beside it.
 """
 
 import json
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from hsfm.core.settings import FrozenSettings
 from hsfm.data.table import ImageTable
 from hsfm.data.transforms import TransformSettings
 from hsfm.models import clip
+from hsfm.models.small_resnet import small_resnet
 from hsfm.models.weights import EARLY_LOGITS, read_weights
 
 TIMM = "timm:"
@@ -125,7 +125,7 @@ def build_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "small_resnet":
-            body = _small_resnet()
+            body = small_resnet()
         elif name.startswith(TIMM):
             body = _timm(name.removeprefix(TIMM), n_classes, pretrained)
         elif name.startswith(clip.PREFIX):
@@ -139,33 +139,6 @@ def build_network(
         head = {key: fresh[key] for key in fresh if key.startswith(f"{network.head_name}.")}
         network.load_own_state(read_weights(weights, list(fresh)) | head, weights)
     return network
-
-
-def _small_resnet() -> nn.Module:
-    """A ResNet for 64 x 64 images: 3 x 3 stem of stride 2, four basic blocks of 16 to 128 channels."""
-    from torchvision.models.resnet import BasicBlock
-
-    def halving(before: int, width: int) -> nn.Module:
-        shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride=2, bias=False), nn.BatchNorm2d(width))
-        return nn.Sequential(BasicBlock(before, width, 2, shortcut))
-
-    layers = {
-        "conv1": nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False),
-        "bn1": nn.BatchNorm2d(16),
-        "relu": nn.ReLU(),
-        "layer1": nn.Sequential(BasicBlock(16, 16)),
-        "layer2": halving(16, 32),
-        "layer3": halving(32, 64),
-        "layer4": halving(64, 128),
-        "pool": nn.AdaptiveAvgPool2d(1),
-        "flatten": nn.Flatten(),
-        "fc": nn.Linear(128, 1000),
-    }
-    body = nn.Sequential(OrderedDict(layers))
-    for module in body.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return body
 
 
 def find_head(model: nn.Module, name: str) -> str:

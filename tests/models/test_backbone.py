@@ -9,6 +9,8 @@ import torch
 import torchvision
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from torch import nn
+from torchvision.models.resnet import BasicBlock
 
 from hsfm.core.files import sha256, write_safetensors
 from hsfm.data.transforms import TransformSettings
@@ -23,6 +25,7 @@ from hsfm.models.backbone import (
     write_checkpoint,
     write_retrained,
 )
+from hsfm.models.small_resnet import small_resnet
 
 # heads of several names and depths, with the side of the images they need
 ARCHITECTURES = {
@@ -284,3 +287,13 @@ def test_a_network_is_taken_as_its_settings_say(tmp_path):
 def test_settings_that_no_network_can_have_are_refused(change, message):
     with pytest.raises(ValidationError, match=message):
         BackboneSettings(**{**SETTINGS, **change})
+
+
+@pytest.mark.parametrize(("before", "width", "stride"), [(16, 16, 1), (16, 32, 2)])
+def test_the_small_networks_block_is_torchvisions(before, width, stride):
+    ours = small_resnet().get_submodule(f"layer{stride}.0")
+    shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+    theirs = BasicBlock(before, width, stride, shortcut if stride > 1 else None)
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn(2, before, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(ours(images), theirs(images))

@@ -64,7 +64,7 @@ for ROW in plan.fitted:
             f"logs/{{dataset}}/run{{run}}/fit_{ROW}.log",
         wildcard_constraints:
             dataset=one_of(plan.where(lambda settings: settings.get(ROW))),
-        priority: 50 if METHOD.device else 0
+        priority: 50 if METHOD.device else 10  # before figures
         conda:
             "../../environment.yml"
         threads: plan.config["training_threads"] if METHOD.device else 1
