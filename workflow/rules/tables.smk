@@ -10,6 +10,7 @@ use rule stage as make_tables with:
         reported(results.of_all),
     log:
         "logs/make_tables.log",
+    priority: 10  # before figures
     localrule: True
     params:
         **code_of("make_tables"),
