@@ -15,7 +15,8 @@ def test_from_a_head_of_zeros_it_is_scikit_learns_regression(splits):
     val = splits["val"]
     x, y = val.features.numpy().astype(float), val.y.numpy()
     weight = np.random.default_rng(0).uniform(0.5, 2, len(y))
-    ours = shrunk(x, y, np.zeros((len(y), 2)), weight, [1.0, 0.1])[1]
+    both = np.stack([np.ones(len(y)), weight])  # of which neither disturbs the other
+    ours = shrunk(x, y, np.zeros((len(y), 2)), both, [1.0, 0.1])[1][1]
     # two rows of opposite sign carry half the penalty of one of twice their length
     model = LogisticRegression(C=2 / (0.1 * weight.sum()), tol=1e-10, max_iter=5000).fit(x, y, sample_weight=weight)
     np.testing.assert_allclose((ours[:, 1] - ours[:, 0])[:-1], model.coef_[0], rtol=1e-3, atol=1e-4)
