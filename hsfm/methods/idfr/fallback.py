@@ -80,7 +80,7 @@ def fit_afr(
     taught = folds[:, None] != np.arange(FOLDS)[:, None]  # [s f n]
     fits = shrunk(x, y, offset, (weights[:, None, None] * taught).reshape(-1, len(y)), penalties)
     fits = np.stack(fits).reshape(len(penalties), len(gammas), *taught.shape[:2], x.shape[1] + 1, -1)
-    heads, chosen, scores, fitted = [], [], [], {}
+    heads, chosen, scores, predicted, fitted = [], [], [], [], {}
     for number, fold in enumerate(track(folds, called, "head")):
         logits = np.empty((len(candidates), *offset.shape))
         for held_out in range(FOLDS):
@@ -97,8 +97,9 @@ def fit_afr(
         heads.append(fitted[best])
         chosen.append(candidates[best])
         scores.append(float(score[best]))
+        predicted.append(torch.from_numpy(logits[best].argmax(-1)).short())
     said = "; ".join(f"gamma {gamma:g}, penalty {penalty:g}" for gamma, penalty in dict.fromkeys(chosen))
     by = f"gamma and penalty by the {scorer.in_words} of fivefold cross-fits of validation"
     summary = f"validation {scorer.in_words} {percent(scores)} ({said})"
     settings = dict(zip(("gamma", "penalty"), map(list, zip(*chosen, strict=True)), strict=True))
-    return Fit(stack(heads), tuple(seeds), by, summary, settings=settings)
+    return Fit(stack(heads), tuple(seeds), by, summary, settings=settings, held_out=torch.stack(predicted))
