@@ -103,7 +103,7 @@ def cases(names: list[str], draws: range) -> Iterator[tuple[str, Iterator[Case]]
         given = (np.random.default_rng([draw, 3]) for draw in draws)
         yield name, (case([draw_rows(name, split, rng) for split in ROWS]) for rng in given)
     for path in names:
-        for shares in list(SHARES)[:5]:
+        for shares in [shares for shares in SHARES if SHARES[shares](0.5).shape == (2, 2)]:
             yield f"{called(path)}, {shares}", thin(path, shares)
 
 

@@ -7,7 +7,21 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import dac, ddb, edits, idfr, meta, overhead, paper, same_heads, scale, throughput, validation_bias
+from benchmarks import (
+    dac,
+    ddb,
+    edits,
+    idfr,
+    idfr_beyond,
+    idfr_gate,
+    meta,
+    overhead,
+    paper,
+    same_heads,
+    scale,
+    throughput,
+    validation_bias,
+)
 from hsfm.methods.hsfm import Settings
 from tests.conftest import planted
 
@@ -130,14 +144,6 @@ def test_results_that_differ_in_one_bit_are_named(tmp_path):
     assert len(list(same_heads.differences(tmp_path / "none", tmp_path / "none"))) == 2, "nothing is not equal"
 
 
-def test_the_gate_of_idfr_is_counted(printed):
-    (row,) = printed(idfr, "level", "--draws", "2", "--rows", "120", "--d", "4", rows=("| gauss",))
-    assert row[1].endswith("of 2")
-    rows = printed(idfr, "power", "--draws", "1", "--rows", "600", "--d", "4", rows=("| 3 ", "| 6 "))
-    assert [row[1] for row in rows] == ["5", "15", "50"] * 2
-    assert rows[-1][2] == "1 of 1"
-
-
 @pytest.fixture
 def mine(tmp_path):
     """Files of a set, by their beginning."""
@@ -145,6 +151,33 @@ def mine(tmp_path):
         part = planted(split, counts, seed=seed)
         np.savez(tmp_path / f"mine_{split}.npz", x=part.features.numpy(), y=part.y.numpy(), attribute=part.attribute)
     return str(tmp_path / "mine")
+
+
+def test_the_gate_of_idfr_is_counted(mine, tmp_path, printed, monkeypatch):
+    small = ("--rows", "600", "--d", "4")
+    rows = printed(idfr, "level", mine, "--draws", "2", *small, rows=("| Gauss", "| mine", "| 5 %"))
+    assert [row[0] for row in rows] == ["Gaussian", "mine, no minority row", "5 %"]
+    assert all(row[-2] == "0 of 2" for row in rows)
+    monkeypatch.setattr(idfr_gate, "MINORITY", (5, 50))
+    monkeypatch.setattr(idfr_gate, "DISTANCES", (3, 6))
+    file = tmp_path / "power.png"
+    rows = printed(idfr, "power", mine, "--draws", "1", *small, "--out", str(file), rows=("| 3 ", "| 6 ", "| mine"))
+    assert [row[1] for row in rows] == ["5", "50", "5", "50", "5"]
+    assert rows[0][2:4] == ["0 of 1", "0.0 to 97.5 %"]
+    assert rows[3][2] == "1 of 1"
+    assert file.stat().st_size > 0
+
+
+def test_idfr_is_measured_where_its_assumption_fails(mine, printed, monkeypatch):
+    chosen = ("a value for each class", "two attributes")
+    monkeypatch.setattr(idfr_beyond, "SHARES", {name: idfr_beyond.SHARES[name] for name in chosen})
+    rows = printed(idfr_beyond, mine, "--draws", "1", rows=("| a", "| two", "| mine"))
+    assert [row[0] for row in rows] == [*chosen, *(f"mine, {name}" for name in chosen[:1])]
+    alone, both = rows[0], rows[1]
+    assert alone[-1] == both[-1] == "dfr 1"
+    assert float(alone[5].split()[0]) > -3
+    assert float(both[5].split()[0]) < -10, "one attribute is found, not two"
+    assert abs(float(both[6].split()[0])) < 5
 
 
 def test_hints_and_times_of_idfr(printed, monkeypatch):
