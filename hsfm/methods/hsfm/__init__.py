@@ -1,7 +1,7 @@
 """HSFM: meta-learned edits of support features (arXiv 2603.29313).
 
 `fit` is the method as the workflow runs it; `train` the meta-training, with `outer_loop` and `meta_gradient` as its
-engine; `support` its result as a file.
+engine, and `kernels` as the same for two classes on the CPU, compiled; `support` its result as a file.
 """
 
 from hsfm.methods.hsfm.fit import fit as fit
