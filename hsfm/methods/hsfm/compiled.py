@@ -42,7 +42,8 @@ class CompiledEpoch:
         self._shared = [tensor.contiguous().numpy() for tensor in (x, y.to(x), row_weights[y])]
         self._rates = np.array(inner_lr), np.array(outer_lr)
         self._steps = inner_steps, support_steps
-        self._how = clip_norm, np.inf if longest is None else longest, first_order, form == "dual"
+        forms = (True, None) if form == "dual" else (None, True)
+        self._how = clip_norm, np.inf if longest is None else longest, first_order, *forms
         threads = min(r, torch.get_num_threads())
         self._parts = [slice(part[0], part[-1] + 1) for part in np.array_split(np.arange(r), threads)]
         self._threads = ThreadPoolExecutor(threads) if threads > 1 else None

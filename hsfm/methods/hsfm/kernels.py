@@ -32,15 +32,16 @@ _compile_and_keep = _compile if njit is None else njit(**_HOW, cache=True)
 @no_type_check
 def epoch(
     support, labels, drawn, first, second, weight, bias, head_first, head_second, x, x_labels, x_weights, hard,
-    inner_lr, outer_lr, inner_steps, support_steps, epochs_before, clip_norm, longest, first_order, dual, losses,
+    inner_lr, outer_lr, inner_steps, support_steps, epochs_before, clip_norm, longest, first_order, dual, primal,
+    losses,
 ):  # fmt: skip
     """Edit the supports of r trials and adapt their heads, all in place.
 
     support, first, second: [r n d], features and Adam's moments; drawn: the features at the start; labels: [r n], 0 or
     1. weight: [r 2 d], bias: [r 2]; head_first, head_second: [r d+1], Adam's moments, of the bias last. x: [v d],
     x_labels: [v], validation, x_weights: [v], of its rows in the outer loss; hard: [r m], those in it. inner_lr,
-    outer_lr: [r]. epochs_before: finished ones. longest: edit of a row. dual: the form. losses: [r], becomes the mean
-    outer loss of the epoch's steps.
+    outer_lr: [r]. epochs_before: finished ones. longest: edit of a row. dual, primal: the form is True, the other None,
+    and numba leaves out the code that stands under None. losses: [r], becomes the mean outer loss of the epoch's steps.
     """
     r, n, d = support.shape
     gradient = np.empty((n, d), support.dtype)
@@ -49,7 +50,10 @@ def epoch(
         step, total, outer = support.dtype.type(2 * inner_lr[i] / n), 0.0, (x, x_labels, x_weights, hard[i])
         for k in range(support_steps):
             solved = (support[i], labels[i], w, b, outer, step, inner_steps, first_order, gradient)
-            loss, squares = _dual(*solved) if dual else _primal(*solved)
+            if dual is not None:
+                loss, squares = _dual(*solved)
+            if primal is not None:
+                loss, squares = _primal(*solved)
             total += loss
             factor = min(1.0, clip_norm / (math.sqrt(squares) + 1e-6))
             _edit(
