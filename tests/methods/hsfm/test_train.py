@@ -103,8 +103,10 @@ def loop_of(splits, erm_head, trials, rules):
     return outer_loop.Loop(tr, val, erm_head, trials, rows=rows, outer_rows=None, scorers=scorers)
 
 
-def test_an_epoch_edits_in_place_what_it_keeps(splits, erm_head):
+@pytest.mark.parametrize("by_torch", [0, 1])
+def test_an_epoch_edits_in_place_what_it_keeps(splits, erm_head, by_torch, monkeypatch):
     """An accelerator can record one epoch and replay it: the same objects in the same memory."""
+    monkeypatch.setattr("numba.config.DISABLE_JIT", by_torch)
     loop = loop_of(splits, erm_head, TRIALS, ("worst_group", "hard_loss"))
 
     def places():
