@@ -87,6 +87,10 @@ def test_several_row_groups_read_as_one(tmp_path, with_early):
     ("change", "message"),
     [
         ({"features": torch.ones(5, 4).index_fill(0, torch.tensor(2), torch.nan)}, r"row 2 \(image 'c'\) holds a NaN"),
+        (
+            {"features": torch.tensor([[1.0] * 4, [3e38] * 4, [torch.inf, -torch.inf, 0, 0]] + [[3e38] * 4] * 2)},
+            "row 2",
+        ),
         ({"y": torch.tensor([0, 1, 1, 0, 2])}, r"row 4 \(image 'e'\) has y 2; allowed are 0 to 1 \(cat"),
         ({"attribute": torch.tensor([0, 1, 2, 0, 0])}, r"row 2 \(image 'c'\) has attribute 2; allowed are 0 to 1"),
         ({"y": torch.zeros(5, dtype=torch.int64)}, r"class 1 \(dog\) has no image"),

@@ -115,15 +115,11 @@ def _dual(h, y, w, b, outer, step, steps, first_order, gradient):
             for j in range(i + 1):
                 both = by_kernel[i, j] + by_kernel[j, i]
                 by_kernel[i, j], by_kernel[j, i] = both, both
-    left, two, squares = np.empty(2, h.dtype), np.arange(2), 0.0
+    left = np.empty((n, 2), h.dtype)
     for i in range(n):
-        for c in range(d):
-            gradient[i, c] = f(0)
-        left[0], left[1] = sensitivity[i], total[i]
-        _combine(h, rows, 0, n, by_kernel[i], gradient[i])
-        _combine(right, two, 0, 2, left, gradient[i])
-        squares += _square(gradient[i])
-    return loss, squares
+        left[i, 0], left[i, 1] = sensitivity[i], total[i]
+    _product(left, right, gradient, False)
+    return loss, _product(by_kernel, h, gradient, True)
 
 
 @_compile
@@ -132,7 +128,7 @@ def _primal(h, y, w, b, outer, step, steps, first_order, gradient):
     """As `_dual`; of the rows, blocks that stay in a cache are read twice."""
     f = h.dtype.type
     n, d = h.shape
-    rows, columns, size = np.arange(n), np.arange(2 * steps), _block(h)
+    rows, size = np.arange(n), _block(h)
     slopes, moves = np.empty((steps, n), h.dtype), np.empty(n, h.dtype)
     left, right = np.empty((n, 2 * steps), h.dtype), np.empty((2 * steps, d), h.dtype)
     now, bias = w.copy(), b
@@ -165,13 +161,7 @@ def _primal(h, y, w, b, outer, step, steps, first_order, gradient):
                     by_bias += moves[i]
             if not first_order:
                 _combine(h, rows, start, stop, moves, by_weight)
-    squares = 0.0
-    for i in range(n):
-        for c in range(d):
-            gradient[i, c] = f(0)
-        _combine(right, columns, 0, 2 * steps, left[i], gradient[i])
-        squares += _square(gradient[i])
-    return loss, squares
+    return loss, _product(left, right, gradient, False)
 
 
 @_compile
@@ -315,6 +305,35 @@ def _combine(x, rows, start, stop, coefficients, out):
         a3 = coefficients[i + 3] if i + 3 < stop else f(0)
         for c in range(len(out)):
             out[c] += a0 * x0[c] + a1 * x1[c] + a2 * x2[c] + a3 * x3[c]
+
+
+@_compile
+@no_type_check
+def _product(left, right, out, add):
+    """left right into or, where asked to, on top of `out`, two rows at a time; the sum of squares of the result."""
+    f, (n, q), last = out.dtype.type, left.shape, left.shape[1] - 1
+    columns, squares = np.arange(q), 0.0
+    for i in range(0, n, 2):
+        first, second = out[i], out[min(i + 1, n - 1)]
+        for c in range(0 if add else len(first)):
+            first[c], second[c] = f(0), f(0)
+        if i + 1 == n:
+            _combine(right, columns, 0, q, left[i], first)
+            squares += _square(first)
+            break
+        for j in range(0, q, 4):
+            j1, j2, j3 = min(j + 1, last), min(j + 2, last), min(j + 3, last)
+            x0, x1, x2, x3 = right[j], right[j1], right[j2], right[j3]
+            a0, b0 = left[i, j], left[i + 1, j]
+            a1, b1 = (left[i, j1], left[i + 1, j1]) if j + 1 < q else (f(0), f(0))
+            a2, b2 = (left[i, j2], left[i + 1, j2]) if j + 2 < q else (f(0), f(0))
+            a3, b3 = (left[i, j3], left[i + 1, j3]) if j + 3 < q else (f(0), f(0))
+            for c in range(len(first)):
+                u0, u1, u2, u3 = x0[c], x1[c], x2[c], x3[c]
+                first[c] += a0 * u0 + a1 * u1 + a2 * u2 + a3 * u3
+                second[c] += b0 * u0 + b1 * u1 + b2 * u2 + b3 * u3
+        squares += _square(first) + _square(second)
+    return squares
 
 
 @_compile
