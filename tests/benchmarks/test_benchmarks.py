@@ -171,6 +171,7 @@ def test_the_gate_of_idfr_is_counted(mine, tmp_path, printed, monkeypatch):
 def test_idfr_is_measured_where_its_assumption_fails(mine, printed, monkeypatch):
     chosen = ("a value for each class", "two attributes")
     monkeypatch.setattr(idfr_beyond, "SHARES", {name: idfr_beyond.SHARES[name] for name in chosen})
+    monkeypatch.setattr(idfr_beyond, "THINNED", chosen[:1])
     rows = printed(idfr_beyond, mine, "--draws", "1", rows=("| a", "| two", "| mine"))
     assert [row[0] for row in rows] == [*chosen, *(f"mine, {name}" for name in chosen[:1])]
     alone, both = rows[0], rows[1]
