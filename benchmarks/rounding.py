@@ -67,7 +67,7 @@ def main() -> None:
     files = {split: arguments.run / "erm" / "embeddings" / f"{split}.parquet" for split in ("train", "val")}
     saved, (train, val) = read_erm_features(arguments.run / "erm" / "heads.safetensors", **files)
     print("| epochs |", " | ".join(WAYS), "|")
-    print("| ---: |", " ---: |" * len(WAYS))
+    print("| ---: " * (1 + len(WAYS)) + "|")
     for epochs in arguments.epochs:
         reference, cells = trained(train, val, saved.head[0], epochs, 64, True, False), []
         for bits, compiled, other in WAYS.values():
