@@ -58,13 +58,17 @@ def read_set(name: str) -> tuple[list[Embeddings], Head]:
     return splits, fit_head(splits[0])[0]
 
 
-def chosen_rows(names: list[str], d: int) -> dict:
-    """Methods and settings by row. d: features; HSFM's and Tune's step size goes by it, as that of the classifiers."""
+def chosen_rows(names: list[str], d: int, tuned: bool) -> dict:
+    """Methods and settings by row.
+
+    d: features. tuned: whether HSFM and Tune choose their settings; else their step size goes by d, as that of the
+    classifiers, and all others are fixed.
+    """
     rows = {}
     for name in names:
         method, given = ROWS[name]
         module = import_module(f"hsfm.methods.{method}")
-        if method in ("hsfm", "tune"):
+        if method in ("hsfm", "tune") and not tuned:
             given = {"inner_lr": min(AUTO_LR / d, MOST_LR), **given}
         rows[name] = module, module.Settings(**given)
     return rows
@@ -77,13 +81,14 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--agreement", nargs="+", type=float, default=defaults.agreement)
     parser.add_argument("--draws", type=int, default=defaults.draws)
+    parser.add_argument("--tuned", action="store_true", help="HSFM and Tune choose their settings on validation")
     parser.add_argument("--out", type=Path, help="folder for {SET}.parquet, with every draw, and {SET}.png")
     chosen = parser.parse_args()
     bias = ValidationBiasSettings(agreement=tuple(chosen.agreement), draws=chosen.draws)
     size, found = HardSetSettings().hard_per_class, {}
     for name in chosen.sets:
         splits, erm = read_set(name)
-        rows = chosen_rows(chosen.methods, splits[0].features.shape[1])
+        rows = chosen_rows(chosen.methods, splits[0].features.shape[1], chosen.tuned)
         frame = measure_validation_bias(*splits, erm, bias=bias, rows=rows, hard_per_class=size)
         runs = found.setdefault(splits[0].dataset, [])
         runs.append(frame.assign(dataset=splits[0].dataset, run=len(runs)))

@@ -210,3 +210,6 @@ def test_methods_are_measured_under_bias_on_files(tmp_path, mine, printed):
     assert [row[2] for row in rows] == ["ERM", "LLR", "IDFR", "DFR", "ERM", "LLR", "IDFR"]
     assert (tmp_path / "mine.png").stat().st_size > 0
     assert len(pd.read_parquet(tmp_path / "mine.parquet")) == 4 * 2 * 2
+    fixed, tuned = (validation_bias.chosen_rows(["hsfm"], 8, tuned)["hsfm"][1] for tuned in (False, True))
+    assert fixed.tune is None
+    assert tuned.tune is not None
