@@ -47,8 +47,8 @@ def test_the_engine_is_timed_against_the_loop(monkeypatch, printed):
     settings = Settings(support_per_class=4, inner_steps=2, support_steps=2, epochs=2, inner_lr=1e-3)
     monkeypatch.setattr(meta, "SHAPES", {"tiny": meta.Shape(60, 40, 8, settings, 5, (1, 3))})
     rows = printed(meta, rows=("| tiny",))
-    assert [int(row[1]) for row in rows] == [1, 3]
-    assert all(value > 0 for row in rows for value in numbers(row[2:5]))
+    assert [(int(row[1]), row[4]) for row in rows] == [(1, "compiled"), (3, "compiled")]
+    assert all(value > 0 for row in rows for value in numbers(row[2:4] + row[5:7]))
 
 
 def test_settings_of_the_paper_are_read():
