@@ -5,7 +5,7 @@ Public names load their module when first used, so that importing one module doe
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _WHERE = {
     "build_network": "models.backbone",
