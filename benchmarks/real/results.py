@@ -36,6 +36,10 @@ METHODS = (
         ("subg", "group", "subsample"), ("rwg", "group", "reweight"),
     )),
 )  # fmt: skip
+LABELS = {  # of rows that are no methods
+    "dfr_train": "DFR on train", "suby": "balance, subsampled classes", "rwy": "balance, reweighted classes",
+    "subg": "balance, subsampled groups", "rwg": "balance, reweighted groups",
+}  # fmt: skip
 AGREEMENT = (0.5, 0.95)
 
 
@@ -90,7 +94,7 @@ def table(whole: pd.DataFrame, biased: Mapping[str, pd.DataFrame]) -> str:
     for _, row in whole.iterrows():
         others = [of.set_index("method").reindex([row["method"]]).iloc[0] for of in biased.values()]
         lines.append([
-            method_label(row["method"]), GROUP_LABELS[row["group_labels"]],
+            LABELS.get(row["method"], method_label(row["method"])), GROUP_LABELS[row["group_labels"]],
             f"**{cell(row, 'worst_group')}**" if row["worst_group_best"] else cell(row, "worst_group"),
             cell(row, "average"), *(cell(other, "worst_group") for other in others), duration(row["seconds"]),
         ])  # fmt: skip
