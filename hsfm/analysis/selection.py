@@ -1,6 +1,7 @@
 """One method under every rule of selection: what it costs to pick its head without group labels."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import ModuleType
 
 import pandas as pd
@@ -40,7 +41,7 @@ def select_heads(
         described = {"class_names": val.class_names, "checkpoint_sha256": inputs.checkpoint_sha256}
         saved = remarked(fit, inputs).saved(method=row, group_labels=labels, **described)
         saved.check_fits(test, f"{test.dataset} test")
-        frames.append(score_heads(saved, [inputs.val, test], run).assign(rule=rule))
+        frames.append(score_heads(replace(saved, held_out=None), [inputs.val, test], run).assign(rule=rule))
     return pd.concat(frames, ignore_index=True)
 
 
