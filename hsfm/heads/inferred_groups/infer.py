@@ -120,7 +120,7 @@ def fit_clouds(
     c = q.shape[1]
     of_class = np.eye(c)[y]
     for _ in range(steps):
-        prior = np.maximum(of_class.T @ q / of_class.sum(0)[:, None], FLOOR)
+        prior = np.maximum(of_class.T @ q / np.maximum(of_class.sum(0), 1)[:, None], FLOOR)
         if still is None:
             weight = q.sum(0) + 1e-9
             means = q.T @ z / weight[:, None]
