@@ -129,3 +129,11 @@ def results(folder: Path) -> dict[str, str]:
     """Hash of every file under results/."""
     files = sorted(p for p in (folder / "results").rglob("*") if p.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+TIMES = ("costs", "stages", "versions", "time", "report")  # say how long it took: no two runs are the same in that
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """`results` but for the files that say how long it took."""
+    return {name: digest for name, digest in results(folder).items() if Path(name).stem not in TIMES}

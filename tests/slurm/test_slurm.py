@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.repository import MINIMAL, ROOT, RUN, copy_repository, results, snakemake
+from tests.repository import MINIMAL, ROOT, RUN, contents, copy_repository, snakemake
 
 GPU_RULES = {"train_erm": 1, "extract_embeddings": 1, "fit_hsfm": 1}
-CPU_RULES = {"pack_images": 1, "build_hard_set": 1, "score_heads": 1}
+CPU_RULES = {"pack_images": 1, "build_hard_set": 1, "score_heads_minibirds": 1}
 # one method beside ERM: what there is to see of Slurm is the same with all of them
 FEW = [*MINIMAL, "--config", "methods=[erm, hsfm]"]
 TABLE = "results/tables/main.csv"
@@ -202,4 +202,4 @@ def test_a_job_killed_for_memory_comes_back_with_more(run):
 
 
 def test_a_disturbed_run_leaves_the_bytes_of_an_undisturbed_one(run):
-    assert results(run.folder) == results(run.undisturbed)
+    assert contents(run.folder) == contents(run.undisturbed)

@@ -16,15 +16,20 @@ from pathlib import Path
 import pytest
 
 from tests.fork_server import BEFORE
-from tests.repository import MINIMAL, ROOT, RUN, copy_repository, environment, python, results, rules_planned, snakemake
+from tests.repository import (
+    MINIMAL,
+    ROOT,
+    RUN,
+    TIMES,
+    contents,
+    copy_repository,
+    environment,
+    python,
+    rules_planned,
+    snakemake,
+)  # fmt: skip
 
 EMBEDDINGS = f"{RUN}/erm/embeddings/val.parquet"
-TIMES = ("costs", "stages", "versions", "time", "report")  # say how long it took: no two runs are the same in that
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """Hash of every result, hidden ones too."""
-    return {name: digest for name, digest in results(folder).items() if Path(name).stem not in TIMES}
 
 
 def errors(out: str) -> list[str]:
