@@ -14,7 +14,9 @@ from hsfm.core.files import read_safetensors, write_safetensors
 from hsfm.core.settings import FrozenSettings
 
 BLOCK_BYTES = 2**21  # of the features that are summed at once, on which the last bits of the sums depend
-FEW, SHARE = 3.5, 1 / 30  # rows that the spread of a feature rests on, or share of all, below which it is wild
+# Rows that the spread of a feature rests on, and share of all, below which it is wild: up to three, as the columns of
+# HAM10000 that asked for it. By 5 or 10 rows LLR gained no more on halves of validation (docs/how-to/own-backbone.md).
+FEW, SHARE = 3.5, 1 / 30
 
 
 class StandardizationSettings(FrozenSettings):

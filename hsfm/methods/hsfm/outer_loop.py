@@ -156,17 +156,7 @@ class Loop:
         self._weight_of_class = 1 / (of_class * val.n_classes if weighted else of_class.sum().expand_as(of_class))
         self._compiled, self.engine = self._compile(inner_lr, outer_lr)
         if self._compiled is None:
-            self._edit, self._adapt = Adam([self.support], outer_lr), Adam([self.weight, self.bias], inner_lr)
-            self._inner_lr = self.support.new_tensor(inner_lr)
-        if self._compiled is not None:
-            pass  # it reads the hard rows' features where they are
-        elif weighted:
-            self._hard, self._hard_y = val.features, val.y
-            self._row_weights = self.support.new_empty(len(trials), len(val.y))
-            self._gather_hard()
-        else:
-            self._hard, self._row_weights = val.features[self._hard_rows], None
-            self._hard_y = val.y[self._hard_rows[0]]  # the same for every trial: rows lie class by class
+            self._prepare_torch(inner_lr, outer_lr, weighted)
 
         whole = {"dtype": torch.int64, "device": self.support.device}
         self._epoch = torch.zeros(1, **whole)  # finished ones
@@ -198,7 +188,8 @@ class Loop:
                 following = self._epoch.clamp(max=self._settings.epochs - 1)
                 hard_rows = self._outer_rows.index_select(0, following).squeeze(0)
             self._hard_rows.copy_(hard_rows)
-            self._gather_hard()
+            if self._compiled is None:
+                self._gather_hard()
 
     def _compile(self, inner_lr: list[float], outer_lr: list[float]) -> tuple[CompiledEpoch | None, str]:
         """The compiled epoch where there is one, and what trains, in words for the record."""
@@ -221,6 +212,18 @@ class Loop:
             return None, f"torch ({reason})"
         return compiled, "compiled"
 
+    def _prepare_torch(self, inner_lr: list[float], outer_lr: list[float], weighted: bool) -> None:
+        """Optimizers, and the outer loss's rows or weights, which compiled code reads where they are."""
+        self._edit, self._adapt = Adam([self.support], outer_lr), Adam([self.weight, self.bias], inner_lr)
+        self._inner_lr, val = self.support.new_tensor(inner_lr), self._val
+        if weighted:
+            self._hard, self._hard_y = val.features, val.y
+            self._row_weights = self.support.new_empty(len(inner_lr), len(val.y))
+            self._gather_hard()
+        else:
+            self._hard, self._row_weights = val.features[self._hard_rows], None
+            self._hard_y = val.y[self._hard_rows[0]]  # the same for every trial: rows lie class by class
+
     def _by_torch(self) -> Float[Tensor, " r"]:
         """One epoch's steps of support and heads; the mean outer loss, NaN without any."""
         outer_losses = [self._edit_support() for _ in range(self._settings.support_steps)]
@@ -230,8 +233,6 @@ class Loop:
 
     def _gather_hard(self) -> None:
         """Bring the hard rows' features, or weights, in step with their numbers."""
-        if self._compiled is not None:
-            return
         if self._weighted:
             weights = self._weight_of_class[self._val.y[self._hard_rows]]
             self._row_weights.zero_().scatter_(1, self._hard_rows, weights)
