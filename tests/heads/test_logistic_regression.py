@@ -76,6 +76,20 @@ def test_balanced_rows_are_as_many_of_each_part():
     assert np.unique(part[rows], return_counts=True)[1].tolist() == [3, 3, 3]
 
 
+def test_a_row_in_another_part_changes_few_drawn_rows():
+    part = np.repeat([0, 1, 2, 3], [250, 13, 13, 250])
+    other = part.copy()
+    other[0] = 1
+    for seed in range(20):
+        drawn, again = ({*balanced_rows(of, np.random.default_rng(seed))} for of in (part, other))
+        assert len(drawn) == len(again) == 52
+        assert len(drawn - again) <= 2
+        few = np.where(part < 2, 0, 3)
+        few[:2] = 1  # so rare that halves are stratified about every second time
+        fits = [{*halves(of, np.random.default_rng(seed))[0]} for of in (few, part)]
+        assert len(fits[0] - fits[1]) <= 30
+
+
 def test_regression_does_not_depend_on_the_global_generator(splits):
     val = splits["val"]
     np.random.seed(0)  # noqa: NPY002 - the point is that it does not matter
