@@ -6,10 +6,12 @@
 
 Reads {NAME}_train.npz, _val.npz and _test.npz with x, y, attribute. ERM's head is a logistic regression on train.
 Percent on test, worst group / average, mean over seeds. Differences in the worst group have 95 % intervals over test
-images, drawn within their groups, and seeds, the same for both methods. `held out` is what the method's own choice gave
-without test, `gap` its distance to test. With --cuts validation and test are pooled and cut anew, as many rows of each
-group as before, so that what is due to one cut shows. With --halves one half of validation stands for all of it and the
-other for test, which is not read: by this defaults are chosen.
+images, drawn within their groups, and seeds, the same for both methods. `held out` is what the method says of its own
+choice without test, with its 95 % interval, `gap` the distance to test, and `chosen` the same number on the rows that
+chose. The last lines count how often HSFM on test, which is a sample too, lies in that interval. With --cuts validation
+and test are pooled and cut anew, as many rows of each group as before, so that what is due to one cut shows. With
+--halves one half of validation stands for all of it and the other for test, which is not read: by this defaults are
+chosen.
 """
 
 import argparse
@@ -18,12 +20,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 from jaxtyping import Float
 
+from hsfm.core.bootstrap import RESAMPLES, difference_interval, resample
 from hsfm.core.progress import quiet
-from hsfm.evaluation.bootstrap import RESAMPLES, difference_interval, resample
 from hsfm.features.embeddings import Embeddings, joined
 from hsfm.features.imported import import_embeddings
 from hsfm.heads.erm_head import fit_head
@@ -93,8 +96,8 @@ def halved(splits: dict[str, Embeddings], seed: int) -> dict[str, Embeddings]:
 
 def measure(
     label: str, splits: dict[str, Embeddings], seeds: Sequence[int], changes: dict[str, dict], methods: Sequence[str]
-) -> tuple[str, float, float]:
-    """One line of the table, the difference of HSFM from LLR, and of its held-out accuracy from test."""
+) -> tuple[str, dict[str, float]]:
+    """One line of the table, and as fractions the numbers that the last lines are of."""
     fits, seconds = fitted(splits, seeds, changes, methods)
     test = splits["test"]
     worst, draws = worst_groups(fits, test, len(seeds))
@@ -108,22 +111,33 @@ def measure(
         return f"{100 * observed:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
     def held_out(each: str) -> str:
-        found = fits[each].settings.get("held_out") if each in fits else None
-        return "-" if found is None else f"{100 * found:.1f} ({100 * (found - worst[each]):+.1f})"
+        found = fits[each].settings if each in fits else {}
+        if "held_out" not in found:
+            return "-"
+        own, (low, high) = found["held_out"], found["held_out_interval"]
+        return f"{100 * own:.1f} [{100 * low:.0f}-{100 * high:.0f}] ({100 * (own - worst[each]):+.1f})"
 
-    of = fits["HSFM"].settings
+    of, tried = fits["HSFM"].settings, fits["HSFM"].tables["tried"]
+    by_itself = float(tried.loc[tried["chosen"], "held_out"].item()) if len(tried) else np.nan
     chosen = ", ".join(f"{key} {of[key]:.2g}" for key in ("inner_lr", "outer_lr") if key in of)
     cells = [
         label,
         *(f"{100 * worst[each]:.1f} / {100 * average[each]:.1f}" for each in methods),
         *(difference(other) for other in ("LLR", "Tune")),
         *(held_out(each) for each in ("HSFM", "Tune")),
+        f"{100 * by_itself:.1f} ({100 * (by_itself - worst['HSFM']):+.1f})",
         "-" if "taught" not in of else f"{100 * np.mean(of['taught']):.1f}",
         f"{chosen}, K_hard {of['hard_per_class']}, epoch {', '.join(map(str, sorted(set(of['kept_epoch']))))}",
         " / ".join(f"{seconds[each]:.0f}" for each in methods),
     ]
-    gap = of.get("held_out", np.nan) - worst["HSFM"]
-    return f"| {' | '.join(cells)} |", worst["HSFM"] - worst["LLR"], gap
+    low, high = of.get("held_out_interval", (np.nan, np.nan))
+    numbers = {
+        "HSFM - LLR": worst["HSFM"] - worst["LLR"],
+        "held out - test": of.get("held_out", np.nan) - worst["HSFM"],
+        "chosen - test": by_itself - worst["HSFM"],
+        "test in the interval": float(low <= worst["HSFM"] <= high),
+    }
+    return f"| {' | '.join(cells)} |", numbers
 
 
 def main() -> None:
@@ -140,23 +154,25 @@ def main() -> None:
     changes = {"HSFM": {key: yaml.safe_load(value) for key, value in (one.split("=", 1) for one in chosen.hsfm)}}
     methods = [name for name in METHODS if name != "Tune" or not chosen.without_tune]
     heads = [
-        "set", *methods, "HSFM - LLR", "HSFM - Tune", "HSFM held out (gap)", "Tune held out (gap)", "HSFM taught",
-        "HSFM's choice", f"seconds of {', '.join(methods)}",
+        "set", *methods, "HSFM - LLR", "HSFM - Tune", "HSFM held out (gap)", "Tune held out (gap)", "HSFM chosen (gap)",
+        "HSFM taught", "HSFM's choice", f"seconds of {', '.join(methods)}",
     ]  # fmt: skip
     print(f"| {' | '.join(heads)} |\n| --- |{' ---: |' * (len(heads) - 1)}", flush=True)
-    found = []
     for name in chosen.names:
+        found = []
         label = name.rpartition("/")[2]
         splits = import_embeddings({split: f"{name}_{split}.npz" for split in ("train", "val", "test")}, label)
         cuts = {f"{label}, cut {seed}": cut(splits, seed) for seed in range(1, chosen.cuts + 1)}
         # from 100 on, which halves no fit by itself
         cuts |= {f"{label}, half {n}": halved(splits, n) for n in range(100, 100 + chosen.halves)}
         for each, of_cut in (cuts or {label: splits}).items():
-            line, *numbers = measure(each, of_cut, chosen.seeds, changes, methods)
+            line, numbers = measure(each, of_cut, chosen.seeds, changes, methods)
             found.append(numbers)
             print(line, flush=True)
-    for words, values in zip(("HSFM - LLR", "held out - test"), 100 * np.array(found).T, strict=True):
-        print(f"\n{words}, mean of {len(values)}: {values.mean():+.1f}, deviation {values.std():.1f}")
+        frame = 100 * pd.DataFrame(found)
+        for words, values in frame.items():
+            spread = f", deviation {values.std():.1f}, standard error {values.sem():.1f}" if len(values) > 1 else ""
+            print(f"\n{label}, {words}, mean of {len(values)}: {values.mean():+.1f}{spread}", flush=True)
 
 
 if __name__ == "__main__":

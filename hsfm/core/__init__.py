@@ -1,4 +1,4 @@
-"""Foundations of all packages: files, devices, jobs, metrics, text.
+"""Foundations of all packages: files, devices, jobs, metrics, bootstrap, text.
 
 Imports nothing else of hsfm; every other package may import it.
 """

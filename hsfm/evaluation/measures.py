@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from hsfm.evaluation.bootstrap import difference_interval
+from hsfm.core.bootstrap import difference_interval
 
 MEASURES = ("balanced_accuracy", "recall", "ece", "auroc")
 BINS = 15  # of the calibration error, of equal width (Guo et al., ICML 2017)

@@ -74,7 +74,7 @@ class SavedHeads:
     remarks: tuple[str, ...] = ()  # caveats about each seed's head; empty, or one text per seed
     left_out: str = ""  # why there is no head: what of the data the method lacks
     # of the n images of validation the classes that heads predict which were chosen as these, and taught without the
-    # image; k times, -1 where there is none
+    # image (HSFM's and its control's were chosen without it, too); k times, -1 where there is none
     held_out: Int[Tensor, "k n"] | None = None
 
     def check_fits(self, embeddings: Any, source: str | Path) -> None:

@@ -3,7 +3,7 @@
 from typing import get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from hsfm.core.metrics import accuracy_by, validation_measures, worst
@@ -66,6 +66,14 @@ class Scorer:
             measures["val_worst_value"] = torch.stack(of_each).amin(0)
         return measures
 
+    def of_classes(
+        self, classes: Integer[Tensor, "*s n"], rows: Int[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "*s"]:
+        """Accuracy by the rule, of heads that predict these classes: as of logits, but no other rule is measured."""
+        correct = classes == (self._val.y if rows is None else self._val.y[rows])
+        lowest = [worst(accuracy_by(correct, part if rows is None else part[rows], n)) for part, n in self.scored_parts]
+        return torch.stack(lowest).amin(0)
+
     @property
     def parts(self) -> Int[Tensor, " n"]:
         """Parts of val that a cut of it is to leave in proportion: groups where the rule reads them, else classes."""
@@ -73,6 +81,19 @@ class Scorer:
         if self.rule == "worst_group":
             return self._group
         return self._val.y if self._inferred is None else self._inferred.group
+
+    @property
+    def scored_parts(self) -> list[tuple[Int[Tensor, " n"], int]]:
+        """Ways to part val whose lowest accuracy the rule is: the part of every row, -1 for none, and their number."""
+        self.asked = True
+        val = self._val
+        if self.rule == "average":
+            return [(torch.zeros_like(val.y), 1)]
+        if self.rule == "worst_group":
+            return [(self._group, val.n_groups)]
+        if self.rule == "worst_value":
+            return self._values
+        return [(val.y, val.n_classes) if self._inferred is None else (self._inferred.group, self._inferred.n_groups)]
 
     @property
     def in_words(self) -> str:

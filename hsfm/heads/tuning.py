@@ -18,6 +18,7 @@ from torch import Tensor
 from hsfm.core.progress import Progress
 from hsfm.core.text import percent
 from hsfm.features.embeddings import Embeddings, NotApplicable
+from hsfm.heads.grid_choice import WINDOW, Honest, Tried, honest, pick, smooth
 from hsfm.heads.hard_set import HardSet, limits
 from hsfm.heads.hard_training import TUNED, HardTrainingSettings, TuneSettings
 from hsfm.heads.scorer import Scorer
@@ -28,8 +29,6 @@ SIDE_BY_SIDE = ("inner_lr", "outer_lr")  # of TuneSettings, which points of one 
 AXES = (*SIDE_BY_SIDE, "hard_share", "support_per_class", "inner_steps", "support_steps")
 CHUNK = 20  # epochs between two looks at whether a batch has stalled
 REACH = 10  # epochs before and after the chosen one, of which rows that taught pick: heads swing between the groups
-WINDOW = 11  # epochs that the held-out accuracy is averaged over
-TOLERANCE = 0.5  # standard errors of an accuracy that a point off the grid's middle must be better by
 GAP = 0.1  # between the accuracy on rows that taught and on held-out ones, either way, that a warning speaks of
 
 
@@ -59,11 +58,10 @@ class Choice:
     settings: HardTrainingSettings  # with `tune` null, and as `epochs` the last that may be kept
     epoch: int  # the chosen one
     hard_per_class: tuple[int, ...]  # K_hard of every class on all of validation
-    held_out: float  # accuracy by the scorer's rule on rows that did not teach, averaged over epochs nearby
+    held_out: Honest  # what to expect: predictions and accuracy on rows that neither taught nor chose
     epochs: int  # that its batch was trained for
     at_edge: tuple[str, ...]  # axes on whose first or last value the choice lies
     table: pd.DataFrame  # one row per point: its place on AXES, its best epoch and held_out there, chosen
-    held_out_classes: Int[Tensor, "k n"]  # of each way to halve validation, predicted for its rows where held out
 
     @property
     def keep_from(self) -> int:
@@ -77,7 +75,8 @@ class Choice:
     def found(self, taught: Sequence[float]) -> dict[str, Any]:
         """Choice and accuracies, for the heads' file. taught: accuracy by the rule on all of validation, by seed."""
         own = {name: getattr(self.settings, name) for name in TUNED if name in type(self.settings).model_fields}
-        kept = {"epoch": self.epoch, "held_out": self.held_out, "taught": list(taught), "epochs_tried": self.epochs}
+        held_out = {"held_out": self.held_out.accuracy, "held_out_interval": list(self.held_out.interval)}
+        kept = {"epoch": self.epoch, **held_out, "taught": list(taught), "epochs_tried": self.epochs}
         sizes = self.hard_per_class[0] if len({*self.hard_per_class}) == 1 else list(self.hard_per_class)
         return {**own, **kept, "hard_per_class": sizes, "at_edge": list(self.at_edge)}
 
@@ -88,7 +87,7 @@ class Choice:
         """Accuracies of the choice, and whether training had stalled, for tables' notes."""
         end = f"the last of {self.epochs}" if "epochs" in self.at_edge else "where held-out rows stalled"
         return (
-            f"validation {scorer.in_words} {100 * self.held_out:.1f} held out, {percent(taught)} on the rows that "
+            f"validation {scorer.in_words} {self.held_out.in_words} held out, {percent(taught)} on the rows that "
             f"taught; epoch {self.epoch} and {REACH} around it, {end}"
         )
 
@@ -99,13 +98,11 @@ class Choice:
 
     def warn(self, called: str, taught: Sequence[float]) -> None:
         """One line in the log where the choice is not to be trusted as it is, with what to do."""
-        found, cures, learned = [], [], float(np.mean(taught))
-        if learned - self.held_out > GAP:
-            found.append(
-                f"{percent([learned])} % on the rows that taught, {percent([self.held_out])} % on held-out ones"
-            )
+        found, cures, learned, held_out = [], [], float(np.mean(taught)), self.held_out.accuracy
+        if learned - held_out > GAP:
+            found.append(f"{percent([learned])} % on the rows that taught, {self.held_out.in_words} % on held-out ones")
             cures.append("expect the lower on new images, and give more validation images if you can")
-        if self.held_out - min(taught) > GAP:  # which no row that taught should be
+        if held_out - min(taught) > GAP:  # which no row that taught should be
             found.append(f"a seed has {percent([min(taught)])} % on the rows that taught it")
             cures.append("leave it out, or raise tune/support_per_class")
         if self.at_edge:
@@ -142,45 +139,42 @@ def choose(
     smallest = torch.stack([torch.bincount(val.y[half.rows], minlength=val.n_classes) for half in halves]).amin(0)
     units = {"inner_lr": 1 / (train.features.shape[1] * spread(train.features)), "outer_lr": spread(train.features)}
     side, apart = ([name for name in axes if (name in SIDE_BY_SIDE) == of] for of in (True, False))
-    batches = [dict(zip(apart, values, strict=True)) for values in product(*(getattr(tune, name) for name in apart))]
-    places, curves, fixed, classes = [], [], [], []
-    with Progress(f"{called}, choosing", tune.epochs * len(batches), "epoch") as bar:
-        for batch in batches:
+    combinations = [
+        dict(zip(apart, values, strict=True)) for values in product(*(getattr(tune, name) for name in apart))
+    ]
+    places, fixed, batches = [], [], []
+    with Progress(f"{called}, choosing", tune.epochs * len(combinations), "epoch") as bar:
+        for batch in combinations:
             points = [batch | dict(zip(side, v, strict=True)) for v in product(*(getattr(tune, name) for name in side))]
             tried = [_fixed(settings, point, units) for point in points]
             advance = start(tried, _share(batch["hard_share"], smallest), halves)
-            curve, predicted = _curves(advance, halves, val, scorer, tune, bar.update)
-            curves.append(curve)
-            classes += predicted
+            batches.append(_train(advance, halves, val, scorer, tune, bar.update))
             places += points
             fixed += tried
-    ends = np.repeat([len(curve) for curve in curves], [curve.shape[1] for curve in curves])
-    best = np.array([_middle_of_best(of_point) for curve in curves for of_point in curve.T])
-    held_out = np.concatenate([curve.max(0) for curve in curves])
-    if not np.isfinite(held_out).any():
-        raise ValueError(f"{called}: every point of tune diverged; lower tune/inner_lr and tune/outer_lr")
     grid = {name: getattr(tune, name) for name in axes}
-    close = np.flatnonzero(held_out >= held_out.max() - TOLERANCE * _standard_error(held_out.max(), scorer))
-    number = min(close, key=lambda i: (_off_middle(places[i], grid), -held_out[i]))
+    if not any(np.isfinite(batch.curves(scorer)).any() for batch in batches):
+        raise ValueError(f"{called}: every point of tune diverged; lower tune/inner_lr and tune/outer_lr")
+    picked = pick(batches, places, grid, scorer)
+    held_out = honest(batches, places, grid, scorer, val.y, seed=tune.repeats)  # the first that halves nothing
+    number, epoch = picked.number, int(picked.best[picked.number]) + 1
+    end = np.repeat([len(batch.classes) for batch in batches], [batch.classes.shape[2] for batch in batches])[number]
     edges = [name for name in axes if _at_edge(name, places[number][name], grid[name])]
-    if best[number] + 1 + WINDOW // 2 >= ends[number] == tune.epochs:
+    if epoch + WINDOW // 2 >= end == tune.epochs:
         edges.append("epochs")
-    chosen = np.arange(len(places)) == number
-    found = {"epoch": best + 1, "held_out": held_out, "chosen": chosen}
     place = ", ".join(f"{name} {value:g}" for name, value in places[number].items())
     log.info(
-        "%s: %s, epoch %d of %d (%s %.1f %% on held-out rows)",
-        called, place, best[number] + 1, ends[number], scorer.in_words, 100 * held_out[number],
+        "%s: %s, epoch %d of %d (%s %s %% on held-out rows)",
+        called, place, epoch, end, scorer.in_words, held_out.in_words,
     )  # fmt: skip
+    found = {"epoch": picked.best + 1, "held_out": picked.accuracy, "chosen": np.arange(len(places)) == number}
     return Choice(
-        settings=type(settings)(**{**dict(fixed[number]), "epochs": int(best[number]) + 1 + REACH}),
-        epoch=int(best[number]) + 1,
+        settings=type(settings)(**{**dict(fixed[number]), "epochs": epoch + REACH}),
+        epoch=epoch,
         hard_per_class=_share(places[number]["hard_share"], torch.bincount(val.y, minlength=val.n_classes)),
-        held_out=float(held_out[number]),
-        epochs=int(ends[number]),
+        held_out=held_out,
+        epochs=int(end),
         at_edge=tuple(edges),
         table=pd.DataFrame(places).assign(**found),
-        held_out_classes=classes[number].cpu(),
     )
 
 
@@ -201,27 +195,26 @@ def _halves(val: Embeddings, scorer: Scorer, repeat: int) -> list[Half]:
     return [Half(taught, 2 * repeat + number) for number, taught in enumerate((sides, ~sides))]
 
 
-def _curves(
+def _train(
     advance: Advance, halves: Sequence[Half], val: Embeddings, scorer: Scorer, tune: TuneSettings,
     report: Callable[[int], None],
-) -> tuple[Float[np.ndarray, "e p"], Int[Tensor, "p k n"]]:  # fmt: skip
-    """Smoothed held-out accuracy of every point of a batch by epoch, -inf where it diverged on a half.
-
-    And the classes that were predicted for held-out rows at each point's best epoch, for k ways to halve.
-    """
+) -> Tried:  # fmt: skip
+    """Train the points of one batch until none has improved on held-out rows for `tune.patience` epochs."""
+    kind = torch.uint8 if val.n_classes <= 256 else torch.int16  # these are what a choice takes memory for
     classes: list[Tensor] = []  # by epoch [h p n]
     taught: list[Tensor] = []  # by epoch [h p], the accuracy on the rows that taught
     held_out: list[Tensor] = []  # by epoch [k p n], each row by the head of its way to halve that was not taught on it
+    finite: list[Tensor] = []  # by epoch [k p]
     raw: list[Tensor] = []
     rows = [half.rows for half in halves]
     first = torch.stack([half.taught for half in halves[::2]]).unsqueeze(1)  # [k 1 n]
     while len(taught) < tune.epochs:
         epochs = min(CHUNK, tune.epochs - len(taught))
         again = max(0, len(taught) - REACH)  # epochs from here on could not see as far ahead as they may now
-        del raw[again:], held_out[again:]
+        del raw[again:], held_out[again:], finite[again:]
         for predicted, sound in zip(*advance(epochs), strict=True):
-            classes.append(predicted)
-            own = [scorer(_logits(of_half[:, r], val), r) for of_half, r in zip(predicted, rows, strict=True)]
+            classes.append(predicted.to(kind))
+            own = [scorer.of_classes(of_half[:, r], r) for of_half, r in zip(predicted, rows, strict=True)]
             taught.append(torch.stack(own).where(sound, -torch.inf))
         for epoch in range(len(raw), len(taught)):
             near = slice(max(0, epoch - REACH), epoch + REACH + 1)
@@ -229,40 +222,14 @@ def _curves(
             latest = len(scores) - 1 - scores.flip(0).argmax(0)  # of the best, [h p]
             kept = of_near.gather(0, latest[None, :, :, None].expand(1, *of_near.shape[1:]))[0]
             held_out.append(torch.where(first, kept[1::2], kept[::2]))
-            values = scorer(_logits(held_out[-1], val))
             sound = scores.amax(0).isfinite()
-            raw.append(values.where(sound[::2] & sound[1::2], -torch.inf).mean(0))
+            finite.append(sound[::2] & sound[1::2])
+            raw.append(scorer.of_classes(held_out[-1]).where(finite[-1], -torch.inf).mean(0))
         report(epochs)
-        smooth = _smooth(torch.stack(raw).cpu().numpy())
-        if len(raw) - 1 - smooth.max(1).argmax() >= tune.patience:
+        if len(raw) - 1 - smooth(torch.stack(raw).cpu().numpy()).max(1).argmax() >= tune.patience:
             report(tune.epochs - len(raw))
             break
-    best = [held_out[_middle_of_best(curve)][:, number] for number, curve in enumerate(smooth.T)]
-    return smooth, torch.stack(best)
-
-
-def _logits(classes: Int[Tensor, "*s m"], val: Embeddings) -> Float[Tensor, "*s m c"]:
-    """Of heads that predict these classes."""
-    return torch.nn.functional.one_hot(classes.long(), val.n_classes).to(val.features)
-
-
-def _smooth(values: Float[np.ndarray, "e p"]) -> Float[np.ndarray, "e p"]:
-    """Mean over WINDOW epochs around each, fewer at the ends."""
-    half = WINDOW // 2
-    return np.stack([values[max(0, i - half) : i + half + 1].mean(0) for i in range(len(values))])
-
-
-def _middle_of_best(curve: Float[np.ndarray, " e"]) -> int:
-    """The middle one of the highest epochs, counted from 0: epochs that reach the same best one lie side by side."""
-    highest = np.flatnonzero(curve == curve.max())
-    return int(highest[len(highest) // 2])
-
-
-def _standard_error(accuracy: float, scorer: Scorer) -> float:
-    """Of this accuracy on the smallest part that the scorer tells apart; as of 50 % where it is 0 or 1."""
-    variance = accuracy * (1 - accuracy) or 0.25
-    _, counts = scorer.parts[scorer.parts >= 0].unique(return_counts=True)
-    return float(np.sqrt(variance / int(counts.min())))
+    return Tried(torch.stack(held_out), torch.stack(finite))
 
 
 def _fixed(settings: HardTrainingSettings, point: dict[str, float], units: dict[str, float]) -> HardTrainingSettings:
@@ -274,15 +241,6 @@ def _fixed(settings: HardTrainingSettings, point: dict[str, float], units: dict[
 def _share(share: float, counts: Int[Tensor, " c"]) -> tuple[int, ...]:
     """K_hard: so much of each class, at least one row."""
     return tuple(max(1, round(share * count)) for count in counts.tolist())
-
-
-def _off_middle(point: dict[str, float], grid: dict[str, tuple]) -> float:
-    """Steps on the grid from the middle of every axis; of a share from the largest, which is no end of a scale."""
-    steps = 0.0
-    for name, values in grid.items():
-        place = sorted(values).index(point[name])
-        steps += len(values) - 1 - place if name == "hard_share" else abs(place - (len(values) - 1) / 2)
-    return steps
 
 
 def _at_edge(name: str, value: Any, values: tuple) -> bool:

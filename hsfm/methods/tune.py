@@ -101,7 +101,7 @@ def fit(
         remarks=remarks,
         settings={"hard_per_class": hard_set.per_class, "kept_epoch": epoch, **found},
         tables={"history": history, "tried": pd.DataFrame() if choice is None else choice.table},
-        held_out=None if choice is None else choice.held_out_classes,
+        held_out=None if choice is None else choice.held_out.classes,
     )
 
 

@@ -120,7 +120,8 @@ def head_to_take(main: pd.DataFrame) -> list[str]:
 def told_by_validation(main: pd.DataFrame) -> list[str]:
     """A sentence where HSFM does worse on held-out validation than another method that needs no more group labels.
 
-    main: as `head_to_take` has it, of one dataset. The difference is more than HSFM's standard error.
+    main: as `head_to_take` has it, of one dataset. The difference is more than HSFM's standard error. HSFM's number and
+    its control's are of choices without the image, those of others of choices among few settings, with it.
     """
     rows = main.assign(demand=demands(main)).dropna(subset="held_out_percent").set_index("method")
     if "hsfm" not in rows.index:

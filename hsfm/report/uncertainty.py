@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from hsfm.core.bootstrap import RESAMPLES, difference_interval, lowest_interval, resample
 from hsfm.core.text_tables import TextTable
-from hsfm.evaluation.bootstrap import RESAMPLES, difference_interval, lowest_interval, resample
 from hsfm.evaluation.predictions import Predictions, check_same_images
 from hsfm.report.names import method_label
 from hsfm.report.tables import (

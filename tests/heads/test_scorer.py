@@ -53,6 +53,7 @@ def test_every_rule_is_plain_counting(splits, logits, rule, rows):
         assert float(scores[s]) == pytest.approx(counted(correct, PARTS[rule](part, rows)), abs=1e-12)
         assert float(averages[s]) == pytest.approx(sum(correct) / len(correct), abs=1e-12)
     assert float(scorer(logits[0], rows)) == float(scores[0]), "one head has one score"
+    assert torch.equal(scorer.of_classes(logits.argmax(-1), rows), scores)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -108,4 +109,6 @@ def test_of_several_attributes_there_are_cells_and_each_ones_values(splits, logi
         kept = [(right, group) for right, group, ok in zip(correct, groups, large, strict=True) if ok]
         assert float(Scorer(val, "worst_group")(logits, rows)[s]) == counted(*zip(*kept, strict=True))
         each = min(counted(correct, list(zip(y, of, strict=True))) for of in (place, size))
+        by_value = Scorer(val, "worst_value")
+        assert torch.equal(by_value.of_classes(logits.argmax(-1), rows), by_value(logits, rows))
         assert float(Scorer(val, "worst_value")(logits, rows)[s]) == each

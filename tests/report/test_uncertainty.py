@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hsfm.evaluation.bootstrap import difference_interval, interval, resample
+from hsfm.core.bootstrap import difference_interval, interval, resample
 from hsfm.evaluation.predictions import Predictions
 from hsfm.evaluation.scores import score
 from hsfm.report import tables

@@ -79,5 +79,5 @@ def fit(
             "tried": pd.DataFrame() if choice is None else choice.table,
         },
         arrays={"hard_rows": result.hard_rows.numpy()},
-        held_out=None if choice is None else choice.held_out_classes,
+        held_out=None if choice is None else choice.held_out.classes,
     )

@@ -94,7 +94,7 @@ def tuned(method, tr, val, erm, seeds=SEEDS, **changes):
 
 @pytest.mark.parametrize("share", [0.1, 1.0])
 def test_held_out_accuracies_are_those_of_heads_trained_on_the_other_half(splits, erm_head, monkeypatch, share):
-    monkeypatch.setattr("hsfm.heads.tuning.WINDOW", 3)
+    monkeypatch.setattr("hsfm.heads.grid_choice.WINDOW", 3)
     monkeypatch.setattr("hsfm.heads.tuning.REACH", 1)
     tr, val = splits["train"], splits["val"]
     result, used = tuned(hsfm, tr, val, erm_head, hard_share=(share,), inner_lr=(0.1, 0.2), epochs=6, max_edit=0.7)
@@ -171,7 +171,8 @@ def test_a_tuned_fit_is_the_training_under_the_choice_and_the_same_for_a_seed_al
     torch.testing.assert_close(alone.head.weight[0], result.head.weight[1], rtol=1e-4, atol=1e-5)
     taught = worst_group(result.head[0], val)
     assert found["taught"][0] == pytest.approx(taught)
-    assert f"{100 * found['held_out']:.1f} held out" in result.remarks[0]
+    low, high = (round(100 * end) for end in found["held_out_interval"])
+    assert f"{100 * found['held_out']:.1f} [{low}-{high}] held out" in result.remarks[0]
     assert result.chosen_by == "settings and epoch by the worst group of held-out halves of validation"
 
 

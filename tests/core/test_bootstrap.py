@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hsfm.evaluation import bootstrap
-from hsfm.evaluation.bootstrap import difference_interval, interval, lowest_interval, resample
+from hsfm.core import bootstrap
+from hsfm.core.bootstrap import difference_interval, interval, lowest_interval, resample
 
 
 def drawn(rng, sizes, truth) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
-"""Bootstrap resampling of test images within their groups, for confidence intervals of accuracies.
+"""Bootstrap resampling of images within their groups, for confidence intervals of accuracies.
 
-Images are drawn within their group: how many a test split has of each is a choice of whoever made it, not chance. All
+Images are drawn within their group: how many a split has of each is a choice of whoever made it, not chance. All
 heads are scored on the same resamples, so that differences between them are paired.
 
 Letters: n images, g groups, h heads, b resamples. Knows no torch.
