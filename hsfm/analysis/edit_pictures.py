@@ -44,7 +44,9 @@ def _axes(train: Embeddings, val: Embeddings) -> tuple[Tensor, tuple[str, str]]:
     """The two directions as columns, and their labels."""
     (_, across), up, across_label, up_label = spurious_direction(train, val), class_direction(val), SPURIOUS, CLASS
     if across is None:  # the next best: where features vary most
-        across = torch.linalg.svd(val.features - val.features.mean(0), full_matrices=False).Vh[0]
+        # where most vary: of each feature the outermost hundredths count as their inner ends, or one wild image decides
+        usual = val.features.clamp(*map(torch.from_numpy, np.quantile(val.features, (0.01, 0.99), axis=0).astype("f4")))
+        across = torch.linalg.svd(usual - usual.mean(0), full_matrices=False).Vh[0]
         across_label = "along the first principal component"
     if up is None:  # a single class
         up, up_label = torch.zeros_like(across), ""

@@ -21,18 +21,18 @@ def draw_plane(
 ) -> Figure:
     """Validation images of each group as points, the support as arrows from before to after its edits.
 
-    On the left all of it, on the right as much as the validation images take. points: by group name, [n 2]; before,
-    after: [m 2]; names: the group of each support row; labels: of the axes.
+    On the left with all edits, on the right as much as the validation images take. points: by group name, [n 2];
+    before, after: [m 2]; names: the group of each support row; labels: of the axes.
     """
     figure = Figure(figsize=(WIDTH, 4.0))
     whole, near = figure.subplots(1, 2)
-    for axis, part in ((whole, "all of it"), (near, "where the validation images lie")):
+    for axis, part in ((whole, "all edits"), (near, "where the validation images lie")):
         plot_edits(axis, points, before, after, names, looks_of(list(points)))
         axis.set(xlabel=labels[0], title=part)
         axis.grid(visible=False)
-    # arrows do not widen the axes
-    whole.plot(*np.concatenate([before, after]).T, alpha=0)
-    frame_around(near, np.concatenate([*points.values(), before]))
+    images = np.concatenate([*points.values()])
+    frame_around(whole, images, before, after)
+    frame_around(near, np.concatenate([images, before]))
     whole.set_ylabel(labels[1])
     legend_below(figure, ncols=3, markerscale=2)
     figure.suptitle(title)

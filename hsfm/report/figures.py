@@ -54,11 +54,21 @@ def legend_below(figure: Figure, **options: Any) -> None:
         figure.legend(list(handles.values()), list(handles), loc="outside lower center", **options)
 
 
-def frame_around(axis: Axes, points: np.ndarray) -> None:
-    """Limit the axes to points [n 2] and some room around them."""
-    low, high = points.min(0), points.max(0)
+def frame_around(axis: Axes, points: np.ndarray, *inside: np.ndarray) -> None:
+    """Limit the axes to points [n 2] and some room around them, and say how many lie beyond.
+
+    At most to the length of their central 98 % and half of it on either side: an image that a feature stands out in by
+    hundreds of deviations would leave no room for the others. inside: further points, which all have to be in.
+    """
+    low, high = np.quantile(points, (0.01, 0.99), axis=0)
+    half = 0.5 * (high - low)
+    low, high = np.maximum(points.min(0), low - half), np.minimum(points.max(0), high + half)
+    low, high = np.min([low, *(other.min(0) for other in inside)], 0), np.max([high, *(o.max(0) for o in inside)], 0)
     low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
     axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    if beyond := int(((points < low) | (points > high)).any(1).sum()):
+        place = {"transform": axis.transAxes, "ha": "right", "va": "bottom", "fontsize": "x-small"}
+        axis.text(0.99, 0.01, f"{beyond} beyond the frame", **place)
 
 
 def draw_training(

@@ -8,6 +8,8 @@ import torch
 from hsfm.analysis import edit_pictures
 from hsfm.analysis.edit_pictures import NEAREST, in_plane, neighbor_pictures
 from hsfm.analysis.edits import EditSettings, class_direction, measure, spurious_direction
+from hsfm.features import standardize
+from hsfm.report.edit_figures import draw_plane
 from tests.analysis.small import support_of
 from tests.conftest import planted
 
@@ -34,6 +36,25 @@ def test_without_attributes_features_lie_along_their_first_component(splits):
     spread = np.concatenate(list(found["points"].values()))[:, 0].std()
     assert spread == pytest.approx(float(torch.linalg.svdvals(
         blind[1].features - blind[1].features.mean(0))[0]) / len(blind[1].y) ** 0.5, rel=0.05)  # fmt: skip
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_wild_column_stretches_no_axis(known):
+    """It is active in three of 300 training rows, and reaches 500 deviations in one of validation."""
+    tr, val = planted("train", [75] * 4, seed=0), planted("val", [75] * 4, seed=1)
+    tr, val = (replace(part, features=torch.cat([part.features, torch.zeros(300, 1)], 1)) for part in (tr, val))
+    tr.features[:3, -1] = 1.0
+    val.features[7, -1] = 500 * tr.features[:, -1].std()
+    scaled = standardize.fit(tr.features)
+    parts = [replace(part, features=scaled.apply(part.features)) for part in (tr, val)]
+    parts = parts if known else [part.without_attributes() for part in parts]
+    plane = in_plane(support_of(tr, [3, 4, 5]), *parts)
+    points = np.concatenate([*plane["points"].values()])
+    usual = np.subtract(*np.quantile(points, (0.99, 0.01), axis=0))
+    for axis in draw_plane(**plane, title="").axes:
+        assert np.ptp(axis.get_xlim()) < 3 * usual[0]
+        assert np.ptp(axis.get_ylim()) < 3 * usual[1]
+    assert abs(edit_pictures._axes(*parts)[0][-1]).max() < 0.2
 
 
 def test_of_many_images_some_are_drawn(splits, monkeypatch):
