@@ -22,7 +22,8 @@ from hsfm.heads.scorer import Scorer
 
 WINDOW = 11  # epochs that the held-out accuracy is averaged over
 TOLERANCE = 0.5  # standard errors of an accuracy that a point off the grid's middle must be better by
-# Of ways to split rows, and of parts in each, on halves of validation: docs/explanation/method.md.
+# Ways to split rows, and parts in each. More parts hardly differ in their choice, then as lucky as that on all rows;
+# fewer choose on much less. Several ways take out the chance of one. benchmarks/held_out_choice.py compares parts.
 SPLITS, FOLDS = 4, 5
 RESAMPLES = 2000
 _AT_ONCE = 4_000_000  # predictions that are scored at a time
