@@ -1,6 +1,7 @@
 """Rates of IDFR's gate: how often it opens on one cloud per class, and on two. Commands of benchmarks.idfr."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from scipy.stats import binomtest
 from benchmarks.negative_controls import Control, draw_rows
 from hsfm.features.embeddings import Embeddings, minority_rows
 from hsfm.heads.inferred_groups.attribute import FOLD_SEEDS, GUARD_SHARE, LEVEL
-from hsfm.heads.inferred_groups.groups import TRAIN, TRAIN_FOLDS, find_groups, space_of
+from hsfm.heads.inferred_groups.groups import TRAIN, TRAIN_FOLDS, VAL_SHARE, find_groups, space_of
 from hsfm.heads.inferred_groups.two_clouds import p_of_folds
 from hsfm.report.figures import WIDTH
 from hsfm.report.style import of_group, styled
@@ -29,6 +30,7 @@ LAWS = {
 }
 MOST = 2000  # majority rows of train in a draw
 NOISE = (0.05, 0.1)  # shares of wrong labels in classes of one cloud
+Draw = Callable[[int], tuple[np.ndarray, np.ndarray]]  # by its number
 DISTANCES, MINORITY = (3, 4, 5, 6), (5, 10, 15, 25, 50)
 
 
@@ -70,29 +72,49 @@ def two_clouds(distance: float, minority: int, draw: int, rows: int, d: int) -> 
     return (x - x.mean(0)) / x.std(0), y
 
 
-def rows_with(train: Embeddings, minority: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def rows_with(train: Embeddings, minority: int, draw: Sequence[int] | int) -> tuple[np.ndarray, np.ndarray]:
     """Principal components and classes of 80 % of train's majority rows, MOST at most, and so many others a class."""
     rare, y = minority_rows(train, train).numpy(), train.y.numpy()
-    order = rng.permutation(len(y))
-    chosen = [order[~rare[order]][: min(int(0.8 * (~rare).sum()), MOST)]]
+    order = np.random.default_rng(draw).permutation(len(y))
+    chosen = [order[~rare[order]][: most_of(rare)]]
     chosen += [order[rare[order] & (y[order] == label)][:minority] for label in range(train.n_classes)]
-    part = train.take(torch.from_numpy(np.sort(np.concatenate(chosen))))
+    return components(train, np.concatenate(chosen))
+
+
+def most_of(rare: np.ndarray) -> int:
+    return min(int(0.8 * (~rare).sum()), MOST)
+
+
+def rows_besides(train: Embeddings, draw: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of majority rows that `rows_with` leaves in this draw; half as many at most."""
+    rare = minority_rows(train, train).numpy()
+    order = np.random.default_rng(draw).permutation(len(rare))
+    return components(train, order[~rare[order]][most_of(rare) :][: MOST // 2])
+
+
+def components(train: Embeddings, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    part = train.take(torch.from_numpy(np.sort(rows)))
     return space_of(part).project(part), part.y.numpy()
 
 
-def nulls(real: Mapping[str, Embeddings], draws: range, rows: int, d: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Names, and p `[draws divisions]`."""
+def nulls(real: Mapping[str, Embeddings], rows: int, d: int) -> Iterator[tuple[str, Draw, Draw]]:
+    """Names, and what draws the rows of train's gate and half as many others for validation's."""
     for law in LAWS:
-        yield law, np.array([p_of_divisions(*one_cloud(law, draw, rows, d)) for draw in draws])
+        yield law, *(partial(one_cloud, law, rows=n, d=d) for n in (rows, rows // 2))
     for name, train in real.items():
-        given = (rows_with(train, 0, np.random.default_rng(draw)) for draw in draws)
-        yield f"{name}, no minority row", np.array([p_of_divisions(*part) for part in given])
+        yield f"{name}, no minority row", partial(rows_with, train, 0), partial(rows_besides, train)
 
 
 def measure_level(real: Mapping[str, Embeddings], draws: range, rows: int, d: int) -> None:
-    print("| one cloud per class | one division opens | rule opens | 95 % interval |\n| --- | ---: | ---: | ---: |")
-    for name, p in nulls(real, draws, rows, d):
-        print(f"| {name} | {100 * (p <= LEVEL).mean():.1f} % | {counted(by_rule(p) <= LEVEL)} |", flush=True)
+    cells = "one cloud per class | one division opens | train's gate | validation's gate | either | 95 % interval"
+    print(f"| {cells} |\n| --- |{' ---: |' * 5}")
+    for name, *makers in nulls(real, rows, d):
+        p, of_val = (np.array([p_of_divisions(*make(draw)) for draw in draws]) for make in makers)
+        opens = by_rule(p) <= (1 - VAL_SHARE) * LEVEL, by_rule(of_val) <= VAL_SHARE * LEVEL
+        single = f"{100 * (p <= LEVEL).mean():.1f} %"
+        print(
+            f"| {name} | {single} | {opens[0].sum()} | {opens[1].sum()} | {counted(opens[0] | opens[1])} |", flush=True
+        )
     print("\n| wrong labels | gate opens | guard passes | both | 95 % interval |\n| ---: | ---: | ---: | ---: | ---: |")
     for noise in NOISE:
         opens, passes = np.array([p_of_noise(noise, draw, rows, d) for draw in draws]).T <= [
@@ -123,7 +145,7 @@ def measure_power(real: Mapping[str, Embeddings], draws: range, rows: int, d: in
         for distance in DISTANCES
     }
     given |= {
-        name: lambda minority, draw, train=train: rows_with(train, minority, np.random.default_rng([draw, minority]))
+        name: lambda minority, draw, train=train: rows_with(train, minority, [draw, minority])
         for name, train in real.items()
     }
     print("| clouds | minority rows a class | gates opened | 95 % interval |\n| --- | ---: | ---: | ---: |")

@@ -1,6 +1,6 @@
 """IDFR and the rule inferred_group where there is no minority to find, or none that can be found.
 
-    python -m benchmarks.negative_controls ["no correlation" ...] [--draws 10] [--rows 1000] [--d 20]
+    python -m benchmarks.negative_controls ["no correlation" ...] [--draws 10] [--first 0] [--rows 1000] [--d 20]
 
 Every draw makes train, validation and test anew, with as many test rows of each class and attribute, whose labels are
 right. Worst group of test in percent, mean ± standard error over draws; differences are paired by draw. No group label
@@ -8,7 +8,7 @@ is read but to score.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -73,7 +73,7 @@ def draw_rows(
 def measure(
     control: Control,
     agreement: float,
-    draws: int,
+    draws: Iterable[int],
     *,
     rows: int,
     d: int,
@@ -84,7 +84,7 @@ def measure(
     rows: of train; validation has half of them. quick: settings of LLR and IDFR that are not the defaults.
     """
     found = []
-    for draw in range(draws):
+    for draw in draws:
         rng = np.random.default_rng([draw, rows, d, round(100 * agreement)])
         how = {"d": d, "rng": rng, "control": control}
         train = draw_rows(split="train", n=rows, agreement=control.agreement, noise=control.noise, **how)
@@ -115,14 +115,16 @@ def main() -> None:
         "controls", nargs="*", metavar="CONTROL", help="all by default: " + "; ".join(CONTROLS).replace("%", "%%")
     )
     parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="number of the first draw")
     parser.add_argument("--rows", type=int, default=1000, help="of train; validation has half of them")
     parser.add_argument("--d", type=int, default=20, help="features")
     chosen = parser.parse_args()
     print("| control | validation | ERM | LLR | LLR, inferred | IDFR | IDFR - LLR | IDFR - ERM | IDFR's branch |")
     print(f"| --- | ---: {'| ---: ' * 6}| --- |", flush=True)
+    draws = range(chosen.first, chosen.first + chosen.draws)
     for name in chosen.controls or CONTROLS:
         for agreement in AGREEMENTS:
-            table = measure(CONTROLS[name], agreement, chosen.draws, rows=chosen.rows, d=chosen.d)
+            table = measure(CONTROLS[name], agreement, draws, rows=chosen.rows, d=chosen.d)
             means = " | ".join(f"{table[label].mean():.1f}" for label in ("ERM", "LLR", "LLR, inferred", "IDFR"))
             over = " | ".join(mean_and_error(table["IDFR"] - table[other]) for other in ("LLR", "ERM"))
             branches = ", ".join(f"{branch} {n}" for branch, n in table["branch"].value_counts().items())
