@@ -17,6 +17,7 @@ import pandas as pd
 
 from hsfm.analysis.validation_bias import ValidationBiasSettings, measure_validation_bias
 from hsfm.core.files import write_frame
+from hsfm.core.text_tables import percent, signed
 from hsfm.deploy.estimators import AUTO_LR, MOST_LR
 from hsfm.features.embeddings import Embeddings
 from hsfm.features.imported import import_embeddings
@@ -24,8 +25,9 @@ from hsfm.features.standardize import fit as standardization
 from hsfm.heads.erm_head import fit_head
 from hsfm.heads.hard_set import HardSetSettings
 from hsfm.heads.head import Head, read_erm_features
+from hsfm.report.names import method_label
 from hsfm.report.study_figures import draw_study
-from hsfm.report.study_tables import bias_table, summarize_bias
+from hsfm.report.study_tables import summarize_bias
 
 SPLITS = ("train", "val", "test")
 BY_CLASS = {"select_by": "worst_class"}
@@ -43,6 +45,11 @@ ROWS = {  # by name: the method, and its settings where they are not the default
     "hsfm, inferred": ("hsfm", {"outer_set": "inferred", **INFERRED}),
     "idfr": ("idfr", {}),
     "dfr": ("dfr", {}),
+}
+LABELS = {  # of rows that are no method by its defaults
+    "jtt, inferred": "JTT by inferred groups",
+    "hsfm, inferred": "HSFM by inferred groups",
+    "afr_val": "AFR on validation",
 }
 
 
@@ -74,6 +81,26 @@ def chosen_rows(names: list[str], d: int, tuned: bool) -> dict:
     return rows
 
 
+def shown(summary: pd.DataFrame) -> str:
+    """Worst group of test by method and agreement, in brackets its difference to DFR's, and IDFR's branches."""
+    shares = sorted(summary["agreement"].unique())
+    cells = ["Method", "draws", *(f"{100 * share:g} %" for share in shares)]
+    lines = [f"| {' | '.join(cells)} |", f"| --- |{' ---: |' * (len(cells) - 1)}"]
+    for method, part in summary.groupby("method", sort=False):
+        found = part.set_index("agreement").reindex(shares)
+        worst, over = (
+            [show(*pair) for pair in zip(found.get(f"{name}_percent", []), found.get(f"{name}_error", []), strict=True)]
+            for name, show in {"test_worst_group": percent, "over_dfr": signed}.items()
+        )
+        if method != "dfr":
+            worst = [f"{one} ({other})" for one, other in zip(worst, over, strict=True)] if over else worst
+        drawn = "" if method == "erm" else str(part["draws"].max())
+        lines.append(f"| {' | '.join([method_label(method), drawn, *worst])} |")
+    took = summary[summary["branches"] != ""]
+    branches = "; ".join(f"{row.branches} at {100 * row.agreement:g} %" for row in took.itertuples())
+    return "\n".join([*lines, "", f"IDFR's branch by draws: {branches}."] if branches else lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     defaults = ValidationBiasSettings()
@@ -94,7 +121,8 @@ def main() -> None:
         runs.append(frame.assign(dataset=splits[0].dataset, run=len(runs)))
     for called, runs in found.items():
         frame = pd.concat(runs, ignore_index=True)
-        print(bias_table(summarize_bias(frame)).markdown(), flush=True)
+        frame["method"] = frame["method"].replace(LABELS)
+        print(f"{called}\n\n{shown(summarize_bias(frame))}\n", flush=True)
         if chosen.out:
             chosen.out.mkdir(parents=True, exist_ok=True)
             write_frame(chosen.out / f"{called}.parquet", frame, {})
