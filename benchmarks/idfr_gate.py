@@ -13,7 +13,7 @@ from benchmarks.negative_controls import Control, draw_rows
 from hsfm.features.embeddings import Embeddings, minority_rows
 from hsfm.heads.inferred_groups.attribute import FOLD_SEEDS, GUARD_SHARE, LEVEL
 from hsfm.heads.inferred_groups.groups import TRAIN, TRAIN_FOLDS, VAL_SHARE, find_groups, space_of
-from hsfm.heads.inferred_groups.two_clouds import p_of_folds
+from hsfm.heads.inferred_groups.two_clouds import of_rule, p_of_division
 from hsfm.report.figures import WIDTH
 from hsfm.report.style import of_group, styled
 
@@ -34,15 +34,9 @@ Draw = Callable[[int], tuple[np.ndarray, np.ndarray]]  # by its number
 DISTANCES, MINORITY = (3, 4, 5, 6), (5, 10, 15, 25, 50)
 
 
-def p_of_divisions(x: np.ndarray, y: np.ndarray) -> list[float]:
-    """The larger p of both tests, of every division into folds."""
-    how = {"folds": TRAIN_FOLDS, **TRAIN}
-    return [max(p_of_folds(x, y, seed=seed, **how)) for seed in range(FOLD_SEEDS)]
-
-
-def by_rule(p: np.ndarray) -> np.ndarray:
-    """Twice the median over divisions, as `p_two_clouds` has it."""
-    return np.minimum(1, 2 * np.median(p, axis=-1))
+def p_of_divisions(x: np.ndarray, y: np.ndarray) -> list[list[float]]:
+    """Of every division into folds, by each power, the larger p of both tests."""
+    return [p_of_division(x, y, seed=seed, folds=TRAIN_FOLDS, **TRAIN) for seed in range(FOLD_SEEDS)]
 
 
 def interval(number: int, n: int) -> tuple[float, float]:
@@ -110,7 +104,7 @@ def measure_level(real: Mapping[str, Embeddings], draws: range, rows: int, d: in
     print(f"| {cells} |\n| --- |{' ---: |' * 5}")
     for name, *makers in nulls(real, rows, d):
         p, of_val = (np.array([p_of_divisions(*make(draw)) for draw in draws]) for make in makers)
-        opens = by_rule(p) <= (1 - VAL_SHARE) * LEVEL, by_rule(of_val) <= VAL_SHARE * LEVEL
+        opens = of_rule(p) <= (1 - VAL_SHARE) * LEVEL, of_rule(of_val) <= VAL_SHARE * LEVEL
         single = f"{100 * (p <= LEVEL).mean():.1f} %"
         print(
             f"| {name} | {single} | {opens[0].sum()} | {opens[1].sum()} | {counted(opens[0] | opens[1])} |", flush=True
@@ -154,7 +148,7 @@ def measure_power(real: Mapping[str, Embeddings], draws: range, rows: int, d: in
         for minority in MINORITY:
             if name in real and minority > smallest_minority(real[name]):
                 continue
-            opened = [by_rule(np.array(p_of_divisions(*make(minority, draw)))) <= LEVEL for draw in draws]
+            opened = [of_rule(np.array(p_of_divisions(*make(minority, draw)))) <= LEVEL for draw in draws]
             found.append({"clouds": name, "minority": minority, "opened": sum(opened), "n": len(opened)})
             print(f"| {name} | {minority} | {counted(opened)} |", flush=True)
     return pd.DataFrame(found).assign(real=lambda table: table["clouds"].isin(list(real)))

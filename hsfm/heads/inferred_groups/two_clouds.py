@@ -25,6 +25,8 @@ from hsfm.heads.inferred_groups.infer import Clouds, fit_clouds, infer, stratifi
 
 STARTS = np.arange(0.1, 0.61, 0.1)  # of the first bin; the own cloud lies at 0, the other at 1
 WIDTHS = np.arange(0.15, 0.51, 0.05)
+# Of P(a | y) in the EM, of which now one and now the other shows the clouds of a network (docs/explanation/idfr.md)
+POWERS = (1.0, 0.0)
 BINS = np.array([(s, w) for s in STARTS for w in WIDTHS if 0.6 <= s + 2.5 * w <= 1.4])  # center of the third bin
 
 
@@ -96,17 +98,28 @@ def best_bins(clouds: Clouds, sizes: Int[np.ndarray, " c"]) -> Float[np.ndarray,
 def p_two_clouds(
     x: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], *, seeds: int, folds: int, rounds: int, shrinkage: float
 ) -> float:
-    """Twice the median over divisions into folds of the larger p of both tests, which keeps the level."""
+    """Of `of_rule`, the p of so many divisions into folds as seeds."""
     how = {"folds": folds, "rounds": rounds, "shrinkage": shrinkage}
-    return min(1.0, 2 * float(np.median([max(p_of_folds(x, y, seed=seed, **how)) for seed in range(seeds)])))
+    return float(of_rule(np.array([p_of_division(x, y, seed=seed, **how) for seed in range(seeds)])))
+
+
+def of_rule(p: Float[np.ndarray, "*n s w"]) -> Float[np.ndarray, "*n"]:
+    """From the p of s divisions by each of w POWERS: twice the median, which keeps the level, of the lower, times w."""
+    return np.asarray(np.minimum(1, p.shape[-1] * 2 * np.median(p, axis=-2).min(-1)))
+
+
+def p_of_division(x: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], **how: int | float) -> list[float]:
+    """The larger p of both tests by each of POWERS."""
+    return [max(p_of_folds(x, y, temper=power, **how)) for power in POWERS]
 
 
 def p_of_folds(
-    x: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], *, seed: int, folds: int, rounds: int, shrinkage: float
-) -> tuple[float, float]:
+    x: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"],
+    *, seed: int, folds: int, rounds: int, shrinkage: float, temper: float,
+) -> tuple[float, float]:  # fmt: skip
     """p of one cloud and of the mirror image; each fold is counted with probe and bins of the others."""
     division = stratified_folds(y, folds, np.random.default_rng(seed))
-    found = infer(x, y, folds=division, rounds=rounds, shrinkage=shrinkage)
+    found = infer(x, y, folds=division, rounds=rounds, shrinkage=shrinkage, temper=temper)
     q = found.clouds.posterior(found.scores, y)
     triples, beyond, mirrored = [], 0, 0
     for fold in range(folds):
