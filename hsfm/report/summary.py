@@ -120,15 +120,15 @@ def head_to_take(main: pd.DataFrame) -> list[str]:
 def told_by_validation(main: pd.DataFrame) -> list[str]:
     """A sentence where HSFM does worse on held-out validation than another method that needs no more group labels.
 
-    main: as `head_to_take` has it, of one dataset. The difference is more than two of HSFM's standard errors. HSFM's
-    number and its control's are of choices without the image, those of others of choices among few settings, with it.
+    main: as `head_to_take` has it, of one dataset. The difference is more than HSFM's standard error. HSFM's number and
+    its control's are of choices without the image, those of others of choices among few settings, with it.
     """
     rows = main.assign(demand=demands(main)).dropna(subset="held_out_percent").set_index("method")
     if "hsfm" not in rows.index:
         return []
     own = rows.loc["hsfm"]
     best = rows[rows["demand"] <= own["demand"]].sort_values("held_out_percent", kind="stable").iloc[-1]
-    if best["held_out_percent"] <= own["held_out_percent"] + 2 * own["held_out_error"]:
+    if best["held_out_percent"] <= own["held_out_percent"] + own["held_out_error"]:
         return []
     part = MEASURES["worst_group" if pd.notna(own["worst_group_percent"]) else "worst_class"].removesuffix(" accuracy")
     others = f"{method_label(best.name)} has {best['held_out_percent']:.1f}{SPACE}% in the {part.replace('-', ' ')}"

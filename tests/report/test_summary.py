@@ -79,14 +79,14 @@ def test_a_head_that_is_best_either_way_is_said_once():
 
 
 def test_validation_alone_may_speak_against_hsfm():
-    """Of methods that need no more group labels, where it is better by more than two of HSFM's standard errors."""
+    """Of methods that need no more group labels, where it is better by more than HSFM's standard error."""
     worst = {"erm": 60.0, "llr": 90.0, "dfr": 91.0, "hsfm": 95.0}
     line = (
-        "By validation alone, on images that did not teach, LLR has 86.0 % in the worst group and HSFM 81.9 ± 2.0 %: "
+        "By validation alone, on images that did not teach, LLR has 86.0 % in the worst group and HSFM 83.9 ± 2.0 %: "
         "take LLR rather than HSFM."
     )
-    assert answers(measured(**worst, held_out={"llr": 86.0, "hsfm": 81.9, "dfr": 99.0}))[-1] == line
-    for held_out in ({"llr": 85.9, "hsfm": 81.9, "dfr": 99.0}, {"llr": 86.0}, {"hsfm": 80.0}, None):
+    assert answers(measured(**worst, held_out={"llr": 86.0, "hsfm": 83.9, "dfr": 99.0}))[-1] == line
+    for held_out in ({"llr": 85.9, "hsfm": 83.9, "dfr": 99.0}, {"llr": 86.0}, {"hsfm": 80.0}, None):
         assert not any("validation alone" in line for line in answers(measured(**worst, held_out=held_out)))
 
 
