@@ -43,8 +43,8 @@ def in_plane(support: Support, train: Embeddings, val: Embeddings) -> dict[str, 
 def _axes(train: Embeddings, val: Embeddings) -> tuple[Tensor, tuple[str, str]]:
     """The two directions as columns, and their labels."""
     (_, across), up, across_label, up_label = spurious_direction(train, val), class_direction(val), SPURIOUS, CLASS
-    if across is None:  # the next best: where features vary most
-        # where most vary: of each feature the outermost hundredths count as their inner ends, or one wild image decides
+    if across is None:  # the next best: where features of most images vary most
+        # the outermost hundredths of a feature count as their inner ends, or one wild image decides
         usual = val.features.clamp(*map(torch.from_numpy, np.quantile(val.features, (0.01, 0.99), axis=0).astype("f4")))
         across = torch.linalg.svd(usual - usual.mean(0), full_matrices=False).Vh[0]
         across_label = "along the first principal component"

@@ -17,7 +17,7 @@ TRAIN = {"rounds": 4, "shrinkage": 0.3}
 VAL = {"rounds": 6, "shrinkage": 0.5}
 TRAIN_FOLDS, VAL_FOLDS = 4, 5
 # Equal shares while train is searched: with its own a class may lose its minority for good. Chosen by train's true
-# attribute on 16 networks, on none of which 0.5 found more; the gate's level is that of 1 (docs/explanation/idfr.md).
+# attribute on 16 networks, on none of which 0.5 found more (docs/explanation/idfr.md). The gate tries POWERS.
 TEMPER = 0.0
 LEVEL = 0.05  # largest p of the gate at which inferred groups are used
 VAL_SHARE = 0.2  # of the level, where val is searched because train shows nothing
