@@ -11,6 +11,7 @@ from benchmarks import (
     dac,
     ddb,
     edits,
+    held_out_choice,
     idfr,
     idfr_beyond,
     idfr_gate,
@@ -21,6 +22,7 @@ from benchmarks import (
     scale,
     throughput,
     validation_bias,
+    wild_columns,
 )
 from hsfm.methods.hsfm import Settings
 from tests.conftest import planted
@@ -191,6 +193,24 @@ def test_hints_and_times_of_idfr(printed, monkeypatch):
     assert probe[1:3] == ["probe", ""]
     (row,) = printed(idfr, "time", "--shapes", "600x300x6", rows=("| 600",))
     assert (row[3], row[6]) == ("dfr", "afr")
+
+
+def test_an_honest_number_is_compared_with_the_chosen_one_on_halves(mine, printed):
+    (row,) = printed(held_out_choice, mine, "--halvings", "2", "--folds", "2", "5", rows=("| mine",))
+    assert len(row) == 4
+    assert all(-100 < float(cell.partition(" ")[0]) < 100 for cell in row[1:])
+
+
+def test_wild_columns_are_counted(tmp_path, mine, printed):
+    for split in ("train", "val", "test"):
+        given = dict(np.load(f"{mine}_{split}.npz"))
+        column = np.zeros((len(given["y"]), 1), dtype=given["x"].dtype)
+        column[:3] = 1.0 if split == "train" else 50.0
+        np.savez(tmp_path / f"far_{split}.npz", **{**given, "x": np.hstack([given["x"], column])})
+    first, second, *_ = printed(wild_columns, str(tmp_path / "far"))
+    assert first.startswith(f"1 of {given['x'].shape[1] + 1} columns are wild")
+    far, steadied = (int(number) for number in re.findall(r"(\d+) (?:spreads|as)", second))
+    assert far > 5 * steadied
 
 
 def test_idfr_is_measured_beside_dfr_on_files(mine, printed):
